@@ -1,0 +1,46 @@
+"""anyclass: a folder of pictures becomes a classifier, with whatever is known of its classes.
+
+A name is imported when it is first used, so that `import anyclass` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anyclass.backbone import Backbone
+    from anyclass.classifier import Classifier
+    from anyclass.data import Classes, Photos
+    from anyclass.errors import AnyclassError
+    from anyclass.run import evaluate, fit, predict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnyclassError",
+    "Backbone",
+    "Classes",
+    "Classifier",
+    "Photos",
+    "__version__",
+    "evaluate",
+    "fit",
+    "predict",
+]
+
+_HOMES = {
+    "AnyclassError": "errors",
+    "Backbone": "backbone",
+    "Classes": "data",
+    "Classifier": "classifier",
+    "Photos": "data",
+    "evaluate": "run",
+    "fit": "run",
+    "predict": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, out of the module it lives in (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'anyclass' has no attribute {name!r}")
+    return getattr(import_module(f"anyclass.{_HOMES[name]}"), name)

@@ -1,0 +1,293 @@
+"""What every test shares: tiny random CLIP models, small pictures, one torch thread, no network.
+
+The models are open_clip models like any other: `local-dir:` folders, seeded random weights.
+
+    causal       plain CLIP: own ViT, causal text tower read at the end-of-text word
+    siglip       bidirectional text tower without a pad mask, read at the last word; timm ViT
+    huggingface  BERT text tower, masked mean; timm EfficientNet; the starter model in small
+    coca         text and image towers that also hand out tokens; attentional pool
+    timm         causal text tower as a module of its own; timm ConvNeXt with a linear projection
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: a test never downloads
+os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+torch.set_num_threads(1)
+
+VOCABULARY = 512
+CONTEXT = 16
+SEED = 7
+
+
+class Tiny(NamedTuple):
+    """One tiny model: its open_clip configuration and how its tokenizer marks a text."""
+
+    embed_dim: int
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    more: Mapping[str, Any] = MappingProxyType({})
+    pad: str = "<pad>"
+    sentence: str = "<start> $A <end>"
+
+
+CAUSAL_TEXT = {
+    "context_length": CONTEXT,
+    "vocab_size": VOCABULARY,
+    "width": 40,
+    "heads": 4,
+    "layers": 2,
+}
+BERT = {
+    "model_type": "bert",
+    "architectures": ["BertModel"],
+    "vocab_size": VOCABULARY,
+    "hidden_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 80,
+    "max_position_embeddings": CONTEXT + 4,
+    "pad_token_id": 0,
+}
+MODELS = {
+    "causal": Tiny(
+        embed_dim=24,
+        vision={"image_size": 48, "patch_size": 16, "layers": 3, "width": 32, "head_width": 16},
+        text=CAUSAL_TEXT,
+    ),
+    "siglip": Tiny(
+        embed_dim=64,
+        vision={
+            "image_size": 160,
+            "timm_model_name": "test_vit",
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+        text={
+            **CAUSAL_TEXT,
+            "heads": 5,
+            "no_causal_mask": True,
+            "pool_type": "last",
+            "proj_bias": True,
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+        },
+        more={"custom_text": True, "init_logit_bias": -10.0},
+        pad="<end>",
+        sentence="$A <end>",
+    ),
+    "huggingface": Tiny(
+        embed_dim=28,
+        vision={
+            "image_size": 64,
+            "timm_model_name": "test_efficientnet",
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "timm_proj_bias": True,
+        },
+        text={
+            "context_length": CONTEXT,
+            "vocab_size": VOCABULARY,
+            "hf_proj_type": "linear",
+            "hf_pooler_type": "mean_pooler",
+            "hf_model_pretrained": False,
+        },
+        more={"custom_text": True},
+    ),
+    "coca": Tiny(
+        embed_dim=20,
+        vision={
+            "image_size": 48,
+            "patch_size": 16,
+            "layers": 2,
+            "width": 32,
+            "head_width": 16,
+            "attentional_pool": True,
+            "attn_pooler_heads": 2,
+            "attn_pooler_queries": 6,
+            "output_tokens": True,
+        },
+        text={**CAUSAL_TEXT, "embed_cls": True, "output_tokens": True},
+        more={
+            "custom_text": True,
+            "multimodal_cfg": {**CAUSAL_TEXT, "width": 20, "attn_pooler_heads": 2},
+        },
+    ),
+    "timm": Tiny(
+        embed_dim=22,
+        vision={
+            "image_size": 96,
+            "timm_model_name": "test_convnext",
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
+        text=CAUSAL_TEXT,
+        more={"custom_text": True},
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """`tiny_clip("siglip")` -> the `--model` of that tiny model, built once per session."""
+    built: dict[str, str] = {}
+
+    def model(kind: str = "causal") -> str:
+        if kind not in built:
+            folder = tmp_path_factory.mktemp(f"tiny_{kind}")
+            write_model(MODELS[kind], folder)
+            built[kind] = f"local-dir:{folder}"
+        return built[kind]
+
+    return model
+
+
+@pytest.fixture(scope="session", params=sorted(MODELS))
+def every_clip(request: pytest.FixtureRequest, tiny_clip: Callable[..., str]) -> str:
+    """Each of the tiny models in turn, as the value of `--model`."""
+    return tiny_clip(request.param)
+
+
+def write_model(tiny: Tiny, folder: Path) -> None:
+    """A `local-dir:` folder that open_clip loads: configuration, tokenizer, random weights."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    text = {**tiny.text, "hf_tokenizer_name": str(folder)}
+    if "hf_proj_type" in text:
+        text["hf_model_name"] = str(folder)
+        write_json(folder / "config.json", BERT)
+    model = {"embed_dim": tiny.embed_dim, "vision_cfg": tiny.vision, "text_cfg": text, **tiny.more}
+    pixels = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic"}
+    write_json(
+        folder / "open_clip_config.json",
+        {"model_cfg": model, "preprocess_cfg": {**pixels, "resize_mode": "shortest"}},
+    )
+    write_tokenizer(tiny, folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        clip = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
+    weights = {name: value.contiguous() for name, value in clip.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+
+
+def write_tokenizer(tiny: Tiny, folder: Path) -> None:
+    """A WordPiece tokenizer over `words()`; the tokenizer files of a Hugging Face folder."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: i for i, word in enumerate(words())}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    marks = [(mark, ids[mark]) for mark in ("<start>", "<end>")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=tiny.sentence, special_tokens=marks
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=tiny.pad,
+        unk_token="<unk>",
+        bos_token="<start>",
+        eos_token="<end>",
+    ).save_pretrained(folder)
+
+
+def words() -> list[str]:
+    """The 512 words: whole words of prompts, then syllables and letters that spell anything else.
+
+    `<pad>` is 0 and `<end>` is 511, the largest: a causal CLIP finds the end of a text by argmax.
+    """
+    whole = (
+        "a an and are art at background bad big black blue brown class clean close clear colour "
+        "dark dirty disc dog drawing fruit good green grey hand house image in is it kite large "
+        "light many of old on one orange painting paper photo picture pink plain purple red "
+        "ring round shape sharp shiny sketch small soft square star stripes texture the these "
+        "thing this three toy triangle two type warm water which white with wood yellow"
+    ).split()
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    syllables = [c + v for c in "bcdfghjklmnprstvwxyz" for v in "aeiou"]
+    pieces = [*letters[1:], *"!'(),-./:;?_", *syllables, *syllables]
+    inside = [f"##{piece}" for piece in [*letters, *syllables]]
+    known = list(dict.fromkeys([*whole, *inside, *pieces]))
+    filler = [f"word{i}" for i in range(VOCABULARY - 4 - len(known))]
+    return ["<pad>", "<unk>", *known, *filler, "<start>", "<end>"]
+
+
+class Shape(NamedTuple):
+    """One class of the toy pictures: how many, which colour, which `ImageDraw` call."""
+
+    count: int
+    colour: tuple[int, int, int]
+    draw: str
+
+
+SHAPES = {  # in the order of the names file, which is not the alphabet's
+    "red square": Shape(5, (210, 30, 40), "rectangle"),
+    "blue disc": Shape(3, (30, 60, 220), "ellipse"),
+    "yellow kite": Shape(2, (240, 210, 20), "polygon"),
+    "green ring": Shape(4, (20, 170, 70), "arc"),
+}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """`tmp_path/pictures/<class>/<number>.png|jpg`: 14 coloured shapes in 4 uneven classes."""
+    root = tmp_path / "pictures"
+    for name, shape in SHAPES.items():
+        (root / name).mkdir(parents=True)
+        for i in range(shape.count):
+            draw_shape(shape, i).save(root / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return root
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> Path:
+    """`tmp_path/names.txt`: the classes of `pictures`, one a line, not in alphabetical order."""
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(SHAPES) + "\n", encoding="utf-8")
+    return path
+
+
+def draw_shape(shape: Shape, i: int) -> Image.Image:
+    """The i-th picture of a class: never square; its size and the place of the shape vary."""
+    width, height = (64 + 6 * i, 44) if i % 2 else (40, 58 + 4 * i)
+    image = Image.new("RGB", (width, height), (250 - 12 * i, 245, 235 + 3 * i))
+    draw = ImageDraw.Draw(image)
+    left, top, side = 4 + i, 6 + 2 * i, 26
+    right, bottom = left + side, top + side
+    middle = (left + right) // 2
+    if shape.draw == "polygon":
+        draw.polygon(
+            [(middle, top), (right, top + 9), (middle, bottom), (left, top + 9)], shape.colour
+        )
+    elif shape.draw == "arc":
+        draw.arc((left, top, right, bottom), 0, 360, fill=shape.colour, width=5)
+    else:
+        getattr(draw, shape.draw)((left, top, right, bottom), fill=shape.colour)
+    return image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`$ANYCLASS_CACHE`: a folder of this test run (of all its processes), never the user's."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "anyclass_cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANYCLASS_CACHE", os.environ.get("ANYCLASS_CACHE", str(folder)))
+        yield Path(os.environ["ANYCLASS_CACHE"])
+
+
+def write_json(path: Path, value: object) -> None:
+    """JSON text, written plainly: tests do not use the code under test for their inputs."""
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")

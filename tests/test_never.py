@@ -1,0 +1,105 @@
+"""What the source never does, looked for in its syntax tree and in its templates."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "anyclass"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+PICKLING = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+CALLS = {"eval", "exec", "os.popen", "os.system", "torch.save", "Markup", "markupsafe.Markup"}
+KEYWORDS = {("shell", True), ("verify", False), ("allow_pickle", True), ("weights_only", False)}
+KEYWORDS |= {("trust_remote_code", True), ("autoescape", False)}
+DECLARATIONS = (
+    ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign | ast.FunctionDef | ast.ClassDef
+)
+GUARDS = ("TYPE_CHECKING", "__name__ ==")
+DEMANDED = {"extractall": ("filter", "data"), "torch.load": ("weights_only", True)}
+IN_TEMPLATES = re.compile(r"\|\s*safe\b|autoescape\s+false|<script|javascript:|https?://|\bon\w+=")
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def wrong_calls(node: ast.Call) -> Iterator[str]:
+    """What is never called, or never called like this."""
+    given = {(k.arg, k.value.value) for k in node.keywords if isinstance(k.value, ast.Constant)}
+    if called(node) in CALLS:
+        yield called(node)
+    yield from (f"{key}={value}" for key, value in given & KEYWORDS)
+    for name, wanted in DEMANDED.items():
+        if called(node).endswith(name) and wanted not in given:
+            yield f"{name} without {wanted[0]}={wanted[1]!r}"
+    if called(node).startswith("subprocess.") and "'pip'" in ast.unparse(node):
+        yield "an installation at run time"
+
+
+def wrong_statements(node: ast.AST) -> Iterator[str]:
+    """Statements that are never written anywhere in the package."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        modules = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+        yield from {module for module in modules if module.split(".")[0] in PICKLING}
+    elif isinstance(node, ast.ExceptHandler):
+        body = [ast.unparse(line) for line in node.body]
+        if node.type is None or body in (["pass"], ["..."], ["continue"]):
+            yield "an except that is bare or silent"
+    elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        if node.attr in {"LOAD_TRUNCATED_IMAGES", "MAX_IMAGE_PIXELS"}:
+            yield f"{node.attr} is set"
+    elif isinstance(node, ast.Call):
+        yield from wrong_calls(node)
+
+
+def wrong_at_import(node: ast.stmt) -> Iterator[str]:
+    """A module only declares: it does nothing at import and changes nothing of others."""
+    docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    guard = isinstance(node, ast.If) and ast.unparse(node.test).startswith(GUARDS)
+    if not (docstring or guard or isinstance(node, DECLARATIONS)):
+        yield "something happens at import"
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    if any(not isinstance(target, ast.Name | ast.Tuple) for target in targets):
+        yield "a global of another module is changed at import"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_source__never_does(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    wrong = [f"line {n.lineno}: {what}" for n in ast.walk(tree) for what in wrong_statements(n)]
+    wrong += [f"line {n.lineno}: {what}" for n in tree.body for what in wrong_at_import(n)]
+    assert wrong == []
+
+
+FORBIDDEN = r"""
+import pickle|from joblib import load|eval("1")|exec("1")|import os; os.system("ls")
+subprocess.run("ls", shell=True)|subprocess.run([sys.executable, "-m", "pip", "install", "x"])
+ImageFile.LOAD_TRUNCATED_IMAGES = True|Image.MAX_IMAGE_PIXELS = None|get(url, verify=False)
+archive.extractall(folder)|torch.save(model, path)
+torch.load(path)|torch.load(path, weights_only=False)|Markup(text)
+try: f()\nexcept OSError: pass|try: f()\nexcept: raise|Environment(autoescape=False)
+"""
+
+
+@pytest.mark.parametrize("code", FORBIDDEN.strip().replace("\n", "|").split("|"))
+def test_wrong_statements__sees_each_forbidden_thing(code: str) -> None:
+    tree = ast.parse(code.replace("\\n", "\n"))
+    assert [what for node in ast.walk(tree) for what in wrong_statements(node)]
+
+
+@pytest.mark.parametrize(
+    "code", ["torch.set_num_threads(1)", 'os.environ["A"] = "1"', "Image.MAX = 1", "if x:\n    f()"]
+)
+def test_wrong_at_import__sees_each_effect(code: str) -> None:
+    assert list(wrong_at_import(ast.parse(code).body[0]))
+
+
+def test_templates__no_unsafe_markup() -> None:
+    for path in sorted(PACKAGE.rglob("*.html")):
+        found = IN_TEMPLATES.search(path.read_text(encoding="utf-8"))
+        assert found is None, f"{path.name}: {found}"
+    for path in SOURCES:
+        assert not re.search(r"\|\s*safe\b", path.read_text(encoding="utf-8")), path.name
