@@ -1,0 +1,54 @@
+"""Pictures and class names in, tensors out.
+
+`classes` names what is to be told apart, `photos` is the immutable table of pictures, `image`
+the one way in for hostile files, `views` the pixels a model sees, `reading` the batches.
+What needs torch is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from anyclass.data.classes import Classes, Kind, near_duplicates
+from anyclass.data.image import Limits, open_bytes, open_image, read_bytes
+from anyclass.data.photos import Photos
+
+if TYPE_CHECKING:
+    from anyclass.data.reading import Batch, Rejection, content_hashes, read
+    from anyclass.data.views import Augmentation, AugmentedViews, Preprocessing, TestView
+
+__all__ = [
+    "Augmentation",
+    "AugmentedViews",
+    "Batch",
+    "Classes",
+    "Kind",
+    "Limits",
+    "Photos",
+    "Preprocessing",
+    "Rejection",
+    "TestView",
+    "content_hashes",
+    "near_duplicates",
+    "open_bytes",
+    "open_image",
+    "read",
+    "read_bytes",
+]
+
+_HOMES = {
+    "Augmentation": "views",
+    "AugmentedViews": "views",
+    "Batch": "reading",
+    "Preprocessing": "views",
+    "Rejection": "reading",
+    "TestView": "views",
+    "content_hashes": "reading",
+    "read": "reading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, out of the module it lives in (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'anyclass.data' has no attribute {name!r}")
+    return getattr(import_module(f"anyclass.data.{_HOMES[name]}"), name)

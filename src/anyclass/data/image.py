@@ -1,0 +1,136 @@
+"""The one way in for pictures: six steps between a hostile file and an RGB image.
+
+1. a regular file inside the folder, not too large     4. load: the only real check
+2. one of six formats, decided by content              5. the EXIF rotation is applied
+3. width x height from the header within the limit     6. every mode becomes RGB, on white
+"""
+
+import io
+import os
+import stat
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from anyclass.errors import PictureError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""What Pillow may try. Without the list an EPS called `.jpg` would start Ghostscript."""
+
+_BITS_PER_SAMPLE = 258
+_WARNINGS = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may cost before it is rejected."""
+
+    bytes: int = 128 * 2**20
+    """Largest file, in bytes."""
+
+    pixels: int = 80_000_000
+    """Largest width x height; Pillow's own limit of 89 million stays whatever stands here."""
+
+
+def open_image(path: Path, root: Path | None = None, limits: Limits = Limits()) -> Image.Image:
+    """Decodes the first frame of `path`: RGB, upright, on white, without metadata.
+
+    Raises:
+        PictureError: and nothing else, whatever the file holds.
+    """
+    return open_bytes(read_bytes(path, root, limits), limits)
+
+
+def read_bytes(path: Path, root: Path | None = None, limits: Limits = Limits()) -> bytes:
+    """The bytes of a regular file, after resolving links; with `root` it must lie inside.
+
+    Raises:
+        PictureError: it is missing, no regular file (it is not even opened), outside or too large.
+    """
+    try:
+        real = path.resolve(strict=True)
+        if root is not None and not real.is_relative_to(root.resolve()):
+            raise PictureError("outside the folder", f"it leads to {real}")
+        if not stat.S_ISREG(real.stat().st_mode):
+            raise PictureError("not a regular file")
+        with open(real, "rb", opener=_without_waiting) as file:  # noqa: PTH123 (has no opener)
+            data = file.read(limits.bytes + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PictureError("missing") from error
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
+        raise PictureError("unreadable", one_line(error)) from error
+    if len(data) > limits.bytes:
+        raise PictureError("too many bytes", f"more than {limits.bytes}")
+    return data
+
+
+def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
+    """As `open_image`, for content that is in memory already.
+
+    Pillow's warnings are process-wide settings: one thread decodes at a time.
+
+    Raises:
+        PictureError: and nothing else, whatever the bytes are.
+    """
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return _decode(data, limits)
+        except PictureError:
+            raise
+        except UnidentifiedImageError as error:
+            raise PictureError("not a picture", f"none of {', '.join(FORMATS)}") from error
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise PictureError("too many pixels", one_line(error)) from error
+        except Exception as error:  # decoders raise whatever they like at hostile bytes
+            raise PictureError("truncated or damaged", one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The error as one short line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _decode(data: bytes, limits: Limits) -> Image.Image:
+    """Steps 2 to 6."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > limits.pixels:
+            raise PictureError("too many pixels", f"{width} x {height}")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = _rgb(image)
+    rgb.info = {}
+    return rgb
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Step 6: every mode as RGB, what is transparent on white."""
+    if image.mode in ("F", "I"):
+        raise PictureError("unsupported mode", f"mode {image.mode} has no known full range")
+    if image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits (TIFF: also 12) scaled by its full range; a plain convert clips to white."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    grey = np.asarray(image).astype(np.float32)
+    scaled = (grey * (255 / (2**bits - 1))).round().clip(0, 255)
+    scaled[grey == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens without ever waiting, should the file have become a FIFO in the meantime."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

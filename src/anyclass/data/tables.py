@@ -1,0 +1,102 @@
+"""Tables that label pictures: CSV, Parquet or JSONL, one row per picture, any subset of them."""
+
+import csv
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from anyclass.data.classes import listed, normal
+from anyclass.errors import RequestError
+from anyclass.files import csv_text
+
+
+def read_labels(
+    table: Path, root: Path, files: Collection[str], columns: tuple[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The label of each labelled file, and sentences on what the table names in vain.
+
+    Args:
+        table: its paths are relative to its own folder, else to `root`.
+        root: the folder of the pictures, without links; no path may lead out of it.
+        files: the pictures there are, relative to `root`.
+        columns: names of the columns of paths and labels; an empty label is none.
+
+    Raises:
+        RequestError: the table is damaged, leads out of `root`, contradicts itself or labels
+            no picture at all.
+    """
+    known: dict[str, str] = {}
+    absent = []
+    files = set(files)
+    bases = (table.parent.resolve(), root)
+    for number, cell, label in _cells(table, columns):
+        places = [_inside(root, base, cell) for base in bases]
+        file = next((place for place in places if place in files), None)
+        if file is None and not any(places):
+            raise RequestError(f"{table}, row {number}: {cell!r} lies outside of {root}.")
+        if file is None:
+            absent.append(cell)
+        elif label and known.setdefault(file, label) != label:
+            both = listed([known[file], label])
+            raise RequestError(f"{table}, row {number}: {cell!r} has two labels, {both}.")
+    if absent and not known:
+        raise RequestError(f"{table} labels no picture of {root}; it names {listed(absent, 3)}.")
+    said = f"left out, rows of {table.name} without a picture ({len(absent)}): {listed(absent, 3)}."
+    return known, (said,) if absent else ()
+
+
+def _inside(root: Path, base: Path, cell: str) -> str | None:
+    """`cell`, seen from `base`, relative to `root`; None if it lies outside. Asks no disk."""
+    path, above = os.path.normpath(os.path.join(base, cell)), os.path.join(root, "")  # noqa: PTH118
+    return path[len(above) :].replace(os.sep, "/") if path.startswith(above) else None
+
+
+def _cells(table: Path, columns: tuple[str, str]) -> Iterator[tuple[int, str, str]]:
+    """Row number, path and label (empty if there is none) of each row of a table."""
+    try:
+        rows = list(_rows(table, columns))
+    except OSError as error:
+        raise RequestError(f"{table} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, LookupError, RecursionError, NotImplementedError, csv.Error) as error:
+        raise RequestError(f"{table} is damaged: {error}.") from error
+    file_column, label_column = columns
+    have = sorted({str(key) for row in rows for key in row})
+    if file_column == "file_name" and file_column not in have:
+        file_column = "image_path"
+    for column, flag in ((file_column, "--file-column"), (label_column, "--label-column")):
+        if column not in have:
+            found = listed(have) or "none"
+            raise RequestError(f"{table} has no column {column!r}, see {flag}; found: {found}.")
+    for number, row in enumerate(rows, start=1):
+        yield number, _text(row.get(file_column)), normal(_text(row.get(label_column)))
+
+
+def _rows(table: Path, columns: tuple[str, str]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a table, told apart by its ending."""
+    match table.suffix.lower():
+        case ".csv":
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                for row in csv.DictReader(file):
+                    yield {key: csv_text(row[key] or "") for key in row if isinstance(key, str)}
+        case ".jsonl":
+            with table.open(encoding="utf-8-sig") as file:
+                for row in map(json.loads, filter(str.strip, file)):
+                    if not isinstance(row, dict):
+                        raise ValueError("each line must be an object")
+                    yield row
+        case ".parquet":
+            from pyarrow import parquet
+
+            wanted = {*columns, "image_path"} & set(parquet.read_schema(table).names)
+            yield from parquet.read_table(table, columns=sorted(wanted)).to_pylist()
+        case ending:
+            raise ValueError(f"its ending is {ending!r}, not .csv, .parquet or .jsonl")
+
+
+def _text(value: Any) -> str:
+    """A cell as text, empty for null and NaN."""
+    if isinstance(value, list | dict):
+        raise RequestError(f"a path or a label must be a text or a number, not {value!r:.80}.")
+    return "" if value is None or value != value else str(value)

@@ -1,0 +1,73 @@
+"""Everything `anyclass` raises on purpose.
+
+    AnyclassError             exit code 1   the root: catch this to catch them all
+    ├── RequestError          exit code 2   the request is wrong; the message says what to do
+    ├── ModelError            exit code 2   a model or classifier file is damaged or foreign
+    ├── PictureError                        one picture cannot be used: a row of rejected.csv
+    ├── TrainingError         exit code 1   training had to stop
+    └── StorageError          exit code 1   the disk is full or the folder is read-only
+
+Messages are one or two lines, meant for the person who typed the command.
+"""
+
+from typing import ClassVar, Literal
+
+Reason = Literal[
+    "missing",
+    "not a regular file",
+    "outside the folder",
+    "too many bytes",
+    "not a picture",
+    "too many pixels",
+    "truncated or damaged",
+    "unsupported mode",
+    "unreadable",
+]
+"""Why a picture was rejected: the closed list that the `reason` column is made of."""
+
+
+class AnyclassError(Exception):
+    """Root of all errors of this package."""
+
+    exit_code: ClassVar[int] = 1
+    """What the command line exits with."""
+
+
+class RequestError(AnyclassError):
+    """What was asked for is impossible; the message says what to do instead."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ModelError(AnyclassError):
+    """A model or classifier file is damaged, of a foreign kind or does not match."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class PictureError(AnyclassError):
+    """One picture cannot be used; the run goes on without it."""
+
+    reason: Reason
+    """One of the closed list of reasons."""
+
+    detail: str
+    """One line that says more, for people."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        """Keeps both parts in `args`, so that the error travels between processes."""
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """Reason and detail in one line."""
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class TrainingError(AnyclassError):
+    """Training had to stop, for example because a loss is not a number."""
+
+
+class StorageError(AnyclassError):
+    """The disk is full, or the folder cannot be written to."""

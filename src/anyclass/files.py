@@ -1,0 +1,243 @@
+"""Files, whole or not at all: atomic writes, the lock, the manifest, safe names.
+
+A reader of a folder sees the old file or the new one, never a mix: `whole` writes beside the
+target, forces the bytes to the disk and renames. `manifest.json` is written last, so it marks
+the end of a run. Temporary files are called `.anyclass-*.tmp*`; a killed run leaves them
+behind and `sweep` removes them.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import socket
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from anyclass.errors import AnyclassError, RequestError, StorageError
+
+MANIFEST = "manifest.json"
+"""Name of the file that lists a folder's files and their checksums."""
+
+_LOCK = ".anyclass.lock"
+_OWNER = ".anyclass.lock.json"
+_TEMPORARY = re.compile(r"\.anyclass-[0-9a-f]{32}\.tmp(\..*)?")
+_NO_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
+_DANGEROUS = re.compile(r"'*[=+\-@\t\r]")
+
+
+def cache_folder(*parts: str) -> Path:
+    """Folder below the user's cache, created: `$ANYCLASS_CACHE`, or the system's place for it."""
+    own = os.environ.get("ANYCLASS_CACHE")
+    home = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    root = Path(own) if own else Path(home or Path.home() / ".cache") / "anyclass"
+    folder = root.joinpath(*parts)
+    with _storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in `path`'s folder that becomes `path` when the block succeeds.
+
+    The block may write to it, replace it or hand it to a library. Afterwards bytes and name are
+    forced to the disk, and the mode follows the umask. When the block fails nothing is left.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written to.
+    """
+    temporary = path.parent / f".anyclass-{uuid4().hex}.tmp{path.suffix}"
+    with _storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)
+            _to_disk(temporary, os.O_RDWR)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if os.name != "nt":
+            with suppress(OSError):  # some network disks cannot do this to a folder
+                _to_disk(path.parent, os.O_RDONLY)
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Writes UTF-8, whole; a lone surrogate, which UTF-8 cannot hold, becomes `\udc80`."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON, whole. NaN and infinity are no JSON and raise `ValueError`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+        AnyclassError: the file is missing or damaged; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AnyclassError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise AnyclassError(f"{path} is damaged: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    """Checksum of the file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds `folder` (created) for this process; the kernel lets go of it when the process dies.
+
+    An empty `.anyclass.lock` stays behind: removing it could let two processes in.
+
+    Raises:
+        RequestError: another process holds it; the message says which and since when.
+    """
+    with _storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / _LOCK)
+        try:
+            held.acquire(timeout=0)
+        except Timeout as error:
+            raise RequestError(
+                f"{folder} is in use{_owner(folder)}. Wait, or choose another folder."
+            ) from error
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(
+            folder / _OWNER, {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        )
+        yield
+    finally:
+        (folder / _OWNER).unlink(missing_ok=True)
+        held.release()
+
+
+def write_manifest(folder: Path) -> None:
+    """Lists every file of `folder` with its checksum in `manifest.json`; write it last."""
+    files = {name: sha256(folder / name) for name in _listing(folder)}
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def check_manifest(folder: Path) -> list[str]:
+    """What is wrong with the files that `manifest.json` lists: one sentence each, none if whole."""
+    try:
+        files = read_json(folder / MANIFEST)["files"].items()
+    except (AnyclassError, AttributeError, KeyError, TypeError) as error:
+        return [
+            str(error) if isinstance(error, AnyclassError) else f"{folder / MANIFEST} is damaged"
+        ]
+    present = set(_listing(folder))
+    problems = []
+    for name, checksum in files:
+        if name not in present:
+            problems.append(f"{name} is missing")
+        elif sha256(folder / name) != checksum:
+            problems.append(f"{name} has changed")
+    return problems
+
+
+def sweep(folder: Path) -> None:
+    """Removes the temporary files that killed runs left; hold the folder's lock when calling."""
+    for path in folder.rglob(".anyclass-*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
+def slug(name: str) -> str:
+    """A file name for `name` that POSIX and Windows both take, and that no other name gets.
+
+    A name of small ASCII letters, digits, `_` and `-` stays; any other one is changed and carries
+    the beginning of its checksum.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    safe = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:60]
+    if (
+        name == safe
+        and not _RESERVED.fullmatch(safe)
+        and not re.search(r"(^|-)[0-9a-f]{12}$", safe)
+    ):
+        return safe or _digest(name)
+    return f"{safe}-{_digest(name)}".lstrip("-")
+
+
+def csv_cell(text: str) -> str:
+    """`text` so that no spreadsheet takes it for a formula; `csv_text` gives it back exactly."""
+    return f"'{text}" if _DANGEROUS.match(text) else text
+
+
+def csv_text(cell: str) -> str:
+    """The text that `csv_cell` made `cell` from."""
+    return cell[1:] if cell.startswith("'") and _DANGEROUS.match(cell) else cell
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _listing(folder: Path) -> list[str]:
+    """POSIX names of the regular files that belong in the manifest, sorted."""
+    names = []
+    for path in folder.rglob("*"):
+        ours = path.name in (_LOCK, _OWNER) or _TEMPORARY.fullmatch(path.name)
+        if path.is_file() and not path.is_symlink() and not ours:
+            names.append(path.relative_to(folder).as_posix())
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def _to_disk(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _owner(folder: Path) -> str:
+    """Who holds the lock, as far as is known: it may be starting or ending just now."""
+    try:
+        owner = read_json(folder / _OWNER)
+        return f" by process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (AnyclassError, KeyError, TypeError):
+        return " by another process"
+
+
+@contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into one line that names `path`.
+
+    Rust writers (safetensors) raise errors of their own that carry the number only in the text.
+    """
+    try:
+        yield
+    except AnyclassError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            number = int(found[1])
+        if number not in _NO_STORAGE:
+            raise
+        advice = "Free some space, or choose another folder."
+        raise StorageError(f"{path} cannot be written: {os.strerror(number)}. {advice}") from error

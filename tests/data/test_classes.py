@@ -1,0 +1,138 @@
+"""Classes: the user's names, in the user's order, whatever they are made of."""
+
+from pathlib import Path
+
+import pytest
+
+from anyclass.data import Classes, near_duplicates
+from anyclass.errors import ModelError, RequestError
+
+
+def test_of__normalises_names_and_keeps_their_order() -> None:
+    classes = Classes.of(["  zebra ", "cafe\u0301", "red_panda, small"], labelled=["caf\u00e9"])
+    assert classes.names == ("zebra", "caf\u00e9", "red_panda, small")
+    assert classes.kinds == ("named", "labelled", "named")
+    assert classes.prompts == ("zebra", "caf\u00e9", "red panda, small")
+    assert classes.unknown == 0
+    assert len(classes) == 3
+
+
+def test_indices__by_kind_and_by_name() -> None:
+    classes = Classes.of(["d", "b", "a", "c"], labelled=["a", "d"], unknown=2)
+    assert classes.labelled == [0, 2]
+    assert classes.named == [1, 3]
+    assert classes.index(" a ") == 2
+    assert [classes.kind(i) for i in (0, 3, 4, 5)] == ["labelled", "named", "unknown", "unknown"]
+    with pytest.raises(RequestError, match="no class 'e'"):
+        classes.index("e")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["dog", "cat", "dog ", "cat", "cow"], "more than once: 'dog', 'cat'"),
+        (["caf\u00e9", "cafe\u0301"], "more than once: 'caf\u00e9'"),
+        (["dog", " "], "empty"),
+        (["dog\0"], "control characters"),
+        (["a\nb"], "control characters"),
+        (["caf\udce9"], "control characters"),
+    ],
+)
+def test_of__refuses_what_cannot_be_a_list_of_names(names: list[str], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        Classes.of(names)
+
+
+def test_of__prompts_stand_for_the_names() -> None:
+    classes = Classes.of(["dog", "cat_x"], prompts=["a_b", " a sleepy cat"])
+    assert classes.prompts == ("a_b", "a sleepy cat")
+    with pytest.raises(RequestError, match="as many"):
+        Classes.of(["dog", "cat"], prompts=["one"])
+
+
+def test_of__nothing_is_known() -> None:
+    assert len(Classes.of([])) == 0
+    with pytest.raises(RequestError, match="not negative"):
+        Classes.of([], unknown=-1)
+
+
+def test_read__one_name_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes("\ufeffzebra\r\n\n # \n  red, white & blue\n猫\u2028x\n".encode())
+    assert Classes.read(path).names == ("zebra", "#", "red, white & blue", "猫\u2028x")
+
+
+def test_read__json(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    path.write_text('["dog", "cat"]')
+    assert Classes.read(path).prompts == ("dog", "cat")
+    path.write_text('{"a photo of a puppy": "dog", "a_cat": "cat"}')
+    assert Classes.read(path).names == ("dog", "cat")
+    assert Classes.read(path).prompts == ("a photo of a puppy", "a_cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("names.txt", b"\n \n"),
+        ("names.txt", b"caf\xe9\n"),
+        ("names.txt", b"dog\ndog\n"),
+        ("names.json", b"["),
+        ("names.json", b"[" * 200_000),
+        ("names.json", b"3"),
+        ("names.json", b"[]"),
+        ("names.json", b"{}"),
+        ("names.json", b'["dog", 3]'),
+        ("names.json", b'{"a": {"b": "c"}}'),
+        ("names.json", b'{"a": "dog", "b": "dog"}'),
+    ],
+)
+def test_read__refuses_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError):
+        Classes.read(tmp_path / name)
+
+
+def test_read__missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="gone.txt cannot be read: No such file"):
+        Classes.read(tmp_path / "gone.txt")
+
+
+def test_json__gives_the_classes_back() -> None:
+    classes = Classes.of(["b", "a"], prompts=["bee", "ay"], labelled=["a"], unknown=4)
+    value = classes.to_json()
+    assert value == {
+        "names": ["b", "a"],
+        "kinds": ["named", "labelled"],
+        "prompts": ["bee", "ay"],
+        "unknown": 4,
+    }
+    assert Classes.from_json(value) == classes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": ["a", "a"]},
+        {"names": ["a"]},
+        {"names": [1, 2]},
+        {"kinds": ["named", "secret"]},
+        {"unknown": -1},
+        {"unknown": "many"},
+        {"foreign": 1},
+    ],
+)
+def test_from_json__refuses_what_is_damaged(change: dict[str, object]) -> None:
+    value = Classes.of(["b", "a"]).to_json() | change
+    with pytest.raises(ModelError, match="saved classes are damaged"):
+        Classes.from_json(value)
+
+
+def test_near_duplicates__differ_in_case_and_separators_only() -> None:
+    names = ["Red Panda", "dog", "red-panda", "redpandas", "red_panda", "Stra\u00dfe", "STRASSE"]
+    assert near_duplicates(names) == [
+        ("Red Panda", "red-panda"),
+        ("Red Panda", "red_panda"),
+        ("Stra\u00dfe", "STRASSE"),
+    ]
+    assert near_duplicates(["dog", "cat"]) == []
