@@ -1,0 +1,225 @@
+"""`Backbone`: one open_clip model as functions of pictures and texts."""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from PIL import Image
+from torch import Tensor, nn
+
+from anyclass.backbone.image_tower import run, take_apart
+from anyclass.backbone.loading import load_model
+from anyclass.backbone.text_tower import TextTower, Words
+from anyclass.data import Preprocessing
+from anyclass.errors import RequestError
+
+Part = Literal["head", "tail", "all"]
+"""What is trained: the projections; with the image tower's last stage; or everything."""
+
+EngineName = Literal["auto", "torch", "bf16", "onnx"]
+"""What runs a frozen image tower on a CPU; auto: the fastest that agrees with torch."""
+
+
+class Backbone:
+    """An open_clip model seen as functions; always in evaluation mode.
+
+    Identities, all tested: `tail(trunk(x, part), part) == images(x)`,
+    `text_tail(text_trunk(t, part), part) == texts(t)` and `prompts(words(t)) == texts(t)`.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, model_id: str, engine: EngineName = "auto"
+    ) -> None:
+        """Wrap an open_clip model and its tokenizer; `model_id` is kept for the record."""
+        from open_clip import get_model_preprocess_cfg
+
+        self.model = model.eval()
+        self.model_id = model_id
+        self.engine: EngineName = engine
+        self.preprocessing = Preprocessing.of(get_model_preprocess_cfg(model))
+        self._image = take_apart(model.visual)
+        self._text = TextTower(model, tokenizer)
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        model_id: str,
+        device: str = "cpu",
+        allow_pickle: bool = False,
+        engine: EngineName = "auto",
+    ) -> "Backbone":
+        """Load a model by its name.
+
+        Args:
+            model_id: `starter`, `NAME/TAG` of open_clip (`ViT-B-32/laion2b_s34b_b79k`),
+                `hf-hub:OWNER/NAME` or `local-dir:FOLDER`.
+            device: torch device.
+            allow_pickle: accept `.bin`, `.pt` and `.pth` weights from a folder (loaded with
+                `weights_only`).
+            engine: what runs the frozen image tower on a CPU.
+
+        Raises:
+            RequestError: no such model; the message lists what there is.
+            ModelError: the weights are missing, damaged or of a refused format.
+        """
+        model, tokenizer = load_model(model_id, allow_pickle)
+        return cls(model.to(device), tokenizer, model_id, engine)
+
+    def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Unit features of preprocessed pictures."""
+        with self._precision():
+            return _unit(self.model.encode_image(pixels))
+
+    def texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "B D"]:
+        """Unit features of texts; each distinct text is encoded once."""
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        parts = [distinct[i : i + batch_size] for i in range(0, len(distinct), batch_size)]
+        features = torch.cat(
+            [self.text_tail(self.text_trunk(part, "head"), "head") for part in parts]
+        )
+        row = {text: i for i, text in enumerate(distinct)}
+        return features[[row[text] for text in texts]]
+
+    def words(self, texts: Sequence[str]) -> Words:
+        """Token numbers and embeddings of texts, to be altered and given to `prompts`."""
+        return self._text.words(texts)
+
+    def prompts(self, words: Words) -> Float[Tensor, "B D"]:
+        """Unit features of texts given as embeddings."""
+        return _unit(self._text.project(self._text.pooled(words.ids, words.embeddings)))
+
+    def trunk(self, pixels: Float[Tensor, "B 3 H W"], part: Part) -> Float[Tensor, "B ..."]:
+        """What stays frozen when `part` is trained; (B, W) for the head, pixels themselves for all.
+
+        Raises:
+            RequestError: the tower cannot be split there.
+        """
+        if part == "all":
+            return pixels
+        if part == "tail":
+            self._check(part)
+        before = run(self._image.trunk or [], pixels)
+        return before if part == "tail" else run(self._image.last, before)
+
+    def tail(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B D"]:
+        """From the output of `trunk` to unit features."""
+        if part == "all":
+            return self.images(hidden)
+        with self._precision():
+            pooled = run(self._image.last, hidden) if part == "tail" else hidden
+            return _unit(self._image.head(pooled) if self._image.head else pooled)
+
+    def text_trunk(self, texts: Sequence[str], part: Part) -> Shaped[Tensor, "B L"]:
+        """Pooled text features (B, H) for head and tail; token numbers (B, L) for all."""
+        ids: Int[Tensor, "B L"] = self._text.tokenize(texts)
+        return ids if part == "all" else self._text.pooled(ids)
+
+    def text_tail(self, hidden: Shaped[Tensor, "B L"], part: Part) -> Float[Tensor, "B D"]:
+        """From the output of `text_trunk` to unit features."""
+        with self._precision():
+            pooled = self._text.pooled(self._text.cut(hidden)) if part == "all" else hidden
+            return _unit(self._text.project(pooled))
+
+    def parameters(self, part: Part, texts: bool = True) -> dict[str, nn.Parameter]:
+        """Parameters that belong to `part`, by their name in the model, the logit scale with them.
+
+        Args:
+            part: what is trained.
+            texts: also those of the text tower (head and tail: its projection).
+        """
+        self._check(part)
+        text_tower = [] if not texts else self._text.head_parameters
+        wanted = [self.model.logit_scale, *self._image.head_parameters, *text_tower]
+        if part == "tail":
+            wanted += self._image.last_parameters
+        named = dict(self.model.named_parameters())
+        if part == "all":
+            return {
+                n: p for n, p in named.items() if texts or n.startswith(("visual.", "logit_scale"))
+            }
+        chosen = {id(parameter) for parameter in wanted}
+        return {name: parameter for name, parameter in named.items() if id(parameter) in chosen}
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """1 / tau, the factor on cosines, with gradient."""
+        scale: Tensor = self.model.logit_scale.exp().squeeze()
+        return scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self.model.logit_scale.device
+        return device
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Digest of all weights and buffers, as they were when first asked, names included."""
+        return _digest(self.model.state_dict())
+
+    def frozen_sha256(self, part: Part) -> str:
+        """Digest of the image tower without `part`: the same before and after training."""
+        trained = set() if part == "all" else set(self.parameters(part))
+        state = self.model.state_dict()
+        return _digest(
+            {n: t for n, t in state.items() if n.startswith("visual.") and n not in trained}
+        )
+
+    @torch.no_grad()
+    def fingerprint(self) -> Float[Tensor, "3 D"]:
+        """Features of three synthetic pictures, through preprocessing and image tower.
+
+        Two models with equal fingerprints see pictures alike; a swapped mean or a changed weight
+        shows.
+        """
+        views = torch.stack([self.preprocessing.view(picture) for picture in _synthetic_pictures()])
+        return self.images(self.preprocessing.normalise(views).to(self.device)).cpu()
+
+    def copy(self) -> "Backbone":
+        """An independent copy, to be trained."""
+        return Backbone(copy.deepcopy(self.model), self._tokenizer, self.model_id, self.engine)
+
+    def _precision(self) -> torch.autocast:
+        """Mixed precision while training on a GPU; what comes out is float32 all the same."""
+        on = self.device.type == "cuda" and torch.is_grad_enabled()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
+
+    def _check(self, part: Part) -> None:
+        if part == "head" and self._image.head is None:
+            raise RequestError(
+                f"{self.model_id}: the image tower ends without a projection; use --tune tail"
+            )
+        if part == "tail" and self._image.trunk is None:
+            raise RequestError(
+                f"{self.model_id}: stages of the image tower are unknown; use --tune head or all"
+            )
+
+
+def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    return nn.functional.normalize(features.float(), dim=-1)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        array = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _synthetic_pictures() -> list[Image.Image]:
+    """A gradient, a chequerboard and fixed noise, none of them square."""
+    rows, columns = np.mgrid[0:240, 0:320]
+    gradient = np.stack([rows, columns, rows + columns], axis=-1) * 255 // 560
+    chequers = np.stack(
+        [(rows // 40 + columns // 40) % 2 * colour for colour in (250, 120, 30)], axis=-1
+    )
+    noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (200, 300, 3))
+    return [Image.fromarray(array.astype(np.uint8)) for array in (gradient, chequers, noise)]

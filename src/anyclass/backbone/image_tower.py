@@ -1,0 +1,128 @@
+"""An image tower in three pieces: `images(x) = unit(head(last(trunk(x))))`.
+
+The *trunk* stays frozen and can be run once per picture; *last* is the last stage (a transformer
+block with its norm, or the last stage of a convolutional tower) and *head* the projection into the
+space shared with texts.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from anyclass.errors import ModelError
+
+Step = Callable[[Tensor], Tensor]
+
+
+class Pieces(NamedTuple):
+    """An image tower taken apart; each piece is a sequence of steps applied one after the other."""
+
+    trunk: Sequence[Step] | None
+    """Pixels to the input of the last stage; None for a tower whose stages are not known."""
+    last: Sequence[Step]
+    """Input of the last stage to the pooled feature (from pixels where `trunk` is None)."""
+    head: Step | None
+    """Pooled feature (B, W) to the shared space (B, D), not normalised; None if there is none."""
+    last_parameters: list[nn.Parameter]
+    """Parameters of the last stage."""
+    head_parameters: list[nn.Parameter]
+    """Parameters of the head."""
+
+
+def run(steps: Iterable[Step], x: Tensor) -> Tensor:
+    """Apply `steps` to x one after the other."""
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def take_apart(visual: Any) -> Pieces:
+    """Split an open_clip image tower: ViT, ModifiedResNet, or a timm tower.
+
+    Raises:
+        ModelError: the tower is of no kind that open_clip builds today.
+    """
+    kind = type(visual).__name__
+    if kind == "VisionTransformer":
+        return _vision_transformer(visual)
+    if kind == "ModifiedResNet":
+        return _modified_resnet(visual)
+    if kind == "TimmModel":
+        return _timm(visual)
+    raise ModelError(
+        f"the image tower is a {kind}; anyclass knows open_clip's ViT, ResNet and timm towers"
+    )
+
+
+def _vision_transformer(visual: Any) -> Pieces:
+    *early, final = visual.transformer.resblocks
+    last_modules = [final, visual.ln_post, *([visual.attn_pool] if visual.attn_pool else [])]
+
+    def blocks(steps: Sequence[Step]) -> Step:
+        """Run transformer blocks in the layout (batch first or second) that they were built for."""
+        if visual.transformer.batch_first:
+            return lambda x: run(steps, x)
+        return lambda x: run(steps, x.transpose(0, 1).contiguous()).transpose(0, 1)
+
+    return Pieces(
+        trunk=[visual._embeds, blocks(early)],
+        last=[blocks([final]), lambda x: visual._pool(x)[0]],
+        head=None if visual.proj is None else lambda x: x @ visual.proj,
+        last_parameters=_parameters(last_modules),
+        head_parameters=[] if visual.proj is None else [visual.proj],
+    )
+
+
+def _modified_resnet(visual: Any) -> Pieces:
+    return Pieces(
+        trunk=[visual.stem, visual.layer1, visual.layer2, visual.layer3],
+        last=[visual.layer4],
+        head=visual.attnpool,
+        last_parameters=_parameters([visual.layer4]),
+        head_parameters=_parameters([visual.attnpool]),
+    )
+
+
+def _timm(visual: Any) -> Pieces:
+    tower = visual.trunk
+    early, final = _timm_stages(tower)
+    has_head = len(list(visual.head.parameters())) > 0
+    pool = [tower.forward_head] if early is not None else []
+    leftover = [] if has_head else [visual.head]
+    return Pieces(
+        trunk=early,
+        last=[*final, *pool, *leftover],
+        head=visual.head if has_head else None,
+        last_parameters=_parameters(final) + ([] if early is None else _pool_parameters(tower)),
+        head_parameters=_parameters([visual.head]),
+    )
+
+
+def _timm_stages(tower: Any) -> tuple[list[Step] | None, list[nn.Module]]:
+    """Steps before, and modules of, a timm tower's last stage; (None, [tower]) if unknown."""
+    family = type(tower).__name__
+    if family == "EfficientNet":
+        *early, final = tower.blocks
+        return [tower.conv_stem, tower.bn1, *early], [final, tower.conv_head, tower.bn2]
+    if family == "VisionTransformer":
+        *early, final = tower.blocks
+        embed = [tower.patch_embed, tower._pos_embed, tower.patch_drop, tower.norm_pre]
+        return [*embed, *early], [final, tower.norm]
+    if family == "ConvNeXt":
+        *early, final = tower.stages
+        return [tower.stem, *early], [final, tower.norm_pre]
+    if family == "ResNet":
+        stem = [tower.conv1, tower.bn1, tower.act1, tower.maxpool]
+        return [*stem, tower.layer1, tower.layer2, tower.layer3], [tower.layer4]
+    return None, [tower]
+
+
+def _pool_parameters(tower: Any) -> list[nn.Parameter]:
+    """Parameters that a timm tower's `forward_head` uses: pool, norm after it, classifier."""
+    names = ("attn_pool", "fc_norm", "head", "head_drop", "classifier", "fc")
+    return _parameters([m for n in names if isinstance(m := getattr(tower, n, None), nn.Module)])
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters()]

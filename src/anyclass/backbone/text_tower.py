@@ -1,0 +1,177 @@
+"""A text tower that also takes embeddings, and that reads no further than it must.
+
+open_clip's own forward pass does the work for every family (CLIP's causal tower, SigLIP-like, CoCa,
+Hugging Face): what changes is only what it is given. Spliced embeddings enter by a hook on the
+token embedding; a shorter context enters as shorter positional embeddings and attention mask, and
+an absent projection as the identity matrix, through `torch.func.functional_call`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+@dataclass(frozen=True)
+class Words:
+    """Texts as the text tower reads them: replace `embeddings` to speak to it in vectors."""
+
+    ids: Int[Tensor, "B L"]
+    """Token numbers; they still decide padding, end of text and positions."""
+    embeddings: Float[Tensor, "B L W"]
+    """Token embeddings, before positions are added."""
+
+
+class TextTower:
+    """The text side of an open_clip model: `pooled(ids)`, then `project(pooled)`."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        """Wrap `model`, an open_clip CLIP, CustomTextCLIP or CoCa, and its tokenizer."""
+        self._encode = _EncodeText(model)
+        self._prefix = "model.text." if hasattr(model, "text") else "model."
+        self._tower: Any = model.text if hasattr(model, "text") else model
+        self._hugging_face = hasattr(self._tower, "pooler")
+        self._tokenizer = tokenizer
+
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
+        """Token numbers of `texts`, cut to the longest end of text where that is exact."""
+        return self.cut(self._tokenizer(list(texts)).to(self._embedding.weight.device))
+
+    def cut(self, ids: Int[Tensor, "B L"]) -> Int[Tensor, "B l"]:
+        """Token numbers up to the longest end of text, or unchanged where that is not exact."""
+        return ids[:, : int(self._used(ids).sum(1).max())] if self.can_be_cut else ids
+
+    def words(self, texts: Sequence[str]) -> Words:
+        """Token numbers and token embeddings of `texts`."""
+        ids = self.tokenize(texts)
+        return Words(ids, self._embedding(ids))
+
+    def pooled(
+        self, ids: Int[Tensor, "B L"], embeddings: Float[Tensor, "B L W"] | None = None
+    ) -> Float[Tensor, "B H"]:
+        """Features before the projection; `embeddings` replace those of the token numbers."""
+        swapped = self._shortened(ids.shape[1]) | self._unprojected()
+        with self._spoken_to_in(embeddings):
+            features: Tensor = functional_call(self._encode, swapped, (ids,))
+        return features
+
+    def project(self, pooled: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
+        """Into the shared space; the identity for a tower whose projection is no single matrix."""
+        head = self._head
+        if isinstance(head, nn.Linear):
+            features: Tensor = head(pooled)
+            return features
+        return pooled if head is None else pooled @ head
+
+    @property
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the projection."""
+        head = self._head
+        if isinstance(head, nn.Linear):
+            return list(head.parameters())
+        return [] if head is None else [head]
+
+    @cached_property
+    def can_be_cut(self) -> bool:
+        """Whether tokens after the last end of text change nothing.
+
+        True for causal towers that pool at the end of text and for towers that mask padding; false
+        for SigLIP-like towers (bidirectional, pooled at the very end) and for CoCa, whose class
+        token is appended after the padding.
+        """
+        if self._hugging_face:
+            return True
+        if getattr(self._tower, "cls_emb", None) is not None:
+            return False
+        at_end_of_text = self._pool_type in ("argmax", "eos")
+        if getattr(self._tower, "use_pad_mask", False):
+            return at_end_of_text or self._pool_type == "first"
+        return self._tower.attn_mask is not None and at_end_of_text
+
+    def _used(self, ids: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """Which positions, counted from the front, a text needs."""
+        if self._hugging_face:
+            last = (ids != self._tower.config.pad_token_id).int().cumsum(1).argmax(1)
+        elif self._pool_type == "eos":
+            last = (ids == self._eos_id).int().argmax(1)
+        elif self._pool_type == "argmax":
+            last = ids.argmax(1)
+        else:
+            last = (ids != self._tower.pad_id).int().cumsum(1).argmax(1)
+        used: Tensor = torch.arange(ids.shape[1], device=ids.device)[None] <= last[:, None]
+        return used
+
+    @property
+    def _pool_type(self) -> str:
+        return str(getattr(self._tower, "text_pool_type", None) or self._tower.pool_type)
+
+    @property
+    def _eos_id(self) -> int:
+        return int(getattr(self._tower, "text_eos_id", None) or self._tower.eos_id)
+
+    @property
+    def _embedding(self) -> Any:
+        tower = self._tower
+        return (
+            tower.transformer.get_input_embeddings()
+            if self._hugging_face
+            else tower.token_embedding
+        )
+
+    @property
+    def _head(self) -> nn.Linear | nn.Parameter | None:
+        head = self._tower.proj if self._hugging_face else self._tower.text_projection
+        return head if isinstance(head, nn.Linear | nn.Parameter) else None
+
+    def _shortened(self, length: int) -> dict[str, Tensor]:
+        """Positions and causal mask for texts of `length` tokens."""
+        if self._hugging_face or not self.can_be_cut:
+            return {}
+        swapped = {"positional_embedding": self._tower.positional_embedding[:length]}
+        if self._tower.attn_mask is not None:
+            swapped["attn_mask"] = self._tower.attn_mask[:length, :length]
+        return {self._prefix + name: tensor for name, tensor in swapped.items()}
+
+    def _unprojected(self) -> dict[str, Tensor]:
+        """The projection as an identity."""
+        name = self._prefix + ("proj" if self._hugging_face else "text_projection")
+        head = self._head
+        if head is None:
+            return {}
+        weight = head.weight if isinstance(head, nn.Linear) else head
+        width = weight.shape[1] if isinstance(head, nn.Linear) else weight.shape[0]
+        eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
+        if isinstance(head, nn.Parameter):
+            return {name: eye}
+        bias = {} if head.bias is None else {name + ".bias": weight.new_zeros(width)}
+        return {name + ".weight": eye, **bias}
+
+    @contextmanager
+    def _spoken_to_in(self, embeddings: Tensor | None) -> Iterator[None]:
+        """Let the token embedding answer with `embeddings`, whatever it is asked for."""
+        if embeddings is None:
+            yield
+            return
+        handle = self._embedding.register_forward_hook(lambda *_: embeddings)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class _EncodeText(nn.Module):
+    """`model.encode_text` as a module of its own, which `functional_call` needs."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        features: Tensor = self.model.encode_text(ids, normalize=False)
+        return features

@@ -1,0 +1,342 @@
+"""Embed once, keep on disk: what the frozen trunk says of each picture, found again by content.
+
+A row is kept under the sha256 of the picture's bytes, in a folder that stands for the model's
+weights, its preprocessing, the part that is frozen, the views and the engine. Nothing depends on
+names or dates; a killed run goes on where it was; a damaged file is computed again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anyclass.backbone import Backbone, Part
+from anyclass.data import (
+    Augmentation,
+    AugmentedViews,
+    Photos,
+    Rejection,
+    TestView,
+    content_hashes,
+    read,
+)
+from anyclass.engine import Engine, engine
+from anyclass.errors import AnyclassError
+from anyclass.files import cache_folder, whole, write_json
+from anyclass.train import Batch, Log, generator
+
+SHARD = 512
+"""Pictures a file of the cache holds: what a kill can cost."""
+
+BATCH = 64
+"""Pictures that go through the trunk at once; halved when memory runs out."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How pictures are embedded; with the model's weights, the key of the cache."""
+
+    part: Part = "head"
+    """What will be trained on the outputs."""
+    augmentation: Augmentation | None = None
+    """How views vary; None: the one test view."""
+    views: int = 1
+    """K, augmented views of each picture."""
+    seed: int = 0
+    """Of the views."""
+
+
+class Features:
+    """Trunk outputs of N pictures, memory-mapped: `features[index]` is (b, K, ...) in float32."""
+
+    def __init__(
+        self,
+        shards: Sequence[Tensor],
+        place: Int[np.ndarray, "N 2"],
+        rejections: Sequence[Rejection],
+    ) -> None:
+        """Rows `place[i] = (shard, row)`, (-1, -1) for a rejected picture."""
+        self._shards = shards
+        self._place = place
+        self.rejections = list(rejections)
+        """Why a picture has no row."""
+
+    def __len__(self) -> int:
+        """N, rejected pictures included."""
+        return len(self._place)
+
+    @property
+    def ok(self) -> Bool[np.ndarray, " N"]:
+        """Which pictures have a row."""
+        return self._place[:, 0] >= 0
+
+    def __getitem__(self, index: Int[Tensor, " b"] | Sequence[int]) -> Float[Tensor, "b K ..."]:
+        """Rows of some pictures."""
+        places = self._place[np.asarray(index)].tolist()
+        return torch.stack([self._shards[shard][row] for shard, row in places]).float()
+
+
+def embed(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
+    """Trunk outputs of all pictures: from the cache, or computed and kept there.
+
+    Args:
+        clip: the model, its trunk untrained.
+        photos: the pictures.
+        how: part and views.
+        log: gets `stage="embed"`, `done` and `total`.
+    """
+    machine = engine(clip, how.part)
+    folder = _folder(clip, how, machine.name)
+    cache = _Cache.open(folder, log)
+    hashes = content_hashes(photos)
+    row_of = {name: i for i, name in enumerate(photos.files)}
+    unreadable: dict[str, Rejection] = {}
+    for rows, keys, bad in _compute(clip, photos[_missing(hashes, cache)], how, machine, log):
+        content = {row.file_name: hashes[row_of[row.file_name]] for row in bad}
+        unreadable |= {row.file_name: row for row in bad}
+        cache.add(
+            folder, rows, keys, {str(content[r.file_name]): r for r in bad if content[r.file_name]}
+        )
+    place = np.array(
+        [cache.place.get(str(key), (-1, -1)) for key in hashes], dtype=np.int64
+    ).reshape(-1, 2)
+    without = [(photos.files[i], hashes[i]) for i in range(len(photos)) if place[i, 0] < 0]
+    changed = Rejection("", "unreadable", "it changed while it was read")
+    known = unreadable | {
+        name: cache.refused.get(str(key), changed) for name, key in without if key
+    }
+    refused = [known[name]._replace(file_name=name) for name, _ in without]
+    return Features(cache.shards, place, refused)
+
+
+@torch.no_grad()
+def image_features(
+    clip: Backbone, features: Features, part: Part, index: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "n D"]:
+    """Unit features through the tail, of the first view of all N pictures or of rows `index`."""
+    rows = torch.arange(len(features)) if index is None else index.cpu()
+    hidden = (features[some][:, 0].to(clip.device) for some in rows.split(SHARD))
+    return torch.cat([clip.tail(some, part) for some in hidden])
+
+
+def _folder(clip: Backbone, how: Embedding, engine_name: str) -> Path:
+    """Where rows of this model, embedded this way, are kept; `about.json` says so to people."""
+    key = {"trunk": clip.frozen_sha256(how.part), "preprocessing": clip.preprocessing.to_json()}
+    key |= asdict(how) | {"engine": engine_name, "pillow": PIL.__version__, "format": 1}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache_folder("features", digest)
+    if not (folder / "about.json").is_file():
+        write_json(folder / "about.json", key | {"model": clip.model_id})
+    return folder
+
+
+@dataclass
+class _Cache:
+    """What is known by content: rows in memory-mapped shards, and why pictures were refused."""
+
+    shards: list[Tensor]
+    place: dict[str, tuple[int, int]]
+    refused: dict[str, Rejection]
+
+    @classmethod
+    def open(cls, folder: Path, log: Log) -> "_Cache":
+        """Read the shards of a folder; damaged ones are dropped, and said."""
+        cache = cls([], {}, {})
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    about = json.loads(file.metadata()["about"])
+                    cache._take(file.get_tensor("rows"), about["keys"], about["refused"])
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+                path.unlink(missing_ok=True)
+                log(warning=f"a damaged cache file was removed and is computed again: {path}")
+        return cache
+
+    def add(
+        self, folder: Path, rows: Tensor, keys: list[str], refused: Mapping[str, Rejection]
+    ) -> None:
+        """Take a shard in and write it, whole, under a name made of its content."""
+        about = json.dumps(
+            {"keys": keys, "refused": {key: list(row) for key, row in refused.items()}}
+        )
+        self._take(rows, keys, refused)
+        with whole(
+            folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
+        ) as path:
+            save_file({"rows": rows}, path, {"about": about})
+
+    def _take(self, rows: Tensor, keys: list[str], refused: Mapping[str, Sequence[Any]]) -> None:
+        self.place |= {key: (len(self.shards), row) for row, key in enumerate(keys)}
+        self.refused |= {key: Rejection(*row) for key, row in refused.items()}
+        self.shards.append(rows)
+
+
+def _missing(hashes: Sequence[str | None], cache: _Cache) -> list[int]:
+    """One picture for each content that is not in the cache, then all that cannot be read.
+
+    In this order, so that a run that goes on after a kill puts the same pictures into the same
+    batches.
+    """
+    seen = {None, *cache.place, *cache.refused}
+    missing = []
+    for index, key in enumerate(hashes):
+        if key not in seen:
+            missing.append(index)
+            seen.add(key)
+    return missing + [index for index, key in enumerate(hashes) if key is None]
+
+
+@torch.no_grad()
+def _compute(
+    clip: Backbone, photos: Photos, how: Embedding, machine: Engine, log: Log
+) -> Iterator[tuple[Tensor, list[str], list[Rejection]]]:
+    """Rows, their contents and what was refused, a shard at a time."""
+    rows, keys, refused = [], [], []
+    draw: TestView | AugmentedViews = TestView(clip.preprocessing)
+    if how.augmentation:
+        draw = AugmentedViews(clip.preprocessing, how.augmentation, how.views, how.seed)
+    done = 0
+    for batch, bad in read(photos, draw, BATCH):
+        done += len(batch.indices) + len(bad)
+        refused += bad
+        if batch.indices:
+            rows.append(_forward(machine, clip.preprocessing.normalise, batch.pixels))
+            keys += batch.hashes
+        log(stage="embed", done=done, total=len(photos))
+        if len(keys) >= SHARD:
+            yield torch.cat(rows), keys, refused
+            rows, keys, refused = [], [], []
+    if len(photos):
+        yield torch.cat(rows) if rows else torch.empty(0), keys, refused
+
+
+def _forward(machine: Engine, normalise: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    """Trunk outputs (b, K, ...) of uint8 views (b, K, 3, H, W); maps in half precision."""
+    flat = pixels.flatten(0, 1)
+    hidden = _halving(lambda some: machine.run(normalise(some)).cpu(), flat)
+    hidden = hidden.half() if hidden.ndim > 2 else hidden
+    rows: Tensor = hidden.unflatten(0, pixels.shape[:2])
+    return rows
+
+
+def _halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`run(x)`, in halves as long as memory runs out."""
+    try:
+        return run(x)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        short = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not short or len(x) == 1:
+            raise
+    middle = len(x) // 2
+    return torch.cat([_halving(run, x[:middle]), _halving(run, x[middle:])])
+
+
+@torch.no_grad()
+def stream(
+    clip: Backbone, photos: Photos, part: Part
+) -> Iterator[tuple[list[int], Float[Tensor, "b D"], list[Rejection]]]:
+    """Unit features of pictures in their order, in bounded memory and without the cache.
+
+    Yields rows of `photos`, their features, and what was rejected beside them.
+    """
+    machine = engine(clip, part)
+    for batch, bad in read(photos, TestView(clip.preprocessing), BATCH):
+        hidden = torch.empty(0)
+        if batch.indices:
+            pixels = clip.preprocessing.normalise(batch.pixels[:, 0]).to(clip.device)
+            hidden = _halving(lambda some: clip.tail(machine.run(some), part).cpu(), pixels)
+        yield batch.indices, hidden, bad
+
+
+def current_features(
+    clip: Backbone,
+    photos: Photos,
+    part: Part,
+    shown: Features,
+    index: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, "n D"]:
+    """Unit features of the test views by the model of now, whatever of it is being trained.
+
+    Args:
+        clip: the model of now.
+        photos: the N pictures, all readable.
+        part: what is trained.
+        shown: trunk outputs of their test views (not used when everything is trained).
+        index: rows that are wanted; None: all.
+    """
+    if part != "all":
+        return image_features(clip, shown, part, index)
+    wanted = photos if index is None else photos[index.numpy()]
+    return torch.cat([features for _, features, _ in stream(clip, wanted, part)])
+
+
+@dataclass(frozen=True)
+class TrainingViews:
+    """Views of N pictures in the order of training: `Batches` for `optimise`.
+
+    Shuffled anew each epoch without replacement; the last part of a batch is dropped when N >= B,
+    and B = N when N < B. Everything is a pure function of the seed and the step.
+    """
+
+    photos: Photos
+    """The pictures, all readable."""
+    clip: Backbone
+    """Its preprocessing, and where its weights lie."""
+    cached: Features | None
+    """Trunk outputs of K views; None: pictures are read and augmented anew in each epoch."""
+    augmentation: Augmentation
+    """Of pictures that are read anew."""
+    batch_size: int
+    """B."""
+    steps: int
+    """How many batches there are."""
+    seed: int
+    """Of order and views."""
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.steps
+
+    def start(self, step: int) -> Iterator[Batch]:
+        """Batches from `step` on."""
+        size = min(self.batch_size, len(self.photos))
+        per_epoch = len(self.photos) // size
+        while step < self.steps:
+            epoch, position = divmod(step, per_epoch)
+            order = torch.randperm(len(self.photos), generator=generator(self.seed, epoch))
+            index = order[position * size : min(per_epoch, position + self.steps - step) * size]
+            for part, hidden in self._views(index, size, epoch):
+                files = tuple(self.photos.files[i] for i in part.tolist())
+                device = self.clip.device
+                yield Batch(step, step % per_epoch == 0, part, hidden.to(device), files)
+                step += 1
+
+    def _views(
+        self, index: Int[Tensor, " n"], size: int, epoch: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One view of each picture of the rest of an epoch, batch by batch."""
+        if self.cached is None:
+            draw = AugmentedViews(self.clip.preprocessing, self.augmentation, 1, self.seed + epoch)
+            for batch, bad in read(self.photos[index.numpy()], draw, size):
+                if bad:
+                    raise AnyclassError(
+                        f"{bad[0].file_name} changed while training: {bad[0].detail}"
+                    )
+                yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])
+            return
+        for part in index.split(size):
+            rows = self.cached[part]
+            view = torch.randint(
+                rows.shape[1], (len(part),), generator=generator(self.seed, epoch, int(part[0]))
+            )
+            yield part, rows[torch.arange(len(part)), view]

@@ -1,0 +1,49 @@
+"""Equations that two or more methods use: pure functions of tensors.
+
+Letters: B samples, C classes, D dimensions, tau the temperature (`scale` = 1 / tau).
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+Collisions = Literal["ignore", "multi_positive", "mask"]
+"""What two samples of one class in a batch are to each other: rivals, both right, or left out."""
+
+
+def contrastive(
+    images: Float[Tensor, "B D"],
+    texts: Float[Tensor, "B D"],
+    scale: Float[Tensor, ""],
+    labels: Int[Tensor, " B"] | None = None,
+    collisions: Collisions = "ignore",
+) -> Float[Tensor, ""]:
+    """CLIP's symmetric loss: sample i belongs to text i; half of each direction.
+
+    l_ij = images_i . texts_j / tau;  loss = ( mean_i -log softmax_j(l_ij)_i + mean_i -log
+    softmax_j(l_ji)_i ) / 2
+
+    Args:
+        images: unit features.
+        texts: features, unit or nearly.
+        scale: 1 / tau.
+        labels: class of each sample; needed unless `collisions` is ignore.
+        collisions: `multi_positive` spreads the target evenly over the samples of the class, `mask`
+            takes the other
+            samples of the class out of the denominator.
+    """
+    logits = scale * images @ texts.T
+    if collisions == "ignore" or labels is None:
+        target: Tensor = torch.arange(len(images), device=images.device)
+        return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+    same: Bool[Tensor, "B B"] = labels[:, None] == labels[None, :]
+    if collisions == "multi_positive":
+        target = same.to(logits.dtype) / same.sum(1, keepdim=True)
+    else:
+        others = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        logits = logits.masked_fill(others, float("-inf"))
+        target = torch.arange(len(images), device=images.device)
+    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2

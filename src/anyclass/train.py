@@ -1,0 +1,208 @@
+"""The one training loop: it knows no method, only named loss terms."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from math import cos, pi
+from math import log as log_of
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from anyclass.errors import TrainingError
+from anyclass.files import whole
+
+Log = Callable[..., None]
+"""Takes named numbers and words: `log(stage="fit", done=3, total=10, loss=0.5)`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees."""
+
+    step: int
+    """0-based."""
+    starts_epoch: bool
+    """Whether the pictures have just been shuffled."""
+    index: Int[Tensor, " B"]
+    """Rows of the pictures in their `Photos`."""
+    hidden: Shaped[Tensor, "B ..."]
+    """One view of each picture, as the frozen trunk left it (pixels when everything is trained)."""
+    files: tuple[str, ...]
+    """Their file names, for messages."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """A training set in order: as many steps as it is long, and able to start in the middle."""
+
+    def __len__(self) -> int:
+        """Number of steps."""
+
+    def start(self, step: int) -> Iterator[Batch]:
+        """Batches from `step` on; a pure function of the seed and the step."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW with a linear warm-up and a cosine to zero."""
+
+    lr: float
+    """Highest learning rate."""
+    warm_up: int
+    """Steps of linear growth before it."""
+    weight_decay: float = 0.2
+    """On matrices only: not on biases, norms and the logit scale."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's running averages (open_clip's)."""
+    eps: float = 1e-6
+    """AdamW's floor (open_clip's)."""
+
+    def at(self, step: int, steps: int) -> float:
+        """Learning rate of `step` (0-based) of `steps`: a line up, then half a cosine."""
+        if step < self.warm_up:
+            return self.lr * (step + 1) / self.warm_up
+        return self.lr * (1 + cos(pi * (step - self.warm_up) / max(1, steps - self.warm_up))) / 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a loop keeps itself, so that the same call continues after a kill."""
+
+    path: Path
+    """File of the last state."""
+    state: Mapping[str, Tensor]
+    """Tensors beside the parameters that training changes in place (LatteCLIP's prototypes)."""
+    seconds: float = 30.0
+    """Time between two savings."""
+
+
+def optimise(
+    loss: Callable[[Batch], dict[str, Float[Tensor, ""]]],
+    parameters: Mapping[str, nn.Parameter],
+    batches: Batches,
+    schedule: Schedule,
+    log: Log,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Minimise the sum of the named terms over all batches.
+
+    A parameter called `logit_scale` is kept between 0 and ln 100, as in CLIP.
+
+    Args:
+        loss: one step's terms; their sum is minimised.
+        parameters: what is trained, by name.
+        batches: as many steps as it is long.
+        schedule: optimiser and learning rate.
+        log: gets every term and the learning rate of each step.
+        checkpoint: where to keep the state; None keeps nothing.
+
+    Raises:
+        TrainingError: a term is not finite; it names term, step and files.
+    """
+    optimiser = _adamw(parameters, schedule)
+    keeper = _Keeper(optimiser, parameters, checkpoint)
+    step = keeper.load()
+    try:
+        for batch in batches.start(step):
+            terms = loss(batch)
+            _check(terms, step, batch)
+            optimiser.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            _set_rate(optimiser, schedule.at(step, len(batches)))
+            optimiser.step()
+            if "logit_scale" in parameters:
+                parameters["logit_scale"].data.clamp_(0, log_of(100))
+            step += 1
+            numbers = {name: float(term.detach()) for name, term in terms.items()}
+            log(stage="fit", done=step, total=len(batches), **numbers)
+            keeper.save(step, soon=True)
+    except KeyboardInterrupt:
+        keeper.save(step)
+        raise
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random generator of its own for each key, whatever was drawn before."""
+    digest = sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def _adamw(parameters: Mapping[str, nn.Parameter], schedule: Schedule) -> torch.optim.AdamW:
+    """Weight decay on matrices only."""
+    flat = [p for p in parameters.values() if p.ndim < 2]
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": flat, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=schedule.lr,
+        betas=schedule.betas,
+        eps=schedule.eps,
+        weight_decay=schedule.weight_decay,
+    )
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _check(terms: Mapping[str, Tensor], step: int, batch: Batch) -> None:
+    """Stop before a step that would spoil the weights."""
+    for name, term in terms.items():
+        if not torch.isfinite(term):
+            files = ", ".join(batch.files[:3])
+            raise TrainingError(
+                f"{name} became {float(term.detach())} at step {step + 1}; its {len(batch.files)} "
+                f"pictures begin with {files}. Nothing was saved over; try a smaller --lr"
+            )
+
+
+class _Keeper:
+    """Writes and reads the state of a loop."""
+
+    def __init__(
+        self,
+        optimiser: torch.optim.AdamW,
+        parameters: Mapping[str, nn.Parameter],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.optimiser, self.parameters, self.checkpoint = optimiser, parameters, checkpoint
+        self.saved = monotonic()
+
+    def save(self, step: int, soon: bool = False) -> None:
+        """Write everything whole; with `soon` only when the last time is long ago."""
+        if self.checkpoint is None or (soon and monotonic() - self.saved < self.checkpoint.seconds):
+            return
+        tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}
+        for name, parameter in self.parameters.items():
+            tensors[f"parameter.{name}"] = parameter.data
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"{key}.{name}"] = value
+        with whole(self.checkpoint.path) as path:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
+        self.saved = monotonic()
+
+    def load(self) -> int:
+        """Put a saved state back in place; returns the step to go on from."""
+        if self.checkpoint is None or not self.checkpoint.path.is_file():
+            return 0
+        with safe_open(self.checkpoint.path, "pt") as file:
+            step = int(file.metadata()["step"])
+            for name, tensor in self.checkpoint.state.items():
+                tensor.copy_(file.get_tensor(f"state.{name}"))
+            for name, parameter in self.parameters.items():
+                parameter.data.copy_(file.get_tensor(f"parameter.{name}"))
+                self.optimiser.state[parameter] = {
+                    key: file.get_tensor(f"{key}.{name}").to(
+                        "cpu" if key == "step" else parameter.device
+                    )
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+        return step
