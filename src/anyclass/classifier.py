@@ -1,0 +1,217 @@
+"""What `fit` returns: a model that labels new pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from anyclass.backbone import Backbone, Part
+from anyclass.data import Classes, Photos, Rejection
+from anyclass.errors import AnyclassError, ModelError, PictureError
+from anyclass.features import stream
+from anyclass.files import read_json, whole, write_json
+
+SAME = 0.9999
+"""Least cosine between fingerprints of one and the same model on two machines."""
+
+_TENSORS = "classifier.safetensors"
+_SETTINGS = "classifier.json"
+
+
+class Prediction(NamedTuple):
+    """Probabilities of one stretch of pictures."""
+
+    rows: list[int]
+    """Places of the pictures that could be read."""
+    probabilities: Float[Tensor, "b C"]
+    """Of each class."""
+    rejections: list[Rejection]
+    """What could not be read."""
+
+
+@dataclass
+class Classifier:
+    """A picture's class is the nearest row of `weights`, seen through the trained image tower."""
+
+    clip: Backbone
+    """The model, trained."""
+    part: Part | None
+    """What of it was trained, the rest is as it was loaded; None: nothing was."""
+    classes: Classes
+    """What the rows of `weights` mean."""
+    weights: Float[Tensor, "C D"]
+    """Unit class prototypes."""
+    method: str
+    """Name of the method that made it."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The method's hyper-parameters as JSON values."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What the method decided on the way: labels, texts, figures; not saved with the model."""
+
+    @property
+    def classes_(self) -> list[str]:
+        """Class names in the order of the columns of `predict_proba` (scikit-learn's name)."""
+        return list(self.classes.names)
+
+    @torch.no_grad()
+    def probabilities(self, features: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
+        """softmax(cos(f(x), p_c) / tau) of unit features that went through the trained tower."""
+        cosines = features.to(self.weights) @ self.weights.T
+        return (self.clip.logit_scale.to(cosines) * cosines).softmax(dim=1)
+
+    @torch.no_grad()
+    def stream(self, photos: Photos) -> Iterator[Prediction]:
+        """Label pictures in their order, in bounded memory."""
+        for index, features, rejections in stream(self.clip, photos, self.part or "head"):
+            chances = self.probabilities(features) if index else torch.empty(0, len(self.classes))
+            yield Prediction(index, chances, rejections)
+
+    def predict_proba(
+        self, pictures: Photos | Path | str | Sequence[Path | str]
+    ) -> Float[np.ndarray, "N C"]:
+        """Probability of each class for each picture: a folder, a list of files or `Photos`.
+
+        Raises:
+            PictureError: a picture cannot be read (`anyclass.predict` goes on without it instead).
+        """
+        rows = []
+        for part in self.stream(_photos(pictures)):
+            if part.rejections:
+                bad = part.rejections[0]
+                raise PictureError(bad.reason, f"{bad.file_name}: {bad.detail}")
+            rows.append(part.probabilities.numpy())
+        return np.concatenate(rows)
+
+    def predict(self, pictures: Photos | Path | str | Sequence[Path | str]) -> list[str]:
+        """The likeliest class of each picture."""
+        return [self.classes.names[c] for c in self.predict_proba(pictures).argmax(1)]
+
+    def save(self, folder: Path | str) -> None:
+        """Write `classifier.safetensors` and `classifier.json` into `folder`, each whole."""
+        parameters = self.clip.parameters(self.part) if self.part else {}
+        trained = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
+        tensors = {"weights": self.weights, "fingerprint": self.clip.fingerprint(), **trained}
+        with whole(Path(folder) / _TENSORS) as path:
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
+            )
+        settings = _Settings(
+            format=1,
+            method=self.method,
+            fields=dict(self.fields),
+            part=self.part,
+            classes=self.classes.to_json(),
+            model=self.clip.model_id,
+            preprocessing=self.clip.preprocessing.to_json(),
+        )
+        write_json(Path(folder) / _SETTINGS, settings.model_dump())
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, device: str = "cpu", allow_pickle: bool = False
+    ) -> "Classifier":
+        """Read a saved classifier; nothing but safetensors and JSON is opened.
+
+        Raises:
+            ModelError: a file is missing, damaged or foreign, or the model underneath is not the
+                one it was fitted on.
+        """
+        folder = Path(folder)
+        settings = _settings(folder / _SETTINGS)
+        tensors = _tensors(folder / _TENSORS)
+        clip = Backbone.load(settings.model, device, allow_pickle)
+        classes = Classes.from_json(settings.classes)
+        try:
+            _put_back(clip, settings.part, tensors)
+            _compare(clip, settings, classes, tensors)
+        except ValueError as wrong:
+            raise ModelError(
+                f"{folder} does not fit {settings.model}: {wrong}; load the model it was fitted on"
+            ) from wrong
+        weights = tensors["weights"].to(device)
+        return cls(clip, settings.part, classes, weights, settings.method, settings.fields)
+
+
+class _Settings(BaseModel):
+    """`classifier.json`; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: int
+    method: str
+    fields: dict[str, Any]
+    part: Part | None
+    classes: dict[str, Any]
+    model: str
+    preprocessing: dict[str, Any]
+
+
+def _settings(path: Path) -> _Settings:
+    try:
+        return _Settings.model_validate(read_json(path))
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise ModelError(
+            f"{path} is not a classifier of anyclass: {place}: {first['msg']}"
+        ) from wrong
+    except AnyclassError as wrong:
+        raise ModelError(str(wrong)) from wrong
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, finite ones only."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as wrong:
+        raise ModelError(f"{path} cannot be read as safetensors: {wrong}") from wrong
+    missing = {"weights", "fingerprint"} - set(tensors)
+    if missing or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ModelError(
+            f"{path} is damaged: {f'{missing} missing' if missing else 'a number is not finite'}"
+        )
+    return tensors
+
+
+@torch.no_grad()
+def _put_back(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) -> None:
+    """The trained parameters into the model, exactly those that belong to the part."""
+    named = clip.parameters(part) if part else {}
+    found = {
+        name.removeprefix("parameter."): t
+        for name, t in tensors.items()
+        if name.startswith("parameter.")
+    }
+    if {n: tuple(t.shape) for n, t in found.items()} != {
+        n: tuple(p.shape) for n, p in named.items()
+    }:
+        raise ValueError("its trained parameters have other names or shapes")
+    for name, tensor in found.items():
+        named[name].copy_(tensor)
+
+
+def _compare(
+    clip: Backbone, settings: _Settings, classes: Classes, tensors: Mapping[str, Tensor]
+) -> None:
+    """Same preprocessing, same shapes, same features of the synthetic pictures."""
+    if clip.preprocessing.to_json() != settings.preprocessing:
+        raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
+    now, then = clip.fingerprint(), tensors["fingerprint"]
+    if now.shape != then.shape or tensors["weights"].shape != (len(classes), now.shape[1]):
+        raise ValueError("features have another width, or classes another number")
+    if not cosine_similarity(now, then).min() > SAME:
+        raise ValueError("its features of the synthetic pictures differ: other weights")
+
+
+def _photos(pictures: Photos | Path | str | Sequence[Path | str]) -> Photos:
+    if isinstance(pictures, Photos):
+        return pictures
+    return Photos.read(pictures) if isinstance(pictures, Path | str) else Photos.of(pictures)

@@ -1,0 +1,46 @@
+"""The methods; `METHODS` is the only list of them."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from anyclass.backbone import Backbone
+from anyclass.classifier import Classifier
+from anyclass.data import Photos
+from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.zero_shot import ZeroShot
+from anyclass.train import Log
+
+
+class Method(Protocol):
+    """A frozen dataclass of hyper-parameters that can be fitted."""
+
+    def fit(
+        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+    ) -> Classifier:
+        """Learn from the pictures; the model is left as it is, `scratch` survives a kill."""
+
+
+METHODS: dict[str, Any] = {"latteclip": LatteClip, "zero_shot": ZeroShot}
+"""Name on the command line -> its class."""
+
+
+def suggest(photos: Photos, device: str) -> tuple[str, Method, list[str]]:
+    """The best method for what is known of the classes, and the facts that decided it."""
+    named = f"all {len(photos.classes)} classes have a name"
+    if len(photos.classes) < 2:
+        return (
+            "zero_shot",
+            ZeroShot(),
+            ["a single class cannot be told from others: zero-shot only"],
+        )
+    labelled = int((photos.labels >= 0).sum())
+    why = [f"{named} and no picture has a label: LatteCLIP learns from names alone"]
+    if labelled:
+        why = [
+            f"{named}, {labelled} of {len(photos)} pictures have a label: LatteCLIP learns from "
+            "names alone, the labels only score it"
+        ]
+    if device == "cpu":
+        slow = "no GPU: the image tower stays frozen, its projection is trained (tune = head)"
+        return "latteclip", LatteClip(tune="head"), [*why, slow]
+    return "latteclip", LatteClip(), why

@@ -1,0 +1,420 @@
+"""LatteCLIP: learn class prototypes from machine-written texts.
+
+Cao et al., WACV 2025, arXiv 2410.08211.   Needs: a name for every class, and no label at all.
+
+    w_k  = top1(s) - top2(s),  s_c = v_k . p_c        Eq. 1   weight of a text with feature v_k
+    m    = sum_k w_k v_k / sum_k w_k                  Eq. 2   k: class, image and group text
+    t    = alpha p + (1 - alpha) m                            p: prototype of the assigned class
+    L    = L_zs + L_ft,  each contrastive(F, t)       Eq. 3   one for each way of assigning
+    p_c <- norm(mean t over the pictures of c)                a moving average of m
+
+Letters: N pictures, C classes, D dimensions, B batch, F (B, D) image features, P (C, D) prototypes.
+A picture is assigned c_zs, its class before training, and c_ft, its class by the current model and
+prototypes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import ceil
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from anyclass.backbone import Backbone, Part
+from anyclass.captions import NONE, Asked, Captions, TextFeatures, draw_groups
+from anyclass.classifier import Classifier
+from anyclass.data import Augmentation, Photos
+from anyclass.describe import Request, Vocabulary
+from anyclass.errors import RequestError
+from anyclass.features import Embedding, TrainingViews, current_features, embed, image_features
+from anyclass.losses import Collisions, contrastive
+from anyclass.templates import PLAIN, class_features, domain, fill
+from anyclass.train import Batch, Checkpoint, Log, Schedule, generator, optimise
+
+Text = Literal["class", "image", "group"]
+Branch = Literal["zs", "ft"]
+
+
+@dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
+class LatteClip:
+    """Adapts the model to a folder of unlabelled pictures whose class names are known."""
+
+    tune: Part = "all"
+    """What is trained: everything from pixels (the paper), or on frozen, cached features the
+    projections (head) or the image tower's last stage with them (tail)."""
+    lr: Annotated[float, Field(ge=0)] | None = None
+    """Highest learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), and the
+    project's own for head and tail, on which nothing is published."""
+    steps: Annotated[int, Field(ge=0)] | None = None
+    """Training steps; None: min(2000, 50 ceil(N / B))."""
+    batch_size: Annotated[int, Field(gt=0)] = 512
+    """B; B = N for smaller folders."""
+    warm_up: Annotated[int, Field(ge=0)] | None = None
+    """Steps of linear warm-up; None: ceil(N / B)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.2
+    """AdamW's, on matrices only."""
+    augmentation: Augmentation = Augmentation()
+    """Views of the pictures while training."""
+    views: Annotated[int, Field(gt=0)] = 4
+    """Views drawn once per picture for head and tail (all draws anew each time)."""
+
+    template: str = PLAIN
+    """Class text; `{}` is the class."""
+    domain: str = "object"
+    """What the pictures show, for the describer: a noun, or one of the paper's sets."""
+    class_in_prompt: bool = False
+    """Name the zero-shot class when asking about a picture (the paper's flowers and food)."""
+    describer: Vocabulary = Vocabulary()
+    """Who writes image and group texts."""
+    texts: tuple[Text, ...] = ("class", "image", "group")
+    """Which kinds of text are used."""
+    image_captions: Annotated[int, Field(gt=0)] = 1
+    """Texts per picture; one of them is drawn at each visit."""
+    group_size: Annotated[int, Field(gt=0)] = 4
+    """n, pictures of a group."""
+    groups: Annotated[int, Field(gt=0)] = 32
+    """Most groups per class, K."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Share of the prototype in a mixed text, and so the momentum of the prototypes."""
+    momentum: Literal["single", "double", "none"] = "single"
+    """Prototype update: the code's moving average, the paper's words literally, or no memory."""
+    update: Literal["pooled", "sequential"] = "pooled"
+    """Both branches at once, or zs first and then ft with the new prototypes."""
+    margin: Literal["unsigned", "signed", "equal"] = "unsigned"
+    """Weight of a text: top1 - top2; that of the assigned class over the best other; or 1."""
+    floor: Annotated[float, Field(ge=0)] = 1e-6
+    """Least weight of a text that is there."""
+    weight_prototypes: Literal["current", "epoch"] = "current"
+    """Prototypes that weigh the texts: those of now, or of the start of the epoch."""
+    normalise_mix: bool = False
+    """Make mixed texts unit vectors before the loss."""
+    relabel: Literal["batch", "epoch", "never"] = "batch"
+    """When c_ft is computed; never: it stays c_zs."""
+    relabel_view: Literal["train", "weak"] = "train"
+    """c_ft of a batch from its augmented views, or from the test views."""
+    collisions: Collisions = "ignore"
+    """What two pictures of one class in a batch are to each other."""
+    loss: Literal["infonce", "classes"] = "infonce"
+    """Contrast with the texts of the batch, or with the C prototypes (the project's own form)."""
+    branches: tuple[Branch, ...] = ("zs", "ft")
+    """Whose loss is minimised."""
+    update_branches: Literal["all", "same"] = "all"
+    """Whose texts move the prototypes: both branches', or those of `branches`."""
+    group_label: Branch = "zs"
+    """Pool of the ft branch's group text; an empty ft pool falls back to zs."""
+    regroup: Literal["never", "once"] = "never"
+    """Draw the groups anew by c_ft after the warm-up."""
+    freeze_text: bool = False
+    """Leave the text tower as it is."""
+
+    def fit(
+        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+    ) -> Classifier:
+        """Learn from the pictures; their labels are never read.
+
+        Args:
+            clip: the model; it is left as it is.
+            photos: pictures, all readable, and the names of two classes or more.
+            log: gets every loss term and how labels, weights and prototypes move.
+            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+
+        Raises:
+            RequestError: fewer than two classes, or a setting that cannot be met.
+        """
+        seed, part = torch.initial_seed(), self._cached_part
+        shown = embed(clip, photos, Embedding(part), log)
+        f0 = image_features(clip, shown, part)  # F0 (N, D)
+        p0 = class_features(clip, self._prompts(photos), [self.template]).detach()  # W0 (C, D)
+        c_zs = (f0 @ p0.T).argmax(1).cpu()
+        p, p_epoch, c_epoch, groups = p0.clone(), p0.clone(), c_zs.clone(), c_zs.clone()
+        tuned = clip.copy()
+        batches = self._batches(tuned, photos, log, seed)
+        texts = self._texts(clip, tuned, photos, f0, groups)
+
+        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
+            begin(batch)
+            f = tuned.tail(batch.hidden, self.tune)  # F (B, D)
+            c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
+            v, present = texts.features(batch, c, self)  # (2, K, B, D)
+            now, weigh = p.clone(), p if self.weight_prototypes == "current" else p_epoch
+            w = margin_weights(v, weigh, c, present, self.margin, self.floor)  # (2, K, B)
+            m = mix(v, w, now[c])  # (2, B, D)
+            t = self.alpha * now[c] + (1 - self.alpha) * m
+            t = normalize(t, dim=-1) if self.normalise_mix else t
+            terms = {
+                f"{b}_loss": self._contrast(f, t[i], c[i], now, tuned.logit_scale)
+                for i, b in self._branches
+            }
+            p.copy_(self._updated(now, m.detach(), c))
+            log(stage="latteclip", step=batch.step, **_facts(p, p0, c, w, present, self))
+            return terms
+
+        @torch.no_grad()
+        def begin(batch: Batch) -> None:
+            """What changes only now and then."""
+            nonlocal texts
+            everything = torch.arange(len(photos))
+            if self.regroup == "once" and batch.step == self._warm_up(len(photos)):
+                groups.copy_(
+                    nearest(current_features(tuned, photos, self.tune, shown, everything), p)
+                )
+            if not torch.equal(groups, texts.groups):
+                texts = self._texts(clip, tuned, photos, f0, groups)
+            if batch.starts_epoch:
+                p_epoch.copy_(p)
+            if batch.starts_epoch and self.relabel == "epoch":
+                c_epoch.copy_(
+                    nearest(current_features(tuned, photos, self.tune, shown, everything), p)
+                )
+
+        @torch.no_grad()
+        def relabel(batch: Batch, f: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
+            """c_ft of the batch."""
+            if self.relabel != "batch":
+                return c_epoch[batch.index]
+            if self.relabel_view == "weak":
+                f = current_features(tuned, photos, self.tune, shown, batch.index)
+            return nearest(f, p)
+
+        state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "groups": groups}
+        keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
+        optimise(
+            loss,
+            tuned.parameters(self.tune, not self.freeze_text),
+            batches,
+            self._schedule(len(photos)),
+            log,
+            keep,
+        )
+        record = {"descriptions": texts.rows(photos), "zero_shot_labels": c_zs.tolist()}
+        return Classifier(tuned, self.tune, photos.classes, p, "latteclip", asdict(self), record)
+
+    @property
+    def _cached_part(self) -> Part:
+        """What is frozen while the test views are embedded."""
+        return "head" if self.tune == "all" else self.tune
+
+    @property
+    def _branches(self) -> list[tuple[int, Branch]]:
+        """Branches whose loss counts, with their row."""
+        return [(i, branch) for i, branch in enumerate(("zs", "ft")) if branch in self.branches]
+
+    def _prompts(self, photos: Photos) -> tuple[str, ...]:
+        if len(photos.classes) < 2:
+            raise RequestError(
+                "LatteCLIP tells classes apart: it needs the names of two or more (--classes FILE)"
+            )
+        return photos.classes.prompts
+
+    def _warm_up(self, pictures: int) -> int:
+        return ceil(pictures / self.batch_size) if self.warm_up is None else self.warm_up
+
+    def _steps(self, pictures: int) -> int:
+        return (
+            min(2000, 50 * ceil(pictures / self.batch_size)) if self.steps is None else self.steps
+        )
+
+    def _schedule(self, pictures: int) -> Schedule:
+        lr = LEARNING_RATES[self.tune] if self.lr is None else self.lr
+        return Schedule(lr, self._warm_up(pictures), self.weight_decay)
+
+    def _batches(self, tuned: Backbone, photos: Photos, log: Log, seed: int) -> TrainingViews:
+        """Training views: cached trunk outputs, or pictures read anew."""
+        how = Embedding(self._cached_part, self.augmentation, self.views, seed)
+        cached = None if self.tune == "all" else embed(tuned, photos, how, log)
+        steps = self._steps(len(photos))
+        return TrainingViews(photos, tuned, cached, self.augmentation, self.batch_size, steps, seed)
+
+    def _texts(
+        self, clip: Backbone, tuned: Backbone, photos: Photos, f: Tensor, groups: Tensor
+    ) -> "_Texts":
+        """Ask the describer about every picture and every group."""
+        asked = self._ask(photos, groups)
+        class_texts = [fill(self.template, prompt) for prompt in photos.classes.prompts]
+        captions = Captions.ask(class_texts, asked, self.describer, clip, f.cpu())
+        encode = TextFeatures(tuned, captions.strings, self.tune, self.freeze_text)
+        return _Texts(asked, captions, encode, groups.clone())
+
+    def _ask(self, photos: Photos, groups: Int[Tensor, " N"]) -> Asked:
+        """The questions about pictures (phrase A of the domain) and about groups (phrase B)."""
+        phrases, prompts = domain(self.domain), photos.classes.prompts
+        images, pools = [], []
+        if "image" in self.texts:
+            for i, c in enumerate(groups.tolist()):
+                about = phrases.image if self.class_in_prompt else phrases.image.replace("{c} ", "")
+                question = f"Describe {about.replace('{c}', prompts[c])} {BRIEFLY}"
+                images += [
+                    Request((i,), question, self.domain, r) for r in range(self.image_captions)
+                ]
+        if "group" in self.texts:
+            question = f"Describe the common visual attributes of {phrases.group} {BRIEFLY}"
+            drawn = draw_groups(
+                groups, len(prompts), self.group_size, self.groups, torch.initial_seed()
+            )
+            pools = [[Request(rows, question, self.domain) for rows in pool] for pool in drawn]
+        return Asked(images, pools or [[] for _ in prompts])
+
+    def _contrast(
+        self, f: Tensor, t: Tensor, c: Tensor, p: Tensor, scale: Tensor
+    ) -> Float[Tensor, ""]:
+        """One branch's loss."""
+        if self.loss == "infonce":
+            return contrastive(f, t, scale, c, self.collisions)  # Eq. 3
+        return prototype_loss(f, t, c, p, scale)
+
+    @torch.no_grad()
+    def _updated(
+        self, p: Float[Tensor, "C D"], m: Float[Tensor, "2 B D"], c: Int[Tensor, "2 B"]
+    ) -> Float[Tensor, "C D"]:
+        """Prototypes after a step."""
+        rows = [
+            i
+            for i, b in enumerate(("zs", "ft"))
+            if self.update_branches == "all" or b in self.branches
+        ]
+        if self.update == "sequential":
+            for i in rows:
+                p = move(p, m[i], c[i], self.alpha, self.momentum)
+            return p
+        return move(p, m[rows].flatten(0, 1), c[rows].flatten(), self.alpha, self.momentum)
+
+
+BRIEFLY = "concisely, less than 20 words."
+"""How every question ends."""
+
+LEARNING_RATES: dict[Part, float] = {"all": 1e-7, "tail": 1e-5, "head": 1e-4}
+"""Default learning rates: the paper's for all; the others are the project's."""
+
+
+def nearest(f: Float[Tensor, "n D"], p: Float[Tensor, "C D"]) -> Int[Tensor, " n"]:
+    """argmax_c f . p_c, on the CPU."""
+    return (f @ p.T).argmax(1).cpu()
+
+
+def margin_weights(
+    v: Float[Tensor, "2 K B D"],
+    p: Float[Tensor, "C D"],
+    c: Int[Tensor, "2 B"],
+    present: Bool[Tensor, "2 K B"],
+    margin: Literal["unsigned", "signed", "equal"] = "unsigned",
+    floor: float = 1e-6,
+) -> Float[Tensor, "2 K B"]:
+    """How sure the prototypes are of a text, w = top1(s) - top2(s) of s_c = v . p_c; no gradient.
+
+    Args:
+        v: unit text features: branch, kind of text, sample.
+        p: unit prototypes.
+        c: class that each branch assigns to each sample.
+        present: which texts there are; the others weigh nothing.
+        margin: `signed` counts from the assigned class, max(0, s_c - best other); `equal` weighs
+            all alike.
+        floor: added, so that texts that say nothing still weigh alike.
+    """
+    s = torch.einsum("nkbd,cd->nkbc", v.detach(), p)
+    if margin == "equal":
+        return present.to(s)
+    top = s.topk(2, dim=-1).values
+    w = top[..., 0] - top[..., 1]  # Eq. 1
+    if margin == "signed":
+        assigned = c.to(s.device)[:, None, :, None].expand(*s.shape[:3], 1)
+        best_other = s.scatter(-1, assigned, float("-inf")).amax(-1)
+        w = (s.gather(-1, assigned)[..., 0] - best_other).clamp_min(0)
+    return torch.where(present, w + floor, 0.0)
+
+
+def mix(
+    v: Float[Tensor, "2 K B D"], w: Float[Tensor, "2 K B"], otherwise: Float[Tensor, "2 B D"]
+) -> Float[Tensor, "2 B D"]:
+    """Mean of a sample's texts, weighted; `otherwise` where it has none."""
+    total = w.sum(1)
+    share = torch.einsum("nkb,nb->nkb", w, 1 / total.clamp_min(1e-12))
+    m = torch.einsum("nkb,nkbd->nbd", share, v)  # Eq. 2
+    return torch.where((total > 0)[..., None], m, otherwise)
+
+
+def move(
+    p: Float[Tensor, "C D"],
+    m: Float[Tensor, "M D"],
+    c: Int[Tensor, " M"],
+    alpha: float = 0.99,
+    momentum: Literal["single", "double", "none"] = "single",
+) -> Float[Tensor, "C D"]:
+    """Prototypes moved towards the mixed texts of their class; classes without one stay.
+
+    single: norm(alpha p + (1 - alpha) mean m), which is norm(mean t).
+    double: the same with t again averaged with p.   none: norm(mean m).
+    """
+    c = c.to(p.device)
+    count = torch.zeros(len(p), dtype=p.dtype, device=p.device).index_add(
+        0, c, torch.ones_like(m[:, 0])
+    )
+    mean = torch.zeros_like(p).index_add(0, c, m) / count.clamp_min(1)[:, None]
+    keep = {"single": alpha, "double": alpha + (1 - alpha) * alpha, "none": 0.0}[momentum]
+    return torch.where((count > 0)[:, None], normalize(keep * p + (1 - keep) * mean, dim=-1), p)
+
+
+def prototype_loss(
+    f: Float[Tensor, "B D"],
+    t: Float[Tensor, "B D"],
+    c: Int[Tensor, " B"],
+    p: Float[Tensor, "C D"],
+    scale: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """C-way cross-entropy over F . P / tau, the right column f_i . t_i: the texts learn too."""
+    c = c.to(f.device)
+    own = torch.einsum("bd,bd->b", f, t)
+    logits = scale * (f @ p.T).scatter(1, c[:, None], own[:, None])
+    return cross_entropy(logits, c)
+
+
+class _Texts(NamedTuple):
+    """Questions, answers and their features."""
+
+    asked: Asked
+    captions: Captions
+    encode: TextFeatures
+    groups: Int[Tensor, " N"]
+
+    def features(
+        self, batch: Batch, c: Int[Tensor, "2 B"], how: LatteClip
+    ) -> tuple[Tensor, Tensor]:
+        """Features (2, K, B, D) of the texts of both branches, and which are there (2, K, B)."""
+        draw = generator(torch.initial_seed(), batch.step)
+        kinds: list[Tensor] = []
+        if "class" in how.texts:
+            kinds.append(self.captions.classes[c])
+        if "image" in how.texts:
+            kinds.append(self.captions.image_text(batch.index, draw).expand(2, -1))
+        if "group" in how.texts:
+            zs = self.captions.group_text(self.groups[batch.index], draw)
+            ft = self.captions.group_text(c[1], draw) if how.group_label == "ft" else zs
+            kinds.append(torch.stack([zs, torch.where(ft == NONE, zs, ft)]))
+        numbers = torch.stack(kinds, dim=1)
+        features = self.encode(numbers)
+        return features, (numbers != NONE).to(features.device)
+
+    def rows(self, photos: Photos) -> list[Mapping[str, Any]]:
+        """The texts, for inspection."""
+        return self.captions.rows(photos, self.asked)
+
+
+def _facts(
+    p: Tensor, p0: Tensor, c: Tensor, w: Tensor, present: Tensor, how: LatteClip
+) -> dict[str, float]:
+    """How labels agree, how texts weigh and how far prototypes have moved."""
+    known = w[present]
+    kinds = [kind for kind in ("class", "image", "group") if kind in how.texts]
+    weights = {f"weight_{kind}": float(w[:, k].mean()) for k, kind in enumerate(kinds)}
+    return {
+        "agreement": float((c[0] == c[1]).float().mean()),
+        "floor_share": float((known <= 2 * how.floor).float().mean()),
+        "drift": float(1 - (p * p0).sum(1).mean()),
+        **weights,
+    }
