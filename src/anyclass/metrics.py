@@ -1,0 +1,88 @@
+"""How good predictions are. N pictures, C classes; a label of -1 is unknown and leaves its row out.
+
+Every score is a share from 0 to 1, and `None` where nothing is labelled: a number that cannot be
+known is never made up.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix
+
+Labels = Int[NDArray[np.integer], " N"]
+"""Indices of classes; -1 where a true label is unknown."""
+
+
+def score(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, object] | None:
+    """Every number of a prediction: accuracy, mean_per_class, n (labelled pictures), per_class."""
+    value = accuracy(labels, predicted)
+    if value is None:
+        return None
+    return {
+        "accuracy": value,
+        "mean_per_class": mean_per_class(labels, predicted),
+        "n": int((labels >= 0).sum()),
+        "per_class": per_class(labels, predicted, names),
+    }
+
+
+def accuracy(labels: Labels, predicted: Labels) -> float | None:
+    """Share of the labelled pictures whose prediction is right."""
+    known = labels >= 0
+    return float(accuracy_score(labels[known], predicted[known])) if known.any() else None
+
+
+def mean_per_class(labels: Labels, predicted: Labels) -> float | None:
+    """Mean of the accuracies of the classes that have a labelled picture: all weigh the same."""
+    shares = [accuracy(labels[labels == c], predicted[labels == c]) for c in np.unique(labels)]
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known else None
+
+
+def per_class(
+    labels: Labels, predicted: Labels, names: Sequence[str]
+) -> list[dict[str, str | int | float | None]]:
+    """One row for each of the C names: name, n (labelled pictures), accuracy (`None` if n = 0)."""
+    return [
+        {
+            "name": name,
+            "n": int((labels == c).sum()),
+            "accuracy": accuracy(labels[labels == c], predicted[labels == c]),
+        }
+        for c, name in enumerate(names)
+    ]
+
+
+def confusion(labels: Labels, predicted: Labels, classes: int) -> Int[NDArray[np.integer], "C C"]:
+    """Counts: row = true class, column = predicted class."""
+    known = labels >= 0
+    if not known.any():
+        return np.zeros((classes, classes), dtype=np.int64)
+    return np.asarray(
+        confusion_matrix(labels[known], predicted[known], labels=np.arange(classes)), dtype=np.int64
+    )
+
+
+def expected_calibration_error(
+    labels: Labels, probabilities: Float[NDArray[np.floating], "N C"], bins: int = 15
+) -> float | None:
+    """Mean distance of confidence and accuracy over `bins` equal slices of confidence.
+
+    ECE = sum_b n_b / N |accuracy_b - confidence_b|, slice b = (b / bins, (b + 1) / bins]
+    (Guo et al. 2017, arXiv 1706.04599).
+    """
+    known = labels >= 0
+    if not known.any():
+        return None
+    confidence = probabilities[known].max(axis=1)
+    right = probabilities[known].argmax(axis=1) == labels[known]
+    slices = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(slices, weights=right - confidence, minlength=bins)  # n_b * gap_b
+    return float(np.abs(gaps).sum() / known.sum())
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """2ab / (a + b): high only if both are, as for base and new classes; 0 if both are 0."""
+    return 2 * a * b / (a + b) if a + b else 0.0

@@ -1,0 +1,136 @@
+"""Every score against a slow loop that says the same thing in words."""
+
+import numpy as np
+import pytest
+
+from anyclass.metrics import (
+    accuracy,
+    confusion,
+    expected_calibration_error,
+    harmonic_mean,
+    mean_per_class,
+    per_class,
+    score,
+)
+
+NAMES = ["wren", "apple", "boat", "never seen", "drum"]
+N, C = 37, len(NAMES)
+
+
+@pytest.fixture
+def labels():
+    values = np.random.default_rng(3).choice([-1, 0, 1, 2, 4], size=N, p=[0.2, 0.4, 0.2, 0.1, 0.1])
+    assert set(values) == {-1, 0, 1, 2, 4}
+    return values
+
+
+@pytest.fixture
+def probabilities(labels):
+    noise = np.random.default_rng(5).gamma(0.6, size=(N, C))
+    noise[np.arange(N), labels] += 0.8  # a row of -1 favours the last class: it must not count
+    return noise / noise.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture
+def predicted(probabilities):
+    return probabilities.argmax(axis=1)
+
+
+def slow_shares(labels, predicted):
+    """Class -> the list of right (1) and wrong (0), known labels only."""
+    shares = {c: [] for c in range(C)}
+    for label, guess in zip(labels, predicted, strict=True):
+        if label != -1:
+            shares[label].append(int(label == guess))
+    return shares
+
+
+def test_accuracies_equal_the_loop(labels, predicted):
+    shares = slow_shares(labels, predicted)
+    every = sum(shares.values(), [])
+    assert 0.2 < accuracy(labels, predicted) < 0.95
+    assert accuracy(labels, predicted) == pytest.approx(sum(every) / len(every))
+    means = [sum(row) / len(row) for row in shares.values() if row]
+    assert len(means) == C - 1
+    assert mean_per_class(labels, predicted) == pytest.approx(sum(means) / len(means))
+    assert mean_per_class(labels, predicted) != pytest.approx(accuracy(labels, predicted))
+
+
+def test_per_class_has_a_row_for_each_name_in_order(labels, predicted):
+    shares = slow_shares(labels, predicted)
+    expected = [
+        {"name": name, "n": len(shares[c]), "accuracy": sum(shares[c]) / len(shares[c])}
+        if shares[c]
+        else {"name": name, "n": 0, "accuracy": None}
+        for c, name in enumerate(NAMES)
+    ]
+    assert per_class(labels, predicted, NAMES) == expected
+    assert expected[3]["accuracy"] is None
+
+
+def test_confusion_equals_the_loop(labels, predicted):
+    expected = np.zeros((C, C), dtype=int)
+    for label, guess in zip(labels, predicted, strict=True):
+        if label != -1:
+            expected[label, guess] += 1
+    table = confusion(labels, predicted, C)
+    assert table.tolist() == expected.tolist()
+    assert not (table == table.T).all()
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_calibration_equals_the_loop(labels, probabilities, bins):
+    total, seen = 0.0, 0
+    for b in range(bins):
+        inside = []
+        for label, row in zip(labels, probabilities, strict=True):
+            lowest = b / bins if b else -1.0  # the first slice takes 0 in
+            if label != -1 and lowest < row.max() <= (b + 1) / bins:
+                inside.append((row.max(), int(row.argmax() == label)))
+        if inside:
+            confidence, right = np.array(inside).mean(axis=0)
+            total += len(inside) * abs(right - confidence)
+            seen += len(inside)
+    assert seen == (labels != -1).sum()
+    assert expected_calibration_error(labels, probabilities, bins) == pytest.approx(total / seen)
+
+
+def test_calibration_by_hand():
+    sure = np.array([[1.0, 0.0], [1.0, 0.0], [0.4, 0.6], [0.5, 0.5]])
+    assert expected_calibration_error(np.array([0, 0, 1, -1]), sure) == pytest.approx(0.4 / 3)
+    assert expected_calibration_error(np.array([1, 0, 1, -1]), sure, bins=1) == pytest.approx(
+        2.6 / 3 - 2 / 3
+    )
+
+
+def test_calibration_slices_hold_their_upper_end():
+    rows = np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]])
+    right_and_wrong = np.array([0, 1])
+    assert expected_calibration_error(right_and_wrong, rows, bins=2) == pytest.approx(0.05)
+
+
+def test_nothing_labelled_is_no_number():
+    labels, predicted = np.full(6, -1), np.arange(6) % C
+    assert score(labels, predicted, NAMES) is None
+    assert accuracy(labels, predicted) is None
+    assert mean_per_class(labels, predicted) is None
+    assert expected_calibration_error(labels, np.full((6, C), 1 / C)) is None
+    assert confusion(labels, predicted, C).tolist() == np.zeros((C, C)).tolist()
+    assert [row["accuracy"] for row in per_class(labels, predicted, NAMES)] == [None] * C
+
+
+def test_score_holds_them_all(labels, predicted):
+    assert score(labels, predicted, NAMES) == {
+        "accuracy": accuracy(labels, predicted),
+        "mean_per_class": mean_per_class(labels, predicted),
+        "n": int((labels != -1).sum()),
+        "per_class": per_class(labels, predicted, NAMES),
+    }
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [(0.8, 0.4, 0.64 / 1.2), (0.5, 0.5, 0.5), (0.9, 0.0, 0.0), (0.0, 0.0, 0.0)],
+)
+def test_harmonic_mean(a, b, expected):
+    assert harmonic_mean(a, b) == pytest.approx(expected)
