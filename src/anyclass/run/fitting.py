@@ -1,0 +1,169 @@
+"""`fit`: a folder of pictures becomes a run folder with a classifier, zero-shot beside it."""
+
+import json
+import random
+import shutil
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import anyclass
+from anyclass.backbone import Backbone
+from anyclass.data import Photos, Rejection
+from anyclass.errors import AnyclassError
+from anyclass.features import Embedding, embed
+from anyclass.files import write_json, write_manifest, write_text
+from anyclass.methods import METHODS, Method
+from anyclass.report import write
+from anyclass.run.card import card
+from anyclass.run.folder import SCRATCH, environment, opened
+from anyclass.run.progress import Callback, Progress
+from anyclass.run.request import Request, choose, remarks, request_of
+from anyclass.run.scoring import compare, see
+from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
+from anyclass.templates import PLAIN
+
+Json = dict[str, Any]
+
+
+def fit(
+    method: Method | str = "auto",
+    out: Path | str = "run",
+    overwrite: bool = False,
+    callback: Callback | None = None,
+    **options: Any,
+) -> Json:
+    """Fit a method on a folder and leave a run folder.
+
+    `fit(LatteClip(), images="photos", classes="names.txt", out="run")`.
+    The same call continues an unfinished run.
+
+    Args:
+        method: a method with its hyper-parameters, its name for the defaults, or "auto".
+        out: the run folder.
+        overwrite: replace a run that is there; only its own files are touched.
+        callback: gets the numbers of every step.
+        options: the fields of `Request`: images, classes, labels, model, seed, device ...
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        RequestError: the request cannot be met; the message says what to change.
+        AnyclassError: too many pictures are unreadable, training failed, or the disk is full.
+    """
+    request = request_of(options)
+    photos = request.photos("fit")
+    asked = method if isinstance(method, str) else _name(method)
+    name, chosen, why = choose(asked, photos, request.torch_device)
+    if not isinstance(method, str):
+        chosen, why = method, [f"{name} was asked for"]
+    config = _config(request, asked, name, chosen, why)
+    with opened(Path(out), config, overwrite) as folder:
+        with Progress(folder / "log.jsonl", callback) as log:
+            return _fit(folder, request, photos, chosen, config, log)
+
+
+def _fit(
+    folder: Path, request: Request, photos: Photos, method: Method, config: Json, log: Progress
+) -> Json:
+    """Everything between an opened run folder and its manifest."""
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), _Clock()
+    for remark in remarks(photos):
+        log.say(remark)
+    clip = request.backbone()
+    everything = photos
+    photos, rejections = _readable(clip, photos, request, method, log)
+    clock("embed")
+    seed_everything(request.seed)
+    classifier = method.fit(clip, photos, log, folder / SCRATCH)
+    clock("fit")
+    seen = see(clip, classifier, photos, log)
+    rows = compared_rows(everything, seen, rejections)
+    metrics = compare(photos.labels, seen, photos.classes.names) | {
+        "n": len(everything),
+        "rejected": len(rejections),
+    }
+    metrics |= {
+        "facts": classifier.record.get("facts", {}),
+        "warnings": log.warnings + metrics["warnings"],
+    }
+    metrics["seconds"] = clock.seconds | {"total": clock.total}
+
+    classifier.save(folder / "model")
+    write_table(folder / "predictions.parquet", rows, COMPARED)
+    write_table(folder / "predictions.csv", rows, COMPARED)
+    write_rejected(folder / "rejected.csv", rejections)
+    write_json(folder / "classes.json", photos.classes.to_json())
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "environment.json", environment(clip, started, clock.total))
+    texts = classifier.record.get("descriptions", [])
+    lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
+    write_text(folder / "descriptions.jsonl", "".join(lines))
+    write_text(folder / "model" / "README.md", card(folder))
+    write(folder)
+    shutil.rmtree(folder / SCRATCH)
+    write_manifest(folder)
+    return metrics
+
+
+def seed_everything(seed: int) -> None:
+    """One seed for python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (libraries draw from the global state)
+    torch.manual_seed(seed)
+
+
+def _name(method: Method) -> str:
+    return next(name for name, kind in METHODS.items() if isinstance(method, kind))
+
+
+def _config(request: Request, asked: str, name: str, method: Any, why: list[str]) -> Json:
+    fields = json.loads(json.dumps(asdict(method)))
+    config = request.to_json() | {"asked": asked, "method": name, "why": why, "fields": fields}
+    config |= {"version": anyclass.__version__, "template": fields.get("template", PLAIN)}
+    return dict(json.loads(json.dumps(config)))
+
+
+class _Clock:
+    """Seconds since the last call, by name."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name], self.last = round(now - self.last, 2), now
+
+    @property
+    def total(self) -> float:
+        return round(time.monotonic() - self.start, 2)
+
+
+def _part(method: Any) -> Any:
+    """What of the tower is frozen while the test views are embedded."""
+    tune = getattr(method, "tune", "head")
+    return "head" if tune == "all" else tune
+
+
+def _readable(
+    clip: Backbone, photos: Photos, request: Request, method: Method, log: Progress
+) -> tuple[Photos, list[Rejection]]:
+    """The pictures that can be used, embedded once, and why the others cannot."""
+    features = embed(clip, photos, Embedding(_part(method)), log)
+    lost = len(features.rejections)
+    for row in features.rejections[:3]:
+        log.say(f"rejected {row.file_name}: {row.reason} {row.detail}")
+    if lost == len(photos) or lost > request.max_rejected * len(photos):
+        first = features.rejections[0]
+        raise AnyclassError(
+            f"{lost} of {len(photos)} pictures cannot be used, more than --max-rejected allows "
+            f"({request.max_rejected:.0%}). First: {first.file_name}: {first.reason} {first.detail}"
+        )
+    return photos[features.ok], features.rejections

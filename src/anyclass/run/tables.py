@@ -1,0 +1,130 @@
+"""Tables of predictions and of rejected pictures, as Parquet (exact) and CSV (for people)."""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from anyclass.data import Classes, Photos, Rejection
+from anyclass.files import csv_cell, whole
+from anyclass.run.scoring import Seen
+
+Row = dict[str, Any]
+
+PREDICTION = pa.schema(
+    [
+        ("file_name", pa.string()),
+        ("label", pa.string()),
+        ("score", pa.float32()),
+        ("runner_up", pa.string()),
+        ("margin", pa.float32()),
+        ("kind", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""Columns of every table of predictions; one row per picture, rejected ones too."""
+
+COMPARED = pa.schema(
+    [
+        *PREDICTION,
+        ("zero_shot_label", pa.string()),
+        ("zero_shot_score", pa.float32()),
+        ("true_label", pa.string()),
+    ]
+)
+"""Columns of a fitted run: zero-shot beside, and the label where there is one."""
+
+ROWS = 10_000
+"""Rows of a Parquet group; what is held in memory while a table is written."""
+
+
+def prediction_row(file: str, chances: Float[np.ndarray, " C"], classes: Classes) -> Row:
+    """Label, score, runner-up and margin of one picture."""
+    order = np.argsort(-chances, kind="stable")
+    best, second = order[0], order[min(1, len(order) - 1)]
+    return {
+        "file_name": file,
+        "label": classes.names[best],
+        "score": float(chances[best]),
+        "runner_up": classes.names[second] if len(order) > 1 else None,
+        "margin": float(chances[best] - chances[second]) if len(order) > 1 else 1.0,
+        "kind": classes.kind(int(best)),
+        "status": "ok",
+        "reason": None,
+    }
+
+
+def rejected_row(rejection: Rejection) -> Row:
+    """The row of a picture that could not be used."""
+    reason = f"{rejection.reason}: {rejection.detail}" if rejection.detail else rejection.reason
+    return {"file_name": rejection.file_name, "status": "rejected", "reason": reason}
+
+
+def compared_rows(photos: Photos, seen: Seen, rejections: Sequence[Rejection]) -> list[Row]:
+    """One row for each picture, in order, zero-shot beside the result.
+
+    Args:
+        photos: all pictures, those that were rejected too.
+        seen: probabilities of the others, in their order.
+        rejections: why they were rejected.
+    """
+    refused = {rejection.file_name: rejection for rejection in rejections}
+    names, rows, i = photos.classes.names, [], 0
+    for file, label in zip(photos.files, photos.labels.tolist(), strict=True):
+        if file in refused:
+            row = rejected_row(refused[file])
+        else:
+            best = int(seen.zero_shot[i].argmax())
+            row = prediction_row(file, seen.adapted[i], photos.classes)
+            row |= {
+                "zero_shot_label": names[best],
+                "zero_shot_score": float(seen.zero_shot[i, best]),
+            }
+            i += 1
+        rows.append(row | {"true_label": names[label] if label >= 0 else None})
+    return rows
+
+
+def write_table(path: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
+    """Write rows as Parquet or CSV (by the ending), whole, without holding them all.
+
+    Text cells of a CSV that a spreadsheet would take for a formula get a leading apostrophe.
+    """
+    with whole(path) as draft:
+        if path.suffix == ".parquet":
+            with pq.ParquetWriter(draft, schema) as writer:
+                for some in _chunks(rows):
+                    writer.write_table(pa.Table.from_pylist(some, schema=schema))
+            return
+        with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            table = csv.DictWriter(file, schema.names)
+            table.writeheader()
+            table.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+
+
+def write_rejected(path: Path, rejections: Sequence[Rejection]) -> None:
+    """`rejected.csv`: file_name, reason, detail."""
+    schema = pa.schema([(name, pa.string()) for name in Rejection._fields])
+    write_table(path, (row._asdict() for row in rejections), schema)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return csv_cell(value) if isinstance(value, str) else value
+
+
+def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    some: list[Mapping[str, Any]] = []
+    for row in rows:
+        some.append(row)
+        if len(some) == ROWS:
+            yield some
+            some = []
+    yield some
