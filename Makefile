@@ -3,7 +3,7 @@
 #   make demo     draw pictures, label them from their class names, write a report
 #   make test     the test suite
 #   make check    style, types, structure; prints the size figures
-#   make bench    the benchmarks
+#   make bench    the benchmarks; those on real pictures want ANYCLASS_DATA, a folder of sets
 #   make harden   the slow tests: kills, full disks, hostile files
 #   make clean    remove .venv and what the tools left behind
 
@@ -29,7 +29,9 @@ check: $(READY)
 	$(BIN)/python tests/budgets.py
 
 bench: $(READY)
-	for table in benchmarks/*.py; do $(BIN)/python "$$table" || exit 1; done
+	$(BIN)/python benchmarks/speed.py
+	@if [ -n "$$ANYCLASS_DATA" ]; then $(BIN)/python benchmarks/latteclip.py --data "$$ANYCLASS_DATA"; \
+	else echo "benchmarks/latteclip.py needs real pictures: set ANYCLASS_DATA to their folder"; fi
 
 harden: $(READY)
 	$(PYTEST) -n 2 -m slow

@@ -243,12 +243,7 @@ SHAPES = {  # in the order of the names file, which is not the alphabet's
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """`tmp_path/pictures/<class>/<number>.png|jpg`: 14 coloured shapes in 4 uneven classes."""
-    root = tmp_path / "pictures"
-    for name, shape in SHAPES.items():
-        (root / name).mkdir(parents=True)
-        for i in range(shape.count):
-            draw_shape(shape, i).save(root / name / f"{i}.{'png' if i % 2 else 'jpg'}")
-    return root
+    return draw_shapes(tmp_path / "pictures")
 
 
 @pytest.fixture
@@ -257,6 +252,50 @@ def names(tmp_path: Path) -> Path:
     path = tmp_path / "names.txt"
     path.write_text("\n".join(SHAPES) + "\n", encoding="utf-8")
     return path
+
+
+class Fitted(NamedTuple):
+    """A finished run and what it was asked for; not to be changed."""
+
+    run: Path
+    pictures: Path
+    model: str
+    metrics: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def fitted(
+    tiny_clip: Callable[..., str], tmp_path_factory: pytest.TempPathFactory, own_cache: Path
+) -> Fitted:
+    """LatteCLIP on the labelled shapes, one of them damaged, fitted once per session."""
+    from anyclass import fit
+
+    folder = tmp_path_factory.mktemp("fitted")
+    pictures = draw_shapes(folder / "pictures")
+    (pictures / "blue disc" / "1.png").write_bytes(b"no picture")
+    metrics = fit("auto", folder / "run", **request_for(pictures, tiny_clip()))
+    return Fitted(folder / "run", pictures, tiny_clip(), metrics)
+
+
+@pytest.fixture
+def shapes(pictures: Path, tiny_clip: Callable[..., str]) -> dict[str, Any]:
+    """What `fit` is asked for by most tests: `pictures`, labelled, and a tiny model."""
+    return request_for(pictures, tiny_clip())
+
+
+def request_for(pictures: Path, model: str) -> dict[str, Any]:
+    """Labelled shapes, classes in the order of `SHAPES`, the engine that starts at once."""
+    known = {"classes": tuple(SHAPES), "labels": "folders"}
+    return {"images": pictures, "model": model, "device": "cpu", "engine": "torch", **known}
+
+
+def draw_shapes(root: Path) -> Path:
+    """The 14 pictures of `SHAPES` in class folders below `root`, which is returned."""
+    for name, shape in SHAPES.items():
+        (root / name).mkdir(parents=True)
+        for i in range(shape.count):
+            draw_shape(shape, i).save(root / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return root
 
 
 def draw_shape(shape: Shape, i: int) -> Image.Image:

@@ -21,7 +21,7 @@ LIBRARY |= {"templates", "train"}
 BELOW_RUN = LIBRARY | {"emoji", "engine", "files", "methods", "metrics", "report", "starter"}
 MAY_IMPORT = {
     "__init__": set(),
-    "cli": {"emoji", "methods", "report", "run", "serve"},
+    "cli": {"methods", "run", "serve"},
     "run": BELOW_RUN,
     "serve": BELOW_RUN,
     "methods": LIBRARY,
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "losses": set(),
     "metrics": set(),
 }
-THROUGH_METHODS = {"METHODS", "Method"}  # all that run and serve may know of the methods
+THROUGH_METHODS = {"METHODS", "Method", "suggest"}  # all that run and serve may know of the methods
 BINARY = {".gif", ".jpg", ".parquet", ".png", ".pyc", ".safetensors", ".webp"}
 MACHINE = re.compile(
     r"(?<![\w.}])/(?:work|root)/\w|--(?:extra-)?index-url|--hash=|artifactory|devpi|"

@@ -6,15 +6,19 @@ number of pictures.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from anyclass.backbone import Backbone, Part
 from anyclass.data import Photos
 from anyclass.describe import Describer, Request
+
+Text = Literal["class", "image", "group"]
+"""A kind of text: made of the class name, written about one picture, about several."""
 
 NONE = -1
 """Number of a text that is missing."""
@@ -47,16 +51,44 @@ def _draw(members: Int[Tensor, " n"], size: int, generator: torch.Generator) -> 
 class Asked(NamedTuple):
     """The questions of one run, and where each answer belongs."""
 
-    images: list[Request]
-    """One per picture and variant, picture by picture."""
+    images: list[list[Request]]
+    """Of each picture; none where image texts are not used."""
     groups: list[list[Request]]
     """Of each class."""
 
+    @property
+    def requests(self) -> list[Request]:
+        """All of them, each once."""
+        return list(
+            dict.fromkeys(request for some in self.images + self.groups for request in some)
+        )
 
-@dataclass
+
+class Answers:
+    """What the describer said of the N pictures; nothing is asked for twice."""
+
+    def __init__(
+        self, describer: Describer, clip: Backbone, features: Float[Tensor, "N D"]
+    ) -> None:
+        """Ask `describer`, which sees the unit features of the pictures by the untrained model."""
+        self._describer, self._clip, self._features = describer, clip, features
+        self._known: dict[Request, str | None] = {}
+
+    def to(self, requests: Sequence[Request]) -> Mapping[Request, str | None]:
+        """All that is known once `requests` are answered; None or nothing: it has no answer."""
+        new = [request for request in requests if request not in self._known]
+        if new:
+            said = self._describer.describe(new, self._clip, self._features)
+            self._known.update(zip(new, said, strict=True))
+        return self._known
+
+
+@dataclass(frozen=True)
 class Captions:
     """All texts of a run: numbers into one list of distinct strings."""
 
+    asked: Asked
+    """What was asked."""
     strings: list[str]
     """Distinct texts."""
     classes: Int[Tensor, " C"]
@@ -67,56 +99,63 @@ class Captions:
     """Pool of each class, filled up with -1."""
 
     @classmethod
-    def ask(
-        cls,
-        class_texts: Sequence[str],
-        asked: Asked,
-        describer: Describer,
-        clip: Backbone,
-        features: Float[Tensor, "N D"],
-    ) -> "Captions":
-        """Let the describer answer everything; missing and empty answers stay -1."""
-        requests = [*asked.images, *(request for pool in asked.groups for request in pool)]
-        answers = describer.describe(requests, clip, features) if requests else []
-        strings = list(dict.fromkeys([*class_texts, *(text for text in answers if text)]))
+    def of(cls, class_texts: Sequence[str], asked: Asked, answers: Answers) -> "Captions":
+        """Ask for all answers; missing and empty ones become -1."""
+        known = answers.to(asked.requests)
+        written = [text for request in asked.requests if (text := known[request])]
+        strings = list(dict.fromkeys([*class_texts, *written]))
         number = {text: i for i, text in enumerate(strings)}
-        numbers = [number.get(text or "", NONE) for text in answers]
-        pools, start = [], len(asked.images)
-        for pool in asked.groups:
-            pools.append(torch.tensor(numbers[start : start + len(pool)], dtype=torch.long))
-            start += len(pool)
-        images = torch.tensor(numbers[: len(asked.images)], dtype=torch.long).reshape(
-            len(features), -1
-        )
-        groups = torch.nn.utils.rnn.pad_sequence(pools, batch_first=True, padding_value=NONE)
-        return cls(strings, torch.tensor([number[text] for text in class_texts]), images, groups)
 
-    def image_text(self, index: Int[Tensor, " B"], generator: torch.Generator) -> Int[Tensor, " B"]:
-        """One text of each picture, at random where it has several."""
-        return _pick(self.images[index.cpu()], generator)
+        def table(asked: list[list[Request]]) -> Int[Tensor, "M R"]:
+            rows = [[number.get(known[request] or "", NONE) for request in some] for some in asked]
+            tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+            return pad_sequence(tensors, batch_first=True, padding_value=NONE)
 
-    def group_text(
-        self, labels: Int[Tensor, " B"], generator: torch.Generator
-    ) -> Int[Tensor, " B"]:
-        """One text of the pool of each label; -1 where the pool is empty."""
-        return _pick(self.groups[labels.cpu()], generator)
+        classes = torch.tensor([number[text] for text in class_texts])
+        return cls(asked, strings, classes, table(asked.images), table(asked.groups))
 
-    def rows(self, photos: Photos, asked: Asked) -> list[Mapping[str, Any]]:
+    def draw(
+        self,
+        index: Int[Tensor, " B"],
+        labels: Int[Tensor, "2 B"],
+        pools: Int[Tensor, "S B"],
+        kinds: Sequence[Text],
+        generator: torch.Generator,
+    ) -> Int[Tensor, "2 K B"]:
+        """The texts of a batch: one of each kind, for each of two branches.
+
+        Args:
+            index: rows of the pictures; both branches have the same text of a picture.
+            labels: class of each picture in each branch.
+            pools: class whose pool its group text is drawn from. One row: the same text for both
+                branches. Two rows: one for each, and where the second pool is empty the first's.
+            kinds: kinds of text that are used.
+            generator: draws where there are several texts.
+        """
+        rows = []
+        if "class" in kinds:
+            rows.append(self.classes[labels])
+        if "image" in kinds:
+            rows.append(_pick(self.images[index], generator).expand(2, -1))
+        if "group" in kinds:
+            drawn = [_pick(self.groups[pool], generator) for pool in pools]
+            rows.append(
+                torch.stack([drawn[0], torch.where(drawn[-1] == NONE, drawn[0], drawn[-1])])
+            )
+        return torch.stack(rows, dim=1)
+
+    def rows(self, photos: Photos) -> list[Mapping[str, Any]]:
         """What was written, for inspection: one mapping per text with what it is about."""
         names = photos.classes.names
+        said = zip(names, self.classes.tolist(), strict=True)
         rows: list[Mapping[str, Any]] = [
-            {"kind": "class", "class": name, "text": self.strings[n]}
-            for name, n in zip(names, self.classes.tolist(), strict=True)
+            {"kind": "class", "class": name, "text": self._text(n)} for name, n in said
         ]
-        for request, n in zip(asked.images, self.images.flatten().tolist(), strict=True):
-            rows.append(
-                {
-                    "kind": "image",
-                    "file_name": photos.files[request.rows[0]],
-                    "text": self._text(n),
-                }
-            )
-        for name, pool, numbers in zip(names, asked.groups, self.groups.tolist(), strict=True):
+        for some, numbers in zip(self.asked.images, self.images.tolist(), strict=True):
+            for request, n in zip(some, numbers, strict=True):
+                file = photos.files[request.rows[0]]
+                rows.append({"kind": "image", "file_name": file, "text": self._text(n)})
+        for name, pool, numbers in zip(names, self.asked.groups, self.groups.tolist(), strict=True):
             for request, n in zip(pool, numbers, strict=False):
                 files = [photos.files[i] for i in request.rows]
                 rows.append({"kind": "group", "class": name, "files": files, "text": self._text(n)})
@@ -140,18 +179,18 @@ class TextFeatures:
     def __init__(self, clip: Backbone, strings: Sequence[str], part: Part, frozen: bool) -> None:
         """Run what stays frozen once: the text trunk, or with `frozen` everything."""
         self.clip, self.part, self.frozen = clip, part, frozen
+        size = len(strings) if part == "all" else 256  # token numbers are padded to one length
+        starts = range(0, len(strings), size)
         with torch.no_grad():
-            size = len(strings) if part == "all" else 256  # token numbers are padded to one length
-            starts = range(0, len(strings), size)
+            if frozen:
+                self.hidden = clip.texts(strings)
+                return
             self.hidden = torch.cat([clip.text_trunk(strings[i : i + size], part) for i in starts])
-            self.features = clip.texts(strings) if frozen else None
 
     def __call__(self, numbers: Int[Tensor, "*s"]) -> Float[Tensor, "*s D"]:
         """Unit features (with gradient unless frozen); those of a missing text (-1) are zero."""
         distinct, place = numbers.clamp_min(0).unique(return_inverse=True)
-        if self.features is not None:
-            features = self.features[distinct]
-        else:
-            features = self.clip.text_tail(self.hidden[distinct], self.part)
+        hidden = self.hidden[distinct]
+        features = hidden if self.frozen else self.clip.text_tail(hidden, self.part)
         present = (numbers != NONE).to(features)
-        return torch.einsum("...,...d->...d", present.to(features.device), features[place])
+        return torch.einsum("...,...d->...d", present, features[place])

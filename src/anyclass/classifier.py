@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from anyclass.backbone import Backbone, Part
+from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.data import Classes, Photos, Rejection
 from anyclass.errors import AnyclassError, ModelError, PictureError
 from anyclass.features import stream
@@ -73,7 +73,7 @@ class Classifier:
         """Label pictures in their order, in bounded memory."""
         for index, features, rejections in stream(self.clip, photos, self.part or "head"):
             chances = self.probabilities(features) if index else torch.empty(0, len(self.classes))
-            yield Prediction(index, chances, rejections)
+            yield Prediction(index, chances.cpu(), rejections)
 
     def predict_proba(
         self, pictures: Photos | Path | str | Sequence[Path | str]
@@ -117,9 +117,19 @@ class Classifier:
 
     @classmethod
     def load(
-        cls, folder: Path | str, device: str = "cpu", allow_pickle: bool = False
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        allow_pickle: bool = False,
+        engine: EngineName = "auto",
     ) -> "Classifier":
         """Read a saved classifier; nothing but safetensors and JSON is opened.
+
+        Args:
+            folder: `model` of a run.
+            device: torch device.
+            allow_pickle: accept weights of the model underneath that are not safetensors.
+            engine: what runs the frozen image tower on a CPU.
 
         Raises:
             ModelError: a file is missing, damaged or foreign, or the model underneath is not the
@@ -128,7 +138,7 @@ class Classifier:
         folder = Path(folder)
         settings = _settings(folder / _SETTINGS)
         tensors = _tensors(folder / _TENSORS)
-        clip = Backbone.load(settings.model, device, allow_pickle)
+        clip = Backbone.load(settings.model, device, allow_pickle, engine)
         classes = Classes.from_json(settings.classes)
         try:
             _put_back(clip, settings.part, tensors)
@@ -145,7 +155,7 @@ class _Settings(BaseModel):
     """`classifier.json`; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
-    format: int
+    format: Literal[1]
     method: str
     fields: dict[str, Any]
     part: Part | None
@@ -155,6 +165,7 @@ class _Settings(BaseModel):
 
 
 def _settings(path: Path) -> _Settings:
+    _check_file(path)
     try:
         return _Settings.model_validate(read_json(path))
     except ValidationError as wrong:
@@ -168,17 +179,24 @@ def _settings(path: Path) -> _Settings:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, finite ones only."""
+    """All tensors of a file: float32, every number finite."""
+    _check_file(path)
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as wrong:
-        raise ModelError(f"{path} cannot be read as safetensors: {wrong}") from wrong
-    missing = {"weights", "fingerprint"} - set(tensors)
-    if missing or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise ModelError(
-            f"{path} is damaged: {f'{missing} missing' if missing else 'a number is not finite'}"
-        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as wrong:
+        raise ModelError(f"{path} cannot be read as safetensors: {wrong!s:.200}") from wrong
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+            raise ModelError(f"{path} is damaged: {name!r:.100} holds more than finite numbers")
+    if missing := {"weights", "fingerprint"} - set(tensors):
+        raise ModelError(f"{path} is damaged: {' and '.join(sorted(missing))} missing")
     return tensors
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is missing, and what would never end: a pipe or a device."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; give the folder that `anyclass fit` called model")
 
 
 @torch.no_grad()
@@ -186,13 +204,11 @@ def _put_back(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) 
     """The trained parameters into the model, exactly those that belong to the part."""
     named = clip.parameters(part) if part else {}
     found = {
-        name.removeprefix("parameter."): t
-        for name, t in tensors.items()
-        if name.startswith("parameter.")
+        name.removeprefix("parameter."): tensor
+        for name, tensor in tensors.items()
+        if name not in ("weights", "fingerprint")
     }
-    if {n: tuple(t.shape) for n, t in found.items()} != {
-        n: tuple(p.shape) for n, p in named.items()
-    }:
+    if {n: t.shape for n, t in found.items()} != {n: p.shape for n, p in named.items()}:
         raise ValueError("its trained parameters have other names or shapes")
     for name, tensor in found.items():
         named[name].copy_(tensor)

@@ -5,15 +5,19 @@ Exit codes: 0 done, 1 failed, 2 the request is wrong, 130 stopped by Ctrl-C.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from functools import partial, wraps
+from io import StringIO, TextIOWrapper
 from typing import Any
 
-from anyclass.errors import AnyclassError, RequestError
+from anyclass.errors import AnyclassError, RequestError, printable
 
 HELP = """anyclass: a folder of pictures becomes a classifier, with whatever is known of it.
 
-  anyclass plan METHOD     what a fit would do: pictures, classes, method and why, time, disk
+  anyclass plan [METHOD]   what a fit with these flags would do: method and why, time, disk
   anyclass fit METHOD      fit a method on a folder and leave a run folder with a report
   anyclass predict         label a folder of any size with a fitted run
   anyclass evaluate        score a fitted run on labelled pictures, zero-shot beside it
@@ -32,27 +36,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--json"]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0
-    if arguments[0] == "--version":
-        import anyclass
-
-        print(anyclass.__version__)
-        return 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     try:
-        command = COMMANDS.get(arguments[0])
-        if command is None:
-            raise RequestError(f"no command is called {arguments[0]!r}: use {', '.join(COMMANDS)}")
-        result, lines = command(arguments[1:])
+        result, lines = _run([argument for argument in arguments if argument != "--json"])
+        print(json.dumps(result) if as_json else printable("\n".join(lines)), flush=True)
     except AnyclassError as error:
-        print(f"anyclass: {error}", file=sys.stderr)
+        print(printable(f"anyclass: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\nstopped; give the same command again, a fit goes on from here", file=sys.stderr)
         return 130
-    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else "\n".join(lines))
+    except BrokenPipeError:  # who read our output has enough: let the interpreter end in silence
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(printable(f"anyclass: {place}{error.strerror or error}"), file=sys.stderr)
+        return 1
+    except SystemExit as end:  # tyro has shown its help, or what is wrong with the flags
+        return int(end.code or 0)
     return 0
 
 
@@ -60,21 +64,39 @@ Answer = tuple[Any, list[str]]
 """What `--json` prints, and the lines for people."""
 
 
-def _plan(argv: list[str]) -> Answer:
-    from anyclass.run import Request, plan
+def _run(arguments: list[str]) -> Answer:
+    """The command that the first argument names."""
+    if bad := [a for a in arguments if a != a.encode("utf-8", "replace").decode("utf-8")]:
+        raise RequestError(f"{bad[0]!r} is not UTF-8: rename it, or give a link to it")
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        return HELP, [HELP]
+    if name == "--version":
+        from anyclass import __version__
 
-    name, rest = _method_name(argv, "plan")
-    request = _parse(Request, rest, f"anyclass plan {name}")
-    result = plan(name, **vars(request))
+        return __version__, [__version__]
+    if name not in COMMANDS:
+        raise RequestError(f"no command is called {name!r}: use {', '.join(COMMANDS)}")
+    return COMMANDS[name](arguments[1:])
+
+
+def _plan(argv: list[str]) -> Answer:
+    from anyclass.run.command import fit_command
+
+    flags = not argv or (argv[0].startswith("--") and argv[0] != "--help")
+    name, rest = _method_name(["auto", *argv] if flags else argv, "plan")
+    result = _parse(fit_command(name), rest, f"anyclass plan {name}").plan()
     kinds = ", ".join(f"{row['name']} ({row['kind']})" for row in result["classes"])
+    minutes, disk = result["minutes"], result["disk_mb"]
     return result, [
         f"pictures   {result['pictures']}, {result['labelled']} labelled",
         f"classes    {len(result['classes'])}: {kinds}",
         f"method     {result['method']}",
         *(f"           {reason}" for reason in result["why"]),
         *(f"note       {remark}" for remark in result["remarks"]),
-        f"work       {result['embeddings']} embeddings, about {result['minutes']} minutes",
-        f"disk       about {result['disk_mb']} MB of cache",
+        f"work       {result['embeddings']} embeddings",
+        "time       " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
+        "disk       " + ("not known" if disk is None else f"about {max(1, disk):.0f} MB of cache"),
         f"paid calls {result['language_model_calls']}",
     ]
 
@@ -84,14 +106,14 @@ def _fit(argv: list[str]) -> Answer:
 
     name, rest = _method_name(argv, "fit")
     arguments = _parse(fit_command(name), rest, f"anyclass fit {name}")
-    result = arguments.run()
+    result = arguments.fit()
     return result, [*_scores(result), *_where(arguments.out)]
 
 
 def _predict(argv: list[str]) -> Answer:
     from anyclass.run import predict
 
-    result = _parse(predict, argv, "anyclass predict")
+    result = _parse(predict, argv, "anyclass predict")()
     counts = [f"{count:7d}  {name}" for name, count in sorted(result["classes"].items())]
     rejected = [f"{result['rejected']:7d}  rejected"] if result["rejected"] else []
     return result, [*counts, *rejected, f"table: {result['out']}"]
@@ -100,7 +122,7 @@ def _predict(argv: list[str]) -> Answer:
 def _evaluate(argv: list[str]) -> Answer:
     from anyclass.run import evaluate
 
-    result = _parse(evaluate, argv, "anyclass evaluate")
+    result = _parse(evaluate, argv, "anyclass evaluate")()
     rows = [
         f"{100 * row['accuracy']:6.1f} %  {row['n']:6d}  {row['name']}"
         for row in result["per_class"]
@@ -109,22 +131,23 @@ def _evaluate(argv: list[str]) -> Answer:
     return result, [
         *(f"warning: {warning}" for warning in result["warnings"]),
         *rows,
+        *([f"          {result['rejected']:6d}  rejected"] if result["rejected"] else []),
         f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all pictures",
         f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all pictures, zero-shot",
     ]
 
 
 def _report(argv: list[str]) -> Answer:
-    from anyclass.report import write
+    from anyclass.run.command import report
 
-    path = _parse(write, argv, "anyclass report")
-    return {"report": str(path)}, [str(path)]
+    result = _parse(report, argv, "anyclass report")()
+    return result, [result["report"]]
 
 
 def _demo(argv: list[str]) -> Answer:
     from anyclass.run.demo import demo
 
-    result = _parse(demo, argv, "anyclass demo")
+    result = _parse(demo, argv, "anyclass demo")()
     now = "your own: anyclass fit auto --images YOUR_FOLDER --classes names.txt --out run"
     return result, [*_scores(result), f"pictures  {result['images']}", *_where(result["out"]), now]
 
@@ -132,7 +155,7 @@ def _demo(argv: list[str]) -> Answer:
 def _models(argv: list[str]) -> Answer:
     from anyclass.run.command import models
 
-    result = _parse(models, argv, "anyclass models")
+    result = _parse(models, argv, "anyclass models")()
     return result, result["models"]
 
 
@@ -163,16 +186,29 @@ def _method_name(argv: list[str], command: str) -> tuple[str, list[str]]:
 
 
 def _parse(what: Any, argv: list[str], program: str) -> Any:
-    """Let tyro turn flags into a call of `what`."""
+    """Let tyro turn flags into an instance of a class, or into a call that waits to be made."""
     import tyro
     from pydantic import ValidationError
 
     from anyclass.run.request import first_problem
 
+    @wraps(what)
+    def later(*values: Any, **named: Any) -> Any:
+        return partial(what, *values, **named)
+
+    said = StringIO()
     try:
-        return tyro.cli(what, args=argv, prog=program, config=(tyro.conf.OmitArgPrefixes,))
-    except ValidationError as wrong:
-        raise RequestError(first_problem(wrong)) from wrong
+        with redirect_stderr(said):
+            wanted = what if isinstance(what, type) else later
+            return tyro.cli(wanted, args=argv, prog=program, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, ValidationError):
+            cause = cause.__context__
+        if cause is not None:  # pydantic's words instead of tyro's box around them
+            raise RequestError(first_problem(cause)) from cause
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 def _scores(metrics: dict[str, Any]) -> list[str]:

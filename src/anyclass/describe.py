@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ class Request(NamedTuple):
     """The how-manieth answer to the same question."""
 
 
+@runtime_checkable
 class Describer(Protocol):
     """Answers questions about pictures."""
 
@@ -141,7 +142,8 @@ def _standardised(
 def _english(said: Mapping[str, str], noun: str) -> str:
     """As in: a furry, round, brown object made of wool with ears, forest, striped."""
     adjectives = ", ".join(said[kind] for kind in ("textures", "shapes", "colours") if kind in said)
-    sentence = f"a {adjectives} {noun}" if adjectives else f"a {noun}"
+    what = f"{adjectives} {noun}" if adjectives else noun
+    sentence = f"an {what}" if what.lower().startswith(tuple("aeiou")) else f"a {what}"
     sentence += f" made of {said['materials']}" if "materials" in said else ""
     sentence += f" with {said['parts']}" if "parts" in said else ""
     sentence += f", {said['scenes']}" if "scenes" in said else ""

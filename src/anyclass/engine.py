@@ -8,7 +8,7 @@ cosine above 0.999 on synthetic pictures. `benchmarks/speed.py` measures them.
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,10 @@ from anyclass.files import cache_folder, whole
 
 AGREEMENT = 0.999
 """Least cosine between the features of an engine and PyTorch's."""
+
+
+LARGEST = 2_000_000_000
+"""Bytes of weights that an ONNX file takes; beyond, they would need a second one."""
 
 
 class Engine(NamedTuple):
@@ -39,14 +43,17 @@ def engine(clip: Backbone, part: Part) -> Engine:
         RequestError: the engine asked for is not installed or does not agree.
     """
     if part == "all" or clip.device.type != "cpu":
-        return Engine("torch", lambda pixels: clip.trunk(pixels, part))
-    name = _fastest(clip) if clip.engine == "auto" else clip.engine
-    made = {"torch": _torch, "bf16": _bf16, "onnx": _onnx}[name](clip, part)
-    if name == "torch" or _agrees(clip, part, made):
-        return made
-    if clip.engine == "auto":
         return _torch(clip, part)
-    raise RequestError(f"the {name} engine does not agree with PyTorch; use --engine torch")
+    name = _fastest(clip) if clip.engine == "auto" else clip.engine
+    try:
+        made = {"torch": _torch, "bf16": _bf16, "onnx": _onnx}[name](clip, part)
+        if name == "torch" or _agrees(clip, part, made):
+            return made
+        raise RequestError(f"the {name} engine does not agree with PyTorch; use --engine torch")
+    except RequestError:
+        if clip.engine != "auto":
+            raise
+    return _torch(clip, part)
 
 
 def _fastest(clip: Backbone) -> EngineName:
@@ -69,7 +76,7 @@ def _agrees(clip: Backbone, part: Part, made: Engine) -> bool:
 
 
 def _torch(clip: Backbone, part: Part) -> Engine:
-    return Engine("torch", lambda pixels: clip.trunk(pixels, part))
+    return Engine("torch", lambda pixels: clip.trunk(pixels.to(clip.device), part))
 
 
 def _bf16(clip: Backbone, part: Part) -> Engine:
@@ -83,19 +90,34 @@ def _bf16(clip: Backbone, part: Part) -> Engine:
 def _onnx(clip: Backbone, part: Part) -> Engine:
     if not find_spec("onnxruntime") or not find_spec("onnxscript"):
         raise RequestError("the onnx engine is not installed: pip install 'anyclass[onnx]'")
-    import onnxruntime
-
-    path = cache_folder("engines") / f"{clip.frozen_sha256(part)[:32]}-{part}.onnx"
-    if not path.is_file():
-        _export(clip, part, path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    height, width = clip.preprocessing.size
+    name = f"{clip.frozen_sha256(part)[:32]}-{part}-{height}x{width}.onnx"
+    path = cache_folder("engines") / name
+    session = (_session(path) if path.is_file() else None) or _session(_export(clip, part, path))
+    if session is None:
+        raise RequestError("this tower does not run in ONNX Runtime; use --engine torch")
 
     def run(pixels: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
 
     return Engine("onnx", run)
+
+
+def _session(path: Path) -> Any:
+    """The exported tower, ready to run; None where the file is damaged or not supported."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as wrong
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what is wrong with it is ours to say
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (
+        *(wrong.Fail, wrong.InvalidArgument, wrong.InvalidGraph, wrong.InvalidProtobuf),
+        wrong.NotImplemented,
+    ):
+        return None
 
 
 class _Trunk(nn.Module):
@@ -110,18 +132,27 @@ class _Trunk(nn.Module):
         return self.clip.trunk(pixels, self.part)
 
 
-def _export(clip: Backbone, part: Part, path: Path) -> None:
+def _export(clip: Backbone, part: Part, path: Path) -> Path:
+    """Write the trunk as one ONNX file, and return where.
+
+    Raises:
+        RequestError: it does not fit into one file, or the exporter cannot follow it.
+    """
+    if sum(parameter.nbytes for parameter in clip.model.visual.parameters()) > LARGEST:
+        raise RequestError("this tower is too large for one ONNX file; use --engine torch")
     pixels = torch.zeros(2, 3, *clip.preprocessing.size)
     batch = {"pixels": {0: torch.export.Dim("batch", min=1, max=65536)}}
-    program = torch.onnx.export(
-        _Trunk(clip, part).eval(),
-        (pixels,),
-        input_names=["pixels"],
-        dynamic_shapes=batch,
-        dynamo=True,
-        verbose=False,
-    )
-    if program is None:  # pragma: no cover (what its signature allows)
-        raise RequestError("this tower could not be exported; use --engine torch")
+    try:
+        program: Any = torch.onnx.export(
+            _Trunk(clip, part).eval(),
+            (pixels,),
+            input_names=["pixels"],
+            dynamic_shapes=batch,
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as wrong:
+        raise RequestError("this tower could not be exported; use --engine torch") from wrong
     with whole(path) as draft:
         program.save(draft)
+    return path

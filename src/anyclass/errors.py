@@ -26,6 +26,11 @@ Reason = Literal[
 """Why a picture was rejected: the closed list that the `reason` column is made of."""
 
 
+def printable(text: str) -> str:
+    """`text` for a terminal: names of files may hold characters that would command it."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class AnyclassError(Exception):
     """Root of all errors of this package."""
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -81,8 +80,15 @@ class Features:
         return self._place[:, 0] >= 0
 
     def __getitem__(self, index: Int[Tensor, " b"] | Sequence[int]) -> Float[Tensor, "b K ..."]:
-        """Rows of some pictures."""
+        """Rows of some pictures.
+
+        Raises:
+            AnyclassError: one of them was rejected.
+        """
         places = self._place[np.asarray(index)].tolist()
+        if [-1, -1] in places:
+            first = self.rejections[0]
+            raise AnyclassError(f"{first.file_name} cannot be used: {first.reason} {first.detail}")
         return torch.stack([self._shards[shard][row] for shard, row in places]).float()
 
 
@@ -99,24 +105,20 @@ def embed(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
     folder = _folder(clip, how, machine.name)
     cache = _Cache.open(folder, log)
     hashes = content_hashes(photos)
-    row_of = {name: i for i, name in enumerate(photos.files)}
-    unreadable: dict[str, Rejection] = {}
-    for rows, keys, bad in _compute(clip, photos[_missing(hashes, cache)], how, machine, log):
-        content = {row.file_name: hashes[row_of[row.file_name]] for row in bad}
-        unreadable |= {row.file_name: row for row in bad}
-        cache.add(
-            folder, rows, keys, {str(content[r.file_name]): r for r in bad if content[r.file_name]}
-        )
+    bad: dict[str, Rejection] = {}
+    for rows, keys, refused in _compute(clip, photos[_missing(hashes, cache)], how, machine, log):
+        bad |= {row.file_name: row for row in refused}
+        cache.add(folder, rows, keys, _lasting(photos, hashes, refused))
     place = np.array(
         [cache.place.get(str(key), (-1, -1)) for key in hashes], dtype=np.int64
     ).reshape(-1, 2)
-    without = [(photos.files[i], hashes[i]) for i in range(len(photos)) if place[i, 0] < 0]
+    content = dict(zip(photos.files, hashes, strict=True))
+    known = {str(content[name]): row for name, row in bad.items() if content[name]} | cache.refused
     changed = Rejection("", "unreadable", "it changed while it was read")
-    known = unreadable | {
-        name: cache.refused.get(str(key), changed) for name, key in without if key
-    }
-    refused = [known[name]._replace(file_name=name) for name, _ in without]
-    return Features(cache.shards, place, refused)
+    without = [photos.files[i] for i in np.flatnonzero(place[:, 0] < 0)]
+    why = [bad.get(name) or known.get(str(content[name]), changed) for name in without]
+    rejections = [row._replace(file_name=name) for row, name in zip(why, without, strict=True)]
+    return Features(cache.shards, place, rejections)
 
 
 @torch.no_grad()
@@ -154,9 +156,7 @@ class _Cache:
         cache = cls([], {}, {})
         for path in sorted(folder.glob("*.safetensors")):
             try:
-                with safe_open(path, "pt") as file:
-                    about = json.loads(file.metadata()["about"])
-                    cache._take(file.get_tensor("rows"), about["keys"], about["refused"])
+                cache._take(path)
             except (SafetensorError, OSError, KeyError, TypeError, ValueError):
                 path.unlink(missing_ok=True)
                 log(warning=f"a damaged cache file was removed and is computed again: {path}")
@@ -165,20 +165,33 @@ class _Cache:
     def add(
         self, folder: Path, rows: Tensor, keys: list[str], refused: Mapping[str, Rejection]
     ) -> None:
-        """Take a shard in and write it, whole, under a name made of its content."""
+        """Write a shard, whole, under a name made of its content, and take it in from there."""
         about = json.dumps(
             {"keys": keys, "refused": {key: list(row) for key, row in refused.items()}}
         )
-        self._take(rows, keys, refused)
-        with whole(
-            folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
-        ) as path:
-            save_file({"rows": rows}, path, {"about": about})
+        path = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
+        with whole(path) as draft:
+            save_file({"rows": rows}, draft, {"about": about})
+        self._take(path)
 
-    def _take(self, rows: Tensor, keys: list[str], refused: Mapping[str, Sequence[Any]]) -> None:
-        self.place |= {key: (len(self.shards), row) for row, key in enumerate(keys)}
-        self.refused |= {key: Rejection(*row) for key, row in refused.items()}
+    def _take(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            rows = file.get_tensor("rows")
+        self.place |= {key: (len(self.shards), row) for row, key in enumerate(about["keys"])}
+        self.refused |= {key: Rejection(*row) for key, row in about["refused"].items()}
         self.shards.append(rows)
+
+
+def _lasting(
+    photos: Photos, hashes: Sequence[str | None], rows: Sequence[Rejection]
+) -> dict[str, Rejection]:
+    """Rejections by content, where that content is the reason and still lies there."""
+    of = {row.file_name: row for row in rows if row.reason != "unreadable"}
+    index = [i for i, name in enumerate(photos.files) if name in of]
+    now = content_hashes(photos[index])
+    pairs = zip(index, now, strict=True)
+    return {key: of[photos.files[i]] for i, key in pairs if key and key == hashes[i]}
 
 
 def _missing(hashes: Sequence[str | None], cache: _Cache) -> list[int]:
@@ -222,8 +235,8 @@ def _compute(
 
 def _forward(machine: Engine, normalise: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """Trunk outputs (b, K, ...) of uint8 views (b, K, 3, H, W); maps in half precision."""
-    flat = pixels.flatten(0, 1)
-    hidden = _halving(lambda some: machine.run(normalise(some)).cpu(), flat)
+    flat = pixels.flatten(0, 1).split(BATCH)
+    hidden = torch.cat([_halving(lambda x: machine.run(normalise(x)).cpu(), x) for x in flat])
     hidden = hidden.half() if hidden.ndim > 2 else hidden
     rows: Tensor = hidden.unflatten(0, pixels.shape[:2])
     return rows
@@ -251,9 +264,9 @@ def stream(
     """
     machine = engine(clip, part)
     for batch, bad in read(photos, TestView(clip.preprocessing), BATCH):
-        hidden = torch.empty(0)
+        hidden = torch.empty(0, 0)
         if batch.indices:
-            pixels = clip.preprocessing.normalise(batch.pixels[:, 0]).to(clip.device)
+            pixels = clip.preprocessing.normalise(batch.pixels[:, 0])
             hidden = _halving(lambda some: clip.tail(machine.run(some), part).cpu(), pixels)
         yield batch.indices, hidden, bad
 
@@ -273,11 +286,18 @@ def current_features(
         part: what is trained.
         shown: trunk outputs of their test views (not used when everything is trained).
         index: rows that are wanted; None: all.
+
+    Raises:
+        AnyclassError: a picture is no longer readable.
     """
     if part != "all":
         return image_features(clip, shown, part, index)
     wanted = photos if index is None else photos[index.numpy()]
-    return torch.cat([features for _, features, _ in stream(clip, wanted, part)])
+    rows = []
+    for _, features, bad in stream(clip, wanted, part):
+        _stop_if(bad)
+        rows.append(features)
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True)
@@ -328,10 +348,7 @@ class TrainingViews:
         if self.cached is None:
             draw = AugmentedViews(self.clip.preprocessing, self.augmentation, 1, self.seed + epoch)
             for batch, bad in read(self.photos[index.numpy()], draw, size):
-                if bad:
-                    raise AnyclassError(
-                        f"{bad[0].file_name} changed while training: {bad[0].detail}"
-                    )
+                _stop_if(bad)
                 yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])
             return
         for part in index.split(size):
@@ -340,3 +357,10 @@ class TrainingViews:
                 rows.shape[1], (len(part),), generator=generator(self.seed, epoch, int(part[0]))
             )
             yield part, rows[torch.arange(len(part)), view]
+
+
+def _stop_if(bad: Sequence[Rejection]) -> None:
+    """Rows and pictures would no longer go together."""
+    if bad:
+        why = f"{bad[0].reason} {bad[0].detail}".strip()
+        raise AnyclassError(f"{bad[0].file_name} changed while training: {why}")

@@ -17,6 +17,9 @@ from anyclass.errors import RequestError
 PLAIN = "a photo of a {}."
 """The template of CLIP's paper, and LatteCLIP's for class texts and all baselines."""
 
+BRIEFLY = "concisely, less than 20 words."
+"""How every question to a describer ends, in LatteCLIP's official scripts."""
+
 
 class Domain(NamedTuple):
     """How to speak of one kind of picture."""
@@ -27,6 +30,23 @@ class Domain(NamedTuple):
     """What it is asked about in several pictures."""
     template: str
     """Class template of LatteCLIP's official scripts for the set."""
+
+    @property
+    def noun(self) -> str:
+        """What a picture shows, in a word or a few: "object"."""
+        return self.image.removeprefix("the ").replace("{c} ", "").split(" in the ")[0]
+
+    def ask_image(self, prompt: str = "") -> str:
+        """The question about one picture; with `prompt` it names the class, where it has a place.
+
+        As in: Describe the object in the photo concisely, less than 20 words.
+        """
+        about = self.image.replace("{c} ", prompt and f"{prompt} ")
+        return f"Describe {about} {BRIEFLY}"
+
+    def ask_group(self) -> str:
+        """The question about several pictures at once."""
+        return f"Describe the common visual attributes of {self.group} {BRIEFLY}"
 
 
 DOMAINS = {
@@ -62,10 +82,11 @@ DOMAINS = {
 """The ten sets of LatteCLIP's paper: phrases A and B of its prompts, and its templates."""
 
 
-def domain(name: str) -> Domain:
+def domain(name: str, plural: str = "") -> Domain:
     """A known set of LatteCLIP's paper, or any noun: "bird" asks about "the bird in the photo"."""
+    plural = plural or f"{name}s"
     return DOMAINS.get(name) or Domain(
-        f"the {{c}} {name} in the photo", f"the {name}s in all the photos", PLAIN
+        f"the {{c}} {name} in the photo", f"the {plural} in all the photos", PLAIN
     )
 
 

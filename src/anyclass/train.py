@@ -109,23 +109,19 @@ def optimise(
     optimiser = _adamw(parameters, schedule)
     keeper = _Keeper(optimiser, parameters, checkpoint)
     step = keeper.load()
-    try:
-        for batch in batches.start(step):
-            terms = loss(batch)
-            _check(terms, step, batch)
-            optimiser.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()
-            _set_rate(optimiser, schedule.at(step, len(batches)))
-            optimiser.step()
-            if "logit_scale" in parameters:
-                parameters["logit_scale"].data.clamp_(0, log_of(100))
-            step += 1
-            numbers = {name: float(term.detach()) for name, term in terms.items()}
-            log(stage="fit", done=step, total=len(batches), **numbers)
-            keeper.save(step, soon=True)
-    except KeyboardInterrupt:
+    for batch in batches.start(step):
+        terms = loss(batch)
+        _check(terms, step, batch)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        _set_rate(optimiser, schedule.at(step, len(batches)))
+        optimiser.step()
+        if "logit_scale" in parameters:
+            parameters["logit_scale"].data.clamp_(0, log_of(100))
+        step += 1
+        numbers = {name: float(term.detach()) for name, term in terms.items()}
+        log(stage="fit", done=step, total=len(batches), **numbers)
         keeper.save(step)
-        raise
 
 
 def generator(*key: int) -> torch.Generator:
@@ -176,9 +172,9 @@ class _Keeper:
         self.optimiser, self.parameters, self.checkpoint = optimiser, parameters, checkpoint
         self.saved = monotonic()
 
-    def save(self, step: int, soon: bool = False) -> None:
-        """Write everything whole; with `soon` only when the last time is long ago."""
-        if self.checkpoint is None or (soon and monotonic() - self.saved < self.checkpoint.seconds):
+    def save(self, step: int) -> None:
+        """Write everything whole, between two steps, when the last time is long enough ago."""
+        if self.checkpoint is None or monotonic() - self.saved < self.checkpoint.seconds:
             return
         tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}
         for name, parameter in self.parameters.items():
@@ -190,10 +186,14 @@ class _Keeper:
         self.saved = monotonic()
 
     def load(self) -> int:
-        """Put a saved state back in place; returns the step to go on from."""
+        """Put a saved state back in place; returns the step to go on from.
+
+        A parameter that no loss has reached has no running averages.
+        """
         if self.checkpoint is None or not self.checkpoint.path.is_file():
             return 0
         with safe_open(self.checkpoint.path, "pt") as file:
+            saved = set(file.keys())
             step = int(file.metadata()["step"])
             for name, tensor in self.checkpoint.state.items():
                 tensor.copy_(file.get_tensor(f"state.{name}"))
@@ -204,5 +204,6 @@ class _Keeper:
                         "cpu" if key == "step" else parameter.device
                     )
                     for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{key}.{name}" in saved
                 }
         return step

@@ -373,7 +373,7 @@ def test_table__paths_stay_in_the_folder(root: Path, tmp_path: Path, path: str) 
         (
             "t.csv",
             "file,label\ntop.jpg,cow\n",
-            "no column 'image_path', see --file-column; found: 'file', 'label'",
+            "no column 'file_name', see --file-column; found: 'file', 'label'",
         ),
         ("t.csv", "", "no column .*found: none"),
         ("t.csv", "file_name,label\n", "no column"),

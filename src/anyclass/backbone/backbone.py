@@ -38,7 +38,7 @@ class Backbone:
         """Wrap an open_clip model and its tokenizer; `model_id` is kept for the record."""
         from open_clip import get_model_preprocess_cfg
 
-        self.model = model.eval()
+        self.model = model.eval().to(memory_format=torch.channels_last)  # faster convolutions
         self.model_id = model_id
         self.engine: EngineName = engine
         self.preprocessing = Preprocessing.of(get_model_preprocess_cfg(model))
@@ -95,7 +95,9 @@ class Backbone:
         return _unit(self._text.project(self._text.pooled(words.ids, words.embeddings)))
 
     def trunk(self, pixels: Float[Tensor, "B 3 H W"], part: Part) -> Float[Tensor, "B ..."]:
-        """What stays frozen when `part` is trained; (B, W) for the head, pixels themselves for all.
+        """What stays frozen when `part` is trained; pixels themselves for all.
+
+        For the head (B, W), or a map (B, W, h, w) where the head is what pools (ModifiedResNet).
 
         Raises:
             RequestError: the tower cannot be split there.
@@ -134,6 +136,9 @@ class Backbone:
             texts: also those of the text tower (head and tail: its projection).
         """
         self._check(part)
+        return self._belonging(part, texts)
+
+    def _belonging(self, part: Part, texts: bool) -> dict[str, nn.Parameter]:
         text_tower = [] if not texts else self._text.head_parameters
         wanted = [self.model.logit_scale, *self._image.head_parameters, *text_tower]
         if part == "tail":
@@ -164,12 +169,22 @@ class Backbone:
         return _digest(self.model.state_dict())
 
     def frozen_sha256(self, part: Part) -> str:
-        """Digest of the image tower without `part`: the same before and after training."""
-        trained = set() if part == "all" else set(self.parameters(part))
+        """Digest of the image tower without `part`: the same before and after training.
+
+        Also of the tower's modules as they print themselves: equal weights under another activation
+        are another tower.
+
+        Raises:
+            RequestError: the tower cannot be split there.
+        """
+        if part == "tail":
+            self._check(part)
+        trained = set() if part == "all" else set(self._belonging(part, texts=False))
         state = self.model.state_dict()
-        return _digest(
+        weights = _digest(
             {n: t for n, t in state.items() if n.startswith("visual.") and n not in trained}
         )
+        return hashlib.sha256(f"{weights} {self.model.visual}".encode()).hexdigest()
 
     @torch.no_grad()
     def fingerprint(self) -> Float[Tensor, "3 D"]:

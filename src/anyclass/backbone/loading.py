@@ -45,6 +45,8 @@ def _name_and_tag(model_id: str) -> tuple[str, str]:
             "(`anyclass models` lists them)"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tags:
+        raise RequestError(f"no weights of {name} are published: use local-dir:FOLDER for your own")
     if tag not in tags:
         raise RequestError(
             f"{name} needs one of its weights: {', '.join(f'{name}/{known}' for known in tags)}"
@@ -69,18 +71,27 @@ def _create(model_id: str, name: str, tag: str | None) -> tuple[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
+            _check_tokenizer(model_id, open_clip.get_model_config(name))
             model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
         return model, open_clip.get_tokenizer(name)
+    except ModelError:
+        raise
     except UserWarning as wrong:
         raise ModelError(
             f"{model_id}: these weights need another activation; use the -quickgelu name"
         ) from wrong
-    except (OSError, RuntimeError, ValueError, KeyError) as wrong:
+    except Exception as wrong:  # a damaged or hostile folder fails anywhere in these libraries
         raise ModelError(
             f"{model_id} could not be loaded: {_first_line(wrong)}. Weights come from the hub once "
             "and stay in its cache; without a network, fetch them on another machine and use "
             "local-dir:FOLDER"
         ) from wrong
+
+
+def _check_tokenizer(model_id: str, config: Any) -> None:
+    """A model's configuration must not ask that code from its folder be run."""
+    if config["text_cfg"].get("tokenizer_kwargs", {}).get("trust_remote_code"):
+        raise ModelError(f"{model_id} wants to run code of its own (trust_remote_code): refused")
 
 
 def _first_line(error: BaseException) -> str:

@@ -95,17 +95,23 @@ class TextTower:
         return self._tower.attn_mask is not None and at_end_of_text
 
     def _used(self, ids: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
-        """Which positions, counted from the front, a text needs."""
-        if self._hugging_face:
-            last = (ids != self._tower.config.pad_token_id).int().cumsum(1).argmax(1)
-        elif self._pool_type == "eos":
+        """Which positions, counted from the front, a text needs: what is pooled, what is seen."""
+        last = torch.zeros_like(ids[:, 0])
+        if not self._hugging_face and self._pool_type == "eos":
             last = (ids == self._eos_id).int().argmax(1)
-        elif self._pool_type == "argmax":
+        elif not self._hugging_face and self._pool_type == "argmax":
             last = ids.argmax(1)
-        else:
-            last = (ids != self._tower.pad_id).int().cumsum(1).argmax(1)
+        if self._masked is not None:
+            last = last.maximum((ids != self._masked).int().cumsum(1).argmax(1))
         used: Tensor = torch.arange(ids.shape[1], device=ids.device)[None] <= last[:, None]
         return used
+
+    @property
+    def _masked(self) -> int | None:
+        """The token that no other one looks at; None where padding is like any token."""
+        if self._hugging_face:
+            return int(self._tower.config.pad_token_id)
+        return int(self._tower.pad_id) if getattr(self._tower, "use_pad_mask", False) else None
 
     @property
     def _pool_type(self) -> str:

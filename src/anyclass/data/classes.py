@@ -105,7 +105,12 @@ class Classes:
 
         try:
             return TypeAdapter(cls).validate_python(value)
-        except (ValidationError, RequestError) as error:
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ModelError(
+                f"the saved classes are damaged: {first['loc']}: {first['msg']}"
+            ) from error
+        except RequestError as error:
             raise ModelError(f"the saved classes are damaged: {error}") from error
 
     def to_json(self) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def _inside(root: Path, base: Path, cell: str) -> str | None:
 
 def _cells(table: Path, columns: tuple[str, str]) -> Iterator[tuple[int, str, str]]:
     """Row number, path and label (empty if there is none) of each row of a table."""
+    if not table.exists():
+        raise RequestError(f"{table} cannot be read: give `folders`, or a table that is there.")
     try:
         rows = list(_rows(table, columns))
     except OSError as error:
@@ -63,7 +65,7 @@ def _cells(table: Path, columns: tuple[str, str]) -> Iterator[tuple[int, str, st
         raise RequestError(f"{table} is damaged: {error}.") from error
     file_column, label_column = columns
     have = sorted({str(key) for row in rows for key in row})
-    if file_column == "file_name" and file_column not in have:
+    if file_column == "file_name" and file_column not in have and "image_path" in have:
         file_column = "image_path"
     for column, flag in ((file_column, "--file-column"), (label_column, "--label-column")):
         if column not in have:

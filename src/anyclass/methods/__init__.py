@@ -1,7 +1,7 @@
 """The methods; `METHODS` is the only list of them."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
@@ -11,6 +11,7 @@ from anyclass.methods.zero_shot import ZeroShot
 from anyclass.train import Log
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass of hyper-parameters that can be fitted."""
 

@@ -13,11 +13,10 @@ A picture is assigned c_zs, its class before training, and c_ft, its class by th
 prototypes.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from math import ceil
+from math import ceil, isnan
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from anyclass.backbone import Backbone, Part
-from anyclass.captions import NONE, Asked, Captions, TextFeatures, draw_groups
+from anyclass.captions import NONE, Answers, Asked, Captions, Text, TextFeatures, draw_groups
 from anyclass.classifier import Classifier
 from anyclass.data import Augmentation, Photos
 from anyclass.describe import Request, Vocabulary
@@ -37,8 +36,18 @@ from anyclass.losses import Collisions, contrastive
 from anyclass.templates import PLAIN, class_features, domain, fill
 from anyclass.train import Batch, Checkpoint, Log, Schedule, generator, optimise
 
-Text = Literal["class", "image", "group"]
 Branch = Literal["zs", "ft"]
+BRANCHES: tuple[Branch, ...] = get_args(Branch)
+KINDS: tuple[Text, ...] = get_args(Text)
+
+LEARNING_RATES: dict[Part, float] = {"all": 1e-7, "tail": 1e-5, "head": 1e-5}
+"""Default learning rates: the paper's for all; the others are the project's."""
+
+BOLD = 1e-5
+"""Learning rate of the whole model above which the user is warned."""
+
+ADRIFT = 0.5
+"""Share of pictures still in their zero-shot class below which the user is warned."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -68,11 +77,13 @@ class LatteClip:
     """Class text; `{}` is the class."""
     domain: str = "object"
     """What the pictures show, for the describer: a noun, or one of the paper's sets."""
+    plural: str = ""
+    """Of a noun in `domain` that does not take an s."""
     class_in_prompt: bool = False
     """Name the zero-shot class when asking about a picture (the paper's flowers and food)."""
     describer: Vocabulary = Vocabulary()
     """Who writes image and group texts."""
-    texts: tuple[Text, ...] = ("class", "image", "group")
+    texts: Annotated[tuple[Text, ...], Field(min_length=1)] = KINDS
     """Which kinds of text are used."""
     image_captions: Annotated[int, Field(gt=0)] = 1
     """Texts per picture; one of them is drawn at each visit."""
@@ -98,12 +109,12 @@ class LatteClip:
     relabel: Literal["batch", "epoch", "never"] = "batch"
     """When c_ft is computed; never: it stays c_zs."""
     relabel_view: Literal["train", "weak"] = "train"
-    """c_ft of a batch from its augmented views, or from the test views."""
+    """c_ft of a batch from its augmented views, or from the test views (always for an epoch)."""
     collisions: Collisions = "ignore"
     """What two pictures of one class in a batch are to each other."""
     loss: Literal["infonce", "classes"] = "infonce"
     """Contrast with the texts of the batch, or with the C prototypes (the project's own form)."""
-    branches: tuple[Branch, ...] = ("zs", "ft")
+    branches: Annotated[tuple[Branch, ...], Field(min_length=1)] = BRANCHES
     """Whose loss is minimised."""
     update_branches: Literal["all", "same"] = "all"
     """Whose texts move the prototypes: both branches', or those of `branches`."""
@@ -128,72 +139,70 @@ class LatteClip:
         Raises:
             RequestError: fewer than two classes, or a setting that cannot be met.
         """
+        self._check(photos, log)
         seed, part = torch.initial_seed(), self._cached_part
         shown = embed(clip, photos, Embedding(part), log)
         f0 = image_features(clip, shown, part)  # F0 (N, D)
-        p0 = class_features(clip, self._prompts(photos), [self.template]).detach()  # W0 (C, D)
-        c_zs = (f0 @ p0.T).argmax(1).cpu()
-        p, p_epoch, c_epoch, groups = p0.clone(), p0.clone(), c_zs.clone(), c_zs.clone()
-        tuned = clip.copy()
+        with torch.no_grad():
+            p0 = class_features(clip, photos.classes.prompts, [self.template])  # W0 (C, D)
+        c_zs = nearest(f0, p0)
+        p, p_epoch, c_epoch, pool = p0.clone(), p0.clone(), c_zs.clone(), c_zs.clone()
+        tuned, answers = clip.copy(), Answers(self.describer, clip, f0.cpu())
         batches = self._batches(tuned, photos, log, seed)
-        texts = self._texts(clip, tuned, photos, f0, groups)
+        texts = self._texts(tuned, photos, answers, c_zs, pool)
+        facts = torch.full((len(FACTS) + len(set(self.texts)),), float("nan"))
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             begin(batch)
             f = tuned.tail(batch.hidden, self.tune)  # F (B, D)
             c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
-            v, present = texts.features(batch, c, self)  # (2, K, B, D)
+            numbers = self._drawn(texts, batch, c, generator(seed, batch.step))  # (2, K, B)
+            v, present = texts.encode(numbers), (numbers != NONE).to(f.device)
             now, weigh = p.clone(), p if self.weight_prototypes == "current" else p_epoch
             w = margin_weights(v, weigh, c, present, self.margin, self.floor)  # (2, K, B)
             m = mix(v, w, now[c])  # (2, B, D)
             t = self.alpha * now[c] + (1 - self.alpha) * m
             t = normalize(t, dim=-1) if self.normalise_mix else t
-            terms = {
-                f"{b}_loss": self._contrast(f, t[i], c[i], now, tuned.logit_scale)
-                for i, b in self._branches
-            }
+            terms = self._losses(f, t, c.to(f.device), now, tuned.logit_scale)
             p.copy_(self._updated(now, m.detach(), c))
-            log(stage="latteclip", step=batch.step, **_facts(p, p0, c, w, present, self))
+            facts.copy_(_facts(p, p0, c, w, present, self.floor))
+            log(stage="latteclip", step=batch.step, **self._named(facts))
             return terms
 
         @torch.no_grad()
         def begin(batch: Batch) -> None:
             """What changes only now and then."""
             nonlocal texts
-            everything = torch.arange(len(photos))
             if self.regroup == "once" and batch.step == self._warm_up(len(photos)):
-                groups.copy_(
-                    nearest(current_features(tuned, photos, self.tune, shown, everything), p)
-                )
-            if not torch.equal(groups, texts.groups):
-                texts = self._texts(clip, tuned, photos, f0, groups)
+                pool.copy_(labels())
+            if not torch.equal(pool, texts.pool):
+                texts = self._texts(tuned, photos, answers, c_zs, pool)
             if batch.starts_epoch:
                 p_epoch.copy_(p)
-            if batch.starts_epoch and self.relabel == "epoch":
-                c_epoch.copy_(
-                    nearest(current_features(tuned, photos, self.tune, shown, everything), p)
-                )
+                c_epoch.copy_(labels() if self.relabel == "epoch" else c_zs)
 
         @torch.no_grad()
         def relabel(batch: Batch, f: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
             """c_ft of the batch."""
             if self.relabel != "batch":
                 return c_epoch[batch.index]
-            if self.relabel_view == "weak":
-                f = current_features(tuned, photos, self.tune, shown, batch.index)
-            return nearest(f, p)
+            return nearest(f, p) if self.relabel_view == "train" else labels(batch.index)
 
-        state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "groups": groups}
+        def labels(index: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
+            """Classes by the model of now, on test views: of all pictures or of some."""
+            return nearest(current_features(tuned, photos, self.tune, shown, index), p)
+
+        state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
-        optimise(
-            loss,
-            tuned.parameters(self.tune, not self.freeze_text),
-            batches,
-            self._schedule(len(photos)),
-            log,
-            keep,
-        )
-        record = {"descriptions": texts.rows(photos), "zero_shot_labels": c_zs.tolist()}
+        trained = tuned.parameters(self.tune, not self.freeze_text)
+        optimise(loss, trained, batches, self._schedule(len(photos)), log, keep)
+        if facts[0] < ADRIFT:
+            log(warning=f"{1 - facts[0]:.0%} of the last pictures have left their zero-shot class")
+        record = {
+            "facts": self._named(facts),
+            "descriptions": texts.captions.rows(photos),
+            "zero_shot_labels": c_zs.tolist(),
+        }
         return Classifier(tuned, self.tune, photos.classes, p, "latteclip", asdict(self), record)
 
     @property
@@ -201,25 +210,20 @@ class LatteClip:
         """What is frozen while the test views are embedded."""
         return "head" if self.tune == "all" else self.tune
 
-    @property
-    def _branches(self) -> list[tuple[int, Branch]]:
-        """Branches whose loss counts, with their row."""
-        return [(i, branch) for i, branch in enumerate(("zs", "ft")) if branch in self.branches]
-
-    def _prompts(self, photos: Photos) -> tuple[str, ...]:
+    def _check(self, photos: Photos, log: Log) -> None:
         if len(photos.classes) < 2:
             raise RequestError(
                 "LatteCLIP tells classes apart: it needs the names of two or more (--classes FILE)"
             )
-        return photos.classes.prompts
+        if self.tune == "all" and self.lr is not None and self.lr > BOLD:
+            log(warning=f"lr {self.lr} is bold for a whole model: the paper takes 1e-7 to 1e-6")
 
     def _warm_up(self, pictures: int) -> int:
         return ceil(pictures / self.batch_size) if self.warm_up is None else self.warm_up
 
     def _steps(self, pictures: int) -> int:
-        return (
-            min(2000, 50 * ceil(pictures / self.batch_size)) if self.steps is None else self.steps
-        )
+        epoch = ceil(pictures / self.batch_size)
+        return min(2000, 50 * epoch) if self.steps is None else self.steps
 
     def _schedule(self, pictures: int) -> Schedule:
         lr = LEARNING_RATES[self.tune] if self.lr is None else self.lr
@@ -233,69 +237,86 @@ class LatteClip:
         return TrainingViews(photos, tuned, cached, self.augmentation, self.batch_size, steps, seed)
 
     def _texts(
-        self, clip: Backbone, tuned: Backbone, photos: Photos, f: Tensor, groups: Tensor
+        self, tuned: Backbone, photos: Photos, answers: Answers, c_zs: Tensor, pool: Tensor
     ) -> "_Texts":
-        """Ask the describer about every picture and every group."""
-        asked = self._ask(photos, groups)
+        """All texts, with the groups of `pool`; only what is new is asked for."""
         class_texts = [fill(self.template, prompt) for prompt in photos.classes.prompts]
-        captions = Captions.ask(class_texts, asked, self.describer, clip, f.cpu())
+        captions = Captions.of(class_texts, self._asked(photos, c_zs, pool), answers)
         encode = TextFeatures(tuned, captions.strings, self.tune, self.freeze_text)
-        return _Texts(asked, captions, encode, groups.clone())
+        return _Texts(captions, encode, pool.clone())
 
-    def _ask(self, photos: Photos, groups: Int[Tensor, " N"]) -> Asked:
-        """The questions about pictures (phrase A of the domain) and about groups (phrase B)."""
-        phrases, prompts = domain(self.domain), photos.classes.prompts
-        images, pools = [], []
+    def _asked(self, photos: Photos, c_zs: Tensor, pool: Tensor) -> Asked:
+        """The questions about each picture and about the groups of each class."""
+        about, prompts = domain(self.domain, self.plural), photos.classes.prompts
+        images: list[list[Request]] = [[] for _ in range(len(photos))]
+        groups: list[list[Request]] = [[] for _ in prompts]
         if "image" in self.texts:
-            for i, c in enumerate(groups.tolist()):
-                about = phrases.image if self.class_in_prompt else phrases.image.replace("{c} ", "")
-                question = f"Describe {about.replace('{c}', prompts[c])} {BRIEFLY}"
-                images += [
-                    Request((i,), question, self.domain, r) for r in range(self.image_captions)
-                ]
+            for i, c in enumerate(c_zs.tolist()):
+                question = about.ask_image(prompts[c] if self.class_in_prompt else "")
+                variants = range(self.image_captions)
+                images[i] = [Request((i,), question, about.noun, r) for r in variants]
         if "group" in self.texts:
-            question = f"Describe the common visual attributes of {phrases.group} {BRIEFLY}"
-            drawn = draw_groups(
-                groups, len(prompts), self.group_size, self.groups, torch.initial_seed()
-            )
-            pools = [[Request(rows, question, self.domain) for rows in pool] for pool in drawn]
-        return Asked(images, pools or [[] for _ in prompts])
+            n, most, seed = self.group_size, self.groups, torch.initial_seed()
+            for c, drawn in enumerate(draw_groups(pool, len(prompts), n, most, seed)):
+                groups[c] = [Request(rows, about.ask_group(), about.noun) for rows in drawn]
+        return Asked(images, groups)
 
-    def _contrast(
-        self, f: Tensor, t: Tensor, c: Tensor, p: Tensor, scale: Tensor
-    ) -> Float[Tensor, ""]:
-        """One branch's loss."""
-        if self.loss == "infonce":
-            return contrastive(f, t, scale, c, self.collisions)  # Eq. 3
-        return prototype_loss(f, t, c, p, scale)
+    def _drawn(
+        self, texts: "_Texts", batch: Batch, c: Int[Tensor, "2 B"], draw: torch.Generator
+    ) -> Int[Tensor, "2 K B"]:
+        """Which texts the samples of both branches get."""
+        pools = texts.pool[batch.index][None]
+        if self.group_label == "ft":
+            pools = torch.cat([pools, c[1:]])
+        return texts.captions.draw(batch.index, c, pools, self.texts, draw)
+
+    def _losses(
+        self, f: Tensor, t: Tensor, c: Int[Tensor, "2 B"], p: Tensor, scale: Tensor
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The loss of each branch that counts, from its mixed texts t (2, B, D)."""
+        terms = {}
+        for i, branch in enumerate(BRANCHES):
+            if branch not in self.branches:
+                continue
+            if self.loss == "infonce":
+                term = contrastive(f, t[i], scale, c[i], self.collisions)  # Eq. 3
+            else:
+                term = prototype_loss(f, t[i], c[i], p, scale)
+            terms[f"{branch}_loss"] = term
+        return terms
 
     @torch.no_grad()
     def _updated(
         self, p: Float[Tensor, "C D"], m: Float[Tensor, "2 B D"], c: Int[Tensor, "2 B"]
     ) -> Float[Tensor, "C D"]:
         """Prototypes after a step."""
-        rows = [
-            i
-            for i, b in enumerate(("zs", "ft"))
-            if self.update_branches == "all" or b in self.branches
-        ]
+        moving = BRANCHES if self.update_branches == "all" else self.branches
+        rows = [i for i, b in enumerate(BRANCHES) if b in moving]
         if self.update == "sequential":
             for i in rows:
                 p = move(p, m[i], c[i], self.alpha, self.momentum)
             return p
         return move(p, m[rows].flatten(0, 1), c[rows].flatten(), self.alpha, self.momentum)
 
+    def _named(self, facts: Float[Tensor, " F"]) -> dict[str, float]:
+        """Figures of `_facts` under their names; none before the first step."""
+        names = [*FACTS, *(f"weight_{kind}" for kind in KINDS if kind in self.texts)]
+        named = zip(names, facts.tolist(), strict=True)
+        return {name: value for name, value in named if not isnan(value)}
 
-BRIEFLY = "concisely, less than 20 words."
-"""How every question ends."""
 
-LEARNING_RATES: dict[Part, float] = {"all": 1e-7, "tail": 1e-5, "head": 1e-4}
-"""Default learning rates: the paper's for all; the others are the project's."""
+class _Texts(NamedTuple):
+    """The texts of now."""
+
+    captions: Captions
+    encode: TextFeatures
+    pool: Int[Tensor, " N"]
+    """Class whose pool holds the group texts of each picture."""
 
 
 def nearest(f: Float[Tensor, "n D"], p: Float[Tensor, "C D"]) -> Int[Tensor, " n"]:
     """argmax_c f . p_c, on the CPU."""
-    return (f @ p.T).argmax(1).cpu()
+    return (f.to(p.device) @ p.T).argmax(1).cpu()
 
 
 def margin_weights(
@@ -374,47 +395,24 @@ def prototype_loss(
     return cross_entropy(logits, c)
 
 
-class _Texts(NamedTuple):
-    """Questions, answers and their features."""
-
-    asked: Asked
-    captions: Captions
-    encode: TextFeatures
-    groups: Int[Tensor, " N"]
-
-    def features(
-        self, batch: Batch, c: Int[Tensor, "2 B"], how: LatteClip
-    ) -> tuple[Tensor, Tensor]:
-        """Features (2, K, B, D) of the texts of both branches, and which are there (2, K, B)."""
-        draw = generator(torch.initial_seed(), batch.step)
-        kinds: list[Tensor] = []
-        if "class" in how.texts:
-            kinds.append(self.captions.classes[c])
-        if "image" in how.texts:
-            kinds.append(self.captions.image_text(batch.index, draw).expand(2, -1))
-        if "group" in how.texts:
-            zs = self.captions.group_text(self.groups[batch.index], draw)
-            ft = self.captions.group_text(c[1], draw) if how.group_label == "ft" else zs
-            kinds.append(torch.stack([zs, torch.where(ft == NONE, zs, ft)]))
-        numbers = torch.stack(kinds, dim=1)
-        features = self.encode(numbers)
-        return features, (numbers != NONE).to(features.device)
-
-    def rows(self, photos: Photos) -> list[Mapping[str, Any]]:
-        """The texts, for inspection."""
-        return self.captions.rows(photos, self.asked)
+FACTS = ("agreement_with_zero_shot", "rows_at_floor", "prototype_drift")
+"""Figures of a step that stand before the mean weight of each kind of text."""
 
 
 def _facts(
-    p: Tensor, p0: Tensor, c: Tensor, w: Tensor, present: Tensor, how: LatteClip
-) -> dict[str, float]:
-    """How labels agree, how texts weigh and how far prototypes have moved."""
-    known = w[present]
-    kinds = [kind for kind in ("class", "image", "group") if kind in how.texts]
-    weights = {f"weight_{kind}": float(w[:, k].mean()) for k, kind in enumerate(kinds)}
-    return {
-        "agreement": float((c[0] == c[1]).float().mean()),
-        "floor_share": float((known <= 2 * how.floor).float().mean()),
-        "drift": float(1 - (p * p0).sum(1).mean()),
-        **weights,
-    }
+    p: Float[Tensor, "C D"],
+    p0: Float[Tensor, "C D"],
+    c: Int[Tensor, "2 B"],
+    w: Float[Tensor, "2 K B"],
+    present: Bool[Tensor, "2 K B"],
+    floor: float,
+) -> Float[Tensor, " F"]:
+    """How labels agree, how many samples have generic texts only, how far prototypes have moved.
+
+    Then the mean weight of each kind of text, of those that are there.
+    """
+    agreement = (c[0] == c[1]).float().mean().to(w.device)
+    at_floor = (w <= 2 * floor).all(1).float().mean()
+    drift = 1 - torch.einsum("cd,cd->c", p, p0).mean()
+    weights = w.sum((0, 2)) / present.sum((0, 2)).clamp_min(1)
+    return torch.cat([torch.stack([agreement, at_floor, drift]), weights]).cpu()

@@ -4,8 +4,13 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
+from anyclass.errors import RequestError
+from anyclass.files import MANIFEST, lock, read_json, sha256, write_json
 from anyclass.methods import METHODS
+from anyclass.report import write
 from anyclass.run.fitting import fit
+from anyclass.run.folder import check_finished
+from anyclass.run.planning import plan
 from anyclass.run.request import Request
 
 
@@ -20,14 +25,18 @@ class _Fit:
     overwrite: bool = False
     """Replace a run that is there; only its own files are touched."""
 
-    def run(self) -> dict[str, Any]:
+    def fit(self) -> dict[str, Any]:
         """Do it; returns the content of `metrics.json`."""
         method = getattr(self, "method", "auto")
         return fit(method, self.out, self.overwrite, **vars(self.request))
 
+    def plan(self) -> dict[str, Any]:
+        """Say what `fit` would do."""
+        return plan(getattr(self, "method", "auto"), **vars(self.request))
+
 
 def fit_command(name: str) -> type[_Fit]:
-    """The flags of `anyclass fit NAME`: the request, the folder, and the fields of the method."""
+    """Flags of `anyclass fit NAME` and `plan NAME`: request, folder, the fields of the method."""
     if name == "auto":
         return _Fit
     method = METHODS[name]
@@ -36,6 +45,24 @@ def fit_command(name: str) -> type[_Fit]:
     )
     command.__doc__ = f"{method.__doc__}"
     return command
+
+
+def report(run: Path) -> dict[str, str]:
+    """Write the report of a run again: RUN/report.html, one file that loads nothing.
+
+    Args:
+        run: a run folder.
+
+    Raises:
+        RequestError: it holds no finished run, or is in use.
+    """
+    check_finished(run)
+    with lock(run):
+        path = write(run)
+        manifest = read_json(run / MANIFEST)
+        manifest["files"][path.name] = sha256(path)
+        write_json(run / MANIFEST, manifest)
+    return {"report": str(path)}
 
 
 def models(contains: str = "") -> dict[str, list[str]]:
@@ -48,4 +75,7 @@ def models(contains: str = "") -> dict[str, list[str]]:
 
     names = ["starter", *(f"{name}/{tag}" for name, tag in open_clip.list_pretrained())]
     forms = ["hf-hub:OWNER/NAME", "local-dir:FOLDER"]
-    return {"models": [name for name in [*names, *forms] if contains.lower() in name.lower()]}
+    found = [name for name in [*names, *forms] if contains.lower() in name.lower()]
+    if not found:
+        raise RequestError(f"no model has {contains!r} in its name; `anyclass models` lists all")
+    return {"models": found}

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.emoji import PICTURES, draw
-from anyclass.files import cache_folder
+from anyclass.files import MANIFEST, cache_folder, read_json
 from anyclass.methods import METHODS
 from anyclass.run.fitting import fit
+from anyclass.run.folder import is_run
 
 
 def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
     """Draw emoji, label them by class names alone, score the labels and leave a run folder.
 
     Args:
-        out: the run folder; an earlier demo there is replaced.
+        out: the run folder; a finished demo there is replaced.
         seed: of everything random.
 
     Returns:
@@ -22,5 +23,11 @@ def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
     pictures = draw(cache_folder("demo", "emoji"))
     method = METHODS["latteclip"](tune="head", domain="emoji")
     names = tuple(PICTURES)
-    metrics = fit(method, out, True, images=pictures, classes=names, labels="folders", seed=seed)
+    again = (out / MANIFEST).is_file() and _of_demo(out, pictures)
+    metrics = fit(method, out, again, images=pictures, classes=names, labels="folders", seed=seed)
     return metrics | {"out": str(out), "images": str(pictures)}
+
+
+def _of_demo(out: Path, pictures: Path) -> bool:
+    """Whether a run folder is that of a demo."""
+    return is_run(out) and read_json(out / "config.json")["images"] == str(pictures.resolve())

@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,16 @@ import torch
 
 import anyclass
 from anyclass.backbone import Backbone
-from anyclass.data import Photos, Rejection
+from anyclass.data import Photos, Rejection, content_hashes
 from anyclass.errors import AnyclassError
 from anyclass.features import Embedding, embed
 from anyclass.files import write_json, write_manifest, write_text
-from anyclass.methods import METHODS, Method
+from anyclass.methods import Method
 from anyclass.report import write
 from anyclass.run.card import card
-from anyclass.run.folder import SCRATCH, environment, opened
+from anyclass.run.folder import SCRATCH, begin, environment, opened
 from anyclass.run.progress import Callback, Progress
-from anyclass.run.request import Request, choose, remarks, request_of
+from anyclass.run.request import Choice, Request, choose, remarks, request_of
 from anyclass.run.scoring import compare, see
 from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
 from anyclass.templates import PLAIN
@@ -59,29 +60,29 @@ def fit(
     """
     request = request_of(options)
     photos = request.photos("fit")
-    asked = method if isinstance(method, str) else _name(method)
-    name, chosen, why = choose(asked, photos, request.torch_device)
-    if not isinstance(method, str):
-        chosen, why = method, [f"{name} was asked for"]
-    config = _config(request, asked, name, chosen, why)
+    choice = choose(method, photos, request.torch_device)
+    config = _config(request, choice)
     with opened(Path(out), config, overwrite) as folder:
+        clip = request.backbone()  # a model that cannot be had leaves the folder as it was
+        begin(folder, config, overwrite)
         with Progress(folder / "log.jsonl", callback) as log:
-            return _fit(folder, request, photos, chosen, config, log)
+            if choice.asked == "auto":
+                log.say(f"auto takes {choice.name}: {'; '.join(choice.why)}")
+            for remark in remarks(photos):
+                log.say(remark)
+            return _fit(folder, request, clip, photos, choice.method, log)
 
 
 def _fit(
-    folder: Path, request: Request, photos: Photos, method: Method, config: Json, log: Progress
+    folder: Path, request: Request, clip: Backbone, photos: Photos, method: Method, log: Progress
 ) -> Json:
-    """Everything between an opened run folder and its manifest."""
+    """Everything between a run folder that has begun and its manifest."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), _Clock()
-    for remark in remarks(photos):
-        log.say(remark)
-    clip = request.backbone()
     everything = photos
     photos, rejections = _readable(clip, photos, request, method, log)
     clock("embed")
     seed_everything(request.seed)
-    classifier = method.fit(clip, photos, log, folder / SCRATCH)
+    classifier = method.fit(clip, photos, log, _scratch(folder, clip, photos))
     clock("fit")
     seen = see(clip, classifier, photos, log)
     rows = compared_rows(everything, seen, rejections)
@@ -119,15 +120,20 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _name(method: Method) -> str:
-    return next(name for name, kind in METHODS.items() if isinstance(method, kind))
-
-
-def _config(request: Request, asked: str, name: str, method: Any, why: list[str]) -> Json:
-    fields = json.loads(json.dumps(asdict(method)))
-    config = request.to_json() | {"asked": asked, "method": name, "why": why, "fields": fields}
+def _config(request: Request, choice: Choice) -> Json:
+    method: Any = choice.method
+    fields = asdict(method)
+    config = request.to_json() | {"asked": choice.asked, "method": choice.name, "why": choice.why}
     config |= {"version": anyclass.__version__, "template": fields.get("template", PLAIN)}
-    return dict(json.loads(json.dumps(config)))
+    return dict(json.loads(json.dumps(config | {"fields": fields})))
+
+
+def _scratch(folder: Path, clip: Backbone, photos: Photos) -> Path:
+    """What an unfinished run goes on from, as long as model and pictures are the same."""
+    key = json.dumps([1])
+    scratch = folder / SCRATCH / sha256(key.encode()).hexdigest()[:24]
+    scratch.mkdir(exist_ok=True)
+    return scratch
 
 
 class _Clock:
@@ -159,11 +165,13 @@ def _readable(
     features = embed(clip, photos, Embedding(_part(method)), log)
     lost = len(features.rejections)
     for row in features.rejections[:3]:
-        log.say(f"rejected {row.file_name}: {row.reason} {row.detail}")
+        log.say(f"rejected {row.file_name}: {row.reason}. {row.detail}")
     if lost == len(photos) or lost > request.max_rejected * len(photos):
         first = features.rejections[0]
+        few = f"more than --max-rejected allows ({request.max_rejected:.0%})"
         raise AnyclassError(
-            f"{lost} of {len(photos)} pictures cannot be used, more than --max-rejected allows "
-            f"({request.max_rejected:.0%}). First: {first.file_name}: {first.reason} {first.detail}"
+            f"{lost} of {len(photos)} pictures cannot be used, "
+            f"{few if lost < len(photos) else 'so there is nothing to learn from'}.\n"
+            f"The first is {first.file_name} ({first.reason}): repair or remove such files"
         )
     return photos[features.ok], features.rejections

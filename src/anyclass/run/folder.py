@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.errors import RequestError
-from anyclass.files import lock, read_json, sweep, write_json
+from anyclass.errors import AnyclassError, RequestError
+from anyclass.files import MANIFEST, check_manifest, lock, read_json, sweep, write_json
 
 SCRATCH = "unfinished"
 """Folder inside a run for what a continued run needs; gone when it is finished."""
 
 FILES = (
+    "manifest.json",
     "config.json",
     "environment.json",
     "classes.json",
@@ -29,12 +30,14 @@ FILES = (
     "rejected.csv",
     "descriptions.jsonl",
     "report.html",
-    "manifest.json",
     "model/classifier.safetensors",
     "model/classifier.json",
     "model/README.md",
 )
 """Everything a finished run holds."""
+
+_MARKS = {"asked", "fields", "images", "method", "version"}
+"""Keys by which the `config.json` of a run is told from one of something else."""
 
 _PACKAGES = (
     "torch",
@@ -50,44 +53,89 @@ _PACKAGES = (
 
 @contextmanager
 def opened(out: Path, config: Mapping[str, Any], overwrite: bool) -> Iterator[Path]:
-    """Hold the run folder `out` for this configuration; yields it ready to be written or continued.
+    """Hold the run folder `out` for this request; yields it checked, and not changed so far.
 
     Raises:
         RequestError: it is finished, was made by another request, is not a run, or is in use.
     """
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"{out} is a file; give a folder for the run (--out)")
+    _refuse_foreign(out)
     with lock(out):
         sweep(out)
-        _check(out, config, overwrite)
-        write_json(out / "config.json", dict(config))
-        (out / "model").mkdir(exist_ok=True)
-        (out / SCRATCH).mkdir(exist_ok=True)
+        if _listing(out):
+            if overwrite:
+                _refuse_changed(out)
+            elif _holds_work(out):
+                _refuse_other(out, config)
         yield out
 
 
-def _check(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
-    present = [path.name for path in out.iterdir() if not path.name.startswith(".anyclass")]
-    if present and not (out / "config.json").is_file():
-        raise RequestError(
-            f"{out} holds other files ({present[0]} ...); choose an empty folder (--out)"
-        )
-    if not present:
-        return
-    if overwrite:
+def begin(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
+    """Make an opened folder ready to be written, or to be continued where a run was stopped."""
+    if overwrite or not _holds_work(out):
         _clear(out)
+    write_json(out / "config.json", dict(config))
+    (out / "model").mkdir(exist_ok=True)
+    (out / SCRATCH).mkdir(exist_ok=True)
+
+
+def _listing(out: Path) -> list[str]:
+    """What lies in a folder, hidden files apart."""
+    return sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+
+
+def _holds_work(out: Path) -> bool:
+    """Whether anything would be lost: a request that failed at once may be corrected."""
+    made = (out / name for name in FILES if name not in ("config.json", "log.jsonl"))
+    return any(path.exists() for path in (*made, *(out / SCRATCH).glob("*/*")))
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Before anything is written, not even a lock."""
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise RequestError(f"{there} is a file; give a folder for the run (--out)")
+    names = _listing(out) if there == out else []
+    if names and not is_run(out):
+        raise RequestError(f"{out} holds other files ({names[0]} ...); choose another --out")
+
+
+def is_run(out: Path) -> bool:
+    """Whether a folder holds a run, finished or not."""
+    try:
+        config = read_json(out / "config.json")
+    except AnyclassError:
+        return False
+    return isinstance(config, dict) and _MARKS <= set(config)
+
+
+def check_finished(out: Path) -> None:
+    """Refuse a folder that holds no finished run."""
+    if (out / MANIFEST).is_file() and is_run(out):
         return
+    state = "a run that is not finished" if is_run(out) else "no run"
+    raise RequestError(f"{out} holds {state}: `anyclass fit auto --images DIR ... --out {out}`")
+
+
+def _refuse_other(out: Path, config: Mapping[str, Any]) -> None:
+    """A run of another request, and one that is finished."""
     before = read_json(out / "config.json")
-    differing = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
-    if differing:
+    keys = {*before, *config} - {"why"}
+    if differing := sorted(key for key in keys if before.get(key) != config.get(key)):
         raise RequestError(
             f"{out} belongs to another request: {_differences(before, config, differing)}. "
             "Choose another --out, or --overwrite it"
         )
-    if (out / "manifest.json").is_file():
+    if (out / MANIFEST).is_file():
         raise RequestError(
             f"{out} is finished: look at {out / 'report.html'}, or say --overwrite or another --out"
         )
+
+
+def _refuse_changed(out: Path) -> None:
+    """Labels that somebody corrected by hand are not overwritten."""
+    changed = [problem for problem in check_manifest(out) if problem.endswith("has changed")]
+    if (out / MANIFEST).is_file() and changed:
+        raise RequestError(f"{out / changed[0]} since the run; move it away before --overwrite")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
@@ -104,9 +152,10 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequen
 
 
 def _clear(out: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
+    """Remove what a run wrote and nothing else; `config.json` stays until it is replaced."""
     for name in FILES:
-        (out / name).unlink(missing_ok=True)
+        if name != "config.json":
+            (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
 
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
-from anyclass.backbone import Backbone
+from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.errors import AnyclassError, RequestError
+from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features import Embedding, embed
+from anyclass.methods import METHODS
+from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
+from anyclass.run.request import check_share, torch_device
 from anyclass.run.scoring import compare, see
 from anyclass.run.tables import PREDICTION, Row, prediction_row, rejected_row, write_table
 
@@ -22,8 +25,11 @@ def predict(
     run: Path | str,
     images: Path | str,
     out: Path | str = "predictions.csv",
-    device: str = "cpu",
+    overwrite: bool = False,
+    device: str = "auto",
+    engine: EngineName = "auto",
     max_rejected: float = 0.1,
+    allow_pickle: bool = False,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Label every picture of a folder with a fitted run, in bounded memory.
@@ -32,20 +38,23 @@ def predict(
         run: a run folder.
         images: folder of pictures, walked recursively.
         out: table to write, `.csv` or `.parquet`; one row per picture, rejected ones too.
-        device: torch device.
+        overwrite: replace a file that is there.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.
+        engine: what runs the frozen image tower on a CPU.
         max_rejected: largest share of pictures that may be unreadable.
+        allow_pickle: accept model weights that are not safetensors from a local folder.
         callback: gets `done` and `total`.
 
     Returns:
         `n`, `rejected`, `out` and how many pictures each class got.
 
     Raises:
-        RequestError: there is no fitted run, no picture, or the table has another ending.
+        RequestError: there is no fitted run, no picture, or the table cannot be written there.
         AnyclassError: too many pictures are unreadable (the table is written all the same).
     """
-    if Path(out).suffix not in (".csv", ".parquet"):
-        raise RequestError(f"--out {out}: the table is written as .csv or .parquet")
-    classifier = load(run, device)
+    _check_table(Path(out), overwrite)
+    check_share(max_rejected)
+    classifier = load(run, device, allow_pickle, engine)
     photos = Photos.read(images)
     result: Json = {"n": len(photos), "rejected": 0, "out": str(out), "classes": {}}
     with Progress(callback=callback) as log:
@@ -63,8 +72,10 @@ def predict(
 def evaluate(
     run: Path | str,
     images: Path | str,
-    labels: str = "folders",
-    device: str = "cpu",
+    labels: Annotated[str, arg(metavar="folders|FILE")] = "folders",
+    device: str = "auto",
+    engine: EngineName = "auto",
+    allow_pickle: bool = False,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Score a fitted run on labelled pictures, zero-shot beside it.
@@ -73,7 +84,9 @@ def evaluate(
         run: a run folder.
         images: folder of labelled pictures.
         labels: "folders" (a picture's parent folder), or a table with file_name and label.
-        device: torch device.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.
+        engine: what runs the frozen image tower on a CPU.
+        allow_pickle: accept model weights that are not safetensors from a local folder.
         callback: gets `done` and `total`.
 
     Returns:
@@ -81,19 +94,21 @@ def evaluate(
         per_class, confusion, calibration_error and warnings.
 
     Raises:
-        RequestError: there is no fitted run, or labels are not among its classes.
+        RequestError: there is no fitted run, nothing to score, or labels that are not its classes.
     """
-    classifier = load(run, device)
+    classifier = load(run, device, allow_pickle, engine)
     photos = Photos.read(images, classifier.classes_, labels)
-    base = Backbone.load(classifier.clip.model_id, device)
+    base = Backbone.load(classifier.clip.model_id, torch_device(device), allow_pickle, engine)
     with Progress(callback=callback) as log:
-        features = embed(
-            base, photos, Embedding("tail" if classifier.part == "tail" else "head"), log
-        )
+        part: Part = "tail" if classifier.part == "tail" else "head"
+        features = embed(base, photos, Embedding(part), log)
         usable = photos[features.ok]
+        if not (usable.labels >= 0).any():
+            raise RequestError(
+                f"no readable picture of {images} has a label to score with: "
+                "sort them into class folders, or give a table (--labels FILE)"
+            )
         compared = compare(usable.labels, see(base, classifier, usable, log), classifier.classes_)
-    if not compared["scored"]:
-        raise RequestError(f"no picture of {images} has a label of the run's classes: use --labels")
     adapted = compared["adapted"]
     return {
         "accuracy": adapted["accuracy"],
@@ -109,17 +124,36 @@ def evaluate(
     }
 
 
-def load(run: Path | str, device: str = "cpu") -> Classifier:
+def load(
+    run: Path | str,
+    device: str = "auto",
+    allow_pickle: bool = False,
+    engine: EngineName = "auto",
+) -> Classifier:
     """The classifier of a run folder.
 
     Raises:
         RequestError: the folder holds no finished run.
+        ModelError: its model is damaged, or was made by a method that is not known here.
     """
-    if not (Path(run) / "manifest.json").is_file():
-        raise RequestError(
-            f"{run} holds no finished run: fit one first (`anyclass fit auto --out {run} ...`)"
+    check_finished(Path(run))
+    model = Path(run) / "model"
+    classifier = Classifier.load(model, torch_device(device), allow_pickle, engine)
+    if classifier.method not in METHODS:
+        raise ModelError(
+            f"{run} was made by {classifier.method!r:.100}, which this version does not know"
         )
-    return Classifier.load(Path(run) / "model", device)
+    return classifier
+
+
+def _check_table(out: Path, overwrite: bool) -> None:
+    """Refuse a table that cannot be written, before anything is computed."""
+    if out.suffix not in (".csv", ".parquet"):
+        raise RequestError(f"--out {out}: the table is written as .csv or .parquet")
+    if out.is_dir() or not next(p for p in out.absolute().parents if p.exists()).is_dir():
+        raise RequestError(f"--out {out}: this is no place for a file; choose another")
+    if out.exists() and not overwrite:
+        raise RequestError(f"{out} is there already: choose another --out, or say --overwrite")
 
 
 def _rows(classifier: Classifier, photos: Photos, result: Json, log: Progress) -> Iterator[Row]:

@@ -9,11 +9,14 @@ SPEED = 60.0
 """Pictures a second through the starter on two ordinary cores, decoding included; cautious."""
 
 
-def plan(method: str = "auto", **options: Any) -> dict[str, Any]:
+def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
     """Pictures, classes, method and why, roughly how long and how much disk.
 
+    Minutes and megabytes are those of the starter on a CPU, and None for what was not measured:
+    other models, GPUs, and training of everything from pixels.
+
     Args:
-        method: name of a method, or "auto".
+        method: a method with its hyper-parameters, its name for the defaults, or "auto".
         options: the fields of `Request`.
 
     Raises:
@@ -21,8 +24,10 @@ def plan(method: str = "auto", **options: Any) -> dict[str, Any]:
     """
     request = request_of(options)
     photos = request.photos("fit")
-    name, chosen, why = choose(method, photos, request.torch_device)
-    views = _views(chosen)
+    choice = choose(method, photos, request.torch_device)
+    embeddings = len(photos) * (1 + _views(choice.method))
+    whole = getattr(choice.method, "tune", "head") == "all"
+    measured = request.model == "starter" and request.torch_device == "cpu" and not whole
     return {
         "pictures": len(photos),
         "classes": [
@@ -30,12 +35,12 @@ def plan(method: str = "auto", **options: Any) -> dict[str, Any]:
             for n, k in zip(photos.classes.names, photos.classes.kinds, strict=True)
         ],
         "labelled": int((photos.labels >= 0).sum()),
-        "method": name,
-        "why": why,
+        "method": choice.name,
+        "why": choice.why,
         "remarks": remarks(photos),
-        "embeddings": len(photos) * (1 + views),
-        "minutes": round(len(photos) * (1 + views) / SPEED / 60, 1),
-        "disk_mb": round(len(photos) * (1 + views) * _bytes(chosen) / 2**20, 1),
+        "embeddings": embeddings,
+        "minutes": round(embeddings / SPEED / 60, 1) if measured else None,
+        "disk_mb": round(embeddings * _bytes(choice.method) / 2**20, 1) if measured else None,
         "language_model_calls": 0,
     }
 

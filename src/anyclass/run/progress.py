@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
+
+from anyclass.errors import printable
 
 Callback = Callable[..., None]
 """Gets what the log gets: named numbers and words."""
@@ -32,6 +34,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._bar: tqdm[Any] | None = None
         self._stage: tuple[str, int] = ("", 0)
         self._tenth = 0
+        self._started, self._first = 0.0, 0
         self.warnings: list[str] = []
         """Everything that was said under `warning`."""
 
@@ -51,7 +54,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def say(self, sentence: str) -> None:
         """A line for people, above the bar."""
-        tqdm.write(sentence, file=sys.stderr)
+        tqdm.write(printable(sentence), file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:
         """Close the bar and the file."""
@@ -62,21 +65,19 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _move(self, stage: str, done: int, total: int) -> None:
         if (stage, total) != self._stage:
-            self._begin(stage, total)
+            self._begin(stage, done, total)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         elif total and done * 10 // total > self._tenth:
             self._tenth = done * 10 // total
-            rate = done / max(1e-9, time.monotonic() - self._started)
-            self.say(f"{STAGES.get(stage, stage)}: {done} of {total} ({rate:.0f}/s)")
+            seconds = max(1e-9, time.monotonic() - self._started)
+            rate = f" ({(done - self._first) / seconds:.3g}/s)" if done > self._first else ""
+            self.say(f"{STAGES.get(stage, stage)}: {done} of {total}{rate}")
 
-    def _begin(self, stage: str, total: int) -> None:
-        self._stage, self._tenth, self._started = (stage, total), 0, time.monotonic()
+    def _begin(self, stage: str, done: int, total: int) -> None:
+        self._stage, self._tenth = (stage, total), 0
+        self._started, self._first = time.monotonic(), done
         if self._bar is not None:
             self._bar.close()
         name = STAGES.get(stage, stage)
         self._bar = tqdm(total=total, desc=name, file=sys.stderr) if sys.stderr.isatty() else None
-
-    def __enter__(self) -> Self:
-        """The log itself."""
-        return self

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from tyro.conf import arg
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.data import Photos, near_duplicates
@@ -26,18 +27,22 @@ class Request:
 
     images: Path
     """Folder of pictures, walked recursively."""
-    classes: Path | tuple[str, ...] | None = None
-    """File with one class name a line (or the names themselves, from Python)."""
-    labels: str | None = None
+    classes: Annotated[Path | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")] = None
+    """File with one class name a line, or the names themselves."""
+    labels: Annotated[str | None, arg(metavar="folders|FILE")] = None
     """`folders` (a picture's parent folder is its label) or a table of file_name and label."""
+    file_column: str = "file_name"
+    """Column of the table that names the pictures."""
+    label_column: str = "label"
+    """Column of the table that holds their labels."""
     unknown: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
-    """How many further classes to discover."""
+    """How many further classes to discover (this version: none)."""
     model: str = "starter"
     """starter, an open_clip name (ViT-B-32/laion2b_s34b_b79k), hf-hub:... or local-dir:..."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of everything random."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, mps."""
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
     engine: EngineName = "auto"
     """What runs the frozen image tower on a CPU."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -47,7 +52,10 @@ class Request:
 
     def photos(self, split: Literal["fit", "all"] = "fit") -> Photos:
         """The pictures, with the labels and classes that are known."""
-        return Photos.read(self.images, self.classes, self.labels, self._unknown, split)
+        if self.unknown:
+            raise RequestError(NO_DISCOVERY)
+        columns = (self.file_column, self.label_column)
+        return Photos.read(self.images, self.classes, self.labels, 0, split, *columns)
 
     def backbone(self) -> Backbone:
         """The model, loaded."""
@@ -56,15 +64,7 @@ class Request:
     @property
     def torch_device(self) -> str:
         """The device itself."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    @property
-    def _unknown(self) -> int:
-        if self.unknown == "auto":
-            raise RequestError(NO_DISCOVERY)
-        return self.unknown
+        return torch_device(self.device)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, paths absolute."""
@@ -75,6 +75,28 @@ class Request:
         if self.labels not in (None, "folders"):
             values["labels"] = str(Path(str(self.labels)).resolve())
         return values
+
+
+def torch_device(name: str) -> str:
+    """The torch device that `name` stands for; auto is a GPU where there is one.
+
+    Raises:
+        RequestError: there is no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as wrong:
+        reason = str(wrong).splitlines()[0][:120]
+        raise RequestError(f"--device {name} cannot be used here ({reason}); say cpu") from wrong
+    return name
+
+
+def check_share(max_rejected: float) -> None:
+    """Refuse a `--max-rejected` that is no share."""
+    if not 0 <= max_rejected <= 1:
+        raise RequestError(f"--max-rejected {max_rejected}: give a share between 0 and 1")
 
 
 def request_of(options: Mapping[str, Any]) -> Request:
@@ -92,28 +114,49 @@ def request_of(options: Mapping[str, Any]) -> Request:
 def first_problem(wrong: ValidationError) -> str:
     """The first complaint of pydantic, in one line."""
     first = wrong.errors()[0]
-    flag = "--" + ".".join(str(step) for step in first["loc"][:1]).replace("_", "-")
-    return f"{flag}: {first['msg'].lower()} (got {first.get('input')!r})"
+    flag = "--" + str(first["loc"][0]).replace("_", "-")
+    given = "" if first["type"].startswith("missing") else f" (got {first['input']!r:.100})"
+    return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
 
 
-def choose(name: str, photos: Photos, device: str) -> tuple[str, Method, list[str]]:
-    """The method called `name` with its defaults; for `auto` the one that fits, and why.
+class Choice(NamedTuple):
+    """The method of a run, and how it came about."""
+
+    asked: str
+    """What was asked for: the name of a method, or auto."""
+    name: str
+    """Name of the method."""
+    method: Method
+    """With its hyper-parameters."""
+    why: list[str]
+    """The facts that decided it, a sentence each."""
+
+
+def choose(method: Method | str, photos: Photos, device: str) -> Choice:
+    """A method as it is, by its name with its defaults, or for `auto` the one that fits.
 
     Raises:
         RequestError: no such method, or nothing is known of the classes.
     """
-    if name not in ("auto", *METHODS):
-        raise RequestError(f"no method is called {name!r}: use auto, {', '.join(METHODS)}")
+    asked = method if isinstance(method, str) else _name(method)
+    if asked not in ("auto", *METHODS):
+        raise RequestError(f"no method is called {asked!r}: use auto, {', '.join(METHODS)}")
     if len(photos.classes) == 0:
         raise RequestError(
             "nothing is known of the classes: give their names (--classes FILE, one a line), or "
             "sort pictures into folders named by class (--labels folders)"
         )
-    if photos.classes.unknown:
-        raise RequestError(NO_DISCOVERY)
-    if name == "auto":
-        return suggest(photos, device)
-    return name, METHODS[name](), [f"{name} was asked for"]
+    if asked == "auto":
+        return Choice(asked, *suggest(photos, device))
+    chosen = METHODS[asked]() if isinstance(method, str) else method
+    return Choice(asked, asked, chosen, [f"{asked} was asked for"])
+
+
+def _name(method: Method) -> str:
+    kinds = {kind: name for name, kind in METHODS.items()}
+    if type(method) not in kinds:
+        raise RequestError(f"{method!r:.100} is no method: use auto, {', '.join(METHODS)}")
+    return str(kinds[type(method)])
 
 
 def remarks(photos: Photos) -> list[str]:

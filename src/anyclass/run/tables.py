@@ -98,7 +98,7 @@ def write_table(path: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
     """
     with whole(path) as draft:
         if path.suffix == ".parquet":
-            with pq.ParquetWriter(draft, schema) as writer:
+            with draft.open("wb") as binary, pq.ParquetWriter(binary, schema) as writer:
                 for some in _chunks(rows):
                     writer.write_table(pa.Table.from_pylist(some, schema=schema))
             return

@@ -1,0 +1,115 @@
+"""Pictures a second: anyclass's `embed` beside a plain open_clip loop, in one run.
+
+    python benchmarks/speed.py [--pictures 512]
+
+Both read the same JPEG files and end in unit features. The plain loop is what open_clip's README
+shows: open, preprocess, batch, `encode_image`. Figures are ratios of one run on one machine.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anyclass.backbone import Backbone
+from anyclass.data import Photos
+from anyclass.features import BATCH, Embedding, embed, image_features
+
+RESULTS = Path(__file__).parent / "results" / "speed.json"
+
+
+def pictures(folder: Path, count: int) -> Photos:
+    """JPEG files of 400 x 300 pixels, smooth enough to compress like photographs."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((400, 300)).save(folder / f"{i:05}.jpg", quality=90)
+    return Photos.read(folder)
+
+
+def backbone(name: str) -> Backbone:
+    """The starter, or an open_clip architecture with random weights: as fast as trained ones."""
+    if name == "starter":
+        return Backbone.load(name)
+    import open_clip
+
+    torch.manual_seed(0)
+    return Backbone(open_clip.create_model(name), open_clip.get_tokenizer(name), name)
+
+
+@torch.no_grad()
+def plain_loop(clip: Backbone, photos: Photos) -> torch.Tensor:
+    """Unit features the way open_clip's README gets them."""
+    from open_clip import image_transform
+
+    p = clip.preprocessing
+    preprocess = image_transform(p.size, False, p.mean, p.std, p.resize_mode, p.interpolation)
+    parts = []
+    for start in range(0, len(photos), BATCH):
+        rows = range(start, min(start + BATCH, len(photos)))
+        batch = torch.stack([preprocess(Image.open(photos.path(i))) for i in rows])
+        parts.append(clip.model.encode_image(batch, normalize=True))
+    return torch.cat(parts)
+
+
+def ours(clip: Backbone, photos: Photos) -> torch.Tensor:
+    """The same features through `embed`: worker processes, the fastest engine, the cache."""
+    return image_features(clip, embed(clip, photos, Embedding(), lambda **_: None), "head")
+
+
+def rate(run: Callable[[], torch.Tensor], count: int) -> tuple[float, torch.Tensor]:
+    """Pictures a second, and the features."""
+    start = time.perf_counter()
+    features = run()
+    return count / (time.perf_counter() - start), features
+
+
+def measure(name: str, count: int) -> dict[str, float | str]:
+    """One line of the table."""
+    clip = backbone(name)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
+        os.environ["ANYCLASS_CACHE"] = cache
+        photos = pictures(Path(folder), count)
+        ours(clip, photos[:BATCH])  # exports the tower once, and warms both up
+        plain_loop(clip, photos[:BATCH])
+        plain, wanted = rate(lambda: plain_loop(clip, photos), count)
+        fast, found = rate(lambda: ours(clip, photos), count)
+        again, _ = rate(lambda: ours(clip, photos), count)
+    agreement = torch.nn.functional.cosine_similarity(wanted, found).min()
+    return {
+        "tower": name,
+        "plain_open_clip_per_second": round(plain, 1),
+        "anyclass_per_second": round(fast, 1),
+        "ratio": round(fast / plain, 2),
+        "from_cache_ratio": round(again / plain, 1),
+        "least_cosine": round(float(agreement), 6),
+    }
+
+
+def main() -> None:
+    """Measure and write `results/speed.json`."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pictures", type=int, default=512)
+    count = parser.parse_args().pictures
+    starter = Backbone.load("starter")  # assembled in the user's own cache, before it is moved
+    del starter
+    lines = []
+    for name in ("starter", "ViT-B-32"):
+        os.environ.pop("ANYCLASS_CACHE", None)
+        lines.append(measure(name, count))
+        print(json.dumps(lines[-1]))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        json.dumps({"threads": torch.get_num_threads(), "rows": lines}, indent=2) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+"""The identities of a backbone: every piece together is what open_clip computes by itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, normalize
+
+from anyclass.backbone import Backbone, Part, Words
+from anyclass.errors import ModelError, RequestError
+
+CONTEXT = 16
+TEXTS = [
+    "a photo of a red square.",
+    "blue",
+    "a clean drawing of the three small yellow stars on water.",
+    "art",
+    "a photo of a red square.",
+]
+
+
+@pytest.fixture
+def clip(every_clip: str) -> Backbone:
+    """Each of the tiny models, loaded anew."""
+    return Backbone.load(every_clip)
+
+
+@pytest.fixture
+def causal(tiny_clip: Callable[..., str]) -> Backbone:
+    return Backbone.load(tiny_clip("causal"))
+
+
+def noise(clip: Backbone, count: int = 3) -> Tensor:
+    """Pixels that no picture has."""
+    generator = torch.Generator().manual_seed(count)
+    return torch.randn(count, 3, *clip.preprocessing.size, generator=generator)
+
+
+def full_length(clip: Backbone, texts: list[str]) -> Tensor:
+    """Token numbers as open_clip's own tokenizer gives them, never cut."""
+    ids: Tensor = clip._tokenizer(texts)
+    assert ids.shape == (len(texts), CONTEXT)
+    return ids
+
+
+def close(a: Tensor, b: Tensor, atol: float = 1e-5) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=atol)
+
+
+@torch.no_grad()
+def test_images__are_unit_features_of_open_clip(clip: Backbone) -> None:
+    pixels = noise(clip)
+    features = clip.images(pixels)
+    assert close(features, normalize(clip.model.encode_image(pixels), dim=-1), 1e-6)
+    assert close(features.norm(dim=1), torch.ones(3), 1e-6)
+
+
+@torch.no_grad()
+def test_texts__are_unit_features_of_open_clip_at_full_length(clip: Backbone) -> None:
+    wanted = normalize(clip.model.encode_text(full_length(clip, TEXTS)), dim=-1)
+    assert close(clip.texts(TEXTS), wanted, 1e-6)
+    assert close(clip.texts(TEXTS, batch_size=2), wanted, 1e-6)
+    assert (wanted[0] - wanted[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["head", "tail", "all"])
+def test_tail__of_the_trunk_is_images(clip: Backbone, part: Part) -> None:
+    pixels = noise(clip)
+    assert close(clip.tail(clip.trunk(pixels, part), part), clip.images(pixels), 1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["head", "tail", "all"])
+def test_text_tail__of_the_text_trunk_is_texts(clip: Backbone, part: Part) -> None:
+    hidden = clip.text_trunk(TEXTS, part)
+    assert hidden.is_floating_point() == (part != "all")
+    assert close(clip.text_tail(hidden, part), clip.texts(TEXTS), 1e-6)
+    assert close(clip.text_tail(hidden[1:2], part), clip.texts(TEXTS[1:2]), 1e-6)
+
+
+@torch.no_grad()
+def test_prompts__of_words_are_texts(clip: Backbone) -> None:
+    assert close(clip.prompts(clip.words(TEXTS)), clip.texts(TEXTS), 1e-6)
+
+
+def test_prompts__hear_what_is_spliced_in(clip: Backbone) -> None:
+    words = clip.words(TEXTS)
+    spoken = words.embeddings.detach().clone()
+    spoken[:, 1] = torch.linspace(-2, 2, spoken.shape[2])
+    spoken.requires_grad_()
+    features = clip.prompts(Words(words.ids, spoken))
+    assert cosine_similarity(features, clip.prompts(words)).max() < 0.999
+    features[0].pow(2).mul(torch.arange(features.shape[1])).sum().backward()
+    assert spoken.grad is not None
+    assert spoken.grad[0, 1].norm() > 0
+    assert spoken.grad[1:].abs().max() == 0  # texts of a batch do not hear each other
+
+
+@torch.no_grad()
+def test_prompts__leave_the_model_as_it_was(clip: Backbone) -> None:
+    before, digest = clip.texts(TEXTS), clip.weights_sha256
+    words = clip.words(TEXTS)
+    clip.prompts(Words(words.ids, torch.zeros_like(words.embeddings)))
+    assert torch.equal(clip.texts(TEXTS), before)
+    assert Backbone(clip.model, clip._tokenizer, "same").weights_sha256 == digest
+
+
+@pytest.mark.parametrize(
+    ("kind", "length"), [("causal", 8), ("huggingface", 8), ("timm", 8), ("siglip", 16)]
+)
+def test_words__end_with_the_longest_text_where_that_is_exact(
+    tiny_clip: Callable[..., str], kind: str, length: int
+) -> None:
+    words = Backbone.load(tiny_clip(kind)).words(["blue", "a photo of a blue disc"])  # 6 + 2 marks
+    assert words.ids.shape == (2, length)
+    assert words.embeddings.shape[:2] == (2, length)
+
+
+def test_words__are_left_whole_for_coca(tiny_clip: Callable[..., str]) -> None:
+    clip = Backbone.load(tiny_clip("coca"))
+    assert clip.words(["blue"]).ids.shape == (1, CONTEXT)
+
+
+class Numbers:
+    """A tokenizer that returns the rows it was made with, one for each text."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.rows = torch.tensor(rows)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        return self.rows[: len(texts)]
+
+
+def build(vision: dict[str, Any], text: dict[str, Any], rows: list[list[int]]) -> Backbone:
+    """A random open_clip model of any kind, without a folder."""
+    import open_clip
+    from open_clip.transformer import TextTransformer
+
+    small = {"context_length": 9, "vocab_size": 50, "width": 20, "heads": 2, "layers": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = open_clip.CustomTextCLIP(12, vision, small)
+        model.text = TextTransformer(output_dim=12, **small, **text)
+        for name, parameter in model.named_parameters():
+            if "norm" in name or ".ln" in name or "bn" in name:
+                nn.init.normal_(parameter, 1.0, 0.2)
+    model.visual.image_mean, model.visual.image_std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    return Backbone(model, Numbers(rows), "built")
+
+
+VIT = {"image_size": 32, "patch_size": 16, "layers": 2, "width": 32, "head_width": 16}
+PADDED = [[7, 3, 49, 0, 0, 0, 0, 0, 0], [9, 5, 6, 8, 49, 0, 0, 0, 0], [49, 0, 0, 0, 0, 0, 0, 0, 0]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("text", "rows", "length"),
+    [
+        ({}, PADDED, 5),  # causal, argmax
+        ({"pool_type": "eos", "eos_id": 49}, PADDED, 5),
+        ({"pool_type": "eos", "eos_id": 3}, [[7, 3, 1, 2, 8, 9, 9, 9, 9]], 2),
+        ({"no_causal_mask": True, "use_pad_mask": True}, PADDED, 5),
+        ({"no_causal_mask": True, "use_pad_mask": True, "pool_type": "first"}, PADDED, 5),
+        # bidirectional, and words after the end of text that are no padding: they are seen
+        (
+            {"no_causal_mask": True, "use_pad_mask": True, "pool_type": "eos", "eos_id": 3},
+            [[7, 3, 1, 2, 8, 9, 0, 0, 0], [4, 5, 3, 0, 0, 0, 0, 0, 0]],
+            6,
+        ),
+        # the end of text is its own padding: it is pooled, and masked
+        (
+            {
+                **{"no_causal_mask": True, "use_pad_mask": True, "pool_type": "eos"},
+                **{"eos_id": 49, "pad_id": 49},
+            },
+            [[7, 3, 1, 49, 49, 49, 49, 49, 49], [4, 5, 49, 49, 49, 49, 49, 49, 49]],
+            4,
+        ),
+        ({"pool_type": "last"}, PADDED, 9),
+        ({"no_causal_mask": True}, PADDED, 9),
+        ({"no_causal_mask": True, "pool_type": "first"}, PADDED, 9),
+        ({"no_causal_mask": True, "use_pad_mask": True, "pool_type": "last"}, PADDED, 9),
+        ({"embed_cls": True}, PADDED, 9),
+    ],
+)
+def test_texts__cutting_is_exact(text: dict[str, Any], rows: list[list[int]], length: int) -> None:
+    clip = build(VIT, text, rows)
+    assert clip.text_trunk(["x"] * len(rows), "all").shape == (len(rows), length)
+    wanted = normalize(clip.model.encode_text(torch.tensor(rows)), dim=-1)
+    for part in ("head", "tail", "all"):
+        hidden = clip.text_trunk(["x"] * len(rows), part)
+        assert close(clip.text_tail(hidden, part), wanted, 1e-6)
+
+
+TOWERS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "vit": (VIT, [2, 5, 32]),
+    "vit that pools the mean": (
+        {**VIT, "pool_type": "avg", "final_ln_after_pool": True},
+        [2, 5, 32],
+    ),
+    "vit with attentional pool": (
+        {**VIT, "attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 4},
+        [2, 5, 32],
+    ),
+    "resnet": ({"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}, [2, 128, 4, 4]),
+    "timm vit": ({"image_size": 160, "timm_model_name": "test_vit"}, [2, 101, 64]),
+    "timm efficientnet": (
+        {"image_size": 64, "timm_model_name": "test_efficientnet"},
+        [2, 48, 4, 4],
+    ),
+    "timm convnext": ({"image_size": 64, "timm_model_name": "test_convnext"}, [2, 48, 4, 4]),
+    "timm resnet": ({"image_size": 64, "timm_model_name": "test_resnet"}, [2, 192, 4, 4]),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", TOWERS)
+def test_trunk__of_every_known_tower(name: str) -> None:
+    vision, shape = TOWERS[name]
+    timm = {"timm_pool": "avg", "timm_proj": "linear"} if "timm" in name else {}
+    clip = build(vision | timm, {}, PADDED)
+    pixels = noise(clip, 2)
+    wanted = normalize(clip.model.encode_image(pixels), dim=-1)
+    assert list(clip.trunk(pixels, "tail").shape) == shape
+    for part in ("head", "tail", "all"):
+        assert close(clip.tail(clip.trunk(pixels, part), part), wanted, 1e-6)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_parameters__of_the_tail_are_all_that_the_tail_uses(name: str) -> None:
+    vision, _ = TOWERS[name]
+    timm = {"timm_pool": "avg", "timm_proj": "linear"} if "timm" in name else {}
+    clip = build(vision | timm, {}, PADDED)
+    for part in ("head", "tail"):
+        with torch.no_grad():
+            hidden = clip.trunk(noise(clip, 2), part)
+        used = reached(clip, clip.tail(hidden, part))
+        assert used == set(clip.parameters(part, texts=False)) - {"logit_scale"}
+
+
+def reached(clip: Backbone, features: Tensor) -> set[str]:
+    """Names of the parameters that `features` depend on."""
+    named = dict(clip.model.named_parameters())
+    total = features.pow(2).mul(torch.arange(features.shape[1])).sum()
+    found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return {name for name, grad in zip(named, found, strict=True) if grad is not None}
+
+
+@torch.no_grad()
+def test_trunk__of_a_convnext_that_norms_before_it_pools() -> None:
+    vision = {"image_size": 64, "timm_model_name": "test_convnext"}
+    model = build(vision | {"timm_pool": "avg", "timm_proj": "linear"}, {}, PADDED).model
+    model.visual.trunk.norm_pre = nn.GroupNorm(4, 64)
+    nn.init.normal_(model.visual.trunk.norm_pre.weight)
+    clip = Backbone(model, Numbers(PADDED), "built")
+    pixels = noise(clip, 2)
+    wanted = normalize(clip.model.encode_image(pixels), dim=-1)
+    assert close(clip.tail(clip.trunk(pixels, "tail"), "tail"), wanted, 1e-6)
+    assert "visual.trunk.norm_pre.weight" in clip.parameters("tail")
+
+
+def test_trunk__of_an_unknown_timm_tower() -> None:
+    vision = {"image_size": 64, "timm_model_name": "test_byobnet"}
+    clip = build(vision | {"timm_pool": "avg", "timm_proj": "linear"}, {}, PADDED)
+    pixels = noise(clip, 2)
+    hidden = clip.trunk(pixels, "head")
+    assert hidden.ndim == 2
+    assert close(clip.tail(hidden, "head"), clip.images(pixels), 1e-6)
+    for attempt in (lambda: clip.trunk(pixels, "tail"), lambda: clip.parameters("tail")):
+        with pytest.raises(RequestError, match=r"built: stages .* unknown; use --tune head or all"):
+            attempt()
+    with pytest.raises(RequestError, match="use --tune head or all"):
+        clip.frozen_sha256("tail")
+
+
+def test_init__refuses_a_tower_of_another_kind(causal: Backbone) -> None:
+    causal.model.visual = nn.Flatten()
+    causal.model.visual.preprocess_cfg = {"size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+    with pytest.raises(ModelError, match="the image tower is a Flatten; anyclass knows"):
+        causal.copy()
+
+
+def test_parameters__of_each_part(causal: Backbone) -> None:
+    block = "visual.transformer.resblocks.2."
+    head = {"visual.proj", "text_projection", "logit_scale"}
+    tail = set(causal.parameters("tail"))
+    assert set(causal.parameters("head")) == head
+    assert set(causal.parameters("head", texts=False)) == head - {"text_projection"}
+    assert {name for name in tail - head if not name.startswith(block)} == {
+        "visual.ln_post.weight",
+        "visual.ln_post.bias",
+    }
+    assert len([name for name in tail if name.startswith(block)]) == 12
+    everything = dict(causal.model.named_parameters())
+    assert set(causal.parameters("all")) == set(everything)
+    without = set(causal.parameters("all", texts=False))
+    assert without == {n for n in everything if n.startswith("visual.")} | {"logit_scale"}
+    assert all(causal.parameters("all")[n] is p for n, p in everything.items())
+
+
+def test_parameters__of_a_head_that_is_none(tiny_clip: Callable[..., str]) -> None:
+    clip = Backbone.load(tiny_clip("siglip"))
+    with pytest.raises(RequestError, match=r"ends without a projection; use --tune tail"):
+        clip.parameters("head")
+    assert "text_projection.weight" in {n.removeprefix("text.") for n in clip.parameters("tail")}
+    assert len(clip.frozen_sha256("head")) == 64  # pictures can still be seen by it
+
+
+def test_logit_scale__is_one_over_tau(causal: Backbone) -> None:
+    causal.model.logit_scale.data.fill_(torch.tensor(25.0).log())
+    assert causal.logit_scale.shape == ()
+    assert causal.logit_scale.item() == pytest.approx(25, rel=1e-6)
+    (gradient,) = torch.autograd.grad(causal.logit_scale, causal.model.logit_scale)
+    assert gradient.item() == pytest.approx(25, rel=1e-6)
+
+
+@torch.no_grad()
+def test_copy__is_independent(clip: Backbone) -> None:
+    pixels, before, texts = noise(clip), clip.images(noise(clip)), clip.texts(TEXTS)
+    twin = clip.copy()
+    assert torch.equal(twin.images(pixels), before)
+    for parameter in twin.model.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    assert torch.equal(clip.images(pixels), before)
+    assert torch.equal(clip.texts(TEXTS), texts)
+    for part in ("tail", "all"):  # also its pieces are its own
+        assert close(twin.tail(twin.trunk(pixels, part), part), twin.images(pixels), 1e-6)
+    assert not close(twin.images(pixels), before, 1e-3)
+    assert not close(twin.texts(TEXTS), texts, 1e-3)
+
+
+def test_copy__stays_in_evaluation_mode(clip: Backbone) -> None:
+    clip.model.train()
+    assert not any(module.training for module in clip.copy().model.modules())
+
+
+def test_fingerprint__tells_pictures_seen_in_another_way(causal: Backbone) -> None:
+    fingerprint = causal.fingerprint()
+    assert fingerprint.shape == (3, 24)
+    assert torch.equal(fingerprint, causal.copy().fingerprint())
+    config = causal.model.visual.preprocess_cfg
+    swapped = {**config, "mean": config["std"], "std": config["mean"]}
+    other = causal.copy()
+    other.model.visual.preprocess_cfg = swapped
+    assert not close(other.copy().fingerprint(), fingerprint, 1e-3)
+    other = causal.copy()
+    other.model.visual.conv1.weight.data[3, 1] *= 1.5
+    assert not close(other.fingerprint(), fingerprint, 1e-4)
+
+
+def test_weights_sha256__tells_one_changed_number(causal: Backbone) -> None:
+    assert causal.weights_sha256 == causal.copy().weights_sha256
+    other = causal.copy()
+    other.model.token_embedding.weight.data[500, 39] += 1e-6
+    assert other.weights_sha256 != causal.weights_sha256
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_frozen_sha256__is_what_training_the_part_leaves(clip: Backbone, part: Part) -> None:
+    if clip._image.head is None:
+        part = "tail"
+    before, whole = clip.frozen_sha256(part), clip.frozen_sha256("all")
+    for parameter in clip.parameters(part).values():
+        parameter.data.add_(0.01)
+    for parameter in clip.model.parameters():
+        parameter.requires_grad_(False)
+    assert clip.frozen_sha256(part) == before
+    assert clip.frozen_sha256("all") != whole
+    frozen = next(
+        p
+        for n, p in clip.model.named_parameters()
+        if n.startswith("visual.") and n not in clip.parameters(part)
+    )
+    frozen.data.mul_(1.001)
+    assert clip.frozen_sha256(part) != before
+
+
+def test_frozen_sha256__differs_under_another_activation() -> None:
+    plain, quick = build(VIT, {}, PADDED), build(VIT, {}, PADDED)
+    assert plain.frozen_sha256("head") == quick.frozen_sha256("head")
+    for block in quick.model.visual.transformer.resblocks:
+        block.mlp.gelu = nn.SiLU()
+    assert plain.weights_sha256 == quick.weights_sha256
+    assert plain.frozen_sha256("head") != quick.frozen_sha256("head")

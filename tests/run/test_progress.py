@@ -1,0 +1,102 @@
+"""What a command says while it runs: lines or a bar, every number in log.jsonl."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyclass.errors import printable
+from anyclass.run.progress import Progress
+
+
+class Terminal(io.StringIO):
+    """Standard error of somebody who watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress__a_line_for_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as log:
+        for done in range(1, 41):
+            log(stage="fit", done=done, total=40)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in lines] == [
+        f"training: {done} of 40" for done in range(4, 41, 4)
+    ]
+    assert all(line.endswith("/s)") for line in lines)
+
+
+def test_progress__no_rate_without_two_points(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as log:
+        log(stage="embed", done=14, total=14)
+        log(stage="describe", done=3, total=3)
+    assert capsys.readouterr().err == "looking at pictures: 14 of 14\ndescribe: 3 of 3\n"
+
+
+def test_progress__the_rate_is_that_of_the_stage(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr("anyclass.run.progress.time.monotonic", lambda: next(clock))
+    with Progress() as log:
+        log(stage="embed", done=3, total=80)
+        log(stage="embed", done=9, total=80)
+    assert capsys.readouterr().err == "looking at pictures: 9 of 80 (1.5/s)\n"
+
+
+def test_progress__a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    with Progress() as log:
+        log(stage="embed", done=2, total=5)
+        log.say("left out")
+        log(stage="embed", done=5, total=5)
+        log(stage="fit", done=1, total=3)
+    text = screen.getvalue()
+    assert "looking at pictures: 100%" in text
+    assert "5/5" in text
+    assert "training:  33%" in text
+    assert "left out\n" in text
+
+
+def test_progress__writes_lines_that_continue_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"stage": "before"}\n')
+    with Progress(path) as log:
+        for done in (1, 2):
+            log(stage="embed", done=done, total=2)
+        log(stage="fit", done=1, total=9, zs_loss=0.5, files=(Path("ä"),))
+        log(stage="latteclip", agreement=1.0)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert lines == [
+        {"stage": "before"},
+        {"stage": "embed", "done": 2, "total": 2},
+        {"stage": "fit", "done": 1, "total": 9, "zs_loss": 0.5, "files": ["ä"]},
+        {"stage": "latteclip", "agreement": 1.0},
+    ]
+
+
+def test_progress__passes_everything_on(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[dict[str, Any]] = []
+    with Progress(callback=lambda **numbers: seen.append(numbers)) as log:
+        log(stage="embed", done=1, total=2)
+        log(warning="a cache file was damaged")
+    assert seen == [
+        {"stage": "embed", "done": 1, "total": 2},
+        {"warning": "a cache file was damaged"},
+    ]
+    assert log.warnings == ["a cache file was damaged"]
+    assert "warning: a cache file was damaged\n" in capsys.readouterr().err
+
+
+def test_progress__a_name_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as log:
+        log.say("rejected \x1b[2J\x07\u202egnp.jpg \udcff.png: ä 日本")
+    assert capsys.readouterr().err == r"rejected \x1b[2J\x07\u202egnp.jpg \udcff.png: ä 日本" + "\n"
+
+
+def test_printable__keeps_lines() -> None:
+    assert printable("two\nlines\tand\ra \\ sign") == "two\nlines\\tand\\ra \\ sign"

@@ -1,0 +1,152 @@
+"""What the user asks for: wrong values are named in one line, and what runs is chosen."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anyclass.data import Photos
+from anyclass.errors import RequestError
+from anyclass.methods import METHODS
+from anyclass.run.planning import plan
+from anyclass.run.request import choose, remarks, request_of, torch_device
+
+LATTECLIP, ZERO_SHOT = METHODS["latteclip"], METHODS["zero_shot"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "--images: field required"),
+        ({"images": 3}, "--images: input is not a valid path"),
+        ({"images": "a", "seed": -1}, r"--seed: .*greater than or equal to 0 \(got -1\)"),
+        ({"images": "a", "seed": 2**32}, r"--seed: .*less than 4294967296"),
+        ({"images": "a", "max_rejected": 2}, r"--max-rejected: .*less than or equal to 1 \(got 2"),
+        ({"images": "a", "unknown": -2}, r"--unknown: .*\(got -2\)"),
+        ({"images": "a", "engine": "fast"}, "--engine: .*'auto', 'torch', 'bf16' or 'onnx'"),
+        ({"images": "a", "lables": "b"}, "--lables: unexpected keyword argument"),
+        ({"images": "a", "classes": "x" * 999, "seed": "y" * 999}, "--seed: "),
+    ],
+)
+def test_request_of__names_the_flag_in_one_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=f"^{said}") as refused:
+        request_of(options)
+    text = str(refused.value)
+    assert "\n" not in text
+    assert "pydantic" not in text
+    assert len(text) < 250
+
+
+def test_request__paths_are_absolute_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = request_of({"images": "photos", "classes": "names.txt", "labels": "a.csv"})
+    saved = request.to_json()
+    assert saved["images"] == str(tmp_path / "photos")
+    assert saved["classes"] == str(tmp_path / "names.txt")
+    assert saved["labels"] == str(tmp_path / "a.csv")
+    saved = request_of({"images": "p", "classes": ("b", "a"), "labels": "folders"}).to_json()
+    assert (saved["classes"], saved["labels"]) == (("b", "a"), "folders")
+
+
+def test_request__columns_of_the_table_have_flags(pictures: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("picture,what\nblue disc/0.jpg,disc\nred square/1.png,square\n")
+    columns = {"file_column": "picture", "label_column": "what"}
+    photos = request_of({"images": pictures, "labels": str(table), **columns}).photos()
+    assert photos.classes.names == ("disc", "square")
+    assert sorted(photos.labels.tolist()) == [-1] * 12 + [0, 1]
+
+
+@pytest.mark.parametrize("unknown", [2, "auto"])
+def test_request__discovery_is_of_another_version(pictures: Path, unknown: int | str) -> None:
+    with pytest.raises(RequestError, match="^--unknown: .*not part of this version; name every"):
+        request_of({"images": pictures, "unknown": unknown}).photos()
+
+
+def test_torch_device__names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch_device("cpu") == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert torch_device("auto") == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert torch_device("auto") == "cuda"
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cpu:x", "cuda:77"])
+def test_torch_device__what_is_not_there(name: str) -> None:
+    with pytest.raises(RequestError, match="^--device .*cannot be used here .*; say cpu$") as bad:
+        torch_device(name)
+    assert "\n" not in str(bad.value)
+
+
+def photos(pictures: Path, *names: str, labels: str | None = None) -> Photos:
+    return Photos.read(pictures, names or None, labels)
+
+
+def test_choose__auto_says_why(pictures: Path) -> None:
+    chosen = choose("auto", photos(pictures, "b", "a"), "cpu")
+    assert (chosen.asked, chosen.name) == ("auto", "latteclip")
+    assert chosen.method == LATTECLIP(tune="head")
+    assert "no picture has a label" in chosen.why[0]
+    assert "no GPU" in chosen.why[1]
+    assert choose("auto", photos(pictures, "b", "a"), "cuda").method == LATTECLIP()
+    assert choose("auto", photos(pictures, "a"), "cpu").name == "zero_shot"
+    labelled = choose("auto", photos(pictures, labels="folders"), "cpu")
+    assert "14 of 14 pictures have a label" in labelled.why[0]
+
+
+def test_choose__a_name_or_a_method(pictures: Path) -> None:
+    two = photos(pictures, "b", "a")
+    by_name = choose("latteclip", two, "cpu")
+    assert (by_name.asked, by_name.method) == ("latteclip", LATTECLIP())
+    itself = choose(ZERO_SHOT(ensemble=True), two, "cpu")
+    assert (itself.asked, itself.name) == ("zero_shot", "zero_shot")
+    assert itself.method == ZERO_SHOT(ensemble=True)
+
+
+class Stranger:
+    """Something with a `fit` that is none of the methods."""
+
+    def fit(self, clip: Any, photos: Any, log: Any, scratch: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def test_choose__refuses(pictures: Path) -> None:
+    with pytest.raises(RequestError, match="'ship': use auto, latteclip, zero_shot"):
+        choose("ship", photos(pictures, "b", "a"), "cpu")
+    with pytest.raises(RequestError, match="nothing is known of the classes: .*--classes FILE"):
+        choose("auto", photos(pictures), "cpu")
+    with pytest.raises(RequestError, match="is no method: use auto, latteclip"):
+        choose(Stranger(), photos(pictures, "b", "a"), "cpu")
+
+
+def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
+    (pictures / "notes.txt").write_text("a")
+    said = remarks(photos(pictures, "red square", "Red_Square", "kite"))
+    assert said[0].startswith("left out, files that are no pictures (1)")
+    assert said[1] == "class names that look alike: 'red square' and 'Red_Square'"
+
+
+def test_plan__counts_and_estimates(pictures: Path) -> None:
+    two = {"images": pictures, "classes": ("b", "a"), "device": "cpu"}
+    head = plan("auto", **two)
+    assert (head["pictures"], head["labelled"], head["method"]) == (14, 0, "latteclip")
+    assert head["classes"] == [{"name": "b", "kind": "named"}, {"name": "a", "kind": "named"}]
+    assert head["embeddings"] == 14 * (1 + 4)
+    assert head["disk_mb"] == round(70 * 4 * 1280 / 2**20, 1)
+    assert head["minutes"] == 0.0
+    tail = plan(LATTECLIP(tune="tail", views=2), **two)
+    assert tail["embeddings"] == 14 * 3
+    assert tail["disk_mb"] == round(42 * 2 * 192 * 49 / 2**20, 1)
+
+
+def test_plan__does_not_guess(pictures: Path, tiny_clip: Any) -> None:
+    two = {"images": pictures, "classes": ("b", "a"), "device": "cpu"}
+    for unknown in (plan("auto", **two, model=tiny_clip()), plan("latteclip", **two)):
+        assert (unknown["minutes"], unknown["disk_mb"]) == (None, None)
+
+
+def test_torch_device__is_one_of_torch() -> None:
+    assert torch.device(torch_device("auto")).type in ("cpu", "cuda")

@@ -1,0 +1,324 @@
+"""The saved classifier: what comes back is what was saved, and nothing else is ever opened."""
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from anyclass import Backbone, Classes, Classifier, Photos
+from anyclass.backbone import Part
+from anyclass.errors import AnyclassError, ModelError, PictureError, RequestError
+
+NAMES = ("red square", "blue disc", "yellow kite", "green ring", "dog")
+Tiny = Callable[..., str]
+
+
+def classifier(model: str, part: Part | None) -> Classifier:
+    """Random prototypes on a model whose `part` was moved, as training moves it."""
+    clip = Backbone.load(model, engine="torch")
+    noise = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in clip.parameters(part).values() if part else ():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=noise))
+    width = clip.fingerprint().shape[1]
+    weights = torch.nn.functional.normalize(torch.randn(5, width, generator=noise), dim=-1)
+    return Classifier(clip, part, Classes.of(NAMES), weights, "latteclip", {"alpha": 0.9})
+
+
+@pytest.fixture
+def saved(tiny_clip: Tiny, tmp_path: Path) -> Path:
+    """A saved classifier whose head was trained."""
+    classifier(tiny_clip(), "head").save(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in load_file(folder / "classifier.safetensors").items()}
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((folder / "classifier.json").read_text())
+    return value
+
+
+@pytest.mark.parametrize("part", [None, "head", "tail", "all"])
+@pytest.mark.parametrize("kind", ["causal", "huggingface", "timm"])
+def test_load__gives_back_what_was_saved(
+    tiny_clip: Tiny, pictures: Path, tmp_path: Path, kind: str, part: Part | None
+) -> None:
+    before = classifier(tiny_clip(kind), part)
+    before.save(tmp_path / "model")
+    after = Classifier.load(str(tmp_path / "model"), engine="torch")
+    assert before.predict_proba(pictures).tobytes() == after.predict_proba(pictures).tobytes()
+    assert (after.part, after.method, after.fields) == (part, "latteclip", {"alpha": 0.9})
+    assert after.classes == before.classes
+    assert after.classes_ == list(NAMES)
+    changed = Backbone.load(tiny_clip(kind)).weights_sha256 != after.clip.weights_sha256
+    assert changed == (part is not None)
+
+
+@pytest.mark.parametrize("part", [None, "tail", "all"])
+def test_load__a_tower_without_a_projection(tiny_clip: Tiny, tmp_path: Path, part: Part) -> None:
+    before = classifier(tiny_clip("siglip"), part)
+    before.save(tmp_path)
+    after = Classifier.load(tmp_path)
+    assert torch.equal(before.clip.fingerprint(), after.clip.fingerprint())
+    assert torch.equal(before.weights, after.weights)
+
+
+def test_save__twice_the_same_bytes(tiny_clip: Tiny, saved: Path, tmp_path: Path) -> None:
+    classifier(tiny_clip(), "head").save(tmp_path / "again")
+    for name in ("classifier.safetensors", "classifier.json"):
+        assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert {path.name for path in saved.iterdir()} == {"classifier.safetensors", "classifier.json"}
+    assert (saved / "classifier.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    now = os.umask(0o22)
+    os.umask(now)
+    return now
+
+
+def test_probabilities__softmax_of_scaled_cosines(tiny_clip: Tiny) -> None:
+    made = classifier(tiny_clip(), None)
+    features = torch.nn.functional.normalize(torch.randn(3, 24), dim=-1)
+    scale = made.clip.model.logit_scale.exp().item()
+    for f, chances in zip(features, made.probabilities(features), strict=True):
+        powers = [np.exp(scale * float(f @ p)) for p in made.weights]
+        assert chances.tolist() == pytest.approx([p / sum(powers) for p in powers], rel=1e-4)
+
+
+def test_predict__a_folder_a_list_and_photos(saved: Path, pictures: Path) -> None:
+    made = Classifier.load(saved)
+    files = sorted(pictures.rglob("*.*"))
+    chances = made.predict_proba(pictures)
+    assert chances.shape == (14, 5)
+    assert chances.sum(1) == pytest.approx(np.ones(14), abs=1e-5)
+    assert made.predict(pictures) == [NAMES[c] for c in chances.argmax(1)]
+    assert np.array_equal(made.predict_proba(str(pictures)), chances)
+    assert np.array_equal(made.predict_proba(Photos.read(pictures)), chances)
+    assert np.array_equal(made.predict_proba(files), chances)
+    backwards = made.predict_proba([str(path) for path in files[::-1]])
+    assert backwards == pytest.approx(chances[::-1], abs=1e-6)
+
+
+def test_predict__a_bad_picture_and_none(saved: Path, pictures: Path) -> None:
+    made = Classifier.load(saved)
+    with pytest.raises(RequestError, match="at least one picture"):
+        made.predict([])
+    (pictures / "blue disc" / "1.png").write_bytes(b"torn")
+    with pytest.raises(PictureError, match="not a picture: blue disc/1.png") as bad:
+        made.predict(pictures)
+    assert bad.value.reason == "not a picture"
+
+
+class Sentinel:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return (open, (self.path, "w"))
+
+
+def header(text: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(text) if length is None else length) + text
+
+
+OVERLAP = b'{"weights":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+OVERLAP += b'"fingerprint":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
+HUGE = b'{"weights":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,8]}}'
+DAMAGED = {
+    "empty": b"",
+    "no header": b"\x00" * 5,
+    "header of 2^63 bytes": header(b"{}", 2**63) + b"\0" * 64,
+    "header beyond the end": header(b"{}", 9999),
+    "header that is no JSON": header(b"[1, 2") + b"\0" * 8,
+    "header of lists": header(b"[]"),
+    "overlapping tensors": header(OVERLAP) + b"\0" * 12,
+    "an endless tensor": header(HUGE) + b"\0" * 8,
+    "deep nesting": header(b"[" * 100_000),
+    "nothing in it": header(b"{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_load__damaged_tensors(saved: Path, damage: str) -> None:
+    (saved / "classifier.safetensors").write_bytes(DAMAGED[damage])
+    with pytest.raises(ModelError, match="classifier.safetensors"):
+        Classifier.load(saved)
+
+
+def test_load__never_unpickles(saved: Path, tmp_path: Path) -> None:
+    sentinel = tmp_path / "sentinel"
+    for name in ("classifier.safetensors", "classifier.json"):
+        whole = (saved / name).read_bytes()
+        for protocol in (0, 2, 5):
+            (saved / name).write_bytes(pickle.dumps(Sentinel(sentinel), protocol))
+            with pytest.raises(ModelError):
+                Classifier.load(saved)
+        (saved / name).write_bytes(whole)
+    assert not sentinel.exists()
+    pickle.loads(pickle.dumps(Sentinel(sentinel))).close()
+    assert sentinel.exists(), "the trap itself works"
+
+
+def test_load__truncated_anywhere(saved: Path) -> None:
+    whole = (saved / "classifier.safetensors").read_bytes()
+    for size in (7, 8, 100, len(whole) // 2, len(whole) - 1):
+        (saved / "classifier.safetensors").write_bytes(whole[:size])
+        with pytest.raises(ModelError):
+            Classifier.load(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["weights", "fingerprint", "parameter.logit_scale"])
+def test_load__numbers_that_are_none(saved: Path, name: str, value: float) -> None:
+    found = tensors(saved)
+    found[name].view(-1)[0] = value
+    save_file(found, saved / "classifier.safetensors")
+    with pytest.raises(ModelError, match=f"'{name}' holds more than finite numbers"):
+        Classifier.load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": torch.ones(4, 24)},
+        {"weights": torch.ones(5, 23)},
+        {"weights": torch.ones(120)},
+        {"weights": torch.ones(5, 24, dtype=torch.int64)},
+        {"weights": torch.ones(5, 24, dtype=torch.float64)},
+        {"weights": torch.ones(5, 24, dtype=torch.complex64)},
+        {"weights": torch.ones(5, 24).to(torch.float8_e4m3fn)},
+        {"fingerprint": torch.ones(3, 23)},
+        {"fingerprint": torch.ones(3, 24)},
+        {"parameter.visual.proj": torch.ones(24, 32)},
+        {"parameter.visual.proj": None},
+        {"parameter.visual.conv1.weight": torch.ones(32, 3, 16, 16)},
+        {"extra": torch.ones(2)},
+        {"weights": None},
+        {"fingerprint": None},
+    ],
+    ids=lambda change: "-".join(
+        f"{name}-{tuple(t.shape)}-{t.dtype}" if t is not None else f"no {name}"
+        for name, t in change.items()
+    ),
+)
+def test_load__other_tensors(saved: Path, change: dict[str, torch.Tensor | None]) -> None:
+    found = {n: t for n, t in (tensors(saved) | change).items() if t is not None}
+    save_file(found, saved / "classifier.safetensors")
+    with pytest.raises(ModelError):
+        Classifier.load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"format": "1"},
+        {"format": None},
+        {"more": 1},
+        {"__reduce__": "os.system"},
+        {"method": 3},
+        {"part": "everything"},
+        {"part": None},
+        {"part": "tail"},
+        {"part": "all"},
+        {"classes": []},
+        {"classes": {"names": ["a"], "kinds": ["named"], "prompts": ["a"]}},
+        {"classes": {"names": ["a"] * 5, "kinds": ["named"] * 5, "prompts": ["a"] * 5}},
+        {"classes": {"names": [], "kinds": [], "prompts": [], "more": 1}},
+        {"model": "local-dir:/nowhere"},
+        {"model": 7},
+        {"preprocessing": {}},
+        {"fields": None},
+    ],
+    ids=str,
+)
+def test_load__other_settings(saved: Path, change: dict[str, Any]) -> None:
+    (saved / "classifier.json").write_text(json.dumps(settings(saved) | change))
+    with pytest.raises(ModelError) as refused:
+        Classifier.load(saved)
+    assert "pydantic" not in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[1]", "NaN", "[" * 100_000, "\ud800"])
+def test_load__settings_that_are_no_object(saved: Path, text: str) -> None:
+    (saved / "classifier.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ModelError, match="classifier.json"):
+        Classifier.load(saved)
+
+
+@pytest.mark.parametrize("key", ["model", "method", "classes", "preprocessing", "part", "format"])
+def test_load__a_setting_is_missing(saved: Path, key: str) -> None:
+    left = {name: value for name, value in settings(saved).items() if name != key}
+    (saved / "classifier.json").write_text(json.dumps(left))
+    with pytest.raises(ModelError, match=key):
+        Classifier.load(saved)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this system's folders")
+@pytest.mark.parametrize("name", ["classifier.json", "classifier.safetensors"])
+@pytest.mark.timeout(60)
+def test_load__a_pipe_or_nothing(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(ModelError, match=f"{name} is missing; give the folder"):
+        Classifier.load(saved)
+    os.mkfifo(saved / name)
+    with pytest.raises(ModelError, match=f"{name} is missing"):
+        Classifier.load(saved)
+
+
+def test_load__swapped_mean_and_deviation(saved: Path) -> None:
+    value = settings(saved)
+    pixels = value["preprocessing"]
+    pixels["mean"], pixels["std"] = pixels["std"], pixels["mean"]
+    (saved / "classifier.json").write_text(json.dumps(value))
+    with pytest.raises(ModelError, match="pictures are prepared otherwise"):
+        Classifier.load(saved)
+
+
+@pytest.mark.parametrize("part", [None, "head"])
+def test_load__swapped_weights(tiny_clip: Tiny, tmp_path: Path, part: Part | None) -> None:
+    """The model's folder now holds other weights of the same shapes."""
+    import shutil
+
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_clip().removeprefix("local-dir:"), folder)
+    classifier(f"local-dir:{folder}", part).save(tmp_path / "saved")
+    Classifier.load(tmp_path / "saved")
+    weights = load_file(folder / "open_clip_model.safetensors")
+    noise = torch.Generator().manual_seed(1)
+    conv = weights["visual.conv1.weight"]
+    weights["visual.conv1.weight"] = torch.randn(conv.shape, generator=noise) * conv.std()
+    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="features of the synthetic pictures differ"):
+        Classifier.load(tmp_path / "saved")
+
+
+def test_load__bytes_flipped_anywhere(saved: Path) -> None:
+    """Every flip is refused or, in the numbers themselves, harmless: no other kind of error."""
+    chance = np.random.default_rng(3)
+    for name in ("classifier.json", "classifier.safetensors"):
+        whole = (saved / name).read_bytes()
+        for place in chance.integers(0, min(len(whole), 1500), 12):
+            torn = bytearray(whole)
+            torn[place] ^= 1 << int(chance.integers(0, 8))
+            (saved / name).write_bytes(torn)
+            try:
+                Classifier.load(saved)
+            except AnyclassError as error:
+                assert error.exit_code == 2
+        (saved / name).write_bytes(whole)

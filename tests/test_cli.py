@@ -1,0 +1,392 @@
+"""The command: results on standard output, all else on standard error, one or two lines to err."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyclass.cli import COMMANDS, main
+
+ANYCLASS = Path(sys.executable).with_name("anyclass")
+Screen = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, pictures: Path, names: Path, fitted: Any, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The working folder: `pictures`, `names.txt`, and some things to stumble over."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anyclass.emoji.PICTURES", {"car": "🚗"})
+    Path("one.txt").write_text("cat\n")
+    Path("twice.txt").write_text("a\na\n")
+    Path("other.txt").write_text("cat\ndog\n")
+    Path("bytes.txt").write_bytes(b"\xff\xfe\x00")
+    Path("stranger.csv").write_text("file_name,label\nred square/0.jpg,cat\n")
+    Path("columns.csv").write_text("x,y\n1,2\n")
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    Path("empty").mkdir()
+    Path("run").symlink_to(fitted.run)
+    return tmp_path
+
+
+def request(fitted: Any) -> list[str]:
+    given = ["--images", "pictures", "--classes", "names.txt", "--model", fitted.model]
+    return [*given, "--device", "cpu", "--engine", "torch"]
+
+
+def test_help__is_the_page_of_all_commands(capsys: Screen) -> None:
+    for argv in ([], ["--help"], ["-h"], ["help"]):
+        assert main(argv) == 0
+        page = capsys.readouterr()
+        assert page.err == ""
+        assert all(f"  anyclass {command} " in page.out for command in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("plan --help", "METHOD is one of auto, latteclip, zero_shot"),
+        ("fit --help", "`anyclass fit latteclip --help` lists its flags"),
+        ("plan auto --help", "--images PATH"),
+        ("fit auto --help", "--overwrite"),
+        ("fit latteclip --help", "--alpha FLOAT"),
+        ("fit zero_shot --help", "--ensemble"),
+        ("predict --help", "--max-rejected FLOAT"),
+        ("evaluate --help", "--labels folders|FILE"),
+        ("report --help", "--run PATH"),
+        ("demo --help", "--seed INT"),
+        ("models --help", "--contains STR"),
+    ],
+)
+def test_help__of_each_command(capsys: Screen, line: str, shown: str) -> None:
+    assert main(line.split()) == 0
+    page = capsys.readouterr()
+    assert shown in page.out
+    assert page.err == ""
+    for word in ("Raises", "Returns", "callback", "kind {"):
+        assert word not in page.out
+
+
+MISTAKES = {
+    "fly": "no command is called 'fly': use plan, fit",
+    "fit": "which method? anyclass fit METHOD --images DIR",
+    "fit ship {request}": "METHOD is one of auto, latteclip, zero_shot",
+    "fit --images pictures auto": "which method?",
+    "plan auto --images nowhere": "nowhere does not exist. Give the folder",
+    "plan auto --images names.txt": "is a file, not a folder",
+    "plan auto --images empty": "there is no picture in",
+    "plan auto --images pictures": "--classes FILE, one a line",
+    "plan auto --images pictures --classes gone.txt": "gone.txt cannot be read",
+    "plan auto --images pictures --classes twice.txt": "given more than once: 'a'",
+    "plan auto --images pictures --classes bytes.txt": "is not a list of class names",
+    "plan auto --images pictures --classes empty": "cannot be read",
+    "plan auto --images pictures --classes other.txt --labels folders": "4 labels are not in",
+    "plan auto --images pictures --labels gone.csv": "gone.csv cannot be read",
+    "plan auto --images pictures --labels folder": "folder cannot be read: give `folders`",
+    "plan auto --images pictures --labels columns.csv": "no column 'file_name', see --file-column",
+    "plan auto {request} --labels stranger.csv": "not in the list of classes: 'cat'",
+    "plan auto {request} --unknown 2": "--unknown: discovering",
+    "plan auto {request} --unknown -2": "--unknown: input should be greater",
+    "plan auto {request} --seed -1": "--seed: input should be greater",
+    "plan auto {request} --max-rejected 2": "--max-rejected: input should be less",
+    "plan auto {request} --device tpu": "--device tpu cannot be used here",
+    "plan latteclip {request} --alpha 3": "--alpha: input should be less than or equal to 1",
+    "fit latteclip {request} --most -1": "--most: input should be greater",
+    "fit latteclip {request} --out new --tune head --classes one.txt": "two or more",
+    "fit zero_shot {request} --out new --template {{c.__class__}}": "mark the place of the class",
+    "fit auto {request} --out new --model unheard": "no model is called 'unheard'",
+    "fit auto {request} --out new --model local-dir:mine": "mine holds no open_clip_config.json",
+    "fit auto {request} --out mine": "mine holds other files (notes.txt ...)",
+    "fit auto {request} --out mine --overwrite": "mine holds other files (notes.txt ...)",
+    "fit auto {request} --out names.txt": "names.txt is a file; give a folder",
+    "fit auto {request} --out run": "run belongs to another request: ",
+    "predict --run mine --images pictures": "mine holds no run: `anyclass fit auto",
+    "predict --run run --images empty": "there is no picture in",
+    "predict --run run --images pictures --out labels.txt": "written as .csv or .parquet",
+    "predict --run run --images pictures --out other.txt/a.csv": "no place for a file",
+    "predict --run run --images pictures --out stranger.csv": "is there already: choose another",
+    "evaluate --run mine --images pictures": "mine holds no run",
+    "evaluate --run run --images pictures --labels stranger.csv": "not in the list of classes",
+    "report --run mine": "mine holds no run",
+    "models --contains zzz": "no model has 'zzz' in its name",
+    "demo --out mine": "mine holds other files",
+    "demo --out run": "run belongs to another request",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes__one_or_two_lines_and_exit_code_2(
+    place: Path, fitted: Any, capsys: Screen, line: str
+) -> None:
+    argv = line.replace("{{", "{").replace("}}", "}").split()
+    if "{request}" in argv:
+        at = argv.index("{request}")
+        argv[at : at + 1] = request(fitted)
+    before = {p: p.stat().st_mtime_ns for p in place.iterdir() if not p.is_symlink()}
+    assert main([*argv, "--json"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    last = said.err[said.err.index("anyclass: ") :]
+    assert MISTAKES[line] in last
+    assert last.count("\n") <= 2
+    assert "Traceback" not in said.err
+    assert "pydantic" not in said.err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert list(Path("mine").iterdir()) == [Path("mine/notes.txt")]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("predict", "--run"),
+        ("fit auto --imges pictures", "--imges"),
+        ("fit auto --images", "--images"),
+        ("fit auto --images pictures --seed many", "--seed"),
+        ("fit auto --images pictures --engine fast", "'fast'"),
+        ("models --contain x", "--contain"),
+    ],
+)
+def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, shown: str) -> None:
+    assert main(line.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert shown in said.err
+    assert "--help" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_plan__says_what_a_fit_would_do(place: Path, fitted: Any, capsys: Screen) -> None:
+    assert main(["plan", *request(fitted)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "pictures   14, 0 labelled"
+    assert lines[1].startswith("classes    4: red square (named), blue disc (named)")
+    assert lines[2] == "method     latteclip"
+    assert "time       not known" in lines
+    assert sorted(Path().iterdir()) == sorted(place.relative_to(place).iterdir())
+    flags = ["--tune", "head", "--views", "3", "--out", "never"]
+    assert main(["plan", "latteclip", *request(fitted), *flags, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["method"], said["embeddings"]) == ("latteclip", 14 * 4)
+    assert not Path("never").exists()
+
+
+def test_json__is_exactly_one_object(place: Path, fitted: Any, capsys: Screen) -> None:
+    fit = ["--tune", "head", "--steps", "3", "--views", "1", "--labels", "folders"]
+    lines = {
+        "plan": ["auto", *request(fitted)],
+        "fit": ["latteclip", *request(fitted), *fit, "--out", "new"],
+        "predict": ["--run", "new", "--images", "pictures", "--out", "new.csv"],
+        "evaluate": ["--run", "new", "--images", "pictures"],
+        "report": ["--run", "new"],
+        "models": ["--contains", "RN50"],
+    }
+    found = {}
+    for command, argv in lines.items():
+        assert main([command, "--json", *argv]) == 0
+        said = capsys.readouterr()
+        found[command] = json.loads(said.out)
+        assert isinstance(found[command], dict)
+        assert said.out.count("\n") == 1
+    assert found["fit"] == json.loads(Path("new/metrics.json").read_text())
+    assert found["predict"]["n"] == 14
+    assert found["evaluate"]["accuracy"] == found["fit"]["adapted"]["accuracy"]
+    assert found["report"] == {"report": "new/report.html"}
+    assert "RN50/openai" in found["models"]["models"]
+
+
+def test_fit__people_get_scores_and_the_next_step(place: Path, fitted: Any, capsys: Screen) -> None:
+    given = [*request(fitted), "--out", "new"]
+    assert main(["fit", "zero_shot", *given, "--labels", "folders"]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    metrics = json.loads(Path("new/metrics.json").read_text())
+    share = 100 * metrics["zero_shot"]["accuracy"]
+    assert lines[0] == "14 pictures, 0 rejected"
+    assert lines[1].startswith(f"zero-shot                  {share:4.1f} %   mean per class")
+    assert lines[3].startswith("adapted ")
+    assert lines[-1] == (
+        "next      anyclass predict --run new --images MORE_PICTURES --out predictions.csv"
+    )
+    assert main(["fit", "zero_shot", *given, "--overwrite"]) == 0
+    assert "nobody can say how often the labels are right" in capsys.readouterr().out
+
+
+def test_predict_and_evaluate__for_people(place: Path, capsys: Screen) -> None:
+    Path("pictures/yellow kite/1.png").write_bytes(b"torn")
+    assert main(["predict", "--run", "run", "--images", "pictures", "--out", "new.csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["      1  rejected", "table: new.csv"]
+    assert sum(int(line.split()[0]) for line in lines[:-1]) == 14
+    assert main(["evaluate", "--run", "run", "--images", "pictures"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith(" %      13  all pictures, zero-shot")
+    assert lines[-3].split() == ["1", "rejected"]
+
+
+def test_report__is_written_again_and_the_manifest_stays_true(
+    place: Path, fitted: Any, capsys: Screen
+) -> None:
+    from anyclass.files import check_manifest
+
+    shutil.copytree(fitted.run, "copy")
+    Path("copy/report.html").write_text("gone")
+    assert main(["report", "--run", "copy"]) == 0
+    assert capsys.readouterr().out == "copy/report.html\n"
+    assert "red square" in Path("copy/report.html").read_text()
+    assert check_manifest(Path("copy")) == []
+
+
+def test_failures__exit_code_1(place: Path, fitted: Any, capsys: Screen) -> None:
+    for path in Path("pictures").rglob("*.*"):
+        path.write_bytes(b"torn")
+    assert main(["fit", "auto", *request(fitted), "--out", "new"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "anyclass: 14 of 14 pictures cannot be used, so there is nothing to learn from.\n"
+        "The first is blue disc/0.jpg (not a picture): repair or remove such files\n"
+    )
+
+
+def test_failures__a_disk_that_says_no(
+    place: Path, fitted: Any, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error", "the disk")
+
+    monkeypatch.setattr("anyclass.run.fitting.write_table", refuse)
+    assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 1
+    assert capsys.readouterr().err.endswith("anyclass: the disk: Input/output error\n")
+
+
+def test_hostile_names__do_not_command_the_terminal(
+    place: Path, fitted: Any, capsys: Screen
+) -> None:
+    shutil.copy("pictures/red square/0.jpg", "pictures/\x1b[2J\n<script>.jpg")
+    Path("pictures/\x1b]0;x\x07.png").write_bytes(b"torn")
+    assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.err + said.out
+    assert r"rejected \x1b]0;x\x07.png: not a picture" in said.err
+    assert "<script>.jpg" not in Path("new/report.html").read_text()
+    assert main(["plan", "auto", "--images", "no\x1b[31mwhere"]) == 2
+    assert capsys.readouterr().err.startswith(r"anyclass: no\x1b[31mwhere does not exist")
+
+
+def test_arguments__that_are_not_utf8(capsys: Screen) -> None:
+    assert main(["plan", "auto", "--images", "ph\udcffotos"]) == 2
+    assert capsys.readouterr().err == (
+        "anyclass: 'ph\\udcffotos' is not UTF-8: rename it, or give a link to it\n"
+    )
+
+
+def test_interrupt__exit_code_130(
+    place: Path, fitted: Any, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("anyclass.run.fitting.see", stop)
+        assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 130
+    assert "give the same command again" in capsys.readouterr().err
+    assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 0
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"} | more
+
+
+def test_command__help_needs_no_torch() -> None:
+    code = (
+        "import sys; from anyclass.cli import main; main(['--help']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("anyclass: a folder of pictures becomes a classifier")
+    assert done.stdout.endswith("False\n")
+    assert done.stderr == ""
+
+
+def test_command__a_reader_that_leaves(tmp_path: Path) -> None:
+    """`anyclass --help | true`: silence, no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:  # noqa: PTH123 (a file descriptor)
+        done = subprocess.run(
+            [ANYCLASS, "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_command__output_into_a_full_disk() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [ANYCLASS, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "anyclass: No space left on device\n")
+
+
+def test_output__on_a_terminal_that_knows_ascii_only(
+    place: Path, fitted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("names.txt").write_text("日本\nKätzchen\n", encoding="utf-8")
+    screen = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(screen, encoding="ascii"))
+    assert main(["plan", *request(fitted)]) == 0
+    assert rb"2: \u65e5\u672c (named), K\xe4tzchen (named)" in screen.getvalue()
+    screen.seek(0)
+    screen.truncate()
+    assert main(["plan", *request(fitted), "--json"]) == 0
+    assert json.loads(screen.getvalue())["classes"][1]["name"] == "Kätzchen"
+
+
+def trained(log: Path) -> list[int]:
+    """Steps that were trained, as far as whole lines say."""
+    text = log.read_text() if log.exists() else ""
+    lines = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
+    return [line["done"] for line in lines if line.get("stage") == "fit"]
+
+
+def until(running: subprocess.Popen[str], log: Path, steps: int) -> None:
+    """Wait until so many steps were trained."""
+    while len(trained(log)) < steps:
+        assert running.poll() is None
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_command__interrupted_and_given_again(place: Path, fitted: Any) -> None:
+    """The real thing: Ctrl-C in the middle of training, then the same line once more."""
+    flags = [*request(fitted), "--out", "new", "--tune", "head", "--steps", "200000", "--json"]
+    command, log = [ANYCLASS, "fit", "latteclip", *flags], Path("new/log.jsonl")
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(), **pipes) as running:
+        try:
+            until(running, log, 50)
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, out) == (130, "")
+    assert err.endswith("stopped; give the same command again, a fit goes on from here\n")
+    assert "Traceback" not in err
+    before = trained(log)
+    with subprocess.Popen(command, env=environment(), **pipes) as running:
+        try:
+            until(running, log, len(before) + 3)
+        finally:
+            running.kill()
+    after = trained(log)[len(before) :]
+    assert after[0] in (before[-1], before[-1] + 1), "it goes on from the last step"
+    assert after[:3] == list(range(after[0], after[0] + 3))

@@ -1,0 +1,102 @@
+"""Every command and every Python block of the README works, on small pictures and a tiny model."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anyclass.cli import COMMANDS, main
+from anyclass.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The lines of all shell blocks, as arguments."""
+    lines = "\n".join(blocks("sh")).splitlines()
+    return [argv for line in lines if (argv := shlex.split(line, comments=True))]
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    pictures: Path,
+    names: Path,
+    tiny_clip: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """What the README takes for granted; the starter is a tiny model and the demo draws little."""
+    for folder in ("photos", "more_photos", "labelled_photos"):
+        shutil.copytree(pictures, tmp_path / folder)
+    starter = Path(tiny_clip().removeprefix("local-dir:"))
+    monkeypatch.setattr("anyclass.starter.starter_folder", lambda: starter)
+    few = {"bird": "🐓🐔🐤", "shoe": "👞👟"}
+    monkeypatch.setattr("anyclass.emoji.PICTURES", few)
+    monkeypatch.setattr("anyclass.run.demo.PICTURES", few)
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("anyclass.engine._fastest", lambda clip: "torch")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_readme__every_command_works(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = [argv[1:] for argv in commands() if argv[0] == "anyclass"]
+    assert {argv[0] for argv in ours} == set(COMMANDS), "the README shows every command"
+    for argv in ours:
+        assert main(argv) == 0, argv
+        assert capsys.readouterr().out
+    assert Path("predictions.csv").read_text().count("\n") == 1 + 14
+    assert Path("demo-run/report.html").is_file()
+    said = Path("run/predictions.csv").read_text().splitlines()
+    again = Path("run2/predictions.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in said[1:]] == [line.split(",")[-1] for line in again[1:]]
+
+
+def test_readme__every_python_block_works(place: Path) -> None:
+    for code in blocks("python"):
+        found: dict[str, object] = {}
+        exec(compile(code, "README.md", "exec"), found)
+        assert found["chances"].shape == (14, 4)  # type: ignore[attr-defined]
+    assert Path("run/manifest.json").is_file()
+    assert Path("predictions.parquet").is_file()
+
+
+def test_readme__every_other_line_is_known() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"])
+    for argv in commands():
+        if argv[0] == "make":
+            done = subprocess.run([*argv[:1], "-n", *argv[1:]], cwd=ROOT, capture_output=True)
+            assert done.returncode == 0, done.stderr
+        else:
+            assert argv[0] == "anyclass" or argv[:2] == ["pip", "install"]
+    wanted = set(re.findall(r"anyclass\[(\w+)\]", README))
+    assert wanted
+    assert wanted <= extras
+    for target in ("demo", "test"):
+        assert ["make", target] in commands()
+
+
+def test_readme__the_question_names_every_method() -> None:
+    tree = blocks("text")[0]
+    answers = dict(re.findall(r"-> (\w+) +(.+)", tree))
+    here = {name for name, about in answers.items() if "not in this version" not in about}
+    assert here == set(METHODS)
+    assert not (set(answers) - here) & set(METHODS)
+
+
+def test_readme__the_files_of_a_run_are_those_of_a_run(fitted: object) -> None:
+    said = README.split("A run folder holds")[1].split("\n\n")[0].split("`predictions.csv` has")[0]
+    named = set(re.findall(r"`([\w.]+)/?`", said))
+    run: Path = fitted.run  # type: ignore[attr-defined]
+    assert named == {path.name for path in run.iterdir() if not path.name.startswith(".")}

@@ -1,0 +1,303 @@
+"""The starter model: assembled once and whole, an open_clip model like any other, and no fool."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import anyclass.starter
+from anyclass.backbone import Backbone
+from anyclass.errors import ModelError, RequestError
+from anyclass.files import check_manifest, write_manifest
+from anyclass.starter import LOGIT_SCALE, VERSION, bridge, starter_folder
+
+FILES = [
+    *("config.json", "manifest.json", "open_clip_config.json", "open_clip_model.safetensors"),
+    *("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+]
+
+
+@pytest.fixture(scope="session")
+def starter(own_cache: Path) -> Path:
+    """The assembled model in the cache of this test run."""
+    return starter_folder()
+
+
+@pytest.fixture(scope="session")
+def clip(starter: Path) -> Backbone:
+    return Backbone.load("starter", engine="torch")
+
+
+@pytest.fixture
+def building(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A cache of its own, where building means to copy; the folders that were built."""
+    built: list[Path] = []
+
+    def assemble(folder: Path) -> None:
+        built.append(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft = folder.with_name("draft")
+        draft.mkdir(exist_ok=True)
+        for name in FILES:
+            if name == "open_clip_model.safetensors":
+                (draft / name).symlink_to(starter / name)
+            else:
+                shutil.copyfile(starter / name, draft / name)
+        place(draft, folder)
+        draft.rename(folder)
+
+    monkeypatch.setattr(anyclass.starter, "_assemble", assemble)
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
+    return built
+
+
+def place(draft: Path, folder: Path) -> None:
+    """Write the folder's own place into its configuration."""
+    path = draft / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["hf_model_name"] = str(folder)
+    path.write_text(json.dumps(config))
+    write_manifest(draft)
+
+
+def test_starter_folder__is_whole(starter: Path, own_cache: Path) -> None:
+    assert starter == own_cache / "models" / VERSION
+    assert sorted(path.name for path in starter.iterdir()) == FILES
+    assert check_manifest(starter) == []
+    assert not starter.with_name(VERSION + ".building").exists()
+
+
+def test_starter_folder__is_built_once(building: list[Path]) -> None:
+    assert starter_folder() == starter_folder() == building[0]
+    assert len(building) == 1
+
+
+def test_starter_folder__of_two_at_once_is_built_once(building: list[Path]) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        folders = list(threads.map(lambda _: starter_folder(), range(4)))
+    assert folders == building * 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("{"),
+        lambda folder: (folder / "vocab.txt").unlink(),
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        lambda folder: (folder / "open_clip_config.json").write_bytes(b""),
+        lambda folder: shutil.rmtree(folder),
+    ],
+)
+def test_starter_folder__is_built_again_where_damaged(
+    building: list[Path], damage: Callable[[Path], object]
+) -> None:
+    damage(starter_folder())
+    folder = starter_folder()
+    assert building == [folder, folder]
+    assert check_manifest(folder) == []
+    assert starter_folder() == folder
+    assert len(building) == 2
+
+
+def test_starter_folder__is_built_again_where_moved(
+    building: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = starter_folder()
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "moved"))
+    second = starter_folder()
+    assert building == [first, second]
+    config = json.loads((second / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_model_name"] == str(second) != str(first)
+
+
+@pytest.mark.parametrize("constant", ["_IMAGE_WEIGHTS", "_TEXT_WEIGHTS"])
+def test_starter_folder__refuses_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str
+) -> None:
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    monkeypatch.setattr(anyclass.starter, constant, "0" * 64)
+    with pytest.raises(ModelError, match=r"is not the file anyclass was made for \(sha256\)"):
+        starter_folder()
+    assert not (tmp_path / "models" / VERSION).exists()
+
+
+def test_starter_folder__says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    monkeypatch.setattr(anyclass.starter, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"pip install 'anyclass\[starter\]'"):
+        starter_folder()
+
+
+@torch.no_grad()
+def test_starter__is_an_open_clip_model_like_any_other(starter: Path, clip: Backbone) -> None:
+    import open_clip
+
+    name = f"local-dir:{starter}"
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(name)
+    photo = sample("flower.jpg")
+    seen = normalize(model.encode_image(preprocess(photo)[None]), dim=1)
+    view = clip.preprocessing.normalise(clip.preprocessing.view(photo)[None])
+    torch.testing.assert_close(clip.images(view), seen, rtol=0, atol=1e-4)
+    texts = ["a photo of a dog.", "a photo of a small wooden house by the sea."]
+    said = normalize(model.encode_text(tokenizer(texts)), dim=1)
+    torch.testing.assert_close(clip.texts(texts), said, rtol=0, atol=1e-5)
+    assert clip.logit_scale.item() == pytest.approx(LOGIT_SCALE, rel=1e-6)
+    assert clip.preprocessing.mean == (127 / 255,) * 3
+    assert clip.preprocessing.std == (128 / 255,) * 3
+
+
+@torch.no_grad()
+def test_starter__image_tower_is_the_released_classifier(clip: Backbone) -> None:
+    image_file, _ = anyclass.starter._packaged_files()
+    released = torch.load(image_file, map_location="cpu", weights_only=True)
+    photo = clip.preprocessing.view(sample("flower.jpg"))
+    pooled = clip.trunk(clip.preprocessing.normalise(photo[None]), "head")
+    logits = pooled @ released["_fc.weight"].T + released["_fc.bias"]
+    assert int(logits.argmax()) == 985  # daisy
+
+
+def sample(name: str) -> Image.Image:
+    """One of the two photographs that scikit-learn brings: a flower, a Chinese palace."""
+    from sklearn.datasets import load_sample_image
+
+    return Image.fromarray(load_sample_image(name))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "wanted"), [("flower.jpg", "flower"), ("china.jpg", "palace")])
+def test_starter__knows_a_flower_from_a_palace(clip: Backbone, name: str, wanted: str) -> None:
+    things = ["dog", "palace", "car", "flower", "fish", "guitar", "chair", "pizza", "bird", "boat"]
+    view = clip.preprocessing.view(sample(name))
+    feature = clip.images(clip.preprocessing.normalise(view[None]))
+    scores = (feature @ clip.texts([f"a photo of a {thing}." for thing in things]).T)[0]
+    assert things[int(scores.argmax())] == wanted
+
+
+@torch.no_grad()
+def test_starter__names_find_their_classifier_rows(clip: Backbone) -> None:
+    from open_clip import IMAGENET_CLASSNAMES
+
+    image_file, _ = anyclass.starter._packaged_files()
+    rows = torch.load(image_file, map_location="cpu", weights_only=True)["_fc.weight"]
+    some = list(range(0, 1000, 16))
+    said = clip.texts([f"a photo of a {IMAGENET_CLASSNAMES[c]}." for c in some])
+    seen = normalize((rows - rows.mean(0))[some] @ clip.model.visual.head.proj.weight.T, dim=1)
+    assert (said @ seen.T).argmax(1).tolist() == list(range(63))
+
+
+@pytest.fixture(scope="session")
+def imagenet(clip: Backbone) -> tuple[Tensor, Tensor]:
+    """Classifier rows W (K, 1280), and pooled text features T (K, 384) as the model now is."""
+    from open_clip import IMAGENET_CLASSNAMES
+
+    image_file, _ = anyclass.starter._packaged_files()
+    rows: Tensor = torch.load(image_file, map_location="cpu", weights_only=True)["_fc.weight"]
+    texts = [f"a photo of a {name}." for name in IMAGENET_CLASSNAMES]
+    order = sorted(range(1000), key=lambda c: len(texts[c]))
+    pooled = torch.empty(1000, 384)
+    with torch.no_grad():
+        for start in range(0, 1000, 100):
+            some = order[start : start + 100]
+            pooled[some] = clip.text_trunk([texts[c] for c in some], "head")
+    return rows, pooled
+
+
+@pytest.mark.slow
+def test_starter__texts_are_centred(imagenet: tuple[Tensor, Tensor]) -> None:
+    _, texts = imagenet
+    assert texts.mean(0).norm() < 1e-4 * texts.norm(dim=1).mean()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_starter__projections_are_the_bridge(
+    clip: Backbone, imagenet: tuple[Tensor, Tensor]
+) -> None:
+    rows, texts = imagenet
+    image, text = bridge(rows, texts)
+    kept = clip.model.visual.head.proj.weight.T
+    torch.testing.assert_close(kept.T @ kept, torch.eye(512), rtol=0, atol=1e-4)
+    torch.testing.assert_close(kept @ kept.T, image @ image.T, rtol=0, atol=2e-3)
+    said = normalize(texts @ text, dim=1) @ image.T  # in the image tower's own space
+    now = normalize(texts @ clip.model.text.proj.weight.T, dim=1) @ kept.T
+    assert (said * now).sum(1).min() > 0.999
+
+
+@pytest.mark.slow
+def test_bridge__finds_names_it_has_never_seen(imagenet: tuple[Tensor, Tensor]) -> None:
+    rows, texts = imagenet
+    new = torch.arange(1000) % 10 == 3
+    image, text = bridge(rows[~new], texts[~new])
+    seen = normalize((rows[new] - rows[~new].mean(0)) @ image, dim=1)
+    said = normalize((texts[new] - texts[~new].mean(0)) @ text, dim=1)
+    right = (said @ seen.T).argmax(1) == torch.arange(100)
+    assert right.float().mean() > 0.45  # 1 in 100 by chance
+
+
+def test_bridge__is_the_solution_of_its_two_problems() -> None:
+    """V spans the leading eigenvectors of the covariance; M solves the ridge as least squares.
+
+    argmin |t M - y|^2 + lambda |M|^2 is ordinary least squares on [t; sqrt(lambda) I] and [y; 0].
+    """
+    drawn = torch.Generator().manual_seed(2)
+    rows = torch.randn(23, 11, generator=drawn, dtype=torch.float64)
+    texts = torch.randn(23, 6, generator=drawn, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float64)
+        try:
+            image, text = bridge(rows, texts, width=4, ridge=2.5)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert (image.shape, text.shape) == ((11, 4), (6, 4))
+    centred, t = rows - rows.mean(0), texts - texts.mean(0)
+    leading = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -4:]
+    torch.testing.assert_close(image @ image.T, leading @ leading.T)
+    a = torch.cat([t, 2.5**0.5 * torch.eye(6, dtype=torch.float64)])
+    y = torch.cat([centred @ image, torch.zeros(6, 4, dtype=torch.float64)])
+    torch.testing.assert_close(text, torch.linalg.lstsq(a, y).solution)
+
+
+@pytest.mark.slow
+def test_starter_folder__of_two_processes_at_once(tmp_path: Path, starter: Path) -> None:
+    code = "from anyclass.starter import starter_folder; print(starter_folder())"
+    here = os.environ | {"ANYCLASS_CACHE": str(tmp_path)}
+    made = [
+        subprocess.Popen([sys.executable, "-c", code], env=here, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    folder = tmp_path / "models" / VERSION
+    assert [process.communicate()[0].strip() for process in made] == [str(folder)] * 2
+    assert [process.returncode for process in made] == [0, 0]
+    assert check_manifest(folder) == []
+    for name in set(FILES) - {"manifest.json", "open_clip_config.json"}:  # the same to the bit
+        assert (folder / name).read_bytes() == (starter / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_starter_folder__continues_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    half = tmp_path / "models" / (VERSION + ".building")
+    half.mkdir(parents=True)
+    (half / "vocab.txt").write_text("half")
+    (half / "stray.txt").write_text("half")
+    folder = starter_folder()
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert not half.exists()

@@ -1,0 +1,303 @@
+"""The loop: its schedule by hand, its steps against plain AdamW, its checkpoint to the bit."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import cos, log, pi
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import anyclass.train
+from anyclass.errors import TrainingError
+from anyclass.train import Batch, Batches, Checkpoint, Schedule, generator, optimise
+
+B, D, C = 6, 4, 3
+Loss = Callable[[Batch], dict[str, Tensor]]
+
+
+@dataclass
+class Noise:
+    """Batches of random numbers, a pure function of the step."""
+
+    steps: int
+    asked: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def start(self, step: int) -> Iterator[Batch]:
+        self.asked.append(step)
+        for i in range(step, self.steps):
+            hidden = torch.randn(B, D, generator=generator(9, i))
+            files = tuple(f"{i}-{j}.png" for j in range(B))
+            yield Batch(i, i == 0, torch.arange(B), hidden, files)
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    """A matrix, a bias and the logit scale."""
+    drawn = generator(1)
+    return {
+        "matrix": nn.Parameter(torch.randn(C, D, generator=drawn)),
+        "bias": nn.Parameter(torch.randn(C, generator=drawn)),
+        "logit_scale": nn.Parameter(torch.tensor(1.5)),
+    }
+
+
+def loss_of(given: dict[str, nn.Parameter], seen: Tensor | None = None) -> Loss:
+    """Two terms; `seen` is changed in place like LatteCLIP's prototypes, and takes part."""
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        out = batch.hidden @ given["matrix"].T + given["bias"]
+        pull = out.pow(2).mean() * given["logit_scale"].exp()
+        if seen is None:
+            return {"pull": pull, "push": -out.sum() / 50}
+        seen.mul_(0.9).add_(out.detach().mean(0), alpha=0.1)
+        return {"pull": pull, "push": (out - seen).abs().mean()}
+
+    return loss
+
+
+SCHEDULE = Schedule(lr=0.05, warm_up=3)
+
+
+def quiet(**_: Any) -> None:
+    """Listens to nothing."""
+
+
+def test_schedule__has_open_clips_numbers() -> None:
+    assert (SCHEDULE.weight_decay, SCHEDULE.betas, SCHEDULE.eps) == (0.2, (0.9, 0.98), 1e-6)
+
+
+def test_schedule__warms_up_then_follows_a_cosine_to_zero() -> None:
+    schedule, steps = Schedule(lr=1e-6, warm_up=37), 1850  # EuroSAT: 18,900 pictures, 512 at once
+    rates = [schedule.at(step, steps) for step in range(steps)]
+    assert rates[:3] == pytest.approx([1e-6 / 37, 2e-6 / 37, 3e-6 / 37])
+    assert rates[36] == rates[37] == max(rates) == pytest.approx(1e-6)
+    for step in (100, 944, 1500):
+        assert rates[step] == pytest.approx(0.5e-6 * (1 + cos(pi * (step - 37) / (1850 - 37))))
+    assert rates[943] > 0.5e-6 > rates[944]  # half of it in the middle of 37 ... 1850
+    assert 0 < rates[-1] < 1e-6 * 1e-5
+    assert schedule.at(steps, steps) == pytest.approx(0, abs=1e-20)
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "steps", "wanted"),
+    [
+        (0, 4, [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
+        (2, 2, [0.5, 1]),
+        (5, 2, [0.2, 0.4]),  # stopped before it is warm
+        (1, 1, [1]),
+    ],
+)
+def test_schedule__of_few_steps(warm_up: int, steps: int, wanted: list[float]) -> None:
+    schedule = Schedule(lr=1.0, warm_up=warm_up)
+    assert [schedule.at(step, steps) for step in range(steps)] == pytest.approx(wanted)
+
+
+def test_optimise__is_adamw_step_by_step() -> None:
+    found, wanted = parameters(), parameters()
+    optimise(loss_of(found), found, Noise(7), SCHEDULE, quiet)
+
+    plain = torch.optim.AdamW(
+        [
+            {"params": [wanted["matrix"]], "weight_decay": 0.2},
+            {"params": [wanted["bias"], wanted["logit_scale"]], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
+    rates = [0.05 / 3, 0.1 / 3, 0.05, *(0.025 * (1 + cos(pi * k / 4)) for k in range(4))]
+    for batch, rate in zip(Noise(7).start(0), rates, strict=True):
+        for group in plain.param_groups:
+            group["lr"] = rate
+        plain.zero_grad()
+        sum(loss_of(wanted)(batch).values()).backward()
+        plain.step()
+    for name, parameter in wanted.items():
+        torch.testing.assert_close(found[name], parameter, rtol=1e-6, atol=1e-7)
+
+
+def test_optimise__decays_matrices_only() -> None:
+    given = parameters() | {"norm": nn.Parameter(torch.full((5,), 2.0))}
+    before = {name: parameter.detach().clone() for name, parameter in given.items()}
+    still = {"nothing": lambda: sum((0 * p).sum() for p in given.values())}
+    optimise(
+        lambda _: {name: term() for name, term in still.items()},
+        given,
+        Noise(2),
+        Schedule(lr=0.1, warm_up=1, weight_decay=0.25),
+        quiet,
+    )
+    kept = before["matrix"] * (1 - 0.1 * 0.25) * (1 - 0.1 * 0.25)  # both steps at full rate
+    torch.testing.assert_close(given["matrix"].detach(), kept)
+    for name in ("bias", "logit_scale", "norm"):
+        assert torch.equal(given[name].detach(), before[name])
+
+
+@pytest.mark.parametrize(("start", "push", "end"), [(4.5, -1, log(100)), (0.2, 1, 0.0)])
+def test_optimise__keeps_the_logit_scale_between_0_and_ln_100(
+    start: float, push: float, end: float
+) -> None:
+    given = {"logit_scale": nn.Parameter(torch.tensor(start)), "tau": nn.Parameter(torch.ones(2))}
+    seen = []
+
+    def loss(_: Batch) -> dict[str, Tensor]:
+        seen.append(float(given["logit_scale"].detach()))
+        return {"push": push * 9 * (given["logit_scale"] + given["tau"].sum())}
+
+    optimise(loss, given, Noise(4), Schedule(lr=0.5, warm_up=0), quiet)
+    assert seen[1:] == pytest.approx([end] * 3)
+    assert given["tau"].detach().abs().min() > 1.2 or given["tau"].detach().max() < 0.2
+
+
+def test_optimise__logs_every_term_of_every_step() -> None:
+    given, lines = parameters(), []
+    optimise(loss_of(given), given, Noise(3), SCHEDULE, lambda **line: lines.append(line))
+    twin, terms = parameters(), []
+    inner = loss_of(twin)
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms.append(inner(batch))
+        return terms[-1]
+
+    optimise(loss, twin, Noise(3), SCHEDULE, quiet)
+    assert lines == [
+        {"stage": "fit", "done": i + 1, "total": 3}
+        | {name: float(term.detach()) for name, term in terms[i].items()}
+        for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("value", "shown"), [("nan", "nan"), ("inf", "inf"), ("-inf", "-inf")])
+def test_optimise__stops_before_a_step_that_is_not_finite(value: str, shown: str) -> None:
+    given, lines = parameters(), []
+    inner, before = loss_of(given), {}
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms = inner(batch)
+        if batch.step == 2:
+            before.update({name: p.detach().clone() for name, p in given.items()})
+            terms["push"] = terms["push"] * float(value) * torch.sign(terms["push"].detach())
+        return terms
+
+    with pytest.raises(TrainingError) as caught:
+        optimise(loss, given, Noise(5), SCHEDULE, lambda **line: lines.append(line))
+    assert str(caught.value) == (
+        f"push became {shown} at step 3; its 6 pictures begin with 2-0.png, 2-1.png, 2-2.png. "
+        "Nothing was saved over; try a smaller --lr"
+    )
+    assert all(torch.equal(given[name].detach(), before[name]) for name in given)
+    assert [line["done"] for line in lines] == [1, 2]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing gets to clean up after it."""
+
+
+def interrupted(inner: Loss, step: int, error: type[BaseException]) -> Loss:
+    """Ends in the middle of a step, after the state has been changed."""
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms = inner(batch)
+        if batch.step == step:
+            raise error
+        return terms
+
+    return loss
+
+
+def run(path: Path | None, stop: tuple[int, type[BaseException]] | None = None) -> dict[str, bytes]:
+    """Train from what lies at `path`; the bytes of everything that training changes."""
+    given, seen = parameters(), torch.zeros(C)
+    given["unused"] = nn.Parameter(torch.full((2, 5), 3.0))  # no loss reaches it
+    keep = Checkpoint(path, {"seen": seen}, seconds=0.0) if path else None
+    loss = loss_of(given, seen)
+    if stop:
+        with pytest.raises(stop[1]):
+            optimise(interrupted(loss, *stop), given, Noise(8), SCHEDULE, quiet, keep)
+    else:
+        optimise(loss, given, Noise(8), SCHEDULE, quiet, keep)
+    tensors = {name: p.detach() for name, p in given.items()} | {"seen": seen}
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, 7])
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_checkpoint__continues_to_the_bit(
+    tmp_path: Path, step: int, error: type[BaseException]
+) -> None:
+    path = tmp_path / "training.safetensors"
+    assert run(path, (step, error)) != run(None)
+    assert path.is_file() == (step > 0)
+    assert run(path) == run(None)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_checkpoint__continues_after_two_kills(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    run(path, (3, Killed))
+    run(path, (6, Killed))
+    assert run(path) == run(None)
+
+
+def test_checkpoint__that_is_complete_trains_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    wanted = run(path)
+    given, seen, batches = parameters(), torch.zeros(C), Noise(8)
+    given["unused"] = nn.Parameter(torch.zeros(2, 5))
+    optimise(
+        loss_of(given, seen), given, batches, SCHEDULE, quiet, Checkpoint(path, {"seen": seen})
+    )
+    assert batches.asked == [8]
+    assert given["matrix"].detach().numpy().tobytes() == wanted["matrix"]
+    assert given["unused"].detach().numpy().tobytes() == wanted["unused"]
+    assert seen.numpy().tobytes() == wanted["seen"]
+
+
+def test_checkpoint__is_written_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(anyclass.train, "monotonic", lambda: now[0])
+    path, given, steps = tmp_path / "training.safetensors", parameters(), []
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        now[0] += 10
+        if path.is_file():
+            with safe_open(path, "pt") as file:
+                steps.append(int(file.metadata()["step"]))
+        return loss_of(given)(batch)
+
+    optimise(loss, given, Noise(8), SCHEDULE, quiet, Checkpoint(path, {}, seconds=25.0))
+    assert steps == [3, 3, 3, 6, 6]
+
+
+def test_optimise__without_a_checkpoint_writes_nothing(tmp_path: Path) -> None:
+    given = parameters()
+    optimise(loss_of(given), given, Noise(2), SCHEDULE, quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generator__depends_on_its_key_alone() -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    first = torch.rand(3, generator=generator(4, 2))
+    torch.rand(5)
+    assert torch.equal(first, torch.rand(3, generator=generator(4, 2)))
+    others = [generator(*key) for key in [(4, 3), (4,), (42,), (2, 4), (4, 2, 0), ()]]
+    drawn = [tuple(torch.rand(3, generator=other).tolist()) for other in others]
+    assert len({tuple(first.tolist()), *drawn}) == 7
+
+
+def test_generator__of_zero_is_a_known_value() -> None:
+    assert torch.randperm(8, generator=generator(0, 0)).tolist() == [5, 4, 6, 3, 1, 7, 0, 2]
+
+
+def test_batches__is_a_protocol() -> None:
+    assert isinstance(Noise(1), Batches)
+    assert not isinstance([], Batches)
