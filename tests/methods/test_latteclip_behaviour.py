@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from anyclass.backbone import Backbone
+from anyclass.captions import Captions
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
@@ -119,6 +120,31 @@ def test_fit__same_seed_same_bytes(fit: Fit, small: LatteClip) -> None:
     assert content(first[0]) != content(other[0])
 
 
+def test_fit__groups_and_drawn_texts_follow_the_seed(
+    fit: Fit, small: LatteClip, teller: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = replace(small, describer=teller, image_captions=2)
+    groups, columns, draw = [], [], Captions.draw
+
+    def spy(captions: Captions, index: torch.Tensor, *rest: Any) -> torch.Tensor:
+        """Notes for each place of the batch which of its picture's two texts was drawn."""
+        numbers = draw(captions, index, *rest)
+        columns[-1] += (numbers[0, 1] == captions.images[index, 1]).tolist()
+        return numbers
+
+    monkeypatch.setattr(Captions, "draw", spy)
+    for seed in (0, 1, 1):
+        teller.asked.clear()
+        columns.append([])
+        fit(how, seed=seed)
+        groups.append([request.rows for request in teller.asked if len(request.rows) > 1])
+    assert groups[0] != groups[1] == groups[2]
+    assert columns[1] == columns[2]
+    assert len(columns[0]) == 30
+    unlike = sum(a != b for a, b in zip(*columns[:2], strict=True))
+    assert unlike > 8  # the pictures without a text alone make 3
+
+
 class Killed(Exception):
     """What a kill between two steps looks like from inside."""
 
@@ -208,6 +234,10 @@ def test_fit__questions_name_domain_and_class(fit: Fit, small: LatteClip, teller
     assert asked == [
         f"Describe the {name} mouse in the photo concisely, less than 20 words." for name in names
     ]
+    teller.asked.clear()
+    fit(how)
+    plain = {request.question for request in teller.asked if len(request.rows) == 1}
+    assert plain == {"Describe the mouse in the photo concisely, less than 20 words."}
     groups = {request.question for request in teller.asked if len(request.rows) > 1}
     assert groups == {
         "Describe the common visual attributes of the mice in all the photos concisely, "

@@ -79,6 +79,16 @@ def test_progress__writes_lines_that_continue_a_file(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("kept", ["", '{"step": 1}\n', '{"name": "ä"}\n{"step": 1}\n'])
+@pytest.mark.parametrize("torn", ["", "{", '{"ste', '{"name": "ä'])
+def test_progress__drops_a_line_that_was_cut_off(tmp_path: Path, kept: str, torn: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes((kept + torn).encode()[: -1 if "ä" in torn else None])
+    with Progress(path) as log:
+        log(step=2)
+    assert path.read_text(encoding="utf-8") == kept + '{"step": 2}\n'
+
+
 def test_progress__passes_everything_on(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[dict[str, Any]] = []
     with Progress(callback=lambda **numbers: seen.append(numbers)) as log:

@@ -40,7 +40,7 @@ Branch = Literal["zs", "ft"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
 
-LEARNING_RATES: dict[Part, float] = {"all": 1e-7, "tail": 1e-5, "head": 1e-5}
+LEARNING_RATES: dict[Part, float] = {"all": 1e-7, "tail": 1e-6, "head": 1e-5}
 """Default learning rates: the paper's for all; the others are the project's."""
 
 BOLD = 1e-5

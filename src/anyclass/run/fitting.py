@@ -130,7 +130,7 @@ def _config(request: Request, choice: Choice) -> Json:
 
 def _scratch(folder: Path, clip: Backbone, photos: Photos) -> Path:
     """What an unfinished run goes on from, as long as model and pictures are the same."""
-    key = json.dumps([1])
+    key = json.dumps([clip.weights_sha256, photos.files, content_hashes(photos)])
     scratch = folder / SCRATCH / sha256(key.encode()).hexdigest()[:24]
     scratch.mkdir(exist_ok=True)
     return scratch

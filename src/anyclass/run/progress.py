@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -29,7 +29,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, path: Path | None = None, callback: Callback | None = None) -> None:
         """Append to `path`; pass the same numbers on to `callback`."""
-        self._file = path.open("a", encoding="utf-8") if path else None
+        self._file = _continued(path) if path else None
         self._callback = callback
         self._bar: tqdm[Any] | None = None
         self._stage: tuple[str, int] = ("", 0)
@@ -81,3 +81,11 @@ class Progress(AbstractContextManager["Progress"]):
             self._bar.close()
         name = STAGES.get(stage, stage)
         self._bar = tqdm(total=total, desc=name, file=sys.stderr) if sys.stderr.isatty() else None
+
+
+def _continued(path: Path) -> TextIO:
+    """`path`, to append to; a last line that a kill or a full disk cut off is dropped."""
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return path.open("a", encoding="utf-8", errors="backslashreplace")
