@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from anyclass.backbone import Backbone
@@ -39,9 +40,10 @@ class Split:
     test: Photos
 
     @classmethod
-    def read(cls, data: Path, name: str) -> "Split":
-        """Class folders of `train` and `test`."""
+    def read(cls, data: Path, name: str, most: int | None) -> "Split":
+        """Class folders of `train` (`most` pictures of it, the same for every seed) and `test`."""
         train = Photos.read(data / name / "train", labels="folders")
+        train = train[np.sort(np.random.default_rng(0).permutation(len(train))[:most])]
         test = Photos.read(data / name / "test", train.classes.names, "folders")
         return cls(name, train.unlabelled_copy(), test)
 
@@ -50,20 +52,23 @@ def silent(**_: Any) -> None:
     """A log that says nothing."""
 
 
-def row(clip: Backbone, split: Split, variant: str, tune: str, seeds: int) -> dict[str, Any]:
+def row(
+    clip: Backbone, split: Split, variant: str, fields: dict[str, Any], seeds: int
+) -> dict[str, Any]:
     """Accuracy on the test pictures: zero-shot, ensemble, and adapted over the seeds."""
     adapted, seconds, scores = [], [], {}
     for seed in range(seeds):
         torch.manual_seed(seed)
         start = time.perf_counter()
-        fitted = LatteClip(tune=tune, **VARIANTS[variant]).fit(clip, split.train, silent)
+        fitted = LatteClip(**fields, **VARIANTS[variant]).fit(clip, split.train, silent)
         seconds.append(time.perf_counter() - start)
         scores = compare(split.test.labels, see(clip, fitted, split.test, silent), fitted.classes_)
         adapted.append(100 * scores["adapted"]["accuracy"])
     return {
         "set": split.name,
         "method": variant,
-        "tune": tune,
+        "fields": fields,
+        "pictures": len(split.train),
         "zero_shot": round(100 * scores["zero_shot"]["accuracy"], 2),
         "zero_shot_ensemble": round(100 * scores["zero_shot_ensemble"]["accuracy"], 2),
         "adapted": [round(value, 2) for value in adapted],
@@ -82,17 +87,21 @@ def main() -> None:
     parser.add_argument("--tune", nargs="+", default=["head", "tail"])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--most", type=int, help="training pictures to fit on")
+    parser.add_argument("--steps", type=int, help="training steps; the default is the paper's rule")
     asked = parser.parse_args()
     clip = Backbone.load("starter")
     rows = []
     for name in asked.sets:
-        split = Split.read(asked.data, name)
+        split = Split.read(asked.data, name, asked.most)
         for tune in asked.tune:
             for variant in asked.variants:
-                rows.append(row(clip, split, variant, tune, asked.seeds))
+                fields = {"tune": tune} | ({"steps": asked.steps} if asked.steps else {})
+                rows.append(row(clip, split, variant, fields, asked.seeds))
                 print(json.dumps(rows[-1]), flush=True)
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+                asked.out.parent.mkdir(exist_ok=True)
+                asked.out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.errors import RequestError
+from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.zero_shot import ZeroShot
 from anyclass.templates import DOMAINS, PLAIN, class_features, domain, fill, openai_templates
 
 TABLE = {  # A, B and the template in the code, as the specification prints them
@@ -151,3 +153,10 @@ def test_class_features__of_one_template_are_its_texts(tiny_clip: Callable[..., 
     found = class_features(clip, ["dog", "house"], [PLAIN])
     wanted = clip.texts(["a photo of a dog.", "a photo of a house."])
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [LatteClip, ZeroShot])
+def test_template__is_refused_where_it_is_given(method):
+    with pytest.raises(RequestError, match="mark the place of the class"):
+        method(template="a photo")
+    assert method(template="{c} texture.").template == "{c} texture."

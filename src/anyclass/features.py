@@ -346,7 +346,8 @@ class TrainingViews:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One view of each picture of the rest of an epoch, batch by batch."""
         if self.cached is None:
-            draw = AugmentedViews(self.clip.preprocessing, self.augmentation, 1, self.seed + epoch)
+            own = generator(self.seed, epoch).initial_seed()
+            draw = AugmentedViews(self.clip.preprocessing, self.augmentation, 1, own)
             for batch, bad in read(self.photos[index.numpy()], draw, size):
                 _stop_if(bad)
                 yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])

@@ -6,9 +6,10 @@ never by formatting.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from jaxtyping import Float
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from anyclass.backbone import Backbone
@@ -104,6 +105,16 @@ def fill(template: str, prompt: str) -> str:
         )
     place = "{c}" if "{c}" in template else "{}"
     return template.replace(place, prompt)
+
+
+def _checked(template: str) -> str:
+    """The template, if a class can be put into it."""
+    fill(template, "class")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_checked)]
+"""A template that is refused where it is given, not where it is used."""
 
 
 @cache

@@ -33,7 +33,7 @@ from anyclass.describe import Request, Vocabulary
 from anyclass.errors import RequestError
 from anyclass.features import Embedding, TrainingViews, current_features, embed, image_features
 from anyclass.losses import Collisions, contrastive
-from anyclass.templates import PLAIN, class_features, domain, fill
+from anyclass.templates import PLAIN, Template, class_features, domain, fill
 from anyclass.train import Batch, Checkpoint, Log, Schedule, generator, optimise
 
 Branch = Literal["zs", "ft"]
@@ -73,7 +73,7 @@ class LatteClip:
     views: Annotated[int, Field(gt=0)] = 4
     """Views drawn once per picture for head and tail (all draws anew each time)."""
 
-    template: str = PLAIN
+    template: Template = PLAIN
     """Class text; `{}` is the class."""
     domain: str = "object"
     """What the pictures show, for the describer: a noun, or one of the paper's sets."""

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.templates import PLAIN, class_features, openai_templates
+from anyclass.templates import PLAIN, Template, class_features, openai_templates
 from anyclass.train import Log
 
 
@@ -25,7 +25,7 @@ from anyclass.train import Log
 class ZeroShot:
     """Labels pictures by the names alone."""
 
-    template: str = PLAIN
+    template: Template = PLAIN
     """How a class is put into words; `{}` is its name."""
     ensemble: bool = False
     """Use OpenAI's 80 templates instead of `template`."""
