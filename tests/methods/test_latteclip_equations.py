@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from anyclass.backbone import Part
 from anyclass.losses import contrastive
 from anyclass.methods.latteclip import (
     LatteClip,
@@ -311,6 +312,16 @@ def test_steps__of_the_ten_sets(pictures: int, steps: int) -> None:
     how = LatteClip()
     assert how._steps(pictures) == steps
     assert how._schedule(pictures) == Schedule(1e-7, -(-pictures // 512), 0.2, (0.9, 0.98), 1e-6)
+
+
+@pytest.mark.parametrize(("tune", "path"), [("head", 5e-3), ("tail", 3e-4)])
+@pytest.mark.parametrize(("pictures", "steps"), [(263, 50), (3409, 350), (10000, 1000)])
+def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
+    tune: Part, path: float, pictures: int, steps: int
+) -> None:
+    assert LatteClip(tune=tune)._schedule(pictures).lr * steps == pytest.approx(path)
+    assert LatteClip(tune=tune, steps=0)._schedule(pictures).lr == pytest.approx(path)
+    assert LatteClip(tune=tune, lr=0.25)._schedule(pictures).lr == 0.25
 
 
 def test_schedule__line_up_then_cosine_to_zero() -> None:

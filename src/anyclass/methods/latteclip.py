@@ -40,8 +40,15 @@ Branch = Literal["zs", "ft"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
 
-LEARNING_RATES: dict[Part, float] = {"all": 1e-7, "tail": 1e-6, "head": 1e-5}
-"""Default learning rates: the paper's for all; the others are the project's."""
+PAPER_LR = 1e-7
+"""Default learning rate when everything is trained."""
+
+PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-3}
+"""Default learning rate times steps, for head and tail: how far AdamW may move a weight.
+
+The project's own. A fixed rate does nothing in the few steps of a small folder and too much in
+the many of a large one; LOG.md has the figures.
+"""
 
 BOLD = 1e-5
 """Learning rate of the whole model above which the user is warned."""
@@ -59,7 +66,7 @@ class LatteClip:
     projections (head) or the image tower's last stage with them (tail)."""
     lr: Annotated[float, Field(ge=0)] | None = None
     """Highest learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), and the
-    project's own for head and tail, on which nothing is published."""
+    project's own for head (5e-3 / steps) and tail (3e-4 / steps), for which there is no paper."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """Training steps; None: min(2000, 50 ceil(N / B))."""
     batch_size: Annotated[int, Field(gt=0)] = 512
@@ -226,7 +233,10 @@ class LatteClip:
         return min(2000, 50 * epoch) if self.steps is None else self.steps
 
     def _schedule(self, pictures: int) -> Schedule:
-        lr = LEARNING_RATES[self.tune] if self.lr is None else self.lr
+        lr = self.lr
+        if lr is None:
+            path = PATHS.get(self.tune)
+            lr = path / max(1, self._steps(pictures)) if path else PAPER_LR
         return Schedule(lr, self._warm_up(pictures), self.weight_decay)
 
     def _batches(self, tuned: Backbone, photos: Photos, log: Log, seed: int) -> TrainingViews:
