@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--most", type=int, help="training pictures to fit on")
     parser.add_argument("--steps", type=int, help="training steps; the default is the paper's rule")
+    parser.add_argument("--views", type=int, help="cached views of each picture")
     asked = parser.parse_args()
     clip = Backbone.load("starter")
     rows = []
@@ -97,7 +98,8 @@ def main() -> None:
         split = Split.read(asked.data, name, asked.most)
         for tune in asked.tune:
             for variant in asked.variants:
-                fields = {"tune": tune} | ({"steps": asked.steps} if asked.steps else {})
+                own = {"tune": tune, "steps": asked.steps, "views": asked.views}
+                fields = {name: value for name, value in own.items() if value is not None}
                 rows.append(row(clip, split, variant, fields, asked.seeds))
                 print(json.dumps(rows[-1]), flush=True)
                 asked.out.parent.mkdir(exist_ok=True)
