@@ -124,9 +124,13 @@ def test_choose__refuses(pictures: Path) -> None:
 
 def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
     (pictures / "notes.txt").write_text("a")
-    said = remarks(photos(pictures, "red square", "Red_Square", "kite"))
+    known = photos(pictures, "red square", "Red_Square", "kite")
+    said = remarks(known, LATTECLIP(tune="head"), "cpu")
     assert said[0].startswith("left out, files that are no pictures (1)")
-    assert said[1] == "class names that look alike: 'red square' and 'Red_Square'"
+    assert said[1:] == ["class names that look alike: 'red square' and 'Red_Square'"]
+    assert remarks(known, LATTECLIP(tune="all"), "cuda") == said
+    slow = "no GPU: training all from pixels takes hours, --tune head takes minutes"
+    assert remarks(known, LATTECLIP(tune="all"), "cpu") == [*said, slow]
 
 
 def test_plan__counts_and_estimates(pictures: Path) -> None:

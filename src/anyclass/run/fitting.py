@@ -68,7 +68,7 @@ def fit(
         with Progress(folder / "log.jsonl", callback) as log:
             if choice.asked == "auto":
                 log.say(f"auto takes {choice.name}: {'; '.join(choice.why)}")
-            for remark in remarks(photos):
+            for remark in remarks(photos, choice.method, request.torch_device):
                 log.say(remark)
             return _fit(folder, request, clip, photos, choice.method, log)
 

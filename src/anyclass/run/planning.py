@@ -37,7 +37,7 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
         "labelled": int((photos.labels >= 0).sum()),
         "method": choice.name,
         "why": choice.why,
-        "remarks": remarks(photos),
+        "remarks": remarks(photos, choice.method, request.torch_device),
         "embeddings": embeddings,
         "minutes": round(embeddings / SPEED / 60, 1) if measured else None,
         "disk_mb": round(embeddings * _bytes(choice.method) / 2**20, 1) if measured else None,

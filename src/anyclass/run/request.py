@@ -159,8 +159,10 @@ def _name(method: Method) -> str:
     return str(kinds[type(method)])
 
 
-def remarks(photos: Photos) -> list[str]:
-    """What a user may want to know about the folder before anything is computed."""
+def remarks(photos: Photos, method: Method, device: str) -> list[str]:
+    """What a user may want to know before anything is computed."""
     pairs = [f"{a!r} and {b!r}" for a, b in near_duplicates(photos.classes.names)]
     twins = [f"class names that look alike: {', '.join(pairs)}"] if pairs else []
-    return [*photos.skipped, *twins]
+    from_pixels = device == "cpu" and getattr(method, "tune", "") == "all"
+    slow = ["no GPU: training all from pixels takes hours, --tune head takes minutes"]
+    return [*photos.skipped, *twins, *(slow if from_pixels else [])]
