@@ -211,19 +211,15 @@ def test_read__a_killed_worker_is_said_with_the_files(
 
 
 def test_read__stops_its_workers_when_the_reader_stops(root: Path) -> None:
+    before = multiprocessing.active_children()
     parts = read(Photos.read(root), Threads(os.getpid()), batch_size=1, workers=2)
     next(parts)
+    workers = [child for child in multiprocessing.active_children() if child not in before]
+    assert len(workers) == 2
     parts.close()
-    children = Path(f"/proc/{os.getpid()}/task")
-    alive = [t.joinpath("children").read_text().split() for t in children.iterdir()]
-    assert not any(_is_python(pid) for pids in alive for pid in pids)
-
-
-def _is_python(pid: str) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
+    for worker in workers:
+        worker.join(20)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_content_hashes__of_the_bytes_or_none(root: Path) -> None:
