@@ -55,6 +55,14 @@ class Embedding:
     """Of the views."""
 
 
+def cached_part(trained: Part | None) -> Part:
+    """The part whose trunk outputs are kept on disk when `trained` is trained (None: nothing is).
+
+    Pixels are not kept: with everything trained, or nothing, it is the head.
+    """
+    return "tail" if trained == "tail" else "head"
+
+
 class Features:
     """Trunk outputs of N pictures, memory-mapped: `features[index]` is (b, K, ...) in float32."""
 

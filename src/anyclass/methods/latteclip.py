@@ -31,7 +31,14 @@ from anyclass.classifier import Classifier
 from anyclass.data import Augmentation, Photos
 from anyclass.describe import Request, Vocabulary
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, TrainingViews, current_features, embed, image_features
+from anyclass.features import (
+    Embedding,
+    TrainingViews,
+    cached_part,
+    current_features,
+    embed,
+    image_features,
+)
 from anyclass.losses import Collisions, contrastive
 from anyclass.templates import PLAIN, Template, class_features, domain, fill
 from anyclass.train import Batch, Checkpoint, Log, Schedule, generator, optimise
@@ -147,7 +154,7 @@ class LatteClip:
             RequestError: fewer than two classes, or a setting that cannot be met.
         """
         self._check(photos, log)
-        seed, part = torch.initial_seed(), self._cached_part
+        seed, part = torch.initial_seed(), cached_part(self.tune)
         shown = embed(clip, photos, Embedding(part), log)
         f0 = image_features(clip, shown, part)  # F0 (N, D)
         with torch.no_grad():
@@ -212,11 +219,6 @@ class LatteClip:
         }
         return Classifier(tuned, self.tune, photos.classes, p, "latteclip", asdict(self), record)
 
-    @property
-    def _cached_part(self) -> Part:
-        """What is frozen while the test views are embedded."""
-        return "head" if self.tune == "all" else self.tune
-
     def _check(self, photos: Photos, log: Log) -> None:
         if len(photos.classes) < 2:
             raise RequestError(
@@ -241,7 +243,7 @@ class LatteClip:
 
     def _batches(self, tuned: Backbone, photos: Photos, log: Log, seed: int) -> TrainingViews:
         """Training views: cached trunk outputs, or pictures read anew."""
-        how = Embedding(self._cached_part, self.augmentation, self.views, seed)
+        how = Embedding(cached_part(self.tune), self.augmentation, self.views, seed)
         cached = None if self.tune == "all" else embed(tuned, photos, how, log)
         steps = self._steps(len(photos))
         return TrainingViews(photos, tuned, cached, self.augmentation, self.batch_size, steps, seed)

@@ -17,7 +17,7 @@ import anyclass
 from anyclass.backbone import Backbone
 from anyclass.data import Photos, Rejection, content_hashes
 from anyclass.errors import AnyclassError
-from anyclass.features import Embedding, embed
+from anyclass.features import Embedding, cached_part, embed
 from anyclass.files import write_json, write_manifest, write_text
 from anyclass.methods import Method
 from anyclass.report import write
@@ -152,17 +152,11 @@ class _Clock:
         return round(time.monotonic() - self.start, 2)
 
 
-def _part(method: Any) -> Any:
-    """What of the tower is frozen while the test views are embedded."""
-    tune = getattr(method, "tune", "head")
-    return "head" if tune == "all" else tune
-
-
 def _readable(
     clip: Backbone, photos: Photos, request: Request, method: Method, log: Progress
 ) -> tuple[Photos, list[Rejection]]:
     """The pictures that can be used, embedded once, and why the others cannot."""
-    features = embed(clip, photos, Embedding(_part(method)), log)
+    features = embed(clip, photos, Embedding(cached_part(getattr(method, "tune", None))), log)
     lost = len(features.rejections)
     for row in features.rejections[:3]:
         log.say(f"rejected {row.file_name}: {row.reason}. {row.detail}")

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from tyro.conf import Suppress, arg
 
-from anyclass.backbone import Backbone, EngineName, Part
+from anyclass.backbone import Backbone, EngineName
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import AnyclassError, ModelError, RequestError
-from anyclass.features import Embedding, embed
+from anyclass.features import Embedding, cached_part, embed
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
@@ -100,7 +100,7 @@ def evaluate(
     photos = Photos.read(images, classifier.classes_, labels)
     base = Backbone.load(classifier.clip.model_id, torch_device(device), allow_pickle, engine)
     with Progress(callback=callback) as log:
-        part: Part = "tail" if classifier.part == "tail" else "head"
+        part = cached_part(classifier.part)
         features = embed(base, photos, Embedding(part), log)
         usable = photos[features.ok]
         if not (usable.labels >= 0).any():

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from anyclass.backbone import Backbone, Part
+from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.features import Embedding, current_features, embed
+from anyclass.features import Embedding, cached_part, current_features, embed
 from anyclass.metrics import confusion, expected_calibration_error, score
 from anyclass.templates import PLAIN, class_features, openai_templates
 from anyclass.train import Log
@@ -42,7 +42,7 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
         photos: pictures, all readable.
         log: gets the progress of embedding.
     """
-    part: Part = "tail" if classifier.part == "tail" else "head"
+    part = cached_part(classifier.part)
     shown = embed(clip, photos, Embedding(part), log)
     before = current_features(clip, photos, part, shown)
     after = current_features(classifier.clip, photos, classifier.part or part, shown)
