@@ -92,8 +92,7 @@ MODELS = {
             "image_size": 64,
             "timm_model_name": "test_efficientnet",
             "timm_pool": "avg",
-            "timm_proj": "linear",
-            "timm_proj_bias": True,
+            "timm_proj": "mlp",
         },
         text={
             "context_length": CONTEXT,

@@ -201,7 +201,7 @@ def test_methods__each_has_its_page_and_its_test() -> None:
 
 def committed() -> Iterator[Path]:
     """Text files of the repository, found without git so that a copy is tested as well."""
-    for folder in (".ci", "src", "tests", "docs", "benchmarks", "examples"):
+    for folder in (".ci", "src", "tests", "docs", "benchmarks", "scripts", "examples"):
         found = (ROOT / folder).rglob("*")
         yield from (p for p in found if p.is_file() and p.suffix not in BINARY)
     yield from (path for path in ROOT.iterdir() if path.is_file())

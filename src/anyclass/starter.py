@@ -1,19 +1,24 @@
 """The embedded default model: a real image-text model that an ordinary `pip install` brings.
 
 Two pretrained towers from PyPI packages (tf_efficientnet_lite0 on ImageNet, Apache-2.0; MiniLM-L6
-for sentences, MIT) and a bridge between them that is computed, not shipped. Letters: K = 1000
-ImageNet classes, W (K, 1280) the rows of the image tower's classifier, T (K, 384) the pooled text
-features of "a photo of a {name}.".
+for sentences, MIT) stay as they come. What joins them is `starter.safetensors`, trained by
+`scripts/train_starter.py` on names and drawings; `docs/starter.md` is its card. With f (1280,) the
+pooled features of a picture, t (384,) those of a text, W (1000, 1280) and b (1000,) the image
+tower's own classifier:
 
-    V   first 512 right singular vectors of W - mean(W)                image projection (1280, 512)
-    M   argmin |(T - mean(T)) M - (W - mean(W)) V|^2 + lambda |M|^2    text projection (384, 512)
+    z      = (W - mean W) f + b - mean b                    centred logits
+    h      = GELU((z - PEAK) / SPREAD - 3/4)                class units: -h grows about like exp(z / 2)
+    g      = GELU(A f + a)                                  picture units, for what is no photograph
+    image  = [h; g] P                                       open_clip's `mlp` projection
+    text   = (t - n) Q
 
-The folder that comes out is an ordinary open_clip model (`local-dir:`), kept in the user's cache.
+so that a photograph is the mean of its likely classes (ConSE, arXiv 1312.5650: the denominator of
+the softmax goes where the length goes). The folder that comes out is an ordinary open_clip model
+(`local-dir:`), kept in the user's cache.
 """
 
 import importlib.resources
 import shutil
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,14 +39,20 @@ from anyclass.files import (
     write_manifest,
 )
 
-VERSION = "starter-1"
+VERSION = "starter-2"
 """Identity of the assembled model: raise it with anything that changes its features."""
 
-RIDGE = 3.0
-"""lambda of the text projection; 1 to 10 differ by less than a point on held-out ImageNet names."""
+WIDTH = 768
+"""Dimensions of the common space; the image projection has twice as many units."""
 
-LOGIT_SCALE = 30.0
-"""1 / tau: the likeliest on held-out ImageNet names (tried 5 to 100)."""
+PEAK = 13.0
+"""Centred logit at which a class unit says no more; photographs rarely get there."""
+
+SPREAD = 4.0
+"""Logits to one unit of GELU's argument."""
+
+BRIDGE = Path(__file__).with_name("starter.safetensors")
+"""The trained bridge, in half precision."""
 
 _IMAGE_WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _TEXT_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -52,7 +63,6 @@ _TEXT_FILES = (
     "special_tokens_map.json",
     "vocab.txt",
 )
-_WIDTH = 512
 
 
 def starter_folder() -> Path:
@@ -65,7 +75,7 @@ def starter_folder() -> Path:
     folder = cache_folder("models") / VERSION
     with FileLock(folder.with_suffix(".lock")):
         if not _is_whole(folder):
-            _assemble(folder)
+            assemble(folder)
     return folder
 
 
@@ -77,22 +87,25 @@ def _is_whole(folder: Path) -> bool:
     return bool(config["model_cfg"]["text_cfg"]["hf_model_name"] == str(folder))
 
 
-def _assemble(folder: Path) -> None:
-    """Build the model in a folder of its own and move it into place as one."""
-    import open_clip
+def assemble(folder: Path, bridge: Path = BRIDGE) -> None:
+    """Build the model in a folder of its own and move it into place as one.
+
+    Args:
+        folder: where; what is there is replaced.
+        bridge: another one than the one that is shipped, to be measured.
+
+    Raises:
+        RequestError: the weight packages are not installed.
+        ModelError: a weight file is not the one that was reviewed.
+    """
     from safetensors.torch import save_file
 
-    image_file, text_folder = _packaged_files()
     shutil.rmtree(folder, ignore_errors=True)
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    for name in _TEXT_FILES:
-        shutil.copyfile(text_folder / name, building / name)
-    write_json(building / "open_clip_config.json", _config(building))
-    model = open_clip.CustomTextCLIP(**_config(building)["model_cfg"])
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{building}")
-    _fill(model, tokenizer, image_file, text_folder)
+    model, _, rows, biases = towers(building)
+    _fill_bridge(model, rows, biases, bridge)
     with whole(building / "open_clip_model.safetensors") as path:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     write_json(building / "open_clip_config.json", _config(folder))
@@ -127,7 +140,7 @@ def _config(folder: Path) -> dict[str, Any]:
         "image_size": 224,
         "timm_model_name": "tf_efficientnet_lite0",
         "timm_pool": "avg",
-        "timm_proj": "linear",
+        "timm_proj": "mlp",
     }
     text: dict[str, Any] = {
         "hf_model_name": str(folder),
@@ -137,64 +150,71 @@ def _config(folder: Path) -> dict[str, Any]:
     text |= {"hf_pooler_type": "mean_pooler", "hf_model_pretrained": False, "context_length": 77}
     grey, spread = 127 / 255, 128 / 255
     pixels = {"size": 224, "mean": [grey] * 3, "std": [spread] * 3, "interpolation": "bicubic"}
-    model = {"embed_dim": _WIDTH, "vision_cfg": vision, "text_cfg": text}
+    model = {"embed_dim": WIDTH, "vision_cfg": vision, "text_cfg": text}
     return {"model_cfg": model, "preprocess_cfg": pixels | {"resize_mode": "shortest"}}
 
 
 @torch.no_grad()
-def _fill(model: Any, tokenizer: Any, image_file: Path, text_folder: Path) -> None:
-    """Put the pretrained weights and the bridge into `model`."""
-    from open_clip import IMAGENET_CLASSNAMES
+def towers(folder: Path) -> tuple[Any, Any, Float[Tensor, "K W"], Float[Tensor, " K"]]:
+    """Both pretrained towers with nothing between them yet.
+
+    Args:
+        folder: an empty one; gets the configuration and the tokenizer.
+
+    Returns:
+        The open_clip model, its tokenizer, and the weights and biases of the image tower's own
+        classifier.
+
+    Raises:
+        RequestError: the weight packages are not installed.
+        ModelError: a weight file is not the one that was reviewed.
+    """
+    import open_clip
     from safetensors.torch import load_file
 
-    model.eval()
+    image_file, text_folder = _packaged_files()
+    for name in _TEXT_FILES:
+        shutil.copyfile(text_folder / name, folder / name)
+    config = _config(folder)
+    write_json(folder / "open_clip_config.json", config)
+    model = open_clip.CustomTextCLIP(**config["model_cfg"]).eval()
+    model.visual.preprocess_cfg = config["preprocess_cfg"]  # as open_clip's own loading leaves it
     released = torch.load(image_file, map_location="cpu", weights_only=True)
-    rows = released.pop("_fc.weight")
-    released.pop("_fc.bias")
+    rows, biases = released.pop("_fc.weight"), released.pop("_fc.bias")
     own = model.visual.trunk.state_dict()
     model.visual.trunk.load_state_dict(dict(zip(own, released.values(), strict=True)))
     sentences = load_file(text_folder / "model.safetensors")
     model.text.transformer.load_state_dict(
         {n: t for n, t in sentences.items() if n in model.text.transformer.state_dict()}
     )
+    return model, open_clip.get_tokenizer(f"local-dir:{folder}"), rows, biases
 
-    texts = _pooled(model, tokenizer, [f"a photo of a {name}." for name in IMAGENET_CLASSNAMES])
-    image_projection, text_projection = bridge(rows, texts)
-    model.visual.head.proj.weight.copy_(image_projection.T)
-    model.text.proj.weight.copy_(text_projection.T)
+
+@torch.no_grad()
+def _fill_bridge(
+    model: Any, rows: Float[Tensor, "K W"], biases: Float[Tensor, " K"], path: Path
+) -> None:
+    """Put the bridge between the towers."""
+    from safetensors.torch import load_file
+
+    bridge = {name: tensor.float() for name, tensor in load_file(path).items()}
+    weight, bias = class_units(rows, biases)
+    units = model.visual.head.mlp
+    units.fc1.weight.copy_(torch.cat([weight, bridge["picture_units"]]))
+    units.fc1.bias.copy_(torch.cat([bias, bridge["picture_biases"]]))
+    units.fc2.weight.copy_(bridge["image_projection"])
+    model.text.proj.weight.copy_(bridge["text_projection"])
     # Every token ends in this layer norm: its bias moves the mean over tokens and centres texts.
-    model.text.transformer.encoder.layer[-1].output.LayerNorm.bias.sub_(texts.mean(0))
-    model.logit_scale.fill_(torch.tensor(LOGIT_SCALE).log())
+    model.text.transformer.encoder.layer[-1].output.LayerNorm.bias.sub_(bridge["text_centre"])
+    model.logit_scale.copy_(bridge["logit_scale"])
 
 
-def bridge(
-    rows: Float[Tensor, "K W"],
-    texts: Float[Tensor, "K T"],
-    width: int = _WIDTH,
-    ridge: float = RIDGE,
-) -> tuple[Float[Tensor, "W D"], Float[Tensor, "T D"]]:
-    """Projections of image features and of centred text features into a common space.
+def class_units(
+    rows: Float[Tensor, "K W"], biases: Float[Tensor, " K"]
+) -> tuple[Float[Tensor, "K W"], Float[Tensor, " K"]]:
+    """Weights and biases of the class units: (z - PEAK) / SPREAD - 3/4 as a function of f.
 
-    Args:
-        rows: classifier rows, one per class.
-        texts: pooled text features of the class names.
-        width: D, dimensions of the common space.
-        ridge: lambda of the regression.
+    From -4 to its minimum at -3/4, -GELU(u) grows like an exponential; there it stops.
     """
-    centred = rows - rows.mean(0)
-    basis = torch.linalg.svd(centred, full_matrices=False).Vh[:width].T
-    t = texts - texts.mean(0)
-    gram = t.T @ t + ridge * torch.eye(t.shape[1])
-    return basis, torch.linalg.solve(gram, t.T @ centred @ basis)
-
-
-def _pooled(model: Any, tokenizer: Any, texts: Sequence[str]) -> Float[Tensor, "K T"]:
-    """Mean over a text's tokens, before the projection."""
-    parts = []
-    for start in range(0, len(texts), 100):
-        ids = tokenizer(list(texts[start : start + 100]))
-        ids = ids[:, : int((ids != model.text.config.pad_token_id).sum(1).max())]
-        mask = (ids != model.text.config.pad_token_id).long()
-        tokens = model.text.transformer(input_ids=ids, attention_mask=mask)
-        parts.append(model.text.pooler(tokens, mask))
-    return torch.cat(parts)
+    weight = (rows - rows.mean(0)) / SPREAD
+    return weight, (biases - biases.mean() - PEAK) / SPREAD - 0.75

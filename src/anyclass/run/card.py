@@ -14,7 +14,8 @@ LIMITS = """## Limits
 """
 
 LICENCES = {
-    "starter": "Apache-2.0 (image tower tf_efficientnet_lite0) and MIT (text tower MiniLM-L6)",
+    "starter": "Apache-2.0 (image tower tf_efficientnet_lite0), MIT (text tower MiniLM-L6) and MIT "
+    "(the bridge; docs/starter.md names what it was trained on)",
 }
 """Licences of weights that are known here."""
 
