@@ -7,7 +7,7 @@ pooled features of a picture, t (384,) those of a text, W (1000, 1280) and b (10
 tower's own classifier:
 
     z      = (W - mean W) f + b - mean b                    centred logits
-    h      = GELU((z - PEAK) / SPREAD - 3/4)                class units: -h grows about like exp(z / 2)
+    h      = GELU((z - PEAK) / SPREAD - 3/4)                class units: -h is about exp(z / 2)
     g      = GELU(A f + a)                                  picture units, for what is no photograph
     image  = [h; g] P                                       open_clip's `mlp` projection
     text   = (t - n) Q
