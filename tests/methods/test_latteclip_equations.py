@@ -314,7 +314,7 @@ def test_steps__of_the_ten_sets(pictures: int, steps: int) -> None:
     assert how._schedule(pictures) == Schedule(1e-7, -(-pictures // 512), 0.2, (0.9, 0.98), 1e-6)
 
 
-@pytest.mark.parametrize(("tune", "path"), [("head", 5e-3), ("tail", 3e-4)])
+@pytest.mark.parametrize(("tune", "path"), [("head", 5e-4), ("tail", 3e-4)])
 @pytest.mark.parametrize(("pictures", "steps"), [(263, 50), (3409, 350), (10000, 1000)])
 def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
     tune: Part, path: float, pictures: int, steps: int

@@ -50,7 +50,7 @@ KINDS: tuple[Text, ...] = get_args(Text)
 PAPER_LR = 1e-7
 """Default learning rate when everything is trained."""
 
-PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-3}
+PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-4}
 """Default learning rate times steps, for head and tail: how far AdamW may move a weight.
 
 The project's own. A fixed rate does nothing in the few steps of a small folder and too much in
@@ -73,7 +73,7 @@ class LatteClip:
     projections (head) or the image tower's last stage with them (tail)."""
     lr: Annotated[float, Field(ge=0)] | None = None
     """Highest learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), and the
-    project's own for head (5e-3 / steps) and tail (3e-4 / steps), for which there is no paper."""
+    project's own for head (5e-4 / steps) and tail (3e-4 / steps), for which there is no paper."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """Training steps; None: min(2000, 50 ceil(N / B))."""
     batch_size: Annotated[int, Field(gt=0)] = 512
