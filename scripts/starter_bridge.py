@@ -33,12 +33,13 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, log_softmax, normalize
 
 from anyclass.starter import WIDTH
+from anyclass.templates import PLAIN
 
 KINDS = ("name", "synonym", "hypernym", "folder", "gloss")
 """Kinds of words a concept has."""
 
 TEMPLATES = (
-    "a photo of a {}.",
+    PLAIN,
     "{}",
     "a {}.",
     "a drawing of a {}.",
@@ -155,8 +156,12 @@ class Photographs:
 
     def ideal(self, classes: Int[Tensor, " B"], evidence: float) -> Float[Tensor, "B W"]:
         """The least change of the mean feature that gives each class that centred logit."""
+        return self.mean + evidence * self.towards(classes)
+
+    def towards(self, classes: Int[Tensor, " B"]) -> Float[Tensor, "B W"]:
+        """w_k / |w_k|^2: the least change that raises the logit of each class by one."""
         w = self.rows[classes]
-        return self.mean + evidence * w / (w**2).sum(1, keepdim=True)
+        return w / (w**2).sum(1, keepdim=True)
 
     def made_up(
         self,
@@ -175,9 +180,9 @@ class Photographs:
             return torch.from_numpy(random.integers(most, size=count))
 
         alpha = uniform(*settings.alpha)
-        other = self.rows[some(len(self.rows))]
-        f = self.mean + alpha * (self.ideal(classes, 1.0) - self.mean)
-        f = f + uniform(0, settings.second) * alpha * other / (other**2).sum(1, keepdim=True)
+        other = self.towards(some(len(self.rows)))
+        f = self.mean + alpha * self.towards(classes)
+        f = f + uniform(0, settings.second) * alpha * other
         clutter = drawings[some(len(drawings))].float() - drawings[some(len(drawings))].float()
         f = f + uniform(0, settings.clutter) * clutter / 2**0.5
         noise = torch.from_numpy(random.standard_normal(f.shape)).float() * self.deviation

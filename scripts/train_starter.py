@@ -60,6 +60,7 @@ from anyclass.backbone import Backbone
 from anyclass.engine import engine
 from anyclass.files import whole
 from anyclass.starter import BRIDGE, class_units, towers
+from anyclass.templates import PLAIN, fill
 
 VIEWS = 6
 """Of each drawing: as it is on white, and five at random."""
@@ -125,16 +126,17 @@ class Material:
     """The towers; nothing between them."""
 
     @cached_property
-    def concept(self) -> dict[str, int]:
-        """Key of a drawing's concept -> index."""
-        return {one.key: i for i, one in enumerate(self.concepts) if one.source != "imagenet"}
+    def shown(self) -> list[Concept]:
+        """The concept of each drawing."""
+        of = {one.key: one for one in self.concepts if one.source != "imagenet"}
+        return [of[drawing.key] for drawing in self.drawings]
 
     @cached_property
     def texts(self) -> tuple[dict[str, int], Float[Tensor, "M F T"]]:
         """Text -> row, and the pooled features of all texts of concepts in every template."""
         plain = {t for c in self.concepts for kind in KINDS[:-1] for t in c.words.get(kind, ())}
         glosses = {t for c in self.concepts for t in c.words.get("gloss", ())} - plain
-        forms = [[t.replace("{}", text) for t in TEMPLATES] for text in sorted(plain)]
+        forms = [[fill(t, text) for t in TEMPLATES] for text in sorted(plain)]
         forms += [[text] * len(TEMPLATES) for text in sorted(glosses)]
         rows = {text: i for i, text in enumerate([*sorted(plain), *sorted(glosses)])}
         return rows, self.pooled([form for some in forms for form in some]).unflatten(
@@ -153,7 +155,7 @@ class Material:
     @cached_property
     def relative_texts(self) -> Float[Tensor, "R 3 T"]:
         """Pooled features of the relatives: in the first two templates, and their glosses."""
-        forms = [[TEMPLATES[0].replace("{}", n), n, gloss] for n, gloss, _ in self.relatives]
+        forms = [[fill(PLAIN, n), n, gloss] for n, gloss, _ in self.relatives]
         return self.pooled([form for some in forms for form in some]).unflatten(0, (-1, 3))
 
 
@@ -300,16 +302,16 @@ def attempt(
     """Train a bridge; with `held_out` without one concept in five, and score it on those."""
     start = time.monotonic()
     torch.manual_seed(asked.seed)
-    known = [i for i, one in enumerate(material.concepts) if not (held_out and one.held_out)]
-    classes = torch.tensor([i for i in known if material.concepts[i].source == "imagenet"])
+    own = [one for one in material.concepts if one.source == "imagenet"]
+    own = [one for one in own if not (held_out and one.held_out)]
+    classes = torch.tensor([int(one.key) for one in own])
     units = class_units(material.rows, material.biases)
     evidence = evidence_of(material.photographs, units, classes, settings.evidence)
     names, texts = material.texts
-    own = [names[material.concepts[i].words["name"][0]] for i in classes.tolist()]
-    centre = texts[own].mean((0, 1))
+    centre = texts[[names[one.words["name"][0]] for one in own]].mean((0, 1))
     lessons = list(taught(material, settings, set(classes.tolist()), asked.without))
     mapped = text_map(lessons, evidence, centre, settings.ridge)
-    shown = drawings_of(material, set(known), asked)
+    shown = drawings_of(material, held_out, asked)
     bridge = beginning(
         material.photographs,
         units,
@@ -348,17 +350,16 @@ def taught(
         yield Lesson(chosen, [some[i] for i in index], torch.tensor(weights))
 
 
-def drawings_of(material: Material, known: set[int], asked: argparse.Namespace) -> Shown:
-    """Drawings of known concepts that have a word, and these words."""
+def drawings_of(material: Material, held_out: bool, asked: argparse.Namespace) -> Shown:
+    """Drawings of concepts that have a word, and these words; `held_out` leaves one in five."""
     names, texts = material.texts
     out = set(asked.without)
     index, words = [], []
     chance = np.random.default_rng(0)
-    for i, drawing in enumerate(material.drawings):
-        concept = material.concepts[material.concept[drawing.key]]
-        kept = {k: [names[t] for t in w] for k, w in concept.words.items() if w and k not in out}
-        if {concept.source, drawing.vendor} & out or material.concept[drawing.key] not in known:
+    for i, (drawing, concept) in enumerate(zip(material.drawings, material.shown, strict=True)):
+        if {concept.source, drawing.vendor} & out or (held_out and concept.held_out):
             continue
+        kept = {k: [names[t] for t in w] for k, w in concept.words.items() if w and k not in out}
         if kept and chance.random() < asked.share:
             index.append(i)
             words.append(kept)
@@ -376,7 +377,7 @@ def asked_of(
     """Questions about concepts that were held out, with "a photo of a {}."."""
 
     def ask(images: Tensor, right: Sequence[str], names: Sequence[str]) -> Question:
-        prompts = material.pooled([TEMPLATES[0].replace("{}", name) for name in names])
+        prompts = material.pooled([fill(PLAIN, name) for name in names])
         texts = normalize(bridge.text(prompts), dim=1)
         truth = torch.tensor([names.index(name) for name in right])
         return normalize(bridge.image(images.float()), dim=1) @ texts.T, truth
@@ -384,16 +385,12 @@ def asked_of(
     held = [one for one in material.concepts if one.held_out]
     own = [one for one in held if one.source == "imagenet"]
     classes = torch.tensor([int(one.key) for one in own]).repeat(20)
-    drawn = [
-        i
-        for i, d in enumerate(material.drawings)
-        if material.concepts[material.concept[d.key]].held_out
-    ]
+    drawn = [i for i, one in enumerate(material.shown) if one.held_out]
     clutter = material.features[drawn].flatten(0, 1)
     made_up = material.photographs.made_up(classes, clutter, settings, np.random.default_rng(5))
     names = [one.words["name"][0] for one in own]
     yield "made-up photographs, their names", ask(made_up, names * 20, names)
-    of = [material.concepts[material.concept[material.drawings[i].key]] for i in drawn]
+    of = [material.shown[i] for i in drawn]
     plain = material.features[drawn][:, 0]
     for source, place in (("emoji", "emoji, their names"), ("clipart", "clip art, their titles")):
         some = [i for i, one in enumerate(of) if one.source == source and one.words["name"]]

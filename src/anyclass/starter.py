@@ -100,7 +100,6 @@ def assemble(folder: Path, bridge: Path = BRIDGE) -> None:
     """
     from safetensors.torch import save_file
 
-    shutil.rmtree(folder, ignore_errors=True)
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -110,6 +109,7 @@ def assemble(folder: Path, bridge: Path = BRIDGE) -> None:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     write_json(building / "open_clip_config.json", _config(folder))
     write_manifest(building)
+    shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
 
 
