@@ -9,9 +9,15 @@ The models are open_clip models like any other: `local-dir:` folders, seeded ran
     timm         causal text tower as a module of its own; timm ConvNeXt with a linear projection
 """
 
+import base64
+import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -329,3 +335,165 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def write_json(path: Path, value: object) -> None:
     """JSON text, written plainly: tests do not use the code under test for their inputs."""
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+Reply = Callable[[BaseHTTPRequestHandler], None]
+"""Answers a request, well or badly."""
+
+
+@dataclass
+class Call:
+    """What a server received."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def picture(self) -> bytes:
+        """The bytes of the picture that was sent."""
+        url = self.body["messages"][0]["content"][0]["image_url"]["url"]
+        kind, _, data = url.partition(",")
+        assert kind == "data:image/jpeg;base64"
+        return base64.b64decode(data, validate=True)
+
+    @property
+    def question(self) -> str:
+        """What was asked about it."""
+        return self.body["messages"][0]["content"][1]["text"]
+
+
+def sentence(picture: bytes, question: str) -> str:
+    """What the server says of a picture: another sentence for each picture and question."""
+    return f"Seen {hashlib.sha256(picture + question.encode()).hexdigest()[:16]}."
+
+
+def json_reply(value: Any, status: int = 200, **headers: str) -> Reply:
+    """A whole answer; an underscore in a header's name is a hyphen."""
+    return body_reply(json.dumps(value).encode(), status, **headers)
+
+
+def body_reply(body: bytes, status: int = 200, length: int | None = None, **headers: str) -> Reply:
+    """An answer that may promise another length than it has."""
+    headers = {"Content_Type": "application/json", **headers}
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(body) if length is None else length))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return reply
+
+
+def said(content: Any) -> Reply:
+    """An answer with this content."""
+    return json_reply({"choices": [{"message": {"role": "assistant", "content": content}}]})
+
+
+@dataclass
+class FakeServer:
+    """Speaks the OpenAI protocol at `url`; `replies` come first, one a question, then good ones."""
+
+    url: str = ""
+    models: list[str] | None = field(default_factory=lambda: ["llava"])
+    replies: list[Reply] = field(default_factory=list)
+    always: Reply | None = None
+    """Instead of a good reply."""
+    seconds: float = 0.0
+    """How long a good reply takes."""
+    calls: list[Call] = field(default_factory=list)
+    """All requests, `/models` as well."""
+    under_way: int = 0
+    most_under_way: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    body, json, said = map(staticmethod, (body_reply, json_reply, said))
+    sentence = staticmethod(sentence)
+
+    @property
+    def questions(self) -> list[Call]:
+        """Those that ask about a picture."""
+        return [call for call in self.calls if call.method == "POST"]
+
+    @property
+    def listing(self) -> Any:
+        """What `/models` says; without a list of models it says nothing that can be read."""
+        names = self.models
+        return None if names is None else {"data": [{"id": name} for name in names]}
+
+    def enter(self, call: Call) -> Reply:
+        """Note a request, and say how to answer it."""
+        with self.lock:
+            self.calls.append(call)
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+            if not call.path.startswith("/v1/"):
+                return json_reply({}, 404)
+            if call.method == "GET":
+                return json_reply(self.listing)
+            if self.replies:
+                return self.replies.pop(0)
+        return self.always or self._good(call)
+
+    def _good(self, call: Call) -> Reply:
+        time.sleep(self.seconds)
+        return said(sentence(call.picture, call.question))
+
+
+@pytest.fixture
+def start_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], FakeServer]]:
+    """`start_server()` -> a server of its own; the client's waits between tries are short."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
+    monkeypatch.delenv("ANYCLASS_ENDPOINT_KEY", raising=False)
+    started: list[ThreadingHTTPServer] = []
+
+    def start() -> FakeServer:
+        fake = FakeServer()
+        started.append(_Quiet(("127.0.0.1", 0), _handler(fake)))
+        fake.url = f"http://127.0.0.1:{started[-1].server_address[1]}/v1"
+        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return fake
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def server(start_server: Callable[[], FakeServer]) -> FakeServer:
+    """A server with one model, `llava`, that answers at once."""
+    return start_server()
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """The client hung up, as it should have."""
+
+
+def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length) or b"{}")
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            reply = fake.enter(Call(self.command, self.path, headers, body))
+            try:
+                reply(self)
+            finally:
+                with fake.lock:
+                    fake.under_way -= 1
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the screen."""
+
+    return Handler

@@ -11,7 +11,8 @@ from torch import Tensor
 from anyclass.backbone import Backbone
 from anyclass.captions import NONE, Answers, Asked, Captions, TextFeatures, draw_groups
 from anyclass.data import Classes, Photos
-from anyclass.describe import Request
+from anyclass.describe import Request, Scene
+from anyclass.train import Log
 
 LABELS = torch.tensor([2, 0, 2, 2, 0, 2, 4, 2, 4, 2, 4])  # 2, 0, 6, 0 and 3 pictures of 5 classes
 
@@ -28,11 +29,18 @@ class Clerk:
         self.answers = answers
         self.asked: list[list[Request]] = []
 
-    def describe(
-        self, requests: Sequence[Request], clip: Backbone, features: Tensor
-    ) -> list[str | None]:
+    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
         self.asked.append(list(requests))
         return [self.answers[request] for request in requests]
+
+
+def scene(clip: Backbone, pictures: int) -> Scene:
+    photos = Photos.of([f"{i}.png" for i in range(pictures)])
+    return Scene(photos, clip, torch.zeros(pictures, 24))
+
+
+def silent(**_: object) -> None:
+    """A log."""
 
 
 # --- groups
@@ -77,7 +85,7 @@ SAID: dict[Request, str | None] = {
 
 @pytest.fixture
 def captions(clip: Backbone) -> Captions:
-    answers = Answers(Clerk(SAID), clip, torch.eye(3, 24))
+    answers = Answers(Clerk(SAID), scene(clip, 3), silent)
     return Captions.of(["a dog", "a ring"], Asked(IMAGES, GROUPS), answers)
 
 
@@ -90,7 +98,7 @@ def test_captions__number_distinct_texts_and_leave_gaps(captions: Captions) -> N
 
 def test_answers__ask_for_nothing_twice(clip: Backbone) -> None:
     clerk = Clerk(SAID)
-    answers = Answers(clerk, clip, torch.eye(3, 24))
+    answers = Answers(clerk, scene(clip, 3), silent)
     answers.to(IMAGES[0])
     known = answers.to([*IMAGES[0], *IMAGES[1]])
     answers.to(IMAGES[1])
@@ -153,7 +161,7 @@ def test_draw__never_leaves_the_pool_of_the_label(clip: Backbone) -> None:
     pools = draw_groups(LABELS, 5, 2, 3, 0)
     groups = [[Request(rows, "?", "thing") for rows in pool] for pool in pools]
     said = {request: f"of {LABELS[request.rows[0]]}" for pool in groups for request in pool}
-    answers = Answers(Clerk(said), clip, torch.zeros(11, 24))
+    answers = Answers(Clerk(said), scene(clip, 11), silent)
     captions = Captions.of(list("abcde"), Asked([[] for _ in LABELS], groups), answers)
     for seed in range(20):
         generator, index = torch.Generator().manual_seed(seed), torch.arange(11)

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,66 @@ def test_load__a_tower_without_a_projection(tiny_clip: Tiny, tmp_path: Path, par
     after = Classifier.load(tmp_path)
     assert torch.equal(before.clip.fingerprint(), after.clip.fingerprint())
     assert torch.equal(before.weights, after.weights)
+
+
+def two_towers(model: str, part: Part) -> Classifier:
+    """One whose weights read the trained tower and, beside it, the model as it was loaded."""
+    made = classifier(model, part)
+    weights = torch.cat([made.weights, made.weights.flip(0)], dim=1) / 2**0.5
+    return replace(made, weights=weights, beside=Backbone.load(model, engine="torch"))
+
+
+@pytest.mark.parametrize("part", ["tail", "all"])
+def test_load__gives_back_both_towers(
+    tiny_clip: Tiny, pictures: Path, tmp_path: Path, part: Part
+) -> None:
+    before, single = two_towers(tiny_clip(), part), classifier(tiny_clip(), part)
+    before.save(tmp_path)
+    after = Classifier.load(tmp_path, engine="torch")
+    chances = before.predict_proba(pictures)
+    assert chances.tobytes() == after.predict_proba(pictures).tobytes()
+    assert after.beside.weights_sha256 == before.beside.weights_sha256
+    assert after.clip.weights_sha256 != after.beside.weights_sha256
+    one = single.predict_proba(pictures)
+    two = replace(single, clip=before.beside, weights=before.weights[:, 24:] * 2**0.5)
+    sharper = float((before.clip.logit_scale / before.beside.logit_scale).detach())
+    logits = np.log(one) + sharper * np.log(two.predict_proba(pictures))  # but for a constant
+    odds = np.exp(logits / 2)
+    assert chances == pytest.approx(odds / odds.sum(1, keepdims=True), abs=1e-5)
+
+
+def test_load__of_both_towers_is_strict(tiny_clip: Tiny, tmp_path: Path) -> None:
+    """With everything trained, the weights on disk matter to the tower beside alone."""
+    import shutil
+
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_clip().removeprefix("local-dir:"), folder)
+    two_towers(f"local-dir:{folder}", "all").save(tmp_path / "two")
+    classifier(f"local-dir:{folder}", "all").save(tmp_path / "one")
+    saved = settings(tmp_path / "two")
+    for wrong in ({"beside": False}, {"beside": "true"}, {"beside": None}):
+        (tmp_path / "two" / "classifier.json").write_text(json.dumps(saved | wrong))
+        with pytest.raises(ModelError):
+            Classifier.load(tmp_path / "two")
+    (tmp_path / "two" / "classifier.json").write_text(json.dumps(saved))
+    Classifier.load(tmp_path / "two")
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["visual.conv1.weight"] = weights["visual.conv1.weight"].flip(0)
+    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    Classifier.load(tmp_path / "one")
+    with pytest.raises(ModelError, match="features of the synthetic pictures differ"):
+        Classifier.load(tmp_path / "two")
+    (tmp_path / "one" / "classifier.json").write_text(
+        json.dumps(settings(tmp_path / "one") | {"beside": True})
+    )
+    with pytest.raises(ModelError, match="another width"):
+        Classifier.load(tmp_path / "one")
+
+
+def test_load__of_before_there_were_two_towers(saved: Path) -> None:
+    old = {name: value for name, value in settings(saved).items() if name != "beside"}
+    (saved / "classifier.json").write_text(json.dumps(old))
+    assert Classifier.load(saved).beside is None
 
 
 def test_save__twice_the_same_bytes(tiny_clip: Tiny, saved: Path, tmp_path: Path) -> None:

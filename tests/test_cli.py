@@ -63,6 +63,13 @@ def test_help__is_the_page_of_all_commands(capsys: Screen) -> None:
         ("fit auto --help", "--overwrite"),
         ("fit latteclip --help", "--alpha FLOAT"),
         ("fit zero_shot --help", "--ensemble"),
+        ("fit latteclip --help", "--describer.most INT"),
+        ("fit latteclip --describer endpoint --help", "--describer.url STR"),
+        ("fit latteclip --describer endpoint --help", "--allow-remote HOST"),
+        ("fit --describer=batch latteclip --help", "--describer.folder DIR"),
+        ("plan latteclip --help --describer transformers", "--describer.four-bit"),
+        ("describe --help", "--describer NAME takes one of: vocabulary, endpoint"),
+        ("describe --describer batch --help", "--describer.folder DIR"),
         ("predict --help", "--max-rejected FLOAT"),
         ("evaluate --help", "--labels folders|FILE"),
         ("report --help", "--run PATH"),
@@ -75,7 +82,7 @@ def test_help__of_each_command(capsys: Screen, line: str, shown: str) -> None:
     page = capsys.readouterr()
     assert shown in page.out
     assert page.err == ""
-    for word in ("Raises", "Returns", "callback", "kind {"):
+    for word in ("Raises", "Returns", "callback", "kind {", "subcommand"):
         assert word not in page.out
 
 
@@ -103,7 +110,21 @@ MISTAKES = {
     "plan auto {request} --max-rejected 2": "--max-rejected: input should be less",
     "plan auto {request} --device tpu": "--device tpu cannot be used here",
     "plan latteclip {request} --alpha 3": "--alpha: input should be less than or equal to 1",
-    "fit latteclip {request} --most -1": "--most: input should be greater",
+    "fit latteclip {request} --describer.most -1": "--describer.most: input should be greater",
+    "fit latteclip {request} --describer gpt": "no describer is called 'gpt': use vocabulary, end",
+    "fit latteclip {request} --describer": "no describer is called ''",
+    "fit latteclip {request} --describer=": "no describer is called ''",
+    "fit auto {request} --describer endpoint": "name: latteclip --describer endpoint",
+    "plan {request} --describer=batch": "auto keeps the vocabulary; a describer belongs to",
+    "fit zero_shot {request} --describer endpoint": "zero_shot asks no describer",
+    "plan latteclip {request} --describer endpoint --describer.url https://a.example/v1": (
+        "--allow-remote a.example"
+    ),
+    "plan latteclip {request} --describer endpoint --describer.size 0": "--describer.size: input",
+    "describe --images nowhere": "nowhere does not exist",
+    "describe --images pictures --out texts.csv": "the table is written as .jsonl",
+    "describe --images pictures --describer gpt": "no describer is called 'gpt'",
+    "describe --images pictures --model unheard": "no model is called 'unheard'",
     "fit latteclip {request} --out new --tune head --classes one.txt": "two or more",
     "fit zero_shot {request} --out new --template {{c.__class__}}": "mark the place of the class",
     "fit auto {request} --out new --model unheard": "no model is called 'unheard'",
@@ -156,6 +177,8 @@ def test_mistakes__one_or_two_lines_and_exit_code_2(
         ("fit auto --images pictures --seed many", "--seed"),
         ("fit auto --images pictures --engine fast", "'fast'"),
         ("models --contain x", "--contain"),
+        ("describe --images pictures --describer batch", "--describer.model"),
+        ("describe --images pictures --describer.url x", "--describer.url"),
     ],
 )
 def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, shown: str) -> None:
@@ -174,12 +197,88 @@ def test_plan__says_what_a_fit_would_do(place: Path, fitted: Any, capsys: Screen
     assert lines[1].startswith("classes    4: red square (named), blue disc (named)")
     assert lines[2] == "method     latteclip"
     assert "time       not known" in lines
+    assert lines[-1] == "questions  none to a language model"
     assert sorted(Path().iterdir()) == sorted(place.relative_to(place).iterdir())
     flags = ["--tune", "head", "--views", "3", "--out", "never"]
     assert main(["plan", "latteclip", *request(fitted), *flags, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["method"], said["embeddings"]) == ("latteclip", 14 * 4)
     assert not Path("never").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--describer endpoint latteclip {request} --describer.url {url} --groups 1",
+        "latteclip --groups 1 --describer.url {url} {request} --describer=endpoint",
+        "latteclip {request} --describer endpoint --groups 1 --describer.url={url}",
+    ],
+)
+def test_plan__a_describer_anywhere_on_the_line(
+    place: Path, fitted: Any, capsys: Screen, line: str
+) -> None:
+    argv = line.replace("{url}", "http://127.0.0.1:9/v1").split()
+    at = argv.index("{request}")
+    argv[at : at + 1] = request(fitted)
+    assert main(["plan", *argv]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:] == [
+        "questions  at most 18 to a language model, less what the journal knows",
+        "tokens     about 10908 in, at most 1386 out",
+        "asking     about 1 min",
+        "sent       nothing leaves this machine",
+        "price      not known",
+    ]
+
+
+def test_plan__what_leaves_the_machine(place: Path, fitted: Any, capsys: Screen) -> None:
+    away = ["--describer.url", "https://a.example/v1", "--allow-remote", "a.example"]
+    prices = ["--describer.price-in", "10", "--describer.price-out", "20"]
+    argv = ["latteclip", *request(fitted), "--describer", "endpoint", *away, *prices]
+    assert main(["plan", *argv]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "sent       about 4.2 MB to a.example" in lines
+    assert lines[-1] == "price      about $0.21"
+    batch = ["latteclip", *request(fitted), "--describer", "batch", "--describer.model", "m"]
+    assert main(["plan", *batch]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "asking     not known" in lines
+    assert "sent       about 4.2 MB to whoever gets the files in batch" in lines
+
+
+def test_describe__people_see_where_the_texts_are(place: Path, fitted: Any, capsys: Screen) -> None:
+    Path("pictures/yellow kite/1.png").write_bytes(b"torn")
+    flags = ["--images", "pictures", "--model", fitted.model, "--device", "cpu"]
+    flags += ["--engine", "torch", "--domain", "toy"]
+    assert main(["describe", *flags, "--out", "texts.jsonl"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "14 pictures, 1 rejected"
+    assert lines[1].startswith("blue disc/0.jpg: a")
+    assert lines[-1] == "texts: texts.jsonl"
+    assert Path("texts.jsonl").read_text().count("\n") == 13
+    assert main(["describe", *flags, "--out", "texts.jsonl"]) == 2
+    assert "texts.jsonl is there already" in capsys.readouterr().err
+
+
+def test_describe__answers_that_are_still_to_come(place: Path, fitted: Any, capsys: Screen) -> None:
+    flags = ["--images", "pictures", "--model", fitted.model, "--device", "cpu"]
+    flags += ["--engine", "torch", "--describer", "batch", "--describer.model", "m"]
+    assert main(["describe", *flags]) == 2
+    said = capsys.readouterr().err
+    last = said[said.index("anyclass: ") :]
+    assert last.startswith(
+        "anyclass: 14 questions have no answer yet; they are in batch/requests-1"
+    )
+    assert last.count("\n") == 2
+    rows = [json.loads(line) for line in Path("batch/requests-1.jsonl").read_text().splitlines()]
+    body = {"choices": [{"message": {"content": "A toy."}}]}
+    with Path("batch/answers.jsonl").open("w") as file:
+        for row in rows:
+            response = {"status_code": 200, "body": body}
+            file.write(json.dumps({"custom_id": row["custom_id"], "response": response}) + "\n")
+    assert main(["describe", *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 14
+    assert '"text": "A toy."' in Path("descriptions.jsonl").read_text()
 
 
 def test_json__is_exactly_one_object(place: Path, fitted: Any, capsys: Screen) -> None:
@@ -189,6 +288,7 @@ def test_json__is_exactly_one_object(place: Path, fitted: Any, capsys: Screen) -
         "fit": ["latteclip", *request(fitted), *fit, "--out", "new"],
         "predict": ["--run", "new", "--images", "pictures", "--out", "new.csv"],
         "evaluate": ["--run", "new", "--images", "pictures"],
+        "describe": ["--images", "pictures", "--model", fitted.model, "--engine", "torch"],
         "report": ["--run", "new"],
         "models": ["--contains", "RN50"],
     }

@@ -25,6 +25,7 @@ from anyclass.features import (
     current_features,
     embed,
     image_features,
+    side_by_side,
     stream,
 )
 from anyclass.train import Batch, Batches, generator
@@ -524,6 +525,33 @@ def test_stream__in_order_without_the_cache(
     assert not cache.exists()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["tail", "all"])
+def test_stream__of_two_models_with_the_same_trunk(clip: Backbone, root: Path, part: Part) -> None:
+    other, photos = clip.copy(), Photos.read(root)
+    for parameter in other.parameters(part).values():
+        parameter.mul_(1.2)
+    both = torch.cat([features for _, features, _ in stream(clip, photos, part, other)])
+    one, two = (
+        torch.cat([features for _, features, _ in stream(tower, photos, part)])
+        for tower in (clip, other)
+    )
+    assert not torch.allclose(one, two, atol=1e-3)
+    torch.testing.assert_close(both * 2**0.5, torch.cat([one, two], dim=1))
+
+
+def test_side_by_side__means_cosines() -> None:
+    noise = torch.Generator().manual_seed(1)
+    a, b, c, d = (
+        torch.nn.functional.normalize(torch.randn(n, 7, generator=noise), dim=1)
+        for n in (3, 3, 4, 4)
+    )
+    rows, others = side_by_side([a, b]), side_by_side([c, d])
+    torch.testing.assert_close(rows @ others.T, (a @ c.T + b @ d.T) / 2)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+    assert torch.equal(side_by_side([a]), a)
+
+
 def training(
     clip: Backbone, root: Path, cached: bool = True, seed: int = 5, size: int = 4, steps: int = 9
 ) -> TrainingViews:
@@ -615,6 +643,15 @@ def test_training_views__drawn_anew_in_each_epoch(clip: Backbone, root: Path) ->
     draw = AugmentedViews(clip.preprocessing, Augmentation(), 1, generator(5, 0).initial_seed())
     view = draw(open_image(root / f"{i:02}.png"), content)
     torch.testing.assert_close(first, clip.preprocessing.normalise(view)[0])
+
+
+def test_training_views__without_augmentation_are_the_test_views(
+    clip: Backbone, root: Path
+) -> None:
+    views = replace(training(clip, root, cached=False), augmentation=None)
+    for batch in views.start(0):
+        wanted = torch.cat(list(expected(clip, root, "all", list(batch.files))))
+        torch.testing.assert_close(batch.hidden, wanted)
 
 
 def test_training_views__of_a_picture_that_is_gone(clip: Backbone, root: Path) -> None:

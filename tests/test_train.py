@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import anyclass.train
 from anyclass.errors import TrainingError
-from anyclass.train import Batch, Batches, Checkpoint, Schedule, generator, optimise
+from anyclass.train import Batch, Batches, Checkpoint, Schedule, Steady, generator, optimise
 
 B, D, C = 6, 4, 3
 Loss = Callable[[Batch], dict[str, Tensor]]
@@ -139,6 +139,31 @@ def test_optimise__decays_matrices_only() -> None:
         assert torch.equal(given[name].detach(), before[name])
 
 
+def test_optimise__steady_is_sgd_with_momentum_by_hand() -> None:
+    found, wanted = parameters(), parameters()
+    optimise(loss_of(found), found, Noise(4), Steady(0.05, 0.8, 0.1), quiet)
+
+    speed = {name: torch.zeros_like(parameter) for name, parameter in wanted.items()}
+    for batch in Noise(4).start(0):
+        total = sum(loss_of(wanted)(batch).values())
+        slopes = torch.autograd.grad(total, list(wanted.values()))
+        with torch.no_grad():
+            for (name, parameter), slope in zip(wanted.items(), slopes, strict=True):
+                speed[name] = 0.8 * speed[name] + slope + 0.1 * parameter
+                parameter -= 0.05 * speed[name]
+            wanted["logit_scale"].clamp_(0, log(100))
+    for name, parameter in wanted.items():
+        torch.testing.assert_close(found[name], parameter, rtol=1e-5, atol=1e-6)
+
+
+def test_optimise__gives_a_gradient_to_what_is_trained_alone() -> None:
+    given = parameters()
+    trained = {name: p for name, p in given.items() if name != "bias"}
+    optimise(loss_of(given), trained, Noise(2), SCHEDULE, quiet)
+    assert given["bias"].grad is None
+    assert given["matrix"].grad is not None
+
+
 @pytest.mark.parametrize(("start", "push", "end"), [(4.5, -1, log(100)), (0.2, 1, 0.0)])
 def test_optimise__keeps_the_logit_scale_between_0_and_ln_100(
     start: float, push: float, end: float
@@ -211,7 +236,11 @@ def interrupted(inner: Loss, step: int, error: type[BaseException]) -> Loss:
     return loss
 
 
-def run(path: Path | None, stop: tuple[int, type[BaseException]] | None = None) -> dict[str, bytes]:
+def run(
+    path: Path | None,
+    stop: tuple[int, type[BaseException]] | None = None,
+    schedule: Schedule | Steady = SCHEDULE,
+) -> dict[str, bytes]:
     """Train from what lies at `path`; the bytes of everything that training changes."""
     given, seen = parameters(), torch.zeros(C)
     given["unused"] = nn.Parameter(torch.full((2, 5), 3.0))  # no loss reaches it
@@ -219,9 +248,9 @@ def run(path: Path | None, stop: tuple[int, type[BaseException]] | None = None) 
     loss = loss_of(given, seen)
     if stop:
         with pytest.raises(stop[1]):
-            optimise(interrupted(loss, *stop), given, Noise(8), SCHEDULE, quiet, keep)
+            optimise(interrupted(loss, *stop), given, Noise(8), schedule, quiet, keep)
     else:
-        optimise(loss, given, Noise(8), SCHEDULE, quiet, keep)
+        optimise(loss, given, Noise(8), schedule, quiet, keep)
     tensors = {name: p.detach() for name, p in given.items()} | {"seen": seen}
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
@@ -236,6 +265,13 @@ def test_checkpoint__continues_to_the_bit(
     assert path.is_file() == (step > 0)
     assert run(path) == run(None)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_checkpoint__of_sgd_continues_to_the_bit(tmp_path: Path, momentum: float) -> None:
+    path, schedule = tmp_path / "training.safetensors", Steady(0.05, momentum)
+    run(path, (4, Killed), schedule)
+    assert run(path, None, schedule) == run(None, None, schedule) != run(None)
 
 
 def test_checkpoint__continues_after_two_kills(tmp_path: Path) -> None:

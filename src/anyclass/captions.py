@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from anyclass.backbone import Backbone, Part
 from anyclass.data import Photos
-from anyclass.describe import Describer, Request
+from anyclass.describe import Describer, Request, Scene
+from anyclass.train import Log
 
 Text = Literal["class", "image", "group"]
 """A kind of text: made of the class name, written about one picture, about several."""
@@ -67,18 +68,16 @@ class Asked(NamedTuple):
 class Answers:
     """What the describer said of the N pictures; nothing is asked for twice."""
 
-    def __init__(
-        self, describer: Describer, clip: Backbone, features: Float[Tensor, "N D"]
-    ) -> None:
-        """Ask `describer`, which sees the unit features of the pictures by the untrained model."""
-        self._describer, self._clip, self._features = describer, clip, features
+    def __init__(self, describer: Describer, scene: Scene, log: Log) -> None:
+        """Ask `describer` about the pictures of `scene`."""
+        self._describer, self._scene, self._log = describer, scene, log
         self._known: dict[Request, str | None] = {}
 
     def to(self, requests: Sequence[Request]) -> Mapping[Request, str | None]:
         """All that is known once `requests` are answered; None or nothing: it has no answer."""
         new = [request for request in requests if request not in self._known]
         if new:
-            said = self._describer.describe(new, self._clip, self._features)
+            said = self._describer.describe(new, self._scene, self._log)
             self._known.update(zip(new, said, strict=True))
         return self._known
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.data import Classes, Photos, Rejection
 from anyclass.errors import AnyclassError, ModelError, PictureError
-from anyclass.features import stream
+from anyclass.features import side_by_side, stream
 from anyclass.files import read_json, whole, write_json
 
 SAME = 0.9999
@@ -48,14 +48,16 @@ class Classifier:
     """What of it was trained, the rest is as it was loaded; None: nothing was."""
     classes: Classes
     """What the rows of `weights` mean."""
-    weights: Float[Tensor, "C D"]
-    """Unit class prototypes."""
+    weights: Float[Tensor, "C E"]
+    """Unit class prototypes, E = D; with `beside` E = 2 D, those for either tower side by side."""
     method: str
     """Name of the method that made it."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The method's hyper-parameters as JSON values."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """What the method decided on the way: labels, texts, figures; not saved with the model."""
+    beside: Backbone | None = None
+    """The model before training where that counts half (ReCLIP): logits are the mean of both."""
 
     @property
     def classes_(self) -> list[str]:
@@ -63,15 +65,19 @@ class Classifier:
         return list(self.classes.names)
 
     @torch.no_grad()
-    def probabilities(self, features: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
-        """softmax(cos(f(x), p_c) / tau) of unit features that went through the trained tower."""
+    def probabilities(self, features: Float[Tensor, "n E"]) -> Float[Tensor, "n C"]:
+        """softmax(cos(f(x), p_c) / tau) of unit features that went through the trained tower.
+
+        With `beside`, those of the model before training stand beside them (`side_by_side`).
+        """
         cosines = features.to(self.weights) @ self.weights.T
         return (self.clip.logit_scale.to(cosines) * cosines).softmax(dim=1)
 
     @torch.no_grad()
     def stream(self, photos: Photos) -> Iterator[Prediction]:
         """Label pictures in their order, in bounded memory."""
-        for index, features, rejections in stream(self.clip, photos, self.part or "head"):
+        seen = stream(self.clip, photos, self.part or "head", self.beside)
+        for index, features, rejections in seen:
             chances = self.probabilities(features) if index else torch.empty(0, len(self.classes))
             yield Prediction(index, chances.cpu(), rejections)
 
@@ -99,16 +105,18 @@ class Classifier:
         """Write `classifier.safetensors` and `classifier.json` into `folder`, each whole."""
         parameters = self.clip.parameters(self.part) if self.part else {}
         trained = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
-        tensors = {"weights": self.weights, "fingerprint": self.clip.fingerprint(), **trained}
+        own = {"weights": self.weights, "fingerprint": _fingerprint(self.clip, self.beside)}
         with whole(Path(folder) / _TENSORS) as path:
             save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
+                {n: tensor.detach().cpu().contiguous() for n, tensor in (own | trained).items()},
+                path,
             )
         settings = _Settings(
             format=1,
             method=self.method,
             fields=dict(self.fields),
             part=self.part,
+            beside=self.beside is not None,
             classes=self.classes.to_json(),
             model=self.clip.model_id,
             preprocessing=self.clip.preprocessing.to_json(),
@@ -139,16 +147,20 @@ class Classifier:
         settings = _settings(folder / _SETTINGS)
         tensors = _tensors(folder / _TENSORS)
         clip = Backbone.load(settings.model, device, allow_pickle, engine)
+        beside = clip.copy() if settings.beside else None
         classes = Classes.from_json(settings.classes)
         try:
             _put_back(clip, settings.part, tensors)
-            _compare(clip, settings, classes, tensors)
+            if clip.preprocessing.to_json() != settings.preprocessing:
+                raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
+            _compare(_fingerprint(clip, beside), len(classes), tensors)
         except ValueError as wrong:
             raise ModelError(
                 f"{folder} does not fit {settings.model}: {wrong}; load the model it was fitted on"
             ) from wrong
         weights = tensors["weights"].to(device)
-        return cls(clip, settings.part, classes, weights, settings.method, settings.fields)
+        about = (settings.method, settings.fields)
+        return cls(clip, settings.part, classes, weights, *about, beside=beside)
 
 
 class _Settings(BaseModel):
@@ -159,6 +171,7 @@ class _Settings(BaseModel):
     method: str
     fields: dict[str, Any]
     part: Part | None
+    beside: StrictBool = False
     classes: dict[str, Any]
     model: str
     preprocessing: dict[str, Any]
@@ -214,14 +227,16 @@ def _put_back(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) 
         named[name].copy_(tensor)
 
 
-def _compare(
-    clip: Backbone, settings: _Settings, classes: Classes, tensors: Mapping[str, Tensor]
-) -> None:
-    """Same preprocessing, same shapes, same features of the synthetic pictures."""
-    if clip.preprocessing.to_json() != settings.preprocessing:
-        raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
-    now, then = clip.fingerprint(), tensors["fingerprint"]
-    if now.shape != then.shape or tensors["weights"].shape != (len(classes), now.shape[1]):
+def _fingerprint(clip: Backbone, beside: Backbone | None) -> Float[Tensor, "3 E"]:
+    """What all towers of a classifier make of the synthetic pictures."""
+    towers = [clip] if beside is None else [clip, beside]
+    return side_by_side([tower.fingerprint() for tower in towers])
+
+
+def _compare(now: Float[Tensor, "3 E"], classes: int, tensors: Mapping[str, Tensor]) -> None:
+    """Same shapes, same features of the synthetic pictures."""
+    then = tensors["fingerprint"]
+    if now.shape != then.shape or tensors["weights"].shape != (classes, now.shape[1]):
         raise ValueError("features have another width, or classes another number")
     if not cosine_similarity(now, then).min() > SAME:
         raise ValueError("its features of the synthetic pictures differ: other weights")

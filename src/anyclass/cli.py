@@ -19,6 +19,7 @@ HELP = """anyclass: a folder of pictures becomes a classifier, with whatever is 
 
   anyclass plan [METHOD]   what a fit with these flags would do: method and why, time, disk
   anyclass fit METHOD      fit a method on a folder and leave a run folder with a report
+  anyclass describe        write down what a describer says of each picture
   anyclass predict         label a folder of any size with a fitted run
   anyclass evaluate        score a fitted run on labelled pictures, zero-shot beside it
   anyclass report          write the report of a run again
@@ -83,9 +84,10 @@ def _run(arguments: list[str]) -> Answer:
 def _plan(argv: list[str]) -> Answer:
     from anyclass.run.command import fit_command
 
+    describer, argv = _describer_name(argv)
     flags = not argv or (argv[0].startswith("--") and argv[0] != "--help")
     name, rest = _method_name(["auto", *argv] if flags else argv, "plan")
-    result = _parse(fit_command(name), rest, f"anyclass plan {name}").plan()
+    result = _parse(fit_command(name, describer), rest, f"anyclass plan {name}").plan()
     kinds = ", ".join(f"{row['name']} ({row['kind']})" for row in result["classes"])
     minutes, disk = result["minutes"], result["disk_mb"]
     return result, [
@@ -97,17 +99,29 @@ def _plan(argv: list[str]) -> Answer:
         f"work       {result['embeddings']} embeddings",
         "time       " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
         "disk       " + ("not known" if disk is None else f"about {max(1, disk):.0f} MB of cache"),
-        f"paid calls {result['language_model_calls']}",
+        *_cost(result["language_model"]),
     ]
 
 
 def _fit(argv: list[str]) -> Answer:
     from anyclass.run.command import fit_command
 
+    describer, argv = _describer_name(argv)
     name, rest = _method_name(argv, "fit")
-    arguments = _parse(fit_command(name), rest, f"anyclass fit {name}")
+    arguments = _parse(fit_command(name, describer), rest, f"anyclass fit {name}")
     result = arguments.fit()
     return result, [*_scores(result), *_where(arguments.out)]
+
+
+def _describe(argv: list[str]) -> Answer:
+    from anyclass.run.command import describe_command
+
+    describer, argv = _describer_name(argv)
+    result = _parse(describe_command(describer), argv, "anyclass describe")()
+    counts = f"{result['n']} pictures, {result['rejected']} rejected"
+    silent = [f"{result['without_text']} without a text"] if result["without_text"] else []
+    shown = [f"{row['file_name']}: {row['text']}" for row in result["first"]]
+    return result, [", ".join([counts, *silent]), *shown, f"texts: {result['out']}"]
 
 
 def _predict(argv: list[str]) -> Answer:
@@ -162,6 +176,7 @@ def _models(argv: list[str]) -> Answer:
 COMMANDS: dict[str, Callable[[list[str]], Answer]] = {
     "plan": _plan,
     "fit": _fit,
+    "describe": _describe,
     "predict": _predict,
     "evaluate": _evaluate,
     "report": _report,
@@ -185,6 +200,16 @@ def _method_name(argv: list[str], command: str) -> tuple[str, list[str]]:
     return argv[0], argv[1:]
 
 
+def _describer_name(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The describer's name, wherever it stands on the line, and all other arguments."""
+    for at, argument in enumerate(argv):
+        flag, equals, name = argument.partition("=")
+        if flag == "--describer":
+            rest = argv[at + 1 :]
+            return (name, argv[:at] + rest) if equals else ("".join(rest[:1]), argv[:at] + rest[1:])
+    return None, argv
+
+
 def _parse(what: Any, argv: list[str], program: str) -> Any:
     """Let tyro turn flags into an instance of a class, or into a call that waits to be made."""
     import tyro
@@ -200,8 +225,8 @@ def _parse(what: Any, argv: list[str], program: str) -> Any:
     try:
         with redirect_stderr(said):
             wanted = what if isinstance(what, type) else later
-            return tyro.cli(wanted, args=argv, prog=program, config=(tyro.conf.OmitArgPrefixes,))
-    except SystemExit as end:
+            return tyro.cli(wanted, args=argv, prog=program)
+    except (SystemExit, ValidationError) as end:
         cause: BaseException | None = end
         while cause is not None and not isinstance(cause, ValidationError):
             cause = cause.__context__
@@ -227,6 +252,22 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
         lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")
     return lines
+
+
+def _cost(model: dict[str, Any]) -> list[str]:
+    """What a language model will be asked, and what that costs."""
+    if not model["calls"]:
+        return ["questions  none to a language model"]
+    minutes, dollars = model["minutes"], model["dollars"]
+    return [
+        f"questions  at most {model['calls']} to a language model, less what the journal knows",
+        f"tokens     about {model['tokens_in']} in, at most {model['tokens_out']} out",
+        "asking     " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
+        f"sent       about {model['megabytes_sent']:.1f} MB to {model['sent_to']}"
+        if model["sent_to"]
+        else "sent       nothing leaves this machine",
+        "price      " + ("not known" if dollars is None else f"about ${dollars:.2f}"),
+    ]
 
 
 def _where(out: Any) -> list[str]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -223,9 +224,7 @@ def _compute(
 ) -> Iterator[tuple[Tensor, list[str], list[Rejection]]]:
     """Rows, their contents and what was refused, a shard at a time."""
     rows, keys, refused = [], [], []
-    draw: TestView | AugmentedViews = TestView(clip.preprocessing)
-    if how.augmentation:
-        draw = AugmentedViews(clip.preprocessing, how.augmentation, how.views, how.seed)
+    draw = _drawing(clip, how.augmentation, how.views, how.seed)
     done = 0
     for batch, bad in read(photos, draw, BATCH):
         done += len(batch.indices) + len(bad)
@@ -239,6 +238,14 @@ def _compute(
             rows, keys, refused = [], [], []
     if len(photos):
         yield torch.cat(rows) if rows else torch.empty(0), keys, refused
+
+
+def _drawing(
+    clip: Backbone, augmentation: Augmentation | None, views: int, seed: int
+) -> TestView | AugmentedViews:
+    if augmentation is None:
+        return TestView(clip.preprocessing)
+    return AugmentedViews(clip.preprocessing, augmentation, views, seed)
 
 
 def _forward(machine: Engine, normalise: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
@@ -264,19 +271,33 @@ def _halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stream(
-    clip: Backbone, photos: Photos, part: Part
-) -> Iterator[tuple[list[int], Float[Tensor, "b D"], list[Rejection]]]:
+    clip: Backbone, photos: Photos, part: Part, beside: Backbone | None = None
+) -> Iterator[tuple[list[int], Float[Tensor, "b E"], list[Rejection]]]:
     """Unit features of pictures in their order, in bounded memory and without the cache.
 
-    Yields rows of `photos`, their features, and what was rejected beside them.
+    Yields rows of `photos`, their features, and what was rejected beside them. The features of
+    `beside`, a model with the same trunk, stand beside those of `clip`.
     """
-    machine = engine(clip, part)
+    machine, towers = engine(clip, part), [clip] if beside is None else [clip, beside]
+
+    def features(pixels: Tensor) -> Tensor:
+        hidden = machine.run(pixels)
+        return side_by_side([tower.tail(hidden, part) for tower in towers]).cpu()
+
     for batch, bad in read(photos, TestView(clip.preprocessing), BATCH):
         hidden = torch.empty(0, 0)
         if batch.indices:
             pixels = clip.preprocessing.normalise(batch.pixels[:, 0])
-            hidden = _halving(lambda some: clip.tail(machine.run(some), part).cpu(), pixels)
+            hidden = _halving(features, pixels)
         yield batch.indices, hidden, bad
+
+
+def side_by_side(rows: Sequence[Float[Tensor, "n D"]]) -> Float[Tensor, "n E"]:
+    """Unit rows of E = D or 2 D columns from one or two sets of unit rows.
+
+    Cosines between such rows are the means of the cosines of their parts.
+    """
+    return torch.cat(list(rows), dim=1) / sqrt(len(rows))
 
 
 def current_features(
@@ -322,8 +343,8 @@ class TrainingViews:
     """Its preprocessing, and where its weights lie."""
     cached: Features | None
     """Trunk outputs of K views; None: pictures are read and augmented anew in each epoch."""
-    augmentation: Augmentation
-    """Of pictures that are read anew."""
+    augmentation: Augmentation | None
+    """Of pictures that are read anew; None: the one test view."""
     batch_size: int
     """B."""
     steps: int
@@ -355,7 +376,7 @@ class TrainingViews:
         """One view of each picture of the rest of an epoch, batch by batch."""
         if self.cached is None:
             own = generator(self.seed, epoch).initial_seed()
-            draw = AugmentedViews(self.clip.preprocessing, self.augmentation, 1, own)
+            draw = _drawing(self.clip, self.augmentation, 1, own)
             for batch, bad in read(self.photos[index.numpy()], draw, size):
                 _stop_if(bad)
                 yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])

@@ -160,7 +160,7 @@ def _curves(path: Path) -> list[Json]:
     for line in lines(path):
         for key, value in line.items():
             number = isinstance(value, int | float) and math.isfinite(value)
-            if number and key not in ("step", "epoch", "done", "total"):
+            if number and key not in ("step", "epoch", "done", "total", "failed"):
                 series.setdefault(f"{key} ({line.get('stage', 'training')})", []).append(value)
     return [
         {"name": plain(name), "first": values[0], "last": values[-1], "bars": _bars(values)}

@@ -70,6 +70,41 @@ class Schedule:
             return self.lr * (step + 1) / self.warm_up
         return self.lr * (1 + cos(pi * (step - self.warm_up) / max(1, steps - self.warm_up))) / 2
 
+    def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW with weight decay on matrices only."""
+        flat = [p for p in parameters.values() if p.ndim < 2]
+        matrices = [p for p in parameters.values() if p.ndim >= 2]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": flat, "weight_decay": 0.0}]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass(frozen=True)
+class Steady:
+    """SGD with momentum at one learning rate."""
+
+    lr: float
+    """Learning rate of every step."""
+    momentum: float = 0.9
+    """Share of the last step in the next."""
+    weight_decay: float = 1e-4
+    """On everything, norms as well."""
+
+    def at(self, step: int, steps: int) -> float:
+        """The same rate at each of `steps`."""
+        return self.lr
+
+    def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        """SGD over all parameters."""
+        return torch.optim.SGD(
+            parameters.values(), self.lr, self.momentum, weight_decay=self.weight_decay
+        )
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -87,7 +122,7 @@ def optimise(
     loss: Callable[[Batch], dict[str, Float[Tensor, ""]]],
     parameters: Mapping[str, nn.Parameter],
     batches: Batches,
-    schedule: Schedule,
+    schedule: Schedule | Steady,
     log: Log,
     checkpoint: Checkpoint | None = None,
 ) -> None:
@@ -106,14 +141,14 @@ def optimise(
     Raises:
         TrainingError: a term is not finite; it names term, step and files.
     """
-    optimiser = _adamw(parameters, schedule)
+    optimiser = schedule.optimiser(parameters)
     keeper = _Keeper(optimiser, parameters, checkpoint)
     step = keeper.load()
     for batch in batches.start(step):
         terms = loss(batch)
         _check(terms, step, batch)
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
         _set_rate(optimiser, schedule.at(step, len(batches)))
         optimiser.step()
         if "logit_scale" in parameters:
@@ -128,20 +163,6 @@ def generator(*key: int) -> torch.Generator:
     """A random generator of its own for each key, whatever was drawn before."""
     digest = sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-
-
-def _adamw(parameters: Mapping[str, nn.Parameter], schedule: Schedule) -> torch.optim.AdamW:
-    """Weight decay on matrices only."""
-    flat = [p for p in parameters.values() if p.ndim < 2]
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": flat, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=schedule.lr,
-        betas=schedule.betas,
-        eps=schedule.eps,
-        weight_decay=schedule.weight_decay,
-    )
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -165,7 +186,7 @@ class _Keeper:
 
     def __init__(
         self,
-        optimiser: torch.optim.AdamW,
+        optimiser: torch.optim.Optimizer,
         parameters: Mapping[str, nn.Parameter],
         checkpoint: Checkpoint | None,
     ) -> None:
@@ -180,7 +201,8 @@ class _Keeper:
         for name, parameter in self.parameters.items():
             tensors[f"parameter.{name}"] = parameter.data
             for key, value in self.optimiser.state[parameter].items():
-                tensors[f"{key}.{name}"] = value
+                if value is not None:  # SGD without momentum
+                    tensors[f"{key}.{name}"] = value
         with whole(self.checkpoint.path) as path:
             save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
         self.saved = monotonic()
@@ -203,7 +225,7 @@ class _Keeper:
                     key: file.get_tensor(f"{key}.{name}").to(
                         "cpu" if key == "step" else parameter.device
                     )
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
                     if f"{key}.{name}" in saved
                 }
         return step

@@ -301,6 +301,34 @@ def test_parameters__of_each_part(causal: Backbone) -> None:
     assert all(causal.parameters("all")[n] is p for n, p in everything.items())
 
 
+def test_norms__of_each_tower(causal: Backbone) -> None:
+    image, text = causal.norms("image"), causal.norms("text")
+    blocks = [f"transformer.resblocks.{i}.ln_{k}" for i in range(3) for k in (1, 2)]
+    wanted = {"ln_pre", "ln_post", *blocks}
+    parts = ("weight", "bias")
+    assert set(image) == {f"visual.{name}.{part}" for name in wanted for part in parts}
+    wanted = {"ln_final", *blocks[:4]}
+    assert set(text) == {f"{name}.{part}" for name in wanted for part in parts}
+    named = dict(causal.model.named_parameters())
+    assert all(named[name] is norm for name, norm in (image | text).items())
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "timm", "siglip", "coca"])
+def test_norms__are_those_layers_that_are_called_so(
+    tiny_clip: Callable[..., str], kind: str
+) -> None:
+    clip = Backbone.load(tiny_clip(kind))
+    for tower, prefix in (("image", "visual."), ("text", "text.")):  # CoCa's decoder is neither
+        layers = {
+            name: module
+            for name, module in clip.model.named_modules()
+            if name.startswith(prefix) and "Norm" in type(module).__name__
+        }
+        wanted = {f"{n}.{part}" for n, m in layers.items() for part, _ in m.named_parameters()}
+        assert set(clip.norms(tower)) == wanted
+        assert len(wanted) > 5
+
+
 def test_parameters__of_a_head_that_is_none(tiny_clip: Callable[..., str]) -> None:
     clip = Backbone.load(tiny_clip("siglip"))
     with pytest.raises(RequestError, match=r"ends without a projection; use --tune tail"):

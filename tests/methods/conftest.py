@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.describe import Request, Vocabulary
+from anyclass.describe import Request, Scene, Vocabulary
 from anyclass.methods.latteclip import LatteClip
+from anyclass.train import Log
+from anyclass.tuning import Tuning
 
 NAMES = ("two", "orange", "art", "image")
 WORDS = ("red toy", "big kite", "old hand", "dark water", "fruit", "soft paper", "shiny ring")
@@ -28,9 +29,7 @@ class Teller(Vocabulary):
 
     asked: ClassVar[list[Request]] = []
 
-    def describe(
-        self, requests: Sequence[Request], clip: Backbone, features: Tensor
-    ) -> list[str | None]:
+    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
         self.asked.extend(requests)
         return [self.say(request.rows, request.variant) for request in requests]
 
@@ -65,19 +64,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
 
 
 @pytest.fixture(scope="session")
-def small() -> LatteClip:
-    """Five steps of B = 6 on the head, over two epochs and a half, that move a lot."""
-    return LatteClip(
-        tune="head",
-        lr=5e-3,
-        steps=5,
-        batch_size=6,
-        views=2,
-        describer=Teller(),
-        group_size=2,
-        groups=1,
-        alpha=0.7,
-    )
+def small() -> Callable[..., LatteClip]:
+    """`small(**changed)`: five steps of B = 6 on the head, over two epochs and a half, a long way.
+
+    Fields of `Tuning` are given like those of the method.
+    """
+
+    def method(**changed: Any) -> LatteClip:
+        how = {"tune": "head", "lr": 5e-3, "steps": 5, "batch_size": 6, "views": 2}
+        own = {"describer": Teller(), "group_size": 2, "groups": 1, "alpha": 0.7}
+        how |= {name: changed.pop(name) for name in vars(Tuning()) if name in changed}
+        return LatteClip(tuning=Tuning(**how), **(own | changed))
+
+    return method
 
 
 @pytest.fixture(scope="session")

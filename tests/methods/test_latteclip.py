@@ -4,7 +4,6 @@ N = 13 pictures, B = 6, C = 4 classes, K = 3 texts, D = 24; two epochs and a hal
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import ceil, cos, pi
 from typing import Any
 
@@ -25,6 +24,7 @@ NAMES = ("two", "orange", "art", "image")
 N, STEPS, B = 13, 5, 6
 
 Fitted = tuple[Classifier, list[dict[str, Any]]]
+Small = Callable[..., LatteClip]
 
 
 def losses(log: list[dict[str, Any]]) -> list[list[float]]:
@@ -96,10 +96,12 @@ class Truth:
         self.p = torch.cat([clip.texts([text]) for text in self.class_texts]).detach()
         self.c_zs = self.c_epoch = self.pool = self.weak()
         self.losses: list[list[float]] = []
-        part = "tail" if how.tune == "tail" else "head"
-        embedding = Embedding(part, how.augmentation, 2, 0)
-        cached = None if how.tune == "all" else embed(clip, photos, embedding, lambda **_: None)
-        views = TrainingViews(photos, self.tuned, cached, how.augmentation, B, STEPS, 0)
+        part = "tail" if how.tuning.tune == "tail" else "head"
+        embedding = Embedding(part, how.tuning.augmentation, 2, 0)
+        cached = (
+            None if how.tuning.tune == "all" else embed(clip, photos, embedding, lambda **_: None)
+        )
+        views = TrainingViews(photos, self.tuned, cached, how.tuning.augmentation, B, STEPS, 0)
         self.adam = self.optimiser()
         for batch in views.start(0):
             self.step(batch.step, batch.index.tolist(), batch.hidden)
@@ -109,7 +111,9 @@ class Truth:
         return [int((self.p @ f).argmax()) for f in self.tuned.images(self.test)]
 
     def optimiser(self) -> torch.optim.AdamW:
-        trained = self.tuned.parameters(self.how.tune, texts=not self.how.freeze_text).values()
+        trained = self.tuned.parameters(
+            self.how.tuning.tune, texts=not self.how.freeze_text
+        ).values()
         groups = [
             {"params": [q for q in trained if q.ndim >= 2], "weight_decay": 0.2},
             {"params": [q for q in trained if q.ndim < 2], "weight_decay": 0.0},
@@ -122,7 +126,7 @@ class Truth:
         if step % (N // B) == 0:
             self.p_epoch = self.p
             self.c_epoch = weak if how.relabel == "epoch" else self.c_epoch
-        f = self.tuned.tail(hidden, how.tune)
+        f = self.tuned.tail(hidden, how.tuning.tune)
         now = [int((self.p @ row).argmax()) for row in f.detach()]
         now = [weak[i] for i in rows] if how.relabel_view == "weak" else now
         now = now if how.relabel == "batch" else [self.c_epoch[i] for i in rows]
@@ -167,7 +171,7 @@ class Truth:
         return branch_loss(f, t, c, p, self.tuned.logit_scale, self.how)
 
     def descend(self, loss: Tensor, step: int) -> None:
-        warm_up, lr = ceil(N / B), self.how.lr
+        warm_up, lr = ceil(N / B), self.how.tuning.lr
         rate = lr * (step + 1) / warm_up
         if step >= warm_up:
             rate = lr * (1 + cos(pi * (step - warm_up) / (STEPS - warm_up))) / 2
@@ -210,8 +214,8 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def default(fit: Callable[..., Fitted], small: LatteClip) -> Fitted:
-    return fit(small)
+def default(fit: Callable[..., Fitted], small: Small) -> Fitted:
+    return fit(small())
 
 
 def agree(result: Fitted, wanted: Truth) -> None:
@@ -221,10 +225,10 @@ def agree(result: Fitted, wanted: Truth) -> None:
 
 
 def test_fit__equals_the_slow_truth(
-    clip: Backbone, photos: Photos, small: LatteClip, default: Fitted
+    clip: Backbone, photos: Photos, small: Small, default: Fitted
 ) -> None:
     """Each distinct text of a step is encoded once there, and all 4 B of them one by one here."""
-    wanted = Truth(clip, photos, small, each_text_anew=True)
+    wanted = Truth(clip, photos, small(), each_text_anew=True)
     agree(default, wanted)
     trained = default[0].clip.parameters("head")
     for name, parameter in wanted.tuned.parameters("head").items():
@@ -241,10 +245,10 @@ def test_fit__each_option_equals_the_slow_truth_and_matters(
     photos: Photos,
     fit: Callable[..., Fitted],
     default: Fitted,
-    small: LatteClip,
+    small: Small,
     option: dict[str, Any],
 ) -> None:
-    how = replace(small, **option)
+    how = small(**option)
     result = fit(how)
     agree(result, Truth(clip, photos, how))
     same = torch.allclose(result[0].weights, default[0].weights, atol=1e-4)

@@ -19,8 +19,10 @@ from anyclass.data import Photos
 from anyclass.errors import RequestError
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.zero_shot import ZeroShot
+from anyclass.tuning import Tuning
 
 Fitted = tuple[Classifier, list[dict[str, Any]]]
+Small = Callable[..., LatteClip]
 Fit = Callable[..., Fitted]
 
 
@@ -41,17 +43,17 @@ def steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("tune", ["head", "tail", "all"])
 @pytest.mark.parametrize("still", [{"steps": 0}, {"lr": 0.0, "alpha": 1.0, "steps": 3}], ids=str)
 def test_fit__that_trains_nothing_equals_zero_shot(
-    fit: Fit, photos: Photos, small: LatteClip, tune: str, still: dict[str, Any]
+    fit: Fit, photos: Photos, small: Small, tune: str, still: dict[str, Any]
 ) -> None:
-    adapted = fit(replace(small, tune=tune, **still))[0].predict_proba(photos)
+    adapted = fit(small(tune=tune, **still))[0].predict_proba(photos)
     zero_shot = fit(ZeroShot())[0].predict_proba(photos)
     assert np.allclose(adapted, zero_shot, atol=1e-6)
     assert adapted.argmax(1).tolist() == zero_shot.argmax(1).tolist()
     assert len(set(adapted.argmax(1))) == 4
 
 
-def test_fit__zero_shot_labels_are_on_record(fit: Fit, photos: Photos, small: LatteClip) -> None:
-    classifier, _ = fit(small)
+def test_fit__zero_shot_labels_are_on_record(fit: Fit, photos: Photos, small: Small) -> None:
+    classifier, _ = fit(small())
     zero_shot = fit(ZeroShot())[0].predict_proba(photos).argmax(1)
     assert classifier.record["zero_shot_labels"] == zero_shot.tolist()
     assert classifier.predict_proba(photos).argmax(1).tolist() != zero_shot.tolist()
@@ -61,10 +63,10 @@ def test_fit__zero_shot_labels_are_on_record(fit: Fit, photos: Photos, small: La
 
 
 def test_fit__gradient_of_the_text_tower_scales_with_one_minus_alpha(
-    fit: Fit, small: LatteClip
+    fit: Fit, small: Small
 ) -> None:
     """At the first step, where p is the same; t itself moves by a hundredth, so nearly."""
-    how, slopes = replace(small, tune="all", steps=1, weight_decay=0.0), {}
+    how, slopes = small(tune="all", steps=1, weight_decay=0.0), {}
     for alpha in (0.99, 0.98, 1.0):
         clip = fit(replace(how, alpha=alpha))[0].clip
         slopes[alpha] = clip.model.text_projection.grad.norm().item()
@@ -72,15 +74,15 @@ def test_fit__gradient_of_the_text_tower_scales_with_one_minus_alpha(
     assert slopes[1.0] == 0
 
 
-def test_fit__absent_classes_stay_to_the_bit(fit: Fit, photos: Photos, small: LatteClip) -> None:
-    how = replace(small, steps=1, batch_size=1, relabel="never")
-    start, moved = fit(replace(how, steps=0))[0].weights, fit(how)[0].weights
+def test_fit__absent_classes_stay_to_the_bit(fit: Fit, photos: Photos, small: Small) -> None:
+    still, how = (small(steps=n, batch_size=1, relabel="never") for n in (0, 1))
+    start, moved = fit(still)[0].weights, fit(how)[0].weights
     assert (moved != start).any(1).sum() == 1
 
 
-def test_fit__leaves_the_model_as_it_is(fit: Fit, clip: Backbone, small: LatteClip) -> None:
+def test_fit__leaves_the_model_as_it_is(fit: Fit, clip: Backbone, small: Small) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-    tuned = fit(replace(small, tune="all"))[0].clip
+    tuned = fit(small(tune="all"))[0].clip
     after = clip.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not torch.equal(tuned.model.visual.proj, clip.model.visual.proj)
@@ -89,10 +91,10 @@ def test_fit__leaves_the_model_as_it_is(fit: Fit, clip: Backbone, small: LatteCl
 
 @pytest.mark.parametrize("tune", ["head", "all"])
 def test_fit__freeze_text_leaves_the_text_tower(
-    fit: Fit, clip: Backbone, small: LatteClip, tune: str
+    fit: Fit, clip: Backbone, small: Small, tune: str
 ) -> None:
     for freeze in (True, False):
-        tuned = fit(replace(small, tune=tune, freeze_text=freeze))[0].clip
+        tuned = fit(small(tune=tune, freeze_text=freeze))[0].clip
         same = torch.equal(tuned.texts(["a red toy"]), clip.texts(["a red toy"]))
         assert same == freeze
 
@@ -100,11 +102,11 @@ def test_fit__freeze_text_leaves_the_text_tower(
 # --- labels, seeds, kills
 
 
-def test_fit__never_reads_a_label(fit: Fit, photos: Photos, small: LatteClip) -> None:
+def test_fit__never_reads_a_label(fit: Fit, photos: Photos, small: Small) -> None:
     noise = np.random.default_rng(1)
     labels = noise.integers(0, 4, len(photos))
     known = [replace(photos, labels=some) for some in (labels, noise.permutation(labels))]
-    for how in (small, replace(small, tune="all", relabel="epoch", regroup="once")):
+    for how in (small(), small(tune="all", relabel="epoch", regroup="once")):
         first, log = fit(how, photos)
         for pictures in known:
             again, other = fit(how, pictures)
@@ -112,8 +114,8 @@ def test_fit__never_reads_a_label(fit: Fit, photos: Photos, small: LatteClip) ->
             assert other == log
 
 
-def test_fit__same_seed_same_bytes(fit: Fit, small: LatteClip) -> None:
-    how = replace(small, image_captions=2, groups=3, group_label="ft")
+def test_fit__same_seed_same_bytes(fit: Fit, small: Small) -> None:
+    how = small(image_captions=2, groups=3, group_label="ft")
     first, again, other = (fit(how, seed=seed) for seed in (3, 3, 4))
     assert content(first[0]) == content(again[0])
     assert steps(first[1]) == steps(again[1])
@@ -121,9 +123,9 @@ def test_fit__same_seed_same_bytes(fit: Fit, small: LatteClip) -> None:
 
 
 def test_fit__groups_and_drawn_texts_follow_the_seed(
-    fit: Fit, small: LatteClip, teller: Any, monkeypatch: pytest.MonkeyPatch
+    fit: Fit, small: Small, teller: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = replace(small, describer=teller, image_captions=2)
+    how = small(describer=teller, image_captions=2)
     groups, columns, draw = [], [], Captions.draw
 
     def spy(captions: Captions, index: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -164,14 +166,14 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
     clip: Backbone,
     photos: Photos,
-    small: LatteClip,
+    small: Small,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     option: dict[str, Any],
     step: int,
 ) -> None:
     """The first loop stops in the log of the step after `step`, whose checkpoint is on disk."""
-    how = replace(small, image_captions=2, **option)
+    how = small(image_captions=2, **option)
     unbroken, rows = fit(how)
     monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
 
@@ -188,11 +190,11 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 
 
 def test_fit__continued_after_the_last_step_is_the_same(
-    fit: Fit, small: LatteClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fit: Fit, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
-    first, _ = fit(small, scratch=tmp_path)
-    again, log = fit(small, scratch=tmp_path)
+    first, _ = fit(small(), scratch=tmp_path)
+    again, log = fit(small(), scratch=tmp_path)
     assert content(again) == content(first)
     assert not steps(log)
 
@@ -200,8 +202,8 @@ def test_fit__continued_after_the_last_step_is_the_same(
 # --- what is asked
 
 
-def test_fit__asks_for_nothing_twice(fit: Fit, small: LatteClip, teller: Any) -> None:
-    how = replace(small, describer=teller, image_captions=2, groups=3, regroup="once")
+def test_fit__asks_for_nothing_twice(fit: Fit, small: Small, teller: Any) -> None:
+    how = small(describer=teller, image_captions=2, groups=3, regroup="once")
     classifier, _ = fit(how)
     assert len(teller.asked) == len(set(teller.asked))
     of_images = [request for request in teller.asked if len(request.rows) == 1]
@@ -218,16 +220,16 @@ def test_fit__asks_for_nothing_twice(fit: Fit, small: LatteClip, teller: Any) ->
     ("texts", "sizes"), [(("class",), set()), (("image",), {1}), (("group", "class"), {2})]
 )
 def test_fit__asks_only_for_the_texts_in_use(
-    fit: Fit, small: LatteClip, teller: Any, texts: tuple[str, ...], sizes: set[int]
+    fit: Fit, small: Small, teller: Any, texts: tuple[str, ...], sizes: set[int]
 ) -> None:
-    classifier, _ = fit(replace(small, describer=teller, texts=texts, steps=1))
+    classifier, _ = fit(small(describer=teller, texts=texts, steps=1))
     assert {len(request.rows) for request in teller.asked} == sizes
     weights = [name for name in classifier.record["facts"] if name.startswith("weight_")]
     assert sorted(weights) == sorted(f"weight_{kind}" for kind in texts)
 
 
-def test_fit__questions_name_domain_and_class(fit: Fit, small: LatteClip, teller: Any) -> None:
-    how = replace(small, describer=teller, domain="mouse", plural="mice", steps=0)
+def test_fit__questions_name_domain_and_class(fit: Fit, small: Small, teller: Any) -> None:
+    how = small(describer=teller, domain="mouse", plural="mice", steps=0)
     classifier, _ = fit(replace(how, class_in_prompt=True))
     names = [classifier.classes.names[c] for c in classifier.record["zero_shot_labels"]]
     asked = [request.question for request in teller.asked if len(request.rows) == 1]
@@ -246,19 +248,17 @@ def test_fit__questions_name_domain_and_class(fit: Fit, small: LatteClip, teller
     assert {request.noun for request in teller.asked} == {"mouse"}
 
 
-def test_fit__template_makes_class_texts_and_start(
-    fit: Fit, clip: Backbone, small: LatteClip
-) -> None:
-    classifier, _ = fit(replace(small, template="{c} texture.", steps=0))
+def test_fit__template_makes_class_texts_and_start(fit: Fit, clip: Backbone, small: Small) -> None:
+    classifier, _ = fit(small(template="{c} texture.", steps=0))
     wanted = clip.texts([f"{name} texture." for name in classifier.classes.names])
     assert torch.allclose(classifier.weights, wanted, atol=1e-6)
     texts = [row["text"] for row in classifier.record["descriptions"] if row["kind"] == "class"]
     assert texts == ["two texture.", "orange texture.", "art texture.", "image texture."]
 
 
-def test_fit__two_captions_are_both_used(fit: Fit, small: LatteClip, teller: Any) -> None:
+def test_fit__two_captions_are_both_used(fit: Fit, small: Small, teller: Any) -> None:
     """With the same seed the batches are the same, so it is the text that differs."""
-    one, two = (replace(small, texts=("image",), image_captions=n, steps=1) for n in (1, 2))
+    one, two = (small(texts=("image",), image_captions=n, steps=1) for n in (1, 2))
     drawn = [fit(two, seed=seed)[0].weights for seed in range(4)]
     plain = [fit(one, seed=seed)[0].weights for seed in range(4)]
     assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(drawn, plain, strict=True))
@@ -267,13 +267,13 @@ def test_fit__two_captions_are_both_used(fit: Fit, small: LatteClip, teller: Any
 # --- what is said
 
 
-def test_fit__facts(fit: Fit, small: LatteClip) -> None:
-    classifier, log = fit(replace(small, margin="equal"))
+def test_fit__facts(fit: Fit, small: Small) -> None:
+    classifier, log = fit(small(margin="equal"))
     rows = [row for row in log if row.get("stage") == "latteclip"]
     facts = classifier.record["facts"]
     assert {key: rows[-1][key] for key in facts} == facts
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
-    start = fit(replace(small, steps=0))[0]
+    start = fit(small(steps=0))[0]
     drift = 1 - torch.einsum("cd,cd->c", start.weights, classifier.weights).mean().item()
     assert facts["prototype_drift"] == pytest.approx(drift, abs=1e-6)
     assert [facts[f"weight_{kind}"] for kind in ("class", "image", "group")] == [1, 1, 1]
@@ -282,30 +282,30 @@ def test_fit__facts(fit: Fit, small: LatteClip) -> None:
     assert start.record["facts"] == {}
 
 
-def test_fit__rows_at_the_floor_are_those_whose_texts_all_are(fit: Fit, small: LatteClip) -> None:
-    how = replace(small, texts=("image",), steps=1, batch_size=13)
+def test_fit__rows_at_the_floor_are_those_whose_texts_all_are(fit: Fit, small: Small) -> None:
+    how = small(texts=("image",), steps=1, batch_size=13)
     assert fit(replace(how, floor=9.0))[0].record["facts"]["rows_at_floor"] == 1
     missing = fit(how)[0].record["facts"]["rows_at_floor"]
     assert missing == pytest.approx(2 / 13)  # pictures 3 and 7 have no text at all
 
 
-def test_fit__warns_of_a_bold_rate_and_of_drift(fit: Fit, small: LatteClip) -> None:
+def test_fit__warns_of_a_bold_rate_and_of_drift(fit: Fit, small: Small) -> None:
     def warnings(how: LatteClip) -> list[str]:
         return [row["warning"] for row in fit(how)[1] if "warning" in row]
 
-    assert warnings(replace(small, relabel="never")) == []
-    bold = warnings(replace(small, tune="all", lr=1.1e-5, steps=1, relabel="never"))
+    assert warnings(small(relabel="never")) == []
+    bold = warnings(small(tune="all", lr=1.1e-5, steps=1, relabel="never"))
     assert [text.split()[1] for text in bold] == ["1.1e-05"]
-    assert warnings(replace(small, tune="all", lr=None, steps=1, relabel="never")) == []
-    torn = replace(small, momentum="none", lr=0.3, batch_size=13)
+    assert warnings(small(tune="all", lr=None, steps=1, relabel="never")) == []
+    torn = small(momentum="none", lr=0.3, batch_size=13)
     classifier, _ = fit(torn)
     left = 1 - classifier.record["facts"]["agreement_with_zero_shot"]
     assert left > 0.5
     assert warnings(torn) == [f"{left:.0%} of the last pictures have left their zero-shot class"]
 
 
-def test_fit__descriptions_are_on_record(fit: Fit, photos: Photos, small: LatteClip) -> None:
-    rows = fit(replace(small, steps=0))[0].record["descriptions"]
+def test_fit__descriptions_are_on_record(fit: Fit, photos: Photos, small: Small) -> None:
+    rows = fit(small(steps=0))[0].record["descriptions"]
     assert [row["kind"] for row in rows] == ["class"] * 4 + ["image"] * 13 + ["group"] * 4
     assert rows[4] == {"kind": "image", "file_name": "00.png", "text": "a sketch of red toy"}
     assert rows[7]["text"] is None
@@ -315,14 +315,14 @@ def test_fit__descriptions_are_on_record(fit: Fit, photos: Photos, small: LatteC
 # --- what is refused
 
 
-def test_fit__one_class_is_refused(fit: Fit, photos: Photos, small: LatteClip) -> None:
+def test_fit__one_class_is_refused(fit: Fit, photos: Photos, small: Small) -> None:
     with pytest.raises(RequestError, match="two or more"):
-        fit(small, Photos.read(photos.root, ["only one"]))
+        fit(small(), Photos.read(photos.root, ["only one"]))
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"texts": ()}, {"branches": ()}, {"alpha": 1.1}, {"lr": -1.0}, {"alhpa": 0.5}],
+    [{"texts": ()}, {"branches": ()}, {"alpha": 1.1}, {"tuning": {"lr": -1.0}}, {"alhpa": 0.5}],
     ids=str,
 )
 def test_latteclip__wrong_fields_are_refused(wrong: dict[str, Any]) -> None:
@@ -341,7 +341,7 @@ def test_fit__all_of_other_towers_and_again_from_its_last_step(
     """Parameters that no loss reaches (SigLIP's bias, CoCa's decoder) do not stop a run."""
     monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
     clip = Backbone.load(tiny_clip(kind), engine="torch")
-    how = LatteClip(lr=1e-4, steps=2, batch_size=5)
+    how = LatteClip(tuning=Tuning(lr=1e-4, steps=2, batch_size=5))
     first, again = (how.fit(clip, photos, lambda **_: None, tmp_path) for _ in range(2))
     assert np.array_equal(first.predict_proba(photos), again.predict_proba(photos))
 
@@ -349,11 +349,11 @@ def test_fit__all_of_other_towers_and_again_from_its_last_step(
 # --- it learns
 
 
-def test_fit__learns_a_small_set_without_collapse(fit: Fit, small: LatteClip) -> None:
+def test_fit__learns_a_small_set_without_collapse(fit: Fit, small: Small) -> None:
     """50 steps: losses fall, every prototype stays nearest to its own class text."""
-    how = replace(small, lr=1e-3, steps=50, alpha=0.99, groups=32, loss="classes")
-    start = fit(replace(how, steps=0))[0].weights
-    classifier, log = fit(how)
+    how = {"lr": 1e-3, "alpha": 0.99, "groups": 32, "loss": "classes"}
+    start = fit(small(steps=0, **how))[0].weights
+    classifier, log = fit(small(steps=50, **how))
     rows = [row["zs_loss"] + row["ft_loss"] for row in steps(log)]
     assert np.mean(rows[-5:]) < 0.9 * np.mean(rows[:5])
     assert (classifier.weights @ start.T).argmax(1).tolist() == [0, 1, 2, 3]
@@ -364,7 +364,7 @@ def test_fit__starter_model_with_the_vocabulary(pictures: Path, names: Path) -> 
     clip, photos = Backbone.load("starter", engine="torch"), Photos.read(pictures, names, "folders")
     log: list[dict[str, Any]] = []
     torch.manual_seed(0)
-    how = LatteClip(tune="head", steps=20, views=1)
+    how = LatteClip(tuning=Tuning("head", steps=20, views=1))
     classifier = how.fit(clip, photos, lambda **row: log.append(row))
     rows = [row["zs_loss"] + row["ft_loss"] for row in steps(log)]
     assert rows[-1] < 0.95 * rows[0]

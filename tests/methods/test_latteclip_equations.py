@@ -4,7 +4,7 @@ Letters as in the method: B = 6 samples, C = 4 classes, D = 9 dimensions, K = 3 
 """
 
 import re
-from math import cos, log, pi
+from math import log
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.backbone import Part
 from anyclass.losses import contrastive
 from anyclass.methods.latteclip import (
     LatteClip,
@@ -25,7 +24,6 @@ from anyclass.methods.latteclip import (
     prototype_loss,
 )
 from anyclass.templates import DOMAINS, domain, fill
-from anyclass.train import Schedule
 
 B, C, D, K = 6, 4, 9, 3
 ALPHA = 0.9
@@ -293,49 +291,13 @@ def test_nearest__loop() -> None:
 
 # --- steps and schedule
 
-PAPER_STEPS = {  # pictures for training -> steps, paper section 4
-    5777: 600,
-    3948: 400,
-    18900: 1850,
-    6667: 700,
-    5726: 600,
-    70700: 2000,
-    3680: 400,
-    8144: 800,
-    19850: 1950,
-    9537: 950,
-}
-
-
-@pytest.mark.parametrize(("pictures", "steps"), PAPER_STEPS.items())
-def test_steps__of_the_ten_sets(pictures: int, steps: int) -> None:
-    how = LatteClip()
-    assert how._steps(pictures) == steps
-    assert how._schedule(pictures) == Schedule(1e-7, -(-pictures // 512), 0.2, (0.9, 0.98), 1e-6)
-
-
-@pytest.mark.parametrize(("tune", "path"), [("head", 5e-4), ("tail", 3e-4)])
-@pytest.mark.parametrize(("pictures", "steps"), [(263, 50), (3409, 350), (10000, 1000)])
-def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
-    tune: Part, path: float, pictures: int, steps: int
-) -> None:
-    assert LatteClip(tune=tune)._schedule(pictures).lr * steps == pytest.approx(path)
-    assert LatteClip(tune=tune, steps=0)._schedule(pictures).lr == pytest.approx(path)
-    assert LatteClip(tune=tune, lr=0.25)._schedule(pictures).lr == 0.25
-
-
-def test_schedule__line_up_then_cosine_to_zero() -> None:
-    schedule = Schedule(lr=2.0, warm_up=4)
-    assert [schedule.at(step, 12) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
-    assert schedule.at(6, 12) == pytest.approx(1 + cos(pi * 2 / 8))
-    assert schedule.at(12, 12) == pytest.approx(0)
-
 
 def test_defaults__are_the_specification() -> None:
-    how = LatteClip()
-    assert (how.tune, how.batch_size, how.weight_decay, how.alpha) == ("all", 512, 0.2, 0.99)
-    assert (how.augmentation.scale, how.augmentation.jitter) == ((0.9, 1.0), (0.5, 0.5, 0.5, 0.1))
-    assert (how.augmentation.jitter_probability, how.augmentation.grey_probability) == (0.8, 0.2)
+    how, tuning = LatteClip(), LatteClip().tuning
+    assert (tuning.tune, tuning.batch_size, tuning.weight_decay) == ("all", 512, 0.2)
+    views = tuning.augmentation
+    assert (views.scale, views.jitter) == ((0.9, 1.0), (0.5, 0.5, 0.5, 0.1))
+    assert (views.jitter_probability, views.grey_probability, how.alpha) == (0.8, 0.2, 0.99)
     assert (how.template, how.domain, how.class_in_prompt) == ("a photo of a {}.", "object", False)
     assert how.texts == ("class", "image", "group")
     assert (how.image_captions, how.group_size, how.groups, how.floor) == (1, 4, 32, 1e-6)
@@ -412,7 +374,7 @@ def test_page__names_every_value_of_every_option_default_first() -> None:
         part.split(": ") for row in rows for part in re.sub(r" \(.*?\)", "", row).split("; ")
     ]
     kinds = get_type_hints(LatteClip)
-    chosen = {name for name, kind in kinds.items() if get_origin(kind) is Literal} - {"tune"}
+    chosen = {name for name, kind in kinds.items() if get_origin(kind) is Literal}
     assert chosen <= {name.strip("`") for name, _ in options}
     for name, said in options:
         field, default = name.strip("`"), getattr(LatteClip(), name.strip("`"))

@@ -22,6 +22,7 @@ from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import check_manifest
 from anyclass.methods import METHODS
 from anyclass.run.scoring import UNKNOWABLE, Seen, compare
+from anyclass.tuning import Tuning
 
 FILES = {
     "config.json",
@@ -48,7 +49,7 @@ REPEATED = (  # what two equal runs write alike, byte for byte
     "model/classifier.safetensors",
     "model/classifier.json",
 )
-QUICK = METHODS["latteclip"](tune="head", steps=12, views=2)
+QUICK = METHODS["latteclip"](tuning=Tuning(tune="head", steps=12, views=2))
 Shapes = dict[str, Any]
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -122,7 +123,7 @@ def test_fit__records_what_was_asked_and_how(fitted: Any) -> None:
     config, environment = read(fitted.run, "config.json"), read(fitted.run, "environment.json")
     assert (config["asked"], config["method"]) == ("auto", "latteclip")
     assert config["images"] == str(fitted.pictures)
-    assert config["fields"]["tune"] == "head"
+    assert config["fields"]["tuning"]["tune"] == "head"
     assert config["fields"]["describer"]["kind"] == "vocabulary"
     assert read(fitted.run, "classes.json")["kinds"] == ["labelled"] * 4
     assert environment["model"]["id"] == fitted.model
@@ -214,7 +215,7 @@ def test_fit__takes_every_kind_of_model(
     tmp_path: Path, shapes: Shapes, tiny_clip: Callable[..., str], kind: str
 ) -> None:
     tune = "tail" if kind == "siglip" else "head"
-    method = METHODS["latteclip"](tune=tune, steps=2, views=1, texts=("class",))
+    method = METHODS["latteclip"](tuning=Tuning(tune=tune, steps=2, views=1), texts=("class",))
     metrics = fit(method, tmp_path / "run", **shapes | {"model": tiny_clip(kind)})
     assert metrics["n"] == metrics["scored"] == 14
     assert fit("zero_shot", tmp_path / "zero", **shapes | {"model": tiny_clip(kind)})["n"] == 14

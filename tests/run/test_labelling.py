@@ -19,6 +19,7 @@ from anyclass.files import csv_text
 from anyclass.run.labelling import load
 from anyclass.run.tables import PREDICTION, ROWS, rejected_row, write_table
 from anyclass.templates import PLAIN, class_features
+from anyclass.tuning import Tuning
 
 COLUMNS = ["file_name", "label", "score", "runner_up", "margin", "kind", "status", "reason"]
 KEYS = {"accuracy", "zero_shot_accuracy", "zero_shot_ensemble_accuracy", "mean_per_class", "n"}
@@ -222,7 +223,9 @@ def test_evaluate__a_table_of_some_pictures(run: Path, pictures: Path, tmp_path:
 def test_evaluate__whatever_was_trained(shapes: dict[str, Any], tmp_path: Path, tune: str) -> None:
     from anyclass.methods import METHODS
 
-    method = METHODS["latteclip"](tune=tune, steps=3, views=1, lr=1e-3, texts=("class",))
+    method = METHODS["latteclip"](
+        tuning=Tuning(tune=tune, steps=3, views=1, lr=1e-3), texts=("class",)
+    )
     metrics = fit(method, tmp_path / "run", **shapes)
     found = evaluate(tmp_path / "run", shapes["images"])
     assert found["accuracy"] == metrics["adapted"]["accuracy"]

@@ -33,7 +33,7 @@ def test_progress__no_rate_without_two_points(capsys: pytest.CaptureFixture[str]
     with Progress() as log:
         log(stage="embed", done=14, total=14)
         log(stage="describe", done=3, total=3)
-    assert capsys.readouterr().err == "looking at pictures: 14 of 14\ndescribe: 3 of 3\n"
+    assert capsys.readouterr().err == "looking at pictures: 14 of 14\nasking: 3 of 3\n"
 
 
 def test_progress__the_rate_is_that_of_the_stage(

@@ -11,6 +11,7 @@ from anyclass.errors import RequestError
 from anyclass.methods import METHODS
 from anyclass.run.planning import plan
 from anyclass.run.request import choose, remarks, request_of, torch_device
+from anyclass.tuning import Tuning
 
 LATTECLIP, ZERO_SHOT = METHODS["latteclip"], METHODS["zero_shot"]
 
@@ -88,7 +89,7 @@ def photos(pictures: Path, *names: str, labels: str | None = None) -> Photos:
 def test_choose__auto_says_why(pictures: Path) -> None:
     chosen = choose("auto", photos(pictures, "b", "a"), "cpu")
     assert (chosen.asked, chosen.name) == ("auto", "latteclip")
-    assert chosen.method == LATTECLIP(tune="head")
+    assert chosen.method == LATTECLIP(tuning=Tuning(tune="head"))
     assert "no picture has a label" in chosen.why[0]
     assert "no GPU" in chosen.why[1]
     assert choose("auto", photos(pictures, "b", "a"), "cuda").method == LATTECLIP()
@@ -125,12 +126,12 @@ def test_choose__refuses(pictures: Path) -> None:
 def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
     (pictures / "notes.txt").write_text("a")
     known = photos(pictures, "red square", "Red_Square", "kite")
-    said = remarks(known, LATTECLIP(tune="head"), "cpu")
+    said = remarks(known, LATTECLIP(tuning=Tuning(tune="head")), "cpu")
     assert said[0].startswith("left out, files that are no pictures (1)")
     assert said[1:] == ["class names that look alike: 'red square' and 'Red_Square'"]
-    assert remarks(known, LATTECLIP(tune="all"), "cuda") == said
+    assert remarks(known, LATTECLIP(tuning=Tuning(tune="all")), "cuda") == said
     slow = "no GPU: training all from pixels takes hours, --tune head takes minutes"
-    assert remarks(known, LATTECLIP(tune="all"), "cpu") == [*said, slow]
+    assert remarks(known, LATTECLIP(tuning=Tuning(tune="all")), "cpu") == [*said, slow]
 
 
 def test_plan__counts_and_estimates(pictures: Path) -> None:
@@ -141,7 +142,7 @@ def test_plan__counts_and_estimates(pictures: Path) -> None:
     assert head["embeddings"] == 14 * (1 + 4)
     assert head["disk_mb"] == round(70 * 4 * 1280 / 2**20, 1)
     assert head["minutes"] == 0.0
-    tail = plan(LATTECLIP(tune="tail", views=2), **two)
+    tail = plan(LATTECLIP(tuning=Tuning(tune="tail", views=2)), **two)
     assert tail["embeddings"] == 14 * 3
     assert tail["disk_mb"] == round(42 * 2 * 192 * 49 / 2**20, 1)
 

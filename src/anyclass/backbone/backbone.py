@@ -25,6 +25,10 @@ EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """What runs a frozen image tower on a CPU; auto: the fastest that agrees with torch."""
 
 
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+"""Normalisation layers; in evaluation mode the running statistics of the last two stay."""
+
+
 class Backbone:
     """An open_clip model seen as functions; always in evaluation mode.
 
@@ -150,6 +154,16 @@ class Backbone:
             }
         chosen = {id(parameter) for parameter in wanted}
         return {name: parameter for name, parameter in named.items() if id(parameter) in chosen}
+
+    def norms(self, tower: Literal["image", "text"]) -> dict[str, nn.Parameter]:
+        """Scale and shift of all normalisation layers of a tower, by their name in the model."""
+        modules = self.model.visual.modules() if tower == "image" else self._text.modules
+        scales = {id(p) for m in modules if isinstance(m, NORMS) for p in m.parameters()}
+        return {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if id(parameter) in scales and name.startswith("visual.") == (tower == "image")
+        }
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:

@@ -77,6 +77,11 @@ class TextTower:
             return list(head.parameters())
         return [] if head is None else [head]
 
+    @property
+    def modules(self) -> Iterator[nn.Module]:
+        """Its layers; a plain CLIP is its own text tower, so with those of the image tower."""
+        return iter(self._tower.modules())
+
     @cached_property
     def can_be_cut(self) -> bool:
         """Whether tokens after the last end of text change nothing.

@@ -6,9 +6,12 @@ from typing import Any, Protocol, runtime_checkable
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
+from anyclass.methods.flyp import Flyp
 from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.reclip import Reclip
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.train import Log
+from anyclass.tuning import Tuning
 
 
 @runtime_checkable
@@ -21,7 +24,12 @@ class Method(Protocol):
         """Learn from the pictures; the model is left as it is, `scratch` survives a kill."""
 
 
-METHODS: dict[str, Any] = {"latteclip": LatteClip, "zero_shot": ZeroShot}
+METHODS: dict[str, Any] = {
+    "latteclip": LatteClip,
+    "zero_shot": ZeroShot,
+    "flyp": Flyp,
+    "reclip": Reclip,
+}
 """Name on the command line -> its class."""
 
 
@@ -43,5 +51,5 @@ def suggest(photos: Photos, device: str) -> tuple[str, Method, list[str]]:
         ]
     if device == "cpu":
         slow = "no GPU: the image tower stays frozen, its projection is trained (tune = head)"
-        return "latteclip", LatteClip(tune="head"), [*why, slow]
+        return "latteclip", LatteClip(tuning=Tuning("head")), [*why, slow]
     return "latteclip", LatteClip(), why

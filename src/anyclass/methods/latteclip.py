@@ -14,7 +14,7 @@ prototypes.
 """
 
 from dataclasses import asdict
-from math import ceil, isnan
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
@@ -24,41 +24,23 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
+from tyro.conf import Suppress, arg
 
-from anyclass.backbone import Backbone, Part
+from anyclass.backbone import Backbone
 from anyclass.captions import NONE, Answers, Asked, Captions, Text, TextFeatures, draw_groups
 from anyclass.classifier import Classifier
-from anyclass.data import Augmentation, Photos
-from anyclass.describe import Request, Vocabulary
+from anyclass.data import Photos
+from anyclass.describe import AnyDescriber, Request, Scene, Vocabulary
 from anyclass.errors import RequestError
-from anyclass.features import (
-    Embedding,
-    TrainingViews,
-    cached_part,
-    current_features,
-    embed,
-    image_features,
-)
+from anyclass.features import Embedding, cached_part, current_features, embed, image_features
 from anyclass.losses import Collisions, contrastive
 from anyclass.templates import PLAIN, Template, class_features, domain, fill
-from anyclass.train import Batch, Checkpoint, Log, Schedule, generator, optimise
+from anyclass.train import Batch, Checkpoint, Log, generator, optimise
+from anyclass.tuning import Tuning
 
 Branch = Literal["zs", "ft"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
-
-PAPER_LR = 1e-7
-"""Default learning rate when everything is trained."""
-
-PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-4}
-"""Default learning rate times steps, for head and tail: how far AdamW may move a weight.
-
-The project's own. A fixed rate does nothing in the few steps of a small folder and too much in
-the many of a large one; LOG.md has the figures.
-"""
-
-BOLD = 1e-5
-"""Learning rate of the whole model above which the user is warned."""
 
 ADRIFT = 0.5
 """Share of pictures still in their zero-shot class below which the user is warned."""
@@ -68,25 +50,8 @@ ADRIFT = 0.5
 class LatteClip:
     """Adapts the model to a folder of unlabelled pictures whose class names are known."""
 
-    tune: Part = "all"
-    """What is trained: everything from pixels (the paper), or on frozen, cached features the
-    projections (head) or the image tower's last stage with them (tail)."""
-    lr: Annotated[float, Field(ge=0)] | None = None
-    """Highest learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), and the
-    project's own for head (5e-4 / steps) and tail (3e-4 / steps), for which there is no paper."""
-    steps: Annotated[int, Field(ge=0)] | None = None
-    """Training steps; None: min(2000, 50 ceil(N / B))."""
-    batch_size: Annotated[int, Field(gt=0)] = 512
-    """B; B = N for smaller folders."""
-    warm_up: Annotated[int, Field(ge=0)] | None = None
-    """Steps of linear warm-up; None: ceil(N / B)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.2
-    """AdamW's, on matrices only."""
-    augmentation: Augmentation = Augmentation()
-    """Views of the pictures while training."""
-    views: Annotated[int, Field(gt=0)] = 4
-    """Views drawn once per picture for head and tail (all draws anew each time)."""
-
+    tuning: Annotated[Tuning, arg(name="")] = Tuning()
+    """What of the towers is trained, and how."""
     template: Template = PLAIN
     """Class text; `{}` is the class."""
     domain: str = "object"
@@ -95,7 +60,7 @@ class LatteClip:
     """Of a noun in `domain` that does not take an s."""
     class_in_prompt: bool = False
     """Name the zero-shot class when asking about a picture (the paper's flowers and food)."""
-    describer: Vocabulary = Vocabulary()
+    describer: Suppress[AnyDescriber] = Vocabulary()
     """Who writes image and group texts."""
     texts: Annotated[tuple[Text, ...], Field(min_length=1)] = KINDS
     """Which kinds of text are used."""
@@ -153,22 +118,22 @@ class LatteClip:
         Raises:
             RequestError: fewer than two classes, or a setting that cannot be met.
         """
-        self._check(photos, log)
-        seed, part = torch.initial_seed(), cached_part(self.tune)
+        self._check(photos)
+        seed, tune, part = torch.initial_seed(), self.tuning.tune, cached_part(self.tuning.tune)
         shown = embed(clip, photos, Embedding(part), log)
         f0 = image_features(clip, shown, part)  # F0 (N, D)
         with torch.no_grad():
             p0 = class_features(clip, photos.classes.prompts, [self.template])  # W0 (C, D)
         c_zs = nearest(f0, p0)
         p, p_epoch, c_epoch, pool = p0.clone(), p0.clone(), c_zs.clone(), c_zs.clone()
-        tuned, answers = clip.copy(), Answers(self.describer, clip, f0.cpu())
-        batches = self._batches(tuned, photos, log, seed)
+        tuned, answers = clip.copy(), Answers(self.describer, Scene(photos, clip, f0.cpu()), log)
+        batches = self.tuning.batches(tuned, photos, log, seed)
         texts = self._texts(tuned, photos, answers, c_zs, pool)
         facts = torch.full((len(FACTS) + len(set(self.texts)),), float("nan"))
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             begin(batch)
-            f = tuned.tail(batch.hidden, self.tune)  # F (B, D)
+            f = tuned.tail(batch.hidden, tune)  # F (B, D)
             c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
             numbers = self._drawn(texts, batch, c, generator(seed, batch.step))  # (2, K, B)
             v, present = texts.encode(numbers), (numbers != NONE).to(f.device)
@@ -187,7 +152,7 @@ class LatteClip:
         def begin(batch: Batch) -> None:
             """What changes only now and then."""
             nonlocal texts
-            if self.regroup == "once" and batch.step == self._warm_up(len(photos)):
+            if self.regroup == "once" and batch.step == self.tuning.warm_up_of(len(photos)):
                 pool.copy_(labels())
             if not torch.equal(pool, texts.pool):
                 texts = self._texts(tuned, photos, answers, c_zs, pool)
@@ -204,12 +169,12 @@ class LatteClip:
 
         def labels(index: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
             """Classes by the model of now, on test views: of all pictures or of some."""
-            return nearest(current_features(tuned, photos, self.tune, shown, index), p)
+            return nearest(current_features(tuned, photos, tune, shown, index), p)
 
         state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
-        trained = tuned.parameters(self.tune, not self.freeze_text)
-        optimise(loss, trained, batches, self._schedule(len(photos)), log, keep)
+        trained = tuned.parameters(tune, not self.freeze_text)
+        optimise(loss, trained, batches, self.tuning.schedule(len(photos)), log, keep)
         if facts[0] < ADRIFT:
             log(warning=f"{1 - facts[0]:.0%} of the last pictures have left their zero-shot class")
         record = {
@@ -217,36 +182,13 @@ class LatteClip:
             "descriptions": texts.captions.rows(photos),
             "zero_shot_labels": c_zs.tolist(),
         }
-        return Classifier(tuned, self.tune, photos.classes, p, "latteclip", asdict(self), record)
+        return Classifier(tuned, tune, photos.classes, p, "latteclip", asdict(self), record)
 
-    def _check(self, photos: Photos, log: Log) -> None:
+    def _check(self, photos: Photos) -> None:
         if len(photos.classes) < 2:
             raise RequestError(
                 "LatteCLIP tells classes apart: it needs the names of two or more (--classes FILE)"
             )
-        if self.tune == "all" and self.lr is not None and self.lr > BOLD:
-            log(warning=f"lr {self.lr} is bold for a whole model: the paper takes 1e-7 to 1e-6")
-
-    def _warm_up(self, pictures: int) -> int:
-        return ceil(pictures / self.batch_size) if self.warm_up is None else self.warm_up
-
-    def _steps(self, pictures: int) -> int:
-        epoch = ceil(pictures / self.batch_size)
-        return min(2000, 50 * epoch) if self.steps is None else self.steps
-
-    def _schedule(self, pictures: int) -> Schedule:
-        lr = self.lr
-        if lr is None:
-            path = PATHS.get(self.tune)
-            lr = path / max(1, self._steps(pictures)) if path else PAPER_LR
-        return Schedule(lr, self._warm_up(pictures), self.weight_decay)
-
-    def _batches(self, tuned: Backbone, photos: Photos, log: Log, seed: int) -> TrainingViews:
-        """Training views: cached trunk outputs, or pictures read anew."""
-        how = Embedding(cached_part(self.tune), self.augmentation, self.views, seed)
-        cached = None if self.tune == "all" else embed(tuned, photos, how, log)
-        steps = self._steps(len(photos))
-        return TrainingViews(photos, tuned, cached, self.augmentation, self.batch_size, steps, seed)
 
     def _texts(
         self, tuned: Backbone, photos: Photos, answers: Answers, c_zs: Tensor, pool: Tensor
@@ -254,7 +196,7 @@ class LatteClip:
         """All texts, with the groups of `pool`; only what is new is asked for."""
         class_texts = [fill(self.template, prompt) for prompt in photos.classes.prompts]
         captions = Captions.of(class_texts, self._asked(photos, c_zs, pool), answers)
-        encode = TextFeatures(tuned, captions.strings, self.tune, self.freeze_text)
+        encode = TextFeatures(tuned, captions.strings, self.tuning.tune, self.freeze_text)
         return _Texts(captions, encode, pool.clone())
 
     def _asked(self, photos: Photos, c_zs: Tensor, pool: Tensor) -> Asked:

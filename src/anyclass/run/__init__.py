@@ -1,8 +1,9 @@
-"""What a user does with a folder: plan, fit, predict, evaluate."""
+"""What a user does with a folder: plan, describe, fit, predict, evaluate."""
 
+from anyclass.run.describing import describe
 from anyclass.run.fitting import fit
 from anyclass.run.labelling import evaluate, predict
 from anyclass.run.planning import plan
 from anyclass.run.request import Request
 
-__all__ = ["Request", "evaluate", "fit", "plan", "predict"]
+__all__ = ["Request", "describe", "evaluate", "fit", "plan", "predict"]

@@ -8,6 +8,7 @@ from anyclass.files import MANIFEST, cache_folder, read_json
 from anyclass.methods import METHODS
 from anyclass.run.fitting import fit
 from anyclass.run.folder import is_run
+from anyclass.tuning import Tuning
 
 
 def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
         The content of `metrics.json`, with `out` and `images`.
     """
     pictures = draw(cache_folder("demo", "emoji"))
-    method = METHODS["latteclip"](tune="head", domain="emoji")
+    method = METHODS["latteclip"](tuning=Tuning("head"), domain="emoji")
     names = tuple(PICTURES)
     again = (out / MANIFEST).is_file() and _of_demo(out, pictures)
     metrics = fit(method, out, again, images=pictures, classes=names, labels="folders", seed=seed)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import anyclass
-from anyclass.backbone import Backbone
+from anyclass.backbone import Backbone, Part
 from anyclass.data import Photos, Rejection, content_hashes
 from anyclass.errors import AnyclassError
 from anyclass.features import Embedding, cached_part, embed
@@ -28,6 +28,7 @@ from anyclass.run.request import Choice, Request, choose, remarks, request_of
 from anyclass.run.scoring import compare, see
 from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
 from anyclass.templates import PLAIN
+from anyclass.tuning import tuning_of
 
 Json = dict[str, Any]
 
@@ -79,7 +80,9 @@ def _fit(
     """Everything between a run folder that has begun and its manifest."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), _Clock()
     everything = photos
-    photos, rejections = _readable(clip, photos, request, method, log)
+    tuning = tuning_of(method)
+    part = cached_part(tuning.tune if tuning else None)
+    photos, rejections = readable(clip, photos, part, request.max_rejected, log)
     clock("embed")
     seed_everything(request.seed)
     classifier = method.fit(clip, photos, log, _scratch(folder, clip, photos))
@@ -152,17 +155,21 @@ class _Clock:
         return round(time.monotonic() - self.start, 2)
 
 
-def _readable(
-    clip: Backbone, photos: Photos, request: Request, method: Method, log: Progress
+def readable(
+    clip: Backbone, photos: Photos, part: Part, max_rejected: float, log: Progress
 ) -> tuple[Photos, list[Rejection]]:
-    """The pictures that can be used, embedded once, and why the others cannot."""
-    features = embed(clip, photos, Embedding(cached_part(getattr(method, "tune", None))), log)
+    """The pictures that can be used, embedded once, and why the others cannot.
+
+    Raises:
+        AnyclassError: more than `max_rejected` of them cannot, or all.
+    """
+    features = embed(clip, photos, Embedding(part), log)
     lost = len(features.rejections)
     for row in features.rejections[:3]:
         log.say(f"rejected {row.file_name}: {row.reason}. {row.detail}")
-    if lost == len(photos) or lost > request.max_rejected * len(photos):
+    if lost == len(photos) or lost > max_rejected * len(photos):
         first = features.rejections[0]
-        few = f"more than --max-rejected allows ({request.max_rejected:.0%})"
+        few = f"more than --max-rejected allows ({max_rejected:.0%})"
         raise AnyclassError(
             f"{lost} of {len(photos)} pictures cannot be used, "
             f"{few if lost < len(photos) else 'so there is nothing to learn from'}.\n"

@@ -1,6 +1,6 @@
 """`predict`: label a folder of any size; `evaluate`: score a classifier on labelled pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +52,7 @@ def predict(
         RequestError: there is no fitted run, no picture, or the table cannot be written there.
         AnyclassError: too many pictures are unreadable (the table is written all the same).
     """
-    _check_table(Path(out), overwrite)
+    check_out(Path(out), overwrite, (".csv", ".parquet"))
     check_share(max_rejected)
     classifier = load(run, device, allow_pickle, engine)
     photos = Photos.read(images)
@@ -146,10 +146,10 @@ def load(
     return classifier
 
 
-def _check_table(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
     """Refuse a table that cannot be written, before anything is computed."""
-    if out.suffix not in (".csv", ".parquet"):
-        raise RequestError(f"--out {out}: the table is written as .csv or .parquet")
+    if out.suffix not in endings:
+        raise RequestError(f"--out {out}: the table is written as {' or '.join(endings)}")
     if out.is_dir() or not next(p for p in out.absolute().parents if p.exists()).is_dir():
         raise RequestError(f"--out {out}: this is no place for a file; choose another")
     if out.exists() and not overwrite:

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from anyclass.data import Photos
+from anyclass.describe import Estimate
 from anyclass.methods import Method
 from anyclass.run.request import choose, remarks, request_of
+from anyclass.tuning import tuning_of
 
 SPEED = 60.0
 """Pictures a second through the starter on two ordinary cores, decoding included; cautious."""
@@ -13,7 +16,8 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
     """Pictures, classes, method and why, roughly how long and how much disk.
 
     Minutes and megabytes are those of the starter on a CPU, and None for what was not measured:
-    other models, GPUs, and training of everything from pixels.
+    other models, GPUs, and training of everything from pixels. What a describer is asked comes on
+    top, in `language_model`; nothing is asked yet, and no connection is made.
 
     Args:
         method: a method with its hyper-parameters, its name for the defaults, or "auto".
@@ -26,7 +30,8 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
     photos = request.photos("fit")
     choice = choose(method, photos, request.torch_device)
     embeddings = len(photos) * (1 + _views(choice.method))
-    whole = getattr(choice.method, "tune", "head") == "all"
+    tuning, cost = tuning_of(choice.method), _asking(choice.method, photos)
+    whole = tuning is not None and tuning.tune == "all"
     measured = request.model == "starter" and request.torch_device == "cpu" and not whole
     return {
         "pictures": len(photos),
@@ -41,15 +46,29 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
         "embeddings": embeddings,
         "minutes": round(embeddings / SPEED / 60, 1) if measured else None,
         "disk_mb": round(embeddings * _bytes(choice.method) / 2**20, 1) if measured else None,
-        "language_model_calls": 0,
+        "language_model_calls": cost.calls,
+        "language_model": cost._asdict(),
     }
+
+
+def _asking(method: Any, photos: Photos) -> Estimate:
+    """What the describer of a method costs at most: texts of each picture and of each group."""
+    if not hasattr(method, "describer"):
+        return Estimate()
+    count, classes = len(photos), len(photos.classes)
+    images = count * method.image_captions if "image" in method.texts else 0
+    groups = min(count, classes * method.groups) if "group" in method.texts else 0
+    cost: Estimate = method.describer.estimate(images + groups)
+    return cost
 
 
 def _views(method: Method) -> int:
     """Cached views per picture."""
-    return getattr(method, "views", 0) if getattr(method, "tune", "") in ("head", "tail") else 0
+    tuning = tuning_of(method)
+    return 0 if tuning is None or tuning.tune == "all" else tuning.views
 
 
 def _bytes(method: Method) -> int:
     """Of one cached view of the starter: 1280 float32, or 192 x 7 x 7 float16."""
-    return 2 * 192 * 7 * 7 if getattr(method, "tune", "") == "tail" else 4 * 1280
+    tuning = tuning_of(method)
+    return 2 * 192 * 7 * 7 if tuning and tuning.tune == "tail" else 4 * 1280

@@ -15,16 +15,23 @@ from anyclass.errors import printable
 Callback = Callable[..., None]
 """Gets what the log gets: named numbers and words."""
 
-STAGES = {"embed": "looking at pictures", "fit": "training", "predict": "labelling"}
+STAGES = {
+    "embed": "looking at pictures",
+    "describe": "asking",
+    "fit": "training",
+    "predict": "labelling",
+}
 """Stage in the log -> what people read."""
+SMALL = {"embed", "describe", "predict"}
+"""Stages whose steps are too small for a line each in `log.jsonl`."""
 
 
 class Progress(AbstractContextManager["Progress"]):
     """The `log` of a run: call it with named numbers.
 
     `stage`, `done` and `total` together move a bar (on a terminal) or print a line every tenth
-    (elsewhere), on standard error. `warning` is said once, at once. Everything but the embedding's
-    small steps becomes a line of `log.jsonl`.
+    (elsewhere), on standard error. `warning` is said once, at once. Everything but the steps of
+    `SMALL` becomes a line of `log.jsonl`.
     """
 
     def __init__(self, path: Path | None = None, callback: Callback | None = None) -> None:
@@ -47,7 +54,7 @@ class Progress(AbstractContextManager["Progress"]):
             self.say(f"warning: {numbers['warning']}")
         if "done" in numbers:
             self._move(numbers["stage"], numbers["done"], numbers["total"])
-        quiet = numbers.get("stage") in ("embed", "predict") and numbers["done"] < numbers["total"]
+        quiet = numbers.get("stage") in SMALL and numbers["done"] < numbers["total"]
         if self._file and not quiet:
             self._file.write(json.dumps(numbers, ensure_ascii=False, default=str) + "\n")
             self._file.flush()

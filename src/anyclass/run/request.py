@@ -12,8 +12,10 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.data import Photos, near_duplicates
+from anyclass.describe import DESCRIBERS
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method, suggest
+from anyclass.tuning import tuning_of
 
 NO_DISCOVERY = (
     "--unknown: discovering classes without a name is not part of this version; "
@@ -114,7 +116,8 @@ def request_of(options: Mapping[str, Any]) -> Request:
 def first_problem(wrong: ValidationError) -> str:
     """The first complaint of pydantic, in one line."""
     first = wrong.errors()[0]
-    flag = "--" + str(first["loc"][0]).replace("_", "-")
+    part = "describer." if wrong.title in {kind.__name__ for kind in DESCRIBERS.values()} else ""
+    flag = f"--{part}{first['loc'][0]}".replace("_", "-")
     given = "" if first["type"].startswith("missing") else f" (got {first['input']!r:.100})"
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
 
@@ -163,6 +166,7 @@ def remarks(photos: Photos, method: Method, device: str) -> list[str]:
     """What a user may want to know before anything is computed."""
     pairs = [f"{a!r} and {b!r}" for a, b in near_duplicates(photos.classes.names)]
     twins = [f"class names that look alike: {', '.join(pairs)}"] if pairs else []
-    from_pixels = device == "cpu" and getattr(method, "tune", "") == "all"
+    tuning = tuning_of(method)
+    from_pixels = device == "cpu" and tuning is not None and tuning.tune == "all"
     slow = ["no GPU: training all from pixels takes hours, --tune head takes minutes"]
     return [*photos.skipped, *twins, *(slow if from_pixels else [])]

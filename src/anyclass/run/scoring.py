@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.features import Embedding, cached_part, current_features, embed
+from anyclass.features import Embedding, cached_part, current_features, embed, side_by_side
 from anyclass.metrics import confusion, expected_calibration_error, score
 from anyclass.templates import PLAIN, class_features, openai_templates
 from anyclass.train import Log
@@ -53,7 +53,8 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
         return named.probabilities(before).cpu().numpy()
 
     template = str(classifier.fields.get("template", PLAIN))
-    adapted = classifier.probabilities(after).cpu().numpy()
+    towers = [after] if classifier.beside is None else [after, before]
+    adapted = classifier.probabilities(side_by_side(towers)).cpu().numpy()
     return Seen(by([template]), by(openai_templates()), adapted)
 
 

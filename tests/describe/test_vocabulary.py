@@ -1,7 +1,7 @@
 """The vocabulary describer: words by what the model sees, and the sentence made of them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 import pytest
@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.describe import Describer, Request, Vocabulary, _english, _standardised
+from anyclass.data import Photos
+from anyclass.describe import Describer, Request, Scene, Vocabulary
+from anyclass.describe.vocabulary import _english, _standardised
 
 KINDS: dict[str, list[str]] = json.loads(
     files("anyclass").joinpath("vocabulary.json").read_text("utf-8")
@@ -27,6 +29,14 @@ def clip(tiny_clip: Callable[..., str]) -> Backbone:
 def features() -> Tensor:
     """Of 7 pictures; D = 24."""
     return normalize(torch.randn(7, 24, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+def describe(
+    describer: Vocabulary, requests: Sequence[Request], clip: Backbone, features: Tensor
+) -> list[str | None]:
+    """What it says of pictures that it never opens."""
+    scene = Scene(Photos.of([f"{i}.png" for i in range(len(features))]), clip, features)
+    return describer.describe(requests, scene, print)
 
 
 def about(*rows: int, variant: int = 0) -> Request:
@@ -57,23 +67,23 @@ def test_vocabulary__takes_the_surest_words(
         best[kind] = (scores[word], word)
     surest = sorted(best, key=lambda kind: -best[kind][0])[:3]
     wanted = _english({kind: best[kind][1] for kind in surest}, "object")
-    assert Vocabulary(most=3).describe([about(*rows)], clip, features) == [wanted]
+    assert describe(Vocabulary(most=3), [about(*rows)], clip, features) == [wanted]
 
 
 def test_vocabulary__is_deterministic_and_one_answer_per_request(
     clip: Backbone, features: Tensor
 ) -> None:
     requests = [about(3), about(0, 1, 2), about(3), about(6)]
-    said = Vocabulary().describe(requests, clip, features)
-    assert said == Vocabulary().describe(requests, clip, features)
-    assert said[::-1] == Vocabulary().describe(requests[::-1], clip, features)
+    said = describe(Vocabulary(), requests, clip, features)
+    assert said == describe(Vocabulary(), requests, clip, features)
+    assert said[::-1] == describe(Vocabulary(), requests[::-1], clip, features)
     assert said[0] == said[2]
     assert len(set(said)) == 3
-    assert Vocabulary().describe([], clip, features) == []
+    assert describe(Vocabulary(), [], clip, features) == []
 
 
 def test_vocabulary__order_of_a_group_is_irrelevant(clip: Backbone, features: Tensor) -> None:
-    first, second = Vocabulary().describe([about(0, 4, 2), about(2, 0, 4)], clip, features)
+    first, second = describe(Vocabulary(), [about(0, 4, 2), about(2, 0, 4)], clip, features)
     assert first == second
 
 
@@ -81,10 +91,10 @@ def test_vocabulary__a_variant_takes_the_next_words(clip: Backbone, features: Te
     scores = slow_scores(clip, "colours", features, features[4])
     ranked = sorted(scores, key=lambda word: -scores[word])
     requests = [about(4, variant=r) for r in range(3)]
-    said = Vocabulary(most=6).describe(requests, clip, features)
+    said = describe(Vocabulary(most=6), requests, clip, features)
     for text, colour in zip(said, ranked, strict=False):
         assert f" {colour} object" in str(text)
-    last = Vocabulary(words=("kite",), most=7).describe([about(4, variant=99)], clip, features)
+    last = describe(Vocabulary(words=("kite",), most=7), [about(4, variant=99)], clip, features)
     assert str(last[0]).endswith(", kite.")
 
 
@@ -92,23 +102,23 @@ def test_vocabulary__words_of_the_users_own(clip: Backbone, features: Tensor) ->
     own = ("lichen", "moss", "two red rings")
     near = features @ clip.texts([f"a photo of {word}." for word in own]).detach().T
     scores = (near - near.mean(0)) / near.std(0)
-    said = Vocabulary(words=own, most=7).describe([about(i) for i in range(7)], clip, features)
+    said = describe(Vocabulary(words=own, most=7), [about(i) for i in range(7)], clip, features)
     for text, row in zip(said, scores, strict=True):
         assert str(text).endswith(f", {own[int(row.argmax())]}.")
-    without = Vocabulary(most=7).describe([about(0)], clip, features)
+    without = describe(Vocabulary(most=7), [about(0)], clip, features)
     assert not str(without[0]).endswith(tuple(f"{word}." for word in own))
 
 
 def test_vocabulary__a_single_picture(clip: Backbone, features: Tensor) -> None:
     """Nothing to compare it with: the word nearest to it, against the other words of its kind."""
-    said = Vocabulary(most=6).describe([about(0)], clip, features[:1])
+    said = describe(Vocabulary(most=6), [about(0)], clip, features[:1])
     texts = [f"a photo of something {word}." for word in KINDS["colours"]]
     nearest = KINDS["colours"][int((clip.texts(texts) @ features[0]).argmax())]
     assert f" {nearest} object" in str(said[0])
 
 
 def test_vocabulary__pictures_that_are_all_alike(clip: Backbone, features: Tensor) -> None:
-    said = Vocabulary().describe([about(0), about(1)], clip, features[:1].expand(4, 24))
+    said = describe(Vocabulary(), [about(0), about(1)], clip, features[:1].expand(4, 24))
     assert said[0] == said[1]
 
 
@@ -145,6 +155,10 @@ def test_standardised__loop_and_no_deviation() -> None:
 )
 def test_english__sentence(said: dict[str, str], sentence: str) -> None:
     assert _english(said, "object") == sentence
+
+
+def test_vocabulary__costs_nothing() -> None:
+    assert not any(Vocabulary().estimate(1000))
 
 
 def test_vocabulary__is_a_describer() -> None:

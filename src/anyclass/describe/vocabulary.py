@@ -1,14 +1,13 @@
-"""Describers: pictures and a question in, one sentence each out.
+"""The describer that needs no language model.
 
-`Vocabulary` needs no language model: it writes with the words that the backbone finds nearest to
-what it sees.
+It writes with the words that the backbone finds nearest to what it sees.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,29 +18,9 @@ from torch.nn.functional import normalize
 from tyro.conf import Suppress
 
 from anyclass.backbone import Backbone
-
-
-class Request(NamedTuple):
-    """One question about one picture, or about several at once."""
-
-    rows: tuple[int, ...]
-    """Places of the pictures in their `Photos`."""
-    question: str
-    """What to say of them: "Describe the object in the photo concisely, less than 20 words."."""
-    noun: str
-    """What the pictures show, in a word: "object"."""
-    variant: int = 0
-    """The how-manieth answer to the same question."""
-
-
-@runtime_checkable
-class Describer(Protocol):
-    """Answers questions about pictures."""
-
-    def describe(
-        self, requests: Sequence[Request], clip: Backbone, features: Float[Tensor, "N D"]
-    ) -> list[str | None]:
-        """One sentence for each request; None where there is none."""
+from anyclass.describe.cost import Estimate
+from anyclass.describe.request import Request, Scene
+from anyclass.train import Log
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -61,12 +40,11 @@ class Vocabulary:
     words: tuple[str, ...] = ()
     """Words of your own, a further kind."""
 
-    def describe(
-        self, requests: Sequence[Request], clip: Backbone, features: Float[Tensor, "N D"]
-    ) -> list[str | None]:
-        """One sentence for each request, from the unit features of the N pictures."""
+    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
+        """One sentence for each request, from the unit features of the pictures."""
         if not requests:
             return []
+        clip, features = scene.clip, scene.features
         kinds = _shipped_words() | ({"own": self.words} if self.words else {})
         seen = torch.stack([features[list(r.rows)].mean(0) for r in requests])
         ranked = {
@@ -77,6 +55,10 @@ class Vocabulary:
             _english(self._surest({kind: best[i] for kind, best in ranked.items()}), request.noun)
             for i, request in enumerate(requests)
         ]
+
+    def estimate(self, calls: int) -> Estimate:
+        """No language model is asked: nothing."""
+        return Estimate()
 
     @torch.no_grad()
     def _near(

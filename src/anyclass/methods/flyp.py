@@ -1,0 +1,116 @@
+"""FLYP: fine-tune a CLIP model with the very loss that it was trained with.
+
+Goyal et al., CVPR 2023, arXiv 2212.00638.   Needs: a name for every class; labels only if told to
+learn from given ones. With labels of its own it is a baseline of LatteCLIP, with given its oracle.
+
+    w_c = norm( g(t(c)) )                        text of class c, by the text tower of now
+    y_i = argmax_c f(x_i) . w_c                  label of a picture, unless it is given
+    L   = contrastive( F, W_y )                  f and g, both towers, learn
+    argmax_c cos( f(x), w_c )                    the classifier afterwards
+
+Letters: N pictures, C classes, D dimensions, B batch, F (B, D) image features, W (C, D) class
+texts.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from tyro.conf import arg
+
+from anyclass.backbone import Backbone
+from anyclass.captions import TextFeatures
+from anyclass.classifier import Classifier
+from anyclass.data import Photos
+from anyclass.errors import RequestError
+from anyclass.features import Embedding, cached_part, embed, image_features
+from anyclass.losses import Collisions, contrastive
+from anyclass.templates import PLAIN, Template, class_features, fill
+from anyclass.train import Batch, Checkpoint, Log, optimise
+from anyclass.tuning import Tuning
+
+
+@dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
+class Flyp:
+    """Fine-tunes both towers on pictures and their class texts, by its own labels or yours."""
+
+    tuning: Annotated[Tuning, arg(name="")] = Tuning()
+    """What of the towers is trained, and how (LatteCLIP's values; FLYP's own: lr 1e-5, 500 steps
+    of warm-up, batch 256 to 512)."""
+    template: Template = PLAIN
+    """Class text; `{}` is the class (FLYP itself draws one of a list)."""
+    learn_from: Literal["pseudo", "given"] = "pseudo"
+    """Labels of the model's own; or yours, and then only the pictures that have one."""
+    relabel: Literal["batch", "never"] = "batch"
+    """Labels by the model of now (LatteCLIP's paper), or by the untrained one (its code)."""
+    collisions: Collisions = "ignore"
+    """What two pictures of one class in a batch are to each other (both papers: ignore)."""
+
+    def fit(
+        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+    ) -> Classifier:
+        """Learn from the pictures; labels are read only if `learn_from` is given.
+
+        Args:
+            clip: the model; it is left as it is.
+            photos: pictures, all readable, and the names of two classes or more.
+            log: gets the loss and how far the labels have moved.
+            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+
+        Raises:
+            RequestError: fewer than two classes, or no label where they should be given.
+        """
+        photos = self._used(photos)
+        seed, tune, prompts = torch.initial_seed(), self.tuning.tune, photos.classes.prompts
+        c_zs = self._zero_shot(clip, photos, log)
+        known = torch.tensor(photos.labels) if self.learn_from == "given" else c_zs
+        tuned, agreement = clip.copy(), torch.tensor(float("nan"))
+        batches = self.tuning.batches(tuned, photos, log, seed)
+        texts = TextFeatures(tuned, [fill(self.template, p) for p in prompts], tune, frozen=False)
+
+        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
+            f = tuned.tail(batch.hidden, tune)  # F (B, D)
+            w = texts(torch.arange(len(prompts)))  # W (C, D): each text once, for labels and loss
+            c = known[batch.index].to(f.device)
+            if self.learn_from == "pseudo" and self.relabel == "batch":
+                c = (f @ w.T).argmax(1)
+            agreement.copy_((c.cpu() == c_zs[batch.index]).float().mean())
+            log(stage="flyp", step=batch.step, agreement_with_zero_shot=float(agreement))
+            return {"flyp_loss": contrastive(f, w[c], tuned.logit_scale, c, self.collisions)}
+
+        state = {"agreement": agreement}
+        keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
+        trained, schedule = tuned.parameters(tune), self.tuning.schedule(len(photos))
+        optimise(loss, trained, batches, schedule, log, keep)
+        with torch.no_grad():
+            w = class_features(tuned, prompts, [self.template])
+        facts = {"agreement_with_zero_shot": float(agreement)} if len(batches) else {}
+        record = {"facts": facts, "zero_shot_labels": c_zs.tolist()}
+        return Classifier(tuned, tune, photos.classes, w, "flyp", asdict(self), record)
+
+    def _used(self, photos: Photos) -> Photos:
+        """The pictures that are learned from."""
+        if len(photos.classes) < 2:
+            raise RequestError(
+                "FLYP tells classes apart: it needs the names of two (--classes FILE)"
+            )
+        if self.learn_from == "pseudo":
+            return photos
+        if not (photos.labels >= 0).any():
+            raise RequestError(
+                "no picture has a label to learn from: give some (--labels folders|FILE), or let "
+                "the model label them itself (--learn-from pseudo)"
+            )
+        return photos.labelled
+
+    @torch.no_grad()
+    def _zero_shot(self, clip: Backbone, photos: Photos, log: Log) -> Int[Tensor, " N"]:
+        """c_zs, the labels of the untrained model."""
+        part = cached_part(self.tuning.tune)
+        f0 = image_features(clip, embed(clip, photos, Embedding(part), log), part)
+        w0 = class_features(clip, photos.classes.prompts, [self.template])
+        return (f0 @ w0.T).argmax(1).cpu()
