@@ -6,11 +6,14 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, NamedTuple
 
+from PIL.Image import Image
+
 from anyclass.data import Photos, content_hashes
 from anyclass.describe.cleaning import cleaned
+from anyclass.describe.collage import picture
 from anyclass.describe.journal import Journal, key_of
 from anyclass.describe.request import Request, Scene
-from anyclass.errors import AnyclassError
+from anyclass.errors import AnyclassError, PictureError
 from anyclass.train import Log
 
 MAX_FAILURES = 0.1
@@ -81,6 +84,14 @@ def answered(
             log(stage="describe", done=done, total=total, failed=len(reasons))
     _judge(reasons, total, max_failures, log)
     return [texts.get(keys.get(request, "")) for request in requests]
+
+
+def shown(request: Request, photos: Photos, size: int) -> Image | Failure:
+    """The picture that `request` is about, at most `size` pixels long; or why there is none."""
+    try:
+        return picture(request, photos, size)
+    except PictureError as error:
+        return Failure(f"a picture cannot be used ({error})")
 
 
 def side_by_side(

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -18,14 +19,16 @@ from tyro.conf import Suppress, arg
 from anyclass.data import Photos
 from anyclass.describe.asking import MAX_FAILURES, Outcome, answered
 from anyclass.describe.cleaning import cleaned
-from anyclass.describe.collage import jpeg, picture, preparation
+from anyclass.describe.collage import jpeg, preparation
 from anyclass.describe.cost import Estimate, estimated
 from anyclass.describe.protocol import UNREADABLE, answer, question
 from anyclass.describe.request import Request, Scene
-from anyclass.errors import PictureError, RequestError
+from anyclass.errors import RequestError
 from anyclass.files import whole
 from anyclass.train import Log
 
+URL = "/v1/chat/completions"
+"""What a question is put to, as a batch service wants to be told."""
 MOST_LINES = 50_000
 """Questions of a file: what OpenAI's service takes."""
 MOST_BYTES = 190 * 10**6
@@ -94,13 +97,11 @@ class Batch:
     def _questions(self, open_: Mapping[Request, str], photos: Photos) -> Iterator[bytes]:
         """The questions; one about a picture that cannot be used is left out."""
         for request, key in open_.items():
-            try:
+            with suppress(PictureError):
                 shown = jpeg(picture(request, photos, self.size))
-            except PictureError:
-                continue
-            body = question(request.question, shown, self.model, **self._generation)
-            row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-            yield json.dumps(row).encode() + b"\n"
+                body = question(request.question, shown, self.model, **self._generation)
+                about = {"method": "POST", "url": "/v1/chat/completions"}
+                yield json.dumps({"custom_id": key, **about, "body": body}).encode() + b"\n"
 
 
 def _to_do(folder: Path, written: Mapping[str, int]) -> str:

@@ -9,11 +9,11 @@ from pydantic.dataclasses import dataclass
 from tyro.conf import Suppress, arg
 
 from anyclass.describe.address import proxy_for, remote_host
-from anyclass.describe.asking import MAX_FAILURES, Failure, Outcome, answered, side_by_side
-from anyclass.describe.collage import jpeg, picture, preparation
+from anyclass.describe.asking import MAX_FAILURES, Failure, Outcome, answered, shown, side_by_side
+from anyclass.describe.collage import jpeg, preparation
 from anyclass.describe.cost import Estimate, estimated
 from anyclass.describe.request import Request, Scene
-from anyclass.errors import PictureError, RequestError
+from anyclass.errors import RequestError
 from anyclass.train import Log
 
 if TYPE_CHECKING:
@@ -77,11 +77,10 @@ class Endpoint:
             model = self.model or server.only_model()
 
             def answer(request: Request) -> str | Failure:
-                try:
-                    shown = jpeg(picture(request, scene.photos, self.size))
-                except PictureError as error:
-                    return Failure(f"a picture cannot be used ({error})")
-                return server.answer(request.question, shown, model, **generation)
+                image = shown(request, scene.photos, self.size)
+                if isinstance(image, Failure):
+                    return image
+                return server.answer(request.question, jpeg(image), model, **generation)
 
             def ask(missing: Mapping[Request, str]) -> Generator[Outcome, None, None]:
                 if host:

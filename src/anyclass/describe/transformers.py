@@ -19,11 +19,11 @@ from tyro.conf import Suppress
 
 from anyclass.data import Photos
 from anyclass.data.image import one_line
-from anyclass.describe.asking import Failure, Outcome, answered
-from anyclass.describe.collage import picture, preparation
+from anyclass.describe.asking import Failure, Outcome, answered, shown
+from anyclass.describe.collage import preparation
 from anyclass.describe.cost import Estimate, estimated
 from anyclass.describe.request import Request, Scene
-from anyclass.errors import AnyclassError, ModelError, PictureError, RequestError
+from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import sha256
 from anyclass.train import Log
 
@@ -154,28 +154,28 @@ class Transformers:
         for variant, same in groupby(asked, lambda request: request.variant):
             rest = list(same)
             while rest:
-                batch = {request: _seen(request, photos, self.size) for request in rest[:size]}
-                failed = {r: seen for r, seen in batch.items() if isinstance(seen, Failure)}
-                shown = {r: seen for r, seen in batch.items() if not isinstance(seen, Failure)}
+                batch = {request: shown(request, photos, self.size) for request in rest[:size]}
+                failed = {r: image for r, image in batch.items() if isinstance(image, Failure)}
+                seen = {r: image for r, image in batch.items() if not isinstance(image, Failure)}
                 try:
-                    texts = self._texts(model, shown, variant)
+                    texts = self._texts(model, seen, variant)
                 except RuntimeError as error:
-                    size = _smaller(len(shown), error)
+                    size = _smaller(len(seen), error)
                     continue
                 yield from failed.items()
-                yield from zip(shown, texts, strict=True)
+                yield from zip(seen, texts, strict=True)
                 rest = rest[len(batch) :]
 
-    def _texts(self, model: "_Loaded", shown: Mapping[Request, Image], variant: int) -> list[str]:
+    def _texts(self, model: "_Loaded", seen: Mapping[Request, Image], variant: int) -> list[str]:
         """The answers to a batch: the likeliest words; for a variant, words drawn by its number."""
-        if not shown:
+        if not seen:
             return []
         how: dict[str, Any] = {"max_new_tokens": self.max_tokens, "do_sample": variant > 0}
         how |= {"temperature": self.temperature} if variant else {}
         device = model.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(variant)
-            return model.answer(list(shown.values()), [r.question for r in shown], how)
+            return model.answer(list(seen.values()), [r.question for r in seen], how)
 
 
 class _Loaded(NamedTuple):
@@ -208,13 +208,6 @@ class _Loaded(NamedTuple):
         said = self.model.generate(**given, pad_token_id=tokenizer.pad_token_id, **how)
         answers = said[:, given["input_ids"].shape[1] :]
         return list(self.processor.batch_decode(answers, skip_special_tokens=True))
-
-
-def _seen(request: Request, photos: Photos, size: int) -> Image | Failure:
-    try:
-        return picture(request, photos, size)
-    except PictureError as error:
-        return Failure(str(error))
 
 
 def _smaller(batch: int, error: RuntimeError) -> int:
