@@ -8,7 +8,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -17,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from tyro.conf import Suppress, arg
 
 from anyclass.data import Photos
-from anyclass.describe.asking import MAX_FAILURES, Outcome, answered
+from anyclass.describe.asking import MAX_FAILURES, Failure, Outcome, answered, shown
 from anyclass.describe.cleaning import cleaned
 from anyclass.describe.collage import jpeg, preparation
 from anyclass.describe.cost import Estimate, estimated
@@ -97,11 +96,11 @@ class Batch:
     def _questions(self, open_: Mapping[Request, str], photos: Photos) -> Iterator[bytes]:
         """The questions; one about a picture that cannot be used is left out."""
         for request, key in open_.items():
-            with suppress(PictureError):
-                shown = jpeg(picture(request, photos, self.size))
-                body = question(request.question, shown, self.model, **self._generation)
-                about = {"method": "POST", "url": "/v1/chat/completions"}
-                yield json.dumps({"custom_id": key, **about, "body": body}).encode() + b"\n"
+            image = shown(request, photos, self.size)
+            if not isinstance(image, Failure):
+                body = question(request.question, jpeg(image), self.model, **self._generation)
+                row = {"custom_id": key, "method": "POST", "url": URL, "body": body}
+                yield json.dumps(row).encode() + b"\n"
 
 
 def _to_do(folder: Path, written: Mapping[str, int]) -> str:
