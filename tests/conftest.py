@@ -274,11 +274,14 @@ def fitted(
 ) -> Fitted:
     """LatteCLIP on the labelled shapes, one of them damaged, fitted once per session."""
     from anyclass import fit
+    from anyclass.methods import METHODS
+    from anyclass.tuning import Tuning
 
     folder = tmp_path_factory.mktemp("fitted")
     pictures = draw_shapes(folder / "pictures")
     (pictures / "blue disc" / "1.png").write_bytes(b"no picture")
-    metrics = fit("auto", folder / "run", **request_for(pictures, tiny_clip()))
+    method = METHODS["latteclip"](tuning=Tuning("head"))
+    metrics = fit(method, folder / "run", **request_for(pictures, tiny_clip()))
     return Fitted(folder / "run", pictures, tiny_clip(), metrics)
 
 

@@ -57,7 +57,7 @@ def test_help__is_the_page_of_all_commands(capsys: Screen) -> None:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("plan --help", "METHOD is one of auto, latteclip, zero_shot"),
+        ("plan --help", "METHOD is one of auto, latteclip, latteclip-plus, zero_shot"),
         ("fit --help", "`anyclass fit latteclip --help` lists its flags"),
         ("plan auto --help", "--images PATH"),
         ("fit auto --help", "--overwrite"),
@@ -89,7 +89,7 @@ def test_help__of_each_command(capsys: Screen, line: str, shown: str) -> None:
 MISTAKES = {
     "fly": "no command is called 'fly': use plan, fit",
     "fit": "which method? anyclass fit METHOD --images DIR",
-    "fit ship {request}": "METHOD is one of auto, latteclip, zero_shot",
+    "fit ship {request}": "METHOD is one of auto, latteclip, latteclip-plus, zero_shot",
     "fit --images pictures auto": "which method?",
     "plan auto --images nowhere": "nowhere does not exist. Give the folder",
     "plan auto --images names.txt": "is a file, not a folder",
@@ -195,7 +195,7 @@ def test_plan__says_what_a_fit_would_do(place: Path, fitted: Any, capsys: Screen
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "pictures   14, 0 labelled"
     assert lines[1].startswith("classes    4: red square (named), blue disc (named)")
-    assert lines[2] == "method     latteclip"
+    assert lines[2] == "method     latteclip-plus"
     assert "time       not known" in lines
     assert lines[-1] == "questions  none to a language model"
     assert sorted(Path().iterdir()) == sorted(place.relative_to(place).iterdir())

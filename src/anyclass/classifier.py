@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.data import Classes, Photos, Rejection
 from anyclass.errors import AnyclassError, ModelError, PictureError
-from anyclass.features import side_by_side, stream
+from anyclass.features import side_by_side, stream, with_own
 from anyclass.files import read_json, whole, write_json
 
 SAME = 0.9999
@@ -49,7 +49,8 @@ class Classifier:
     classes: Classes
     """What the rows of `weights` mean."""
     weights: Float[Tensor, "C E"]
-    """Unit class prototypes, E = D; with `beside` E = 2 D, those for either tower side by side."""
+    """Unit class prototypes, E = D; with `beside` E = 2 D, those for either tower side by side.
+    With `own` E = D + H + 1: then weights of the H features before the projection, and a bias."""
     method: str
     """Name of the method that made it."""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -58,6 +59,8 @@ class Classifier:
     """What the method decided on the way: labels, texts, figures; not saved with the model."""
     beside: Backbone | None = None
     """The model before training where that counts half (ReCLIP): logits are the mean of both."""
+    own: bool = False
+    """Whether the tower's own features, before its projection, count as well (LatteCLIP-plus)."""
 
     @property
     def classes_(self) -> list[str]:
@@ -68,7 +71,8 @@ class Classifier:
     def probabilities(self, features: Float[Tensor, "n E"]) -> Float[Tensor, "n C"]:
         """softmax(cos(f(x), p_c) / tau) of unit features that went through the trained tower.
 
-        With `beside`, those of the model before training stand beside them (`side_by_side`).
+        With `beside`, those of the model before training stand beside them (`side_by_side`), with
+        `own` those of the tower before its projection (`with_own`).
         """
         cosines = features.to(self.weights) @ self.weights.T
         return (self.clip.logit_scale.to(cosines) * cosines).softmax(dim=1)
@@ -76,7 +80,7 @@ class Classifier:
     @torch.no_grad()
     def stream(self, photos: Photos) -> Iterator[Prediction]:
         """Label pictures in their order, in bounded memory."""
-        seen = stream(self.clip, photos, self.part or "head", self.beside)
+        seen = stream(self.clip, photos, self.part or "head", self.beside, self.own)
         for index, features, rejections in seen:
             chances = self.probabilities(features) if index else torch.empty(0, len(self.classes))
             yield Prediction(index, chances.cpu(), rejections)
@@ -117,6 +121,7 @@ class Classifier:
             fields=dict(self.fields),
             part=self.part,
             beside=self.beside is not None,
+            own=self.own,
             classes=self.classes.to_json(),
             model=self.clip.model_id,
             preprocessing=self.clip.preprocessing.to_json(),
@@ -153,14 +158,18 @@ class Classifier:
             _put_back(clip, settings.part, tensors)
             if clip.preprocessing.to_json() != settings.preprocessing:
                 raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
-            _compare(_fingerprint(clip, beside), len(classes), tensors)
+            seen = _fingerprint(clip, beside)
+            rows = (
+                with_own(seen, clip.trunk(clip.synthetic(), "head").cpu()) if settings.own else seen
+            )
+            _compare(seen, (len(classes), rows.shape[1]), tensors)
         except ValueError as wrong:
             raise ModelError(
                 f"{folder} does not fit {settings.model}: {wrong}; load the model it was fitted on"
             ) from wrong
         weights = tensors["weights"].to(device)
         about = (settings.method, settings.fields)
-        return cls(clip, settings.part, classes, weights, *about, beside=beside)
+        return cls(clip, settings.part, classes, weights, *about, beside=beside, own=settings.own)
 
 
 class _Settings(BaseModel):
@@ -172,6 +181,7 @@ class _Settings(BaseModel):
     fields: dict[str, Any]
     part: Part | None
     beside: StrictBool = False
+    own: StrictBool = False
     classes: dict[str, Any]
     model: str
     preprocessing: dict[str, Any]
@@ -233,10 +243,12 @@ def _fingerprint(clip: Backbone, beside: Backbone | None) -> Float[Tensor, "3 E"
     return side_by_side([tower.fingerprint() for tower in towers])
 
 
-def _compare(now: Float[Tensor, "3 E"], classes: int, tensors: Mapping[str, Tensor]) -> None:
+def _compare(
+    now: Float[Tensor, "3 E"], shape: tuple[int, int], tensors: Mapping[str, Tensor]
+) -> None:
     """Same shapes, same features of the synthetic pictures."""
     then = tensors["fingerprint"]
-    if now.shape != then.shape or tensors["weights"].shape != (classes, now.shape[1]):
+    if now.shape != then.shape or tensors["weights"].shape != shape:
         raise ValueError("features have another width, or classes another number")
     if not cosine_similarity(now, then).min() > SAME:
         raise ValueError("its features of the synthetic pictures differ: other weights")

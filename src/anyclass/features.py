@@ -271,18 +271,19 @@ def _halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stream(
-    clip: Backbone, photos: Photos, part: Part, beside: Backbone | None = None
+    clip: Backbone, photos: Photos, part: Part, beside: Backbone | None = None, own: bool = False
 ) -> Iterator[tuple[list[int], Float[Tensor, "b E"], list[Rejection]]]:
     """Unit features of pictures in their order, in bounded memory and without the cache.
 
     Yields rows of `photos`, their features, and what was rejected beside them. The features of
-    `beside`, a model with the same trunk, stand beside those of `clip`.
+    `beside`, a model with the same trunk, stand beside those of `clip`; with `own` the tower's own.
     """
     machine, towers = engine(clip, part), [clip] if beside is None else [clip, beside]
 
     def features(pixels: Tensor) -> Tensor:
         hidden = machine.run(pixels)
-        return side_by_side([tower.tail(hidden, part) for tower in towers]).cpu()
+        seen = side_by_side([tower.tail(hidden, part) for tower in towers])
+        return (with_own(seen, hidden) if own else seen).cpu()
 
     for batch, bad in read(photos, TestView(clip.preprocessing), BATCH):
         hidden = torch.empty(0, 0)
@@ -298,6 +299,22 @@ def side_by_side(rows: Sequence[Float[Tensor, "n D"]]) -> Float[Tensor, "n E"]:
     Cosines between such rows are the means of the cosines of their parts.
     """
     return torch.cat(list(rows), dim=1) / sqrt(len(rows))
+
+
+def tower_features(features: Features) -> Float[Tensor, "N H"]:
+    """What the image tower makes of the first view of all N pictures before its projection."""
+    rows = torch.arange(len(features)).split(SHARD)
+    return torch.cat([_pooled(features[some][:, 0]) for some in rows])
+
+
+def with_own(seen: Float[Tensor, "n E"], hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n R"]:
+    """Features, those of the tower before its projection, and a one for a bias: R = E + H + 1."""
+    return torch.cat([seen, _pooled(hidden).to(seen), torch.ones_like(seen[:, :1])], dim=1)
+
+
+def _pooled(hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n H"]:
+    """A map (n, H, h, w), where the projection is what pools, becomes its mean."""
+    return hidden.flatten(2).mean(2) if hidden.ndim > 2 else hidden
 
 
 def current_features(

@@ -121,7 +121,7 @@ def test_fit__the_csv_says_what_the_parquet_says(fitted: Any) -> None:
 
 def test_fit__records_what_was_asked_and_how(fitted: Any) -> None:
     config, environment = read(fitted.run, "config.json"), read(fitted.run, "environment.json")
-    assert (config["asked"], config["method"]) == ("auto", "latteclip")
+    assert (config["asked"], config["method"]) == ("latteclip", "latteclip")
     assert config["images"] == str(fitted.pictures)
     assert config["fields"]["tuning"]["tune"] == "head"
     assert config["fields"]["describer"]["kind"] == "vocabulary"
@@ -242,7 +242,7 @@ def test_fit__says_what_auto_took_and_what_was_lost(
     (pictures / "red square" / "2.jpg").write_bytes(b"")
     fit("auto", tmp_path / "run", **shapes)
     said = capsys.readouterr().err
-    assert said.startswith("auto takes latteclip: all 4 classes have a name, 14 of 14")
+    assert said.startswith("auto takes latteclip-plus: all 4 classes have a name, 14 of 14")
     assert "rejected red square/2.jpg: not a picture" in said
 
 

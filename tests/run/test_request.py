@@ -87,22 +87,19 @@ def photos(pictures: Path, *names: str, labels: str | None = None) -> Photos:
 
 
 def test_choose__auto_says_why(pictures: Path) -> None:
-    chosen = choose("auto", photos(pictures, "b", "a"), "cpu")
-    assert (chosen.asked, chosen.name) == ("auto", "latteclip")
-    assert chosen.method == LATTECLIP(tuning=Tuning(tune="head"))
+    chosen = choose("auto", photos(pictures, "b", "a"))
+    assert (chosen.asked, chosen.name) == ("auto", "latteclip-plus")
     assert "no picture has a label" in chosen.why[0]
-    assert "no GPU" in chosen.why[1]
-    assert choose("auto", photos(pictures, "b", "a"), "cuda").method == LATTECLIP()
-    assert choose("auto", photos(pictures, "a"), "cpu").name == "zero_shot"
-    labelled = choose("auto", photos(pictures, labels="folders"), "cpu")
+    assert choose("auto", photos(pictures, "a")).name == "zero_shot"
+    labelled = choose("auto", photos(pictures, labels="folders"))
     assert "14 of 14 pictures have a label" in labelled.why[0]
 
 
 def test_choose__a_name_or_a_method(pictures: Path) -> None:
     two = photos(pictures, "b", "a")
-    by_name = choose("latteclip", two, "cpu")
+    by_name = choose("latteclip", two)
     assert (by_name.asked, by_name.method) == ("latteclip", LATTECLIP())
-    itself = choose(ZERO_SHOT(ensemble=True), two, "cpu")
+    itself = choose(ZERO_SHOT(ensemble=True), two)
     assert (itself.asked, itself.name) == ("zero_shot", "zero_shot")
     assert itself.method == ZERO_SHOT(ensemble=True)
 
@@ -115,12 +112,14 @@ class Stranger:
 
 
 def test_choose__refuses(pictures: Path) -> None:
-    with pytest.raises(RequestError, match="'ship': use auto, latteclip, zero_shot"):
-        choose("ship", photos(pictures, "b", "a"), "cpu")
+    with pytest.raises(
+        RequestError, match="'ship': use auto, latteclip, latteclip-plus, zero_shot"
+    ):
+        choose("ship", photos(pictures, "b", "a"))
     with pytest.raises(RequestError, match="nothing is known of the classes: .*--classes FILE"):
-        choose("auto", photos(pictures), "cpu")
+        choose("auto", photos(pictures))
     with pytest.raises(RequestError, match="is no method: use auto, latteclip"):
-        choose(Stranger(), photos(pictures, "b", "a"), "cpu")
+        choose(Stranger(), photos(pictures, "b", "a"))
 
 
 def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
@@ -136,7 +135,9 @@ def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
 
 def test_plan__counts_and_estimates(pictures: Path) -> None:
     two = {"images": pictures, "classes": ("b", "a"), "device": "cpu"}
-    head = plan("auto", **two)
+    auto = plan("auto", **two)
+    assert (auto["method"], auto["embeddings"]) == ("latteclip-plus", 14)
+    head = plan(LATTECLIP(tuning=Tuning("head")), **two)
     assert (head["pictures"], head["labelled"], head["method"]) == (14, 0, "latteclip")
     assert head["classes"] == [{"name": "b", "kind": "named"}, {"name": "a", "kind": "named"}]
     assert head["embeddings"] == 14 * (1 + 4)

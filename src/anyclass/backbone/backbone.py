@@ -207,8 +207,12 @@ class Backbone:
         Two models with equal fingerprints see pictures alike; a swapped mean or a changed weight
         shows.
         """
+        return self.images(self.synthetic()).cpu()
+
+    def synthetic(self) -> Float[Tensor, "3 3 H W"]:
+        """Three synthetic pictures, preprocessed."""
         views = torch.stack([self.preprocessing.view(picture) for picture in _synthetic_pictures()])
-        return self.images(self.preprocessing.normalise(views).to(self.device)).cpu()
+        return self.preprocessing.normalise(views).to(self.device)
 
     def copy(self) -> "Backbone":
         """An independent copy, to be trained."""

@@ -8,10 +8,10 @@ from anyclass.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.latteclip_plus import LatteClipPlus
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.train import Log
-from anyclass.tuning import Tuning
 
 
 @runtime_checkable
@@ -26,6 +26,7 @@ class Method(Protocol):
 
 METHODS: dict[str, Any] = {
     "latteclip": LatteClip,
+    "latteclip-plus": LatteClipPlus,
     "zero_shot": ZeroShot,
     "flyp": Flyp,
     "reclip": Reclip,
@@ -33,7 +34,7 @@ METHODS: dict[str, Any] = {
 """Name on the command line -> its class."""
 
 
-def suggest(photos: Photos, device: str) -> tuple[str, Method, list[str]]:
+def suggest(photos: Photos) -> tuple[str, Method, list[str]]:
     """The best method for what is known of the classes, and the facts that decided it."""
     named = f"all {len(photos.classes)} classes have a name"
     if len(photos.classes) < 2:
@@ -43,13 +44,10 @@ def suggest(photos: Photos, device: str) -> tuple[str, Method, list[str]]:
             ["a single class cannot be told from others: zero-shot only"],
         )
     labelled = int((photos.labels >= 0).sum())
-    why = [f"{named} and no picture has a label: LatteCLIP learns from names alone"]
+    why = [f"{named} and no picture has a label: LatteCLIP-plus learns from names alone"]
     if labelled:
         why = [
-            f"{named}, {labelled} of {len(photos)} pictures have a label: LatteCLIP learns from "
-            "names alone, the labels only score it"
+            f"{named}, {labelled} of {len(photos)} pictures have a label: LatteCLIP-plus learns "
+            "from names alone, the labels only score it"
         ]
-    if device == "cpu":
-        slow = "no GPU: the image tower stays frozen, its projection is trained (tune = head)"
-        return "latteclip", LatteClip(tuning=Tuning("head")), [*why, slow]
-    return "latteclip", LatteClip(), why
+    return "latteclip-plus", LatteClipPlus(), why

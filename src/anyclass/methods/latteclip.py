@@ -184,6 +184,12 @@ class LatteClip:
         }
         return Classifier(tuned, tune, photos.classes, p, "latteclip", asdict(self), record)
 
+    def questions(self, pictures: int, classes: int) -> int:
+        """How many texts the describer is asked for at most: of each picture and each group."""
+        images = pictures * self.image_captions if "image" in self.texts else 0
+        groups = min(pictures, classes * self.groups) if "group" in self.texts else 0
+        return images + groups
+
     def _check(self, photos: Photos) -> None:
         if len(photos.classes) < 2:
             raise RequestError(

@@ -1,4 +1,4 @@
-"""`demo`: emoji pictures, the starter model and LatteCLIP, from nothing to a report."""
+"""`demo`: emoji pictures, the starter model and LatteCLIP-plus, from nothing to a report."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ from anyclass.files import MANIFEST, cache_folder, read_json
 from anyclass.methods import METHODS
 from anyclass.run.fitting import fit
 from anyclass.run.folder import is_run
-from anyclass.tuning import Tuning
 
 
 def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
@@ -22,7 +21,7 @@ def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
         The content of `metrics.json`, with `out` and `images`.
     """
     pictures = draw(cache_folder("demo", "emoji"))
-    method = METHODS["latteclip"](tuning=Tuning("head"), domain="emoji")
+    method = METHODS["latteclip-plus"]()
     names = tuple(PICTURES)
     again = (out / MANIFEST).is_file() and _of_demo(out, pictures)
     metrics = fit(method, out, again, images=pictures, classes=names, labels="folders", seed=seed)

@@ -61,7 +61,7 @@ def fit(
     """
     request = request_of(options)
     photos = request.photos("fit")
-    choice = choose(method, photos, request.torch_device)
+    choice = choose(method, photos)
     config = _config(request, choice)
     with opened(Path(out), config, overwrite) as folder:
         clip = request.backbone()  # a model that cannot be had leaves the folder as it was

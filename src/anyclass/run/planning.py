@@ -28,7 +28,7 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
     """
     request = request_of(options)
     photos = request.photos("fit")
-    choice = choose(method, photos, request.torch_device)
+    choice = choose(method, photos)
     embeddings = len(photos) * (1 + _views(choice.method))
     tuning, cost = tuning_of(choice.method), _asking(choice.method, photos)
     whole = tuning is not None and tuning.tune == "all"
@@ -52,13 +52,11 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
 
 
 def _asking(method: Any, photos: Photos) -> Estimate:
-    """What the describer of a method costs at most: texts of each picture and of each group."""
+    """What the describer of a method costs at most."""
     if not hasattr(method, "describer"):
         return Estimate()
-    count, classes = len(photos), len(photos.classes)
-    images = count * method.image_captions if "image" in method.texts else 0
-    groups = min(count, classes * method.groups) if "group" in method.texts else 0
-    cost: Estimate = method.describer.estimate(images + groups)
+    most = method.questions(len(photos), len(photos.classes))
+    cost: Estimate = method.describer.estimate(most)
     return cost
 
 

@@ -135,7 +135,7 @@ class Choice(NamedTuple):
     """The facts that decided it, a sentence each."""
 
 
-def choose(method: Method | str, photos: Photos, device: str) -> Choice:
+def choose(method: Method | str, photos: Photos) -> Choice:
     """A method as it is, by its name with its defaults, or for `auto` the one that fits.
 
     Raises:
@@ -150,7 +150,7 @@ def choose(method: Method | str, photos: Photos, device: str) -> Choice:
             "sort pictures into folders named by class (--labels folders)"
         )
     if asked == "auto":
-        return Choice(asked, *suggest(photos, device))
+        return Choice(asked, *suggest(photos))
     chosen = METHODS[asked]() if isinstance(method, str) else method
     return Choice(asked, asked, chosen, [f"{asked} was asked for"])
 

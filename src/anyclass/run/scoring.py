@@ -10,7 +10,15 @@ from jaxtyping import Float, Int
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.features import Embedding, cached_part, current_features, embed, side_by_side
+from anyclass.features import (
+    Embedding,
+    cached_part,
+    current_features,
+    embed,
+    side_by_side,
+    tower_features,
+    with_own,
+)
 from anyclass.metrics import confusion, expected_calibration_error, score
 from anyclass.templates import PLAIN, class_features, openai_templates
 from anyclass.train import Log
@@ -54,7 +62,9 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
 
     template = str(classifier.fields.get("template", PLAIN))
     towers = [after] if classifier.beside is None else [after, before]
-    adapted = classifier.probabilities(side_by_side(towers)).cpu().numpy()
+    rows = side_by_side(towers)
+    rows = with_own(rows, tower_features(shown)) if classifier.own else rows
+    adapted = classifier.probabilities(rows).cpu().numpy()
     return Seen(by([template]), by(openai_templates()), adapted)
 
 
