@@ -215,3 +215,20 @@ def test_text_features__frozen_have_no_gradient(clip: Backbone) -> None:
     features = TextFeatures(clip, strings, "all", frozen=True)(torch.tensor([1, NONE, 0]))
     assert not features.requires_grad
     assert torch.allclose(features[[2, 0]], clip.texts(strings), atol=1e-6)
+
+
+def test_text_features__short_texts_do_not_pay_for_long_ones(
+    clip: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two texts at once, of like length, each pair cut to its own; in the order asked for."""
+    monkeypatch.setattr("anyclass.captions.TEXTS_AT_ONCE", 2)
+    strings = ["a red toy on a big kite", "a", "a dog", "a photo of a green ring in water"]
+    read: list[int] = []
+    whole = clip._text.pooled
+    monkeypatch.setattr(clip._text, "pooled", lambda ids: read.append(ids.shape[1]) or whole(ids))
+    features = TextFeatures(clip, strings, "all", frozen=False)(torch.tensor([3, 1, 0, 2]))
+    assert read[0] < read[1]
+    monkeypatch.undo()
+    with torch.no_grad():
+        wanted = torch.cat([clip.texts([strings[i]]) for i in (3, 1, 0, 2)])
+    assert torch.allclose(features, wanted, atol=1e-5)

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 import anyclass.train
 from anyclass.errors import TrainingError
-from anyclass.train import Batch, Batches, Checkpoint, Schedule, Steady, generator, optimise
+from anyclass.train import (
+    Batch,
+    Batches,
+    Checkpoint,
+    Schedule,
+    Steady,
+    generator,
+    optimise,
+    recomputed,
+)
 
 B, D, C = 6, 4, 3
 Loss = Callable[[Batch], dict[str, Tensor]]
@@ -337,3 +346,23 @@ def test_generator__of_zero_is_a_known_value() -> None:
 def test_batches__is_a_protocol() -> None:
     assert isinstance(Noise(1), Batches)
     assert not isinstance([], Batches)
+
+
+def test_recomputed__same_values_and_slopes_a_few_rows_at_a_time() -> None:
+    layer, seen = nn.Linear(3, 2), []
+
+    def encode(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return layer(x).tanh()
+
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for size in (None, 3, 7):
+        layer.zero_grad()
+        y = recomputed(encode, x, size)
+        y.square().sum().backward()
+        found.append((y.detach(), layer.weight.grad.clone()))
+    assert sorted(seen) == sorted([7, 3, 3, 1, 3, 3, 1, 7])  # forward, and again for the slope
+    for y, slope in found[1:]:
+        assert torch.allclose(y, found[0][0])
+        assert torch.allclose(slope, found[0][1], atol=1e-6)

@@ -6,17 +6,18 @@ number of pictures.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from anyclass.backbone import Backbone, Part
 from anyclass.data import Photos
 from anyclass.describe import Describer, Request, Scene
-from anyclass.train import Log
+from anyclass.train import Log, recomputed
 
 Text = Literal["class", "image", "group"]
 """A kind of text: made of the class name, written about one picture, about several."""
@@ -172,12 +173,26 @@ def _pick(numbers: Int[Tensor, "B K"], generator: torch.Generator) -> Int[Tensor
     return numbers.gather(1, chance.argmax(1, keepdim=True))[:, 0]
 
 
+TEXTS_AT_ONCE = 64
+"""Texts of like length that go through the text tower together, cut to the longest of them."""
+
+
 class TextFeatures:
     """Features of texts by the text tower of now: each distinct text of a step is encoded once."""
 
-    def __init__(self, clip: Backbone, strings: Sequence[str], part: Part, frozen: bool) -> None:
-        """Run what stays frozen once: the text trunk, or with `frozen` everything."""
-        self.clip, self.part, self.frozen = clip, part, frozen
+    def __init__(
+        self,
+        clip: Backbone,
+        strings: Sequence[str],
+        part: Part,
+        frozen: bool,
+        micro_batch: int | None = None,
+    ) -> None:
+        """Run what stays frozen once: the text trunk, or with `frozen` everything.
+
+        With `micro_batch` so many texts go through the tower at once (`train.recomputed`).
+        """
+        self.clip, self.part, self.frozen, self.micro_batch = clip, part, frozen, micro_batch
         size = len(strings) if part == "all" else 256  # token numbers are padded to one length
         starts = range(0, len(strings), size)
         with torch.no_grad():
@@ -190,6 +205,18 @@ class TextFeatures:
         """Unit features (with gradient unless frozen); those of a missing text (-1) are zero."""
         distinct, place = numbers.clamp_min(0).unique(return_inverse=True)
         hidden = self.hidden[distinct]
-        features = hidden if self.frozen else self.clip.text_tail(hidden, self.part)
+        features = hidden if self.frozen else self._encoded(hidden)
         present = (numbers != NONE).to(features)
         return torch.einsum("...,...d->...d", present, features[place])
+
+    def _encoded(self, hidden: Shaped[Tensor, "n L"]) -> Float[Tensor, "n D"]:
+        """Through what is trained; whole texts in parts of like length."""
+        if self.part != "all":
+            return self.clip.text_tail(hidden, self.part)
+        encode = partial(self.clip.text_tail, part=self.part)
+        if len(hidden) <= TEXTS_AT_ONCE:
+            return recomputed(encode, hidden, self.micro_batch)
+        order = self.clip.text_lengths(hidden).argsort(stable=True)
+        parts = hidden[order].split(TEXTS_AT_ONCE)
+        features = torch.cat([recomputed(encode, part, self.micro_batch) for part in parts])
+        return features[order.argsort()]

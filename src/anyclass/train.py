@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from anyclass.errors import TrainingError
 from anyclass.files import whole
@@ -157,6 +158,18 @@ def optimise(
         numbers = {name: float(term.detach()) for name, term in terms.items()}
         log(stage="fit", done=step, total=len(batches), **numbers)
         keeper.save(step)
+
+
+def recomputed(
+    encode: Callable[[Tensor], Float[Tensor, "b D"]], x: Shaped[Tensor, "B ..."], size: int | None
+) -> Float[Tensor, "B D"]:
+    """`encode(x)`, `size` rows at a time, whose inner values are computed again for the gradient.
+
+    The same numbers for less memory and a second forward pass; None: all at once, all kept.
+    """
+    if size is None or size >= len(x):
+        return encode(x)
+    return torch.cat([checkpoint(encode, part, use_reentrant=False) for part in x.split(size)])
 
 
 def generator(*key: int) -> torch.Generator:

@@ -50,6 +50,9 @@ class Tuning:
     """Views of the pictures while training."""
     views: Annotated[int, Field(gt=0)] = 4
     """Views drawn once per picture for head and tail (all draws anew each time)."""
+    micro_batch: Annotated[int, Field(gt=0)] | None = None
+    """Pictures, and texts, that go through the towers at once where memory is short: the same
+    numbers for a second forward pass; None: the whole batch."""
 
     def warm_up_of(self, pictures: int) -> int:
         """Steps of warm-up on a set of `pictures`."""

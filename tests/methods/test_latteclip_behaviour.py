@@ -346,6 +346,17 @@ def test_fit__all_of_other_towers_and_again_from_its_last_step(
     assert np.array_equal(first.predict_proba(photos), again.predict_proba(photos))
 
 
+@pytest.mark.parametrize("tune", ["head", "tail", "all"])
+def test_fit__micro_batches_give_the_same_weights(fit: Fit, small: Small, tune: str) -> None:
+    """Four of six pictures, then two; texts as well."""
+    lr = {"lr": 1e-3, "tune": tune, "steps": 2}
+    whole, parts = (fit(small(**lr, micro_batch=size))[0] for size in (None, 4))
+    assert torch.allclose(whole.weights, parts.weights, atol=1e-5)
+    found = parts.clip.parameters(tune)
+    for name, parameter in whole.clip.parameters(tune).items():
+        assert torch.allclose(parameter, found[name], atol=1e-4), name
+
+
 # --- it learns
 
 

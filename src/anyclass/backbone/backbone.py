@@ -132,6 +132,10 @@ class Backbone:
             pooled = self._text.pooled(self._text.cut(hidden)) if part == "all" else hidden
             return _unit(self._text.project(pooled))
 
+    def text_lengths(self, ids: Int[Tensor, "B L"]) -> Int[Tensor, " B"]:
+        """Tokens of each text up to where it ends; `text_tail` takes as long as the longest."""
+        return self._text.lengths(ids)
+
     def parameters(self, part: Part, texts: bool = True) -> dict[str, nn.Parameter]:
         """Parameters that belong to `part`, by their name in the model, the logit scale with them.
 

@@ -47,6 +47,11 @@ class TextTower:
         """Token numbers up to the longest end of text, or unchanged where that is not exact."""
         return ids[:, : int(self._used(ids).sum(1).max())] if self.can_be_cut else ids
 
+    def lengths(self, ids: Int[Tensor, "B L"]) -> Int[Tensor, " B"]:
+        """How many tokens of each text are read; all of them where texts cannot be cut."""
+        used: Tensor = self._used(ids).sum(1) if self.can_be_cut else (ids >= 0).sum(1)
+        return used
+
     def words(self, texts: Sequence[str]) -> Words:
         """Token numbers and token embeddings of `texts`."""
         ids = self.tokenize(texts)

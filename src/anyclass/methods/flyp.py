@@ -13,6 +13,7 @@ texts.
 """
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,7 +31,7 @@ from anyclass.errors import RequestError
 from anyclass.features import Embedding, cached_part, embed, image_features
 from anyclass.losses import Collisions, contrastive
 from anyclass.templates import PLAIN, Template, class_features, fill
-from anyclass.train import Batch, Checkpoint, Log, optimise
+from anyclass.train import Batch, Checkpoint, Log, optimise, recomputed
 from anyclass.tuning import Tuning
 
 
@@ -70,10 +71,11 @@ class Flyp:
         known = torch.tensor(photos.labels) if self.learn_from == "given" else c_zs
         tuned, agreement = clip.copy(), torch.tensor(float("nan"))
         batches = self.tuning.batches(tuned, photos, log, seed)
-        texts = TextFeatures(tuned, [fill(self.template, p) for p in prompts], tune, frozen=False)
+        class_texts, micro = [fill(self.template, p) for p in prompts], self.tuning.micro_batch
+        texts = TextFeatures(tuned, class_texts, tune, frozen=False, micro_batch=micro)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            f = tuned.tail(batch.hidden, tune)  # F (B, D)
+            f = recomputed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
             w = texts(torch.arange(len(prompts)))  # W (C, D): each text once, for labels and loss
             c = known[batch.index].to(f.device)
             if self.learn_from == "pseudo" and self.relabel == "batch":

@@ -14,6 +14,7 @@ prototypes.
 """
 
 from dataclasses import asdict
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -35,7 +36,7 @@ from anyclass.errors import RequestError
 from anyclass.features import Embedding, cached_part, current_features, embed, image_features
 from anyclass.losses import Collisions, contrastive
 from anyclass.templates import PLAIN, Template, class_features, domain, fill
-from anyclass.train import Batch, Checkpoint, Log, generator, optimise
+from anyclass.train import Batch, Checkpoint, Log, generator, optimise, recomputed
 from anyclass.tuning import Tuning
 
 Branch = Literal["zs", "ft"]
@@ -119,7 +120,8 @@ class LatteClip:
             RequestError: fewer than two classes, or a setting that cannot be met.
         """
         self._check(photos)
-        seed, tune, part = torch.initial_seed(), self.tuning.tune, cached_part(self.tuning.tune)
+        seed, tune, micro = torch.initial_seed(), self.tuning.tune, self.tuning.micro_batch
+        part = cached_part(tune)
         shown = embed(clip, photos, Embedding(part), log)
         f0 = image_features(clip, shown, part)  # F0 (N, D)
         with torch.no_grad():
@@ -133,7 +135,7 @@ class LatteClip:
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             begin(batch)
-            f = tuned.tail(batch.hidden, tune)  # F (B, D)
+            f = recomputed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
             c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
             numbers = self._drawn(texts, batch, c, generator(seed, batch.step))  # (2, K, B)
             v, present = texts.encode(numbers), (numbers != NONE).to(f.device)
@@ -200,9 +202,10 @@ class LatteClip:
         self, tuned: Backbone, photos: Photos, answers: Answers, c_zs: Tensor, pool: Tensor
     ) -> "_Texts":
         """All texts, with the groups of `pool`; only what is new is asked for."""
+        how = self.tuning
         class_texts = [fill(self.template, prompt) for prompt in photos.classes.prompts]
         captions = Captions.of(class_texts, self._asked(photos, c_zs, pool), answers)
-        encode = TextFeatures(tuned, captions.strings, self.tuning.tune, self.freeze_text)
+        encode = TextFeatures(tuned, captions.strings, how.tune, self.freeze_text, how.micro_batch)
         return _Texts(captions, encode, pool.clone())
 
     def _asked(self, photos: Photos, c_zs: Tensor, pool: Tensor) -> Asked:
