@@ -1,11 +1,15 @@
 """How long, how fast, on which views."""
 
+from typing import Any
+
 import pytest
 
 from anyclass.backbone import Part
+from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.reclip import Reclip
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.train import Schedule
-from anyclass.tuning import Tuning, tuning_of
+from anyclass.tuning import Tuning, cached_views, trained_part
 
 PAPER_STEPS = {  # pictures for training -> steps, paper section 4
     5777: 600,
@@ -38,5 +42,14 @@ def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
     assert Tuning(tune=tune, lr=0.25).schedule(pictures).lr == 0.25
 
 
-def test_tuning_of__a_method_that_trains_nothing() -> None:
-    assert tuning_of(ZeroShot()) is None
+@pytest.mark.parametrize(
+    ("method", "part", "views"),
+    [
+        (ZeroShot(), None, 0),
+        (LatteClip(), "all", 0),
+        (LatteClip(tuning=Tuning("tail", views=3)), "tail", 3),
+        (Reclip(tune="tail"), "tail", 0),
+    ],
+)
+def test_trained_part__and_cached_views(method: Any, part: Part | None, views: int) -> None:
+    assert (trained_part(method), cached_views(method)) == (part, views)

@@ -81,7 +81,13 @@ class Tuning:
         return TrainingViews(photos, tuned, cached, self.augmentation, self.batch_size, steps, seed)
 
 
-def tuning_of(method: object) -> Tuning | None:
-    """How a method trains the towers; None for one that leaves them as they are."""
-    found = getattr(method, "tuning", None)
-    return found if isinstance(found, Tuning) else None
+def trained_part(method: object) -> Part | None:
+    """What of the towers a method trains; None for one that leaves them as they are."""
+    part: Part | None = getattr(getattr(method, "tuning", method), "tune", None)
+    return part
+
+
+def cached_views(method: object) -> int:
+    """Views of each picture that a method trains on and that are kept, beside the test view."""
+    tuning = getattr(method, "tuning", None)
+    return tuning.views if isinstance(tuning, Tuning) and tuning.tune != "all" else 0

@@ -28,7 +28,7 @@ from anyclass.run.request import Choice, Request, choose, remarks, request_of
 from anyclass.run.scoring import compare, see
 from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
 from anyclass.templates import PLAIN
-from anyclass.tuning import tuning_of
+from anyclass.tuning import trained_part
 
 Json = dict[str, Any]
 
@@ -80,8 +80,7 @@ def _fit(
     """Everything between a run folder that has begun and its manifest."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), _Clock()
     everything = photos
-    tuning = tuning_of(method)
-    part = cached_part(tuning.tune if tuning else None)
+    part = cached_part(trained_part(method))
     photos, rejections = readable(clip, photos, part, request.max_rejected, log)
     clock("embed")
     seed_everything(request.seed)

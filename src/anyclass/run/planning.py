@@ -6,7 +6,7 @@ from anyclass.data import Photos
 from anyclass.describe import Estimate
 from anyclass.methods import Method
 from anyclass.run.request import choose, remarks, request_of
-from anyclass.tuning import tuning_of
+from anyclass.tuning import cached_views, trained_part
 
 SPEED = 60.0
 """Pictures a second through the starter on two ordinary cores, decoding included; cautious."""
@@ -29,9 +29,8 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
     request = request_of(options)
     photos = request.photos("fit")
     choice = choose(method, photos)
-    embeddings = len(photos) * (1 + _views(choice.method))
-    tuning, cost = tuning_of(choice.method), _asking(choice.method, photos)
-    whole = tuning is not None and tuning.tune == "all"
+    embeddings = len(photos) * (1 + cached_views(choice.method))
+    cost, whole = _asking(choice.method, photos), trained_part(choice.method) == "all"
     measured = request.model == "starter" and request.torch_device == "cpu" and not whole
     return {
         "pictures": len(photos),
@@ -60,13 +59,6 @@ def _asking(method: Any, photos: Photos) -> Estimate:
     return cost
 
 
-def _views(method: Method) -> int:
-    """Cached views per picture."""
-    tuning = tuning_of(method)
-    return 0 if tuning is None or tuning.tune == "all" else tuning.views
-
-
 def _bytes(method: Method) -> int:
     """Of one cached view of the starter: 1280 float32, or 192 x 7 x 7 float16."""
-    tuning = tuning_of(method)
-    return 2 * 192 * 7 * 7 if tuning and tuning.tune == "tail" else 4 * 1280
+    return 2 * 192 * 7 * 7 if trained_part(method) == "tail" else 4 * 1280

@@ -15,7 +15,7 @@ from anyclass.data import Photos, near_duplicates
 from anyclass.describe import DESCRIBERS
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method, suggest
-from anyclass.tuning import tuning_of
+from anyclass.tuning import trained_part
 
 NO_DISCOVERY = (
     "--unknown: discovering classes without a name is not part of this version; "
@@ -166,7 +166,6 @@ def remarks(photos: Photos, method: Method, device: str) -> list[str]:
     """What a user may want to know before anything is computed."""
     pairs = [f"{a!r} and {b!r}" for a, b in near_duplicates(photos.classes.names)]
     twins = [f"class names that look alike: {', '.join(pairs)}"] if pairs else []
-    tuning = tuning_of(method)
-    from_pixels = device == "cpu" and tuning is not None and tuning.tune == "all"
+    from_pixels = device == "cpu" and trained_part(method) == "all"
     slow = ["no GPU: training all from pixels takes hours, --tune head takes minutes"]
     return [*photos.skipped, *twins, *(slow if from_pixels else [])]
