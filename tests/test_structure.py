@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # What a file or folder of the package may import from the package. `errors` is free to all.
 LIBRARY = {"backbone", "captions", "classifier", "data", "describe", "features", "losses"}
-LIBRARY |= {"templates", "train", "tuning"}
+LIBRARY |= {"priors", "templates", "train", "tuning"}
 BELOW_RUN = LIBRARY | {"emoji", "engine", "files", "methods", "metrics", "report", "starter"}
 MAY_IMPORT = {
     "__init__": set(),
@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "losses": set(),
+    "priors": set(),
     "metrics": set(),
 }
 THROUGH_METHODS = {"METHODS", "Method", "suggest"}  # all that run and serve may know of the methods

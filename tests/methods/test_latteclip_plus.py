@@ -74,6 +74,21 @@ def test_fit__moves_something_and_leaves_the_model(
     assert torch.equal(clip.fingerprint(), before)
 
 
+def test_fit__takes_back_what_is_guessed_too_often(fit: Fit, photos: Photos) -> None:
+    zero_shot = fit(ZeroShot())[0].predict_proba(photos)
+    taken_back = fit(LatteClipPlus(rounds=0, correction="sinkhorn", gamma=0.0))[0]
+    before, after = zero_shot.mean(0), taken_back.predict_proba(photos).mean(0)
+    assert before.max() - before.min() > 1e-3
+    np.testing.assert_allclose(after, 1 / len(after), atol=1e-4)
+
+
+def test_fit__fixed_point_changes_nothing_where_no_picture_is_sure(fit: Fit) -> None:
+    plain, corrected = (
+        fit(LatteClipPlus(rounds=0, correction=how))[0].weights for how in ("none", "fixed_point")
+    )
+    assert torch.equal(plain, corrected)
+
+
 def test_fit__same_seed_same_bytes_and_folds_are_drawn_by_it(fit: Fit) -> None:
     how = LatteClipPlus(trust=0.0)
     first, again, other = (fit(how, seed=seed)[0].weights for seed in (0, 0, 1))

@@ -19,7 +19,7 @@ gradient is taken and nothing of the model changes.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from anyclass.data import Photos
 from anyclass.describe import AnyDescriber, Request, Scene, Vocabulary
 from anyclass.errors import RequestError
 from anyclass.features import Embedding, embed, image_features, tower_features
+from anyclass.priors import fixed_point, sinkhorn
 from anyclass.templates import PLAIN, Template, class_features, domain
 from anyclass.train import Log, generator
 
@@ -44,6 +45,10 @@ class LatteClipPlus:
 
     template: Template = PLAIN
     """Class text; `{}` is the class."""
+    correction: Literal["none", "sinkhorn", "fixed_point"] = "none"
+    """Whether classes that zero-shot guesses too often are first taken back, and by what rule."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Of Sinkhorn, 0: all classes are equally frequent; 1: as frequent as they are guessed."""
     rounds: Annotated[int, Field(ge=0)] = 2
     """How often Gaussians are fitted; 0: zero-shot."""
     weight: Annotated[float, Field(ge=0)] = 1.0
@@ -92,9 +97,9 @@ class LatteClipPlus:
         names_say = scale * x @ p.T  # l (N, C)
         share = self.descriptions * (said != 0).any(1, keepdim=True)
         logits = (1 - share) * names_say + share * (scale * said @ p.T)
-        middle = h.mean(0)
-        learned = self._learn(logits, h - middle, log)
-        bias = learned.bias - middle @ learned.v  # of h as it comes
+        middle, taken_back = h.mean(0), self._taken_back(logits)
+        learned = self._learn(logits + taken_back, h - middle, log)
+        bias = taken_back + learned.bias - middle @ learned.v  # of h as it comes
         c_zs, c = names_say.argmax(1), (names_say + h @ learned.v + bias).argmax(1)
         facts = {
             "agreement_with_zero_shot": float((c == c_zs).float().mean()),
@@ -104,6 +109,16 @@ class LatteClipPlus:
         weights = torch.cat([p, learned.v.T / scale, bias[:, None] / scale], dim=1)
         about = ("latteclip-plus", asdict(self), record)
         return Classifier(clip, None, photos.classes, weights, *about, own=True)
+
+    def _taken_back(self, logits: Float[Tensor, "N C"]) -> Float[Tensor, " C"]:
+        """A bias against classes that are guessed too often."""
+        match self.correction:
+            case "sinkhorn":
+                return sinkhorn(logits, self.gamma)
+            case "fixed_point":
+                return fixed_point(logits)
+            case "none":
+                return torch.zeros_like(logits[0])
 
     def questions(self, pictures: int, classes: int) -> int:
         """How many texts the describer is asked for at most: one of each picture, or none."""
