@@ -14,16 +14,8 @@ from torch import Tensor, nn
 
 import anyclass.train
 from anyclass.errors import TrainingError
-from anyclass.train import (
-    Batch,
-    Batches,
-    Checkpoint,
-    Schedule,
-    Steady,
-    generator,
-    optimise,
-    recomputed,
-)
+from anyclass.schedule import AdamW, Rate, Schedule, Sgd
+from anyclass.train import Batch, Batches, Checkpoint, generator, optimise, recomputed
 
 B, D, C = 6, 4, 3
 Loss = Callable[[Batch], dict[str, Tensor]]
@@ -71,41 +63,11 @@ def loss_of(given: dict[str, nn.Parameter], seen: Tensor | None = None) -> Loss:
     return loss
 
 
-SCHEDULE = Schedule(lr=0.05, warm_up=3)
+SCHEDULE = AdamW(Rate(0.05, warm_up=3), 0.2, (0.9, 0.98), 1e-6, "matrices")
 
 
 def quiet(**_: Any) -> None:
     """Listens to nothing."""
-
-
-def test_schedule__has_open_clips_numbers() -> None:
-    assert (SCHEDULE.weight_decay, SCHEDULE.betas, SCHEDULE.eps) == (0.2, (0.9, 0.98), 1e-6)
-
-
-def test_schedule__warms_up_then_follows_a_cosine_to_zero() -> None:
-    schedule, steps = Schedule(lr=1e-6, warm_up=37), 1850  # EuroSAT: 18,900 pictures, 512 at once
-    rates = [schedule.at(step, steps) for step in range(steps)]
-    assert rates[:3] == pytest.approx([1e-6 / 37, 2e-6 / 37, 3e-6 / 37])
-    assert rates[36] == rates[37] == max(rates) == pytest.approx(1e-6)
-    for step in (100, 944, 1500):
-        assert rates[step] == pytest.approx(0.5e-6 * (1 + cos(pi * (step - 37) / (1850 - 37))))
-    assert rates[943] > 0.5e-6 > rates[944]  # half of it in the middle of 37 ... 1850
-    assert 0 < rates[-1] < 1e-6 * 1e-5
-    assert schedule.at(steps, steps) == pytest.approx(0, abs=1e-20)
-
-
-@pytest.mark.parametrize(
-    ("warm_up", "steps", "wanted"),
-    [
-        (0, 4, [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
-        (2, 2, [0.5, 1]),
-        (5, 2, [0.2, 0.4]),  # stopped before it is warm
-        (1, 1, [1]),
-    ],
-)
-def test_schedule__of_few_steps(warm_up: int, steps: int, wanted: list[float]) -> None:
-    schedule = Schedule(lr=1.0, warm_up=warm_up)
-    assert [schedule.at(step, steps) for step in range(steps)] == pytest.approx(wanted)
 
 
 def test_optimise__is_adamw_step_by_step() -> None:
@@ -139,7 +101,7 @@ def test_optimise__decays_matrices_only() -> None:
         lambda _: {name: term() for name, term in still.items()},
         given,
         Noise(2),
-        Schedule(lr=0.1, warm_up=1, weight_decay=0.25),
+        AdamW(Rate(0.1, warm_up=1), 0.25, decay="matrices"),
         quiet,
     )
     kept = before["matrix"] * (1 - 0.1 * 0.25) * (1 - 0.1 * 0.25)  # both steps at full rate
@@ -148,9 +110,9 @@ def test_optimise__decays_matrices_only() -> None:
         assert torch.equal(given[name].detach(), before[name])
 
 
-def test_optimise__steady_is_sgd_with_momentum_by_hand() -> None:
+def test_optimise__sgd_is_sgd_with_momentum_by_hand() -> None:
     found, wanted = parameters(), parameters()
-    optimise(loss_of(found), found, Noise(4), Steady(0.05, 0.8, 0.1), quiet)
+    optimise(loss_of(found), found, Noise(4), Sgd(Rate(0.05, least=None), 0.8, 0.1), quiet)
 
     speed = {name: torch.zeros_like(parameter) for name, parameter in wanted.items()}
     for batch in Noise(4).start(0):
@@ -184,7 +146,7 @@ def test_optimise__keeps_the_logit_scale_between_0_and_ln_100(
         seen.append(float(given["logit_scale"].detach()))
         return {"push": push * 9 * (given["logit_scale"] + given["tau"].sum())}
 
-    optimise(loss, given, Noise(4), Schedule(lr=0.5, warm_up=0), quiet)
+    optimise(loss, given, Noise(4), AdamW(Rate(0.5)), quiet)
     assert seen[1:] == pytest.approx([end] * 3)
     assert given["tau"].detach().abs().min() > 1.2 or given["tau"].detach().max() < 0.2
 
@@ -248,7 +210,7 @@ def interrupted(inner: Loss, step: int, error: type[BaseException]) -> Loss:
 def run(
     path: Path | None,
     stop: tuple[int, type[BaseException]] | None = None,
-    schedule: Schedule | Steady = SCHEDULE,
+    schedule: Schedule = SCHEDULE,
 ) -> dict[str, bytes]:
     """Train from what lies at `path`; the bytes of everything that training changes."""
     given, seen = parameters(), torch.zeros(C)
@@ -278,7 +240,7 @@ def test_checkpoint__continues_to_the_bit(
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_checkpoint__of_sgd_continues_to_the_bit(tmp_path: Path, momentum: float) -> None:
-    path, schedule = tmp_path / "training.safetensors", Steady(0.05, momentum)
+    path, schedule = tmp_path / "training.safetensors", Sgd(Rate(0.05, least=None), momentum)
     run(path, (4, Killed), schedule)
     assert run(path, None, schedule) == run(None, None, schedule) != run(None)
 

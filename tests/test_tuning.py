@@ -8,7 +8,7 @@ from anyclass.backbone import Part
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.train import Schedule
+from anyclass.schedule import AdamW, Rate
 from anyclass.tuning import Tuning, cached_views, trained_part
 
 PAPER_STEPS = {  # pictures for training -> steps, paper section 4
@@ -29,7 +29,9 @@ PAPER_STEPS = {  # pictures for training -> steps, paper section 4
 def test_steps__of_the_ten_sets(pictures: int, steps: int) -> None:
     how = Tuning()
     assert how.steps_of(pictures) == steps
-    assert how.schedule(pictures) == Schedule(1e-7, -(-pictures // 512), 0.2, (0.9, 0.98), 1e-6)
+    assert how.schedule(pictures) == AdamW(
+        Rate(1e-7, -(-pictures // 512)), 0.2, (0.9, 0.98), 1e-6, "matrices"
+    )
 
 
 @pytest.mark.parametrize(("tune", "path"), [("head", 5e-4), ("tail", 3e-4)])
@@ -37,9 +39,9 @@ def test_steps__of_the_ten_sets(pictures: int, steps: int) -> None:
 def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
     tune: Part, path: float, pictures: int, steps: int
 ) -> None:
-    assert Tuning(tune=tune).schedule(pictures).lr * steps == pytest.approx(path)
-    assert Tuning(tune=tune, steps=0).schedule(pictures).lr == pytest.approx(path)
-    assert Tuning(tune=tune, lr=0.25).schedule(pictures).lr == 0.25
+    assert Tuning(tune=tune).schedule(pictures).rate.highest * steps == pytest.approx(path)
+    assert Tuning(tune=tune, steps=0).schedule(pictures).rate.highest == pytest.approx(path)
+    assert Tuning(tune=tune, lr=0.25).schedule(pictures).rate.highest == 0.25
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from math import cos, pi
 from math import log as log_of
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anyclass.errors import TrainingError
 from anyclass.files import whole
+from anyclass.schedule import Schedule
 
 Log = Callable[..., None]
 """Takes named numbers and words: `log(stage="fit", done=3, total=10, loss=0.5)`."""
@@ -51,63 +51,6 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """AdamW with a linear warm-up and a cosine to zero."""
-
-    lr: float
-    """Highest learning rate."""
-    warm_up: int
-    """Steps of linear growth before it."""
-    weight_decay: float = 0.2
-    """On matrices only: not on biases, norms and the logit scale."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's running averages (open_clip's)."""
-    eps: float = 1e-6
-    """AdamW's floor (open_clip's)."""
-
-    def at(self, step: int, steps: int) -> float:
-        """Learning rate of `step` (0-based) of `steps`: a line up, then half a cosine."""
-        if step < self.warm_up:
-            return self.lr * (step + 1) / self.warm_up
-        return self.lr * (1 + cos(pi * (step - self.warm_up) / max(1, steps - self.warm_up))) / 2
-
-    def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW with weight decay on matrices only."""
-        flat = [p for p in parameters.values() if p.ndim < 2]
-        matrices = [p for p in parameters.values() if p.ndim >= 2]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": flat, "weight_decay": 0.0}]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
-
-
-@dataclass(frozen=True)
-class Steady:
-    """SGD with momentum at one learning rate."""
-
-    lr: float
-    """Learning rate of every step."""
-    momentum: float = 0.9
-    """Share of the last step in the next."""
-    weight_decay: float = 1e-4
-    """On everything, norms as well."""
-
-    def at(self, step: int, steps: int) -> float:
-        """The same rate at each of `steps`."""
-        return self.lr
-
-    def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        """SGD over all parameters."""
-        return torch.optim.SGD(
-            parameters.values(), self.lr, self.momentum, weight_decay=self.weight_decay
-        )
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """Where a loop keeps itself, so that the same call continues after a kill."""
 
@@ -123,7 +66,7 @@ def optimise(
     loss: Callable[[Batch], dict[str, Float[Tensor, ""]]],
     parameters: Mapping[str, nn.Parameter],
     batches: Batches,
-    schedule: Schedule | Steady,
+    schedule: Schedule,
     log: Log,
     checkpoint: Checkpoint | None = None,
 ) -> None:
@@ -150,7 +93,7 @@ def optimise(
         _check(terms, step, batch)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
-        _set_rate(optimiser, schedule.at(step, len(batches)))
+        _set_rate(optimiser, schedule.rate.at(step, len(batches)))
         optimiser.step()
         if "logit_scale" in parameters:
             parameters["logit_scale"].data.clamp_(0, log_of(100))

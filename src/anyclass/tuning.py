@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from anyclass.backbone import Backbone, Part
 from anyclass.data import Augmentation, Photos
 from anyclass.features import Embedding, TrainingViews, cached_part, embed
-from anyclass.train import Log, Schedule
+from anyclass.schedule import AdamW, Rate
+from anyclass.train import Log
 
 PAPER_LR = 1e-7
 """LatteCLIP's learning rate when everything is trained, and that of its baselines."""
@@ -23,6 +24,9 @@ PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-4}
 The project's own. A fixed rate does nothing in the few steps of a small folder and too much in
 the many of a large one; LOG.md has the figures.
 """
+
+BETAS, EPS = (0.9, 0.98), 1e-6
+"""AdamW's running averages and floor (open_clip's)."""
 
 BOLD = 1e-5
 """Learning rate of the whole model above which the user is warned."""
@@ -63,13 +67,14 @@ class Tuning:
         epoch = ceil(pictures / self.batch_size)
         return min(2000, 50 * epoch) if self.steps is None else self.steps
 
-    def schedule(self, pictures: int) -> Schedule:
+    def schedule(self, pictures: int) -> AdamW:
         """Optimiser and learning rate on a set of `pictures`."""
         lr = self.lr
         if lr is None:
             path = PATHS.get(self.tune)
             lr = path / max(1, self.steps_of(pictures)) if path else PAPER_LR
-        return Schedule(lr, self.warm_up_of(pictures), self.weight_decay)
+        rate = Rate(lr, self.warm_up_of(pictures))
+        return AdamW(rate, self.weight_decay, BETAS, EPS, decay="matrices")
 
     def batches(self, tuned: Backbone, photos: Photos, log: Log, seed: int) -> TrainingViews:
         """Training views: cached trunk outputs, or pictures read anew; warns of a bold rate."""

@@ -44,8 +44,9 @@ from anyclass.features import (
     image_features,
     side_by_side,
 )
+from anyclass.schedule import Rate, Sgd
 from anyclass.templates import PLAIN, Template, class_features, fill, openai_templates
-from anyclass.train import Batch, Checkpoint, Log, Steady, optimise
+from anyclass.train import Batch, Checkpoint, Log, optimise
 
 NONE = -1
 """Label of a picture that has none: T and V do not agree, or nothing reaches it."""
@@ -146,8 +147,9 @@ class Reclip:
 
         state = {"y": y, "q": q, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
-        rate = Steady(self.lr, self.momentum, self.weight_decay)  # two SGDs alike are one
-        optimise(loss, trained, self._batches(v, photos, shown), rate, log, keep)
+        rate = Rate(self.lr, least=None)
+        sgd = Sgd(rate, self.momentum, self.weight_decay)  # two SGDs alike are one
+        optimise(loss, trained, self._batches(v, photos, shown), sgd, log, keep)
         with torch.no_grad():
             weights = side_by_side([q, t.texts(class_texts)])
         record = {"facts": _named(facts), "zero_shot_labels": c_zs.tolist()}
