@@ -16,8 +16,8 @@ PACKAGE = ROOT / "src" / "anyclass"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # What a file or folder of the package may import from the package. `errors` is free to all.
-LIBRARY = {"backbone", "captions", "classifier", "data", "describe", "features", "losses"}
-LIBRARY |= {"priors", "schedule", "templates", "train", "tuning"}
+LIBRARY = {"backbone", "captions", "classifier", "data", "describe", "features", "few_shot"}
+LIBRARY |= {"heads", "losses", "priors", "prompts", "schedule", "templates", "train", "tuning"}
 BELOW_RUN = LIBRARY | {"emoji", "engine", "files", "methods", "metrics", "report", "starter"}
 MAY_IMPORT = {
     "__init__": set(),
@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "run": BELOW_RUN,
     "serve": BELOW_RUN,
     "methods": LIBRARY,
-    "classifier": {"backbone", "data", "features", "files"},
+    "classifier": {"backbone", "data", "features", "files", "heads"},
+    "few_shot": {"backbone", "data", "features", "train"},
+    "heads": {"backbone", "prompts"},
+    "prompts": {"backbone"},
     "captions": {"backbone", "data", "describe", "train"},  # of train: Log
     "features": {
         "backbone",

@@ -19,6 +19,7 @@ from anyclass.data import Classes, Photos, Rejection
 from anyclass.errors import AnyclassError, ModelError, PictureError
 from anyclass.features import side_by_side, stream, with_own
 from anyclass.files import read_json, whole, write_json
+from anyclass.heads import Head, assemble, parts
 
 SAME = 0.9999
 """Least cosine between fingerprints of one and the same model on two machines."""
@@ -61,6 +62,8 @@ class Classifier:
     """The model before training where that counts half (ReCLIP): logits are the mean of both."""
     own: bool = False
     """Whether the tower's own features, before its projection, count as well (LatteCLIP-plus)."""
+    head: Head | None = None
+    """What makes logits of features and `weights` where that is more than a cosine."""
 
     @property
     def classes_(self) -> list[str]:
@@ -69,13 +72,18 @@ class Classifier:
 
     @torch.no_grad()
     def probabilities(self, features: Float[Tensor, "n E"]) -> Float[Tensor, "n C"]:
-        """softmax(cos(f(x), p_c) / tau) of unit features that went through the trained tower.
+        """softmax(cos(f(x), p_c) / tau), or of the head's logits.
 
-        With `beside`, those of the model before training stand beside them (`side_by_side`), with
-        `own` those of the tower before its projection (`with_own`).
+        Features are unit and went through the trained tower. With `beside`, those of the model
+        before training stand beside them (`side_by_side`), with `own` those of the tower before
+        its projection (`with_own`).
         """
-        cosines = features.to(self.weights) @ self.weights.T
-        return (self.clip.logit_scale.to(cosines) * cosines).softmax(dim=1)
+        f = features.to(self.weights)
+        if self.head is None:
+            logits = self.clip.logit_scale.to(f) * f @ self.weights.T
+        else:
+            logits = self.head.logits(self.clip, self.classes.prompts, self.weights, f)
+        return logits.softmax(dim=1)
 
     @torch.no_grad()
     def stream(self, photos: Photos) -> Iterator[Prediction]:
@@ -110,6 +118,8 @@ class Classifier:
         parameters = self.clip.parameters(self.part) if self.part else {}
         trained = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
         own = {"weights": self.weights, "fingerprint": _fingerprint(self.clip, self.beside)}
+        tensors, numbers = parts(self.head) if self.head else ({}, {})
+        own |= {f"head.{name}": tensor for name, tensor in tensors.items()}
         with whole(Path(folder) / _TENSORS) as path:
             save_file(
                 {n: tensor.detach().cpu().contiguous() for n, tensor in (own | trained).items()},
@@ -122,6 +132,7 @@ class Classifier:
             part=self.part,
             beside=self.beside is not None,
             own=self.own,
+            head={"kind": self.head.kind, **numbers} if self.head else None,
             classes=self.classes.to_json(),
             model=self.clip.model_id,
             preprocessing=self.clip.preprocessing.to_json(),
@@ -155,6 +166,8 @@ class Classifier:
         beside = clip.copy() if settings.beside else None
         classes = Classes.from_json(settings.classes)
         try:
+            size = (len(classes), clip.fingerprint().shape[1])
+            head = _head(settings.head, tensors, size, device)
             _put_back(clip, settings.part, tensors)
             if clip.preprocessing.to_json() != settings.preprocessing:
                 raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
@@ -169,7 +182,8 @@ class Classifier:
             ) from wrong
         weights = tensors["weights"].to(device)
         about = (settings.method, settings.fields)
-        return cls(clip, settings.part, classes, weights, *about, beside=beside, own=settings.own)
+        how: dict[str, Any] = {"beside": beside, "own": settings.own, "head": head}
+        return cls(clip, settings.part, classes, weights, *about, **how)
 
 
 class _Settings(BaseModel):
@@ -182,9 +196,26 @@ class _Settings(BaseModel):
     part: Part | None
     beside: StrictBool = False
     own: StrictBool = False
+    head: dict[str, str | float] | None = None
     classes: dict[str, Any]
     model: str
     preprocessing: dict[str, Any]
+
+
+def _head(
+    settings: Mapping[str, str | float] | None,
+    tensors: dict[str, Tensor],
+    size: tuple[int, int],
+    device: str,
+) -> Head | None:
+    """The head for C classes and D dimensions, its tensors taken out of `tensors`."""
+    names = [name for name in tensors if name.startswith("head.")]
+    found = {name.removeprefix("head."): tensors.pop(name).to(device) for name in names}
+    if settings is None and not found:
+        return None
+    numbers = dict(settings or {})
+    kind = str(numbers.pop("kind", ""))
+    return assemble(kind, found, {name: float(n) for name, n in numbers.items()}, size)
 
 
 def _settings(path: Path) -> _Settings:

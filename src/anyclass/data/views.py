@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float, UInt8
 from open_clip import image_transform
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import (
     ColorJitter,
@@ -115,7 +115,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random views as in LatteCLIP's scripts: crop, colour jitter, greyscale; no flip."""
+    """Random views; the defaults are those of LatteCLIP's scripts: crop, jitter, grey, no flip."""
 
     scale: tuple[float, float] = (0.9, 1.0)
     """Least and largest share of the picture that a crop keeps."""
@@ -129,6 +129,9 @@ class Augmentation:
     grey_probability: float = 0.2
     """How often the colours are taken away."""
 
+    flip_probability: float = 0.0
+    """How often left and right are swapped."""
+
     def view(self, image: Image.Image, size: tuple[int, int], seed: int) -> UInt8[Tensor, "3 H W"]:
         """One view of height and width `size`, a pure function of `image` and `seed`."""
         crop = RandomResizedCrop(size, scale=self.scale, interpolation=InterpolationMode.BICUBIC)
@@ -139,6 +142,8 @@ class Augmentation:
                 image = ColorJitter(*self.jitter)(image)
             if torch.rand(()) < self.grey_probability:
                 image = Grayscale(num_output_channels=3)(image)
+            if self.flip_probability > 0 and torch.rand(()) < self.flip_probability:
+                image = ImageOps.mirror(image)
         pixels: Tensor = pil_to_tensor(image)
         return pixels
 
