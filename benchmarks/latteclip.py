@@ -98,7 +98,7 @@ def row(clip: Backbone, name: str, split: Split, method: str, seeds: int) -> dic
         start = time.perf_counter()
         fitted = METHODS[method].fit(clip, train, silent)
         seconds.append(time.perf_counter() - start)
-        scores = compare(split.test.labels, see(clip, fitted, split.test, silent), fitted.classes_)
+        scores = compare(split.test.labels, see(clip, fitted, split.test, silent), fitted.classes)
         adapted.append(100 * scores["adapted"]["accuracy"])
     return {
         "set": name,

@@ -57,7 +57,7 @@ def test_help__is_the_page_of_all_commands(capsys: Screen) -> None:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("plan --help", "METHOD is one of auto, latteclip, latteclip-plus, zero_shot"),
+        ("plan --help", "METHOD is one of auto, latteclip, latteclip-plus, ship, ship-plus"),
         ("fit --help", "`anyclass fit latteclip --help` lists its flags"),
         ("plan auto --help", "--images PATH"),
         ("fit auto --help", "--overwrite"),
@@ -89,7 +89,7 @@ def test_help__of_each_command(capsys: Screen, line: str, shown: str) -> None:
 MISTAKES = {
     "fly": "no command is called 'fly': use plan, fit",
     "fit": "which method? anyclass fit METHOD --images DIR",
-    "fit ship {request}": "METHOD is one of auto, latteclip, latteclip-plus, zero_shot",
+    "fit nothing {request}": "METHOD is one of auto, latteclip, latteclip-plus, ship, ship-plus",
     "fit --images pictures auto": "which method?",
     "plan auto --images nowhere": "nowhere does not exist. Give the folder",
     "plan auto --images names.txt": "is a file, not a folder",
@@ -115,8 +115,8 @@ MISTAKES = {
     "fit latteclip {request} --describer": "no describer is called ''",
     "fit latteclip {request} --describer=": "no describer is called ''",
     "fit auto {request} --describer endpoint": "name: latteclip --describer endpoint",
-    "plan {request} --describer=batch": "auto keeps the vocabulary; a describer belongs to",
-    "fit zero_shot {request} --describer endpoint": "zero_shot asks no describer",
+    "plan {request} --describer=batch": "auto chooses by itself; --describer belongs to a method",
+    "fit zero_shot {request} --describer endpoint": "zero_shot has no describer",
     "plan latteclip {request} --describer endpoint --describer.url https://a.example/v1": (
         "--allow-remote a.example"
     ),

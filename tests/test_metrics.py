@@ -5,6 +5,7 @@ import pytest
 
 from anyclass.metrics import (
     accuracy,
+    base_to_new,
     confusion,
     expected_calibration_error,
     harmonic_mean,
@@ -134,3 +135,50 @@ def test_score_holds_them_all(labels, predicted):
 )
 def test_harmonic_mean(a, b, expected):
     assert harmonic_mean(a, b) == pytest.approx(expected)
+
+
+def test_base_to_new__is_the_slow_count(labels, probabilities) -> None:
+    new = np.array([False, True, False, True, True])
+    found = base_to_new(labels, probabilities, new)
+    right = {"sliced": {}, "mixed": {}}
+    for i, (y, row) in enumerate(zip(labels, probabilities, strict=True)):
+        if y >= 0:
+            half = [c for c in range(C) if new[c] == new[y]]
+            right["sliced"][i] = max(half, key=lambda c: row[c]) == y
+            right["mixed"][i] = row.argmax() == y
+            assert right["sliced"][i] or not right["mixed"][i]
+    for space, hits in right.items():
+        for name, side in (("base", False), ("new", True)):
+            wanted = np.mean([hit for i, hit in hits.items() if new[labels[i]] == side])
+            assert found[space][name] == pytest.approx(wanted)
+            assert found["mixed"][name] <= found["sliced"][name]
+        both = found[space]["base"], found[space]["new"]
+        assert found[space]["harmonic_mean"] == pytest.approx(harmonic_mean(*both))
+    by_class = {
+        name: np.mean(
+            [
+                np.mean(probabilities[labels == c].argmax(1) == c)
+                for c in (0, 1, 2, 4)
+                if new[c] == side
+            ]
+        )
+        for name, side in (("base", False), ("new", True))
+    }
+    for name, wanted in by_class.items():
+        assert found["generalized"][name] == pytest.approx(wanted)
+
+
+def test_base_to_new__of_one_half_alone_knows_no_mean() -> None:
+    labels, chances = np.array([0, 0, -1]), np.eye(3)[[0, 1, 2]]
+    found = base_to_new(labels, chances, np.array([False, True, True]))
+    assert found["mixed"] == {"base": 0.5, "new": None, "harmonic_mean": None}
+    assert found["sliced"]["base"] == 1.0
+
+
+def test_harmonic_mean__of_the_papers_table() -> None:
+    assert harmonic_mean(80.03, 73.69) == pytest.approx(76.73, abs=0.01)
+    assert harmonic_mean(82.69, 63.22) == pytest.approx(71.66, abs=0.01)
+    of_means = harmonic_mean(70.0, 70.0)  # of 90 and 50, of 60 and 80
+    assert of_means != pytest.approx(
+        np.mean([harmonic_mean(90.0, 60.0), harmonic_mean(50.0, 80.0)])
+    )

@@ -101,6 +101,12 @@ FILES = {
 UNSCORED = {"zero_shot": None, "adapted": None, "confusion": None, "why_null": "Nobody labelled."}
 
 
+def apart(within, among_all):
+    """Scores of labelled and named classes."""
+    spaces = {"sliced": within, "mixed": among_all}
+    return {name: {"base": base, "new": new} for name, (base, new) in spaces.items()}
+
+
 def make_run(folder, words=lambda text: text, on_disk=True, **metrics):
     """The run folder `folder/my run` and its pictures; every text goes through `words`."""
     images = folder / (words("pictures").replace("/", "∕") if on_disk else "pictures")
@@ -463,3 +469,33 @@ def test_damaged_line_is_named_and_optional_files_may_be_missing(run):
 )
 def test_numbers_and_texts_for_people(write_down, value, expected):
     assert write_down(value) == expected
+
+
+def test_summarise__labelled_and_named_classes_apart(tmp_path):
+    before = score(0.4, 0.5, 0.0) | apart((0.6, 0.7), (0.5, 0.0))
+    after = score(0.65, 1.0, 0.0) | apart((1.0, 0.75), (1.0, None))
+    controls = {"text": score(0.55, 0.5, 0.5), "<b>": None}
+    run = make_run(tmp_path, zero_shot=before, adapted=after, controls=controls)
+    summary = summarise(run)
+    labelled, named = summary["halves"]
+    assert (labelled["kind"], labelled["classes"], labelled["before"], labelled["after"]) == (
+        ("labelled", 1, 1, 3)
+    )
+    assert (named["classes"], named["before"], named["after"]) == (2, 7, 2)
+    assert labelled["within"] == [0.6, 1.0]
+    assert labelled["among_all"] == [0.5, 1.0]
+    assert named["among_all"] == [0.0, None]
+    rows = [(row["key"], row["name"]) for row in summary["scores"]]
+    assert rows[1] == ("control", "Control, class texts as features")
+    assert rows[-1][0] == "adapted"
+    page = to_html(summary)
+    assert "Labelled and named classes" in page
+    assert '<td class="n"><b>75.0\u00a0%</b></td>' in page
+
+
+def test_summarise__one_kind_of_class_alone_is_not_set_apart(tmp_path):
+    run = make_run(tmp_path)
+    classes = json.loads((run / "classes.json").read_text())
+    classes["kinds"] = ["named"] * len(classes["names"])
+    (run / "classes.json").write_text(json.dumps(classes))
+    assert summarise(run)["halves"] == []

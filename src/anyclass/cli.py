@@ -33,6 +33,10 @@ of a command. --json anywhere prints the result as one JSON object.
 """
 
 
+HALVES = ("base", "new", "harmonic_mean")
+"""Keys of labelled and named classes in the scores."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -82,12 +86,12 @@ def _run(arguments: list[str]) -> Answer:
 
 
 def _plan(argv: list[str]) -> Answer:
-    from anyclass.run.command import fit_command
+    from anyclass.run.command import PARTS, fit_command
 
-    describer, argv = _describer_name(argv)
+    chosen, argv = _parts(argv, *PARTS)
     flags = not argv or (argv[0].startswith("--") and argv[0] != "--help")
     name, rest = _method_name(["auto", *argv] if flags else argv, "plan")
-    result = _parse(fit_command(name, describer), rest, f"anyclass plan {name}").plan()
+    result = _parse(fit_command(name, chosen), rest, f"anyclass plan {name}").plan()
     kinds = ", ".join(f"{row['name']} ({row['kind']})" for row in result["classes"])
     minutes, disk = result["minutes"], result["disk_mb"]
     return result, [
@@ -104,11 +108,11 @@ def _plan(argv: list[str]) -> Answer:
 
 
 def _fit(argv: list[str]) -> Answer:
-    from anyclass.run.command import fit_command
+    from anyclass.run.command import PARTS, fit_command
 
-    describer, argv = _describer_name(argv)
+    chosen, argv = _parts(argv, *PARTS)
     name, rest = _method_name(argv, "fit")
-    arguments = _parse(fit_command(name, describer), rest, f"anyclass fit {name}")
+    arguments = _parse(fit_command(name, chosen), rest, f"anyclass fit {name}")
     result = arguments.fit()
     return result, [*_scores(result), *_where(arguments.out)]
 
@@ -116,8 +120,8 @@ def _fit(argv: list[str]) -> Answer:
 def _describe(argv: list[str]) -> Answer:
     from anyclass.run.command import describe_command
 
-    describer, argv = _describer_name(argv)
-    result = _parse(describe_command(describer), argv, "anyclass describe")()
+    chosen, argv = _parts(argv, "describer")
+    result = _parse(describe_command(chosen.get("describer")), argv, "anyclass describe")()
     counts = f"{result['n']} pictures, {result['rejected']} rejected"
     silent = [f"{result['without_text']} without a text"] if result["without_text"] else []
     shown = [f"{row['file_name']}: {row['text']}" for row in result["first"]]
@@ -148,6 +152,7 @@ def _evaluate(argv: list[str]) -> Answer:
         *([f"          {result['rejected']:6d}  rejected"] if result["rejected"] else []),
         f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all pictures",
         f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all pictures, zero-shot",
+        *_apart(result),
     ]
 
 
@@ -200,14 +205,18 @@ def _method_name(argv: list[str], command: str) -> tuple[str, list[str]]:
     return argv[0], argv[1:]
 
 
-def _describer_name(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The describer's name, wherever it stands on the line, and all other arguments."""
-    for at, argument in enumerate(argv):
-        flag, equals, name = argument.partition("=")
-        if flag == "--describer":
-            rest = argv[at + 1 :]
-            return (name, argv[:at] + rest) if equals else ("".join(rest[:1]), argv[:at] + rest[1:])
-    return None, argv
+def _parts(argv: list[str], *flags: str) -> tuple[dict[str, str], list[str]]:
+    """What `--describer NAME` and the like say, wherever they stand; and all other arguments."""
+    chosen, rest, waiting = dict[str, str](), list[str](), list(argv)
+    while waiting:
+        flag, equals, name = waiting[0].partition("=")
+        if flag.removeprefix("--") not in flags or not flag.startswith("--"):
+            rest.append(waiting.pop(0))
+            continue
+        del waiting[0]
+        chosen[flag.removeprefix("--")] = name if equals else "".join(waiting[:1])
+        waiting = waiting if equals else waiting[1:]
+    return chosen, rest
 
 
 def _parse(what: Any, argv: list[str], program: str) -> Any:
@@ -252,6 +261,25 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
         lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")
     return lines
+
+
+def _apart(result: dict[str, Any]) -> list[str]:
+    """Labelled and named classes apart, where there are both."""
+    spaces = {
+        "sliced": "each against its own kind",
+        "mixed": "against all classes",
+        "generalized": "against all, mean of the classes",
+    }
+    found = [name for name in spaces if name in result]
+    head = ["", "labelled    named    H-mean   (zero-shot)"] if found else []
+    lines = []
+    for name in found:
+        rows = result[name], result[name]["zero_shot"]
+        now, before = (
+            ["-" if row[key] is None else f"{100 * row[key]:.1f}" for key in HALVES] for row in rows
+        )
+        lines.append(f"{now[0]:>8} {now[1]:>8} {now[2]:>9}   ({' '.join(before)})  {spaces[name]}")
+    return [*head, *lines]
 
 
 def _cost(model: dict[str, Any]) -> list[str]:

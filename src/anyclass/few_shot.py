@@ -5,25 +5,32 @@ Letters: n labelled pictures, K views of each, D dimensions, C classes.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass as plain_dataclass
+from functools import cached_property
 from math import ceil
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.data import Augmentation, Photos
+from anyclass.data import Augmentation, Classes, Photos
 from anyclass.errors import RequestError
 from anyclass.features import Embedding, embed
 from anyclass.train import Batch, Log, generator
 
 CROPS = Augmentation((0.5, 1.0), jitter_probability=0.0, grey_probability=0.0, flip_probability=0.5)
 """Views of Tip-Adapter, GDA and SHIP: half of the picture or more, mirrored or not."""
+
+START, HELD_OUT = -2, -3
+"""Set the draws of what is learned, and of held-out pictures, apart from others by one seed."""
+
+Over = Literal["labelled", "all"]
+"""Classes that a picture may belong to while training: those with labelled pictures, or all."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -56,7 +63,7 @@ class FewShot:
                 "no picture has a label to learn from: give some (--labels folders|FILE); for "
                 "names alone there are latteclip-plus, latteclip and zero_shot"
             )
-        how = Embedding("head", self.augmentation, self.views or epochs, seed)
+        how = Embedding("head", self.augmentation, self.views or max(1, epochs), seed)
         hidden = embed(clip, chosen, how, log)
         with torch.no_grad():
             rows = torch.arange(len(chosen)).split(64)
@@ -101,6 +108,22 @@ class Shown:
         classes: Tensor = self.c.unique()
         return classes
 
+    def split(self, share: float, seed: int) -> tuple["Shown", "Shown"]:
+        """Pictures to learn from and pictures held out, drawn by the seed within each class.
+
+        Of n pictures round(share n) are held out, but never a class's last.
+        """
+        held = torch.zeros(len(self.c), dtype=torch.bool)
+        for c in self.labelled.tolist():
+            rows = (self.c == c).nonzero()[:, 0]
+            order = torch.randperm(len(rows), generator=generator(seed, c, HELD_OUT))
+            held[rows[order[: min(round(share * len(rows)), len(rows) - 1)]]] = True
+        return self._only(~held), self._only(held)
+
+    def _only(self, chosen: Bool[Tensor, " n"]) -> "Shown":
+        files = tuple(self.files[i] for i in chosen.nonzero()[:, 0].tolist())
+        return Shown(self.x[chosen.to(self.x.device)], self.c[chosen], files, self.fresh)
+
     def batches(self, size: int, epochs: int, seed: int, whole: bool = False) -> "ShownBatches":
         """Batches of features: one view of each picture in each epoch.
 
@@ -144,7 +167,7 @@ class ShownBatches:
         for epoch in range(step // self.per_epoch, self.epochs):
             order = torch.randperm(n, generator=generator(self.seed, epoch))
             drawn = torch.randint(views, (n,), generator=generator(self.seed, epoch, views))
-            view = torch.full((n,), epoch) if self.shown.fresh else drawn
+            view = torch.full((n,), epoch % views) if self.shown.fresh else drawn
             parts = order.split(self.size)[: self.per_epoch]
             for position in range(step % self.per_epoch, len(parts)):
                 index = parts[position]
@@ -163,17 +186,63 @@ class Made:
     """Unit features of classes (m,), drawn with a generator; without a graph."""
     seed: int
     """Of everything that is drawn."""
+    ratio: float = 1.0
+    """Made features beside each real one of a batch."""
+    pool: int | None = None
+    """Features of each class that are made once and drawn from; None: fresh ones, always."""
 
     def batch(self, step: int, size: int) -> tuple[Float[Tensor, "S D"], Int[Tensor, " S"]]:
-        """Fresh features of classes drawn uniformly with replacement: those of one step."""
-        drawing = generator(self.seed, step)
-        c = self.named[torch.randint(len(self.named), (size,), generator=drawing)]
-        return self.make(c, drawing), c
+        """What stands beside `size` real features in one step: classes uniform, with replacement.
+
+        A pure function of the seed and the step.
+        """
+        drawing, count = generator(self.seed, step), max(1, round(self.ratio * size))
+        which = torch.randint(len(self.named), (count,), generator=drawing)
+        if self.pool is None:
+            return self.make(self.named[which], drawing), self.named[which]
+        row = which * self.pool + torch.randint(self.pool, (count,), generator=drawing)
+        x, c = self._pooled
+        return x[row], c[row]
 
     def each(self, count: int) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
-        """`count` features of every named class, m = M count."""
+        """`count` features of every named class, class after class: m = M count."""
         c = self.named.repeat_interleave(count)
         return self.make(c, generator(self.seed, -1)), c
+
+    @cached_property
+    def _pooled(self) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
+        return self.each(self.pool or 1)
+
+
+@plain_dataclass(frozen=True)
+class Lesson:
+    """What a step learns from: real features, those made for named classes, and which columns."""
+
+    shown: Shown
+    """Labelled pictures."""
+    made: Made | None
+    """Features of named classes, if there are any."""
+    columns: Int[Tensor, " M"]
+    """Classes that cross-entropy tells apart, sorted."""
+
+    @classmethod
+    def of(
+        cls, shown: Shown, classes: Classes, made: Made | None, over: Over, log: Log
+    ) -> "Lesson":
+        """Over all classes if features are made or if told so, else over the labelled ones."""
+        everything = made is not None or over == "all"
+        columns = torch.arange(len(classes)) if everything else shown.labelled
+        if len(columns) < 2:
+            log(warning="one class alone has labelled pictures: there is nothing to tell it from")
+        return cls(shown, made, columns)
+
+    def step(self, batch: Batch) -> tuple[Float[Tensor, "S D"], Int[Tensor, " S"]]:
+        """Features of a step, real ones first, and their places among the columns."""
+        x, c = batch.hidden, self.shown.c[batch.index]
+        if self.made is not None:
+            x_made, c_made = self.made.batch(batch.step, len(c))
+            x, c = torch.cat([x, x_made.to(x)]), torch.cat([c, c_made.to(c)])
+        return x, torch.searchsorted(self.columns, c).to(x.device)
 
 
 def _unit_views(clip: Backbone, hidden: Float[Tensor, "b K ..."]) -> Float[Tensor, "b K D"]:

@@ -6,6 +6,7 @@ C classes, D dimensions, F (n, D) unit features, W (C, D) class texts, s = 1 / t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.prompts import Slots
+from anyclass.errors import ModelError
+from anyclass.prompts import AT_ONCE, Slots
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,6 @@ class Conditional:
     """Second layer of pi."""
     c2: Float[Tensor, " W"]
     """Its bias."""
-    at_once: float = 256
-    """Texts that are encoded at once."""
 
     def logits(
         self,
@@ -108,16 +108,33 @@ class Conditional:
         """S cos(f, text of class c with the words of this picture): n C texts."""
         return self.of(clip, Slots(clip, prompts, len(self.context)), f)
 
-    def of(self, clip: Backbone, slots: Slots, f: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
-        """The same, of slots that are there already."""
+    def of(
+        self, clip: Backbone, slots: Slots, f: Float[Tensor, "n D"], at_once: int = AT_ONCE
+    ) -> Float[Tensor, "n C"]:
+        """The same, of slots that are there already; so many texts are encoded at once.
+
+        Raises:
+            ModelError: words of this model have another width.
+        """
+        if slots.width != self.context.shape[1]:
+            raise ModelError(
+                f"{clip.model_id}: its words are {slots.width} wide, those that were learned "
+                f"{self.context.shape[1]}; load the model it was fitted on"
+            )
         shift = (f @ self.u1.T + self.c1).relu() @ self.u2.T + self.c2  # pi (n, W)
         pairs = torch.cartesian_prod(torch.arange(len(f)), torch.arange(len(slots)))
         rows = []
-        for pair in pairs.split(int(self.at_once)):
+        for pair in pairs.split(at_once):
             i, c = pair.T
             t = clip.prompts(slots.filled(self.context + shift[i, None], c))
             rows.append(torch.einsum("pd,pd->p", f[i], t))
         return clip.logit_scale.to(f) * torch.cat(rows).reshape(len(f), len(slots))
+
+
+def fresh(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "rows columns"]:
+    """A matrix as torch's `nn.Linear` starts it: uniform within 1 / sqrt(columns)."""
+    bound = columns**-0.5
+    return torch.empty(rows, columns).uniform_(-bound, bound, generator=drawing)
 
 
 Head = Adapter | Keys | Conditional
@@ -143,13 +160,15 @@ def assemble(
     """The head that `parts` took apart, for `size` = (C, D).
 
     Raises:
-        ValueError: no such head, or its parts have other names or shapes.
+        ValueError: no such head, or its parts have other names or shapes or are no numbers.
     """
     if kind not in HEADS:
         raise ValueError(f"no head is called {kind!r:.50}")
     types: dict[str, Any] = {field.name: field.type for field in fields(HEADS[kind])}
     if {name for name in types if types[name] is float} != set(numbers):
         raise ValueError(f"the numbers of its head ({kind}) have other names")
+    if not all(isfinite(number) for number in numbers.values()):
+        raise ValueError(f"the numbers of its head ({kind}) are not finite")
     letters = {name: types[name].dim_str.split() for name in types if name not in numbers}
     if {name: len(dims) for name, dims in letters.items()} != {
         n: t.ndim for n, t in tensors.items()

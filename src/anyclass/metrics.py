@@ -7,7 +7,7 @@ known is never made up.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix
 
@@ -86,3 +86,40 @@ def expected_calibration_error(
 def harmonic_mean(a: float, b: float) -> float:
     """2ab / (a + b): high only if both are, as for base and new classes; 0 if both are 0."""
     return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def base_to_new(
+    labels: Labels,
+    probabilities: Float[NDArray[np.floating], "N C"],
+    new: Bool[NDArray[np.bool_], " C"],
+) -> dict[str, dict[str, float | None]]:
+    """Base and new classes apart, each with their harmonic mean (SHIP, tables 1, 3 and 9).
+
+    Args:
+        labels: true classes.
+        probabilities: of all classes.
+        new: which classes had no labelled picture to learn from.
+
+    Returns:
+        sliced: each half against its own classes only.
+        mixed: both halves against all classes.
+        generalized: as mixed, with every class weighing the same.
+    """
+    is_new = new[labels] & (labels >= 0)
+    halves = {"base": ~is_new & (labels >= 0), "new": is_new}
+    guess = probabilities.argmax(1)
+    columns = {"base": ~new, "new": new}
+    within = {
+        half: np.where(column, probabilities, -1.0).argmax(1) for half, column in columns.items()
+    }
+    return {
+        "sliced": _halves({h: accuracy(labels[r], within[h][r]) for h, r in halves.items()}),
+        "mixed": _halves({h: accuracy(labels[r], guess[r]) for h, r in halves.items()}),
+        "generalized": _halves({h: mean_per_class(labels[r], guess[r]) for h, r in halves.items()}),
+    }
+
+
+def _halves(scores: dict[str, float | None]) -> dict[str, float | None]:
+    base, new = scores["base"], scores["new"]
+    both = None if base is None or new is None else harmonic_mean(base, new)
+    return scores | {"harmonic_mean": both}

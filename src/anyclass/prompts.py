@@ -19,6 +19,9 @@ FILLERS = (("X", "Y"), ("a", "of"), ("photo", "the"), ("one", "two"), ("red", "b
 """Pairs of words that may stand for a place: of a pair that is one token each, places are where
 two texts differ."""
 
+AT_ONCE = 256
+"""Texts that are encoded at once where nothing is learned."""
+
 
 class Slots:
     """Texts of C classes with L places before the name; tokenised and embedded once."""
@@ -79,10 +82,21 @@ class Slots:
             )
         return said.embeddings[0, inside].clone()
 
+    @torch.no_grad()
+    def all_features(self, context: Float[Tensor, "L W"]) -> Float[Tensor, "C D"]:
+        """Unit features of all classes that share one context, few at a time, without a graph."""
+        parts = torch.arange(len(self)).split(AT_ONCE)
+        return torch.cat([self.features(context, c) for c in parts])
+
     @property
     def width(self) -> int:
         """W."""
         return self._words.embeddings.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the texts lie."""
+        return self._words.embeddings.device
 
     @property
     def cut_short(self) -> list[str]:
@@ -111,8 +125,15 @@ class Slots:
             differ = ours.ids != theirs.ids
             places = differ[0].nonzero()[:, 0].tolist()
             alike = bool((differ == differ[0]).all())
-            if places and alike and places == list(range(places[0], places[0] + self.length)):
+            if not (places and alike and places == list(range(places[0], places[-1] + 1))):
+                continue
+            if len(places) == self.length:
                 return pair[0], places[0], ours
+            if len(places) < self.length:
+                raise RequestError(
+                    f"{self._clip.model_id} reads {len(places)} words at most before a name, "
+                    f"not {self.length}"
+                )
         raise ModelError(
             f"{self._clip.model_id}: its tokenizer leaves no place for {self.length} learned words"
         )

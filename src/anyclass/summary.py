@@ -27,6 +27,10 @@ SCORES = {
     "adapted": "Adapted",
 }
 """Scores in `metrics.json`, in the order of the story -> what they are called."""
+CONTROLS = {"text": "Control, class texts as features", "none": "Control, names alone"}
+"""Classifiers that SHIP has to beat -> what they are called."""
+ENDS = ("zero_shot", "adapted")
+"""Keys of the scores before and after."""
 DRAWN = 24
 """Most classes whose confusions are drawn as a table."""
 BARS = 48
@@ -63,6 +67,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
         "kinds": Counter(row["kind"] for row in rows),
         "warnings": [plain(text, 400) for text in metrics["warnings"]],
         "scores": _scores(metrics),
+        "halves": _halves(rows, metrics, table),
         "why_null": plain(metrics["why_null"] or "No picture has a label to compare with.", 400),
         "facts": [(plain(name), value) for name, value in metrics["facts"].items()],
         "classes": rows,
@@ -113,17 +118,42 @@ def _classes(labels: Sequence[str], classes: Json, metrics: Json, table: pa.Tabl
 
 def _scores(metrics: Json) -> list[Json]:
     """The scores that are known: key, name, accuracy, mean_per_class, n, gain over zero-shot."""
-    base = metrics["zero_shot"]
+    base, controls = metrics["zero_shot"], metrics.get("controls", {})
+    *first, last = SCORES.items()
+    known = [(key, name, metrics[key]) for key, name in first]
+    known += [("control", CONTROLS.get(key, plain(key)), row) for key, row in controls.items()]
     return [
         {
             "key": key,
             "name": name,
-            **{field: metrics[key][field] for field in ("accuracy", "mean_per_class", "n")},
-            "gain": metrics[key]["accuracy"] - base["accuracy"] if base else None,
+            **{field: row[field] for field in ("accuracy", "mean_per_class", "n")},
+            "gain": row["accuracy"] - base["accuracy"] if base else None,
         }
-        for key, name in SCORES.items()
-        if metrics[key]
+        for key, name, row in [*known, (*last, metrics[last[0]])]
+        if row
     ]
+
+
+def _halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
+    """Labelled and named classes apart, where there are both: counts of pictures, accuracies.
+
+    `within`: against the classes of its own half; `among_all`: against all of them.
+    """
+    given = Counter(table["zero_shot_label"].to_pylist())
+    halves = []
+    for kind, half in (("labelled", "base"), ("named", "new")):
+        members = [row for row in rows if row["kind"] == kind]
+        scores = {
+            space: [((metrics[key] or {}).get(name) or {}).get(half) for key in ENDS]
+            for space, name in (("within", "sliced"), ("among_all", "mixed"))
+        }
+        counts = {
+            "classes": len(members),
+            "before": sum(given[row["name"]] for row in members),
+            "after": sum(row["count"] for row in members),
+        }
+        halves.append({"kind": kind, **counts, **scores})
+    return halves if all(half["classes"] for half in halves) else []
 
 
 def _confusion(names: Sequence[str], counts: list[list[int]] | None) -> Json:

@@ -51,6 +51,24 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
+class Steps:
+    """`Batches` of no pictures, for a loss that makes what it needs."""
+
+    steps: int
+    """How many there are."""
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.steps
+
+    def start(self, step: int) -> Iterator[Batch]:
+        """Steps from `step` on."""
+        none = torch.zeros(0, dtype=torch.long)
+        for number in range(step, self.steps):
+            yield Batch(number, number == 0, none, none, ())
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Where a loop keeps itself, so that the same call continues after a kill."""
 

@@ -439,3 +439,16 @@ def test_of__keeps_the_given_order(root: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_of__reads_what_pil_wrote(tmp_path: Path) -> None:
     Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
     assert Photos.of([tmp_path / "a.png"]).path(0).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_naming_only__hides_the_labels_of_some_classes(pictures: Path, names: Path) -> None:
+    everything = Photos.read(pictures, names, "folders")
+    some = everything.naming_only(everything.classes.second_half)
+    assert some.classes.second_half == ["yellow kite", "green ring"]
+    assert some.classes.kinds == ("labelled", "labelled", "named", "named")
+    assert some.labels.tolist() == [c if c < 2 else -1 for c in everything.labels]
+    assert everything.naming_only(everything.classes.names).classes.labelled == []
+
+
+def test_second_half__of_an_odd_number_is_the_smaller_one() -> None:
+    assert Classes.of("abcde").second_half == ["d", "e"]

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from anyclass import fit
 from anyclass.cli import main
+from anyclass.data import Classes
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import check_manifest
 from anyclass.methods import METHODS
@@ -224,15 +225,15 @@ def test_fit__takes_every_kind_of_model(
 def test_compare__warns_when_adapting_harmed() -> None:
     labels = np.array([0, 1, 2, 2, -1])
     right, wrong = np.eye(3)[[0, 1, 2, 2, 0]], np.eye(3)[[0, 2, 2, 1, 0]]
-    harmed = compare(labels, Seen(right, wrong, wrong), ("c", "a", "b"))
+    harmed = compare(labels, Seen(right, wrong, wrong), Classes.of(("c", "a", "b")))
     assert harmed["warnings"] == [
         "adapted is worse than zero-shot here (50.0% against 100.0%): keep zero-shot "
         "(`anyclass fit zero_shot`) or another method"
     ]
     assert (harmed["scored"], harmed["changed"]) == (4, 2 / 5)
     assert harmed["confusion"] == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
-    assert compare(labels, Seen(wrong, wrong, right), ("c", "a", "b"))["warnings"] == []
-    unlabelled = compare(np.full(5, -1), Seen(right, wrong, wrong), ("c", "a", "b"))
+    assert compare(labels, Seen(wrong, wrong, right), Classes.of(("c", "a", "b")))["warnings"] == []
+    unlabelled = compare(np.full(5, -1), Seen(right, wrong, wrong), Classes.of(("c", "a", "b")))
     assert (unlabelled["warnings"], unlabelled["adapted"]) == ([], None)
 
 

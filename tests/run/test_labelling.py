@@ -23,7 +23,7 @@ from anyclass.tuning import Tuning
 
 COLUMNS = ["file_name", "label", "score", "runner_up", "margin", "kind", "status", "reason"]
 KEYS = {"accuracy", "zero_shot_accuracy", "zero_shot_ensemble_accuracy", "mean_per_class", "n"}
-KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "warnings"}
+KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "controls"} | {"warnings"}
 
 
 @pytest.fixture

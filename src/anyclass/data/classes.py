@@ -148,6 +148,11 @@ class Classes:
         """Indices of the classes that have a name and not one labelled picture."""
         return [c for c, kind in enumerate(self.kinds) if kind == "named"]
 
+    @property
+    def second_half(self) -> list[str]:
+        """Names of the new classes of base-to-new: all but the first ceil(C / 2) (CoOp's code)."""
+        return list(self.names[(len(self.names) + 1) // 2 :])
+
 
 def near_duplicates(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ only in case, spaces, `_` and `-`."""

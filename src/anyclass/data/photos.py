@@ -5,7 +5,7 @@ Letters: N pictures, M of them selected.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -140,6 +140,22 @@ class Photos:
     def unlabelled_copy(self) -> "Photos":
         """The same pictures and classes, without any label."""
         return replace(self, labels=np.full(len(self), -1))
+
+    def naming_only(self, names: Collection[str]) -> "Photos":
+        """The same pictures with the labels of some classes hidden: these are known by name only.
+
+        With `classes.second_half` this is base-to-new generalization; with the unseen classes of a
+        published split, generalized zero-shot; with all names, cross-dataset transfer.
+        """
+        classes = self.classes
+        kept = [name for name in classes.names if name not in set(names)]
+        shown = np.isin(self.labels, [classes.index(name) for name in kept])
+        known = {classes.names[c] for c in np.unique(self.labels[shown]).tolist()}
+        return replace(
+            self,
+            labels=np.where(shown, self.labels, -1),
+            classes=Classes.of(classes.names, classes.prompts, labelled=known),
+        )
 
 
 def _existing(folder: Path) -> Path:

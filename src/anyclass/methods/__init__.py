@@ -6,10 +6,17 @@ from typing import Any, Protocol, runtime_checkable
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Photos
+from anyclass.methods.clip_adapter import ClipAdapter
+from anyclass.methods.cocoop import CoCoOp
+from anyclass.methods.coop import CoOp
 from anyclass.methods.flyp import Flyp
+from anyclass.methods.gda import Gda
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.latteclip_plus import LatteClipPlus
 from anyclass.methods.reclip import Reclip
+from anyclass.methods.ship import Ship
+from anyclass.methods.ship_plus import ShipPlus
+from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.train import Log
 
@@ -27,23 +34,39 @@ class Method(Protocol):
 METHODS: dict[str, Any] = {
     "latteclip": LatteClip,
     "latteclip-plus": LatteClipPlus,
+    "ship": Ship,
+    "ship-plus": ShipPlus,
     "zero_shot": ZeroShot,
     "flyp": Flyp,
     "reclip": Reclip,
+    "coop": CoOp,
+    "cocoop": CoCoOp,
+    "clip_adapter": ClipAdapter,
+    "tip_adapter": TipAdapter,
+    "gda": Gda,
 }
 """Name on the command line -> its class."""
 
 
 def suggest(photos: Photos) -> tuple[str, Method, list[str]]:
     """The best method for what is known of the classes, and the facts that decided it."""
-    named = f"all {len(photos.classes)} classes have a name"
-    if len(photos.classes) < 2:
+    classes, labelled = photos.classes, int((photos.labels >= 0).sum())
+    if len(classes) < 2:
         return (
             "zero_shot",
             ZeroShot(),
             ["a single class cannot be told from others: zero-shot only"],
         )
-    labelled = int((photos.labels >= 0).sum())
+    if classes.labelled and classes.named:
+        return (
+            "ship-plus",
+            ShipPlus(),
+            [
+                f"{len(classes.labelled)} classes have {labelled} labelled pictures and "
+                f"{len(classes.named)} only a name: SHIP-plus learns from labels and names"
+            ],
+        )
+    named = f"all {len(classes)} classes have a name"
     why = [f"{named} and no picture has a label: LatteCLIP-plus learns from names alone"]
     if labelled:
         why = [

@@ -91,7 +91,8 @@ class Flyp:
         with torch.no_grad():
             w = class_features(tuned, prompts, [self.template])
         facts = {"agreement_with_zero_shot": float(agreement)} if len(batches) else {}
-        record = {"facts": facts, "zero_shot_labels": c_zs.tolist()}
+        learned_from = photos.files if self.learn_from == "given" else ()
+        record = {"facts": facts, "zero_shot_labels": c_zs.tolist(), "learned_from": learned_from}
         return Classifier(tuned, tune, photos.classes, w, "flyp", asdict(self), record)
 
     def _used(self, photos: Photos) -> Photos:

@@ -1,9 +1,11 @@
 """Flags of commands that are put together from parts."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, make_dataclass, replace
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import MappingProxyType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
@@ -17,6 +19,9 @@ from anyclass.run.fitting import fit
 from anyclass.run.folder import check_finished
 from anyclass.run.planning import plan
 from anyclass.run.request import Request
+
+PARTS = {"describer": "latteclip", "then": "ship"}
+"""Flags that choose a part of a method by its name, and a method that has it."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +45,41 @@ class _Fit:
 
     @property
     def _method(self) -> Any:
-        """The method, with the describer whose flags stand beside its own."""
+        """The method, with the parts whose flags stand beside its own."""
         method: Any = getattr(self, "method", "auto")
-        return replace(method, describer=self.describer) if hasattr(self, "describer") else method
+        parts = {part: getattr(self, part) for part in PARTS if hasattr(self, part)}
+        return replace(method, **parts) if parts else method
 
 
-def fit_command(name: str, describer: str | None = None) -> type[_Fit]:
+def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[_Fit]:
     """Flags of `anyclass fit NAME` and `plan NAME`: request, folder, the fields of the method.
 
-    A method that asks a describer has the flags of the one that is called `describer` as well.
+    A part of the method (its describer, say) has flags as well: those of the one that is `chosen`.
 
     Raises:
-        RequestError: there is no such describer, or the method asks none.
+        RequestError: there is no such part, or the method has none.
     """
-    if name == "auto":
-        if describer is not None:
+    for part, part_name in chosen.items():
+        if name == "auto":
             raise RequestError(
-                "auto keeps the vocabulary; a describer belongs to a method that you name: "
-                f"latteclip --describer {describer}"
+                f"auto chooses by itself; --{part} belongs to a method that you name: "
+                f"anyclass fit {PARTS[part]} --{part} {part_name}"
             )
+        if not hasattr(METHODS[name], part):
+            raise RequestError(f"{name} has no {part}: leave --{part} out")
+    if name == "auto":
         return _Fit
     method = METHODS[name]
-    parts: list[Any] = [("method", Annotated[method, arg(name="")], field(default=method()))]
-    if hasattr(method, "describer"):
-        parts.append(("describer", _describer(describer), field(kw_only=True)))
-    elif describer is not None:
-        raise RequestError(f"{name} asks no describer: leave --describer out")
-    command = make_dataclass("_Fit", parts, bases=(_Fit,), frozen=True)
+    fields: list[Any] = [("method", Annotated[method, arg(name="")], field(default=method()))]
+    for part in PARTS:
+        if hasattr(method, part):
+            usual = getattr(method(), part)
+            kinds = _kinds(get_type_hints(method, include_extras=True)[part])
+            kind = chosen.get(part, usual.kind)
+            default = usual if usual.kind == kind else MISSING
+            flags = _flags(part, kind, kinds)
+            fields.append((part, flags, field(default=default, kw_only=True)))
+    command = make_dataclass("_Fit", fields, bases=(_Fit,), frozen=True)
     command.__doc__ = f"{method.__doc__}"
     return command
 
@@ -74,7 +87,8 @@ def fit_command(name: str, describer: str | None = None) -> type[_Fit]:
 def describe_command(describer: str | None = None) -> type[Any]:
     """`describe` as a class whose fields are flags; its describer is the one of that name."""
     given = signature(describe).parameters
-    kinds = get_type_hints(describe, include_extras=True) | {"describer": _describer(describer)}
+    flags = _flags("describer", describer or "vocabulary", DESCRIBERS)
+    kinds = get_type_hints(describe, include_extras=True) | {"describer": flags}
     needed = {name for name in given if given[name].default is Parameter.empty} | {"describer"}
     parts: list[Any] = [
         (name, kinds[name], field(default=MISSING if name in needed else given[name].default))
@@ -84,14 +98,20 @@ def describe_command(describer: str | None = None) -> type[Any]:
     return make_dataclass("_Describe", parts, namespace=call, kw_only=True, frozen=True)
 
 
-def _describer(name: str | None) -> Any:
-    """The describer of that name, the vocabulary where none was asked for; its help names all."""
-    names = ", ".join(DESCRIBERS)
-    if name is not None and name not in DESCRIBERS:
-        raise RequestError(f"no describer is called {name!r}: use {names}")
-    kind = DESCRIBERS[name or "vocabulary"]
-    about = f"{kind.__doc__}".splitlines()[0]
-    return Annotated[kind, arg(help=f"{about}\n\n--describer NAME takes one of: {names}.")]
+def _kinds(union: Any) -> dict[str, type[Any]]:
+    """The members of a union of dataclasses, by their `kind`."""
+    while get_origin(union) is Annotated:
+        union = get_args(union)[0]
+    return {member.kind: member for member in get_args(union)}
+
+
+def _flags(part: str, name: str, kinds: Mapping[str, type[Any]]) -> Any:
+    """The part of that name as a type whose fields are flags; its help lists all names."""
+    names = ", ".join(kinds)
+    if name not in kinds:
+        raise RequestError(f"no {part} is called {name!r}: use {names}")
+    about = f"{kinds[name].__doc__}".splitlines()[0]
+    return Annotated[kinds[name], arg(help=f"{about}\n\n--{part} NAME takes one of: {names}.")]
 
 
 def report(run: Path) -> dict[str, str]:

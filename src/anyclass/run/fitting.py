@@ -4,7 +4,8 @@ import json
 import random
 import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,10 +23,10 @@ from anyclass.files import write_json, write_manifest, write_text
 from anyclass.methods import Method
 from anyclass.report import write
 from anyclass.run.card import card
-from anyclass.run.folder import SCRATCH, begin, environment, opened
+from anyclass.run.folder import CONTROLS, SCRATCH, begin, environment, opened
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.request import Choice, Request, choose, remarks, request_of
-from anyclass.run.scoring import compare, see
+from anyclass.run.scoring import beat, compare, see
 from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
 from anyclass.templates import PLAIN
 from anyclass.tuning import trained_part
@@ -88,17 +89,22 @@ def _fit(
     clock("fit")
     seen = see(clip, classifier, photos, log)
     rows = compared_rows(everything, seen, rejections)
-    metrics = compare(photos.labels, seen, photos.classes.names) | {
+    scored, caveats = _unseen(photos, classifier.record.get("learned_from", ()))
+    controls = classifier.record.get("controls", {})
+    metrics = compare(scored.labels, seen, photos.classes) | {
         "n": len(everything),
         "rejected": len(rejections),
-    }
-    metrics |= {
         "facts": classifier.record.get("facts", {}),
-        "warnings": log.warnings + metrics["warnings"],
+        "controls": beat(clip, controls, scored, log),
     }
+    metrics["warnings"] = [*log.warnings, *caveats, *metrics["warnings"]]
     metrics["seconds"] = clock.seconds | {"total": clock.total}
 
     classifier.save(folder / "model")
+    for name, write_to in classifier.record.get("files", {}).items():
+        write_to(folder / "model" / name)
+    for name, control in controls.items():
+        control.save(folder / CONTROLS / name)
     write_table(folder / "predictions.parquet", rows, COMPARED)
     write_table(folder / "predictions.csv", rows, COMPARED)
     write_rejected(folder / "rejected.csv", rejections)
@@ -113,6 +119,23 @@ def _fit(
     shutil.rmtree(folder / SCRATCH)
     write_manifest(folder)
     return metrics
+
+
+def _unseen(photos: Photos, learned_from: Sequence[str]) -> tuple[Photos, list[str]]:
+    """The pictures with the labels that may score, and what has to be said of the score.
+
+    No label that was learned from scores, as long as there are others.
+    """
+    learned = np.isin(photos.files, learned_from)
+    labelled = photos.labels >= 0
+    if not (learned & labelled).any():
+        return photos, []
+    if (labelled & ~learned).any():
+        return replace(photos, labels=np.where(learned, -1, photos.labels)), []
+    return photos, [
+        "every label was learned from, so the scores here are of pictures that it knows; for an "
+        "honest one run `anyclass evaluate` on others, or keep some back (--shots)"
+    ]
 
 
 def seed_everything(seed: int) -> None:

@@ -33,8 +33,12 @@ FILES = (
     "model/classifier.safetensors",
     "model/classifier.json",
     "model/README.md",
+    "model/generator.safetensors",
 )
-"""Everything a finished run holds."""
+"""Everything that a run writes under a name of its own; the last only by SHIP."""
+
+CONTROLS = "controls"
+"""Folder inside a run for the classifiers that the result has to beat, a folder each."""
 
 _MARKS = {"asked", "fields", "images", "method", "version"}
 """Keys by which the `config.json` of a run is told from one of something else."""
@@ -156,6 +160,8 @@ def _clear(out: Path) -> None:
     for name in FILES:
         if name != "config.json":
             (out / name).unlink(missing_ok=True)
+    for path in out.glob(f"{CONTROLS}/*/classifier.*"):
+        path.unlink()
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
 
 

@@ -12,10 +12,10 @@ from anyclass.data import Photos
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features import Embedding, cached_part, embed
 from anyclass.methods import METHODS
-from anyclass.run.folder import check_finished
+from anyclass.run.folder import CONTROLS, check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.request import check_share, torch_device
-from anyclass.run.scoring import compare, see
+from anyclass.run.scoring import beat, compare, see
 from anyclass.run.tables import PREDICTION, Row, prediction_row, rejected_row, write_table
 
 Json = dict[str, Any]
@@ -91,7 +91,10 @@ def evaluate(
 
     Returns:
         accuracy, zero_shot_accuracy, zero_shot_ensemble_accuracy, mean_per_class, n, rejected,
-        per_class, confusion, calibration_error and warnings.
+        per_class, confusion, calibration_error, controls and warnings; where some classes were
+        labelled and others only named, also base, new and harmonic_mean, each beside zero-shot,
+        within each half (`sliced`), over all classes (`mixed`), and that as means over classes
+        (`generalized`).
 
     Raises:
         RequestError: there is no fitted run, nothing to score, or labels that are not its classes.
@@ -108,11 +111,14 @@ def evaluate(
                 f"no readable picture of {images} has a label to score with: "
                 "sort them into class folders, or give a table (--labels FILE)"
             )
-        compared = compare(usable.labels, see(base, classifier, usable, log), classifier.classes_)
-    adapted = compared["adapted"]
+        compared = compare(usable.labels, see(base, classifier, usable, log), classifier.classes)
+        compared["controls"] = beat(base, _controls(run, device, allow_pickle, engine), usable, log)
+    adapted, before = compared["adapted"], compared["zero_shot"]
+    spaces = ("sliced", "mixed", "generalized")
+    apart = {key: adapted[key] | {"zero_shot": before[key]} for key in spaces if key in adapted}
     return {
         "accuracy": adapted["accuracy"],
-        "zero_shot_accuracy": compared["zero_shot"]["accuracy"],
+        "zero_shot_accuracy": before["accuracy"],
         "zero_shot_ensemble_accuracy": compared["zero_shot_ensemble"]["accuracy"],
         "mean_per_class": adapted["mean_per_class"],
         "n": adapted["n"],
@@ -120,7 +126,9 @@ def evaluate(
         "per_class": adapted["per_class"],
         "confusion": compared["confusion"],
         "calibration_error": compared["calibration_error"],
+        "controls": compared["controls"],
         "warnings": compared["warnings"],
+        **apart,
     }
 
 
@@ -144,6 +152,15 @@ def load(
             f"{run} was made by {classifier.method!r:.100}, which this version does not know"
         )
     return classifier
+
+
+def _controls(
+    run: Path | str, device: str, allow_pickle: bool, engine: EngineName
+) -> dict[str, Classifier]:
+    """The classifiers that the result has to beat, by name."""
+    folders = sorted(path.parent for path in Path(run).glob(f"{CONTROLS}/*/classifier.json"))
+    where = torch_device(device)
+    return {f.name: Classifier.load(f, where, allow_pickle, engine) for f in folders}
 
 
 def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Zero-shot beside the result, always: the same pictures, the same prompts, three classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import Classes, Photos
 from anyclass.features import (
     Embedding,
     cached_part,
@@ -19,7 +19,7 @@ from anyclass.features import (
     tower_features,
     with_own,
 )
-from anyclass.metrics import confusion, expected_calibration_error, score
+from anyclass.metrics import base_to_new, confusion, expected_calibration_error, score
 from anyclass.templates import PLAIN, class_features, openai_templates
 from anyclass.train import Log
 
@@ -30,11 +30,11 @@ UNKNOWABLE = (
 
 
 class Seen(NamedTuple):
-    """Probabilities of the same N pictures by three classifiers."""
+    """Probabilities of the same N pictures by several classifiers."""
 
     zero_shot: Float[np.ndarray, "N C"]
     """By the class names in the classifier's template."""
-    ensemble: Float[np.ndarray, "N C"]
+    zero_shot_ensemble: Float[np.ndarray, "N C"]
     """By the class names in OpenAI's 80 templates."""
     adapted: Float[np.ndarray, "N C"]
     """By the classifier."""
@@ -68,24 +68,41 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
     return Seen(by([template]), by(openai_templates()), adapted)
 
 
-def compare(labels: Int[np.ndarray, " N"], seen: Seen, names: Sequence[str]) -> dict[str, Any]:
+def compare(labels: Int[np.ndarray, " N"], seen: Seen, classes: Classes) -> dict[str, Any]:
     """Scores of the three, None where nothing is labelled; a warning where adapting harmed."""
-    known = bool((labels >= 0).any())
-    guesses = {
-        "zero_shot": seen.zero_shot.argmax(1),
-        "zero_shot_ensemble": seen.ensemble.argmax(1),
-        "adapted": seen.adapted.argmax(1),
-    }
-    scores = {key: score(labels, guess, names) for key, guess in guesses.items()}
-    adapted = guesses["adapted"]
+    known, names = bool((labels >= 0).any()), classes.names
+    scores = {key: _score(labels, chances, classes) for key, chances in seen._asdict().items()}
+    adapted = seen.adapted.argmax(1)
     return scores | {
         "scored": int((labels >= 0).sum()),
         "why_null": None if known else UNKNOWABLE,
-        "changed": float((adapted != guesses["zero_shot"]).mean()),
+        "changed": float((adapted != seen.zero_shot.argmax(1)).mean()),
         "confusion": confusion(labels, adapted, len(names)).tolist() if known else None,
         "calibration_error": expected_calibration_error(labels, seen.adapted),
         "warnings": _warnings(scores),
     }
+
+
+@torch.no_grad()
+def beat(
+    clip: Backbone, controls: Mapping[str, Classifier], photos: Photos, log: Log
+) -> dict[str, Any]:
+    """Scores of the classifiers that the result has to beat, by name; None where none is known."""
+    return {
+        name: _score(photos.labels, see(clip, each, photos, log).adapted, each.classes)
+        for name, each in controls.items()
+    }
+
+
+def _score(
+    labels: Int[np.ndarray, " N"], chances: Float[np.ndarray, "N C"], classes: Classes
+) -> dict[str, Any] | None:
+    """Every number; base and new classes apart where some are labelled and others only named."""
+    scores = score(labels, chances.argmax(1), classes.names)
+    if scores is None or not classes.labelled or not classes.named:
+        return scores
+    new = np.isin(np.arange(len(classes)), classes.named)
+    return scores | base_to_new(labels, chances, new)
 
 
 def _warnings(scores: dict[str, Any]) -> list[str]:

@@ -1,0 +1,155 @@
+"""Base-to-new: SHIP, its companions and its controls on folders of photographs, over seeds.
+
+    python benchmarks/ship.py --data DATA        DATA: the folder that holds clothing/ ...
+
+The second half of the classes is known by name only. Few-shot methods learn from 16 pictures of
+each labelled class; ship-plus also sees the other training pictures, without labels. Everything is
+fitted on training pictures and scored on test pictures, in the sliced and in the mixed label
+space; nothing is chosen on them. The figures go to `results/ship.json`.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from latteclip import SETS, Split, silent
+
+from anyclass.backbone import Backbone
+from anyclass.classifier import Classifier
+from anyclass.data import Photos
+from anyclass.few_shot import FewShot, Made
+from anyclass.generator import Generator, Vae
+from anyclass.methods.clip_adapter import ClipAdapter
+from anyclass.methods.coop import CoOp
+from anyclass.methods.gda import Gda
+from anyclass.methods.ship_plus import ShipPlus
+from anyclass.methods.tip_adapter import TipAdapter
+from anyclass.run.scoring import compare, see
+from anyclass.templates import PLAIN, class_features
+
+RESULTS = Path(__file__).parent / "results" / "ship.json"
+SHOTS = 16
+DATA = FewShot(shots=SHOTS)
+POOL = 64
+"""Made features of a class that CoOp draws from: fresh ones would take hours on two cores."""
+
+COMPANIONS = {
+    "coop": CoOp(recipe="ship", data=DATA),
+    "clip_adapter": ClipAdapter(data=DATA),
+    "tip_adapter": TipAdapter(data=DATA),
+    "gda": Gda(data=DATA),
+}
+PLUS = {
+    "ship-plus": ShipPlus(shots=SHOTS),
+    "ship-plus, labelled pictures alone": ShipPlus(shots=SHOTS, unlabelled=False),
+}
+
+
+def fitted(clip: Backbone, photos: Photos, seed: int) -> dict[str, tuple[Classifier, float, Any]]:
+    """All rows of a set for one seed: classifier, seconds, and the log of the generator."""
+    found = {}
+
+    def take(name: str, make: Any, facts: Any = None) -> None:
+        start = time.perf_counter()
+        found[name] = (make(), round(time.perf_counter() - start, 1), facts)
+        print(f"  {name}: {found[name][1]} s", flush=True)
+
+    torch.manual_seed(seed)
+    shown = DATA.show(clip, photos, silent, 1)
+    with torch.no_grad():
+        t = class_features(clip, photos.classes.prompts, [PLAIN])
+    named = torch.tensor(photos.classes.named)
+    log: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    maker = Vae().learn(clip, shown, photos.classes, t, lambda **row: log.append(row))
+    collapse = [row for row in log if row.get("stage") == "ship"]
+    print(f"  generator: {time.perf_counter() - start:.1f} s", flush=True)
+    sources = made_by(maker, named, t, seed)
+    for name, how in COMPANIONS.items():
+
+        def learn(how: Any = how, made: Made | None = None, over: Any = "labelled") -> Classifier:
+            return how.learn(clip, shown, photos.classes, silent, made, over)
+
+        take(name, learn)
+        take(f"{name} + ship", lambda learn=learn: learn(made=sources["ship"]), collapse)
+        take(f"{name} + class text", lambda learn=learn: learn(made=sources["class text"]))
+    take(
+        "coop + names alone",
+        lambda: COMPANIONS["coop"].learn(clip, shown, photos.classes, silent, None, "all"),
+    )
+    for name, plus in PLUS.items():
+        take(name, lambda plus=plus: plus.fit(clip, photos, silent))
+    return found
+
+
+def made_by(maker: Generator, named: Any, t: Any, seed: int) -> dict[str, Made]:
+    """Features of named classes: by the generator, and the control."""
+    return {
+        "ship": Made(named, maker.sample, seed, pool=POOL),
+        "class text": Made(named, lambda c, _: t[c], seed),
+    }
+
+
+def rows(clip: Backbone, name: str, split: Split, seeds: int) -> list[dict[str, Any]]:
+    """One row for each method: base, new and H, sliced and mixed, of every seed."""
+    new = split.train.classes.second_half
+    train, test = split.train.naming_only(new), split.test
+    scores: dict[str, list[Any]] = {}
+    for seed in range(seeds):
+        print(name, "seed", seed, flush=True)
+        for method, (classifier, seconds, facts) in fitted(clip, train, seed).items():
+            seen = see(clip, classifier, test, silent)
+            both = compare(test.labels, seen, train.classes)
+            scores.setdefault(method, []).append((both["adapted"], seconds, facts))
+            if method == "coop":
+                scores.setdefault("zero-shot", []).append((both["zero_shot"], 0.0, None))
+    return [row(name, method, found) for method, found in scores.items()]
+
+
+def row(name: str, method: str, found: list[Any]) -> dict[str, Any]:
+    """Means and deviations over seeds, in per cent; H of means."""
+    result: dict[str, Any] = {"set": name, "method": method, "shots": SHOTS}
+    for space in ("sliced", "mixed"):
+        halves = {h: [100 * s[space][h] for s, *_ in found] for h in ("base", "new")}
+        each = [100 * s[space]["harmonic_mean"] for s, *_ in found]
+        base, new = (statistics.mean(halves[h]) for h in ("base", "new"))
+        result[space] = {
+            "base": round(base, 2),
+            "new": round(new, 2),
+            "h": round(2 * base * new / max(1e-9, base + new), 2),
+            "h_spread": round(statistics.stdev(each), 2) if len(each) > 1 else None,
+            "h_of_seeds": [round(value, 2) for value in each],
+        }
+    result["seconds"] = min(seconds for _, seconds, _ in found)
+    if found[0][2]:
+        result["collapse"] = [found[0][2][i] for i in (0, len(found[0][2]) // 2, -1)]
+    return result
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    sets = [name for name in SETS if name != "emoji"]
+    parser.add_argument("--sets", nargs="+", default=sets, choices=sets)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    clip = Backbone.load("starter")
+    known = json.loads(asked.out.read_text()) if asked.out.is_file() else []
+    table = {(r["set"], r["method"]): r for r in known}
+    for name in asked.sets:
+        for line in rows(clip, name, SETS[name](asked.data), asked.seeds):
+            table[name, line["method"]] = line
+            print(
+                json.dumps({k: line[k] for k in ("set", "method", "sliced", "mixed")}), flush=True
+            )
+        asked.out.write_text(json.dumps(list(table.values()), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

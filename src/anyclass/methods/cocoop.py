@@ -1,0 +1,138 @@
+"""CoCoOp: learn words before the class name that every picture shifts; both towers stay frozen.
+
+Zhou et al., CVPR 2022, arXiv 2203.05557.   Needs: labels for some classes, a name for every class.
+
+    pi(f)  = U2 relu( U1 f + c1 ) + c2                       one shift for all words
+    t_c(f) = g( [v_1 + pi(f), ..., v_L + pi(f), name of c] )
+    L      = cross-entropy of softmax_c( cos(f, t_c(f)) / tau )
+
+Letters: C classes, D dimensions, L words of width W, f (D,) unit features of a picture, g the text
+tower. Every picture needs C texts of its own, in training and afterwards: it is slow.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tyro.conf import arg
+
+from anyclass.backbone import Backbone
+from anyclass.classifier import Classifier
+from anyclass.data import Classes, Photos
+from anyclass.errors import RequestError
+from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown
+from anyclass.heads import Conditional, fresh
+from anyclass.methods.coop import RECIPES, WIDE_CROPS, context
+from anyclass.prompts import Slots
+from anyclass.train import Batch, Checkpoint, Log, generator, optimise
+
+
+@dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
+class CoCoOp:
+    """Learns words before the class name, and how a picture shifts them."""
+
+    data: Annotated[FewShot, arg(name="")] = FewShot(augmentation=WIDE_CROPS)
+    """Labelled pictures that are learned from, and their views."""
+    words: str | None = "a photo of a"
+    """Words that learning starts from (paper: these); None: random vectors."""
+    length: Annotated[int, Field(gt=0)] = 4
+    """L, words before the name (paper: 4)."""
+    deviation: Annotated[float, Field(gt=0)] = 0.02
+    """Of random vectors (CoOp's paper)."""
+    reduction: Annotated[int, Field(gt=0)] = 16
+    """D over the hidden units of pi (paper: 16)."""
+    lr: Annotated[float, Field(ge=0)] = 2e-3
+    """Learning rate of CoOp's SGD: momentum 0.9, decay 5e-4, cosine per epoch after one at 1e-5."""
+    epochs: Annotated[int, Field(ge=0)] = 10
+    """Passes over the labelled pictures (paper: 10)."""
+    batch_size: Annotated[int, Field(gt=0)] = 1
+    """Pictures of a step (paper: 1); whole batches only."""
+    at_once: Annotated[int, Field(gt=0)] = 256
+    """Texts that go through the tower at once while training: the same numbers."""
+
+    def fit(
+        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+    ) -> Classifier:
+        """Learn from labelled pictures; other classes get the words with their own name.
+
+        Args:
+            clip: the model; it is left as it is.
+            photos: pictures, all readable; those without a label are not looked at.
+            log: gets the loss.
+            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+
+        Raises:
+            RequestError: fewer than two classes, no picture with a label, or `words` that are not
+                `length` words of the model.
+        """
+        if len(photos.classes) < 2:
+            raise RequestError("CoCoOp tells classes apart: it needs two names (--classes FILE)")
+        slots = Slots(clip, photos.classes.prompts, self.length)
+        context(slots, self.words, self.deviation, seed=0)  # refuses before pictures are embedded
+        for prompt in slots.cut_short:
+            log(warning=f"the model may not read the end of the class name {prompt!r:.80}")
+        shown = self.data.show(clip, photos, log, self.epochs)
+        keep = scratch / "training.safetensors" if scratch else None
+        return self.learn(clip, shown, photos.classes, log, keep=keep)
+
+    def learn(
+        self,
+        clip: Backbone,
+        shown: Shown,
+        classes: Classes,
+        log: Log,
+        made: Made | None = None,
+        over: Over = "labelled",
+        keep: Path | None = None,
+    ) -> Classifier:
+        """Learn from features.
+
+        Args:
+            clip: the model; it is left as it is.
+            shown: labelled pictures.
+            classes: all classes.
+            log: gets the loss.
+            made: features of named classes; then the loss tells all classes apart.
+            over: classes that the loss tells apart.
+            keep: file for what a run after a kill goes on from; None keeps nothing.
+
+        Raises:
+            RequestError: `words` are not `length` words of the model.
+        """
+        lesson, seed = Lesson.of(shown, classes, made, over, log), torch.initial_seed()
+        everyone = Slots(clip, classes.prompts, self.length)
+        slots = Slots(clip, [classes.prompts[c] for c in lesson.columns.tolist()], self.length)
+        learned = self._start(context(everyone, self.words, self.deviation, seed), shown.x, seed)
+        head = Conditional(**learned)
+
+        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
+            f, y = lesson.step(batch)
+            return {"cocoop_loss": cross_entropy(head.of(clip, slots, f, self.at_once), y)}
+
+        how = RECIPES["coop"]
+        batches = shown.batches(self.batch_size, self.epochs, seed, whole=how.by_epoch)
+        schedule = how.schedule(self.lr, batches.per_epoch)
+        optimise(loss, learned, batches, schedule, log, Checkpoint(keep, {}) if keep else None)
+        found = {name: parameter.detach() for name, parameter in learned.items()}
+        facts = {"labelled_pictures": len(shown.c)}
+        record = {"facts": facts, "learned_from": shown.files}
+        about = ("cocoop", asdict(self), record)
+        weights, head = everyone.all_features(found["context"]), Conditional(**found)
+        return Classifier(clip, None, classes, weights, *about, head=head)
+
+    def _start(
+        self, v: Float[Tensor, "L W"], x: Float[Tensor, "n K D"], seed: int
+    ) -> dict[str, nn.Parameter]:
+        """The words, and pi as torch's layers start."""
+        d, w = x.shape[2], v.shape[1]
+        h, drawing = max(1, d // self.reduction), generator(seed, START)
+        u1, u2 = fresh(h, d, drawing), fresh(w, h, drawing)
+        c1, c2 = fresh(h, d, drawing)[:, 0].clone(), fresh(w, h, drawing)[:, 0].clone()
+        tensors = {"context": v, "u1": u1, "c1": c1, "u2": u2, "c2": c2}
+        return {name: nn.Parameter(tensor.to(v)) for name, tensor in tensors.items()}

@@ -1,0 +1,236 @@
+"""What the few-shot methods have in common: seeds, kills, labels, made features, saving.
+
+13 pictures of 3 of 4 classes, three of them without a label; n = 7 features of 2 of C = 5 classes,
+K = 3 views, D = 24.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from anyclass.backbone import Backbone
+from anyclass.classifier import Classifier
+from anyclass.data import Classes, Photos
+from anyclass.errors import RequestError
+from anyclass.features import with_own
+from anyclass.few_shot import Made, Shown
+from anyclass.heads import parts
+from anyclass.methods.clip_adapter import ClipAdapter
+from anyclass.methods.cocoop import CoCoOp
+from anyclass.methods.coop import CoOp
+from anyclass.methods.gda import Gda
+from anyclass.methods.tip_adapter import TipAdapter
+
+Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
+
+TRAINED = {
+    "coop": CoOp(epochs=3, batch_size=4, lr=0.1),
+    "ship recipe": CoOp(epochs=3, batch_size=4, lr=0.1, recipe="ship"),
+    "cocoop": CoCoOp(epochs=2, batch_size=5, lr=0.1),
+    "clip_adapter": ClipAdapter(epochs=4, batch_size=4, ratio=0.5),
+    "tip_adapter": TipAdapter(epochs=4, batch_size=4),
+    "tip_adapter searched": TipAdapter(epochs=4, batch_size=4, search=0.4),
+}
+ALL = TRAINED | {"tip_adapter untrained": TipAdapter(train=False), "gda": Gda()}
+
+every = pytest.mark.parametrize("how", ALL.values(), ids=ALL)
+trained = pytest.mark.parametrize("how", TRAINED.values(), ids=TRAINED)
+
+CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
+
+
+def unit(*shape: int, seed: int) -> Tensor:
+    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.fixture(scope="module")
+def known(photos: Photos) -> Photos:
+    """Class "image" has no picture with a label."""
+    labels = np.array([0, 1, -1, 2, 2, 0, 0, 2, 1, -1, 2, 0, -1])
+    return replace(photos, labels=labels)
+
+
+@pytest.fixture
+def shown() -> Shown:
+    c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
+    return Shown(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
+
+
+def made_of(named: list[int], where: Tensor) -> Made:
+    """Features near `where[c]`: drawn for places in `named`, whatever the numbers of classes."""
+    place = {c: i for i, c in enumerate(named)}
+
+    def make(c: Tensor, drawing: torch.Generator) -> Tensor:
+        rows = torch.tensor([place[i] for i in c.tolist()])
+        return normalize(where[rows] + 0.05 * torch.randn(len(c), 24, generator=drawing), dim=-1)
+
+    return Made(torch.tensor(named), make, seed=5)
+
+
+def content(found: Classifier) -> bytes:
+    """Every bit that was learned."""
+    tensors, numbers = parts(found.head) if found.head else ({}, {})
+    bits = b"".join(tensor.numpy().tobytes() for tensor in [found.weights, *tensors.values()])
+    return bits + json.dumps([numbers, found.fields, found.record], default=str).encode()
+
+
+def chances(found: Classifier, f: Tensor) -> Tensor:
+    """Of unit features; where the tower's own are read, these say nothing."""
+    if found.own:
+        f = with_own(f, torch.zeros(len(f), found.weights.shape[1] - f.shape[1] - 1))
+    return found.probabilities(f)
+
+
+def losses(log: list[dict[str, Any]]) -> list[float]:
+    rows = [row for row in log if row.get("stage") == "fit"]
+    return [value for row in rows for name, value in row.items() if name.endswith("_loss")]
+
+
+@every
+def test_fit__learns_from_labelled_pictures_alone(fit: Fit, known: Photos, how: Any) -> None:
+    found, _ = fit(how, known)
+    assert found.classes_ == list(known.classes.names)
+    assert found.predict_proba(known).shape == (13, 4)
+    assert content(found) == content(fit(how, known.labelled)[0])
+    moved = replace(known, labels=np.where(known.labels == 0, 1, known.labels))
+    assert content(found) != content(fit(how, moved)[0])
+
+
+@every
+def test_fit__same_seed_same_bytes_and_the_model_stays(
+    fit: Fit, clip: Backbone, known: Photos, how: Any
+) -> None:
+    before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
+    first, again, other = (fit(how, known, seed=seed)[0] for seed in (3, 3, 4))
+    assert content(first) == content(again)
+    assert content(first) != content(other)
+    after = clip.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(parameter.grad is not None for parameter in clip.model.parameters())
+    assert all(parameter.requires_grad for parameter in clip.model.parameters())
+
+
+class Killed(Exception):
+    """What a kill between two steps looks like from inside."""
+
+
+@trained
+def test_fit__continued_after_a_kill_equals_an_unbroken_one(
+    fit: Fit,
+    clip: Backbone,
+    known: Photos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: Any,
+) -> None:
+    unbroken, rows = fit(how, known)
+    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+
+    def log(**row: Any) -> None:
+        if row.get("stage") == "fit" and row["done"] > 2:
+            raise Killed
+
+    torch.manual_seed(0)
+    with pytest.raises(Killed):
+        how.fit(clip, known, log, tmp_path)
+    continued, later = fit(how, known, scratch=tmp_path)
+    assert content(continued) == content(unbroken)
+    assert losses(later) == losses(rows)[2:]
+
+
+@every
+def test_fit__refuses(fit: Fit, photos: Photos, how: Any) -> None:
+    with pytest.raises(RequestError, match="no picture has a label to learn from"):
+        fit(how, photos)
+    with pytest.raises(RequestError, match="two names"):
+        fit(how, Photos.read(photos.root, ["only one"]))
+
+
+@every
+def test_save__and_load_are_the_same(fit: Fit, known: Photos, tmp_path: Path, how: Any) -> None:
+    found = fit(how, known)[0]
+    found.save(tmp_path)
+    again = Classifier.load(tmp_path, engine="torch")
+    assert (again.method, again.fields["data"]["views"]) == (found.method, 10)
+    assert torch.equal(again.weights, found.weights)
+    assert np.array_equal(again.predict_proba(known), found.predict_proba(known))
+
+
+@trained
+@pytest.mark.parametrize("also", ["nothing", "made", "all"])
+def test_learn__lowers_its_loss(clip: Backbone, shown: Shown, how: Any, also: str) -> None:
+    made = made_of([4, 0, 2], unit(3, 24, seed=1)) if also == "made" else None
+    over, log = "all" if also == "all" else "labelled", list[dict[str, Any]]()
+    torch.manual_seed(0)
+    how = replace(how, epochs=40, batch_size=7, lr=max(how.lr, 0.01))
+    one_view = replace(shown, x=shown.x[:, :1])
+    how.learn(clip, one_view, CLASSES, lambda **row: log.append(row), made, over)
+    terms = losses(log)
+    assert np.mean(terms[-3:]) < np.mean(terms[:3]) - 1e-3
+
+
+@trained
+def test_learn__a_batch_has_as_many_made_features_as_real_ones(
+    clip: Backbone, shown: Shown, how: Any
+) -> None:
+    """Also the last, smaller batch; labels are those of named classes."""
+    asked = list[tuple[int, int]]()
+    named = made_of([0, 2, 4], unit(3, 24, seed=1))
+
+    class Spy(Made):
+        def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+            asked.append((step, size))
+            return super().batch(step, size)
+
+    spy = Spy(named.named, named.make, named.seed)
+    how.learn(clip, shown, CLASSES, lambda **_: None, spy)
+    n = 4 if getattr(how, "search", 0) else 7  # of 4 and of 3 pictures 2 and 1 are held out
+    whole = isinstance(how, CoCoOp) or (isinstance(how, CoOp) and how.recipe == "coop")
+    size = how.batch_size
+    sizes = [min(size, n - i) for i in range(0, n - size + 1 if whole else n, size)]
+    assert asked == list(enumerate(sizes * how.epochs))
+
+
+@pytest.mark.parametrize("how", [how for name, how in ALL.items() if "searched" not in name])
+@pytest.mark.parametrize("also", ["nothing", "made", "all"])
+def test_learn__the_order_of_classes_does_not_matter(
+    clip: Backbone, shown: Shown, how: Any, also: str
+) -> None:
+    """Class c is number to[c] afterwards; one batch is everything."""
+    to = torch.tensor([3, 0, 4, 1, 2])
+    names, where = CLASSES.prompts, unit(3, 24, seed=1)
+    moved = Classes.of([names[int((to == i).nonzero())] for i in range(5)])
+    how = replace(how, batch_size=7) if hasattr(how, "batch_size") else how
+    found = []
+    for classes, c, named in (
+        (CLASSES, shown.c, [0, 2, 4]),
+        (moved, to[shown.c], to[torch.tensor([0, 2, 4])].tolist()),
+    ):
+        torch.manual_seed(0)
+        made = made_of(named, where) if also == "made" else None
+        over = "all" if also == "all" else "labelled"
+        learned = how.learn(clip, replace(shown, c=c), classes, lambda **_: None, made, over)
+        found.append(chances(learned, unit(6, 24, seed=2)))
+    assert torch.allclose(found[1][:, to], found[0], atol=2e-5)
+
+
+@every
+def test_learn__made_features_are_learned(clip: Backbone, shown: Shown, how: Any) -> None:
+    """What lies where features of a named class were made becomes likelier to be of it."""
+    where = unit(3, 24, seed=1)
+    how = replace(how, epochs=25) if hasattr(how, "epochs") else how
+    torch.manual_seed(0)
+    plain = how.learn(clip, shown, CLASSES, lambda **_: None)
+    with_made = how.learn(clip, shown, CLASSES, lambda **_: None, made_of([0, 2, 4], where))
+    own = torch.tensor([0, 2, 4])
+    before, after = (chances(found, where)[range(3), own] for found in (plain, with_made))
+    assert after.mean() > before.mean() + 1e-3

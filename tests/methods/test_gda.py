@@ -1,0 +1,219 @@
+"""GDA: against explicit Gaussians and direct formulas, and a hand-worked neighbourhood.
+
+n = 7 pictures of 2 of C = 5 classes, K = 3 views, D = 24; the equations with 11 rows, D = 4.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+from torch.nn.functional import normalize
+
+from anyclass.backbone import Backbone
+from anyclass.classifier import Classifier
+from anyclass.data import Classes, Photos
+from anyclass.errors import RequestError
+from anyclass.features import with_own
+from anyclass.few_shot import Made, Shown
+from anyclass.methods.gda import (
+    ALPHAS,
+    Gda,
+    Linear,
+    class_means,
+    discriminant,
+    neighbourhood,
+    pseudo_inverse,
+    ridge,
+    search,
+)
+from anyclass.templates import PLAIN, class_features
+
+CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
+
+
+def unit(*shape: int, seed: int) -> Tensor:
+    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.fixture
+def shown() -> Shown:
+    c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
+    return Shown(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
+
+
+def learn(how: Gda, clip: Backbone, shown: Shown, **more: Any) -> Classifier:
+    torch.manual_seed(0)
+    return how.learn(clip, shown, CLASSES, lambda **_: None, **more)
+
+
+def logits(found: Classifier, f: Tensor) -> Tensor:
+    """Up to what classes share, whatever the tower's own features are."""
+    own = torch.randn(len(f), found.weights.shape[1] - f.shape[1] - 1)
+    return found.clip.logit_scale.detach() * with_own(f, own) @ found.weights.T
+
+
+def given() -> tuple[Tensor, Tensor]:
+    return unit(11, 4, seed=1), torch.tensor([0, 2, 2, 0, 2, 0, 0, 2, 2, 0, 2])
+
+
+def test_class_means__by_loop() -> None:
+    x, c = given()
+    found = class_means(x, c, 3)
+    for k in (0, 2):
+        rows = [x[i] for i in range(11) if c[i] == k]
+        assert torch.allclose(found[k], sum(rows) / len(rows), atol=1e-6)
+    assert not found[1].any()
+
+
+def test_ridge__equals_the_formula() -> None:
+    x, c = given()
+    mu = class_means(x, c, 3)
+    sigma = sum(torch.outer(x[i] - mu[c[i]], x[i] - mu[c[i]]) for i in range(11)) / (11 - 1)
+    wanted = 4 * torch.linalg.inv((11 - 1) * sigma + sigma.trace() * torch.eye(4))
+    assert torch.allclose(ridge(x, c), wanted, rtol=1e-4)
+
+
+def test_pseudo_inverse__equals_the_formula() -> None:
+    x, c = given()
+    covariance = (torch.cov(x[c == 0].T) + torch.cov(x[c == 2].T)) / 2
+    assert torch.allclose(pseudo_inverse(x, c), torch.linalg.pinv(covariance), rtol=1e-3)
+
+
+def test_pseudo_inverse__classes_of_one_row_say_nothing() -> None:
+    x, c = given()
+    alone = torch.cat([c, torch.tensor([1])])
+    more = torch.cat([x, unit(1, 4, seed=9)])
+    assert torch.allclose(pseudo_inverse(more, alone), pseudo_inverse(x, c), rtol=1e-5)
+
+
+def test_discriminant__is_log_density_up_to_what_classes_share() -> None:
+    x, c = given()
+    p, mu = ridge(x, c), unit(3, 4, seed=2)
+    g, f = discriminant(mu, p), unit(5, 4, seed=3)
+    found = f @ g.v.T + g.bias
+    densities = [MultivariateNormal(mu[k], precision_matrix=p).log_prob(f) for k in range(3)]
+    wanted = torch.stack(densities, dim=1)
+    assert torch.allclose(found - found[:, :1], wanted - wanted[:, :1], atol=1e-4)
+
+
+def test_discriminant__of_a_ball_is_the_nearest_mean() -> None:
+    mu, f = unit(3, 4, seed=2), unit(50, 4, seed=3)
+    g = discriminant(mu, 3 * torch.eye(4))
+    assert torch.equal((f @ g.v.T + g.bias).argmax(1), torch.cdist(f, mu).argmin(1))
+
+
+def test_neighbourhood__by_hand() -> None:
+    """t = (1, 0); its two nearest of three rows are (0.8, 0.6) and (0.6, 0.8), two copies of t.
+
+    mu = ((0.8 + 0.6 + 2) / 4, (0.6 + 0.8) / 4). Around t rows lie at (-0.2, 0.6), (-0.4, 0.8):
+    scatter ((0.2, -0.44), (-0.44, 1.0)), trace 1.2, k - 1 = 1, so that
+    P = 2 ((1.4, -0.44), (-0.44, 2.2))^-1.
+    """
+    x = torch.tensor([[0.6, 0.8], [-0.6, 0.8], [0.8, 0.6]])
+    near = neighbourhood(x, torch.tensor([1.0, 0.0]), neighbours=2, copies=2)
+    assert torch.allclose(near.mu, torch.tensor([0.85, 0.35]))
+    determinant = 1.4 * 2.2 - 0.44 * 0.44
+    wanted = 2 * torch.tensor([[2.2, 0.44], [0.44, 1.4]]) / determinant
+    assert torch.allclose(near.precision, wanted, rtol=1e-5)
+
+
+def test_neighbourhood__takes_all_rows_where_there_are_fewer() -> None:
+    x, t = unit(3, 4, seed=4), unit(4, seed=5)
+    some, all_three = (neighbourhood(x, t, k, copies=0) for k in (64, 3))
+    assert torch.equal(some.mu, all_three.mu)
+    assert torch.allclose(some.mu, x.mean(0), atol=1e-6)
+    alone = neighbourhood(t[None], t, 64, copies=1)  # a row that is the text itself
+    assert torch.isfinite(alone.precision).all()
+
+
+@pytest.mark.parametrize("precision", ["ridge", "pinv"])
+@pytest.mark.parametrize("share", [False, True])
+def test_learn__equals_the_slow_truth(
+    clip: Backbone, shown: Shown, precision: Any, share: bool
+) -> None:
+    how = Gda(precision=precision, share_precision=share, neighbours=5, copies=2, alpha=0.3)
+    t = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
+    x = torch.cat([shown.x[:, k] for k in range(3)])  # another order of the rows
+    c = shown.c.repeat(3)
+    p = {"ridge": ridge, "pinv": pseudo_inverse}[precision](x, c)
+    near = {k: neighbourhood(x, t[k], 5, 2) for k in (0, 2, 4)}
+    p_named = p if share else sum(one.precision for one in near.values()) / 3
+    f, columns = unit(6, 24, seed=3), []
+    for k in range(5):
+        q, mu = (p_named, near[k].mu) if k in near else (p, x[c == k].mean(0))
+        density = torch.stack([one @ q @ mu for one in f]) - mu @ q @ mu / 2
+        columns.append(clip.logit_scale.detach() * f @ t[k] + 0.3 * density)
+    wanted = torch.stack(columns, dim=1)
+    found = logits(learn(how, clip, shown), f)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_learn__alpha_0_is_zero_shot(clip: Backbone, shown: Shown) -> None:
+    found, f = learn(Gda(alpha=0.0), clip, shown), unit(6, 24, seed=3)
+    t = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
+    assert torch.allclose(logits(found, f), clip.logit_scale.detach() * f @ t.T, atol=1e-5)
+
+
+def test_learn__made_means_and_one_precision(clip: Backbone, shown: Shown) -> None:
+    table = unit(50, 24, seed=8)
+    made = Made(
+        torch.tensor([0, 2, 4]),
+        lambda c, _: table[[int(k) * 10 + place % 7 for place, k in enumerate(c)]],
+        seed=5,
+    )
+    found, plain = (learn(Gda(draws=6), clip, shown, made=m) for m in (made, None))
+    x, c = made.each(6)
+    p = ridge(shown.x.flatten(0, 1), shown.c.repeat_interleave(3))
+    mu, s = torch.stack([x[c == k].mean(0) for k in (0, 2, 4)]), clip.logit_scale.detach()
+    t = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
+    wanted = t[[0, 2, 4]] + mu @ p / s
+    assert torch.allclose(found.weights[[0, 2, 4], :24], wanted, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found.weights[[1, 3]], plain.weights[[1, 3]])
+
+
+def test_learn__one_view_of_one_picture_is_refused(clip: Backbone, shown: Shown) -> None:
+    alone = Shown(shown.x[:2, :1], shown.c[:2], shown.files[:2])
+    with pytest.raises(RequestError, match="no two views"):
+        learn(Gda(), clip, alone)
+
+
+def test_search__smallest_best_over_labelled_classes() -> None:
+    """Texts err by 0.5; the Gaussians are right by 1, so alpha must be 1 at least."""
+    held = Shown(torch.eye(4)[[0, 1], None], torch.tensor([1, 3]), ("a", "b"))
+    texts, v = torch.zeros(5, 4), torch.zeros(5, 4)
+    texts[1], texts[3] = torch.tensor([0.0, 0.5, 0, 0]), torch.tensor([0.5, 0.0, 0, 0])
+    v[1], v[3] = torch.tensor([1.0, 0, 0, 0]), torch.tensor([0.0, 1, 0, 0])
+    texts[0] = 9.0  # of a class without labels: not looked at
+    assert search(Linear(v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == 1.0
+    assert pytest.approx((1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)) == ALPHAS
+    assert search(Linear(0 * v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == ALPHAS[0]
+    assert set(signature(search).parameters) == {"g", "texts", "held", "columns"}
+    assert signature(search).parameters["held"].annotation is Shown
+
+
+def test_learn__held_out_pictures_are_not_fitted(clip: Backbone, shown: Shown) -> None:
+    found = learn(Gda(search=0.4), clip, shown)
+    alpha = found.record["facts"]["alpha"]
+    assert alpha in ALPHAS
+    again = learn(Gda(alpha=alpha), clip, shown.split(0.4, 0)[0])
+    assert torch.equal(found.weights, again.weights)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "timm", "huggingface", "coca"])
+def test_save__and_load_of_every_tower(
+    tiny_clip: Callable[..., str], photos: Photos, tmp_path: Path, kind: str
+) -> None:
+    clip = Backbone.load(tiny_clip(kind), engine="torch")
+    labelled = replace(photos[np.arange(6)], labels=np.array([0, 1, 1, 3, 0, 3]))
+    torch.manual_seed(0)
+    found = Gda().fit(clip, labelled, lambda **_: None)
+    found.save(tmp_path)
+    again = Classifier.load(tmp_path, engine="torch")
+    assert np.allclose(again.predict_proba(photos), found.predict_proba(photos), atol=1e-5)
