@@ -114,7 +114,7 @@ MISTAKES = {
     "fit latteclip {request} --describer gpt": "no describer is called 'gpt': use vocabulary, end",
     "fit latteclip {request} --describer": "no describer is called ''",
     "fit latteclip {request} --describer=": "no describer is called ''",
-    "fit auto {request} --describer endpoint": "name: latteclip --describer endpoint",
+    "fit auto {request} --describer endpoint": "name: anyclass fit latteclip --describer endpoint",
     "plan {request} --describer=batch": "auto chooses by itself; --describer belongs to a method",
     "fit zero_shot {request} --describer endpoint": "zero_shot has no describer",
     "plan latteclip {request} --describer endpoint --describer.url https://a.example/v1": (
