@@ -1,14 +1,14 @@
 """What `fit` returns: a model that labels new pictures."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, StrictBool, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -61,6 +61,12 @@ class Classifier:
     """The model before training where that counts half (ReCLIP): logits are the mean of both."""
     own: bool = False
     """Whether the tower's own features, before its projection, count as well (LatteCLIP-plus)."""
+    pooled: bool = False
+    """Whether unit features before the projection are seen instead of those after it (GET)."""
+    bias: Float[Tensor, " C"] | None = None
+    """Added to the products of features and weights, for centres that are no unit vectors."""
+    scale: float | None = None
+    """1 / tau; None: the model's."""
 
     @property
     def classes_(self) -> list[str]:
@@ -75,12 +81,15 @@ class Classifier:
         `own` those of the tower before its projection (`with_own`).
         """
         cosines = features.to(self.weights) @ self.weights.T
-        return (self.clip.logit_scale.to(cosines) * cosines).softmax(dim=1)
+        cosines = cosines if self.bias is None else cosines + self.bias
+        scale = self.clip.logit_scale.to(cosines) if self.scale is None else self.scale
+        return (scale * cosines).softmax(dim=1)
 
     @torch.no_grad()
     def stream(self, photos: Photos) -> Iterator[Prediction]:
         """Label pictures in their order, in bounded memory."""
-        seen = stream(self.clip, photos, self.part or "head", self.beside, self.own)
+        how = (self.beside, self.own, self.pooled)
+        seen = stream(self.clip, photos, self.part or "head", *how)
         for index, features, rejections in seen:
             chances = self.probabilities(features) if index else torch.empty(0, len(self.classes))
             yield Prediction(index, chances.cpu(), rejections)
@@ -110,6 +119,7 @@ class Classifier:
         parameters = self.clip.parameters(self.part) if self.part else {}
         trained = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
         own = {"weights": self.weights, "fingerprint": _fingerprint(self.clip, self.beside)}
+        own |= {} if self.bias is None else {"bias": self.bias}
         with whole(Path(folder) / _TENSORS) as path:
             save_file(
                 {n: tensor.detach().cpu().contiguous() for n, tensor in (own | trained).items()},
@@ -122,6 +132,8 @@ class Classifier:
             part=self.part,
             beside=self.beside is not None,
             own=self.own,
+            pooled=self.pooled,
+            scale=self.scale,
             classes=self.classes.to_json(),
             model=self.clip.model_id,
             preprocessing=self.clip.preprocessing.to_json(),
@@ -159,9 +171,9 @@ class Classifier:
             if clip.preprocessing.to_json() != settings.preprocessing:
                 raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
             seen = _fingerprint(clip, beside)
-            rows = (
-                with_own(seen, clip.trunk(clip.synthetic(), "head").cpu()) if settings.own else seen
-            )
+            rows, before = seen, clip.trunk(clip.synthetic(), "head").cpu()
+            if settings.own or settings.pooled:
+                rows = with_own(seen, before) if settings.own else clip.pooled(before, "head")
             _compare(seen, (len(classes), rows.shape[1]), tensors)
         except ValueError as wrong:
             raise ModelError(
@@ -169,7 +181,9 @@ class Classifier:
             ) from wrong
         weights = tensors["weights"].to(device)
         about = (settings.method, settings.fields)
-        return cls(clip, settings.part, classes, weights, *about, beside=beside, own=settings.own)
+        bias = tensors["bias"].to(device) if "bias" in tensors else None
+        made = cls(clip, settings.part, classes, weights, *about, beside=beside, own=settings.own)
+        return replace(made, pooled=settings.pooled, scale=settings.scale, bias=bias)
 
 
 class _Settings(BaseModel):
@@ -182,6 +196,8 @@ class _Settings(BaseModel):
     part: Part | None
     beside: StrictBool = False
     own: StrictBool = False
+    pooled: StrictBool = False
+    scale: PositiveFloat | None = None
     classes: dict[str, Any]
     model: str
     preprocessing: dict[str, Any]
@@ -229,7 +245,7 @@ def _put_back(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) 
     found = {
         name.removeprefix("parameter."): tensor
         for name, tensor in tensors.items()
-        if name not in ("weights", "fingerprint")
+        if name not in ("weights", "fingerprint", "bias")
     }
     if {n: t.shape for n, t in found.items()} != {n: p.shape for n, p in named.items()}:
         raise ValueError("its trained parameters have other names or shapes")
@@ -250,6 +266,8 @@ def _compare(
     then = tensors["fingerprint"]
     if now.shape != then.shape or tensors["weights"].shape != shape:
         raise ValueError("features have another width, or classes another number")
+    if "bias" in tensors and tensors["bias"].shape != shape[:1]:
+        raise ValueError("classes have another number")
     if not cosine_similarity(now, then).min() > SAME:
         raise ValueError("its features of the synthetic pictures differ: other weights")
 

@@ -25,7 +25,9 @@ class Pieces(NamedTuple):
     head: Step | None
     """Pooled feature (B, W) to the shared space (B, D), not normalised; None if there is none."""
     last_parameters: list[nn.Parameter]
-    """Parameters of the last stage."""
+    """Parameters of `last`."""
+    stage_parameters: list[nn.Parameter]
+    """Those of the last stage alone: without a transformer's final norm, and what pools."""
     head_parameters: list[nn.Parameter]
     """Parameters of the head."""
 
@@ -70,6 +72,7 @@ def _vision_transformer(visual: Any) -> Pieces:
         last=[blocks([final]), lambda x: visual._pool(x)[0]],
         head=None if visual.proj is None else lambda x: x @ visual.proj,
         last_parameters=_parameters(last_modules),
+        stage_parameters=_parameters([final]),
         head_parameters=[] if visual.proj is None else [visual.proj],
     )
 
@@ -80,6 +83,7 @@ def _modified_resnet(visual: Any) -> Pieces:
         last=[visual.layer4],
         head=visual.attnpool,
         last_parameters=_parameters([visual.layer4]),
+        stage_parameters=_parameters([visual.layer4]),
         head_parameters=_parameters([visual.attnpool]),
     )
 
@@ -90,11 +94,13 @@ def _timm(visual: Any) -> Pieces:
     has_head = len(list(visual.head.parameters())) > 0
     pool = [tower.forward_head] if early is not None else []
     leftover = [] if has_head else [visual.head]
+    stage = [module for module in final if not isinstance(module, nn.LayerNorm)]
     return Pieces(
         trunk=early,
         last=[*final, *pool, *leftover],
         head=visual.head if has_head else None,
         last_parameters=_parameters(final) + ([] if early is None else _pool_parameters(tower)),
+        stage_parameters=_parameters(stage),
         head_parameters=_parameters([visual.head]),
     )
 
