@@ -24,6 +24,9 @@ SIGMA = 0.02
 COLLAPSED = 0.5
 """Share of log K that uses of classes may lack; more, over an epoch, means one class takes all."""
 
+PATIENCE = 3
+"""Epochs in a row after which that is an error: a narrow tower may begin so."""
+
 Made = TypeVar("Made", bound=nn.Module)
 
 
@@ -102,8 +105,10 @@ class Usage:
         self._known[list(known)] = True
         self._names = (*self.FIGURES, *more)
         sums = torch.zeros(len(self._names) + 1, dtype=torch.float64)
-        self.state = {"used": torch.zeros(classes, dtype=torch.long), "sums": sums}
-        """Counts of predictions; sums of the figures and the number of steps."""
+        used, collapsed = torch.zeros(classes, dtype=torch.long), torch.zeros((), dtype=torch.long)
+        self.state = {"used": used, "sums": sums, "collapsed": collapsed}
+        """Counts of predictions; sums of the figures and the number of steps; epochs in a row in
+        which one class took all."""
 
     @torch.no_grad()
     def add(self, p: Float[Tensor, "N K"], *more: Float[Tensor, ""]) -> None:
@@ -126,15 +131,18 @@ class Usage:
         """Log the epoch that is over, where one is, and begin anew.
 
         Raises:
-            TrainingError: nearly all views were in one class.
+            TrainingError: nearly all views were in one class for some epochs.
         """
-        if batch.starts_epoch and (facts := self.facts()):
-            log(stage=stage, step=batch.step, **facts)
-            most = log_of(len(self._known))
-            if most - facts["entropy"] > COLLAPSED * most:
-                raise TrainingError(
-                    f"by step {batch.step} nearly all pictures fell into one class; try a smaller "
-                    "--backbone-lr, such as 0.001, or a smaller --lr"
-                )
-            for tensor in self.state.values():
-                tensor.zero_()
+        if not batch.starts_epoch or not (facts := self.facts()):
+            return
+        log(stage=stage, step=batch.step, **facts)
+        most = log_of(len(self._known))
+        collapsed = most - facts["entropy"] > COLLAPSED * most  # R > log K / 2
+        self.state["collapsed"] += 1 if collapsed else -self.state["collapsed"]
+        if int(self.state["collapsed"]) >= PATIENCE:
+            raise TrainingError(
+                f"by step {batch.step} nearly all pictures fell into one class; try a smaller "
+                "--backbone-lr, such as 0.001, or a smaller --lr"
+            )
+        self.state["sums"].zero_()
+        self.state["used"].zero_()
