@@ -266,9 +266,8 @@ def estimate_classes(
     curve: dict[int, float] = {}
     found: dict[int, Clusters] = {}
 
-    def score(k: float) -> float:
+    def score(k: int) -> float:
         """Share of the labelled pictures that one-to-one assigned clusters get right."""
-        k = int(k)
         if k not in curve:
             found[k] = kmeans(x, k, seed=seed)
             guess = found[k].labels[known].cpu().numpy()
@@ -283,16 +282,16 @@ def estimate_classes(
     return Estimate(chosen, dict(sorted(curve.items())))
 
 
-def _brent(score: Callable[[float], float], least: int, most: int) -> None:
+def _brent(score: Callable[[int], float], least: int, most: int) -> None:
     """Brent's bounded search until its bracket is narrower than half a class."""
     if most > least:
         bounds, options = (least, most), {"xatol": 0.5}
-        minimize_scalar(lambda k: -score(k), bounds=bounds, method="bounded", options=options)
+        minimize_scalar(lambda k: -score(int(k)), bounds=bounds, method="bounded", options=options)
     else:
         score(least)
 
 
-def _grid(score: Callable[[float], float], least: int, most: int) -> None:
+def _grid(score: Callable[[int], float], least: int, most: int) -> None:
     grid = np.unique(np.geomspace(least, most, COARSE).round().astype(int)).tolist()
     best = max(grid, key=score)
     around = [pair for pair in pairwise(grid) if best in pair]
@@ -300,7 +299,7 @@ def _grid(score: Callable[[float], float], least: int, most: int) -> None:
         _brent(score, around[0][0], around[-1][1])
 
 
-def _binary(score: Callable[[float], float], least: int, most: int) -> None:
+def _binary(score: Callable[[int], float], least: int, most: int) -> None:
     middle = (least + most) // 2
     for _ in range(int(log2(max(1, most - least)))):
         for k in (least, middle, most):

@@ -149,7 +149,6 @@ class Pairs:
             view = torch.cat([first, other % count])
             yield part, view, self.cached.views(part.repeat(2), view)
 
-    @torch.no_grad()
     def _anew(self, index: Int[Tensor, " n"], epoch: int) -> Iterator[tuple[Tensor, None, Tensor]]:
         """Views drawn anew in each epoch, through the trunk; twice in it, a picture shows the same.
 
@@ -159,12 +158,10 @@ class Pairs:
         draw = drawing(self.clip, self.augmentation, 2, own)
         for batch, bad in read(self.photos[index.numpy()], draw, self._size):
             stop_if(bad)
-            pixels = self.clip.preprocessing.normalise(batch.pixels.transpose(0, 1).flatten(0, 1))
-            yield (
-                index[batch.indices],
-                None,
-                self.clip.trunk(pixels.to(self.clip.device), self.part),
-            )
+            views = batch.pixels.transpose(0, 1).flatten(0, 1).to(self.clip.device)
+            with torch.no_grad():
+                hidden = self.clip.trunk(self.clip.preprocessing.normalise(views), self.part)
+            yield index[batch.indices], None, hidden
 
 
 def sampling_weights(labelled: Bool[np.ndarray, " N"]) -> Float[Tensor, " N"]:

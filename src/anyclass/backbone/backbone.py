@@ -131,7 +131,7 @@ class Backbone:
         """From the output of `trunk` to features in the shared space, not normalised."""
         with self._precision():
             if part == "all":
-                features: Tensor = self.model.encode_image(hidden)
+                features: Tensor = self.model.encode_image(hidden, normalize=False)
                 return features.float()
             before = self._before_head(hidden, part)
             return (self._image.head(before) if self._image.head else before).float()

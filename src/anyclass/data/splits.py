@@ -46,5 +46,6 @@ def discovery(
     shown = np.where(labelled_share(photos.labels, known, share, seed), truth, -1)
     names = [photos.classes.names[c] for c in known]
     prompts = [photos.classes.prompts[c] for c in known]
-    classes = Classes.of(names, prompts, labelled=names, unknown=len(order) - len(known))
+    labelled = [names[c] for c in set(shown[shown >= 0].tolist())]
+    classes = Classes.of(names, prompts, labelled, unknown=len(order) - len(known))
     return replace(photos, labels=shown, classes=classes), truth
