@@ -24,6 +24,9 @@ SIGMA = 0.02
 COLLAPSED = 0.5
 """Share of log K that uses of classes may lack; more, over an epoch, means one class takes all."""
 
+ALL = 0.95
+"""Share of predictions in one class that means so too, whatever their confidence."""
+
 PATIENCE = 3
 """Epochs in a row after which that is an error: a narrow tower may begin so."""
 
@@ -136,8 +139,9 @@ class Usage:
         if not batch.starts_epoch or not (facts := self.facts()):
             return
         log(stage=stage, step=batch.step, **facts)
-        most = log_of(len(self._known))
+        most, used = log_of(len(self._known)), self.state["used"]
         collapsed = most - facts["entropy"] > COLLAPSED * most  # R > log K / 2
+        collapsed |= int(used.max()) > ALL * int(used.sum())
         self.state["collapsed"] += 1 if collapsed else -self.state["collapsed"]
         if int(self.state["collapsed"]) >= PATIENCE:
             raise TrainingError(
