@@ -92,13 +92,22 @@ def test_usage__tells_how_classes_are_used() -> None:
     assert usage.facts() == {}
 
 
-def test_usage__stops_where_one_class_takes_all_for_three_epochs() -> None:
+@pytest.mark.parametrize("sure", [0.97, 0.4])
+def test_usage__stops_where_one_class_takes_all_for_three_epochs(sure: float) -> None:
+    """By confidence, or by predictions alone; an epoch of use in between begins anew."""
     usage = Usage(4, [1])
-    one = torch.tensor([[0.97, 0.01, 0.01, 0.01]] * 6)
-    for epoch, p in enumerate([one, one, torch.full((6, 4), 0.25), one, one]):
+    one = torch.tensor([[sure, *[(1 - sure) / 3] * 3]] * 6)
+    spread = torch.cat([torch.eye(4), torch.eye(4)[:2]])
+    for epoch, p in enumerate([one, one, spread, one, one, one]):
         usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
         usage.add(p)
-    usage.begin(batch(5, True), lambda **_: None, "simgcd")
-    usage.add(one)
     with pytest.raises(TrainingError, match="by step 6 nearly all .* --backbone-lr, such as 0.001"):
         usage.begin(batch(6, True), lambda **_: None, "simgcd")
+
+
+def test_usage__of_uneven_classes_is_no_error() -> None:
+    usage = Usage(4, [1])
+    p = torch.eye(4)[torch.tensor([0] * 14 + [1] * 4 + [2] * 2)]  # 70, 20 and 10 of a hundred
+    for epoch in range(6):
+        usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
+        usage.add(p)
