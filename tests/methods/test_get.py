@@ -265,8 +265,13 @@ def test_fit__without_text_is_simgcd_to_the_bit(fit: Fit, half_known: Photos) ->
         assert all(torch.equal(state[n], t) for n, t in first.clip.model.state_dict().items())
 
 
-def slow_terms(clip: Backbone, how: Get, photos: Photos) -> dict[str, float]:
-    """The first step of stage 2 by both whole towers, from the pixels of the same views."""
+def slow_step(
+    clip: Backbone, how: Get, photos: Photos
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The first step of stage 2 by both whole towers, from the pixels of the same views.
+
+    Returns terms, and gradients of the tower's last stage.
+    """
     views = how.tuning.embed(clip, photos, lambda **_: None, 0)
     batch = next(iter(how.tuning.pairs(clip, photos, views, 0).start(0)))
     draw = AugmentedViews(clip.preprocessing, how.tuning.augmentation, 3, 0)
@@ -285,20 +290,28 @@ def slow_terms(clip: Backbone, how: Get, photos: Photos) -> dict[str, float]:
     terms = {f"image_{n}": x for n, x in branch_loss(*net.head(v), y, 0.07, how.objective).items()}
     terms |= {f"text_{n}": x for n, x in branch_loss(*net.head(t), y, 0.07, how.objective).items()}
     terms["consistency_loss"] = consistency(anchored(v, y, 0.4), anchored(t, y, 0.4))
-    return {name: float(term.detach()) for name, term in terms.items()}
+    torch.stack(list(terms.values())).sum().backward()
+    slopes = {name: p.grad.clone() for name, p in tuned.last_stage().items() if p.grad is not None}
+    clip.model.zero_grad()
+    return {name: float(term.detach()) for name, term in terms.items()}, slopes
 
 
 def test_fit__cached_trunk_and_texts_are_what_whole_towers_say(
     fit: Fit, clip: Backbone, half_known: Photos
 ) -> None:
-    """Stage 1 is left at its first weights; the trunk's cache is half precision."""
-    how = small(tes_epochs=0, epochs=1)
-    _, log = fit(how, half_known)
+    """Terms and gradients; stage 1 is left at its first weights, the cache is half precision."""
+    how = small(tes_epochs=0, epochs=1, batch_size=13)
+    classifier, log = fit(how, half_known)
     found = next(row for row in log if row.get("stage") == "fit")
-    wanted = slow_terms(clip, how, half_known)
+    wanted, slopes = slow_step(clip, how, half_known)
     assert {n: found[n] for n in wanted} == {
         n: pytest.approx(x, rel=1e-2) for n, x in wanted.items()
     }
+    after = classifier.clip.last_stage()
+    for name, before in clip.last_stage().items():  # the one step: p - lr (slope + decay p)
+        slope = (before - after[name]) / 0.05 - 5e-5 * before
+        assert (slope - slopes[name]).norm() < 1e-2 * slopes[name].norm() + 1e-6, name
+    assert len(slopes) == 12
 
 
 @pytest.mark.parametrize(
