@@ -500,3 +500,19 @@ def test_last_stage__of_an_unknown_tower_is_refused() -> None:
     clip = build(vision | {"timm_pool": "avg", "timm_proj": "linear"}, {}, PADDED)
     with pytest.raises(RequestError, match="stages of the image tower are unknown"):
         clip.last_stage()
+
+
+def test_last_block__of_the_class_row_alone_gives_the_same_gradients() -> None:
+    clip = build({**VIT, "ls_init_value": 0.3}, {}, PADDED)
+    block = clip.model.visual.transformer.resblocks[-1]
+    hidden = clip.trunk(noise(clip, 2), "tail").detach()
+    whole = clip.model.visual._pool(block(hidden))[0]
+    found = clip.pooled(hidden, "tail")
+    assert close(found, whole, 1e-6)
+    slopes = [torch.autograd.grad(f.pow(3).sum(), list(block.parameters())) for f in (found, whole)]
+    assert len(slopes[0]) == 14
+    assert all(close(a, b, 1e-5) for a, b in zip(*slopes, strict=True))
+    calls: list[torch.Size] = []
+    block.mlp.register_forward_hook(lambda _, given, __: calls.append(given[0].shape))
+    clip.pooled(hidden, "tail")
+    assert calls == [(2, 1, 32)]
