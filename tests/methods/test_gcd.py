@@ -38,7 +38,9 @@ def test_contrast_head__is_unit_before_and_after_its_rows() -> None:
     h = head(v)
     assert h.shape == (5, 11)
     inner = head.mlp(v)
-    wanted = [[float(a @ row / a.norm() / row.norm()) for row in head.w.detach()] for a in inner.detach()]
+    wanted = [
+        [float(a @ row / a.norm() / row.norm()) for row in head.w.detach()] for a in inner.detach()
+    ]
     wanted = torch.tensor(wanted)
     wanted = wanted / wanted.square().sum(1, keepdim=True).sqrt()
     assert torch.allclose(h, wanted, atol=1e-5)

@@ -351,8 +351,8 @@ def test_fit__every_model(every_clip: str, half_known: Photos, tmp_path: Path, t
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any], seed: int) -> None:
     problem = blobs(seed)
-    tuning = PairTuning(tune="head", epochs=60, batch_size=64)
-    how = Get(tuning=tuning, tes_epochs=15, words=3, head=HeadShape(64, 32))
+    tuning = PairTuning(tune="head", epochs=40, batch_size=64)
+    how = Get(tuning=tuning, tes_epochs=12, words=2, head=HeadShape(64, 32))
     classifier, _ = fit(how, problem.photos, seed)
     found = problem.scores(classifier)
     assert found["all"] > 0.95
