@@ -3,6 +3,7 @@
 N = 6 views, K = 4.
 """
 
+from contextlib import nullcontext
 from math import log
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def test_usage__stops_where_one_class_takes_all_for_three_epochs(sure: float) ->
     for epoch, p in enumerate([one, one, spread, one, one, one]):
         usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
         usage.add(p)
-    with pytest.raises(TrainingError, match="by step 6 nearly all .* --backbone-lr, such as 0.001"):
+    with pytest.raises(
+        TrainingError, match="by step 6 nearly all .* 1 of 4 .* --backbone-lr, such as 0.001"
+    ):
         usage.begin(batch(6, True), lambda **_: None, "simgcd")
 
 
@@ -111,3 +114,15 @@ def test_usage__of_uneven_classes_is_no_error() -> None:
     for epoch in range(6):
         usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
         usage.add(p)
+
+
+@pytest.mark.parametrize(("classes", "stops"), [(2, True), (3, False)])
+def test_usage__stops_where_half_of_the_known_classes_are_lost(classes: int, stops: bool) -> None:
+    """Five known of eight: two in use are too few, for all that no single one takes all."""
+    usage, p = Usage(8, range(5)), torch.full((40, 8), 0.1)
+    p[torch.arange(40), torch.arange(40) % classes] = 0.3
+    for epoch in range(3):
+        usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
+        usage.add(p)
+    with pytest.raises(TrainingError, match="2 of 8") if stops else nullcontext():
+        usage.begin(batch(3, True), lambda **_: None, "simgcd")

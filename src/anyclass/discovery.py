@@ -22,10 +22,12 @@ SIGMA = 0.02
 """Deviation of an MLP's first weights (the official codes)."""
 
 COLLAPSED = 0.5
-"""Share of log K that uses of classes may lack; more, over an epoch, means one class takes all."""
+"""Share of log K that uses of classes may lack; more, over an epoch, means few take all."""
 
-ALL = 0.95
-"""Share of predictions in one class that means so too, whatever their confidence."""
+LEAST = 0.1
+"""Of an even share of predictions, what a class needs to count as used; one class alone, or fewer
+than half as many as are known, mean collapse whatever the confidence: half of all views are of
+known classes."""
 
 PATIENCE = 3
 """Epochs in a row after which that is an error: a narrow tower may begin so."""
@@ -111,7 +113,7 @@ class Usage:
         used, collapsed = torch.zeros(classes, dtype=torch.long), torch.zeros((), dtype=torch.long)
         self.state = {"used": used, "sums": sums, "collapsed": collapsed}
         """Counts of predictions; sums of the figures and the number of steps; epochs in a row in
-        which one class took all."""
+        which few classes took all."""
 
     @torch.no_grad()
     def add(self, p: Float[Tensor, "N K"], *more: Float[Tensor, ""]) -> None:
@@ -134,19 +136,20 @@ class Usage:
         """Log the epoch that is over, where one is, and begin anew.
 
         Raises:
-            TrainingError: nearly all views were in one class for some epochs.
+            TrainingError: nearly all views were in a few classes for some epochs.
         """
         if not batch.starts_epoch or not (facts := self.facts()):
             return
         log(stage=stage, step=batch.step, **facts)
         most, used = log_of(len(self._known)), self.state["used"]
         collapsed = most - facts["entropy"] > COLLAPSED * most  # R > log K / 2
-        collapsed |= int(used.max()) > ALL * int(used.sum())
+        spread = int((used * len(used) >= LEAST * used.sum()).sum())
+        collapsed |= spread < max(2, int(self._known.sum()) / 2)
         self.state["collapsed"] += 1 if collapsed else -self.state["collapsed"]
         if int(self.state["collapsed"]) >= PATIENCE:
             raise TrainingError(
-                f"by step {batch.step} nearly all pictures fell into one class; try a smaller "
-                "--backbone-lr, such as 0.001, or a smaller --lr"
+                f"by step {batch.step} nearly all pictures fell into {spread} of {len(used)} "
+                "classes; try a smaller --backbone-lr, such as 0.001, or a smaller --lr"
             )
         self.state["sums"].zero_()
         self.state["used"].zero_()

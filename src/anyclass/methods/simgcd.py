@@ -105,7 +105,7 @@ class SimGcd:
 
         Raises:
             RequestError: no label, fewer than two classes or more than pictures.
-            TrainingError: all pictures fall into one class, or a term is not finite.
+            TrainingError: nearly all pictures fall into a few classes, or a term is not finite.
         """
         known, k = labelled_classes(photos), photos.classes.total
         seed, tuned, part = torch.initial_seed(), clip.copy(), self.tuning.tune
