@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from anyclass import Backbone, Classes, Classifier, Photos
 from anyclass.backbone import Part
+from anyclass.data import open_image
 from anyclass.errors import AnyclassError, ModelError, PictureError, RequestError
 
 NAMES = ("red square", "blue disc", "yellow kite", "green ring", "dog")
@@ -383,3 +384,53 @@ def test_load__bytes_flipped_anywhere(saved: Path) -> None:
             except AnyclassError as error:
                 assert error.exit_code == 2
         (saved / name).write_bytes(whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["causal", "huggingface", "timm", "siglip", "coca"])
+@pytest.mark.parametrize("part", [None, "tail"])
+def test_load__gives_back_features_before_the_projection(
+    tiny_clip: Tiny, pictures: Path, tmp_path: Path, kind: str, part: Part | None
+) -> None:
+    """Of the trained tail, with a temperature of their own and a bias."""
+    made = classifier(tiny_clip(kind), part)
+    width = made.clip.pooled(made.clip.trunk(made.clip.synthetic(), "head"), "head").shape[1]
+    noise = torch.Generator().manual_seed(1)
+    weights, bias = torch.randn(5, width, generator=noise), torch.randn(5, generator=noise)
+    before = replace(made, weights=weights, pooled=True, bias=bias, scale=3.5)
+    before.save(tmp_path / "model")
+    after = Classifier.load(tmp_path / "model", engine="torch")
+    chances = before.predict_proba(pictures)
+    assert chances.tobytes() == after.predict_proba(pictures).tobytes()
+    photos = Photos.read(pictures)
+    views = torch.stack(
+        [made.clip.preprocessing.view(open_image(photos.path(i))) for i in range(14)]
+    )
+    v = made.clip.pooled(made.clip.trunk(made.clip.preprocessing.normalise(views), "all"), "all")
+    v = torch.nn.functional.normalize(v, dim=-1)
+    wanted = (3.5 * (v @ weights.T + bias)).softmax(1)
+    assert torch.allclose(torch.from_numpy(chances), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"pooled": False}, {"pooled": "true"}, {"scale": 0}, {"scale": -1.0}, {"scale": "ten"}],
+    ids=str,
+)
+def test_load__of_another_way_of_seeing_is_refused(
+    tiny_clip: Tiny, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    made = classifier(tiny_clip(), None)
+    replace(made, weights=torch.ones(5, 32), pooled=True, scale=2.0).save(tmp_path)
+    Classifier.load(tmp_path)
+    (tmp_path / "classifier.json").write_text(json.dumps(settings(tmp_path) | wrong))
+    with pytest.raises(ModelError):
+        Classifier.load(tmp_path)
+
+
+def test_load__of_a_bias_for_other_classes_is_refused(tiny_clip: Tiny, tmp_path: Path) -> None:
+    replace(classifier(tiny_clip(), None), bias=torch.ones(5)).save(tmp_path)
+    Classifier.load(tmp_path)
+    save_file(tensors(tmp_path) | {"bias": torch.ones(4)}, tmp_path / "classifier.safetensors")
+    with pytest.raises(ModelError, match="classes have another number"):
+        Classifier.load(tmp_path)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import anyclass.features
 from anyclass.backbone import Backbone, Part
-from anyclass.data import Augmentation, AugmentedViews, Photos, Rejection, open_image
+from anyclass.data import Augmentation, AugmentedViews, CropAndFlip, Photos, Rejection, open_image
 from anyclass.engine import Engine
 from anyclass.errors import AnyclassError
 from anyclass.features import (
@@ -24,7 +24,9 @@ from anyclass.features import (
     TrainingViews,
     current_features,
     embed,
+    every_view,
     image_features,
+    pooled_features,
     side_by_side,
     stream,
 )
@@ -660,3 +662,34 @@ def test_training_views__of_a_picture_that_is_gone(clip: Backbone, root: Path) -
         (root / f"{i:02}.png").unlink()
     with pytest.raises(AnyclassError, match=r"\d\d\.png changed while training: missing"):
         next(views.start(0))
+
+
+def test_views__are_single_rows_of_the_table(clip: Backbone, root: Path) -> None:
+    photos = Photos.read(root)
+    cached = embed(clip, photos, Embedding("tail", CropAndFlip(), 3), Listener())
+    index, view = torch.tensor([4, 0, 4, 10]), torch.tensor([2, 0, 1, 2])
+    assert torch.equal(cached.views(index, view), cached[index][torch.arange(4), view])
+
+
+def test_every_view__is_what_a_function_makes_of_each(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = embed(clip, Photos.read(root), Embedding("tail", CropAndFlip(), 3), Listener())
+    monkeypatch.setattr("anyclass.features.BATCH", 7)  # two pictures at once
+    made = every_view(lambda x: clip.projected(x, "tail"), clip.device, cached)
+    assert len(made) == N
+    for i in range(N):
+        wanted = clip.projected(cached[[i]][0], "tail")
+        assert torch.allclose(made[[i]][0], wanted, atol=1e-5)
+    assert not made[[0]].requires_grad
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_stream__of_features_before_the_projection(clip: Backbone, root: Path, part: Part) -> None:
+    photos = Photos.read(root)
+    rows = torch.cat([features for _, features, _ in stream(clip, photos, part, pooled=True)])
+    shown = embed(clip, photos, Embedding(part), Listener())
+    wanted = pooled_features(clip, shown, part)
+    assert rows.shape == (N, 32)
+    assert torch.allclose(rows, wanted, atol=2e-3)  # the cache keeps maps in half precision
+    assert torch.allclose(rows.norm(dim=1), torch.ones(N), atol=1e-5)

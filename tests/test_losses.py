@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.losses import Collisions, contrastive
+from anyclass.losses import (
+    Collisions,
+    contrastive,
+    supervised_contrast,
+    unsupervised_contrast,
+)
 
 B, D = 6, 8
 SCALE = torch.tensor(7.0)
@@ -116,3 +121,57 @@ def test_contrastive__has_finite_gradients(
     if collisions == "mask":  # nothing is left to learn
         assert images.grad is not None
         assert images.grad.abs().max() == 0
+
+
+def views(n: int) -> Tensor:
+    return normalize(torch.randn(n, 5, generator=torch.Generator().manual_seed(n)), dim=-1)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.3])
+def test_unsupervised_contrast__equals_the_loop(tau: float) -> None:
+    h = views(6)
+    total = 0.0
+    for i in range(6):
+        rivals = sum(exp(float(h[i] @ h[j]) / tau) for j in range(6) if j != i)
+        total -= log(exp(float(h[i] @ h[(i + 3) % 6]) / tau) / rivals)
+    assert unsupervised_contrast(h, tau).item() == pytest.approx(total / 6, abs=1e-5)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.07])
+def test_supervised_contrast__equals_the_loop(tau: float) -> None:
+    h, labels = views(8), [4, -1, 0, 4, 4, -1, 0, 4]
+    rows = [i for i in range(8) if labels[i] >= 0]
+    total = 0.0
+    for i in rows:
+        rivals = sum(exp(float(h[i] @ h[j]) / tau) for j in rows if j != i)
+        same = [p for p in rows if p != i and labels[p] == labels[i]]
+        total -= sum(log(exp(float(h[i] @ h[p]) / tau) / rivals) for p in same) / len(same)
+    found = supervised_contrast(h, torch.tensor(labels), tau)
+    assert found.item() == pytest.approx(total / len(rows), abs=1e-5)
+
+
+def test_contrasts__of_known_features() -> None:
+    """B = 128: all alike -> log(2 B - 1); pairs alike, others at right angles."""
+    alike = torch.ones(256, 1)
+    assert unsupervised_contrast(alike).item() == pytest.approx(5.5413, abs=1e-4)
+    apart = torch.eye(128).repeat(2, 1)
+    assert unsupervised_contrast(apart).item() == pytest.approx(log(1 + 254 / exp(1)), abs=1e-4)
+    assert log(1 + 254 / exp(1)) == pytest.approx(4.5480, abs=1e-4)
+    assert unsupervised_contrast(views(2)).item() == pytest.approx(0, abs=1e-6)
+    labels = torch.tensor([0, 1, -1, 0, 1, -1])
+    assert supervised_contrast(torch.ones(6, 1), labels).item() == pytest.approx(log(3), abs=1e-5)
+
+
+def test_supervised_contrast__with_a_class_per_picture_is_the_unsupervised() -> None:
+    h = views(10)
+    found = supervised_contrast(h, torch.arange(5).repeat(2), 1.0)
+    assert found.item() == pytest.approx(unsupervised_contrast(h).item(), abs=1e-6)
+
+
+def test_supervised_contrast__without_labels_is_zero_and_moves_nothing() -> None:
+    h = views(4).requires_grad_()
+    found = supervised_contrast(h, torch.full((4,), -1))
+    found.backward()
+    assert found.item() == 0
+    assert h.grad is not None
+    assert not h.grad.any()

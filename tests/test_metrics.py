@@ -1,11 +1,14 @@
 """Every score against a slow loop that says the same thing in words."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 
 from anyclass.metrics import (
     accuracy,
     base_to_new,
+    clustering,
     confusion,
     expected_calibration_error,
     harmonic_mean,
@@ -182,3 +185,62 @@ def test_harmonic_mean__of_the_papers_table() -> None:
     assert of_means != pytest.approx(
         np.mean([harmonic_mean(90.0, 60.0), harmonic_mean(50.0, 80.0)])
     )
+
+
+def slow_clustering(true, guess, known):
+    """The best of all one-to-one assignments, tried one by one."""
+    size = max(*true, *guess) + 1
+    best = max(
+        permutations(range(size)),
+        key=lambda pi: sum(pi[g] == t for t, g in zip(true, guess, strict=True)),
+    )
+    right = [best[g] == t for t, g in zip(true, guess, strict=True)]
+    return sum(right) / len(right)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("classes", "clusters"), [(4, 6), (6, 3), (5, 5), (1, 4)])
+def test_clustering_equals_all_permutations(seed, classes, clusters):
+    draw = np.random.default_rng(seed)
+    true, guess = draw.integers(0, classes, 23), draw.integers(0, clusters, 23)
+    found = clustering(true, guess, known=[0, 1])
+    assert found["all"] == pytest.approx(slow_clustering(true, guess, [0, 1]))
+    old = int((true < 2).sum())
+    parts = [(found["old"], old), (found["new"], 23 - old)]
+    weighted = sum(value * n for value, n in parts if value is not None) / 23
+    assert found["all"] == pytest.approx(weighted)
+    assert (found["old"] is None, found["new"] is None) == (old == 0, old == 23)
+    pi = found["assignment"]
+    assert sorted(pi) == list(range(len(pi)))
+    assert sum(pi[g] == t for t, g in zip(true, guess, strict=True)) / 23 == found["all"]
+
+
+def test_clustering_of_one_cluster_has_one_assignment():
+    found = clustering(np.array([0] * 4 + [1] * 3), np.zeros(7, dtype=int), known=[0])
+    assert (found["all"], found["old"], found["new"]) == (4 / 7, 1, 0)
+
+
+def test_clustering_has_no_names():
+    draw = np.random.default_rng(1)
+    true, guess = draw.integers(0, 5, 60), draw.integers(0, 5, 60)
+    guess[:40] = true[:40]  # so that the best assignment is the only one
+    first = clustering(true, guess, known=[0, 3])
+    other = clustering(true, np.array([3, 4, 0, 9, 1])[guess], known=[0, 3])
+    for key in ("all", "old", "new", "nmi", "ari", "per_class"):
+        assert other[key] == pytest.approx(first[key])
+    assert first["old_fixed"] == pytest.approx((guess == true)[np.isin(true, [0, 3])].mean())
+    assert other["old_fixed"] < 0.2  # a user of the names meets other names
+    assert 0 < first["ari"] < first["nmi"] < 1
+
+
+def test_clustering_leaves_out_what_is_unknown():
+    true, guess = np.array([0, 1, -1, 1, -1]), np.array([1, 0, 0, 0, 7])
+    found = clustering(true, guess, known=[0])
+    assert (found["all"], found["n"], found["assignment"]) == (1, 3, [1, 0])
+    assert clustering(np.full(3, -1), np.zeros(3, dtype=int), known=[0]) is None
+
+
+def test_clustering_weighs_classes_alike_in_per_class():
+    true, guess = np.array([0] * 8 + [1] * 2), np.array([0] * 8 + [1, 0])
+    found = clustering(true, guess, known=[0])
+    assert (found["all"], found["per_class"]) == (pytest.approx(0.9), pytest.approx(0.75))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from anyclass.schedule import AdamW, Rate, Sgd
+from anyclass.train import _set_rate
 
 
 def test_rate__warms_up_then_follows_a_cosine_to_zero() -> None:
@@ -60,3 +61,20 @@ def test_optimiser__decays_matrices_only_if_told(kind: type[AdamW | Sgd]) -> Non
     assert (everything["weight_decay"], len(everything["params"])) == (0.5, 2)
     some = kind(Rate(0.1), weight_decay=0.5, decay="matrices").optimiser(given).param_groups
     assert [(g["weight_decay"], g["params"][0].ndim) for g in some] == [(0.5, 2), (0.0, 1)]
+
+
+def test_sgd__gives_parts_of_a_model_a_share_of_the_rate() -> None:
+    names = ("visual.block.weight", "head.weight", "visual.block.bias")
+    given = {name: nn.Parameter(torch.ones(2, *[3] * (name != names[2]))) for name in names}
+    sgd = Sgd(Rate(0.1), 0.0, weight_decay=0.5, decay="matrices", shares={"visual.": 0.01})
+    optimiser = sgd.optimiser(given)
+    _set_rate(optimiser, 0.04)
+    found = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimiser.param_groups
+        for p in group["params"]
+    }
+    wanted = {names[0]: (4e-4, 0.5), names[1]: (0.04, 0.5), names[2]: (4e-4, 0.0)}
+    assert {n: found[id(p)] for n, p in given.items()} == {
+        n: pytest.approx(row) for n, row in wanted.items()
+    }

@@ -18,10 +18,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # What a file or folder of the package may import from the package. `errors` is free to all.
 LIBRARY = {"backbone", "captions", "classifier", "data", "describe", "features", "few_shot"}
 LIBRARY |= {
+    "clusters",
+    "discovery",
     "gaussians",
     "generator",
     "heads",
     "losses",
+    "pairs",
     "priors",
     "prompts",
     "schedule",
@@ -51,6 +54,9 @@ MAY_IMPORT = {
         "train",
     },  # of train: Batch, what a step sees
     "tuning": {"backbone", "data", "features", "schedule", "train"},
+    "pairs": {"backbone", "data", "features", "schedule", "train"},
+    "discovery": {"backbone", "data", "train"},
+    "clusters": {"metrics"},
     "wise_ft": {"backbone", "classifier", "features", "templates"},
     "engine": {"backbone", "files"},
     "templates": {"backbone"},

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, StrictBool, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -64,6 +64,12 @@ class Classifier:
     """Whether the tower's own features, before its projection, count as well (LatteCLIP-plus)."""
     head: Head | None = None
     """What makes logits of features and `weights` where that is more than a cosine."""
+    pooled: bool = False
+    """Whether unit features before the projection are seen instead of those after it (GET)."""
+    bias: Float[Tensor, " C"] | None = None
+    """Added to the products of features and weights, for centres that are no unit vectors."""
+    scale: float | None = None
+    """1 / tau; None: the model's."""
 
     @property
     def classes_(self) -> list[str]:
@@ -79,16 +85,19 @@ class Classifier:
         its projection (`with_own`).
         """
         f = features.to(self.weights)
-        if self.head is None:
-            logits = self.clip.logit_scale.to(f) * f @ self.weights.T
-        else:
+        if self.head is not None:
             logits = self.head.logits(self.clip, self.classes.prompts, self.weights, f)
-        return logits.softmax(dim=1)
+            return logits.softmax(dim=1)
+        products = f @ self.weights.T
+        products = products if self.bias is None else products + self.bias
+        scale = self.clip.logit_scale.to(f) if self.scale is None else self.scale
+        return (scale * products).softmax(dim=1)
 
     @torch.no_grad()
     def stream(self, photos: Photos) -> Iterator[Prediction]:
         """Label pictures in their order, in bounded memory."""
-        seen = stream(self.clip, photos, self.part or "head", self.beside, self.own)
+        how = (self.beside, self.own, self.pooled)
+        seen = stream(self.clip, photos, self.part or "head", *how)
         for index, features, rejections in seen:
             chances = self.probabilities(features) if index else torch.empty(0, len(self.classes))
             yield Prediction(index, chances.cpu(), rejections)
@@ -120,6 +129,7 @@ class Classifier:
         own = {"weights": self.weights, "fingerprint": _fingerprint(self.clip, self.beside)}
         tensors, numbers = parts(self.head) if self.head else ({}, {})
         own |= {f"head.{name}": tensor for name, tensor in tensors.items()}
+        own |= {} if self.bias is None else {"bias": self.bias}
         with whole(Path(folder) / _TENSORS) as path:
             save_file(
                 {n: tensor.detach().cpu().contiguous() for n, tensor in (own | trained).items()},
@@ -133,6 +143,8 @@ class Classifier:
             beside=self.beside is not None,
             own=self.own,
             head={"kind": self.head.kind, **numbers} if self.head else None,
+            pooled=self.pooled,
+            scale=self.scale,
             classes=self.classes.to_json(),
             model=self.clip.model_id,
             preprocessing=self.clip.preprocessing.to_json(),
@@ -172,9 +184,9 @@ class Classifier:
             if clip.preprocessing.to_json() != settings.preprocessing:
                 raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
             seen = _fingerprint(clip, beside)
-            rows = (
-                with_own(seen, clip.trunk(clip.synthetic(), "head").cpu()) if settings.own else seen
-            )
+            rows, before = seen, clip.trunk(clip.synthetic(), "head").cpu()
+            if settings.own or settings.pooled:
+                rows = with_own(seen, before) if settings.own else clip.pooled(before, "head")
             _compare(seen, (len(classes), rows.shape[1]), tensors)
         except ValueError as wrong:
             raise ModelError(
@@ -183,6 +195,8 @@ class Classifier:
         weights = tensors["weights"].to(device)
         about = (settings.method, settings.fields)
         how: dict[str, Any] = {"beside": beside, "own": settings.own, "head": head}
+        how |= {"pooled": settings.pooled, "scale": settings.scale}
+        how |= {"bias": tensors["bias"].to(device) if "bias" in tensors else None}
         return cls(clip, settings.part, classes, weights, *about, **how)
 
 
@@ -197,6 +211,8 @@ class _Settings(BaseModel):
     beside: StrictBool = False
     own: StrictBool = False
     head: dict[str, str | float] | None = None
+    pooled: StrictBool = False
+    scale: PositiveFloat | None = None
     classes: dict[str, Any]
     model: str
     preprocessing: dict[str, Any]
@@ -260,7 +276,7 @@ def _put_back(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) 
     found = {
         name.removeprefix("parameter."): tensor
         for name, tensor in tensors.items()
-        if name not in ("weights", "fingerprint")
+        if name not in ("weights", "fingerprint", "bias")
     }
     if {n: t.shape for n, t in found.items()} != {n: p.shape for n, p in named.items()}:
         raise ValueError("its trained parameters have other names or shapes")
@@ -281,6 +297,8 @@ def _compare(
     then = tensors["fingerprint"]
     if now.shape != then.shape or tensors["weights"].shape != shape:
         raise ValueError("features have another width, or classes another number")
+    if "bias" in tensors and tensors["bias"].shape != shape[:1]:
+        raise ValueError("classes have another number")
     if not cosine_similarity(now, then).min() > SAME:
         raise ValueError("its features of the synthetic pictures differ: other weights")
 

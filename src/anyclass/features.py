@@ -19,11 +19,13 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Part
 from anyclass.data import (
     Augmentation,
     AugmentedViews,
+    CropAndFlip,
     Photos,
     Rejection,
     TestView,
@@ -48,7 +50,7 @@ class Embedding:
 
     part: Part = "head"
     """What will be trained on the outputs."""
-    augmentation: Augmentation | None = None
+    augmentation: Augmentation | CropAndFlip | None = None
     """How views vary; None: the one test view."""
     views: int = 1
     """K, augmented views of each picture."""
@@ -94,11 +96,20 @@ class Features:
         Raises:
             AnyclassError: one of them was rejected.
         """
-        places = self._place[np.asarray(index)].tolist()
+        places = self._places(index)
+        return torch.stack([self._shards[shard][row] for shard, row in places]).float()
+
+    def views(self, index: Int[Tensor, " b"], view: Int[Tensor, " b"]) -> Float[Tensor, "b ..."]:
+        """One view of each of some pictures; the others are not even read."""
+        places = zip(self._places(index), view.tolist(), strict=True)
+        return torch.stack([self._shards[shard][row, k] for (shard, row), k in places]).float()
+
+    def _places(self, index: Int[Tensor, " b"] | Sequence[int]) -> list[list[int]]:
+        places: list[list[int]] = self._place[np.asarray(index)].tolist()
         if [-1, -1] in places:
             first = self.rejections[0]
             raise AnyclassError(f"{first.file_name} cannot be used: {first.reason} {first.detail}")
-        return torch.stack([self._shards[shard][row] for shard, row in places]).float()
+        return places
 
 
 def embed(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
@@ -135,9 +146,38 @@ def image_features(
     clip: Backbone, features: Features, part: Part, index: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n D"]:
     """Unit features through the tail, of the first view of all N pictures or of rows `index`."""
+    return through(lambda hidden: clip.tail(hidden, part), clip.device, features, index)
+
+
+@torch.no_grad()
+def through(
+    what: Callable[[Tensor], Tensor],
+    device: torch.device,
+    features: Features,
+    index: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, "n W"]:
+    """What a function makes of the first view of all N pictures or of rows `index`."""
     rows = torch.arange(len(features)) if index is None else index.cpu()
-    hidden = (features[some][:, 0].to(clip.device) for some in rows.split(SHARD))
-    return torch.cat([clip.tail(some, part) for some in hidden])
+    hidden = (features[some][:, 0].to(device) for some in rows.split(SHARD))
+    return torch.cat([what(some) for some in hidden])
+
+
+def pooled_features(clip: Backbone, features: Features, part: Part) -> Float[Tensor, "N H"]:
+    """Unit features before the projection, of the first view of all N pictures."""
+    return through(lambda x: normalize(clip.pooled(x, part), dim=-1), clip.device, features)
+
+
+@torch.no_grad()
+def every_view(
+    what: Callable[[Tensor], Tensor], device: torch.device, features: Features
+) -> Features:
+    """What a function makes of every view of all N pictures, none of them rejected; in memory."""
+    parts = []
+    for some in torch.arange(len(features)).split(max(1, BATCH // features[[0]].shape[1])):
+        hidden = features[some].to(device)
+        parts.append(what(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2]).cpu())
+    rows = np.arange(len(features))
+    return Features([torch.cat(parts)], np.stack([np.zeros_like(rows), rows], axis=1), [])
 
 
 def _folder(clip: Backbone, how: Embedding, engine_name: str) -> Path:
@@ -224,7 +264,7 @@ def _compute(
 ) -> Iterator[tuple[Tensor, list[str], list[Rejection]]]:
     """Rows, their contents and what was refused, a shard at a time."""
     rows, keys, refused = [], [], []
-    draw = _drawing(clip, how.augmentation, how.views, how.seed)
+    draw = drawing(clip, how.augmentation, how.views, how.seed)
     done = 0
     for batch, bad in read(photos, draw, BATCH):
         done += len(batch.indices) + len(bad)
@@ -240,9 +280,10 @@ def _compute(
         yield torch.cat(rows) if rows else torch.empty(0), keys, refused
 
 
-def _drawing(
-    clip: Backbone, augmentation: Augmentation | None, views: int, seed: int
+def drawing(
+    clip: Backbone, augmentation: Augmentation | CropAndFlip | None, views: int, seed: int
 ) -> TestView | AugmentedViews:
+    """What turns a picture into its views."""
     if augmentation is None:
         return TestView(clip.preprocessing)
     return AugmentedViews(clip.preprocessing, augmentation, views, seed)
@@ -271,17 +312,25 @@ def _halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stream(
-    clip: Backbone, photos: Photos, part: Part, beside: Backbone | None = None, own: bool = False
+    clip: Backbone,
+    photos: Photos,
+    part: Part,
+    beside: Backbone | None = None,
+    own: bool = False,
+    pooled: bool = False,
 ) -> Iterator[tuple[list[int], Float[Tensor, "b E"], list[Rejection]]]:
     """Unit features of pictures in their order, in bounded memory and without the cache.
 
     Yields rows of `photos`, their features, and what was rejected beside them. The features of
-    `beside`, a model with the same trunk, stand beside those of `clip`; with `own` the tower's own.
+    `beside`, a model with the same trunk, stand beside those of `clip`; with `own` the tower's own;
+    with `pooled` they are those before the projection instead.
     """
     machine, towers = engine(clip, part), [clip] if beside is None else [clip, beside]
 
     def features(pixels: Tensor) -> Tensor:
         hidden = machine.run(pixels)
+        if pooled:
+            return normalize(clip.pooled(hidden, part), dim=-1).cpu()
         seen = side_by_side([tower.tail(hidden, part) for tower in towers])
         return (with_own(seen, hidden) if own else seen).cpu()
 
@@ -341,7 +390,7 @@ def current_features(
     wanted = photos if index is None else photos[index.numpy()]
     rows = []
     for _, features, bad in stream(clip, wanted, part):
-        _stop_if(bad)
+        stop_if(bad)
         rows.append(features)
     return torch.cat(rows)
 
@@ -393,9 +442,9 @@ class TrainingViews:
         """One view of each picture of the rest of an epoch, batch by batch."""
         if self.cached is None:
             own = generator(self.seed, epoch).initial_seed()
-            draw = _drawing(self.clip, self.augmentation, 1, own)
+            draw = drawing(self.clip, self.augmentation, 1, own)
             for batch, bad in read(self.photos[index.numpy()], draw, size):
-                _stop_if(bad)
+                stop_if(bad)
                 yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])
             return
         for part in index.split(size):
@@ -406,7 +455,7 @@ class TrainingViews:
             yield part, rows[torch.arange(len(part)), view]
 
 
-def _stop_if(bad: Sequence[Rejection]) -> None:
+def stop_if(bad: Sequence[Rejection]) -> None:
     """Rows and pictures would no longer go together."""
     if bad:
         why = f"{bad[0].reason} {bad[0].detail}".strip()

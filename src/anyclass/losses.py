@@ -47,3 +47,30 @@ def contrastive(
         logits = logits.masked_fill(others, float("-inf"))
         target = torch.arange(len(images), device=images.device)
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+
+def unsupervised_contrast(h: Float[Tensor, "N E"], tau: float = 1.0) -> Float[Tensor, ""]:
+    """Of unit features of N = 2 B views, where view i and view i + B show one picture.
+
+    mean_i -log exp(h_i . h_i' / tau) / sum_j!=i exp(h_i . h_j / tau),  i' the other view of i
+    """
+    logits = (h @ h.T / tau).fill_diagonal_(float("-inf"))
+    other = torch.arange(len(h), device=h.device).roll(len(h) // 2)
+    return cross_entropy(logits, other)
+
+
+def supervised_contrast(
+    h: Float[Tensor, "N E"], labels: Int[Tensor, " N"], tau: float = 0.07
+) -> Float[Tensor, ""]:
+    """Of the labelled among unit features (label >= 0); 0 where none is.
+
+    mean_i mean_p -log exp(h_i . h_p / tau) / sum_j!=i exp(h_i . h_j / tau),  p of the class of i
+    """
+    h, labels = h[labels >= 0], labels[labels >= 0]
+    if len(h) == 0:
+        return h.sum()
+    itself = torch.eye(len(h), dtype=torch.bool, device=h.device)
+    log_p = (h @ h.T / tau).masked_fill(itself, float("-inf")).log_softmax(dim=1)
+    positive = (labels[:, None] == labels[None, :]) & ~itself
+    total = torch.where(positive, log_p, 0.0).sum(1)
+    return -(total / positive.sum(1).clamp_min(1)).mean()

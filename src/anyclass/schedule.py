@@ -1,7 +1,7 @@
 """How parameters step: the optimiser, and its learning rate over the steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, pi
 from typing import Any, Literal
 
@@ -79,10 +79,16 @@ class Sgd:
     """Pull to zero, in learning rates."""
     decay: Decayed = "all"
     """What weight decay pulls at."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Part of the learning rate that parameters get whose name begins so; the others all of it."""
 
     def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """Torch's optimiser of these parameters."""
-        groups, rate = _groups(parameters, self.decay), self.rate.highest
+        rest, groups = dict(parameters), []
+        for start, share in self.shares.items():
+            some = {name: rest.pop(name) for name in parameters if name.startswith(start)}
+            groups += [group | {"share": share} for group in _groups(some, self.decay)]
+        groups, rate = groups + _groups(rest, self.decay), self.rate.highest
         return torch.optim.SGD(groups, rate, self.momentum, weight_decay=self.weight_decay)
 
 
@@ -92,7 +98,7 @@ Schedule = AdamW | Sgd
 
 def _groups(parameters: Mapping[str, nn.Parameter], decay: Decayed) -> list[dict[str, Any]]:
     if decay == "all":
-        return [{"params": list(parameters.values())}]
+        return [{"params": list(parameters.values())}] if parameters else []
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     flat = [p for p in parameters.values() if p.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": flat, "weight_decay": 0.0}]

@@ -37,6 +37,8 @@ class Batch:
     """One view of each picture, as the frozen trunk left it (pixels when everything is trained)."""
     files: tuple[str, ...]
     """Their file names, for messages."""
+    view: Int[Tensor, " B"] | None = None
+    """Which of a picture's cached views each is, where a method keeps more of a view."""
 
 
 @runtime_checkable
@@ -141,7 +143,7 @@ def generator(*key: int) -> torch.Generator:
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 def _check(terms: Mapping[str, Tensor], step: int, batch: Batch) -> None:

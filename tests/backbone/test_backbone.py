@@ -413,3 +413,106 @@ def test_frozen_sha256__differs_under_another_activation() -> None:
         block.mlp.gelu = nn.SiLU()
     assert plain.weights_sha256 == quick.weights_sha256
     assert plain.frozen_sha256("head") != quick.frozen_sha256("head")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["head", "tail", "all"])
+def test_projected__is_what_images_make_unit(clip: Backbone, part: Part) -> None:
+    pixels = noise(clip)
+    z = clip.projected(clip.trunk(pixels, part), part)
+    assert close(z, clip.model.encode_image(pixels, normalize=False), 1e-5)
+    assert (z.norm(dim=1) - 1).abs().max() > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["head", "tail", "all"])
+def test_pooled__is_what_the_projection_gets(clip: Backbone, part: Part) -> None:
+    pixels, head = noise(clip), clip._image.head
+    v = clip.pooled(clip.trunk(pixels, part), part)
+    assert close(v, clip.trunk(pixels, "head"), 1e-5)
+    assert close(head(v) if head else v, clip.model.encode_image(pixels, normalize=False), 1e-5)
+
+
+@torch.no_grad()
+def test_pooled__of_a_tower_whose_projection_pools() -> None:
+    clip = build({"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}, {}, PADDED)
+    hidden = clip.trunk(noise(clip, 2), "head")
+    assert hidden.shape == (2, 256, 2, 2)
+    wanted = torch.stack([hidden[:, :, y, x] for y in range(2) for x in range(2)]).mean(0)
+    assert close(clip.pooled(hidden, "head"), wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 7])
+def test_sentences__of_the_words_of_a_text_are_that_text(clip: Backbone, length: int) -> None:
+    text = " ".join(["blue", "kite", "on", "water", "with", "yellow", "wood"][:length])
+    read = clip.words([text, "art " * length])
+    blue = clip.words(["blue kite on water with yellow wood"])
+    first = int((blue.ids[0] != clip.words(["i kite on water with yellow wood"]).ids[0]).nonzero())
+    words = read.embeddings[:, first : first + length]
+    found = clip.sentences(words)
+    assert close(normalize(found, dim=-1), clip.texts([text, "art " * length]), 1e-5)
+    wanted = clip.model.encode_text(full_length(clip, [text]), normalize=False)
+    assert close(found[:1], wanted, 1e-5)
+
+
+def test_sentences__carry_the_gradient_to_their_words_alone(clip: Backbone) -> None:
+    words = torch.randn(3, 7, clip.words(["a"]).embeddings.shape[2], requires_grad=True)
+    clip.sentences(words)[1].square().sum().backward(inputs=[words])
+    assert words.grad is not None
+    assert words.grad[1].norm(dim=1).min() > 0
+    assert not words.grad[[0, 2]].any()
+    assert all(parameter.grad is None for parameter in clip.model.parameters())
+
+
+def test_sentences__longer_than_the_context_are_refused(clip: Backbone) -> None:
+    with pytest.raises(RequestError, match="no text of 17 words"):
+        clip.sentences(torch.zeros(2, 17, clip.words(["a"]).embeddings.shape[2]))
+
+
+STAGES = {
+    "vit": {"transformer.resblocks.1."},
+    "vit that pools the mean": {"transformer.resblocks.1."},
+    "vit with attentional pool": {"transformer.resblocks.1."},
+    "resnet": {"layer4."},
+    "timm vit": {"trunk.blocks.5."},
+    "timm efficientnet": {"trunk.blocks.4.", "trunk.conv_head.", "trunk.bn2."},
+    "timm convnext": {"trunk.stages.3."},
+    "timm resnet": {"trunk.layer4."},
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_last_stage__is_without_norm_pool_and_projection(name: str) -> None:
+    vision, _ = TOWERS[name]
+    timm = {"timm_pool": "avg", "timm_proj": "linear"} if "timm" in name else {}
+    clip = build(vision | timm, {}, PADDED)
+    stage, prefixes = set(clip.last_stage()), tuple(f"visual.{p}" for p in STAGES[name])
+    assert stage == {n for n, _ in clip.model.named_parameters() if n.startswith(prefixes)}
+    assert stage < set(clip.parameters("tail"))
+    assert {prefix for prefix in prefixes if any(n.startswith(prefix) for n in stage)} == set(
+        prefixes
+    )
+
+
+def test_last_stage__of_an_unknown_tower_is_refused() -> None:
+    vision = {"image_size": 64, "timm_model_name": "test_byobnet"}
+    clip = build(vision | {"timm_pool": "avg", "timm_proj": "linear"}, {}, PADDED)
+    with pytest.raises(RequestError, match="stages of the image tower are unknown"):
+        clip.last_stage()
+
+
+def test_last_block__of_the_class_row_alone_gives_the_same_gradients() -> None:
+    clip = build({**VIT, "ls_init_value": 0.3}, {}, PADDED)
+    block = clip.model.visual.transformer.resblocks[-1]
+    hidden = clip.trunk(noise(clip, 2), "tail").detach()
+    whole = clip.model.visual._pool(block(hidden))[0]
+    found = clip.pooled(hidden, "tail")
+    assert close(found, whole, 1e-6)
+    slopes = [torch.autograd.grad(f.pow(3).sum(), list(block.parameters())) for f in (found, whole)]
+    assert len(slopes[0]) == 14
+    assert all(close(a, b, 1e-5) for a, b in zip(*slopes, strict=True))
+    calls: list[torch.Size] = []
+    block.mlp.register_forward_hook(lambda _, given, __: calls.append(given[0].shape))
+    clip.pooled(hidden, "tail")
+    assert calls == [(2, 1, 32)]

@@ -136,3 +136,16 @@ def test_near_duplicates__differ_in_case_and_separators_only() -> None:
         ("Stra\u00dfe", "STRASSE"),
     ]
     assert near_duplicates(["dog", "cat"]) == []
+
+
+def test_discovered__names_all_classes_but_trusts_only_labelled_names() -> None:
+    classes = Classes.of(["cat", "discovered 1", "dog"], ["a cat", "x", "a dog"], ["cat"], 2)
+    assert (len(classes), classes.total) == (3, 5)
+    found = classes.discovered([0])
+    assert found.names == ("cat", *(f"discovered {i}" for i in (1, 2, 3, 4)))
+    assert found.prompts == ("a cat", *found.names[1:])
+    assert found.kinds == ("labelled", *["unknown"] * 4)
+    assert (len(found), found.total) == (5, 5)
+    other = classes.discovered([1, 2])  # a user's own name is not given twice
+    assert other.names == ("discovered 2", "discovered 1", "dog", "discovered 3", "discovered 4")
+    assert Classes.from_json(found.to_json()) == found

@@ -8,7 +8,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from anyclass.data import Augmentation, AugmentedViews, Preprocessing, TestView
+from anyclass.data import Augmentation, AugmentedViews, CropAndFlip, Preprocessing, TestView
 from anyclass.errors import ModelError, PictureError
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
@@ -154,3 +154,44 @@ def test_augmented_views__depend_on_content_seed_and_number_only() -> None:
     assert not torch.equal(other[0], views[0])
     elsewhere = AugmentedViews(shape, Augmentation(), count=4, seed=1)(picture, "cd" * 32)
     assert not torch.equal(elsewhere[0], views[0])
+
+
+def test_crop_and_flip__is_a_crop_of_the_resized_picture_or_its_mirror() -> None:
+    picture, views = noise(40, 31), CropAndFlip()
+    resized = np.asarray(picture.resize((int(23 * 40 / 31), 23), Image.Resampling.BICUBIC))
+    places, mirrored = set(), []
+    for seed in range(40):
+        view = views.view(picture, (20, 20), seed)
+        assert (view.shape, view.dtype) == ((3, 20, 20), torch.uint8)
+        for flip in (False, True):
+            pixels = view.permute(1, 2, 0).numpy()[:, ::-1] if flip else view.permute(1, 2, 0)
+            found = [
+                (top, left)
+                for top in range(4)
+                for left in range(resized.shape[1] - 19)
+                if np.array_equal(pixels, resized[top : top + 20, left : left + 20])
+            ]
+            places |= set(found)
+            mirrored += [flip] * len(found)
+    assert len(mirrored) == 40  # each is one crop, in one direction
+    assert 10 <= sum(mirrored) <= 30
+    assert len({top for top, _ in places}) == 4
+    assert len({left for _, left in places}) > 6
+
+
+def test_crop_and_flip__is_a_function_of_picture_and_seed() -> None:
+    picture, views = noise(40, 31), CropAndFlip(0.5)
+    first, other, again = (views.view(picture, (18, 30), seed) for seed in (5, 6, 5))
+    assert first.shape == (3, 18, 30)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    views.view(picture, (18, 30), 5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_crop_and_flip__of_a_thread_would_fill_the_memory() -> None:
+    with pytest.raises(PictureError, match="300000 x 1 is too narrow"):
+        CropAndFlip().view(Image.new("RGB", (300_000, 1)), (224, 224), 0)

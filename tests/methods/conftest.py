@@ -1,8 +1,10 @@
 """What the tests of methods share: a tiny model, pictures it tells apart, a describer, a fit."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from PIL import Image
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import Classes, Photos
+from anyclass.data.splits import discovery
 from anyclass.describe import Request, Scene, Vocabulary
+from anyclass.features import Embedding, Features
 from anyclass.methods.latteclip import LatteClip
+from anyclass.metrics import clustering
 from anyclass.train import Log
 from anyclass.tuning import Tuning
 
@@ -77,6 +82,74 @@ def small() -> Callable[..., LatteClip]:
         return LatteClip(tuning=Tuning(**how), **(own | changed))
 
     return method
+
+
+class Blobs(NamedTuple):
+    """Easy clusters as features of pictures that do not exist."""
+
+    photos: Photos
+    """300 pictures of 5 classes; half of those of the first three keep their label."""
+    truth: np.ndarray
+    """Class of each picture."""
+
+    def scores(self, classifier: Classifier, who: str = "predicted") -> dict[str, Any]:
+        """Of the unlabelled pictures."""
+        hidden, guess = self.photos.labels < 0, np.array(classifier.record[who])
+        found = clustering(self.truth[hidden], guess[hidden], known=[0, 1, 2])
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Blobs]:
+    """`blobs(seed)`: whatever a method embeds, it gets these features (32 dimensions)."""
+
+    def made(seed: int) -> Blobs:
+        draw = torch.Generator().manual_seed(seed)
+        true = torch.arange(5).repeat_interleave(60)
+        x = torch.randn(5, 32, generator=draw)[true] + 0.35 * torch.randn(300, 32, generator=draw)
+        views = x[:, None] + 0.1 * torch.randn(300, 8, 32, generator=draw)
+        place = np.stack([np.zeros(300, dtype=int), np.arange(300)], axis=1)
+
+        def given(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
+            return Features([views if how.augmentation else x[:, None]], place, [])
+
+        for module in ("pairs", "methods.get", "methods.simgcd", "methods.gcd", "methods.kmeans"):
+            monkeypatch.setattr(f"anyclass.{module}.embed", given)
+        files = tuple(f"{i:03}.png" for i in range(300))
+        whole = Photos(Path("/"), files, true.numpy(), Classes.of("abcde", labelled="abcde"))
+        return Blobs(*discovery(whole, [0, 1, 2]))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def half_known(photos: Photos) -> Photos:
+    """The mosaics: classes 0 and 2 have labels, 1 has a name alone, a fourth has not even that."""
+    labels = np.array([0, -1, 2, -1, 0, -1, -1, 2, -1, -1, 0, -1, -1])
+    classes = Classes.of(("two", "orange", "art"), labelled=("two", "art"), unknown=1)
+    return replace(photos, labels=labels, classes=classes)
+
+
+class Killed(Exception):
+    """What a kill between two steps looks like from inside."""
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch, clip: Backbone) -> Callable[..., None]:
+    """`killed(how, photos, folder, stage, step)`: the fit dies once that step is kept."""
+    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+
+    def run(how: Any, photos: Photos, scratch: Path, stage: str, step: int) -> None:
+        def log(**row: Any) -> None:
+            if row.get("stage") == stage and row.get("done", 0) > step:
+                raise Killed
+
+        torch.manual_seed(0)
+        with pytest.raises(Killed):
+            how.fit(clip, photos, log, scratch)
+
+    return run
 
 
 @pytest.fixture(scope="session")

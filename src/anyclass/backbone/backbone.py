@@ -98,6 +98,16 @@ class Backbone:
         """Unit features of texts given as embeddings."""
         return _unit(self._text.project(self._text.pooled(words.ids, words.embeddings)))
 
+    def sentences(self, words: Float[Tensor, "B M W"]) -> Float[Tensor, "B D"]:
+        """Features, not normalised, of texts of M words each, given as embeddings.
+
+        Raises:
+            RequestError: the text tower reads no text of M words.
+        """
+        read = self._text.sentences(words)
+        with self._precision():
+            return self._text.project(self._text.pooled(read.ids, read.embeddings)).float()
+
     def trunk(self, pixels: Float[Tensor, "B 3 H W"], part: Part) -> Float[Tensor, "B ..."]:
         """What stays frozen when `part` is trained; pixels themselves for all.
 
@@ -115,11 +125,31 @@ class Backbone:
 
     def tail(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B D"]:
         """From the output of `trunk` to unit features."""
-        if part == "all":
-            return self.images(hidden)
+        return _unit(self.projected(hidden, part))
+
+    def projected(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B D"]:
+        """From the output of `trunk` to features in the shared space, not normalised."""
         with self._precision():
-            pooled = run(self._image.last, hidden) if part == "tail" else hidden
-            return _unit(self._image.head(pooled) if self._image.head else pooled)
+            if part == "all":
+                features: Tensor = self.model.encode_image(hidden, normalize=False)
+                return features.float()
+            before = self._before_head(hidden, part)
+            return (self._image.head(before) if self._image.head else before).float()
+
+    def pooled(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B H"]:
+        """From the output of `trunk` to features before the projection, not normalised.
+
+        Where the projection is what pools (ModifiedResNet) the mean over positions; of a tower that
+        has none, what it ends with.
+        """
+        with self._precision():
+            if part == "all":
+                hidden, part = self.trunk(hidden, "head"), "head"
+            features = self._before_head(hidden, part).float()
+            return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+    def _before_head(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B ..."]:
+        return run(self._image.last, hidden) if part == "tail" else hidden
 
     def text_trunk(self, texts: Sequence[str], part: Part) -> Shaped[Tensor, "B L"]:
         """Pooled text features (B, H) for head and tail; token numbers (B, L) for all."""
@@ -158,6 +188,16 @@ class Backbone:
             }
         chosen = {id(parameter) for parameter in wanted}
         return {name: parameter for name, parameter in named.items() if id(parameter) in chosen}
+
+    def last_stage(self) -> dict[str, nn.Parameter]:
+        """Parameters of the image tower's last stage alone, by their name in the model.
+
+        Less than the tail: neither a transformer's final norm nor what pools or projects.
+        """
+        self._check("tail")
+        chosen = {id(parameter) for parameter in self._image.stage_parameters}
+        named = self.model.named_parameters()
+        return {name: parameter for name, parameter in named if id(parameter) in chosen}
 
     def norms(self, tower: Literal["image", "text"]) -> dict[str, nn.Parameter]:
         """Scale and shift of all normalisation layers of a tower, by their name in the model."""

@@ -17,6 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from anyclass.errors import RequestError
+
+_SHORT_WORDS = ("a", "i")
+"""Two words that are one token each in every vocabulary: where texts differ, there words stand."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -56,6 +61,21 @@ class TextTower:
         """Token numbers and token embeddings of `texts`."""
         ids = self.tokenize(texts)
         return Words(ids, self._embedding(ids))
+
+    def sentences(self, words: Float[Tensor, "B M W"]) -> Words:
+        """Texts of M words given as embeddings, between the tower's own marks and padding.
+
+        Raises:
+            RequestError: the tower reads no text of M words.
+        """
+        count = words.shape[1]
+        one, other = (self.tokenize([" ".join([word] * count)]) for word in _SHORT_WORDS)
+        place = (one != other)[0].nonzero()[:, 0] if one.shape == other.shape else one[:0, 0]
+        if len(place) != count:
+            raise RequestError(f"the text tower reads no text of {count} words; take fewer")
+        first, around = int(place[0]), self._embedding(one).expand(len(words), -1, -1)
+        parts = [around[:, :first], words.to(around), around[:, first + count :]]
+        return Words(one.expand(len(words), -1), torch.cat(parts, dim=1))
 
     def pooled(
         self, ids: Int[Tensor, "B L"], embeddings: Float[Tensor, "B L W"] | None = None

@@ -14,13 +14,20 @@ from anyclass.data.photos import Photos
 
 if TYPE_CHECKING:
     from anyclass.data.reading import Batch, Rejection, content_hashes, read
-    from anyclass.data.views import Augmentation, AugmentedViews, Preprocessing, TestView
+    from anyclass.data.views import (
+        Augmentation,
+        AugmentedViews,
+        CropAndFlip,
+        Preprocessing,
+        TestView,
+    )
 
 __all__ = [
     "Augmentation",
     "AugmentedViews",
     "Batch",
     "Classes",
+    "CropAndFlip",
     "Kind",
     "Limits",
     "Photos",
@@ -39,6 +46,7 @@ _HOMES = {
     "Augmentation": "views",
     "AugmentedViews": "views",
     "Batch": "reading",
+    "CropAndFlip": "views",
     "Preprocessing": "views",
     "Rejection": "reading",
     "TestView": "views",

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -116,6 +117,25 @@ class Classes:
     def to_json(self) -> dict[str, Any]:
         """Names, kinds, prompts and the number of unknown classes as JSON values."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    def discovered(self, labelled: Collection[int]) -> "Classes":
+        """All classes, those beyond the names too, once they were told apart without their names.
+
+        Only the `labelled` ones keep their name: which of the others a name belongs to is not known
+        yet, so they are called "discovered 1" and so on, and their kind is unknown.
+        """
+        kept = {c: (self.names[c], self.prompts[c]) for c in labelled}
+        taken = {name for name, _ in kept.values()}
+        free = (name for i in count(1) if (name := f"discovered {i}") not in taken)
+        rows = [kept.get(c) or (name := next(free), name) for c in range(self.total)]
+        names, prompts = zip(*rows, strict=True)
+        kinds = tuple[Kind, ...]("labelled" if c in kept else "unknown" for c in range(self.total))
+        return Classes(names, kinds, prompts)
+
+    @property
+    def total(self) -> int:
+        """K, how many classes there are, those without a name included."""
+        return len(self.names) + self.unknown
 
     def __len__(self) -> int:
         """How many classes have a name."""

@@ -19,7 +19,10 @@ from torchvision.transforms import (
     Compose,
     Grayscale,
     InterpolationMode,
+    RandomCrop,
+    RandomHorizontalFlip,
     RandomResizedCrop,
+    Resize,
 )
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -149,6 +152,33 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class CropAndFlip:
+    """Random views as in SimGCD's and GET's scripts: short side resized, a crop, a flip."""
+
+    share: float = 0.875
+    """Side of the crop, of the short side of the picture."""
+
+    flip_probability: float = 0.5
+    """How often left and right are swapped."""
+
+    def view(self, image: Image.Image, size: tuple[int, int], seed: int) -> UInt8[Tensor, "3 H W"]:
+        """One view of height and width `size`, a pure function of `image` and `seed`.
+
+        Raises:
+            PictureError: it is so narrow that resizing it would fill the memory.
+        """
+        side, (short, long) = round(max(size) / self.share), sorted(image.size)
+        if side**2 * (long / short) > Limits().pixels:
+            raise PictureError("too many pixels", f"{image.width} x {image.height} is too narrow")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            image = RandomCrop(size)(Resize(side, InterpolationMode.BICUBIC)(image))
+            image = RandomHorizontalFlip(self.flip_probability)(image)
+        pixels: Tensor = pil_to_tensor(image)
+        return pixels
+
+
+@dataclass(frozen=True)
 class TestView:
     """Draws the one view that a model is tested with."""
 
@@ -169,7 +199,7 @@ class AugmentedViews:
     preprocessing: Preprocessing
     """Gives the size of the views."""
 
-    augmentation: Augmentation
+    augmentation: Augmentation | CropAndFlip
     """How they vary."""
 
     count: int

@@ -15,6 +15,7 @@ from anyclass.features import (
     cached_part,
     current_features,
     embed,
+    pooled_features,
     side_by_side,
     tower_features,
     with_own,
@@ -64,6 +65,8 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
     towers = [after] if classifier.beside is None else [after, before]
     rows = side_by_side(towers)
     rows = with_own(rows, tower_features(shown)) if classifier.own else rows
+    if classifier.pooled:
+        rows = pooled_features(classifier.clip, shown, part)
     adapted = classifier.probabilities(rows).cpu().numpy()
     return Seen(by([template]), by(openai_templates()), adapted)
 

@@ -1,0 +1,115 @@
+"""What a step of GET costs with cached views, against both towers from pixels at each step.
+
+    python benchmarks/get_steps.py [--batch 16] [--device cuda] [--model ViT-B-32]
+
+Plain: stage 1 runs the image tower and the text tower; stage 2 runs the image tower twice (frozen,
+and with its last block trained) and the text tower. Here: stage 1 starts from cached image
+features, stage 2 from cached trunk outputs and the texts synthesised after stage 1. The same
+shapes, 9 tokens on both sides, random weights, forward and backward and SGD.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor
+
+from anyclass.backbone import Backbone
+from anyclass.discovery import last_stage, seeded
+from anyclass.methods.get import Branches, Get, Synthesizer, align, anchored, consistency
+from anyclass.methods.simgcd import branch_loss
+
+RESULTS = Path(__file__).parent / "results" / "get_steps.json"
+CLASSES = 200
+
+
+def seconds(loss: Callable[[], Tensor], parameters: list[Tensor]) -> float:
+    """The fastest of three steps, after one to be warm."""
+    sgd, found = torch.optim.SGD(parameters, 0.001, 0.9), []
+    for _ in range(4):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        sgd.zero_grad()
+        loss().backward(inputs=parameters)
+        sgd.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
+
+
+def main() -> None:
+    """Measure both stages, both ways."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", default="ViT-B-32")
+    asked = parser.parse_args()
+    b, how = asked.batch, Get()
+    model = open_clip.create_model(asked.model).to(asked.device)
+    clip = Backbone(model, open_clip.get_tokenizer(asked.model), asked.model)
+    tuned = clip.copy()
+    x = torch.randn(2 * b, 3, *clip.preprocessing.size).to(asked.device)
+    labels = torch.where(torch.arange(b) % 2 == 0, torch.arange(b) % 7, -1).repeat(2)
+    labels = labels.to(asked.device)
+    with torch.no_grad():
+        hidden = clip.trunk(x, "tail")
+        z = clip.projected(hidden, "tail")
+        width = clip.pooled(hidden, "tail").shape[1]
+    synthesizer = seeded(lambda: Synthesizer(clip, z.shape[1], how), 0).to(asked.device)
+    net = Branches(width, z.shape[1], CLASSES, how, 0).to(asked.device)
+    with torch.no_grad():
+        z_hat = synthesizer(z)
+
+    def stage_1(image: Callable[[], Tensor]) -> Tensor:
+        with torch.no_grad():
+            features = image()
+        return align(features, synthesizer(features), 100.0)
+
+    def stage_2(visual: Callable[[], Tensor], text: Callable[[], Tensor]) -> Tensor:
+        v, t = visual(), net.ln_t(text())
+        branches = [branch_loss(*net.head(f), labels, 0.07, how.objective) for f in (v, t)]
+        terms = [term for branch in branches for term in branch.values()]
+        both = consistency(*(anchored(f, labels, how.cico_temperature) for f in (v, t)))
+        return torch.stack([*terms, both]).sum()
+
+    @torch.no_grad()
+    def frozen() -> Tensor:
+        return synthesizer(clip.projected(x, "all"))
+
+    @torch.no_grad()
+    def trunk() -> Tensor:
+        return tuned.trunk(x, "tail")
+
+    words = list(synthesizer.parameters())
+    trained = [*last_stage(tuned, "tail").values(), *net.parameters()]
+    times = {
+        "stage_1_plain": seconds(lambda: stage_1(lambda: clip.projected(x, "all")), words),
+        "stage_1_here": seconds(lambda: stage_1(lambda: z), words),
+        "stage_2_plain": seconds(
+            lambda: stage_2(lambda: tuned.pooled(trunk(), "tail"), frozen), trained
+        ),
+        "stage_2_here": seconds(
+            lambda: stage_2(lambda: tuned.pooled(hidden, "tail"), lambda: z_hat), trained
+        ),
+    }
+    row = {
+        "model": asked.model,
+        "batch": b,
+        "device": asked.device,
+        "threads": torch.get_num_threads(),
+    }
+    row |= {name: round(value, 3) for name, value in times.items()}
+    for stage in ("stage_1", "stage_2"):
+        row[f"{stage}_ratio"] = round(times[f"{stage}_here"] / times[f"{stage}_plain"], 3)
+    print(json.dumps(row))
+    RESULTS.write_text(json.dumps(row, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The benchmark of category discovery made of a fully labelled set: what is shown, what is hidden.
+
+As in GCD (Vaze et al., CVPR 2022, arXiv 2201.02609) and all that came after it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Int, Int64
+
+from anyclass.data.classes import Classes
+from anyclass.data.photos import Photos
+
+
+def labelled_share(
+    labels: Int[np.ndarray, " N"], known: Sequence[int], share: float = 0.5, seed: int = 0
+) -> Bool[np.ndarray, " N"]:
+    """Which pictures are labelled: a share of those of the known classes, uniform over pictures.
+
+    The same draw as in the official codes: it hangs on the order of the pictures.
+    """
+    candidates = np.flatnonzero(np.isin(labels, known))
+    draw = np.random.RandomState(seed)  # noqa: NPY002 (the published draw)
+    chosen = draw.choice(len(candidates), int(share * len(candidates)), replace=False)
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[candidates[chosen]] = True
+    return mask
+
+
+def discovery(
+    photos: Photos, known: Sequence[int], share: float = 0.5, seed: int = 0
+) -> tuple[Photos, Int64[np.ndarray, " N"]]:
+    """Pictures with hidden labels, and the truth in their numbers: known classes come first.
+
+    Args:
+        photos: pictures that all have a label.
+        known: indices of the classes of which some pictures keep their label.
+        share: of their pictures that do.
+        seed: of the draw.
+    """
+    order = [*known, *(c for c in range(len(photos.classes)) if c not in set(known))]
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.arange(len(order))
+    truth = number[photos.labels]
+    shown = np.where(labelled_share(photos.labels, known, share, seed), truth, -1)
+    names = [photos.classes.names[c] for c in known]
+    prompts = [photos.classes.prompts[c] for c in known]
+    labelled = [names[c] for c in set(shown[shown >= 0].tolist())]
+    classes = Classes.of(names, prompts, labelled, unknown=len(order) - len(known))
+    return replace(photos, labels=shown, classes=classes), truth
