@@ -19,7 +19,7 @@ from anyclass.data import Classes, Photos, Rejection
 from anyclass.errors import AnyclassError, ModelError, PictureError
 from anyclass.features import side_by_side, stream, with_own
 from anyclass.files import read_json, whole, write_json
-from anyclass.heads import Head, assemble, parts
+from anyclass.heads import Head, Spaces, assemble, parts
 
 SAME = 0.9999
 """Least cosine between fingerprints of one and the same model on two machines."""
@@ -51,7 +51,8 @@ class Classifier:
     """What the rows of `weights` mean."""
     weights: Float[Tensor, "C E"]
     """Unit class prototypes, E = D; with `beside` E = 2 D, those for either tower side by side.
-    With `own` E = D + H + 1: then weights of the H features before the projection, and a bias."""
+    With `own` E = D + H + 1: then weights of the H features before the projection, and a bias.
+    With a head that has a space of its own (GET-plus), of that space."""
     method: str
     """Name of the method that made it."""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -187,7 +188,8 @@ class Classifier:
             rows, before = seen, clip.trunk(clip.synthetic(), "head").cpu()
             if settings.own or settings.pooled:
                 rows = with_own(seen, before) if settings.own else clip.pooled(before, "head")
-            _compare(seen, (len(classes), rows.shape[1]), tensors)
+            wide = head.width if isinstance(head, Spaces) else rows.shape[1]
+            _compare(seen, (len(classes), wide), tensors)
         except ValueError as wrong:
             raise ModelError(
                 f"{folder} does not fit {settings.model}: {wrong}; load the model it was fitted on"

@@ -137,10 +137,67 @@ def fresh(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "r
     return torch.empty(rows, columns).uniform_(-bound, bound, generator=drawing)
 
 
-Head = Adapter | Keys | Conditional
+@dataclass(frozen=True)
+class Spaces:
+    """GET-plus: two spaces, each sharpened by labelled classes and reduced, side by side.
+
+    Rows are [x | h | 1]: features shared with texts, and the image tower's own. `weights` are of
+    [u | 1].
+    """
+
+    kind: ClassVar = "spaces"
+    x_centre: Float[Tensor, " D"]
+    """Mean of x."""
+    x_whiten: Float[Tensor, "D D"]
+    """Inverse root of the covariance of x within labelled classes."""
+    x_middle: Float[Tensor, " D"]
+    """Mean of what it makes, as unit vectors."""
+    x_axes: Float[Tensor, "D P"]
+    """Principal axes of that."""
+    h_centre: Float[Tensor, " H"]
+    """Mean of h, and so on."""
+    h_whiten: Float[Tensor, "H H"]
+    """As for x."""
+    h_middle: Float[Tensor, " H"]
+    """As for x."""
+    h_axes: Float[Tensor, "H Q"]
+    """As for x."""
+    share: float
+    """beta, weight of x beside h."""
+
+    @property
+    def width(self) -> int:
+        """Columns of `weights`."""
+        return self.h_axes.shape[1] + self.x_axes.shape[1] + 1
+
+    def logits(
+        self,
+        clip: Backbone,
+        prompts: tuple[str, ...],
+        w: Float[Tensor, "C E"],
+        f: Float[Tensor, "n R"],
+    ) -> Float[Tensor, "n C"]:
+        """U . w_c + bias_c."""
+        return self.seen(f) @ w[:, :-1].T + w[:, -1]
+
+    def seen(self, f: Float[Tensor, "n R"]) -> Float[Tensor, "n E"]:
+        """u, the unit vectors of both spaces together."""
+        d = len(self.x_centre)
+        x = _reduced(f[:, :d], self.x_centre, self.x_whiten, self.x_middle, self.x_axes)
+        h = _reduced(f[:, d:-1], self.h_centre, self.h_whiten, self.h_middle, self.h_axes)
+        return normalize(torch.cat([h, self.share * x], dim=1), dim=1)
+
+
+def _reduced(f: Tensor, centre: Tensor, whiten: Tensor, middle: Tensor, axes: Tensor) -> Tensor:
+    """Unit coordinates along `axes` of unit, whitened rows."""
+    a = normalize((f - centre) @ whiten, dim=1)
+    return normalize((a - middle) @ axes, dim=1)
+
+
+Head = Adapter | Keys | Conditional | Spaces
 """What a classifier may have between features and logits."""
 
-HEADS: dict[str, type[Head]] = {kind.kind: kind for kind in (Adapter, Keys, Conditional)}
+HEADS: dict[str, type[Head]] = {kind.kind: kind for kind in (Adapter, Keys, Conditional, Spaces)}
 """By the name they are saved under."""
 
 

@@ -1,0 +1,173 @@
+"""Category discovery: GET, what it is compared with, and get-plus, over seeds.
+
+    python benchmarks/get.py --data DATA        DATA: the folder that holds cifar10/ and grocery/
+
+Half of the pictures of the known classes are labelled (the published draw), everything else is not.
+All, Old and New are clustering accuracies "v2" of the pictures that were fitted on without a label
+(transductive), and of the test pictures (inductive). SimGCD and GET train new layers on cached
+views (`--tune head`), with fewer epochs than their papers: this is for two CPU cores. The figures
+go to `results/get.json`; rows that are there are not measured again.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from latteclip import SETS, silent
+
+from anyclass.backbone import Backbone
+from anyclass.classifier import Classifier
+from anyclass.clusters import estimate_classes
+from anyclass.data import Photos
+from anyclass.data.splits import discovery
+from anyclass.features import Embedding, embed, image_features
+from anyclass.methods.get import Get
+from anyclass.methods.get_plus import GetPlus
+from anyclass.methods.kmeans import KMeans
+from anyclass.methods.simgcd import SimGcd
+from anyclass.metrics import clustering
+from anyclass.pairs import PairTuning
+
+RESULTS = Path(__file__).parent / "results" / "get.json"
+
+SHORT = PairTuning("head", epochs=50, views=4)
+METHODS: dict[str, Any] = {
+    "kmeans": KMeans(),
+    "kmeans, unprojected": KMeans(feature="unprojected"),
+    "semi-supervised kmeans": KMeans(semi_supervised=True),
+    "semi-supervised kmeans, unprojected": KMeans(semi_supervised=True, feature="unprojected"),
+    "get-plus": GetPlus(),
+    "simgcd": SimGcd(tuning=replace(SHORT, decay="matrices")),
+    "get": Get(tuning=SHORT, tes_epochs=10),
+}
+"""Rows of the table."""
+
+QUICK = tuple(METHODS)[:5]
+"""Rows that need no training."""
+
+
+class Task(NamedTuple):
+    """One set: what is fitted on, the truth of it, and other pictures with theirs."""
+
+    photos: Photos
+    truth: Any
+    test: Photos
+    known: int
+
+
+def task(train: Photos, test: Photos, known: list[int], pictures: int | None) -> Task:
+    """Known classes first, in the order of their indices; a fixed share of the pictures."""
+    if pictures is not None:
+        drawn = np.random.RandomState(0).permutation(len(train))[:pictures]  # noqa: NPY002
+        train = train[np.sort(drawn)]
+    order = [*known, *(c for c in range(len(train.classes)) if c not in set(known))]
+    number = np.argsort(order)
+    photos, truth = discovery(train, known)
+    return Task(photos, truth, replace(test, labels=number[test.labels]), len(known))
+
+
+def tasks(data: Path) -> dict[str, Callable[[], Task]]:
+    """The sets by name."""
+
+    def cifar(pictures: int | None) -> Task:
+        return task(*SETS["cifar10"](data), list(range(5)), pictures)
+
+    def halves(name: str) -> Task:
+        split = SETS[name](data)
+        return task(*split, list(range((len(split.train.classes) + 1) // 2)), None)
+
+    return {
+        "cifar10, 4,000 pictures": lambda: cifar(4000),
+        "emoji": lambda: halves("emoji"),
+        "grocery, coarse": lambda: halves("grocery, coarse"),
+        "cifar10, 10,000 pictures": lambda: cifar(None),
+    }
+
+
+def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
+    """Transductive and inductive."""
+    hidden = some.photos.labels < 0
+    known = range(some.known)
+    on_train = np.array(fitted.record["predicted"])[hidden]
+    chances = [p.probabilities.numpy() for p in fitted.stream(some.test)]
+    on_test = np.concatenate(chances).argmax(1)
+    found = {
+        "transductive": clustering(some.truth[hidden], on_train, known),
+        "inductive": clustering(some.test.labels, on_test, known),
+    }
+    keys = ("all", "old", "new", "old_fixed")
+    return {name: {key: 100 * value[key] for key in keys} for name, value in found.items() if value}
+
+
+def row(clip: Backbone, name: str, some: Task, method: str, seeds: int) -> dict[str, Any]:
+    """Means and deviations over seeds."""
+    found, seconds = [], []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        start = time.perf_counter()
+        fitted = METHODS[method].fit(clip, some.photos, silent)
+        seconds.append(time.perf_counter() - start)
+        found.append(scores(clip, fitted, some))
+        print(f"  {name}, {method}, seed {seed}: {seconds[-1]:.0f} s, {found[-1]}", flush=True)
+    result: dict[str, Any] = {"set": name, "method": method, "pictures": len(some.photos)}
+    for protocol in found[0]:
+        keys = found[0][protocol]
+        values = {key: [f[protocol][key] for f in found] for key in keys}
+        result[protocol] = {key: round(statistics.mean(v), 1) for key, v in values.items()}
+        if seeds > 1:
+            spread = statistics.stdev(values["all"])
+            result[protocol]["all_spread"] = round(spread, 1)
+    return result | {"seeds": seeds, "seconds": round(min(seconds), 1)}
+
+
+def estimate(clip: Backbone, name: str, some: Task) -> dict[str, Any]:
+    """How many classes there are, on frozen features."""
+    shown = embed(clip, some.photos, Embedding("head"), silent)
+    x = image_features(clip, shown, "head").cpu()
+    found = estimate_classes(x, torch.tensor(some.photos.labels), seed=0)
+    return {
+        "set": name,
+        "method": "estimate",
+        "found": found.classes,
+        "true": some.photos.classes.total,
+    }
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=None)
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, "estimate"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    clip = Backbone.load("starter")
+    known = json.loads(asked.out.read_text()) if asked.out.is_file() else []
+    table = {(r["set"], r["method"]): r for r in known}
+    for name, make in tasks(asked.data).items():
+        if asked.sets and name not in asked.sets:
+            continue
+        some = make()
+        for method in asked.methods:
+            large = len(some.photos) > 5000
+            if (name, method) in table or (large and method not in QUICK):
+                continue
+            table[name, method] = (
+                estimate(clip, name, some)
+                if method == "estimate"
+                else row(clip, name, some, method, asked.seeds)
+            )
+            print(json.dumps(table[name, method]), flush=True)
+            asked.out.write_text(json.dumps(list(table.values()), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
