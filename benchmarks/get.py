@@ -34,6 +34,7 @@ from anyclass.methods.kmeans import KMeans
 from anyclass.methods.simgcd import SimGcd
 from anyclass.metrics import clustering
 from anyclass.pairs import PairTuning
+from anyclass.run.scoring import see
 
 RESULTS = Path(__file__).parent / "results" / "get.json"
 
@@ -96,8 +97,7 @@ def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
     hidden = some.photos.labels < 0
     known = range(some.known)
     on_train = np.array(fitted.record["predicted"])[hidden]
-    chances = [p.probabilities.numpy() for p in fitted.stream(some.test)]
-    on_test = np.concatenate(chances).argmax(1)
+    on_test = see(clip, fitted, some.test, silent).adapted.argmax(1)
     found = {
         "transductive": clustering(some.truth[hidden], on_train, known),
         "inductive": clustering(some.test.labels, on_test, known),

@@ -19,7 +19,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Classes
 from anyclass.errors import ModelError
-from anyclass.heads import HEADS, Adapter, Conditional, Head, Keys, assemble, fresh, parts
+from anyclass.heads import HEADS, Adapter, Conditional, Head, Keys, Spaces, assemble, fresh, parts
 from anyclass.prompts import Slots
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
@@ -41,6 +41,9 @@ def head_of(kind: str) -> Head:
         case "keys":
             values = torch.eye(5)[[0, 1, 1, 2, 3, 4, 4, 4, 0]]
             return Keys(unit(9, 24, seed=3), values, alpha=1.3, beta=5.5)
+        case "spaces":
+            shapes = ((24,), (24, 24), (24,), (24, 6), (32,), (32, 32), (32,), (32, 9))
+            return Spaces(*(drawn(*shape, seed=5) for shape in shapes), share=0.4)
     small = [0.1 * drawn(*shape, seed=4) for shape in ((3, 40), (7, 24), (7,), (40, 7), (40,))]
     return Conditional(*small)
 
@@ -51,6 +54,8 @@ def clip(tiny_clip: Callable[..., str]) -> Backbone:
 
 
 every = pytest.mark.parametrize("kind", sorted(HEADS))
+of_unit_features = pytest.mark.parametrize("kind", sorted(set(HEADS) - {"spaces"}))
+"""Heads of the shared features alone; `test_get_plus` saves the other one."""
 
 
 def classifier(clip: Backbone, kind: str) -> Classifier:
@@ -139,12 +144,13 @@ def test_assemble__refuses_what_does_not_fit(kind: str) -> None:
 
 @every
 def test_assemble__axes_of_one_letter_are_one(kind: str) -> None:
-    """Each tensor a row longer or a column longer; only L, which stands alone, may be."""
+    """Each tensor a row longer or a column longer; only letters that stand alone may be."""
+    alone = {("conditional", "context", 0), ("spaces", "x_axes", 1), ("spaces", "h_axes", 1)}
     tensors, numbers = parts(head_of(kind))
     for name, tensor in tensors.items():
         for axis in range(tensor.ndim):
             longer = torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
-            if (kind, name, axis) == ("conditional", "context", 0):
+            if (kind, name, axis) in alone:
                 assemble(kind, tensors | {name: longer}, numbers, SIZE)
                 continue
             with pytest.raises(ValueError, match="another shape"):
@@ -154,7 +160,7 @@ def test_assemble__axes_of_one_letter_are_one(kind: str) -> None:
 # --- saved with a classifier
 
 
-@every
+@of_unit_features
 def test_save__and_load_are_bit_equal(clip: Backbone, kind: str, tmp_path: Path) -> None:
     found = classifier(clip, kind)
     found.save(tmp_path)
@@ -186,7 +192,7 @@ def spoil_settings(folder: Path, spoil: Callable[[dict[str, Any]], None]) -> Non
     path.write_text(json.dumps(settings))
 
 
-@every
+@of_unit_features
 def test_load__damage_is_a_model_error(clip: Backbone, kind: str, tmp_path: Path) -> None:
     name = f"head.{next(iter(parts(head_of(kind))[0]))}"
     spoils: list[Callable[[dict[str, Tensor]], Any]] = [

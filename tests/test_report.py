@@ -107,6 +107,20 @@ def apart(within, among_all):
     return {name: {"base": base, "new": new} for name, (base, new) in spaces.items()}
 
 
+NAMING = {
+    "hit_rate_known": 0.5,
+    "hit_rate_known_top": 1.0,
+    "known": 2,
+    "classes": [
+        {"index": 0, "name": "wren", "kind": "labelled", "suggested": None, "runners_up": []}
+        | {"confidence": None, "typical": ["a/0.jpg"], "borderline": []},
+        {"index": 3, "name": "unknown 1", "kind": "unknown", "suggested": "pear", "pictures": 3}
+        | {"runners_up": ["fruit", "tree"], "confidence": "maybe", "margin": 0.1}
+        | {"typical": ["c/5.jpg", "c/gone.jpg"], "borderline": ["c/6.jpg"]},
+    ],
+}
+
+
 def make_run(folder, words=lambda text: text, on_disk=True, **metrics):
     """The run folder `folder/my run` and its pictures; every text goes through `words`."""
     images = folder / (words("pictures").replace("/", "∕") if on_disk else "pictures")
@@ -135,7 +149,24 @@ def make_run(folder, words=lambda text: text, on_disk=True, **metrics):
     return run
 
 
-KEPT = {"ok", "rejected", "class", "image", "group", "labelled", "named", "unknown", "starter"}
+def with_naming(run, words=lambda text: text):
+    """The same run with what its discovered class might be called."""
+    (run / "naming.json").write_text(json.dumps(swap(NAMING, words)), encoding="utf-8")
+    return run
+
+
+KEPT = {
+    "maybe",
+    "ok",
+    "rejected",
+    "class",
+    "image",
+    "group",
+    "labelled",
+    "named",
+    "unknown",
+    "starter",
+}
 
 
 def swap(value, words):
@@ -195,6 +226,40 @@ def test_samples_are_the_ones_that_matter(run):
     moves = {"share": 0.75, "count": 6, "known": 3, "right": 2, "wrong": 1}
     assert summary["moves"] == moves
     assert all(row["src"] is None for row in summary["unsure"])
+
+
+def test_discovered_classes_stand_apart_with_what_they_may_be_called(run):
+    before = summarise(run)
+    assert before["discovered"] == []
+    assert "Discovered classes" not in to_html(before)
+    summary = summarise(with_naming(run))
+    assert [row["name"] for row, _ in summary["gallery"]] == ["wren", "apple", "boat"]
+    assert [shown for _, shown in summary["gallery"]] == [s for _, s in before["gallery"][:3]]
+    (found,) = summary["discovered"]
+    assert (found["name"], found["count"], found["suggested"]) == ("unknown 1", 3, "pear")
+    assert [row["file_name"] for row in found["typical"]] == ["c/5.jpg", "c/gone.jpg"]
+    assert [row["src"] is None for row in found["typical"]] == [False, True]
+    assert [row["file_name"] for row in found["doubtful"]] == ["c/6.jpg"]
+    assert summary["naming"] == {k: v for k, v in NAMING.items() if k != "classes"}
+    words = Page(to_html(summary)).words
+    assert "Discovered classes Nobody had named these" in words
+    assert "Of the 2 labelled classes, named the same way, 50.0\u00a0% got" in to_html(summary)
+    assert "suggested: maybe pear or fruit , tree" in words
+    assert f"anyclass rename --run '{run}'" in words
+
+
+def test_discovered_classes_are_shown_within_bounds(run):
+    many = [
+        NAMING["classes"][1] | {"typical": ["c/5.jpg"] * 9, "borderline": ["c/6.jpg"] * 6}
+    ] * 300
+    (run / "naming.json").write_text(json.dumps(NAMING | {"classes": many}))
+    found = summarise(run)["discovered"]
+    assert sum(len(row["typical"]) + len(row["doubtful"]) for row in found) <= 200
+    few = NAMING | {"classes": many[:4]}
+    (run / "naming.json").write_text(json.dumps(few))
+    assert {
+        (len(row["typical"]), len(row["doubtful"])) for row in summarise(run)["discovered"]
+    } == {(9, 6)}
 
 
 def test_gallery_spreads_over_many_pictures(tmp_path, run):
@@ -338,6 +403,10 @@ def test_page_of_noise_stays_below_four_megabytes(tmp_path, run):
     assert len(page) < 4_000_000
 
 
+def joined(old, word):
+    return f"{old} {word}"
+
+
 HOSTILE = [
     "<img src=x onerror=alert(1)>.jpg",
     '"><script>alert(1)</script>',
@@ -367,7 +436,8 @@ def test_no_name_changes_the_page(text, tmp_path):
     pages = {}
     on_disk = "\0" not in text and len(text) < 200
     for key, word in (("tame", "tame"), ("hostile", text)):
-        run = make_run(tmp_path / key, lambda old, word=word: f"{old} {word}", on_disk)
+        words = partial(joined, word=word)
+        run = with_naming(make_run(tmp_path / key, words, on_disk), words)
         pages[key] = Page(to_html(summarise(run)))
     tame, page = pages["tame"], pages["hostile"]
     assert page.tags == tame.tags
@@ -376,7 +446,8 @@ def test_no_name_changes_the_page(text, tmp_path):
     assert CSP in page.values("content")
     assert all(value.startswith("#") for value in page.values("href"))
     assert all(value.startswith("data:image/jpeg;base64,") for value in page.values("src"))
-    assert len(page.values("src")) == (24 if on_disk else 0)
+    assert len(page.values("src")) == (24 if on_disk else 0)  # two of the gallery stand apart
+    assert " ".join(plain(f"pear {text}", 80).split()) in page.words
     assert all(re.fullmatch(r'<\w+( [\w-]+="[^"<>]*")*>', tag) for tag in page.raw)
     assert all(re.fullmatch(r"--v:[01]\.\d+", value) for value in page.values("style"))
     assert " ".join(plain(f"wren {text}", 80).split()) in page.words

@@ -24,6 +24,7 @@ LIBRARY |= {
     "generator",
     "heads",
     "losses",
+    "naming",
     "pairs",
     "priors",
     "prompts",
@@ -57,6 +58,7 @@ MAY_IMPORT = {
     "pairs": {"backbone", "data", "features", "schedule", "train"},
     "discovery": {"backbone", "data", "train"},
     "clusters": {"metrics"},
+    "naming": {"data", "describe", "train"},  # of train: Log
     "wise_ft": {"backbone", "classifier", "features", "templates"},
     "engine": {"backbone", "files"},
     "templates": {"backbone"},

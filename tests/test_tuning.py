@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 
 from anyclass.backbone import Part
+from anyclass.methods.get import Get
+from anyclass.methods.kmeans import KMeans
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.zero_shot import ZeroShot
+from anyclass.pairs import PairTuning
 from anyclass.schedule import AdamW, Rate
 from anyclass.tuning import Tuning, cached_views, trained_part
 
@@ -51,6 +54,9 @@ def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
         (LatteClip(), "all", 0),
         (LatteClip(tuning=Tuning("tail", views=3)), "tail", 3),
         (Reclip(tune="tail"), "tail", 0),
+        (Get(), "tail", 8),
+        (Get(tuning=PairTuning("head", views=2)), "head", 2),
+        (KMeans(), None, 0),
     ],
 )
 def test_trained_part__and_cached_views(method: Any, part: Part | None, views: int) -> None:

@@ -22,6 +22,7 @@ HELP = """anyclass: a folder of pictures becomes a classifier, with whatever is 
   anyclass describe        write down what a describer says of each picture
   anyclass predict         label a folder of any size with a fitted run
   anyclass evaluate        score a fitted run on labelled pictures, zero-shot beside it
+  anyclass rename          give discovered classes the names you wrote into RUN/classes.csv
   anyclass report          write the report of a run again
   anyclass demo            emoji pictures, from nothing to a report
   anyclass models          the models that can be used
@@ -93,7 +94,8 @@ def _plan(argv: list[str]) -> Answer:
     name, rest = _method_name(["auto", *argv] if flags else argv, "plan")
     result = _parse(fit_command(name, chosen), rest, f"anyclass plan {name}").plan()
     kinds = ", ".join(f"{row['name']} ({row['kind']})" for row in result["classes"])
-    minutes, disk = result["minutes"], result["disk_mb"]
+    minutes, disk, unknown = result["minutes"], result["disk_mb"], result["unknown"]
+    kinds += f"; {'not known how many' if unknown == 'auto' else unknown} more" if unknown else ""
     return result, [
         f"pictures   {result['pictures']}, {result['labelled']} labelled",
         f"classes    {len(result['classes'])}: {kinds}",
@@ -134,7 +136,8 @@ def _predict(argv: list[str]) -> Answer:
     result = _parse(predict, argv, "anyclass predict")()
     counts = [f"{count:7d}  {name}" for name, count in sorted(result["classes"].items())]
     rejected = [f"{result['rejected']:7d}  rejected"] if result["rejected"] else []
-    return result, [*counts, *rejected, f"table: {result['out']}"]
+    unsure = [f"{result['unsure']:7d}  unsure, without a label"] if result["unsure"] else []
+    return result, [*counts, *unsure, *rejected, f"table: {result['out']}"]
 
 
 def _evaluate(argv: list[str]) -> Answer:
@@ -150,10 +153,64 @@ def _evaluate(argv: list[str]) -> Answer:
         *(f"warning: {warning}" for warning in result["warnings"]),
         *rows,
         *([f"          {result['rejected']:6d}  rejected"] if result["rejected"] else []),
+        *(_discovered(result) if "assignment" in result else _known(result)),
+        *_sure(result),
+    ]
+
+
+def _known(result: dict[str, Any]) -> list[str]:
+    """Accuracies where every class has a name."""
+    return [
         f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all pictures",
         f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all pictures, zero-shot",
         *_apart(result),
     ]
+
+
+def _discovered(result: dict[str, Any]) -> list[str]:
+    """Scores of discovered classes, and which class each of them is taken for."""
+    taken = [f"{ours} = {true}" for ours, true in result["assignment"].items() if true]
+    rows = {"discovered": result, **result["controls"]}
+    before = result["zero_shot_accuracy"]
+    return [
+        "",
+        f"{'all':>7} {'old':>7} {'new':>7} {'old, by name':>13}",
+        *(
+            f"{_cent(row['all'])} {_cent(row['old'])} {_cent(row['new'])} "
+            f"{_cent(row['old_fixed'], 13)}  {name.replace('_', ' ')}"
+            for name, row in rows.items()
+        ),
+        f"{'-':>7} {'-':>7} {'-':>7} {_cent(before, 13)}  zero-shot among the old names",
+        f"{result['metric']}, {result['protocol']} protocol, {result['n']} pictures",
+        f"taken as: {', '.join(taken)}",
+    ]
+
+
+def _cent(share: float | None, width: int = 7) -> str:
+    """A share in per cent, right-aligned."""
+    return "-".rjust(width) if share is None else f"{100 * share:{width}.1f}"
+
+
+def _sure(result: dict[str, Any]) -> list[str]:
+    """Scores of the pictures that are sure enough, where that was asked for."""
+    if "sure" not in result:
+        return []
+    sure = result["sure"]
+    right = sure.get("accuracy", sure.get("all"))
+    return [
+        f"{_cent(right, 6)} %  {sure['n']:6d}  pictures with a score of "
+        f"{sure['least_score']:g} or more, {sure['share']:.0%} of all"
+    ]
+
+
+def _rename(argv: list[str]) -> Answer:
+    from anyclass.run.command import rename_command
+
+    chosen, argv = _parts(argv, "describer")
+    result = _parse(rename_command(chosen.get("describer")), argv, "anyclass rename")()
+    changed = [f"{old} -> {new}" for old, new in result["renamed"].items()] or ["nothing changed"]
+    left = [f"without a name: {', '.join(result['nameless'])}"] if result["nameless"] else []
+    return result, [*changed, *left, f"report: {result['report']}"]
 
 
 def _report(argv: list[str]) -> Answer:
@@ -184,6 +241,7 @@ COMMANDS: dict[str, Callable[[list[str]], Answer]] = {
     "describe": _describe,
     "predict": _predict,
     "evaluate": _evaluate,
+    "rename": _rename,
     "report": _report,
     "demo": _demo,
     "models": _models,
@@ -254,10 +312,17 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     }
     lines = [f"warning: {warning}" for warning in metrics["warnings"]]
     lines.append(f"{metrics['n']} pictures, {metrics['rejected']} rejected")
+    if found := metrics.get("discovery"):
+        counts = f"{found['classes']} classes, {found['labelled']} of them labelled"
+        lines.append(f"{counts}; {found['used']} have 5 pictures or more")
+    if metrics.get("classes_estimated"):
+        lines.append(metrics["classes_estimated"]["why"])
     if metrics["why_null"]:
         return [*lines, metrics["why_null"]]
-    for key, name in names.items():
-        row = metrics[key]
+    rows = {name: metrics[key] for key, name in names.items()}
+    if found:
+        rows |= {name.replace("_", " "): row for name, row in metrics["controls"].items()}
+    for name, row in rows.items():
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
         lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")
     return lines

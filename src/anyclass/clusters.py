@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anyclass.errors import RequestError
@@ -60,7 +61,8 @@ def kmeans(x: Float[Tensor, "n D"], k: int, restarts: int = 10, seed: int = 0) -
     """
     _check(k, len(x))
     rows = x.detach().cpu().double().numpy()
-    found = KMeans(k, n_init=restarts, max_iter=300, tol=1e-4, random_state=seed).fit(rows)
+    with threadpool_limits(1):  # several threads wait for each other where others are at work
+        found = KMeans(k, n_init=restarts, max_iter=300, tol=1e-4, random_state=seed).fit(rows)
     labels, centres = (
         torch.from_numpy(found.labels_).long(),
         torch.from_numpy(found.cluster_centers_),

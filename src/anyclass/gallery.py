@@ -69,6 +69,11 @@ def gallery(labels: Sequence[str], table: pa.Table, draw: Draw) -> list[list[Jso
     return shown
 
 
+def chosen(files: Sequence[str], most: int, draw: Draw) -> list[Json]:
+    """The first of some pictures, each with its name and `src`, its thumbnail."""
+    return [{"file_name": plain(file), "src": draw(file)} for file in files[:most]]
+
+
 def pictures(table: pa.Table, draw: Draw) -> list[Json]:
     """The first rows of a table of predictions as dicts, each with `src`, its thumbnail."""
     return [

@@ -19,7 +19,19 @@ import pyarrow.parquet as pq
 
 from anyclass.errors import RequestError
 from anyclass.files import csv_text, read_json
-from anyclass.gallery import LISTED, Json, descriptions, gallery, lines, pictures, plain, thumbnail
+from anyclass.gallery import (
+    GALLERY,
+    LISTED,
+    Draw,
+    Json,
+    chosen,
+    descriptions,
+    gallery,
+    lines,
+    pictures,
+    plain,
+    thumbnail,
+)
 
 SCORES = {
     "zero_shot": "Zero-shot",
@@ -33,6 +45,8 @@ ENDS = ("zero_shot", "adapted")
 """Keys of the scores before and after."""
 DRAWN = 24
 """Most classes whose confusions are drawn as a table."""
+NEAR, DOUBTFUL = 9, 6
+"""Most typical and most doubtful pictures of a discovered class."""
 BARS = 48
 """Most bars in the drawing of a training curve."""
 
@@ -57,6 +71,9 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
     moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
     labels = _labels(classes["names"], table)
     rows = _classes(labels, classes, metrics, table)
+    naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else None
+    found = [row for row in naming["classes"] if row["kind"] == "unknown"] if naming else []
+    shown = [label for label in labels if label not in {row["name"] for row in found}]
     return {
         "name": plain(Path(config["images"]).name),
         "method": plain(config["method"]),
@@ -72,7 +89,9 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
         "facts": [(plain(name), value) for name, value in metrics["facts"].items()],
         "classes": rows,
         "confusion": _confusion([row["name"] for row in rows], metrics["confusion"]),
-        "gallery": list(zip(rows, gallery(labels, table, draw), strict=False)),
+        "discovered": _discovered(found, rows, draw),
+        "naming": {key: value for key, value in (naming or {}).items() if key != "classes"},
+        "gallery": _gallery(shown, rows, gallery(shown, table, draw)),
         "unsure": pictures(table.sort_by("margin"), draw),
         "moved": pictures(moved.sort_by([("score", "descending")]), draw),
         "moves": {"share": metrics["changed"], **_moves(moved)},
@@ -82,7 +101,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
         "asked": _pairs(config, ("images", "classes", "labels", "unknown", "model", "asked")),
         "settings": _pairs({**config, **config["fields"]}, ("template", "seed", *config["fields"])),
         "environment": _pairs(environment, environment),
-        "next": _next(run, config, scored=metrics["adapted"] is not None),
+        "next": _next(run, config, scored=metrics["adapted"] is not None, discovered=bool(found)),
     }
 
 
@@ -113,6 +132,31 @@ def _classes(labels: Sequence[str], classes: Json, metrics: Json, table: pa.Tabl
             "adapted": after.get(label, empty)["accuracy"],
         }
         for label in labels
+    ]
+
+
+def _gallery(
+    labels: Sequence[str], rows: Sequence[Json], shown: Iterable[list[Json]]
+) -> list[tuple[Json, list[Json]]]:
+    """The row of each label with its pictures, as far as there are any."""
+    row_of = {row["name"]: row for row in rows}
+    return [(row_of[plain(label, 80)], some) for label, some in zip(labels, shown, strict=False)]
+
+
+def _discovered(found: Sequence[Json], rows: Sequence[Json], draw: Draw) -> list[Json]:
+    """Discovered classes: their row, what they may be called, typical and doubtful pictures."""
+    row_of, most = {row["name"]: row for row in rows}, GALLERY // max(1, len(found))
+    typical, doubtful = min(NEAR, max(1, most * 3 // 5)), min(DOUBTFUL, most * 2 // 5)
+    return [
+        row_of[plain(one["name"], 80)]
+        | {
+            "suggested": plain(one["suggested"] or "", 80),
+            "runners_up": [plain(word, 80) for word in one["runners_up"]],
+            "confidence": plain(one["confidence"] or ""),
+            "typical": chosen(one["typical"], typical, draw),
+            "doubtful": chosen(one["borderline"], doubtful, draw),
+        }
+        for one in found[:GALLERY]
     ]
 
 
@@ -216,7 +260,7 @@ def _rejected(path: Path) -> Json:
     return {"count": len(rows), "reasons": reasons, "rows": rows[:LISTED]}
 
 
-def _next(run: Path, config: Json, scored: bool) -> list[tuple[str, str]]:
+def _next(run: Path, config: Json, scored: bool, discovered: bool) -> list[tuple[str, str]]:
     """What to try now: a sentence and the command, quoted for a shell."""
     here = ["anyclass", "predict", "--run", str(run)]
     names = config["classes"] if isinstance(config["classes"], str) else "names.txt"
@@ -224,6 +268,9 @@ def _next(run: Path, config: Json, scored: bool) -> list[tuple[str, str]]:
     fit = ["anyclass", "fit", "auto", "--images", config["images"], *classes]
     again = ["--out", f"{run}-2"]
     steps = [("Label other pictures.", [*here, "--images", "NEW", "--out", "new.csv"])]
+    if discovered:
+        said = f"Name what was discovered: write into the column name of {run / 'classes.csv'}."
+        steps += [(plain(said, 400), ["anyclass", "rename", "--run", str(run)])]
     if not scored:
         said = "Measure it on pictures that lie in one folder for each class."
         steps += [(said, ["anyclass", "evaluate", "--run", str(run), "--images", "LABELLED"])]

@@ -94,5 +94,5 @@ def trained_part(method: object) -> Part | None:
 
 def cached_views(method: object) -> int:
     """Views of each picture that a method trains on and that are kept, beside the test view."""
-    tuning = getattr(method, "tuning", None)
-    return tuning.views if isinstance(tuning, Tuning) and tuning.tune != "all" else 0
+    views: int = getattr(getattr(method, "tuning", None), "views", 0)
+    return views if trained_part(method) != "all" else 0

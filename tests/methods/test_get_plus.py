@@ -1,4 +1,4 @@
-"""GET-plus: easy clusters are found, labels beyond the shown ones are never read, it is inductive."""
+"""GET-plus: easy clusters are found, hidden labels are never read, it is inductive."""
 
 from collections.abc import Callable
 from dataclasses import replace

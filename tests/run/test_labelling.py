@@ -63,7 +63,7 @@ def test_predict__a_row_for_each_picture(run: Path, pictures: Path, tmp_path: Pa
     assert [row["score"] for row in rows] == pytest.approx(top[:, 0].tolist())
     assert [row["margin"] for row in rows] == pytest.approx((top[:, 0] - top[:, 1]).tolist())
     counts = {name: int((names[order[:, 0]] == name).sum()) for name in names[order[:, 0]]}
-    assert said == {"n": 14, "rejected": 1, "out": str(out), "classes": counts}
+    assert said == {"n": 14, "rejected": 1, "unsure": 0, "out": str(out), "classes": counts}
 
 
 def test_predict__csv_and_parquet_say_the_same(run: Path, pictures: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The methods; `METHODS` is the only list of them."""
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
@@ -10,12 +10,17 @@ from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
 from anyclass.methods.flyp import Flyp
+from anyclass.methods.gcd import Gcd
 from anyclass.methods.gda import Gda
+from anyclass.methods.get import Get
+from anyclass.methods.get_plus import GetPlus
+from anyclass.methods.kmeans import KMeans
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.latteclip_plus import LatteClipPlus
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.ship import Ship
 from anyclass.methods.ship_plus import ShipPlus
+from anyclass.methods.simgcd import SimGcd
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.train import Log
@@ -44,13 +49,25 @@ METHODS: dict[str, Any] = {
     "clip_adapter": ClipAdapter,
     "tip_adapter": TipAdapter,
     "gda": Gda,
+    "get": Get,
+    "get-plus": GetPlus,
+    "simgcd": SimGcd,
+    "gcd": Gcd,
+    "kmeans": KMeans,
 }
 """Name on the command line -> its class."""
 
 
-def suggest(photos: Photos) -> tuple[str, Method, list[str]]:
-    """The best method for what is known of the classes, and the facts that decided it."""
+def suggest(photos: Photos, unknown: int | Literal["auto"] = 0) -> tuple[str, Method, list[str]]:
+    """The best method for what is known of the classes, and the facts that decided it.
+
+    Args:
+        photos: pictures, labels and classes.
+        unknown: how many further classes there are; auto: some, their number is to be estimated.
+    """
     classes, labelled = photos.classes, int((photos.labels >= 0).sum())
+    if unknown:
+        return _discovery(len(photos), labelled, len(classes.labelled), unknown)
     if len(classes) < 2:
         return (
             "zero_shot",
@@ -74,3 +91,16 @@ def suggest(photos: Photos) -> tuple[str, Method, list[str]]:
             "from names alone, the labels only score it"
         ]
     return "latteclip-plus", LatteClipPlus(), why
+
+
+def _discovery(
+    pictures: int, labelled: int, known: int, unknown: int | Literal["auto"]
+) -> tuple[str, Method, list[str]]:
+    """The method for classes without a name."""
+    further = "some" if unknown == "auto" else unknown
+    if labelled:
+        why = f"{known} classes have {labelled} labelled pictures and {further} further ones have "
+        said = f"{why}not even a name: GET-plus discovers them among the other pictures"
+        return "get-plus", GetPlus(), [said]
+    why = f"{further} classes have no name and no picture has a label"
+    return "kmeans", KMeans(), [f"{why}: k-means groups the {pictures} pictures by their features"]

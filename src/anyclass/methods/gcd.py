@@ -13,7 +13,7 @@ away; lambda = 0.35.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,9 @@ HEAD = 1
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Gcd:
     """Discovers classes: trains features by contrast, then groups them."""
+
+    discovers: ClassVar[bool] = True
+    """It finds classes that have no name."""
 
     tuning: Annotated[PairTuning, arg(name="")] = PairTuning()
     """What is trained, and how."""
@@ -108,6 +111,7 @@ class Gcd:
         record = {
             "predicted": nearest(x, found.centres).tolist(),
             "inertia": found.inertia,
+            "learned_from": photos.labelled.files,
         }
         about = (photos.classes.discovered(known), found.centres, "gcd", asdict(self), record)
         bias, scale = offsets(found.centres), 1 / self.temperature

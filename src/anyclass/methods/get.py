@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from dataclasses import dataclass as plain_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -64,6 +64,9 @@ Direction = Literal["both", "text_to_image", "image_to_text"]
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Get:
     """Discovers classes: pictures and the texts synthesised for them share one classifier."""
+
+    discovers: ClassVar[bool] = True
+    """It finds classes that have no name."""
 
     tuning: Annotated[PairTuning, arg(name="")] = PairTuning()
     """What is trained in stage 2, and how."""
@@ -165,7 +168,12 @@ class Get:
         with torch.no_grad():
             image = through(lambda x: net.head(see(x, part))[1], clip.device, shown)
             text = net.text_head(net.ln_t(texts.of(shown)))[1] if texts else None
-        record = {"facts": usage.facts(), **self._predictions(image, text)}
+        learned_from = photos.labelled.files
+        record = {
+            "facts": usage.facts(),
+            "learned_from": learned_from,
+            **self._predictions(image, text),
+        }
         about = (photos.classes.discovered(known), weights, "get", asdict(self), record)
         pooled, scale = self.feature == "unprojected", 1 / self.objective.student_temperature
         return Classifier(tuned, kept_part(part), *about, pooled=pooled, scale=scale)

@@ -10,7 +10,7 @@ Letters: N pictures, K classes, E dimensions of unit features x, mu (K, E) centr
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from anyclass.train import Log
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class KMeans:
     """Groups pictures by frozen features alone; in seconds."""
+
+    discovers: ClassVar[bool] = True
+    """It finds classes that have no name."""
 
     semi_supervised: bool = False
     """Keep labelled pictures in their class and begin at the classes' means."""
@@ -67,7 +70,11 @@ class KMeans:
         x = seen(clip, shown, "head").cpu()  # (N, E)
         found = self._clusters(x, y, k)
         known = y[y >= 0].unique().tolist()
-        record = {"predicted": nearest(x, found.centres).tolist(), "inertia": found.inertia}
+        record = {
+            "predicted": nearest(x, found.centres).tolist(),
+            "inertia": found.inertia,
+            "learned_from": photos.labelled.files,
+        }
         about = (photos.classes.discovered(known), found.centres.to(clip.device))
         return Classifier(
             clip,

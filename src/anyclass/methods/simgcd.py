@@ -17,7 +17,7 @@ prototypes are trained; lambda = 0.35.
 from dataclasses import asdict
 from math import log as log_of
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -85,6 +85,9 @@ class Objective:
 class SimGcd:
     """Discovers classes: a classifier of K prototypes that its own other view teaches."""
 
+    discovers: ClassVar[bool] = True
+    """It finds classes that have no name."""
+
     tuning: Annotated[PairTuning, arg(name="")] = PairTuning(decay="matrices")
     """What is trained, and how."""
     objective: Annotated[Objective, arg(name="")] = Objective()
@@ -129,7 +132,11 @@ class SimGcd:
         with torch.no_grad():
             weights = normalize(head.prototypes, dim=-1)
             guess = (pooled_features(tuned, shown, part) @ weights.T).argmax(1)
-        record = {"facts": usage.facts(), "predicted": guess.tolist()}
+        record = {
+            "facts": usage.facts(),
+            "predicted": guess.tolist(),
+            "learned_from": photos.labelled.files,
+        }
         about = (photos.classes.discovered(known), weights, "simgcd", asdict(self), record)
         scale = 1 / self.objective.student_temperature
         return Classifier(tuned, kept_part(part), *about, pooled=True, scale=scale)

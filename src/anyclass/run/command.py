@@ -1,6 +1,6 @@
 """Flags of commands that are put together from parts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, make_dataclass, replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -18,6 +18,7 @@ from anyclass.run.describing import describe
 from anyclass.run.fitting import fit
 from anyclass.run.folder import check_finished
 from anyclass.run.planning import plan
+from anyclass.run.renaming import rename
 from anyclass.run.request import Request
 
 PARTS = {"describer": "latteclip", "then": "ship"}
@@ -86,16 +87,26 @@ def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> 
 
 def describe_command(describer: str | None = None) -> type[Any]:
     """`describe` as a class whose fields are flags; its describer is the one of that name."""
-    given = signature(describe).parameters
-    flags = _flags("describer", describer or "vocabulary", DESCRIBERS)
-    kinds = get_type_hints(describe, include_extras=True) | {"describer": flags}
+    return _with_describer(describe, describer or "vocabulary")
+
+
+def rename_command(describer: str | None = None) -> Any:
+    """`rename`, or as a class whose fields are flags, where a describer of that name is asked."""
+    return rename if describer is None else _with_describer(rename, describer)
+
+
+def _with_describer(what: Callable[..., Any], describer: str) -> type[Any]:
+    """A function as a class whose fields are flags, those of a describer too."""
+    given = signature(what).parameters
+    flags = _flags("describer", describer, DESCRIBERS)
+    kinds = get_type_hints(what, include_extras=True) | {"describer": flags}
     needed = {name for name in given if given[name].default is Parameter.empty} | {"describer"}
     parts: list[Any] = [
         (name, kinds[name], field(default=MISSING if name in needed else given[name].default))
         for name in given
     ]
-    call = {"__call__": lambda self: describe(**vars(self)), "__doc__": describe.__doc__}
-    return make_dataclass("_Describe", parts, namespace=call, kw_only=True, frozen=True)
+    call = {"__call__": lambda self: what(**vars(self)), "__doc__": what.__doc__}
+    return make_dataclass("_Command", parts, namespace=call, kw_only=True, frozen=True)
 
 
 def _kinds(union: Any) -> dict[str, type[Any]]:

@@ -24,10 +24,12 @@ from anyclass.methods import Method
 from anyclass.report import write
 from anyclass.run.card import card
 from anyclass.run.folder import CONTROLS, SCRATCH, begin, environment, opened
+from anyclass.run.naming import name_classes, write_naming
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.request import Choice, Request, choose, remarks, request_of
 from anyclass.run.scoring import beat, compare, see
 from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
+from anyclass.run.unknown import counted, discovery, held_back, rivals
 from anyclass.templates import PLAIN
 from anyclass.tuning import trained_part
 
@@ -62,7 +64,7 @@ def fit(
     """
     request = request_of(options)
     photos = request.photos("fit")
-    choice = choose(method, photos)
+    choice = choose(method, photos, request.unknown)
     config = _config(request, choice)
     with opened(Path(out), config, overwrite) as folder:
         clip = request.backbone()  # a model that cannot be had leaves the folder as it was
@@ -85,19 +87,35 @@ def _fit(
     photos, rejections = readable(clip, photos, part, request.max_rejected, log)
     clock("embed")
     seed_everything(request.seed)
-    classifier = method.fit(clip, photos, log, _scratch(folder, clip, photos))
+    scratch = _scratch(folder, clip, photos)
+    shown, found = held_back(photos, request.holdout, request.seed), None
+    if request.unknown == "auto":
+        log.say("count the classes: k-means of frozen features, for some 20 numbers")
+        shown, found = counted(clip, shown, part, request.seed, log, scratch)
+        log.say(found["why"])
+        clock("count")
+    classifier = method.fit(clip, shown, log, scratch)
     clock("fit")
+    photos, everything = (
+        replace(some, classes=classifier.classes) for some in (photos, everything)
+    )
     seen = see(clip, classifier, photos, log)
     rows = compared_rows(everything, seen, rejections)
     scored, caveats = _unseen(photos, classifier.record.get("learned_from", ()))
-    controls = classifier.record.get("controls", {})
+    controls = classifier.record.get("controls", {}) | rivals(clip, shown, photos.classes, log)
     metrics = compare(scored.labels, seen, photos.classes) | {
         "n": len(everything),
         "rejected": len(rejections),
         "facts": classifier.record.get("facts", {}),
         "controls": beat(clip, controls, scored, log),
+        "classes_estimated": found,
     }
+    metrics |= discovery(seen.adapted.argmax(1), photos.classes, metrics, not caveats)
     metrics["warnings"] = [*log.warnings, *caveats, *metrics["warnings"]]
+    naming = name_classes(clip, classifier, shown, seen.adapted, request.names, log)
+    if naming:
+        metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
+        clock("name")
     metrics["seconds"] = clock.seconds | {"total": clock.total}
 
     classifier.save(folder / "model")
@@ -110,6 +128,8 @@ def _fit(
     write_rejected(folder / "rejected.csv", rejections)
     write_json(folder / "classes.json", photos.classes.to_json())
     write_json(folder / "metrics.json", metrics)
+    if naming:
+        write_naming(folder, naming)
     write_json(folder / "environment.json", environment(clip, started, clock.total))
     texts = classifier.record.get("descriptions", [])
     lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
@@ -134,7 +154,7 @@ def _unseen(photos: Photos, learned_from: Sequence[str]) -> tuple[Photos, list[s
         return replace(photos, labels=np.where(learned, -1, photos.labels)), []
     return photos, [
         "every label was learned from, so the scores here are of pictures that it knows; for an "
-        "honest one run `anyclass evaluate` on others, or keep some back (--shots)"
+        "honest one run `anyclass evaluate` on others, or keep some back (--holdout 0.1)"
     ]
 
 

@@ -33,9 +33,11 @@ FILES = (
     "model/classifier.safetensors",
     "model/classifier.json",
     "model/README.md",
+    "classes.csv",
+    "naming.json",
     "model/generator.safetensors",
 )
-"""Everything that a run writes under a name of its own; the last only by SHIP."""
+"""Everything that a run writes under a name of its own; the last ones only by some methods."""
 
 CONTROLS = "controls"
 """Folder inside a run for the classifiers that the result has to beat, a folder each."""

@@ -1,6 +1,7 @@
 """`predict`: label a folder of any size; `evaluate`: score a classifier on labelled pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,15 +9,17 @@ from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import Classes, Photos
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features import Embedding, cached_part, embed
+from anyclass.files import read_json
 from anyclass.methods import METHODS
 from anyclass.run.folder import CONTROLS, check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.request import check_share, torch_device
-from anyclass.run.scoring import beat, compare, see
+from anyclass.run.scoring import Chances, Seen, by_itself, compare, every_score, see, unnamed
 from anyclass.run.tables import PREDICTION, Row, prediction_row, rejected_row, write_table
+from anyclass.run.unknown import evaluated, widened
 
 Json = dict[str, Any]
 
@@ -30,6 +33,7 @@ def predict(
     engine: EngineName = "auto",
     max_rejected: float = 0.1,
     allow_pickle: bool = False,
+    least_score: float = 0.0,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Label every picture of a folder with a fitted run, in bounded memory.
@@ -43,10 +47,11 @@ def predict(
         engine: what runs the frozen image tower on a CPU.
         max_rejected: largest share of pictures that may be unreadable.
         allow_pickle: accept model weights that are not safetensors from a local folder.
+        least_score: pictures whose best probability is lower get no label: status `unsure`.
         callback: gets `done` and `total`.
 
     Returns:
-        `n`, `rejected`, `out` and how many pictures each class got.
+        `n`, `rejected`, `unsure`, `out` and how many pictures each class got.
 
     Raises:
         RequestError: there is no fitted run, no picture, or the table cannot be written there.
@@ -54,13 +59,14 @@ def predict(
     """
     check_out(Path(out), overwrite, (".csv", ".parquet"))
     check_share(max_rejected)
+    check_share(least_score, "--least-score")
     classifier = load(run, device, allow_pickle, engine)
     photos = Photos.read(images)
-    result: Json = {"n": len(photos), "rejected": 0, "out": str(out), "classes": {}}
+    result: Json = {"n": len(photos), "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
     with Progress(callback=callback) as log:
         for sentence in photos.skipped:
             log.say(sentence)
-        write_table(Path(out), _rows(classifier, photos, result, log), PREDICTION)
+        write_table(Path(out), _rows(classifier, photos, least_score, result, log), PREDICTION)
     if result["rejected"] > max_rejected * len(photos):
         raise AnyclassError(
             f"{result['rejected']} of {len(photos)} pictures could not be read; "
@@ -76,6 +82,7 @@ def evaluate(
     device: str = "auto",
     engine: EngineName = "auto",
     allow_pickle: bool = False,
+    least_score: float = 0.0,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Score a fitted run on labelled pictures, zero-shot beside it.
@@ -87,6 +94,7 @@ def evaluate(
         device: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.
         engine: what runs the frozen image tower on a CPU.
         allow_pickle: accept model weights that are not safetensors from a local folder.
+        least_score: score the pictures whose best probability is as high once more, apart.
         callback: gets `done` and `total`.
 
     Returns:
@@ -94,13 +102,17 @@ def evaluate(
         per_class, confusion, calibration_error, controls and warnings; where some classes were
         labelled and others only named, also base, new and harmonic_mean, each beside zero-shot,
         within each half (`sliced`), over all classes (`mixed`), and that as means over classes
-        (`generalized`).
+        (`generalized`). Where classes were discovered, labels may be new to the run, and the
+        result is all, old, new, old_fixed, nmi, ari, assignment and per_class of clustering
+        accuracy v2, beside zero-shot on old pictures alone. With `least_score` also sure: share
+        and scores of the pictures that reach it.
 
     Raises:
         RequestError: there is no fitted run, nothing to score, or labels that are not its classes.
     """
+    check_share(least_score, "--least-score")
     classifier = load(run, device, allow_pickle, engine)
-    photos = Photos.read(images, classifier.classes_, labels)
+    photos = _labelled(images, labels, classifier.classes)
     base = Backbone.load(classifier.clip.model_id, torch_device(device), allow_pickle, engine)
     with Progress(callback=callback) as log:
         part = cached_part(classifier.part)
@@ -111,8 +123,30 @@ def evaluate(
                 f"no readable picture of {images} has a label to score with: "
                 "sort them into class folders, or give a table (--labels FILE)"
             )
-        compared = compare(usable.labels, see(base, classifier, usable, log), classifier.classes)
-        compared["controls"] = beat(base, _controls(run, device, allow_pickle, engine), usable, log)
+        seen = see(base, classifier, usable, log)
+        controls = _controls(run, device, allow_pickle, engine)
+        others = {name: by_itself(base, each, usable, log) for name, each in controls.items()}
+    scores: Callable[..., Json] = _scores
+    if unnamed(classifier.classes):
+        fitted_on = read_json(Path(run) / "config.json").get("images")
+        scores = partial(evaluated, fitted_on=fitted_on == str(Path(images).resolve()))
+    result = scores(usable, seen, classifier.classes, others)
+    result["rejected"] = len(features.rejections)
+    return result | (
+        _sure(scores, usable, seen, classifier.classes, least_score) if least_score else {}
+    )
+
+
+def _labelled(images: Path | str, labels: str, classes: Classes) -> Photos:
+    """Pictures with labels that the run knows; any labels where it discovered classes."""
+    if not unnamed(classes):
+        return Photos.read(images, classes.names, labels)
+    return widened(Photos.read(images, None, labels), classes)
+
+
+def _scores(photos: Photos, seen: Seen, classes: Classes, others: Mapping[str, Chances]) -> Json:
+    """Accuracies where every class has a name; arguments as of `evaluated`."""
+    compared = compare(photos.labels, seen, classes)
     adapted, before = compared["adapted"], compared["zero_shot"]
     spaces = ("sliced", "mixed", "generalized")
     apart = {key: adapted[key] | {"zero_shot": before[key]} for key in spaces if key in adapted}
@@ -122,14 +156,29 @@ def evaluate(
         "zero_shot_ensemble_accuracy": compared["zero_shot_ensemble"]["accuracy"],
         "mean_per_class": adapted["mean_per_class"],
         "n": adapted["n"],
-        "rejected": len(features.rejections),
         "per_class": adapted["per_class"],
         "confusion": compared["confusion"],
         "calibration_error": compared["calibration_error"],
-        "controls": compared["controls"],
+        "controls": {
+            name: every_score(photos.labels, each, classes) for name, each in others.items()
+        },
         "warnings": compared["warnings"],
         **apart,
     }
+
+
+def _sure(
+    scores: Callable[..., Json], photos: Photos, seen: Seen, classes: Classes, least: float
+) -> Json:
+    """Share and scores of the pictures whose best probability is `least` or more."""
+    known = photos.labels >= 0
+    rows = known & (seen.adapted.max(1) >= least)
+    share = {"least_score": least, "n": int(rows.sum()), "share": float(rows[known].mean())}
+    if not rows.any():
+        return {"sure": share}
+    again = scores(photos[rows], Seen(*(chances[rows] for chances in seen)), classes, {})
+    keys = ("accuracy", "all", "old", "new", "old_fixed")
+    return {"sure": share | {key: again[key] for key in keys if key in again}}
 
 
 def load(
@@ -173,16 +222,21 @@ def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
         raise RequestError(f"{out} is there already: choose another --out, or say --overwrite")
 
 
-def _rows(classifier: Classifier, photos: Photos, result: Json, log: Progress) -> Iterator[Row]:
+def _rows(
+    classifier: Classifier, photos: Photos, least: float, result: Json, log: Progress
+) -> Iterator[Row]:
     """One row per picture, in order; counts into `result`."""
     done = 0
     for part in classifier.stream(photos):
         rows = {row.file_name: rejected_row(row) for row in part.rejections}
         result["rejected"] += len(rows)
         for index, chances in zip(part.rows, part.probabilities.numpy(), strict=True):
-            row = prediction_row(photos.files[index], chances, classifier.classes)
-            rows[row["file_name"]] = row
-            result["classes"][row["label"]] = result["classes"].get(row["label"], 0) + 1
+            row = prediction_row(photos.files[index], chances, classifier.classes, least)
+            rows[row["file_name"]], name = row, row["label"]
+            if name is None:
+                result["unsure"] += 1
+            else:
+                result["classes"][name] = result["classes"].get(name, 0) + 1
         for file in photos.files[done : done + len(rows)]:
             yield rows[file]
         done += len(rows)

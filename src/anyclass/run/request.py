@@ -15,12 +15,8 @@ from anyclass.data import Photos, near_duplicates
 from anyclass.describe import DESCRIBERS
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method, suggest
+from anyclass.naming import read_words
 from anyclass.tuning import trained_part
-
-NO_DISCOVERY = (
-    "--unknown: discovering classes without a name is not part of this version; "
-    "name every class (--classes FILE)"
-)
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -38,7 +34,11 @@ class Request:
     label_column: str = "label"
     """Column of the table that holds their labels."""
     unknown: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
-    """How many further classes to discover (this version: none)."""
+    """How many further classes to discover; auto: estimated from the labelled pictures."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the labelled pictures whose labels are kept back and only score."""
+    names: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What discovered classes may be called, one a line; by default thousands of common nouns."""
     model: str = "starter"
     """starter, an open_clip name (ViT-B-32/laion2b_s34b_b79k), hf-hub:... or local-dir:..."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -54,10 +54,9 @@ class Request:
 
     def photos(self, split: Literal["fit", "all"] = "fit") -> Photos:
         """The pictures, with the labels and classes that are known."""
-        if self.unknown:
-            raise RequestError(NO_DISCOVERY)
         columns = (self.file_column, self.label_column)
-        return Photos.read(self.images, self.classes, self.labels, 0, split, *columns)
+        unknown = 0 if self.unknown == "auto" else self.unknown
+        return Photos.read(self.images, self.classes, self.labels, unknown, split, *columns)
 
     def backbone(self) -> Backbone:
         """The model, loaded."""
@@ -74,6 +73,7 @@ class Request:
         values["images"] = str(self.images.resolve())
         if isinstance(self.classes, Path):
             values["classes"] = str(self.classes.resolve())
+        values["names"] = None if self.names is None else str(self.names.resolve())
         if self.labels not in (None, "folders"):
             values["labels"] = str(Path(str(self.labels)).resolve())
         return values
@@ -95,10 +95,10 @@ def torch_device(name: str) -> str:
     return name
 
 
-def check_share(max_rejected: float) -> None:
-    """Refuse a `--max-rejected` that is no share."""
-    if not 0 <= max_rejected <= 1:
-        raise RequestError(f"--max-rejected {max_rejected}: give a share between 0 and 1")
+def check_share(share: float, flag: str = "--max-rejected") -> None:
+    """Refuse the value of a flag that is no share."""
+    if not 0 <= share <= 1:
+        raise RequestError(f"{flag} {share}: give a share between 0 and 1")
 
 
 def request_of(options: Mapping[str, Any]) -> Request:
@@ -108,9 +108,11 @@ def request_of(options: Mapping[str, Any]) -> Request:
         RequestError: an option is unknown or has a wrong value; the message names it.
     """
     try:
-        return TypeAdapter(Request).validate_python(dict(options))
+        request = TypeAdapter(Request).validate_python(dict(options))
     except ValidationError as wrong:
         raise RequestError(first_problem(wrong)) from wrong
+    read_words(request.names)  # a list that cannot be read is refused now, not after the training
+    return request
 
 
 def first_problem(wrong: ValidationError) -> str:
@@ -135,24 +137,47 @@ class Choice(NamedTuple):
     """The facts that decided it, a sentence each."""
 
 
-def choose(method: Method | str, photos: Photos) -> Choice:
+def choose(method: Method | str, photos: Photos, unknown: int | Literal["auto"] = 0) -> Choice:
     """A method as it is, by its name with its defaults, or for `auto` the one that fits.
 
+    Args:
+        method: what was asked for.
+        photos: pictures, labels and classes.
+        unknown: how many classes are to be discovered.
+
     Raises:
-        RequestError: no such method, or nothing is known of the classes.
+        RequestError: no such method, one that cannot discover classes although some are unknown,
+            or nothing is known of the classes.
     """
     asked = method if isinstance(method, str) else _name(method)
     if asked not in ("auto", *METHODS):
         raise RequestError(f"no method is called {asked!r}: use auto, {', '.join(METHODS)}")
-    if len(photos.classes) == 0:
+    if len(photos.classes) == 0 and not unknown:
         raise RequestError(
-            "nothing is known of the classes: give their names (--classes FILE, one a line), or "
-            "sort pictures into folders named by class (--labels folders)"
+            "nothing is known of the classes: give their names (--classes FILE, one a line), "
+            "sort pictures into folders named by class (--labels folders), or say how many classes "
+            "to find (--unknown N)"
+        )
+    if unknown == "auto" and not (photos.labels >= 0).any():
+        raise RequestError(
+            "--unknown auto counts classes with the help of labels, and no picture has one: label "
+            "some (--labels), or give a number"
         )
     if asked == "auto":
-        return Choice(asked, *suggest(photos))
+        return Choice(asked, *suggest(photos, unknown))
+    if unknown and not _discovers(METHODS[asked]):
+        able = ", ".join(name for name, kind in METHODS.items() if _discovers(kind))
+        raise RequestError(
+            f"{asked} needs a name for every class, so it cannot look for --unknown {unknown}: "
+            f"use auto, {able}, or leave --unknown out"
+        )
     chosen = METHODS[asked]() if isinstance(method, str) else method
     return Choice(asked, asked, chosen, [f"{asked} was asked for"])
+
+
+def _discovers(kind: Any) -> bool:
+    """Whether a method finds classes that have no name."""
+    return bool(getattr(kind, "discovers", False))
 
 
 def _name(method: Method) -> str:

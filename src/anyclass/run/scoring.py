@@ -29,15 +29,18 @@ UNKNOWABLE = (
     "(--labels) or run `anyclass evaluate` on a labelled folder."
 )
 
+Chances = Float[np.ndarray, "N C"]
+"""Probabilities of N pictures."""
+
 
 class Seen(NamedTuple):
     """Probabilities of the same N pictures by several classifiers."""
 
-    zero_shot: Float[np.ndarray, "N C"]
-    """By the class names in the classifier's template."""
-    zero_shot_ensemble: Float[np.ndarray, "N C"]
+    zero_shot: Chances
+    """By the class names in the classifier's template; 0 for a class without a name."""
+    zero_shot_ensemble: Chances
     """By the class names in OpenAI's 80 templates."""
-    adapted: Float[np.ndarray, "N C"]
+    adapted: Chances
     """By the classifier."""
 
 
@@ -51,38 +54,56 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
         photos: pictures, all readable.
         log: gets the progress of embedding.
     """
+    part, classes = cached_part(classifier.part), classifier.classes
+    shown = embed(clip, photos, Embedding(part), log)
+    before = current_features(clip, photos, part, shown)
+    named = np.setdiff1d(np.arange(len(classes)), unnamed(classes))
+
+    def by(templates: Sequence[str]) -> Chances:
+        table = np.zeros((len(photos), len(classes)), np.float32)
+        if len(named):
+            weights = class_features(clip, [classes.prompts[c] for c in named], templates)
+            among = Classifier(clip, None, classes, weights, "zero_shot")
+            table[:, named] = among.probabilities(before).cpu().numpy()
+        return table
+
+    template = str(classifier.fields.get("template", PLAIN))
+    adapted = by_itself(clip, classifier, photos, log)
+    return Seen(by([template]), by(openai_templates()), adapted)
+
+
+@torch.no_grad()
+def by_itself(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> Chances:
+    """Probabilities of pictures by a classifier alone; arguments as of `see`."""
     part = cached_part(classifier.part)
     shown = embed(clip, photos, Embedding(part), log)
     before = current_features(clip, photos, part, shown)
     after = current_features(classifier.clip, photos, classifier.part or part, shown)
-
-    def by(templates: Sequence[str]) -> Float[np.ndarray, "N C"]:
-        weights = class_features(clip, classifier.classes.prompts, templates)
-        named = Classifier(clip, None, classifier.classes, weights, "zero_shot")
-        return named.probabilities(before).cpu().numpy()
-
-    template = str(classifier.fields.get("template", PLAIN))
     towers = [after] if classifier.beside is None else [after, before]
     rows = side_by_side(towers)
     rows = with_own(rows, tower_features(shown)) if classifier.own else rows
     if classifier.pooled:
         rows = pooled_features(classifier.clip, shown, part)
-    adapted = classifier.probabilities(rows).cpu().numpy()
-    return Seen(by([template]), by(openai_templates()), adapted)
+    return classifier.probabilities(rows).cpu().numpy()
+
+
+def unnamed(classes: Classes) -> list[int]:
+    """Indices of the classes that were discovered: no text stands for them."""
+    return [c for c, kind in enumerate(classes.kinds) if kind == "unknown"]
 
 
 def compare(labels: Int[np.ndarray, " N"], seen: Seen, classes: Classes) -> dict[str, Any]:
     """Scores of the three, None where nothing is labelled; a warning where adapting harmed."""
     known, names = bool((labels >= 0).any()), classes.names
-    scores = {key: _score(labels, chances, classes) for key, chances in seen._asdict().items()}
-    adapted = seen.adapted.argmax(1)
+    scores = {key: every_score(labels, chances, classes) for key, chances in seen._asdict().items()}
+    adapted, named = seen.adapted.argmax(1), bool(seen.zero_shot.any())
     return scores | {
         "scored": int((labels >= 0).sum()),
         "why_null": None if known else UNKNOWABLE,
-        "changed": float((adapted != seen.zero_shot.argmax(1)).mean()),
+        "changed": float((adapted != seen.zero_shot.argmax(1)).mean()) if named else None,
         "confusion": confusion(labels, adapted, len(names)).tolist() if known else None,
         "calibration_error": expected_calibration_error(labels, seen.adapted),
-        "warnings": _warnings(scores),
+        "warnings": [] if unnamed(classes) else _warnings(scores),
     }
 
 
@@ -92,13 +113,13 @@ def beat(
 ) -> dict[str, Any]:
     """Scores of the classifiers that the result has to beat, by name; None where none is known."""
     return {
-        name: _score(photos.labels, see(clip, each, photos, log).adapted, each.classes)
+        name: every_score(photos.labels, by_itself(clip, each, photos, log), each.classes)
         for name, each in controls.items()
     }
 
 
-def _score(
-    labels: Int[np.ndarray, " N"], chances: Float[np.ndarray, "N C"], classes: Classes
+def every_score(
+    labels: Int[np.ndarray, " N"], chances: Chances, classes: Classes
 ) -> dict[str, Any] | None:
     """Every number; base and new classes apart where some are labelled and others only named."""
     scores = score(labels, chances.argmax(1), classes.names)

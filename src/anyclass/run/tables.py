@@ -44,11 +44,16 @@ ROWS = 10_000
 """Rows of a Parquet group; what is held in memory while a table is written."""
 
 
-def prediction_row(file: str, chances: Float[np.ndarray, " C"], classes: Classes) -> Row:
-    """Label, score, runner-up and margin of one picture."""
+def prediction_row(
+    file: str, chances: Float[np.ndarray, " C"], classes: Classes, least: float = 0.0
+) -> Row:
+    """Label, score, runner-up and margin of one picture; no label where its score is too low.
+
+    An empty label goes back in as none; the reason says which it would have been.
+    """
     order = np.argsort(-chances, kind="stable")
     best, second = order[0], order[min(1, len(order) - 1)]
-    return {
+    row = {
         "file_name": file,
         "label": classes.names[best],
         "score": float(chances[best]),
@@ -58,6 +63,10 @@ def prediction_row(file: str, chances: Float[np.ndarray, " C"], classes: Classes
         "status": "ok",
         "reason": None,
     }
+    if chances[best] >= least:
+        return row
+    reason = f"below --least-score {least:g}; most likely {classes.names[best]}"
+    return row | {"label": None, "kind": None, "status": "unsure", "reason": reason}
 
 
 def rejected_row(rejection: Rejection) -> Row:
@@ -82,10 +91,8 @@ def compared_rows(photos: Photos, seen: Seen, rejections: Sequence[Rejection]) -
         else:
             best = int(seen.zero_shot[i].argmax())
             row = prediction_row(file, seen.adapted[i], photos.classes)
-            row |= {
-                "zero_shot_label": names[best],
-                "zero_shot_score": float(seen.zero_shot[i, best]),
-            }
+            if score := float(seen.zero_shot[i, best]):  # no class has a name: none
+                row |= {"zero_shot_label": names[best], "zero_shot_score": score}
             i += 1
         rows.append(row | {"true_label": names[label] if label >= 0 else None})
     return rows
