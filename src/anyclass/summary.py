@@ -39,8 +39,13 @@ SCORES = {
     "adapted": "Adapted",
 }
 """Scores in `metrics.json`, in the order of the story -> what they are called."""
-CONTROLS = {"text": "Control, class texts as features", "none": "Control, names alone"}
-"""Classifiers that SHIP has to beat -> what they are called."""
+CONTROLS = {
+    "text": "Control, class texts as features",
+    "none": "Control, names alone",
+    "kmeans": "k-means",
+    "kmeans_with_labels": "k-means with labels",
+}
+"""Classifiers that the result has to beat -> what they are called."""
 ENDS = ("zero_shot", "adapted")
 """Keys of the scores before and after."""
 DRAWN = 24
