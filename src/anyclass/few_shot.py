@@ -33,6 +33,16 @@ Over = Literal["labelled", "all"]
 """Classes that a picture may belong to while training: those with labelled pictures, or all."""
 
 
+def refuse_one_class(classes: Classes, who: str) -> None:
+    """A method that tells classes apart, `who` in messages, needs two.
+
+    Raises:
+        RequestError: there are fewer.
+    """
+    if len(classes) < 2:
+        raise RequestError(f"{who} tells classes apart: it needs two names (--classes FILE)")
+
+
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class FewShot:
     """Which labelled pictures are learned from, and as what views."""

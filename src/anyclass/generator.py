@@ -31,7 +31,7 @@ from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.few_shot import Shown
 from anyclass.files import whole
-from anyclass.prompts import Slots
+from anyclass.prompts import AT_ONCE, Slots
 from anyclass.schedule import AdamW, Rate
 from anyclass.train import Batch, Checkpoint, Log, generator, optimise
 
@@ -40,9 +40,6 @@ START = 0.02
 
 ALIVE = 0.01
 """Variance over pictures above which a latent counts as used."""
-
-AT_ONCE = 256
-"""Texts that are decoded at once when no gradient is needed."""
 
 GLANCE, LOOK = 64, 512
 """Made features that the facts of an epoch (never more than a quarter of the pictures), and of the
@@ -133,8 +130,8 @@ class Vae:
 
         adam = AdamW(Rate(self.lr, least=None), self.weight_decay)
         batches = shown.batches(self.batch_size, epochs, seed)
-        checkpoint = Checkpoint(keep, {}) if keep else None
-        optimise(loss, dict(maker.named_parameters()), batches, adam, log, checkpoint)
+        parameters = dict(maker.named_parameters())
+        optimise(loss, parameters, batches, adam, log, Checkpoint.at(keep))
         maker.facts = facts(maker, shown, seed, LOOK)
         if self.noise:
             maker.blur(shown, log)

@@ -81,6 +81,11 @@ class Checkpoint:
     seconds: float = 30.0
     """Time between two savings."""
 
+    @classmethod
+    def at(cls, path: Path | None) -> "Checkpoint | None":
+        """Of a loop that changes its parameters alone; None keeps nothing."""
+        return None if path is None else cls(path, {})
+
 
 def optimise(
     loss: Callable[[Batch], dict[str, Float[Tensor, ""]]],

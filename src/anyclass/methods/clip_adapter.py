@@ -25,8 +25,7 @@ from tyro.conf import Suppress, arg
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Classes, Photos
-from anyclass.errors import RequestError
-from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown
+from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
 from anyclass.heads import Adapter, fresh
 from anyclass.schedule import AdamW, Rate
 from anyclass.templates import PLAIN, Template, class_features
@@ -70,10 +69,7 @@ class ClipAdapter:
         Raises:
             RequestError: fewer than two classes, or no picture with a label.
         """
-        if len(photos.classes) < 2:
-            raise RequestError(
-                "CLIP-Adapter tells classes apart: it needs two names (--classes FILE)"
-            )
+        refuse_one_class(photos.classes, "CLIP-Adapter")
         shown = self.data.show(clip, photos, log, self.epochs)
         keep = scratch / "training.safetensors" if scratch else None
         return self.learn(clip, shown, photos.classes, log, keep=keep)
@@ -112,7 +108,7 @@ class ClipAdapter:
 
         batches = shown.batches(self.batch_size, self.epochs, seed)
         schedule = AdamW(Rate(self.lr), eps=self.eps)
-        optimise(loss, learned, batches, schedule, log, Checkpoint(keep, {}) if keep else None)
+        optimise(loss, learned, batches, schedule, log, Checkpoint.at(keep))
         found = {name: parameter.detach() for name, parameter in learned.items()}
         facts = {"labelled_pictures": len(shown.c)}
         record = {"facts": facts, "learned_from": shown.files}

@@ -25,10 +25,9 @@ from tyro.conf import arg
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Classes, Photos
-from anyclass.errors import RequestError
-from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown
+from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
 from anyclass.heads import Conditional, fresh
-from anyclass.methods.coop import RECIPES, WIDE_CROPS, context
+from anyclass.methods.coop import RECIPES, WIDE_CROPS, context, warn_of_long_names
 from anyclass.prompts import Slots
 from anyclass.train import Batch, Checkpoint, Log, generator, optimise
 
@@ -71,12 +70,10 @@ class CoCoOp:
             RequestError: fewer than two classes, no picture with a label, or `words` that are not
                 `length` words of the model.
         """
-        if len(photos.classes) < 2:
-            raise RequestError("CoCoOp tells classes apart: it needs two names (--classes FILE)")
+        refuse_one_class(photos.classes, "CoCoOp")
         slots = Slots(clip, photos.classes.prompts, self.length)
         context(slots, self.words, self.deviation, seed=0)  # refuses before pictures are embedded
-        for prompt in slots.cut_short:
-            log(warning=f"the model may not read the end of the class name {prompt!r:.80}")
+        warn_of_long_names(slots, log)
         shown = self.data.show(clip, photos, log, self.epochs)
         keep = scratch / "training.safetensors" if scratch else None
         return self.learn(clip, shown, photos.classes, log, keep=keep)
@@ -118,7 +115,7 @@ class CoCoOp:
         how = RECIPES["coop"]
         batches = shown.batches(self.batch_size, self.epochs, seed, whole=how.by_epoch)
         schedule = how.schedule(self.lr, batches.per_epoch)
-        optimise(loss, learned, batches, schedule, log, Checkpoint(keep, {}) if keep else None)
+        optimise(loss, learned, batches, schedule, log, Checkpoint.at(keep))
         found = {name: parameter.detach() for name, parameter in learned.items()}
         facts = {"labelled_pictures": len(shown.c)}
         record = {"facts": facts, "learned_from": shown.files}

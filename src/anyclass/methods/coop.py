@@ -25,8 +25,7 @@ from tyro.conf import Suppress, arg
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Augmentation, Classes, Photos
-from anyclass.errors import RequestError
-from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown
+from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
 from anyclass.prompts import Slots
 from anyclass.schedule import Rate, Sgd
 from anyclass.train import Batch, Checkpoint, Log, generator, optimise, recomputed
@@ -107,12 +106,10 @@ class CoOp:
             RequestError: fewer than two classes, no picture with a label, or `words` that are not
                 `length` words of the model.
         """
-        if len(photos.classes) < 2:
-            raise RequestError("CoOp tells classes apart: it needs two names (--classes FILE)")
+        refuse_one_class(photos.classes, "CoOp")
         slots = Slots(clip, photos.classes.prompts, self.length)
         context(slots, self.words, self.deviation, seed=0)  # refuses before pictures are embedded
-        for prompt in slots.cut_short:
-            log(warning=f"the model may not read the end of the class name {prompt!r:.80}")
+        warn_of_long_names(slots, log)
         shown = self.data.show(clip, photos, log, self.epochs)
         keep = scratch / "training.safetensors" if scratch else None
         return self.learn(clip, shown, photos.classes, log, keep=keep)
@@ -154,8 +151,7 @@ class CoOp:
         size = self.batch_size or how.batch_size
         batches = shown.batches(size, self.epochs, seed, whole=how.by_epoch)
         schedule = how.schedule(self.lr, batches.per_epoch)
-        kept = Checkpoint(keep, {}) if keep else None
-        optimise(loss, {"context": v}, batches, schedule, log, kept)
+        optimise(loss, {"context": v}, batches, schedule, log, Checkpoint.at(keep))
         weights = slots.all_features(v)
         facts = {"labelled_pictures": len(shown.c)}
         record = {"facts": facts, "learned_from": shown.files, "context": v.detach()}
@@ -172,3 +168,9 @@ def context(slots: Slots, words: str | None, deviation: float, seed: int) -> Flo
         return slots.spoken(words)
     drawn = torch.randn(slots.length, slots.width, generator=generator(seed, START))
     return deviation * drawn.to(slots.device)
+
+
+def warn_of_long_names(slots: Slots, log: Log) -> None:
+    """Say which names are so long that the model may not read their end."""
+    for prompt in slots.cut_short:
+        log(warning=f"the model may not read the end of the class name {prompt!r:.80}")

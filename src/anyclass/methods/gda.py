@@ -29,7 +29,7 @@ from anyclass.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
 from anyclass.features import with_own
-from anyclass.few_shot import FewShot, Made, Over, Shown
+from anyclass.few_shot import FewShot, Made, Over, Shown, refuse_one_class
 from anyclass.templates import PLAIN, Template, class_features
 from anyclass.train import Log
 
@@ -81,8 +81,7 @@ class Gda:
             RequestError: fewer than two classes, no picture with a label, or no two views of any
                 class that differ.
         """
-        if len(photos.classes) < 2:
-            raise RequestError("GDA tells classes apart: it needs two names (--classes FILE)")
+        refuse_one_class(photos.classes, "GDA")
         shown = self.data.show(clip, photos, log, epochs=1)
         return self.learn(clip, shown, photos.classes, log)
 

@@ -27,11 +27,10 @@ from tyro.conf import Suppress, arg
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Classes, Photos
-from anyclass.errors import RequestError
-from anyclass.few_shot import FewShot, Made
+from anyclass.few_shot import FewShot, Made, refuse_one_class
 from anyclass.generator import Generator, Vae, frozen
 from anyclass.methods.clip_adapter import ClipAdapter
-from anyclass.methods.coop import CoOp, context
+from anyclass.methods.coop import CoOp, context, warn_of_long_names
 from anyclass.methods.gda import Gda
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.prompts import Slots
@@ -103,8 +102,7 @@ class Ship:
                 of CoOp that are not `length` words of the model.
             ModelError: the source has no generator for this model.
         """
-        if len(photos.classes) < 2:
-            raise RequestError("SHIP tells classes apart: it needs two names (--classes FILE)")
+        refuse_one_class(photos.classes, "SHIP")
         labelled = set(photos.labels[photos.labels >= 0].tolist())
         named = [c for c in range(len(photos.classes)) if c not in labelled]
         if not named:
@@ -120,8 +118,7 @@ class Ship:
 
     def _check(self, clip: Backbone, classes: Classes, log: Log) -> None:
         """Say and refuse what need not wait for the generator."""
-        for prompt in Slots(clip, classes.prompts, self.generator.length).cut_short:
-            log(warning=f"the model may not read the end of the class name {prompt!r:.80}")
+        warn_of_long_names(Slots(clip, classes.prompts, self.generator.length), log)
         if isinstance(self.then, CoOp):
             slots = Slots(clip, classes.prompts, self.then.length)
             context(slots, self.then.words, self.then.deviation, seed=0)
@@ -239,11 +236,8 @@ class Ship:
             logits = clip.logit_scale.detach() * x @ t.T
             return {"transfer_loss": cross_entropy(logits, c.to(logits.device))}
 
-        adam, checkpoint = (
-            AdamW(Rate(self.transfer_lr), eps=1e-4),
-            Checkpoint(keep, {}) if keep else None,
-        )
-        optimise(loss, {"context": v}, Steps(self.transfer_steps), adam, log, checkpoint)
+        adam, steps = AdamW(Rate(self.transfer_lr), eps=1e-4), Steps(self.transfer_steps)
+        optimise(loss, {"context": v}, steps, adam, log, Checkpoint.at(keep))
         return v.detach()
 
 

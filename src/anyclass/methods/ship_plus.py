@@ -28,7 +28,7 @@ from anyclass.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
 from anyclass.features import Embedding, embed, image_features, tower_features
-from anyclass.few_shot import draw_shots
+from anyclass.few_shot import draw_shots, refuse_one_class
 from anyclass.gaussians import Gaussians
 from anyclass.templates import PLAIN, Template, class_features
 from anyclass.train import Log
@@ -92,8 +92,7 @@ class ShipPlus:
 
     def _used(self, photos: Photos) -> Photos:
         """The pictures that are learned from, with the labels that are."""
-        if len(photos.classes) < 2:
-            raise RequestError("SHIP-plus tells classes apart: it needs two names (--classes FILE)")
+        refuse_one_class(photos.classes, "SHIP-plus")
         chosen = draw_shots(photos.labels, self.shots, torch.initial_seed())
         if not len(chosen):
             raise RequestError(

@@ -26,8 +26,7 @@ from tyro.conf import Suppress, arg
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Classes, Photos
-from anyclass.errors import RequestError
-from anyclass.few_shot import FewShot, Lesson, Made, Over, Shown
+from anyclass.few_shot import FewShot, Lesson, Made, Over, Shown, refuse_one_class
 from anyclass.heads import Keys
 from anyclass.schedule import AdamW, Rate
 from anyclass.templates import PLAIN, Template, class_features
@@ -88,10 +87,7 @@ class TipAdapter:
         Raises:
             RequestError: fewer than two classes, or no picture with a label.
         """
-        if len(photos.classes) < 2:
-            raise RequestError(
-                "Tip-Adapter tells classes apart: it needs two names (--classes FILE)"
-            )
+        refuse_one_class(photos.classes, "Tip-Adapter")
         shown = self.data.show(clip, photos, log, self.epochs)
         keep = scratch / "training.safetensors" if scratch else None
         return self.learn(clip, shown, photos.classes, log, keep=keep)
@@ -165,8 +161,7 @@ class TipAdapter:
 
         batches = lesson.shown.batches(self.batch_size, self.epochs, torch.initial_seed())
         schedule = AdamW(Rate(self.lr), eps=self.eps)
-        kept = Checkpoint(keep, {}) if keep else None
-        optimise(loss, {"keys": keys}, batches, schedule, log, kept)
+        optimise(loss, {"keys": keys}, batches, schedule, log, Checkpoint.at(keep))
         return keys.detach()
 
 
