@@ -34,8 +34,8 @@ of a command. --json anywhere prints the result as one JSON object.
 """
 
 
-HALVES = ("base", "new", "harmonic_mean")
-"""Keys of labelled and named classes in the scores."""
+HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
+"""Keys of labelled and named classes in the scores -> width of their column."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -339,11 +339,10 @@ def _apart(result: dict[str, Any]) -> list[str]:
     head = ["", "labelled    named    H-mean   (zero-shot)"] if found else []
     lines = []
     for name in found:
-        rows = result[name], result[name]["zero_shot"]
-        now, before = (
-            ["-" if row[key] is None else f"{100 * row[key]:.1f}" for key in HALVES] for row in rows
-        )
-        lines.append(f"{now[0]:>8} {now[1]:>8} {now[2]:>9}   ({' '.join(before)})  {spaces[name]}")
+        row = result[name]
+        now = " ".join(_cent(row[half], width) for half, width in HALVES.items())
+        before = " ".join(_cent(row["zero_shot"][half], 1) for half in HALVES)
+        lines.append(f"{now}   ({before})  {spaces[name]}")
     return [*head, *lines]
 
 

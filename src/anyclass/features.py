@@ -352,8 +352,7 @@ def side_by_side(rows: Sequence[Float[Tensor, "n D"]]) -> Float[Tensor, "n E"]:
 
 def tower_features(features: Features) -> Float[Tensor, "N H"]:
     """What the image tower makes of the first view of all N pictures before its projection."""
-    rows = torch.arange(len(features)).split(SHARD)
-    return torch.cat([_pooled(features[some][:, 0]) for some in rows])
+    return through(_pooled, torch.device("cpu"), features)
 
 
 def with_own(seen: Float[Tensor, "n E"], hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n R"]:

@@ -20,7 +20,7 @@ it was told.
 from typing import Annotated, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -34,6 +34,14 @@ class Linear(NamedTuple):
 
     v: Float[Tensor, "H C"]
     bias: Float[Tensor, " C"]
+
+    def uncentred(self, middle: Float[Tensor, " H"]) -> "Linear":
+        """The same of h as it comes, where so far `middle` was taken from it."""
+        return self._replace(bias=self.bias - middle @ self.v)
+
+    def beside(self, p: Float[Tensor, "C D"], scale: Float[Tensor, ""]) -> Float[Tensor, "C R"]:
+        """Rows whose products with [x | h | 1], times the scale, add these logits to those of p."""
+        return torch.cat([p, self.v.T / scale, self.bias[:, None] / scale], dim=1)
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -86,8 +94,7 @@ class Gaussians:
                 g[part] = h[part] @ found.v + found.bias
             if step == 0:
                 w = self.weight * s * spread(logits) / spread(g).clamp_min(1e-6)
-            seen = torch.where(free, z, 0).sum(0) + self.prior
-            log_pi = (seen / seen.sum().clamp_min(1e-6)).clamp_min(1e-4).log()
+            log_pi = log_frequencies(z, free, self.prior, least=1e-4)
             everyone = gaussians(h, z, scatters.sum(0), self.shrink)
             linear = Linear(w * everyone.v, w * everyone.bias + s_prior * log_pi)
             z = torch.where(free, (logits + w * g + s_prior * log_pi).softmax(1), given)
@@ -115,6 +122,21 @@ def gaussians(
     sigma = (1 - shrink) * within + ridge * torch.eye(len(within), device=h.device)
     v = torch.linalg.solve(sigma, mu.T)
     return Linear(v, -torch.einsum("ch,hc->c", mu, v) / 2)
+
+
+def log_frequencies(
+    z: Float[Tensor, "n C"], free: Bool[Tensor, "n 1"], prior: float, least: float
+) -> Float[Tensor, " C"]:
+    """The log of pi: how often classes occur among the free pictures.
+
+    Args:
+        z: how much each picture belongs to each class.
+        free: which pictures have no label.
+        prior: a, pictures that each class has beforehand.
+        least: smallest pi.
+    """
+    seen = torch.where(free, z, 0).sum(0) + prior
+    return (seen / seen.sum().clamp_min(1e-6)).clamp_min(least).log()
 
 
 def spread(logits: Float[Tensor, "n C"]) -> Float[Tensor, ""]:

@@ -99,12 +99,8 @@ class Preprocessing:
         Raises:
             PictureError: it is so narrow that resizing it would fill the memory.
         """
-        short, long = sorted(image.size)
-        if (
-            self.resize_mode == "shortest"
-            and max(self.size) ** 2 * (long / short) > Limits().pixels
-        ):
-            raise PictureError("too many pixels", f"{image.width} x {image.height} is too narrow")
+        if self.resize_mode == "shortest":
+            _refuse_narrow(image, max(self.size))
         pixels: Tensor = _transform(self)(image)
         return (pixels * 255).round().to(torch.uint8)
 
@@ -167,9 +163,8 @@ class CropAndFlip:
         Raises:
             PictureError: it is so narrow that resizing it would fill the memory.
         """
-        side, (short, long) = round(max(size) / self.share), sorted(image.size)
-        if side**2 * (long / short) > Limits().pixels:
-            raise PictureError("too many pixels", f"{image.width} x {image.height} is too narrow")
+        side = round(max(size) / self.share)
+        _refuse_narrow(image, side)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             image = RandomCrop(size)(Resize(side, InterpolationMode.BICUBIC)(image))
@@ -213,6 +208,13 @@ class AugmentedViews:
         size = self.preprocessing.size
         seeds = [_seed(content, self.seed, k) for k in range(self.count)]
         return torch.stack([self.augmentation.view(image, size, seed) for seed in seeds])
+
+
+def _refuse_narrow(image: Image.Image, side: int) -> None:
+    """Refuse what would fill the memory once its short side is `side` pixels long."""
+    short, long = sorted(image.size)
+    if side**2 * (long / short) > Limits().pixels:
+        raise PictureError("too many pixels", f"{image.width} x {image.height} is too narrow")
 
 
 def _seed(content: str, seed: int, k: int) -> int:

@@ -49,7 +49,7 @@ from anyclass.features import (
     every_view,
     through,
 )
-from anyclass.methods.simgcd import HEAD, NONE, Head, Objective, branch_loss
+from anyclass.methods.simgcd import HEAD, NONE, Head, Objective, branch_loss, label_loss
 from anyclass.pairs import PairTuning
 from anyclass.templates import Template, class_features
 from anyclass.train import Batch, Checkpoint, Log, generator, optimise
@@ -328,8 +328,7 @@ def name_loss(
 ) -> Float[Tensor, ""]:
     """L_distill, first part: a synthesized text is nearest to its class text; 0 without labels."""
     logits = normalize(z_hat, dim=-1) @ anchors.T / tau
-    total = cross_entropy(logits, labels, ignore_index=NONE, reduction="sum")
-    return total / (labels != NONE).sum().clamp_min(1)
+    return label_loss(logits.log_softmax(dim=1), labels)
 
 
 def distance_loss(

@@ -29,11 +29,11 @@ from torch.nn.functional import normalize, one_hot
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
-from anyclass.clusters import semi_supervised_kmeans
+from anyclass.clusters import offsets, semi_supervised_kmeans
 from anyclass.data import Photos
 from anyclass.discovery import labelled_classes
 from anyclass.features import Embedding, embed, image_features, tower_features, with_own
-from anyclass.gaussians import Linear, gaussians
+from anyclass.gaussians import Linear, gaussians, log_frequencies
 from anyclass.heads import Spaces
 from anyclass.train import Log
 
@@ -91,7 +91,7 @@ class GetPlus:
         counts = predicted.bincount(minlength=k)
         record = {
             "predicted": predicted.tolist(),
-            "learned_from": tuple(photos.files[i] for i in (labels >= 0).nonzero()[:, 0].tolist()),
+            "learned_from": photos.labelled.files,
             "facts": {"used_classes": int((counts >= 5).sum()), "inertia": found.inertia},
         }
         about = ("get-plus", asdict(self), record)
@@ -113,14 +113,13 @@ class GetPlus:
         linear = _nearest(h, z)
         for step in range(self.rounds):
             linear = gaussians(h, z, h.T @ h, self.shrink)
-            seen = torch.where(free, z, 0).sum(0) + self.prior
-            log_pi = (seen / seen.sum().clamp_min(1e-6)).clamp_min(1e-6).log()
+            log_pi = log_frequencies(z, free, self.prior, least=1e-6)
             linear = linear._replace(bias=linear.bias + log_pi)
             before = z.argmax(1)
             z = torch.where(free, (h @ linear.v + linear.bias).softmax(1), given)
             moved = float((z.argmax(1) != before).float().mean())
             log(stage="fit", done=step + 1, total=self.rounds, moved=moved)
-        return linear._replace(bias=linear.bias - middle @ linear.v)
+        return linear.uncentred(middle)
 
 
 def spaces(
@@ -168,4 +167,4 @@ def sharpened(
 def _nearest(h: Float[Tensor, "N R"], z: Float[Tensor, "N K"]) -> Linear:
     """Nearest mean, as k-means has it."""
     mu = torch.einsum("nk,nr,k->kr", z, h, 1 / z.sum(0).clamp_min(1))
-    return Linear(mu.T.contiguous(), -torch.einsum("kr,kr->k", mu, mu) / 2)
+    return Linear(mu.T.contiguous(), offsets(mu))

@@ -87,15 +87,14 @@ class LatteClipPlus:
         middle, taken_back = h.mean(0), self._taken_back(logits)
         no_label = torch.full((len(h),), -1, device=h.device)
         learned = self.gaussians.learn(logits + taken_back, h - middle, no_label, log)
-        bias = taken_back + learned.bias - middle @ learned.v  # of h as it comes
-        c_zs, c = names_say.argmax(1), (names_say + h @ learned.v + bias).argmax(1)
+        learned = learned._replace(bias=taken_back + learned.bias).uncentred(middle)
+        c_zs, c = names_say.argmax(1), (names_say + h @ learned.v + learned.bias).argmax(1)
         facts = {
             "agreement_with_zero_shot": float((c == c_zs).float().mean()),
             "classes_without_pictures": int((c.bincount(minlength=len(p)) == 0).sum()),
         }
         record = {"facts": facts, "zero_shot_labels": c_zs.tolist(), "descriptions": texts}
-        weights = torch.cat([p, learned.v.T / scale, bias[:, None] / scale], dim=1)
-        about = ("latteclip-plus", asdict(self), record)
+        weights, about = learned.beside(p, scale), ("latteclip-plus", asdict(self), record)
         return Classifier(clip, None, photos.classes, weights, *about, own=True)
 
     def _taken_back(self, logits: Float[Tensor, "N C"]) -> Float[Tensor, " C"]:

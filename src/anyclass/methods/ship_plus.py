@@ -73,9 +73,8 @@ class ShipPlus:
         labels, how = torch.tensor(photos.labels, device=h.device), self.gaussians
         if (labels >= 0).all():
             how = replace(how, weight=min(how.weight, self.alone))
-        learned = how.learn(logits, h - middle, labels, log)
-        bias = learned.bias - middle @ learned.v  # of h as it comes
-        moved = (logits + h @ learned.v + bias).argmax(1) != logits.argmax(1)
+        learned = how.learn(logits, h - middle, labels, log).uncentred(middle)
+        moved = (logits + h @ learned.v + learned.bias).argmax(1) != logits.argmax(1)
         known = photos.labels >= 0
         record = {
             "facts": {
@@ -84,10 +83,9 @@ class ShipPlus:
                 "agreement_with_zero_shot": float(1 - moved.float().mean()),
             },
             "zero_shot_labels": logits.argmax(1).tolist(),
-            "learned_from": tuple(np.array(photos.files)[known]),
+            "learned_from": photos.labelled.files,
         }
-        weights = torch.cat([p, learned.v.T / scale, bias[:, None] / scale], dim=1)
-        about = ("ship-plus", asdict(self), record)
+        weights, about = learned.beside(p, scale), ("ship-plus", asdict(self), record)
         return Classifier(clip, None, photos.classes, weights, *about, own=True)
 
     def _used(self, photos: Photos) -> Photos:
