@@ -26,6 +26,7 @@ SAME = 0.9999
 
 _TENSORS = "classifier.safetensors"
 _SETTINGS = "classifier.json"
+_HEAD = "head."
 
 
 class Prediction(NamedTuple):
@@ -129,7 +130,7 @@ class Classifier:
         trained = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
         own = {"weights": self.weights, "fingerprint": _fingerprint(self.clip, self.beside)}
         tensors, numbers = parts(self.head) if self.head else ({}, {})
-        own |= {f"head.{name}": tensor for name, tensor in tensors.items()}
+        own |= {f"{_HEAD}{name}": tensor for name, tensor in tensors.items()}
         own |= {} if self.bias is None else {"bias": self.bias}
         with whole(Path(folder) / _TENSORS) as path:
             save_file(
@@ -159,6 +160,7 @@ class Classifier:
         device: str = "cpu",
         allow_pickle: bool = False,
         engine: EngineName = "auto",
+        under: Backbone | None = None,
     ) -> "Classifier":
         """Read a saved classifier; nothing but safetensors and JSON is opened.
 
@@ -167,6 +169,7 @@ class Classifier:
             device: torch device.
             allow_pickle: accept weights of the model underneath that are not safetensors.
             engine: what runs the frozen image tower on a CPU.
+            under: a model that is there already, untrained; copied if it is the one underneath.
 
         Raises:
             ModelError: a file is missing, damaged or foreign, or the model underneath is not the
@@ -175,18 +178,22 @@ class Classifier:
         folder = Path(folder)
         settings = _settings(folder / _SETTINGS)
         tensors = _tensors(folder / _TENSORS)
-        clip = Backbone.load(settings.model, device, allow_pickle, engine)
+        if under is not None and under.model_id == settings.model:
+            clip = under.copy()
+        else:
+            clip = Backbone.load(settings.model, device, allow_pickle, engine)
         beside = clip.copy() if settings.beside else None
         classes = Classes.from_json(settings.classes)
         try:
-            size = (len(classes), clip.fingerprint().shape[1])
-            head = _head(settings.head, tensors, size, device)
+            of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_HEAD)}
             _put_back(clip, settings.part, tensors)
             if clip.preprocessing.to_json() != settings.preprocessing:
                 raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
             seen = _fingerprint(clip, beside)
-            rows, before = seen, clip.trunk(clip.synthetic(), "head").cpu()
+            head = _head(settings.head, of_head, (len(classes), seen.shape[1]), device)
+            rows = seen
             if settings.own or settings.pooled:
+                before = clip.trunk(clip.synthetic(), "head").cpu()
                 rows = with_own(seen, before) if settings.own else clip.pooled(before, "head")
             wide = head.width if isinstance(head, Spaces) else rows.shape[1]
             _compare(seen, (len(classes), wide), tensors)
@@ -222,13 +229,12 @@ class _Settings(BaseModel):
 
 def _head(
     settings: Mapping[str, str | float] | None,
-    tensors: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
     size: tuple[int, int],
     device: str,
 ) -> Head | None:
-    """The head for C classes and D dimensions, its tensors taken out of `tensors`."""
-    names = [name for name in tensors if name.startswith("head.")]
-    found = {name.removeprefix("head."): tensors.pop(name).to(device) for name in names}
+    """The head for C classes and D dimensions, of its tensors in the file."""
+    found = {name.removeprefix(_HEAD): tensor.to(device) for name, tensor in tensors.items()}
     if settings is None and not found:
         return None
     numbers = dict(settings or {})

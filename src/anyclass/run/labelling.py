@@ -124,7 +124,7 @@ def evaluate(
                 "sort them into class folders, or give a table (--labels FILE)"
             )
         seen = see(base, classifier, usable, log)
-        controls = _controls(run, device, allow_pickle, engine)
+        controls = _controls(run, base, device, allow_pickle, engine)
         others = {name: by_itself(base, each, usable, log) for name, each in controls.items()}
     scores: Callable[..., Json] = _scores
     if unnamed(classifier.classes):
@@ -204,12 +204,12 @@ def load(
 
 
 def _controls(
-    run: Path | str, device: str, allow_pickle: bool, engine: EngineName
+    run: Path | str, base: Backbone, device: str, allow_pickle: bool, engine: EngineName
 ) -> dict[str, Classifier]:
-    """The classifiers that the result has to beat, by name."""
+    """The classifiers that the result has to beat, by name; `base` is the model under all."""
     folders = sorted(path.parent for path in Path(run).glob(f"{CONTROLS}/*/classifier.json"))
     where = torch_device(device)
-    return {f.name: Classifier.load(f, where, allow_pickle, engine) for f in folders}
+    return {f.name: Classifier.load(f, where, allow_pickle, engine, base) for f in folders}
 
 
 def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:

@@ -111,7 +111,8 @@ def request_of(options: Mapping[str, Any]) -> Request:
         request = TypeAdapter(Request).validate_python(dict(options))
     except ValidationError as wrong:
         raise RequestError(first_problem(wrong)) from wrong
-    read_words(request.names)  # a list that cannot be read is refused now, not after the training
+    if request.names is not None:
+        read_words(request.names)  # refused now where it cannot be read, not after the training
     return request
 
 

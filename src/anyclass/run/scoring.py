@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.features import (
     Embedding,
+    Features,
     cached_part,
     current_features,
     embed,
@@ -54,9 +56,8 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
         photos: pictures, all readable.
         log: gets the progress of embedding.
     """
-    part, classes = cached_part(classifier.part), classifier.classes
-    shown = embed(clip, photos, Embedding(part), log)
-    before = current_features(clip, photos, part, shown)
+    shown, before = _before(clip, classifier, photos, log)
+    classes = classifier.classes
     named = np.setdiff1d(np.arange(len(classes)), unnamed(classes))
 
     def by(templates: Sequence[str]) -> Chances:
@@ -68,16 +69,29 @@ def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> See
         return table
 
     template = str(classifier.fields.get("template", PLAIN))
-    adapted = by_itself(clip, classifier, photos, log)
+    adapted = _adapted(classifier, photos, shown, before)
     return Seen(by([template]), by(openai_templates()), adapted)
 
 
 @torch.no_grad()
 def by_itself(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> Chances:
     """Probabilities of pictures by a classifier alone; arguments as of `see`."""
+    return _adapted(classifier, photos, *_before(clip, classifier, photos, log))
+
+
+def _before(
+    clip: Backbone, classifier: Classifier, photos: Photos, log: Log
+) -> tuple[Features, Float[Tensor, "N D"]]:
+    """What the frozen trunk says of pictures, and their features by the untrained model."""
     part = cached_part(classifier.part)
     shown = embed(clip, photos, Embedding(part), log)
-    before = current_features(clip, photos, part, shown)
+    return shown, current_features(clip, photos, part, shown)
+
+
+def _adapted(
+    classifier: Classifier, photos: Photos, shown: Features, before: Float[Tensor, "N D"]
+) -> Chances:
+    part = cached_part(classifier.part)
     after = current_features(classifier.clip, photos, classifier.part or part, shown)
     towers = [after] if classifier.beside is None else [after, before]
     rows = side_by_side(towers)
