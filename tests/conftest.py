@@ -29,6 +29,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 torch.set_num_threads(1)
 
@@ -323,6 +324,28 @@ def draw_shape(shape: Shape, i: int) -> Image.Image:
     else:
         getattr(draw, shape.draw)((left, top, right, bottom), fill=shape.colour)
     return image
+
+
+@pytest.fixture
+def loud_blobs() -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+    """`loud_blobs(seed)`: rows [x | h | 1], classes, labels of half of the first three of these.
+
+    5 classes, 40 rows each, apart in 12 and in 17 dimensions, and very noisy in one of each.
+    """
+
+    def make(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        truth = torch.arange(5).repeat_interleave(40)
+        x, h = (
+            torch.randn(5, width, generator=draw)[truth]
+            + 0.4 * torch.randn(200, width, generator=draw)
+            + 6 * torch.randn(200, 1, generator=draw) * torch.randn(1, width, generator=draw)
+            for width in (12, 17)
+        )
+        labels = torch.where((truth < 3) & (torch.rand(200, generator=draw) < 0.5), truth, -1)
+        return torch.cat([x, h, torch.ones(200, 1)], dim=1), truth, labels
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)

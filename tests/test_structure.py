@@ -19,6 +19,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LIBRARY = {"backbone", "captions", "classifier", "data", "describe", "features", "few_shot"}
 LIBRARY |= {
     "clusters",
+    "counting",
     "discovery",
     "gaussians",
     "generator",
@@ -29,6 +30,7 @@ LIBRARY |= {
     "priors",
     "prompts",
     "schedule",
+    "sharpening",
     "templates",
     "train",
     "tuning",
@@ -58,6 +60,8 @@ MAY_IMPORT = {
     "pairs": {"backbone", "data", "features", "schedule", "train"},
     "discovery": {"backbone", "data", "train"},
     "clusters": {"metrics"},
+    "sharpening": {"heads"},
+    "counting": {"clusters", "metrics", "sharpening", "train"},
     "naming": {"data", "describe", "train"},  # of train: Log
     "wise_ft": {"backbone", "classifier", "features", "templates"},
     "engine": {"backbone", "files"},

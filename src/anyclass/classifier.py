@@ -260,7 +260,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file: float32, every number finite."""
     _check_file(path)
     try:
-        tensors = load_file(path)
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as wrong:
         raise ModelError(f"{path} cannot be read as safetensors: {wrong!s:.200}") from wrong
     for name, tensor in tensors.items():

@@ -182,16 +182,19 @@ class Spaces:
 
     def seen(self, f: Float[Tensor, "n R"]) -> Float[Tensor, "n E"]:
         """u, the unit vectors of both spaces together."""
+        return self.joined(*self.reduced(f))
+
+    def reduced(self, f: Float[Tensor, "n R"]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n Q"]]:
+        """Coordinates of x and of h along their axes, the first of the largest spread."""
         d = len(self.x_centre)
-        x = _reduced(f[:, :d], self.x_centre, self.x_whiten, self.x_middle, self.x_axes)
-        h = _reduced(f[:, d:-1], self.h_centre, self.h_whiten, self.h_middle, self.h_axes)
-        return normalize(torch.cat([h, self.share * x], dim=1), dim=1)
+        x = normalize((f[:, :d] - self.x_centre) @ self.x_whiten, dim=1)
+        h = normalize((f[:, d:-1] - self.h_centre) @ self.h_whiten, dim=1)
+        return (x - self.x_middle) @ self.x_axes, (h - self.h_middle) @ self.h_axes
 
-
-def _reduced(f: Tensor, centre: Tensor, whiten: Tensor, middle: Tensor, axes: Tensor) -> Tensor:
-    """Unit coordinates along `axes` of unit, whitened rows."""
-    a = normalize((f - centre) @ whiten, dim=1)
-    return normalize((a - middle) @ axes, dim=1)
+    def joined(self, x: Float[Tensor, "n P"], h: Float[Tensor, "n Q"]) -> Float[Tensor, "n E"]:
+        """U of coordinates, of all of them or the first few."""
+        both = [normalize(h, dim=1), self.share * normalize(x, dim=1)]
+        return normalize(torch.cat(both, dim=1), dim=1)
 
 
 Head = Adapter | Keys | Conditional | Spaces

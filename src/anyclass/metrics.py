@@ -17,6 +17,7 @@ from sklearn.metrics import (
     confusion_matrix,
     normalized_mutual_info_score,
 )
+from sklearn.metrics.cluster import pair_confusion_matrix
 
 Labels = Int[NDArray[np.integer], " N"]
 """Indices of classes; -1 where a true label is unknown."""
@@ -88,6 +89,18 @@ def expected_calibration_error(
     slices = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(slices, weights=right - confidence, minlength=bins)  # n_b * gap_b
     return float(np.abs(gaps).sum() / known.sum())
+
+
+def pair_f1(labels: Labels, predicted: Labels) -> float:
+    """How well "in one cluster" says "of one class", over pairs of pictures; 0 without a pair.
+
+    F1 = 2 tp / (2 tp + fp + fn), tp: pairs of one class in one cluster.
+    """
+    known = labels >= 0
+    if known.sum() < 2:
+        return 0.0
+    (_, fp), (fn, tp) = pair_confusion_matrix(labels[known], predicted[known])
+    return float(2 * tp / max(1, 2 * tp + fp + fn))
 
 
 def harmonic_mean(a: float, b: float) -> float:

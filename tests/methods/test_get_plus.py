@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
+from anyclass.counting import Count
 from anyclass.data import Classes, Photos
 from anyclass.errors import ModelError, RequestError
-from anyclass.methods.get_plus import GetPlus, sharpened, spaces
+from anyclass.methods.get_plus import GetPlus
 from anyclass.metrics import clustering
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
@@ -29,44 +28,15 @@ def some(photos: Photos) -> Photos:
     return replace(photos, labels=LABELS.copy(), classes=classes)
 
 
-def blobs(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows [x | h | 1] of 5 classes, 40 each, apart in few directions and noisy in one."""
-    draw = torch.Generator().manual_seed(seed)
-    truth = torch.arange(5).repeat_interleave(40)
-    x, h = (
-        torch.randn(5, width, generator=draw)[truth]
-        + 0.4 * torch.randn(200, width, generator=draw)
-        + 6 * torch.randn(200, 1, generator=draw) * torch.randn(1, width, generator=draw)
-        for width in (12, 17)
-    )
-    labels = torch.where((truth < 3) & (torch.rand(200, generator=draw) < 0.5), truth, -1)
-    return torch.cat([x, h, torch.ones(200, 1)], dim=1), truth, labels
-
-
-def test_sharpened__is_lda_whitening_and_principal_components() -> None:
-    rows, _, labels = blobs(0)
-    h = rows[:, 12:-1]
-    centre, whiten, middle, axes = sharpened(h, labels, 4, 0.7)
-    torch.testing.assert_close(centre, h.mean(0))
-    known = [h[labels == k] for k in range(3)]
-    rest = torch.cat([some - some.mean(0) for some in known])
-    within = rest.T @ rest / len(rest)
-    sigma = 0.7 * within + 0.3 * within.trace() / 17 * torch.eye(17)
-    torch.testing.assert_close(whiten.T @ sigma @ whiten, torch.eye(17), atol=1e-3, rtol=1e-3)
-    a = normalize((h - centre) @ whiten, dim=1)
-    torch.testing.assert_close(middle, a.mean(0))
-    _, _, wanted = torch.linalg.svd(a - a.mean(0), full_matrices=False)
-    assert axes.shape == (17, 4)
-    torch.testing.assert_close((axes.T @ wanted[:4].T).abs(), torch.eye(4), atol=1e-3, rtol=1e-3)
-
-
 @pytest.mark.parametrize("seed", range(3))
-def test_learn__finds_easy_classes_under_a_loud_direction(seed: int) -> None:
+def test_learn__finds_easy_classes_under_a_loud_direction(
+    loud_blobs: Callable[[int], Any], seed: int
+) -> None:
     from anyclass.clusters import nearest, semi_supervised_kmeans
 
-    rows, truth, labels = blobs(seed)
+    rows, truth, labels = loud_blobs(seed)
     how = GetPlus()
-    u = spaces(rows, 12, labels, 10, how).seen(rows)
+    u = how.sharpening.spaces(rows, 12, labels, 10).seen(rows)
     assert u.shape == (200, 20)
     torch.testing.assert_close(u.norm(dim=1), torch.ones(200))
     found = semi_supervised_kmeans(u, labels, 5, 10, seed=0)
@@ -121,3 +91,22 @@ def test_save__and_load_of_every_tower(
     settings.write_text(settings.read_text().replace('"share"', '"shore"'))
     with pytest.raises(ModelError, match="other names"):
         Classifier.load(tmp_path, engine="torch")
+
+
+def test_fit__too_many_classes_are_fewer_unless_it_must_not(
+    fit: Fit, some: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The range of the count decides; names and one discovered class are never given up."""
+    asked = replace(some, classes=replace(some.classes, unknown=4))
+    for most, names in ((4, ["discovered 1", "discovered 2"]), (2, ["discovered 1"])):
+        found = Count(2, (2, most), {2: 1.0}, 0.1)
+        monkeypatch.setattr("anyclass.methods.get_plus.count_classes", lambda *_, f=found, **__: f)
+        classifier, log = fit(GetPlus(), asked)
+        assert classifier.classes_ == ["two", "orange", *names]
+        warnings = [row["warning"] for row in log if "warning" in row]
+        assert len(warnings) == 1
+        assert warnings[0].startswith(f"6 classes were asked for; more than {2 + len(names)} would")
+        assert classifier.predict_proba(some).shape == (13, 2 + len(names))
+    classifier, log = fit(GetPlus(may_find_fewer=False), asked)
+    assert len(classifier.classes_) == 6
+    assert not any("warning" in row for row in log)

@@ -1,17 +1,21 @@
 """Classes without a name: what `fit`, `plan`, `predict` and `evaluate` make of them."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from anyclass import evaluate, fit, predict
 from anyclass.backbone import Backbone
 from anyclass.cli import main
+from anyclass.counting import Count
 from anyclass.data import Classes, Photos
+from anyclass.data.image import open_image
 from anyclass.discovery import HeadShape
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
@@ -148,7 +152,7 @@ def test_fit__an_estimate_survives_a_kill(
         now.setattr(KMEANS, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
             fit(KMEANS(), tmp_path / "run", **half)
-    monkeypatch.setattr("anyclass.run.unknown.estimate_classes", stopped)
+    monkeypatch.setattr("anyclass.run.unknown.count_classes", stopped)
     again = fit(KMEANS(), tmp_path / "run", **half)
     monkeypatch.undo()
     fresh = fit(KMEANS(), tmp_path / "fresh", **half)
@@ -167,34 +171,44 @@ def test_plan__downloads_no_model_to_count(half: dict[str, Any], model: str) -> 
     assert said["remarks"][0].startswith("fit estimates the number of classes before it trains")
 
 
-def test_counted__finds_the_classes_that_are_there(
-    half: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_counted__counts_in_both_spaces_and_keeps_the_count(
+    half: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Any
 ) -> None:
-    """Well apart, and labels of three of five classes."""
-    draw = np.random.default_rng(0)
-    true = np.arange(100) % 5
-    x = draw.standard_normal((5, 32))[true] + 0.5 * draw.standard_normal((100, 32))
-    monkeypatch.setattr("anyclass.run.unknown.embed", lambda *_: None)
-    monkeypatch.setattr("anyclass.run.unknown.image_features", lambda *_: torch.tensor(x))
-    classes = Classes.of("abc", labelled="abc")
-    photos = Photos(Path("/"), tuple(map(str, range(100))), np.where(true < 3, true, -1), classes)
-    clip = Backbone.load(half["model"])
-    shown, about = counted(clip, photos, "head", 0, lambda **_: None)
-    assert (shown.classes.total, shown.classes.names) == (5, ("a", "b", "c"))
-    assert (about["classes"], about["unknown"], about["score"]) == (5, 2, 1.0)
-    assert about["labelled_pictures"] == 60
+    seen: list[Any] = []
+
+    def count(rows: Any, d: int, labels: Any, *_: Any, seed: int) -> Count:
+        seen.append((rows, d, labels, seed))
+        return Count(5, (3, 7), {2: 0.1, 5: 0.9, 7: 0.85}, 0.02)
+
+    monkeypatch.setattr("anyclass.run.unknown.count_classes", count)
+    clip = Backbone.load(half["model"], engine="torch")
+    photos = Photos.read(half["images"], None, half["labels"])
+    for _ in range(2):
+        shown, about = counted(clip, photos, part, 3, lambda **_: None, tmp_path)
+        assert (shown.classes.total, shown.classes.unknown) == (5, 3)
+        assert (about["classes"], about["unknown"], about["score"]) == (5, 3, 0.9)
+    assert len(seen) == 1, "kept for a run that is continued"
+    rows, d, labels, seed = seen[0]
+    images = [open_image(photos.root / file) for file in photos.files]
+    pixels = clip.preprocessing.normalise(torch.stack(list(map(clip.preprocessing.view, images))))
+    x, h = clip.projected(pixels, "all"), clip.pooled(pixels, "all")
+    close = partial(torch.testing.assert_close, atol=2e-2, rtol=2e-2)  # the cache is half precision
+    close(rows[:, :d], normalize(x, dim=-1))
+    close(rows[:, d:], torch.cat([h, torch.ones(14, 1)], dim=1))
+    assert (labels.tolist(), seed) == (photos.labels.tolist(), 3)
 
 
 def test_estimate__says_how_sure_it_is() -> None:
-    curve = {4: 0.5, 6: 0.88, 8: 0.9, 10: 0.89, 20: 0.3}
-    about = estimate(8, curve, labelled=98, names=5)
-    assert about["margin"] == pytest.approx((0.892 * 0.108 / 98) ** 0.5, abs=1e-4)
+    found = Count(8, (6, 10), {4: 0.5, 6: 0.88, 8: 0.9, 10: 0.82}, 0.03)
+    about = estimate(found, labelled=98, names=5)
     assert (about["classes"], about["unknown"], about["range"]) == (8, 3, [6, 10])
-    assert [row["classes"] for row in about["runners_up"]] == [10, 6, 4]
-    assert "6 to 10 do as well within one standard error" in about["why"]
-    assert estimate(8, {8: 1.0, 9: 0.99}, 100, 10)["unknown"] == 0, "names are not given up"
-    assert estimate(8, {8: 1.0, 9: 0.99}, 100, 10)["classes"] == 10
-    assert estimate(8, {8: 1.0, 9: 0.995}, 100, 2)["range"] == [8, 9], "1.0 is not certain"
+    assert (about["score"], about["margin"], about["labelled_pictures"]) == (0.9, 0.03, 98)
+    assert [row["classes"] for row in about["curve"]] == [4, 6, 8, 10]
+    assert about["why"].startswith("about 8 classes, 3 of them without a name: an estimate")
+    assert "6 to 10 are possible" in about["why"]
+    assert estimate(found, 100, 10)["unknown"] == 0, "names are not given up"
+    assert estimate(found, 100, 10)["classes"] == 10
 
 
 def test_holdout__serves_methods_that_need_names(

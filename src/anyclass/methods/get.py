@@ -167,13 +167,15 @@ class Get:
         weights = normalize(net.head.prototypes.detach(), dim=-1)
         with torch.no_grad():
             image = through(lambda x: net.head(see(x, part))[1], clip.device, shown)
-            text = net.text_head(net.ln_t(texts.of(shown)))[1] if texts else None
-        learned_from = photos.labelled.files
+            spoken = texts.of(shown) if texts else None
+            text = None if spoken is None else net.text_head(net.ln_t(spoken))[1]
         record = {
             "facts": usage.facts(),
-            "learned_from": learned_from,
+            "learned_from": photos.labelled.files,
             **self._predictions(image, text),
         }
+        if spoken is not None:
+            record["pseudo_texts"] = spoken
         about = (photos.classes.discovered(known), weights, "get", asdict(self), record)
         pooled, scale = self.feature == "unprojected", 1 / self.objective.student_temperature
         return Classifier(tuned, kept_part(part), *about, pooled=pooled, scale=scale)

@@ -4,19 +4,16 @@ The project's own, after GET (arXiv 2403.09974: two branches, one from texts), s
 k-means (GCD, arXiv 2201.02609) and linear discriminant analysis.   Needs: labels for some classes,
 and how many others there are.
 
-    a   = unit( (h - mean) Sigma^-1/2 )                Sigma: covariance within labelled classes
-    r_h = unit( first q principal components of a )    what still varies varies between classes
-    r_x                                                the same of x, the space shared with texts
-    u   = unit( [r_h | beta r_x] )
+    K   = what was asked for, or the most that held-out labels allow (`counting.py`)
+    u   = features of both spaces, sharpened by labels (`sharpening.py`)
     z   = semi-supervised k-means of u                 labelled pictures stay in their class
     z_ik = softmax_k( g_k(u_i) + log pi_k )            then Gaussians, g as in `gaussians.py`
 
-Letters: N pictures, K classes, D dimensions, x (N, D) unit features, h (N, H) features of the image
-tower before its projection, u (N, R). No step of gradient is taken and nothing of the model
+Letters: N pictures, K classes, u (N, R). No step of gradient is taken and nothing of the model
 changes.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -25,16 +22,18 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import one_hot
+from tyro.conf import arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier import Classifier
 from anyclass.clusters import offsets, semi_supervised_kmeans
-from anyclass.data import Photos
+from anyclass.counting import count_classes
+from anyclass.data import Classes, Photos
 from anyclass.discovery import labelled_classes
 from anyclass.features import Embedding, embed, image_features, tower_features, with_own
 from anyclass.gaussians import Linear, gaussians, log_frequencies
-from anyclass.heads import Spaces
+from anyclass.sharpening import Sharpening
 from anyclass.train import Log
 
 
@@ -45,13 +44,12 @@ class GetPlus:
     discovers: ClassVar[bool] = True
     """It finds classes that have no name."""
 
-    sharpen: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of the covariance within labelled classes that is undone; the rest is one number for
-    all dimensions."""
+    sharpening: Annotated[Sharpening, arg(name="")] = Sharpening()
+    """What is done to the features."""
     dimensions: Annotated[int, Field(gt=0)] | None = None
     """q, principal components of each space; None: 2 K."""
-    shared: Annotated[float, Field(ge=0)] = 0.5
-    """beta, weight of the space shared with texts beside the tower's own."""
+    may_find_fewer: bool = True
+    """Look for fewer classes than were asked for, where so many split labelled classes."""
     restarts: Annotated[int, Field(gt=0)] = 30
     """Starts of k-means, of which the best is kept (GCD's own script: 100)."""
     rounds: Annotated[int, Field(ge=0)] = 10
@@ -69,19 +67,20 @@ class GetPlus:
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; `classes.total` of them are told apart.
+            photos: pictures, all readable; `classes.total` of them are told apart, or fewer.
             log: gets the share of pictures that change their class, for each round.
             scratch: not needed; what takes time is cached.
 
         Raises:
             RequestError: no label, nothing to tell apart, or more classes than pictures.
         """
-        known, k = labelled_classes(photos), photos.classes.total
+        known = labelled_classes(photos)
         shown = embed(clip, photos, Embedding("head"), log)
         x = image_features(clip, shown, "head")
         rows = with_own(x, tower_features(shown).to(x))  # [x | h | 1]
         labels = torch.tensor(photos.labels, device=x.device)
-        space = spaces(rows, x.shape[1], labels, self.dimensions or 2 * k, self)
+        k = self._number(rows, x.shape[1], labels, photos.classes, log)
+        space = self.sharpening.spaces(rows, x.shape[1], labels, self.dimensions or 2 * k)
         u = space.seen(rows)  # (N, R)
         seed = torch.initial_seed() % 2**32
         found = semi_supervised_kmeans(u.cpu(), labels.cpu(), k, self.restarts, seed=seed)
@@ -95,8 +94,31 @@ class GetPlus:
             "facts": {"used_classes": int((counts >= 5).sum()), "inertia": found.inertia},
         }
         about = ("get-plus", asdict(self), record)
-        classes = photos.classes.discovered(known)
+        unknown = k - len(photos.classes)
+        classes = replace(photos.classes, unknown=unknown).discovered(known)
         return Classifier(clip, None, classes, weights, *about, own=True, head=space)
+
+    def _number(
+        self,
+        rows: Float[Tensor, "N E"],
+        d: int,
+        labels: Int[Tensor, " N"],
+        classes: Classes,
+        log: Log,
+    ) -> int:
+        """K: what was asked for, or the largest number that is possible."""
+        asked, known = classes.total, len(classes.labelled)
+        if not self.may_find_fewer or int(labels[labels >= 0].bincount().max()) < 2:
+            return asked
+        seed = torch.initial_seed() % 2**32
+        found = count_classes(rows, d, labels, log, asked, self.sharpening, seed=seed)
+        k = min(asked, max(found.range[1], known + 1, len(classes)))
+        if k < asked:
+            log(
+                warning=f"{asked} classes were asked for; more than {k} would split labelled ones, "
+                f"so {asked - k} fewer are told apart (--no-may-find-fewer: as many as asked)"
+            )
+        return k
 
     def _learn(
         self,
@@ -120,48 +142,6 @@ class GetPlus:
             moved = float((z.argmax(1) != before).float().mean())
             log(stage="fit", done=step + 1, total=self.rounds, moved=moved)
         return linear.uncentred(middle)
-
-
-def spaces(
-    rows: Float[Tensor, "N E"], d: int, labels: Int[Tensor, " N"], q: int, how: GetPlus
-) -> Spaces:
-    """Both spaces, sharpened and reduced.
-
-    Args:
-        rows: [x | h | 1].
-        d: how many columns are x.
-        labels: -1 where there is none.
-        q: principal components of each space.
-        how: the fields `sharpen` and `shared`.
-    """
-    x, h = rows[:, :d], rows[:, d:-1]
-    of_x, of_h = (sharpened(some, labels, q, how.sharpen) for some in (x, h))
-    return Spaces(*of_x, *of_h, share=how.shared)
-
-
-def sharpened(
-    h: Float[Tensor, "N H"], labels: Int[Tensor, " N"], q: int, sharpen: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What whitens features and reduces them.
-
-    Returns:
-        centre (H), Sigma^-1/2 (H, H), and of the unit vectors they make: centre (H) and the first
-        q principal axes (H, q).
-    """
-    centre, known = h.mean(0), labels >= 0
-    z = one_hot(labels[known]).to(h)
-    means = torch.einsum("nk,nh,k->kh", z, h[known], 1 / z.sum(0).clamp_min(1))
-    rest = h[known] - z @ means
-    within = rest.T @ rest / max(1, len(rest))
-    width = len(within)
-    level = (within.trace() / width).clamp_min(1e-12)
-    sigma = sharpen * within + (1 - sharpen) * level * torch.eye(width).to(h)
-    values, vectors = torch.linalg.eigh(sigma)
-    whiten = vectors * values.clamp_min(1e-12).rsqrt()
-    a = normalize((h - centre) @ whiten, dim=1)
-    middle = a.mean(0)
-    axes = torch.linalg.eigh((a - middle).T @ (a - middle)).eigenvectors.flip(1)
-    return centre, whiten, middle, axes[:, : min(q, width, len(h) - 1)].contiguous()
 
 
 def _nearest(h: Float[Tensor, "N R"], z: Float[Tensor, "N K"]) -> Linear:

@@ -90,7 +90,6 @@ def _fit(
     scratch = _scratch(folder, clip, photos)
     shown, found = held_back(photos, request.holdout, request.seed), None
     if request.unknown == "auto":
-        log.say("count the classes: k-means of frozen features, for some 20 numbers")
         shown, found = counted(clip, shown, part, request.seed, log, scratch)
         log.say(found["why"])
         clock("count")

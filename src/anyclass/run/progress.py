@@ -18,11 +18,12 @@ Callback = Callable[..., None]
 STAGES = {
     "embed": "looking at pictures",
     "describe": "asking",
+    "count": "counting classes",
     "fit": "training",
     "predict": "labelling",
 }
 """Stage in the log -> what people read."""
-SMALL = {"embed", "describe", "predict"}
+SMALL = {"embed", "describe", "count", "predict"}
 """Stages whose steps are too small for a line each in `log.jsonl`."""
 
 

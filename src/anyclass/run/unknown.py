@@ -5,7 +5,7 @@ Letters: N pictures, K classes.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import sqrt
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Int64
 
 from anyclass.backbone import Backbone, Part
-from anyclass.clusters import Search, estimate_classes
+from anyclass.counting import Count, count_classes
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, embed, image_features
+from anyclass.features import Embedding, embed, image_features, through, with_own
 from anyclass.files import read_json, write_json
 from anyclass.methods import METHODS
 from anyclass.metrics import accuracy, clustering, per_class
@@ -29,13 +29,6 @@ Json = dict[str, Any]
 
 RESTARTS = 10
 """Of semi-supervised k-means beside a result: a tenth of the official code's, for its time."""
-
-SEARCH: Search = "grid"
-"""How the number of classes is looked for: on blobs Brent's search alone, the official code's,
-stopped at 47 for 10 or at 4 for 5; with a grid before it, in twice the time, it did not."""
-
-SHOWN = 3
-"""Runners-up that are named beside an estimate."""
 
 FEW = 5
 """Pictures that a class needs to count as used."""
@@ -80,25 +73,26 @@ def counted(
     """The pictures with as many unknown classes as there seem to be, and how sure that is.
 
     Args:
-        clip: the model; its frozen, projected features of all pictures are grouped.
+        clip: the model; its frozen features of all pictures are grouped.
         photos: pictures, all readable, some labelled.
         part: whose trunk outputs are kept.
-        seed: of k-means.
-        log: gets the progress of embedding.
+        seed: of halves and of k-means.
+        log: gets the progress.
         scratch: keeps the estimate for a run that is continued.
 
     Raises:
-        RequestError: no picture has a label.
+        RequestError: no class has two labelled pictures.
     """
     kept = scratch / "classes.json" if scratch else None
     if kept and kept.is_file():
         about = read_json(kept)
     else:
-        x = image_features(clip, embed(clip, photos, Embedding(part), log), part).cpu()
+        shown = embed(clip, photos, Embedding(part), log)
+        x = image_features(clip, shown, part).cpu()
+        h = through(partial(clip.pooled, part=part), clip.device, shown).to(x)
         y = torch.from_numpy(photos.labels.copy())
-        found = estimate_classes(x, y, search=SEARCH, seed=seed)
-        labelled = int((photos.labels >= 0).sum())
-        about = estimate(found.classes, found.curve, labelled, len(photos.classes))
+        found = count_classes(with_own(x, h), x.shape[1], y, log, seed=seed)
+        about = estimate(found, int((photos.labels >= 0).sum()), len(photos.classes))
     if kept:
         write_json(kept, about)
     if about["unknown"] == 0:
@@ -106,37 +100,29 @@ def counted(
     return replace(photos, classes=replace(photos.classes, unknown=about["unknown"])), about
 
 
-def estimate(best: int, curve: Mapping[int, float], labelled: int, names: int) -> Json:
+def estimate(found: Count, labelled: int, names: int) -> Json:
     """What is to be said of an estimated number of classes.
 
     Args:
-        best: the estimate.
-        curve: number of classes -> share of the labelled pictures that agree with it.
-        labelled: how many of these there are.
+        found: the estimate.
+        labelled: how many pictures have a label.
         names: how many classes have a name; there are no fewer.
     """
-    top = curve[best]
-    smooth = (top * labelled + 1) / (labelled + 2)  # a share of 1 is not certain either
-    margin = sqrt(smooth * (1 - smooth) / labelled)
-    alike = [k for k, share in curve.items() if share >= top - margin]
-    order = sorted((k for k in curve if k != best), key=lambda k: (-curve[k], abs(k - best)))
-    unknown, total = max(0, best - names), max(best, names)
-    others = ", ".join(f"{k} ({curve[k]:.1%})" for k in order[:SHOWN]) or "none"
+    total, (least, most) = max(found.classes, names), found.range
+    unknown = total - names
     return {
         "classes": total,
         "unknown": unknown,
-        "search": SEARCH,
-        "score": top,
-        "margin": margin,
-        "range": [min(alike), max(alike)],
+        "score": found.curve[found.classes],
+        "margin": found.margin,
+        "range": [least, most],
         "labelled_pictures": labelled,
-        "runners_up": [{"classes": k, "score": curve[k]} for k in order[:SHOWN]],
-        "curve": [{"classes": k, "score": share} for k, share in sorted(curve.items())],
+        "curve": [{"classes": k, "score": score} for k, score in found.curve.items()],
         "why": (
-            f"about {total} classes, {unknown} of them without a name: an estimate, k-means agrees "
-            f"with {top:.1%} of the {labelled} labelled pictures. Of the numbers tried, "
-            f"{min(alike)} to {max(alike)} do as well within one standard error; next: {others}. "
-            "It cannot see new classes merge or split; --unknown N sets the number"
+            f"about {total} classes, {unknown} of them without a name: an estimate from "
+            f"{labelled} labelled pictures. {least} to {most} are possible: with fewer than "
+            f"{least} labelled classes run together, with more than {most} they fall apart. "
+            "--unknown N sets the number"
         ),
     }
 
@@ -147,12 +133,15 @@ def rivals(clip: Backbone, photos: Photos, classes: Classes, log: Progress) -> d
     Args:
         clip: the model before training.
         photos: what the method was shown.
-        classes: what it made of the classes; where none is discovered, or none labelled: {}.
+        classes: what it made of the classes, so many are found here as well; where none is
+            discovered, or none labelled: {}.
         log: gets the progress of embedding.
     """
     if not unnamed(classes) or not classes.labelled:
         return {}
     kind, found = METHODS["kmeans"], dict[str, Any]()
+    as_many = replace(photos.classes, unknown=len(classes) - len(photos.classes))
+    photos = replace(photos, classes=as_many)
     with_labels = kind(semi_supervised=True, restarts=RESTARTS)
     for name, method in zip(OTHERS, (kind(), with_labels), strict=True):
         try:

@@ -1,0 +1,74 @@
+"""How many classes there are: the score keeps up to the true number and falls beyond it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from anyclass.counting import GOOD, PATIENCE, POSSIBLE, count_classes
+from anyclass.errors import RequestError
+
+Blobs = Callable[[int], Any]
+
+
+def silent(**_: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_count_classes__finds_the_classes_that_are_there(seed: int) -> None:
+    """8 known and 4 new classes, 40 rows each."""
+    draw, truth = torch.Generator().manual_seed(seed), torch.arange(12).repeat_interleave(40)
+    both = [
+        torch.randn(12, width, generator=draw)[truth]
+        + 0.35 * torch.randn(480, width, generator=draw)
+        for width in (32, 37)
+    ]
+    labels = torch.where((truth < 8) & (torch.rand(480, generator=draw) < 0.5), truth, -1)
+    rows = torch.cat([*both, torch.ones(480, 1)], dim=1)
+    found = count_classes(rows, 32, labels, silent, seed=seed)
+    assert 10 <= found.classes <= 14
+    assert found.range[0] <= 12 <= found.range[1]
+
+
+def test_count_classes__keeps_its_rule(loud_blobs: Blobs) -> None:
+    rows, _, labels = loud_blobs(0)
+    log: list[dict[str, Any]] = []
+    found = count_classes(rows, 12, labels, lambda **row: log.append(row), seed=4)
+    curve, best = found.curve, max(found.curve.values())
+    assert list(curve) == sorted(curve)
+    assert next(iter(curve)) == 3
+    loss = min(best, 5 * (1 - best))
+    good = [k for k in curve if curve[k] >= best - GOOD * loss]
+    assert (found.range[0], found.classes) == (min(good), max(good))
+    possible = [k for k in curve if curve[k] >= best - POSSIBLE * loss - found.margin]
+    assert found.range[1] == max(possible)
+    assert len([k for k in curve if k > found.range[1]]) == PATIENCE, "then it stops"
+    assert [row["done"] for row in log[:-1]] == list(range(1, len(curve)))
+    assert log[-1]["done"] == log[-1]["total"] > len(curve)
+    n = int((labels >= 0).sum())
+    assert found.margin == pytest.approx(((best * (1 - best) + 1 / n) / n) ** 0.5)
+
+
+def test_count_classes__numbers_of_labels_mean_nothing(loud_blobs: Blobs) -> None:
+    rows, _, labels = loud_blobs(0)
+    other = torch.where(labels >= 0, 7 * labels + 2, -1)
+    first, second = (count_classes(rows, 12, y, silent, draws=1) for y in (labels, other))
+    assert first == second
+
+
+def test_count_classes__looks_no_further_than_asked(loud_blobs: Blobs) -> None:
+    rows, _, labels = loud_blobs(0)
+    assert list(count_classes(rows, 12, labels, silent, most=4).curve) == [3, 4]
+    assert list(count_classes(rows, 12, labels, silent, most=2).curve) == [3]
+
+
+def test_count_classes__a_class_with_one_label_is_given_or_left_out(loud_blobs: Blobs) -> None:
+    rows, truth, labels = loud_blobs(0)
+    one = (truth == 2).nonzero()[:1, 0]
+    labels = torch.where(truth == 2, -1, labels).index_fill(0, one, 2)
+    assert count_classes(rows, 12, labels, silent).classes in range(4, 10)
+    labels = torch.full_like(labels, -1).index_fill(0, one, 2)
+    with pytest.raises(RequestError, match="no class has two labelled pictures"):
+        count_classes(rows, 12, labels, silent)
