@@ -161,9 +161,10 @@ def row(clip: Backbone, name: str, some: Task, method: str, seeds: int) -> dict[
 
 
 def wrong(some: Task, factor: float) -> Task:
-    """The task with so many times the classes, but all the known ones."""
+    """The task with so many times the classes, or the new ones, as there cannot be fewer known."""
     classes = some.photos.classes
-    unknown = max(0, round(factor * classes.total) - len(classes))
+    fewer = round(factor * classes.unknown)
+    unknown = max(fewer, round(factor * classes.total) - len(classes))
     return some._replace(photos=replace(some.photos, classes=replace(classes, unknown=unknown)))
 
 

@@ -26,6 +26,7 @@ from anyclass.data import (
     content_hashes,
     open_image,
     read,
+    reading,
 )
 from anyclass.errors import AnyclassError
 
@@ -233,6 +234,32 @@ def test_content_hashes__of_the_bytes_or_none(root: Path) -> None:
     assert hashes[3] == sha256(b"no picture").hexdigest()
     assert hashes[0] == sha256((root / "00.png").read_bytes()).hexdigest()
     assert content_hashes(photos, workers=3, limits=Limits(bytes=4_999)) == hashes
+
+
+def test_content_hashes__read_again_what_changed_or_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    photos = Photos(tmp_path, ("a.png", "b.png"), np.array([-1, -1]), anyclass.data.Classes.of([]))
+    read: list[str] = []
+    real = reading.read_bytes
+    monkeypatch.setattr(
+        reading, "read_bytes", lambda path, *a: read.append(path.name) or real(path, *a)
+    )
+    first = content_hashes(photos)
+    assert content_hashes(photos) == first
+    assert len(read) == 4, "files this young may change without another stamp"
+    later = reading.time() + 10
+    monkeypatch.setattr(reading, "time", lambda: later)
+    assert content_hashes(photos) == content_hashes(photos) == first
+    assert len(read) == 6
+    (tmp_path / "b.png").write_bytes(b"another")
+    assert content_hashes(photos)[0] == first[0]
+    assert content_hashes(photos)[1] == sha256(b"another").hexdigest()
+    assert read[6:] == ["b.png"]
+    (tmp_path / "a.png").unlink()
+    assert content_hashes(photos)[0] is None
 
 
 def test_data__costs_no_torch_until_it_is_needed() -> None:

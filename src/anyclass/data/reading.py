@@ -8,7 +8,10 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
+from time import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from anyclass.data.image import Limits, one_line, open_bytes, read_bytes
 from anyclass.data.photos import Photos
 from anyclass.errors import AnyclassError, PictureError, Reason
+
+SETTLED = 2.0
+"""Seconds after which a file that changes again gets other stamps on any file system."""
 
 Draw = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
 """Turns a picture and the checksum of its file into K views; must be picklable."""
@@ -56,6 +62,8 @@ class Batch:
 def content_hashes(photos: Photos, workers: int = 0, limits: Limits = Limits()) -> list[str | None]:
     """sha256 of the content of each picture; None where it cannot be read.
 
+    A file whose stamps are those of a moment ago is not read again: a run asks several times.
+
     Args:
         photos: what to read.
         workers: threads that read side by side.
@@ -64,12 +72,32 @@ def content_hashes(photos: Photos, workers: int = 0, limits: Limits = Limits()) 
 
     def checksum(index: int) -> str | None:
         try:
-            return sha256(read_bytes(photos.path(index), photos.root, limits)).hexdigest()
+            return _checksum(photos.path(index), photos.root, limits)
         except PictureError:
             return None
 
     with ThreadPoolExecutor(max(1, workers)) as threads:
         return list(threads.map(checksum, range(len(photos))))
+
+
+def _checksum(path: Path, root: Path, limits: Limits) -> str:
+    try:
+        seen = path.stat()
+    except (OSError, ValueError):  # `read_bytes` says what is wrong
+        return _read_checksum(path, root, limits)
+    stamp = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    if time() - max(seen.st_mtime, seen.st_ctime) < SETTLED:
+        return _read_checksum(path, root, limits)
+    return _known_checksum(path, root, limits, stamp)
+
+
+def _read_checksum(path: Path, root: Path, limits: Limits) -> str:
+    return sha256(read_bytes(path, root, limits)).hexdigest()
+
+
+@lru_cache(maxsize=2**20)
+def _known_checksum(path: Path, root: Path, limits: Limits, stamp: tuple[int, ...]) -> str:
+    return _read_checksum(path, root, limits)
 
 
 def read(
