@@ -82,7 +82,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
     return {
         "name": plain(Path(config["images"]).name),
         "method": plain(config["method"]),
-        "why": [plain(text, 400) for text in config["why"]],
+        "why": [plain(text, 400) for text in (*config["why"], *_counted(metrics))],
         "started": plain(environment["started"]),
         "seconds": metrics["seconds"]["total"],
         "pictures": metrics["n"],
@@ -286,6 +286,12 @@ def _next(run: Path, config: Json, scored: bool, discovered: bool) -> list[tuple
         said = "Use a larger model: the starter is a small one."
         steps += [(said, [*fit, "--model", "ViT-B-32/laion2b_s34b_b79k", *again])]
     return [(said, plain(shlex.join(command), 2000)) for said, command in steps]
+
+
+def _counted(metrics: Json) -> list[str]:
+    """What is to be said of an estimated number of classes, where there is one."""
+    found = metrics.get("classes_estimated")
+    return [found["why"]] if found else []
 
 
 def _pairs(values: Json, keys: Iterable[str]) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Classes without a name: what `fit`, `plan`, `predict` and `evaluate` make of them."""
 
+import html
 import json
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,7 @@ def test_fit__the_number_of_classes_is_estimated(tmp_path: Path, half: dict[str,
     assert shown["classes_estimated"] == found
     assert shown["unknown"] == found["unknown"]
     assert found["why"] in shown["remarks"]
+    assert html.escape(found["why"]) in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_fit__an_estimate_survives_a_kill(
