@@ -15,7 +15,7 @@ Letters: N pictures, K classes.
 """
 
 from collections.abc import Iterator
-from math import sqrt
+from math import ceil, sqrt
 from typing import NamedTuple
 
 import torch
@@ -40,8 +40,8 @@ PATIENCE = 3
 """Numbers in a row that are no longer possible, after which none is looked at."""
 RESTARTS = 10
 """Of k-means."""
-DRAWS = 3
-"""How often labels are cut in halves."""
+DRAWS, ENOUGH = 5, 500
+"""How often labels are cut in halves at most: until so many pictures were held out in all."""
 
 
 class Count(NamedTuple):
@@ -64,7 +64,6 @@ def count_classes(
     log: Log,
     most: int | None = None,
     how: Sharpening = Sharpening(),  # noqa: B008 (frozen)
-    draws: int = DRAWS,
     seed: int = 0,
 ) -> Count:
     """Estimate the number of classes from the labels of some.
@@ -78,7 +77,6 @@ def count_classes(
         log: gets the progress, the last number tried counting for all that are left.
         most: largest K; None: min(1000, N / 4).
         how: what is done to the features.
-        draws: how often labels are cut in halves.
         seed: of halves and of k-means.
 
     Raises:
@@ -86,6 +84,8 @@ def count_classes(
     """
     known = len(labels[labels >= 0].unique())
     most = max(known, min(MOST, len(rows) // 4)) if most is None else max(known, most)
+    pictures = int((labels >= 0).sum())
+    draws = min(DRAWS, ceil(ENOUGH / max(1, pictures)))
     halves = [(given, held) for given, held in _halves(labels, draws, seed) if (held >= 0).any()]
     if not halves:
         raise RequestError(
@@ -93,8 +93,7 @@ def count_classes(
             "pictures; label more, or say how many there are (--unknown N)"
         )
     trials = [_Trial(rows, d, *pair, 2 * most, how) for pair in halves]
-    pictures, curve = int((labels >= 0).sum()), dict[int, float]()
-    numbers = list(_numbers(known, most))
+    numbers, curve = list(_numbers(known, most)), dict[int, float]()
     for k in numbers:
         curve[k] = sum(trial.score(k, seed) for trial in trials) / len(trials)
         best = max(curve.values())
