@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from anyclass.counting import GOOD, PATIENCE, POSSIBLE, count_classes
+from anyclass.counting import PATIENCE, count_classes, judged
 from anyclass.errors import RequestError
 
 Blobs = Callable[[int], Any]
@@ -32,23 +32,26 @@ def test_count_classes__finds_the_classes_that_are_there(seed: int) -> None:
     assert found.range[0] <= 12 <= found.range[1]
 
 
-def test_count_classes__keeps_its_rule(loud_blobs: Blobs) -> None:
+def test_judged__is_the_largest_number_that_is_nearly_as_good() -> None:
+    curve = {8: 0.55, 3: 0.77, 4: 0.8, 5: 0.79, 6: 0.765, 7: 0.71}
+    found = judged(curve, 400)
+    margin = ((0.16 + 1 / 400) / 400) ** 0.5
+    assert (found.classes, found.range) == (6, (3, 7)), "0.76 and 0.72 - 0.02 are enough"
+    assert found.margin == pytest.approx(margin)
+    assert list(found.curve) == [3, 4, 5, 6, 7, 8]
+    perfect = judged({3: 1.0, 4: 1.0, 5: 0.99}, 400)
+    assert (perfect.classes, perfect.range) == (4, (3, 4)), "then every loss is one too many"
+
+
+def test_count_classes__stops_where_the_score_has_fallen(loud_blobs: Blobs) -> None:
     rows, _, labels = loud_blobs(0)
     log: list[dict[str, Any]] = []
     found = count_classes(rows, 12, labels, lambda **row: log.append(row), seed=4)
-    curve, best = found.curve, max(found.curve.values())
-    assert list(curve) == sorted(curve)
-    assert next(iter(curve)) == 3
-    loss = min(best, 5 * (1 - best))
-    good = [k for k in curve if curve[k] >= best - GOOD * loss]
-    assert (found.range[0], found.classes) == (min(good), max(good))
-    possible = [k for k in curve if curve[k] >= best - POSSIBLE * loss - found.margin]
-    assert found.range[1] == max(possible)
-    assert len([k for k in curve if k > found.range[1]]) == PATIENCE, "then it stops"
-    assert [row["done"] for row in log[:-1]] == list(range(1, len(curve)))
-    assert log[-1]["done"] == log[-1]["total"] > len(curve)
-    n = int((labels >= 0).sum())
-    assert found.margin == pytest.approx(((best * (1 - best) + 1 / n) / n) ** 0.5)
+    assert next(iter(found.curve)) == 3
+    assert found == judged(found.curve, int((labels >= 0).sum()))
+    assert len([k for k in found.curve if k > found.range[1]]) == PATIENCE
+    assert [row["done"] for row in log[:-1]] == list(range(1, len(found.curve)))
+    assert log[-1]["done"] == log[-1]["total"] > len(found.curve)
 
 
 def test_count_classes__numbers_of_labels_mean_nothing(loud_blobs: Blobs) -> None:

@@ -14,7 +14,7 @@ are too many split known classes as well.
 Letters: N pictures, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil, sqrt
 from typing import NamedTuple
 
@@ -96,17 +96,22 @@ def count_classes(
     numbers, curve = list(_numbers(known, most)), dict[int, float]()
     for k in numbers:
         curve[k] = sum(trial.score(k, seed) for trial in trials) / len(trials)
-        best = max(curve.values())
-        margin = sqrt((best * (1 - best) + 1 / pictures) / pictures)  # 1 is not certain either
-        loss = min(best, 5 * (1 - best))
-        possible = [k for k in curve if curve[k] >= best - POSSIBLE * loss - margin]
-        over = len(curve) - list(curve).index(possible[-1]) > PATIENCE
-        done = len(numbers) if over else len(curve)
-        log(stage="count", done=done, total=len(numbers))
+        found = judged(curve, pictures)
+        over = sum(other > found.range[1] for other in curve) >= PATIENCE
+        log(stage="count", done=len(numbers) if over else len(curve), total=len(numbers))
         if over:
             break
+    return found
+
+
+def judged(curve: Mapping[int, float], pictures: int) -> Count:
+    """What the scores of some numbers, and of how many labelled pictures, say."""
+    best = max(curve.values())
+    loss = min(best, 5 * (1 - best))
+    margin = sqrt((best * (1 - best) + 1 / pictures) / pictures)  # 1 is not certain either
     good = [k for k in curve if curve[k] >= best - GOOD * loss]
-    return Count(good[-1], (good[0], possible[-1]), curve, margin)
+    possible = [k for k in curve if curve[k] >= best - POSSIBLE * loss - margin]
+    return Count(max(good), (min(good), max(possible)), dict(sorted(curve.items())), margin)
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:
