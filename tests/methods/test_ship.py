@@ -223,11 +223,14 @@ def test_fit__the_classifier_is_that_of_its_parts(fit: Fit, clip: Backbone, know
     seed = generator(0, MADE).initial_seed()
     made = Made(torch.tensor([0, 2]), maker.sample, seed)
     then = THEN["coop"].learn(clip, shown, known.classes, lambda **_: None, made, "all")
-    assert torch.equal(found.weights, then.weights)
+    torch.testing.assert_close(found.weights, then.weights)  # last bits hang on the memory's places
     ship = [row for row in log if row.get("stage") == "ship"]
-    assert ship == [row for row in rows if row.get("stage") == "ship"]
     assert [row["epoch"] for row in ship] == [0, 1, 2]
-    assert found.record["facts"] == maker.facts | {"labelled_pictures": 10}
+    for mine, others in zip(ship, [r for r in rows if r.get("stage") == "ship"], strict=True):
+        assert mine.pop("stage") == others.pop("stage")
+        assert mine == pytest.approx(others, rel=1e-3, abs=1e-5)
+    facts = maker.facts | {"labelled_pictures": 10}
+    assert found.record["facts"] == pytest.approx(facts, rel=1e-3, abs=1e-5)
 
 
 @every
