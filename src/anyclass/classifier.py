@@ -259,7 +259,7 @@ def _settings(path: Path) -> _Settings:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file: float32, every number finite."""
     _check_file(path)
-    try:
+    try:  # copied: in the file's memory they lie anyhow, and the last bits of products hang on that
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as wrong:
         raise ModelError(f"{path} cannot be read as safetensors: {wrong!s:.200}") from wrong

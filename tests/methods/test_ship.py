@@ -228,9 +228,9 @@ def test_fit__the_classifier_is_that_of_its_parts(fit: Fit, clip: Backbone, know
     assert [row["epoch"] for row in ship] == [0, 1, 2]
     for mine, others in zip(ship, [r for r in rows if r.get("stage") == "ship"], strict=True):
         assert mine.pop("stage") == others.pop("stage")
-        assert mine == pytest.approx(others, rel=1e-3, abs=1e-5)
+        assert mine == pytest.approx(others, rel=1e-5, abs=1e-6)
     facts = maker.facts | {"labelled_pictures": 10}
-    assert found.record["facts"] == pytest.approx(facts, rel=1e-3, abs=1e-5)
+    assert found.record["facts"] == pytest.approx(facts, rel=1e-5, abs=1e-6)
 
 
 @every
