@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from jaxtyping import Int64
 
 from anyclass.data import open_image
 from anyclass.errors import AnyclassError, PictureError
@@ -123,7 +123,7 @@ def _sample(told: Sequence[Json]) -> list[Json]:
     return [*shown, *(others[i] for i in _spread(len(others), LISTED - len(shown)))]
 
 
-def _spread(count: int, most: int) -> NDArray[np.int64]:
+def _spread(count: int, most: int) -> Int64[np.ndarray, " n"]:
     """At most `most` of the indices 0 ... count - 1, at even distances, both ends included."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import (
     accuracy_score,
@@ -19,7 +18,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-Labels = Int[NDArray[np.integer], " N"]
+Labels = Int[np.ndarray, " N"]
 """Indices of classes; -1 where a true label is unknown."""
 
 
@@ -63,7 +62,7 @@ def per_class(
     ]
 
 
-def confusion(labels: Labels, predicted: Labels, classes: int) -> Int[NDArray[np.integer], "C C"]:
+def confusion(labels: Labels, predicted: Labels, classes: int) -> Int[np.ndarray, "C C"]:
     """Counts: row = true class, column = predicted class."""
     known = labels >= 0
     if not known.any():
@@ -74,7 +73,7 @@ def confusion(labels: Labels, predicted: Labels, classes: int) -> Int[NDArray[np
 
 
 def expected_calibration_error(
-    labels: Labels, probabilities: Float[NDArray[np.floating], "N C"], bins: int = 15
+    labels: Labels, probabilities: Float[np.ndarray, "N C"], bins: int = 15
 ) -> float | None:
     """Mean distance of confidence and accuracy over `bins` equal slices of confidence.
 
@@ -110,8 +109,8 @@ def harmonic_mean(a: float, b: float) -> float:
 
 def base_to_new(
     labels: Labels,
-    probabilities: Float[NDArray[np.floating], "N C"],
-    new: Bool[NDArray[np.bool_], " C"],
+    probabilities: Float[np.ndarray, "N C"],
+    new: Bool[np.ndarray, " C"],
 ) -> dict[str, dict[str, float | None]]:
     """Base and new classes apart, each with their harmonic mean (SHIP, tables 1, 3 and 9).
 
@@ -175,7 +174,7 @@ def clustering(labels: Labels, predicted: Labels, known: Collection[int]) -> dic
     }
 
 
-def assignment(labels: Labels, predicted: Labels) -> Int[NDArray[np.integer], " S"]:
+def assignment(labels: Labels, predicted: Labels) -> Int[np.ndarray, " S"]:
     """The class of each predicted index, one to one, that makes most predictions right.
 
     S is one more than the largest index on either side.
@@ -186,5 +185,5 @@ def assignment(labels: Labels, predicted: Labels) -> Int[NDArray[np.integer], " 
     return np.asarray(linear_sum_assignment(counts, maximize=True)[1])
 
 
-def _share(right: Bool[NDArray[np.bool_], " n"]) -> float | None:
+def _share(right: Bool[np.ndarray, " n"]) -> float | None:
     return float(right.mean()) if len(right) else None
