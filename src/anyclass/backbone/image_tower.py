@@ -5,14 +5,13 @@ block with its norm, or the last stage of a convolutional tower) and *head* the 
 space shared with texts.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from anyclass.backbone.folding import Step, folded, folded_steps
 from anyclass.errors import ModelError
-
-Step = Callable[[Tensor], Tensor]
 
 
 class Pieces(NamedTuple):
@@ -109,13 +108,14 @@ def _modified_resnet(visual: Any) -> Pieces:
 def _timm(visual: Any) -> Pieces:
     tower = visual.trunk
     early, final = _timm_stages(tower)
+    steps = _timm_steps(tower, final)
     has_head = len(list(visual.head.parameters())) > 0
     pool = [tower.forward_head] if early is not None else []
     leftover = [] if has_head else [visual.head]
     stage = [module for module in final if not isinstance(module, nn.LayerNorm)]
     return Pieces(
         trunk=early,
-        last=[*final, *pool, *leftover],
+        last=[*steps, *pool, *leftover],
         head=visual.head if has_head else None,
         last_parameters=_parameters(final) + ([] if early is None else _pool_parameters(tower)),
         stage_parameters=_parameters(stage),
@@ -140,6 +140,14 @@ def _timm_stages(tower: Any) -> tuple[list[Step] | None, list[nn.Module]]:
         stem = [tower.conv1, tower.bn1, tower.act1, tower.maxpool]
         return [*stem, tower.layer1, tower.layer2, tower.layer3], [tower.layer4]
     return None, [tower]
+
+
+def _timm_steps(tower: Any, final: list[nn.Module]) -> Sequence[Step]:
+    """Steps of the last stage; an EfficientNet's with its normalisation inside its convolutions."""
+    if type(tower).__name__ != "EfficientNet":
+        return final
+    stage, convolution, norm = final
+    return [*folded_steps([stage]), *folded(convolution, norm)]
 
 
 def _pool_parameters(tower: Any) -> list[nn.Parameter]:

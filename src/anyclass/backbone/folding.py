@@ -1,0 +1,70 @@
+"""A convolution and the normalisation after it as one convolution, while its statistics stay.
+
+With mean m, variance s^2, scale g and shift b of each output channel, g (w * x - m) / s + b is
+
+    (g w / s) * x  +  b - g m / s
+
+so a step of training need not go over the largest maps twice more, forward and back. The numbers
+and the gradients of w, g and b are the same, and so are the parameters.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+Step = Callable[[Tensor], Tensor]
+
+
+def folded_steps(stages: Iterable[nn.Module]) -> list[Step]:
+    """The steps of an EfficientNet's modules one after the other, folded where that is exact."""
+    return [step for module in stages for step in _steps(module)]
+
+
+def folded(convolution: Any, norm: Any) -> list[Step]:
+    """Both as one step, with timm's activation; as two where they cannot be folded."""
+    plain = type(convolution) is nn.Conv2d and convolution.padding_mode == "zeros"
+    kept = type(norm).__name__ == "BatchNormAct2d" and norm.affine and norm.running_var is not None
+    if not (plain and kept):
+        return [convolution, norm]
+
+    def step(x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        if convolution.bias is not None:
+            shift = shift + convolution.bias * scale
+        weight = convolution.weight * scale[:, None, None, None]
+        where = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        seen: Tensor = norm.act(conv2d(x, weight, shift, *where))
+        return seen
+
+    return [step]
+
+
+def _steps(module: Any) -> list[Step]:
+    if isinstance(module, nn.Sequential):
+        return folded_steps(module)
+    if type(module).__name__ == "InvertedResidual" and module.conv_s2d is None:
+        return [_inverted_residual(module)]
+    return [module]
+
+
+def _inverted_residual(block: Any) -> Step:
+    """A block of timm's in evaluation mode: widen, look around, narrow."""
+    path = [
+        *folded(block.conv_pw, block.bn1),
+        *folded(block.conv_dw, block.bn2),
+        *(block.aa, block.se),
+        *folded(block.conv_pwl, block.bn3),
+    ]
+
+    def step(x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
+        seen = x
+        for part in path:
+            seen = part(seen)
+        return seen + x if block.has_skip else seen
+
+    return step
