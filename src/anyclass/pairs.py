@@ -70,10 +70,13 @@ class PairTuning:
         shape = (self.batch_size, self.epochs, seed)
         return Pairs(photos, clip, self.tune, cached, self.augmentation, *shape)
 
+    def per_epoch(self, pictures: int) -> int:
+        """Steps of an epoch of `pictures`; the last part of a batch is dropped."""
+        return pictures // min(pictures, self.batch_size)
+
     def schedule(self, pictures: int) -> Sgd:
         """Optimiser and learning rate on a set of `pictures`."""
-        steps = pictures // min(pictures, self.batch_size)
-        rate = Rate(self.lr, least=LEAST * self.lr, epoch=steps)
+        rate = Rate(self.lr, least=LEAST * self.lr, epoch=self.per_epoch(pictures))
         shares = {}
         if self.backbone_lr is not None:
             shares["visual."] = self.backbone_lr / self.lr if self.lr else 0.0

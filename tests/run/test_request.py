@@ -1,14 +1,19 @@
 """What the user asks for: wrong values are named in one line, and what runs is chosen."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from anyclass.data import Photos
+from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
+from anyclass.methods.get import Get
+from anyclass.methods.simgcd import SimGcd
+from anyclass.pairs import PairTuning
 from anyclass.run.planning import plan
 from anyclass.run.request import choose, remarks, request_of, torch_device
 from anyclass.tuning import Tuning
@@ -130,6 +135,27 @@ def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
     assert remarks(known, LATTECLIP(tuning=Tuning(tune="all")), "cuda") == said
     slow = "no GPU: training all from pixels takes hours, --tune head takes minutes"
     assert remarks(known, LATTECLIP(tuning=Tuning(tune="all")), "cpu") == [*said, slow]
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (SimGcd(), "200 epochs that train the last stage take about 62 minutes .*, --epochs 32"),
+        (Get(), "take about 124 minutes .*, --epochs 16 --tes-epochs 16 about ten"),
+        (Get(tes_epochs=0), "take about 62 minutes .* two cores, --epochs 32 about ten"),
+        (SimGcd(tuning=PairTuning(epochs=60)), None),
+        (SimGcd(tuning=PairTuning("head")), None),
+    ],
+)
+def test_remarks__how_long_pairs_take_without_a_gpu(method: Any, said: str | None) -> None:
+    many = Photos(
+        Path("x"), tuple(f"{i}.png" for i in range(4000)), np.full(4000, -1), Classes.of(())
+    )
+    assert remarks(many, method, "cuda") == []
+    found = remarks(many, method, "cpu")
+    assert len(found) == (said is not None)
+    assert said is None or re.search(said, found[0])
+    assert remarks(many[:200], method, "cpu") == []  # a step an epoch
 
 
 def test_plan__counts_and_estimates(pictures: Path) -> None:

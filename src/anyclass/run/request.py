@@ -16,7 +16,14 @@ from anyclass.describe import DESCRIBERS
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method, suggest
 from anyclass.naming import read_words
+from anyclass.pairs import PairTuning
 from anyclass.tuning import trained_part
+
+STEPS_A_MINUTE = 100
+"""Of 128 pairs through the starter's last stage, or its texts, on two cores."""
+
+TEN_MINUTES = 10 * STEPS_A_MINUTE
+"""Steps of what a user may want to wait for."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -194,4 +201,22 @@ def remarks(photos: Photos, method: Method, device: str) -> list[str]:
     twins = [f"class names that look alike: {', '.join(pairs)}"] if pairs else []
     from_pixels = device == "cpu" and trained_part(method) == "all"
     slow = ["no GPU: training all from pixels takes hours, --tune head takes minutes"]
-    return [*photos.skipped, *twins, *(slow if from_pixels else [])]
+    long = _long(len(photos), method) if device == "cpu" else []
+    return [*photos.skipped, *twins, *(slow if from_pixels else []), *long]
+
+
+def _long(pictures: int, method: Method) -> list[str]:
+    """How long pairs of views train the last stage of a tower without a GPU, where that is long."""
+    tuning = getattr(method, "tuning", None)
+    if not isinstance(tuning, PairTuning) or tuning.tune != "tail" or not pictures:
+        return []
+    texts = getattr(method, "tes_epochs", 0)
+    minutes = (tuning.epochs + texts) * tuning.per_epoch(pictures) / STEPS_A_MINUTE
+    few = max(1, TEN_MINUTES // tuning.per_epoch(pictures) // (2 if texts else 1))
+    if minutes <= 2 * TEN_MINUTES / STEPS_A_MINUTE or few >= tuning.epochs:
+        return []
+    shorter = f"--epochs {few}" + (f" --tes-epochs {few}" if texts else "")
+    return [
+        f"no GPU: {tuning.epochs} epochs that train the last stage take about {minutes:.0f} minutes"
+        f" with the starter on two cores, {shorter} about ten"
+    ]
