@@ -1,18 +1,19 @@
 """Category discovery: GET, what it is compared with, and get-plus, over seeds.
 
     python benchmarks/get.py --data DATA        DATA: the folder that holds cifar10/ and grocery/
+    python benchmarks/get.py --table            the table of what has been measured
 
 Half of the pictures of the known classes are labelled (the published draw), everything else is not.
 All, Old and New are clustering accuracies "v2" of the pictures that were fitted on without a label
-(transductive), and of the test pictures (inductive). SimGCD and GET train new layers on cached
-views (`--tune head`), with fewer epochs than their papers and a narrower MLP: this is for two CPU
-cores. (Where the image features stand still, the MLP of the contrasts reaches nothing that predicts
-but GET's `ln_t`.) The figures go to `results/get.json`; rows that are there are not measured again.
+(transductive), and of the test pictures (inductive). What is trained follows the papers' schedules
+(200 epochs, the last stage of the tower) on eight cached views of each picture: a GPU (`--device
+cuda`) takes minutes, two CPU cores hours. One line of `results/get.json` is one fit; those that are there are not measured again.
 """
 
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,8 +31,9 @@ from anyclass.clusters import estimate_classes, semi_supervised_kmeans
 from anyclass.counting import count_classes
 from anyclass.data import Photos
 from anyclass.data.splits import discovery
-from anyclass.discovery import HeadShape
+from anyclass.errors import TrainingError
 from anyclass.features import Embedding, embed, image_features, tower_features, with_own
+from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
 from anyclass.methods.get_plus import GetPlus
 from anyclass.methods.kmeans import KMeans
@@ -42,19 +44,28 @@ from anyclass.run.scoring import see
 
 RESULTS = Path(__file__).parent / "results" / "get.json"
 
-SHORT, NARROW = PairTuning("head", epochs=50, views=4), HeadShape(256, 64)
-GET = Get(tuning=SHORT, head=NARROW, tes_epochs=10)
+TAIL = PairTuning("tail")
+GET, SIMGCD = Get(tuning=TAIL), SimGcd(tuning=replace(TAIL, decay="matrices"))
 METHODS: dict[str, Any] = {
     "kmeans": KMeans(),
     "kmeans, unprojected": KMeans(feature="unprojected"),
     "semi-supervised kmeans": KMeans(semi_supervised=True),
     "semi-supervised kmeans, unprojected": KMeans(semi_supervised=True, feature="unprojected"),
     "get-plus": GetPlus(),
-    "simgcd": SimGcd(tuning=replace(SHORT, decay="matrices"), head=NARROW),
+    "simgcd": SIMGCD,
     "get": GET,
     "get, no consistency": replace(GET, cico_weight=0.0),
     "get, two heads": replace(GET, shared_head=False),
+    "simgcd, 10 epochs": replace(SIMGCD, tuning=replace(SIMGCD.tuning, epochs=10)),
+    "simgcd, 30 epochs": replace(SIMGCD, tuning=replace(SIMGCD.tuning, epochs=30)),
+    "get, 10 epochs": replace(GET, tuning=replace(TAIL, epochs=10), tes_epochs=10),
+    "get, 30 epochs": replace(GET, tuning=replace(TAIL, epochs=30), tes_epochs=30),
+    "gcd": Gcd(tuning=TAIL),
+    "simgcd, tower at 0.01": replace(SIMGCD, tuning=replace(SIMGCD.tuning, backbone_lr=0.01)),
+    "get, tower at 0.01": replace(GET, tuning=replace(TAIL, backbone_lr=0.01)),
     "get, projected features": replace(GET, feature="projected"),
+    "simgcd, head": replace(SIMGCD, tuning=replace(SIMGCD.tuning, tune="head")),
+    "get, head": replace(GET, tuning=replace(TAIL, tune="head")),
 }
 """Rows of the table."""
 
@@ -67,17 +78,25 @@ WRONG = {
 """Rows that are given a wrong number of classes: so many times the true one."""
 METHODS |= {name: GetPlus(may_find_fewer="as asked" not in name) for name in WRONG}
 
-TRAINED = tuple(name for name, how in METHODS.items() if isinstance(how, Get | SimGcd))
+TRAINED = tuple(name for name, how in METHODS.items() if isinstance(how, Gcd | Get | SimGcd))
 """Rows that need training."""
+
+SHARES_STAGE_1 = tuple(
+    name
+    for name, how in METHODS.items()
+    if isinstance(how, Get) and (how.tuning.tune, how.tes_epochs) == ("tail", GET.tes_epochs)
+)
+"""Rows whose first stage is the same, and is trained once."""
 
 
 class Task(NamedTuple):
-    """One set: what is fitted on, the truth of it, and other pictures with theirs."""
+    """One set: what is fitted on, the truth of it, other pictures with theirs, all class names."""
 
     photos: Photos
     truth: Any
     test: Photos
     known: int
+    names: tuple[str, ...]
 
 
 def task(train: Photos, test: Photos, known: list[int], pictures: int | None) -> Task:
@@ -88,7 +107,8 @@ def task(train: Photos, test: Photos, known: list[int], pictures: int | None) ->
     order = [*known, *(c for c in range(len(train.classes)) if c not in set(known))]
     number = np.argsort(order)
     photos, truth = discovery(train, known)
-    return Task(photos, truth, replace(test, labels=number[test.labels]), len(known))
+    names = tuple(train.classes.names[c] for c in order)
+    return Task(photos, truth, replace(test, labels=number[test.labels]), len(known), names)
 
 
 def tasks(data: Path) -> dict[str, Callable[[], Task]]:
@@ -122,7 +142,7 @@ def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
     if "pseudo_texts" in fitted.record:
         found |= by_text(fitted, some)
     keys = ("all", "old", "new", "old_fixed")
-    return {name: {key: 100 * value[key] for key in keys} for name, value in found.items() if value}
+    return {name: {key: round(100 * v[key], 2) for key in keys} for name, v in found.items() if v}
 
 
 def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
@@ -141,26 +161,23 @@ def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
     }
 
 
-def row(clip: Backbone, name: str, some: Task, method: str, seeds: int) -> dict[str, Any]:
-    """Means and deviations over seeds."""
-    found, seconds = [], []
+def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: Path) -> Any:
+    """One fit, scored; what stopped it, where it collapsed."""
     some = wrong(some, WRONG.get(method, 1.0))
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        start = time.perf_counter()
-        fitted = METHODS[method].fit(clip, some.photos, silent)
-        seconds.append(time.perf_counter() - start)
-        found.append(scores(clip, fitted, some))
-        print(f"  {name}, {method}, seed {seed}: {seconds[-1]:.0f} s, {found[-1]}", flush=True)
-    result: dict[str, Any] = {"set": name, "method": method, "pictures": len(some.photos)}
-    for protocol in found[0]:
-        keys = found[0][protocol]
-        values = {key: [f[protocol][key] for f in found] for key in keys}
-        result[protocol] = {key: round(statistics.mean(v), 1) for key, v in values.items()}
-        if seeds > 1:
-            spread = statistics.stdev(values["all"])
-            result[protocol]["all_spread"] = round(spread, 1)
-    return result | {"seeds": seeds, "seconds": round(min(seconds), 1)}
+    folder = scratch / f"{seed} {name}" if method in SHARES_STAGE_1 else None
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "training.safetensors").unlink(missing_ok=True)
+    torch.manual_seed(seed)
+    row = {"set": name, "method": method, "seed": seed, "pictures": len(some.photos)}
+    start = time.perf_counter()
+    try:
+        options = {"scratch": folder} if folder else {}
+        fitted = METHODS[method].fit(clip, some.photos, silent, **options)
+    except TrainingError as stopped:
+        return row | {"stopped": str(stopped)}
+    seconds = round(time.perf_counter() - start, 1)
+    return row | {"seconds": seconds, "device": str(clip.device), **scores(clip, fitted, some)}
 
 
 def wrong(some: Task, factor: float) -> Task:
@@ -171,49 +188,75 @@ def wrong(some: Task, factor: float) -> Task:
     return some._replace(photos=replace(some.photos, classes=replace(classes, unknown=unknown)))
 
 
-def estimate(clip: Backbone, name: str, some: Task) -> dict[str, Any]:
+def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]:
     """How many classes there seem to be: by held-out labels, and as GCD has it."""
     shown = embed(clip, some.photos, Embedding("head"), silent)
     x = image_features(clip, shown, "head").cpu()
     rows, y = with_own(x, tower_features(shown)), torch.tensor(some.photos.labels)
-    found = [count_classes(rows, x.shape[1], y, silent, seed=seed) for seed in range(3)]
-    return {
-        "set": name,
-        "method": "estimate",
-        "found": [one.classes for one in found],
-        "ranges": [one.range for one in found],
-        "gcd": estimate_classes(x, y, search="grid", seed=0).classes,
-        "true": some.photos.classes.total,
-    }
+    found = count_classes(rows, x.shape[1], y, silent, seed=seed)
+    row = {"set": name, "method": "estimate", "seed": seed, "true": some.photos.classes.total}
+    row |= {"classes": found.classes, "range": found.range}
+    return row if seed else row | {"gcd": estimate_classes(x, y, search="grid", seed=0).classes}
+
+
+def table(lines: list[dict[str, Any]], protocol: str) -> None:
+    """Print means over seeds as Markdown: All / Old / New, and the deviation of All."""
+    sets = list(dict.fromkeys(line["set"] for line in lines))
+    print(f"\n| {protocol} | {' | '.join(sets)} |\n{'|---' * (len(sets) + 1)}|")
+    for method in dict.fromkeys(line["method"] for line in lines):
+        cells = []
+        for name in sets:
+            here = [line for line in lines if (line["set"], line["method"]) == (name, method)]
+            found = [line[protocol] for line in here if protocol in line]
+            cells.append(cell(found) if found else "stopped" if here else "–")
+        print(f"| {method} | {' | '.join(cells)} |")
+
+
+def cell(found: list[dict[str, float]]) -> str:
+    """One cell of the table."""
+    means = [statistics.mean(one[key] for one in found) for key in ("all", "old", "new")]
+    text = " / ".join(f"{value:.1f}" for value in means)
+    if len(found) == 1:
+        return f"{text} (1 seed)"
+    return f"{text} ± {statistics.stdev(one['all'] for one in found):.1f}" + (
+        f" ({len(found)} seeds)" if len(found) != 3 else ""
+    )
 
 
 def main() -> None:
-    """Measure and write the table."""
+    """Measure and write the lines."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--sets", nargs="+", default=None)
     parser.add_argument("--methods", nargs="+", default=[*METHODS, "estimate"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
-    clip = Backbone.load("starter")
-    known = json.loads(asked.out.read_text()) if asked.out.is_file() else []
-    table = {(r["set"], r["method"]): r for r in known}
-    for name, make in tasks(asked.data).items():
-        if asked.sets and name not in asked.sets:
-            continue
-        some = make()
-        for method in asked.methods:
-            large = len(some.photos) > 5000
-            if (name, method) in table or (large and method in TRAINED):
+    lines = json.loads(asked.out.read_text()) if asked.out.is_file() else []
+    if asked.table:
+        for protocol in ("transductive", "inductive"):
+            table([line for line in lines if line["method"] != "estimate"], protocol)
+        return
+    clip = Backbone.load("starter", asked.device)
+    done = {(line["set"], line["method"], line["seed"]) for line in lines}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, make in tasks(asked.data).items():
+            if asked.sets and name not in asked.sets:
                 continue
-            table[name, method] = (
-                estimate(clip, name, some)
-                if method == "estimate"
-                else row(clip, name, some, method, asked.seeds)
-            )
-            print(json.dumps(table[name, method]), flush=True)
-            asked.out.write_text(json.dumps(list(table.values()), indent=2) + "\n")
+            some = make()
+            for method, seed in [(m, s) for s in asked.seeds for m in asked.methods]:
+                large = len(some.photos) > 5000
+                if (name, method, seed) in done or (large and method in TRAINED):
+                    continue
+                if method == "estimate":
+                    line = estimate(clip, name, some, seed)
+                else:
+                    line = fit(clip, name, some, method, seed, Path(scratch))
+                print(json.dumps(line), flush=True)
+                lines.append(line)
+                asked.out.write_text(json.dumps(lines, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -121,10 +121,18 @@ def test_embed__one_view_is_no_pair(clip: Backbone, photos: Photos) -> None:
         made(clip, photos, replace(HOW, views=1))
 
 
-def test_schedule__is_that_of_the_papers() -> None:
-    sgd = PairTuning().schedule(5994)
-    assert (sgd.momentum, sgd.weight_decay, sgd.decay, sgd.shares) == (0.9, 5e-5, "all", {})
+def test_schedule__is_that_of_the_papers(clip: Backbone) -> None:
+    sgd = PairTuning().schedule(clip, 5994)
+    assert (sgd.momentum, sgd.weight_decay, sgd.decay) == (0.9, 5e-5, "all")
+    assert sgd.shares == {"visual.": 1.0}
     rates = [sgd.rate.at(46 * epoch, 46 * 200) for epoch in (0, 100, 199)]
     assert rates == pytest.approx([0.1, 0.05005, 1.0616e-4], rel=1e-4)
-    slower = PairTuning(backbone_lr=0.005).schedule(5994)
+    slower = PairTuning(backbone_lr=0.005).schedule(clip, 5994)
     assert slower.shares == {"visual.": pytest.approx(0.05)}
+
+
+def test_schedule__a_batch_normed_tower_moves_less(tiny_clip: Callable[..., str]) -> None:
+    clip = Backbone.load(tiny_clip("huggingface"), engine="torch")
+    assert PairTuning().schedule(clip, 9).shares == {"visual.": 0.01}
+    assert PairTuning(backbone_lr=0.1).schedule(clip, 9).shares == {"visual.": 1.0}
+    assert PairTuning(lr=0, backbone_lr=0.1).schedule(clip, 9).shares == {"visual.": 0.0}

@@ -58,10 +58,7 @@ def engine(clip: Backbone, part: Part) -> Engine:
 
 def _fastest(clip: Backbone) -> EngineName:
     """The fastest engine that is installed, as measured for convolutions and for attention."""
-    convolutional = any(
-        isinstance(module, nn.BatchNorm2d) for module in clip.model.visual.modules()
-    )
-    if not convolutional and torch.cpu.get_capabilities().get("avx512_bf16"):
+    if not clip.batch_normed and torch.cpu.get_capabilities().get("avx512_bf16"):
         return "bf16"
     return "onnx" if find_spec("onnxruntime") and find_spec("onnxscript") else "torch"
 

@@ -25,6 +25,10 @@ from anyclass.train import Batch, Log, generator
 LEAST = 1e-3
 """Where the cosine of the learning rate ends, of where it begins (the official codes)."""
 
+BATCH_NORMED = 0.01
+"""Share of the learning rate for a tower with batch normalisation, which keeps its statistics: with
+all of it a few classes take all pictures (docs/methods/get.md)."""
+
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class PairTuning:
@@ -40,7 +44,8 @@ class PairTuning:
     lr: Annotated[float, Field(ge=0)] = 0.1
     """Learning rate of SGD; a cosine over epochs ends at its thousandth."""
     backbone_lr: Annotated[float, Field(ge=0)] | None = None
-    """That of the image tower; None: the same (the papers, whose tower is a ViT)."""
+    """That of the image tower; None: the same for a transformer (the papers), a hundredth of it for
+    one with batch normalisation, which does not survive more."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-5
@@ -74,13 +79,13 @@ class PairTuning:
         """Steps of an epoch of `pictures`; the last part of a batch is dropped."""
         return pictures // min(pictures, self.batch_size)
 
-    def schedule(self, pictures: int) -> Sgd:
+    def schedule(self, clip: Backbone, pictures: int) -> Sgd:
         """Optimiser and learning rate on a set of `pictures`."""
-        rate = Rate(self.lr, least=LEAST * self.lr, epoch=self.per_epoch(pictures))
-        shares = {}
+        share = BATCH_NORMED if clip.batch_normed else 1.0
         if self.backbone_lr is not None:
-            shares["visual."] = self.backbone_lr / self.lr if self.lr else 0.0
-        return Sgd(rate, self.momentum, self.weight_decay, self.decay, shares)
+            share = self.backbone_lr / self.lr if self.lr else 0.0
+        rate = Rate(self.lr, least=LEAST * self.lr, epoch=self.per_epoch(pictures))
+        return Sgd(rate, self.momentum, self.weight_decay, self.decay, {"visual.": share})
 
 
 @plain_dataclass(frozen=True)

@@ -216,6 +216,12 @@ class Backbone:
         return scale
 
     @property
+    def batch_normed(self) -> bool:
+        """Whether the image tower has batch normalisation, as most convolutional towers do."""
+        modules = self.model.visual.modules()
+        return any(isinstance(module, nn.BatchNorm2d) for module in modules)
+
+    @property
     def device(self) -> torch.device:
         """Where the model lies."""
         device: torch.device = self.model.logit_scale.device

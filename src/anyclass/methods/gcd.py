@@ -105,7 +105,7 @@ class Gcd:
         trained = last_stage(tuned, part) | prefixed(head=head)
         batches = self.tuning.pairs(tuned, photos, views, seed)
         keep = Checkpoint(scratch / "training.safetensors", {}) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(len(photos)), log, keep)
+        optimise(loss, trained, batches, self.tuning.schedule(clip, len(photos)), log, keep)
         x = pooled_features(tuned, shown, part)  # (N, F)
         found = semi_supervised_kmeans(x, y, k, self.restarts, seed=seed % 2**32)
         record = {

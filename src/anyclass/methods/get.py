@@ -163,7 +163,7 @@ class Get:
 
         trained = last_stage(tuned, part) | dict(net.named_parameters())
         keep = Checkpoint(scratch / "training.safetensors", usage.state) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(len(photos)), log, keep)
+        optimise(loss, trained, batches, self.tuning.schedule(clip, len(photos)), log, keep)
         weights = normalize(net.head.prototypes.detach(), dim=-1)
         with torch.no_grad():
             image = through(lambda x: net.head(see(x, part))[1], clip.device, shown)
@@ -221,7 +221,7 @@ class Get:
 
         how = replace(self.tuning, epochs=self.tes_epochs)
         own = generator(seed, STAGE_1).initial_seed()
-        batches, schedule = how.pairs(clip, photos, z_views, own), how.schedule(len(photos))
+        batches, schedule = how.pairs(clip, photos, z_views, own), how.schedule(clip, len(photos))
         keep = Checkpoint(scratch / "synthesizer.safetensors", {}) if scratch else None
         optimise(loss, dict(synthesizer.named_parameters()), batches, schedule, say, keep)
         spoken = every_view(synthesizer, clip.device, z_views) if z_views else None

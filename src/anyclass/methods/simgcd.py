@@ -128,7 +128,7 @@ class SimGcd:
 
         trained = last_stage(tuned, part) | prefixed(head=head)
         keep = Checkpoint(scratch / "training.safetensors", usage.state) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(len(photos)), log, keep)
+        optimise(loss, trained, batches, self.tuning.schedule(clip, len(photos)), log, keep)
         with torch.no_grad():
             weights = normalize(head.prototypes, dim=-1)
             guess = (pooled_features(tuned, shown, part) @ weights.T).argmax(1)

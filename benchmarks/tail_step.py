@@ -1,0 +1,65 @@
+"""What a training step of the starter's last stage costs, against timm's own modules.
+
+    python benchmarks/tail_step.py [--views 256] [--threads 2]
+
+Plain: the modules one after the other, each normalisation by itself. Here: frozen normalisation
+inside the convolutions (`backbone/folding.py`). Forward and backward, in turn, so that both meet
+the same machine; the medians are compared.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anyclass.backbone import Backbone
+
+RESULTS = Path(__file__).parent / "results" / "tail_step.json"
+
+
+def seconds(features: Callable[[], Tensor], parameters: list[Tensor]) -> float:
+    """Forward and backward."""
+    start = time.perf_counter()
+    torch.autograd.grad(features().square().sum(), parameters)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure both, ten times in turn after one to be warm."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--views", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    clip = Backbone.load("starter")
+    tower, parameters = clip.model.visual.trunk, list(clip.last_stage().values())
+    with torch.no_grad():
+        hidden = clip.trunk(torch.zeros(1, 3, *clip.preprocessing.size), "tail")
+    hidden = torch.rand(asked.views, *hidden.shape[1:])
+
+    def plain() -> Tensor:
+        seen = tower.bn2(tower.conv_head(tower.blocks[-1](hidden)))
+        pooled: Tensor = tower.forward_head(seen)
+        return pooled
+
+    def here() -> Tensor:
+        return clip.pooled(hidden, "tail")
+
+    with torch.no_grad():
+        assert torch.allclose(plain(), here(), rtol=1e-3, atol=1e-4)
+    pairs = [(seconds(plain, parameters), seconds(here, parameters)) for _ in range(11)][1:]
+    middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    row = {"views": asked.views, "threads": asked.threads}
+    row |= {"plain": round(middle[0], 3), "here": round(middle[1], 3)}
+    row |= {"times_faster": round(middle[0] / middle[1], 2)}
+    print(json.dumps(row))
+    RESULTS.write_text(json.dumps(row, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
