@@ -261,7 +261,7 @@ def main() -> None:
                     line = fit(clip, name, some, method, seed, Path(scratch))
                 print(json.dumps(line), flush=True)
                 lines.append(line)
-                asked.out.write_text(json.dumps(lines, indent=1) + "\n")
+                asked.out.write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n")
 
 
 if __name__ == "__main__":

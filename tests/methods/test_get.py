@@ -32,6 +32,7 @@ from anyclass.methods.get import (
     distance_loss,
     divergence,
     name_loss,
+    text_scale,
 )
 from anyclass.methods.simgcd import SimGcd, branch_loss
 from anyclass.pairs import PairTuning
@@ -160,6 +161,42 @@ def test_fit__weights_of_terms(
 
 
 # --- stage 2
+
+
+@pytest.mark.parametrize(
+    ("length", "times", "wanted"),
+    [
+        ("raw", 0.01, 1.0),
+        ("image", 0.01, 100.0),
+        ("image", 1.5, 1 / 1.5),
+        ("auto", 0.4, 1.0),
+        ("auto", 2.5, 1.0),
+        ("auto", 0.25, 4.0),
+        ("auto", 4.0, 0.25),
+    ],
+)
+def test_text_scale__of_texts_so_many_times_as_long(
+    length: module.Length, times: float, wanted: float
+) -> None:
+    z, direction = given(), normalize(given(seed=1), dim=-1)
+    z_hat = times * z.norm(dim=1).mean() * direction
+    assert text_scale(z, z_hat, length) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_fit__how_long_the_tower_makes_texts_does_not_matter(
+    clip: Backbone, half_known: Photos
+) -> None:
+    """Where they are made as long as pictures; as they are, it does."""
+    short = clip.copy()
+    short.model.text_projection.data.mul_(0.01)
+
+    def weights(length: module.Length, model: Backbone) -> Tensor:
+        torch.manual_seed(0)
+        how = small(text_length=length)
+        return how.fit(model, half_known, lambda **_: None).weights
+
+    assert torch.allclose(weights("image", short), weights("image", clip), atol=1e-4)
+    assert not torch.allclose(weights("raw", short), weights("raw", clip), atol=1e-2)
 
 
 def test_anchored__equals_the_loop() -> None:

@@ -57,8 +57,14 @@ from anyclass.train import Batch, Checkpoint, Log, generator, optimise
 STAGE_1, WORDS, TRANSLATOR, TEXT_HEAD = 2, 3, 4, 5
 """Name the random numbers of the first stage's batches and of first weights."""
 
+LIKE = 3.0
+"""Texts are taken as they are up to so many times longer or shorter than pictures; CLIP's are."""
+
 Direction = Literal["both", "text_to_image", "image_to_text"]
 """Who teaches whom."""
+
+Length = Literal["auto", "raw", "image"]
+"""How long texts are made."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -96,6 +102,9 @@ class Get:
 
     text_branch: bool = True
     """Without it this is SimGCD."""
+    text_length: Length = "auto"
+    """How long z^ is on entering ln_t: as the tower gives it (raw: the paper), or as long as z on
+    average; auto: raw unless they differ by a factor of three, which a bias would drown."""
     shared_head: bool = True
     """One head for both branches, or one for each."""
     feature: Literal["unprojected", "projected"] = "unprojected"
@@ -130,6 +139,9 @@ class Get:
         views = self.tuning.embed(clip, photos, log, seed)
         shown = embed(clip, photos, Embedding(part), log)
         texts = self._texts(clip, photos, views, log, scratch) if self.text_branch else None
+        if texts:
+            z = through(texts.project, clip.device, shown)
+            texts = replace(texts, scale=text_scale(z, texts.of(shown), self.text_length))
         batches = self.tuning.pairs(tuned, photos, views, seed)
         see = tuned.pooled if self.feature == "unprojected" else tuned.projected
         width = see(shown[[0]][:, 0].to(clip.device), part).shape[1]
@@ -271,6 +283,8 @@ class Texts:
     """z^ of the cached views; None: there are none."""
     device: torch.device
     """Where the model lies."""
+    scale: float = 1.0
+    """Factor of z^."""
 
     @property
     def width(self) -> int:
@@ -282,12 +296,13 @@ class Texts:
         """z^ of the views of a batch."""
         if self.views is None or batch.view is None:
             z_hat: Tensor = self.synthesizer(self.project(batch.hidden))
-            return z_hat
-        return self.views.views(batch.index, batch.view).to(self.device)
+            return self.scale * z_hat
+        return self.scale * self.views.views(batch.index, batch.view).to(self.device)
 
     def of(self, shown: Features) -> Float[Tensor, "N D"]:
         """z^ of the test views."""
-        return through(lambda x: self.synthesizer(self.project(x)), self.device, shown)
+        read = through(lambda x: self.synthesizer(self.project(x)), self.device, shown)
+        return self.scale * read
 
 
 class Branches(nn.Module):
@@ -339,6 +354,13 @@ def distance_loss(
     """L_distill, second part: squared distance of both as unit vectors; 0 without labels."""
     z_hat, labels = normalize(z_hat[labels != NONE], dim=-1), labels[labels != NONE]
     return (z_hat - anchors[labels]).square().sum() / max(1, len(labels))
+
+
+def text_scale(z: Float[Tensor, "n D"], z_hat: Float[Tensor, "n D"], length: Length) -> float:
+    """Factor of z^ before ln_t: 1, or what makes texts as long as pictures on average."""
+    ratio = float(z.norm(dim=1).mean() / z_hat.norm(dim=1).mean())
+    as_they_are = length == "raw" or (length == "auto" and 1 / LIKE < ratio < LIKE)
+    return 1.0 if as_they_are else ratio
 
 
 def anchored(
