@@ -169,15 +169,17 @@ def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
 def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: Path) -> Any:
     """One fit, scored; what stopped it, where it collapsed."""
     some = wrong(some, WRONG.get(method, 1.0))
-    folder = scratch / f"{seed} {name}" if method in SHARES_STAGE_1 else None
-    if folder:
+    row = {"set": name, "method": method, "seed": seed, "pictures": len(some.photos)}
+    options = {}
+    if method in SHARES_STAGE_1:
+        options["scratch"] = folder = scratch / f"{seed} {name}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "training.safetensors").unlink(missing_ok=True)
+        trained = (folder / "synthesizer.safetensors").is_file()
+        row["seconds_of"] = "stage 2" if trained else "both stages"
     torch.manual_seed(seed)
-    row = {"set": name, "method": method, "seed": seed, "pictures": len(some.photos)}
     start = time.perf_counter()
     try:
-        options = {"scratch": folder} if folder else {}
         fitted = METHODS[method].fit(clip, some.photos, silent, **options)
     except TrainingError as stopped:
         return row | {"stopped": str(stopped)}
@@ -212,20 +214,22 @@ def table(lines: list[dict[str, Any]], protocol: str) -> None:
         cells = []
         for name in sets:
             here = [line for line in lines if (line["set"], line["method"]) == (name, method)]
-            found = [line[protocol] for line in here if protocol in line]
-            cells.append(cell(found) if found else "stopped" if here else "–")
+            cells.append(cell(here, protocol) if here else "–")
         print(f"| {method} | {' | '.join(cells)} |")
 
 
-def cell(found: list[dict[str, float]]) -> str:
-    """One cell of the table."""
+def cell(here: list[dict[str, Any]], protocol: str) -> str:
+    """One cell of the table: the seeds that came to an end, and how many did not."""
+    found = [line[protocol] for line in here if protocol in line]
+    stopped = f"{len(here) - len(found)} stopped" if len(found) < len(here) else ""
+    if not found:
+        return stopped
     means = [statistics.mean(one[key] for one in found) for key in ("all", "old", "new")]
     text = " / ".join(f"{value:.1f}" for value in means)
-    if len(found) == 1:
-        return f"{text} (1 seed)"
-    return f"{text} ± {statistics.stdev(one['all'] for one in found):.1f}" + (
-        f" ({len(found)} seeds)" if len(found) != 3 else ""
-    )
+    spread = f" ± {statistics.stdev(one['all'] for one in found):.1f}" if len(found) > 1 else ""
+    notes = [f"{len(found)} seed{'s'[: len(found) > 1]}"] if len(found) != 3 else []
+    notes += [stopped] if stopped else []
+    return text + spread + (f" ({', '.join(notes)})" if notes else "")
 
 
 def main() -> None:
@@ -239,6 +243,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    if not asked.table and asked.data is None:
+        parser.error("--data is needed to measure")
     lines = json.loads(asked.out.read_text()) if asked.out.is_file() else []
     if asked.table:
         for protocol in ("transductive", "inductive"):

@@ -135,4 +135,5 @@ def test_schedule__a_batch_normed_tower_moves_less(tiny_clip: Callable[..., str]
     clip = Backbone.load(tiny_clip("huggingface"), engine="torch")
     assert PairTuning().schedule(clip, 9).shares == {"visual.": 0.01}
     assert PairTuning(backbone_lr=0.1).schedule(clip, 9).shares == {"visual.": 1.0}
-    assert PairTuning(lr=0, backbone_lr=0.1).schedule(clip, 9).shares == {"visual.": 0.0}
+    with pytest.raises(RequestError, match="--backbone-lr is a share of --lr"):
+        PairTuning(lr=0, backbone_lr=0.1).schedule(clip, 9)

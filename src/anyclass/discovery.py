@@ -149,7 +149,7 @@ class Usage:
         if int(self.state["collapsed"]) >= PATIENCE:
             raise TrainingError(
                 f"by step {batch.step} nearly all pictures fell into {spread} of {len(used)} "
-                "classes; try a smaller --backbone-lr, such as 0.001, or a smaller --lr"
+                "classes; try a tenth of --lr, or of --backbone-lr, which is for the tower alone"
             )
         self.state["sums"].zero_()
         self.state["used"].zero_()

@@ -26,8 +26,8 @@ LEAST = 1e-3
 """Where the cosine of the learning rate ends, of where it begins (the official codes)."""
 
 BATCH_NORMED = 0.01
-"""Share of the learning rate for a tower with batch normalisation, which keeps its statistics: with
-all of it a few classes take all pictures (docs/methods/get.md)."""
+"""Share of the learning rate for a tower with batch normalisation: with all of it the starter has a
+few classes take all pictures, a tenth and a hundredth do alike (docs/methods/get.md)."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -44,8 +44,8 @@ class PairTuning:
     lr: Annotated[float, Field(ge=0)] = 0.1
     """Learning rate of SGD; a cosine over epochs ends at its thousandth."""
     backbone_lr: Annotated[float, Field(ge=0)] | None = None
-    """That of the image tower; None: the same for a transformer (the papers), a hundredth of it for
-    one with batch normalisation, which does not survive more."""
+    """That of the image tower; None: the same (the papers, whose tower is a ViT), or a hundredth
+    for one with batch normalisation."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-5
@@ -75,16 +75,19 @@ class PairTuning:
         shape = (self.batch_size, self.epochs, seed)
         return Pairs(photos, clip, self.tune, cached, self.augmentation, *shape)
 
-    def per_epoch(self, pictures: int) -> int:
-        """Steps of an epoch of `pictures`; the last part of a batch is dropped."""
-        return pictures // min(pictures, self.batch_size)
-
     def schedule(self, clip: Backbone, pictures: int) -> Sgd:
-        """Optimiser and learning rate on a set of `pictures`."""
+        """Optimiser and learning rate on a set of `pictures`.
+
+        Raises:
+            RequestError: the tower is to learn while nothing else does.
+        """
         share = BATCH_NORMED if clip.batch_normed else 1.0
+        if self.backbone_lr and not self.lr:
+            raise RequestError("--backbone-lr is a share of --lr, so that may not be 0")
         if self.backbone_lr is not None:
             share = self.backbone_lr / self.lr if self.lr else 0.0
-        rate = Rate(self.lr, least=LEAST * self.lr, epoch=self.per_epoch(pictures))
+        steps = steps_of_epoch(pictures, self.batch_size)
+        rate = Rate(self.lr, least=LEAST * self.lr, epoch=steps)
         return Sgd(rate, self.momentum, self.weight_decay, self.decay, {"visual.": share})
 
 
@@ -117,7 +120,7 @@ class Pairs:
     @property
     def per_epoch(self) -> int:
         """Steps of an epoch."""
-        return len(self.photos) // self._size
+        return steps_of_epoch(len(self.photos), self.batch_size)
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -170,6 +173,11 @@ class Pairs:
             with torch.no_grad():
                 hidden = self.clip.trunk(self.clip.preprocessing.normalise(views), self.part)
             yield index[batch.indices], None, hidden
+
+
+def steps_of_epoch(pictures: int, batch_size: int) -> int:
+    """The last part of a batch is dropped; there is one batch at least."""
+    return max(1, pictures // batch_size)
 
 
 def sampling_weights(labelled: Bool[np.ndarray, " N"]) -> Float[Tensor, " N"]:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 pytest.importorskip("timm")
-from timm.layers import BatchNormAct2d, Conv2dSame, SqueezeExcite
+from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame, SqueezeExcite
 from timm.models._efficientnet_blocks import EdgeResidual, InvertedResidual
 
 from anyclass.backbone.folding import folded, folded_steps
@@ -32,6 +32,9 @@ BLOCKS = {
     "wider, in strides": InvertedResidual(4, 7, dw_kernel_size=5, stride=2, exp_ratio=3),
     "squeezed": InvertedResidual(4, 5, se_layer=SqueezeExcite),
     "padded on one side": InvertedResidual(4, 5, stride=2, pad_type="same"),
+    "space to depth": InvertedResidual(4, 5, s2d=1),
+    "blurred": InvertedResidual(4, 5, stride=2, aa_layer=BlurPool2d),
+    "no skip": InvertedResidual(4, 4, noskip=True),
     "another block": EdgeResidual(4, 5),
     "several": nn.Sequential(InvertedResidual(4, 5), InvertedResidual(5, 5)),
 }

@@ -164,39 +164,50 @@ def test_fit__weights_of_terms(
 
 
 @pytest.mark.parametrize(
-    ("length", "times", "wanted"),
+    ("length", "pictures", "texts", "wanted"),
     [
-        ("raw", 0.01, 1.0),
-        ("image", 0.01, 100.0),
-        ("image", 1.5, 1 / 1.5),
-        ("auto", 0.4, 1.0),
-        ("auto", 2.5, 1.0),
-        ("auto", 0.25, 4.0),
-        ("auto", 4.0, 0.25),
+        ("raw", 9.0, 0.2, 1.0),
+        ("image", 9.0, 0.2, 45.0),
+        ("image", 9.0, 18.0, 0.5),
+        ("auto", 9.0, 0.2, 45.0),
+        ("auto", 9.0, 4.0, 1.0),
+        ("auto", 9.0, 40.0, 1.0),
+        ("auto", 0.2, 4.0, 1.0),
+        ("auto", 0.2, 0.4, 1.0),
+        ("auto", 0.2, 0.1, 2.0),
+        ("image", 9.0, 0.0, 1.0),
     ],
 )
-def test_text_scale__of_texts_so_many_times_as_long(
-    length: module.Length, times: float, wanted: float
+def test_text_scale__of_pictures_and_texts_so_long(
+    length: module.Length, pictures: float, texts: float, wanted: float
 ) -> None:
-    z, direction = given(), normalize(given(seed=1), dim=-1)
-    z_hat = times * z.norm(dim=1).mean() * direction
-    assert text_scale(z, z_hat, length) == pytest.approx(wanted, rel=1e-5)
+    z, z_hat = normalize(given(), dim=-1), normalize(given(seed=1), dim=-1)
+    found = text_scale(pictures * z, texts * z_hat, length)
+    assert found == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("views", [0, 3])
 def test_fit__how_long_the_tower_makes_texts_does_not_matter(
-    clip: Backbone, half_known: Photos
+    clip: Backbone, half_known: Photos, views: int
 ) -> None:
     """Where they are made as long as pictures; as they are, it does."""
     short = clip.copy()
     short.model.text_projection.data.mul_(0.01)
 
-    def weights(length: module.Length, model: Backbone) -> Tensor:
+    def fitted(length: module.Length, model: Backbone) -> Classifier:
         torch.manual_seed(0)
-        how = small(text_length=length)
-        return how.fit(model, half_known, lambda **_: None).weights
+        how = small(text_length=length, views=views)
+        return how.fit(model, half_known, lambda **_: None)
 
-    assert torch.allclose(weights("image", short), weights("image", clip), atol=1e-4)
-    assert not torch.allclose(weights("raw", short), weights("raw", clip), atol=1e-2)
+    one, other = fitted("image", clip), fitted("image", short)
+    assert torch.allclose(other.weights, one.weights, atol=1e-4)
+    for name in ("predicted_by_text", "predicted_by_mix"):
+        assert other.record[name] == one.record[name]
+    assert torch.allclose(100 * other.record["pseudo_texts"], one.record["pseudo_texts"], rtol=1e-3)
+    scales = [found.record["facts"]["text_scale"] for found in (one, other)]
+    assert scales[1] == pytest.approx(100 * scales[0], rel=1e-3)
+    raw = [fitted("raw", model).weights for model in (clip, short)]
+    assert not torch.allclose(*raw, atol=1e-2)
 
 
 def test_anchored__equals_the_loop() -> None:

@@ -1,11 +1,13 @@
 """A convolution and the normalisation after it as one convolution, while its statistics stay.
 
-With mean m, variance s^2, scale g and shift b of each output channel, g (w * x - m) / s + b is
+With mean m, variance s^2 (epsilon in it), scale g and shift b of each output channel,
+g (w * x - m) / s + b is
 
     (g w / s) * x  +  b - g m / s
 
 so a step of training need not go over the largest maps twice more, forward and back. The numbers
-and the gradients of w, g and b are the same, and so are the parameters.
+and the gradients of w, g and b are the same (in bfloat16: within its rounding), and so are the
+parameters.
 """
 
 from collections.abc import Callable, Iterable

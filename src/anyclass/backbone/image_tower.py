@@ -108,7 +108,8 @@ def _modified_resnet(visual: Any) -> Pieces:
 def _timm(visual: Any) -> Pieces:
     tower = visual.trunk
     early, final = _timm_stages(tower)
-    steps = _timm_steps(tower, final)
+    folds = type(tower).__name__ == "EfficientNet"
+    steps = [*folded_steps(final[:1]), *folded(*final[1:])] if folds else final
     has_head = len(list(visual.head.parameters())) > 0
     pool = [tower.forward_head] if early is not None else []
     leftover = [] if has_head else [visual.head]
@@ -140,14 +141,6 @@ def _timm_stages(tower: Any) -> tuple[list[Step] | None, list[nn.Module]]:
         stem = [tower.conv1, tower.bn1, tower.act1, tower.maxpool]
         return [*stem, tower.layer1, tower.layer2, tower.layer3], [tower.layer4]
     return None, [tower]
-
-
-def _timm_steps(tower: Any, final: list[nn.Module]) -> Sequence[Step]:
-    """Steps of the last stage; an EfficientNet's with its normalisation inside its convolutions."""
-    if type(tower).__name__ != "EfficientNet":
-        return final
-    stage, convolution, norm = final
-    return [*folded_steps([stage]), *folded(convolution, norm)]
 
 
 def _pool_parameters(tower: Any) -> list[nn.Parameter]:

@@ -43,6 +43,7 @@ from anyclass.discovery import (
     seeded,
 )
 from anyclass.features import (
+    BATCH,
     Embedding,
     Features,
     embed,
@@ -57,8 +58,8 @@ from anyclass.train import Batch, Checkpoint, Log, generator, optimise
 STAGE_1, WORDS, TRANSLATOR, TEXT_HEAD = 2, 3, 4, 5
 """Name the random numbers of the first stage's batches and of first weights."""
 
-LIKE = 3.0
-"""Texts are taken as they are up to so many times longer or shorter than pictures; CLIP's are."""
+LONG = 3.0
+"""Length from which texts are taken as they are. To ln_t its bias is an input that is always 1."""
 
 Direction = Literal["both", "text_to_image", "image_to_text"]
 """Who teaches whom."""
@@ -104,7 +105,7 @@ class Get:
     """Without it this is SimGCD."""
     text_length: Length = "auto"
     """How long z^ is on entering ln_t: as the tower gives it (raw: the paper), or as long as z on
-    average; auto: raw unless they differ by a factor of three, which a bias would drown."""
+    average (image); auto: raw, but short texts, which the bias would drown, become longer."""
     shared_head: bool = True
     """One head for both branches, or one for each."""
     feature: Literal["unprojected", "projected"] = "unprojected"
@@ -138,10 +139,7 @@ class Get:
         seed, tuned, part = torch.initial_seed(), clip.copy(), self.tuning.tune
         views = self.tuning.embed(clip, photos, log, seed)
         shown = embed(clip, photos, Embedding(part), log)
-        texts = self._texts(clip, photos, views, log, scratch) if self.text_branch else None
-        if texts:
-            z = through(texts.project, clip.device, shown)
-            texts = replace(texts, scale=text_scale(z, texts.of(shown), self.text_length))
+        texts = self._texts(clip, photos, views, shown, log, scratch) if self.text_branch else None
         batches = self.tuning.pairs(tuned, photos, views, seed)
         see = tuned.pooled if self.feature == "unprojected" else tuned.projected
         width = see(shown[[0]][:, 0].to(clip.device), part).shape[1]
@@ -179,15 +177,14 @@ class Get:
         weights = normalize(net.head.prototypes.detach(), dim=-1)
         with torch.no_grad():
             image = through(lambda x: net.head(see(x, part))[1], clip.device, shown)
-            spoken = texts.of(shown) if texts else None
-            text = None if spoken is None else net.text_head(net.ln_t(spoken))[1]
+            text = net.text_head(net.ln_t(texts.scale * texts.shown))[1] if texts else None
         record = {
-            "facts": usage.facts(),
+            "facts": usage.facts() | ({"text_scale": texts.scale} if texts else {}),
             "learned_from": photos.labelled.files,
             **self._predictions(image, text),
         }
-        if spoken is not None:
-            record["pseudo_texts"] = spoken
+        if texts:
+            record["pseudo_texts"] = texts.shown
         about = (photos.classes.discovered(known), weights, "get", asdict(self), record)
         pooled, scale = self.feature == "unprojected", 1 / self.objective.student_temperature
         return Classifier(tuned, kept_part(part), *about, pooled=pooled, scale=scale)
@@ -197,10 +194,11 @@ class Get:
         clip: Backbone,
         photos: Photos,
         views: Features | None,
+        shown: Features,
         log: Log,
         scratch: Path | None,
     ) -> "Texts":
-        """Stage 1: the synthesizer, trained, and what it says of the cached views."""
+        """Stage 1: the synthesizer, trained, and what it says of cached views and test views."""
         seed, part = torch.initial_seed(), self.tuning.tune
         project = partial(clip.projected, part=part)
         z_views = every_view(project, clip.device, views) if views else None
@@ -237,7 +235,11 @@ class Get:
         keep = Checkpoint(scratch / "synthesizer.safetensors", {}) if scratch else None
         optimise(loss, dict(synthesizer.named_parameters()), batches, schedule, say, keep)
         spoken = every_view(synthesizer, clip.device, z_views) if z_views else None
-        return Texts(synthesizer, project, spoken, clip.device)
+        z = through(project, clip.device, shown)
+        with torch.no_grad():
+            z_hat = torch.cat([synthesizer(some) for some in z.split(BATCH)])
+        scale = text_scale(z, z_hat, self.text_length)
+        return Texts(synthesizer, project, spoken, z_hat, scale, clip.device)
 
     def _predictions(
         self, image: Float[Tensor, "n K"], text: Float[Tensor, "n K"] | None
@@ -281,10 +283,12 @@ class Texts:
     """Trunk outputs to z, by the frozen tower."""
     views: Features | None
     """z^ of the cached views; None: there are none."""
+    shown: Float[Tensor, "n D"]
+    """z^ of the test views, as the tower gives it."""
+    scale: float
+    """Factor of z^ on entering ln_t."""
     device: torch.device
     """Where the model lies."""
-    scale: float = 1.0
-    """Factor of z^."""
 
     @property
     def width(self) -> int:
@@ -293,16 +297,11 @@ class Texts:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Float[Tensor, "N D"]:
-        """z^ of the views of a batch."""
+        """z^ of the views of a batch, as long as ln_t is to have it."""
         if self.views is None or batch.view is None:
             z_hat: Tensor = self.synthesizer(self.project(batch.hidden))
             return self.scale * z_hat
         return self.scale * self.views.views(batch.index, batch.view).to(self.device)
-
-    def of(self, shown: Features) -> Float[Tensor, "N D"]:
-        """z^ of the test views."""
-        read = through(lambda x: self.synthesizer(self.project(x)), self.device, shown)
-        return self.scale * read
 
 
 class Branches(nn.Module):
@@ -358,9 +357,10 @@ def distance_loss(
 
 def text_scale(z: Float[Tensor, "n D"], z_hat: Float[Tensor, "n D"], length: Length) -> float:
     """Factor of z^ before ln_t: 1, or what makes texts as long as pictures on average."""
-    ratio = float(z.norm(dim=1).mean() / z_hat.norm(dim=1).mean())
-    as_they_are = length == "raw" or (length == "auto" and 1 / LIKE < ratio < LIKE)
-    return 1.0 if as_they_are else ratio
+    own, wanted = float(z_hat.norm(dim=1).mean()), float(z.norm(dim=1).mean())
+    if length == "raw" or own == 0 or (length == "auto" and own >= min(LONG, wanted)):
+        return 1.0
+    return wanted / own
 
 
 def anchored(

@@ -16,14 +16,14 @@ from anyclass.describe import DESCRIBERS
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method, suggest
 from anyclass.naming import read_words
-from anyclass.pairs import PairTuning
+from anyclass.pairs import PairTuning, steps_of_epoch
 from anyclass.tuning import trained_part
 
-STEPS_A_MINUTE = 100
-"""Of 128 pairs through the starter's last stage, or its texts, on two cores."""
+PAIRS_A_MINUTE = 12_800
+"""Of views through the starter's last stage, or of texts through its text tower, on two cores."""
 
-TEN_MINUTES = 10 * STEPS_A_MINUTE
-"""Steps of what a user may want to wait for."""
+TEN = 10
+"""Minutes that a user may want to wait."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -210,13 +210,17 @@ def _long(pictures: int, method: Method) -> list[str]:
     tuning = getattr(method, "tuning", None)
     if not isinstance(tuning, PairTuning) or tuning.tune != "tail" or not pictures:
         return []
-    texts = getattr(method, "tes_epochs", 0)
-    minutes = (tuning.epochs + texts) * tuning.per_epoch(pictures) / STEPS_A_MINUTE
-    few = max(1, TEN_MINUTES // tuning.per_epoch(pictures) // (2 if texts else 1))
-    if minutes <= 2 * TEN_MINUTES / STEPS_A_MINUTE or few >= tuning.epochs:
+    if tuning.views == 0:
+        return ["no GPU: --views 0 reads every picture anew in each epoch, for hours or days"]
+    texts = getattr(method, "tes_epochs", 0) if getattr(method, "text_branch", False) else 0
+    size = min(tuning.batch_size, pictures)
+    minutes = size * steps_of_epoch(pictures, size) / PAIRS_A_MINUTE  # of an epoch
+    asked = minutes * (tuning.epochs + texts)
+    if asked <= 2 * TEN:
         return []
-    shorter = f"--epochs {few}" + (f" --tes-epochs {few}" if texts else "")
+    few, fewer = (max(1, int(n * TEN / asked)) if n else 0 for n in (tuning.epochs, texts))
+    shorter = f"--epochs {few}" + (f" --tes-epochs {fewer}" if texts else "")
     return [
-        f"no GPU: {tuning.epochs} epochs that train the last stage take about {minutes:.0f} minutes"
-        f" with the starter on two cores, {shorter} about ten"
+        f"no GPU: with the starter on two cores this takes about {asked:.0f} minutes, "
+        f"with {shorter} about {minutes * (few + fewer):.0f}"
     ]
