@@ -221,6 +221,6 @@ def _long(pictures: int, method: Method) -> list[str]:
     few, fewer = (max(1, int(n * TEN / asked)) if n else 0 for n in (tuning.epochs, texts))
     shorter = f"--epochs {few}" + (f" --tes-epochs {fewer}" if texts else "")
     return [
-        f"no GPU: with the starter on two cores this takes about {asked:.0f} minutes, "
+        f"no GPU: with the starter on two cores training takes about {asked:.0f} minutes, "
         f"with {shorter} about {minutes * (few + fewer):.0f}"
     ]
