@@ -45,8 +45,7 @@ from anyclass.run.scoring import see
 
 RESULTS = Path(__file__).parent / "results" / "get.json"
 
-TAIL = PairTuning("tail")
-GET, SIMGCD = Get(tuning=TAIL), SimGcd(tuning=replace(TAIL, decay="matrices"))
+TAIL, GET, SIMGCD = PairTuning(), Get(), SimGcd()
 METHODS: dict[str, Any] = {
     "kmeans": KMeans(),
     "kmeans, unprojected": KMeans(feature="unprojected"),
@@ -65,7 +64,7 @@ METHODS: dict[str, Any] = {
     "get, 200 + 30 epochs, two heads": replace(
         GET, tuning=replace(TAIL, epochs=30), shared_head=False
     ),
-    "gcd": Gcd(tuning=TAIL),
+    "gcd": Gcd(),
     "simgcd, tower at 0.01": replace(SIMGCD, tuning=replace(SIMGCD.tuning, backbone_lr=0.01)),
     "get, tower at 0.01": replace(GET, tuning=replace(TAIL, backbone_lr=0.01)),
     "get, projected features": replace(GET, feature="projected"),

@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "names.json"
 SETS = ("cifar10, 4,000 pictures", "grocery, coarse", "emoji")
 
 
-def rows(clip: Backbone, name: str, some: Task, names: list[str]) -> list[dict[str, Any]]:
+def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
     """One row for each discovered class."""
     torch.manual_seed(0)
     fitted = GetPlus().fit(clip, some.photos, silent)
@@ -36,11 +36,11 @@ def rows(clip: Backbone, name: str, some: Task, names: list[str]) -> list[dict[s
     for row in found["classes"]:
         if row["kind"] != "unknown" or not row["pictures"]:
             continue
-        counts = np.bincount(some.truth[guess == row["index"]], minlength=len(names))
+        counts = np.bincount(some.truth[guess == row["index"]], minlength=len(some.names))
         result.append(
             {
                 "set": name,
-                "true": names[int(counts.argmax())],
+                "true": some.names[int(counts.argmax())],
                 "share": round(100 * counts.max() / counts.sum()),
                 "pictures": row["pictures"],
                 "suggested": row["suggested"],
@@ -58,8 +58,7 @@ def main() -> None:
     asked = parser.parse_args()
     clip, made, table = Backbone.load("starter"), tasks(asked.data), list[dict[str, Any]]()
     for name in SETS:
-        some = made[name]()
-        table += rows(clip, name, some, list(some.names))
+        table += rows(clip, name, made[name]())
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
     print("| set | mostly | of its pictures | suggested | runners-up |\n|---|---|---|---|---|")
     for row in table:

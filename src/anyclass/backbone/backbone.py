@@ -12,7 +12,8 @@ from jaxtyping import Float, Int, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
-from anyclass.backbone.image_tower import run, take_apart
+from anyclass.backbone.folding import run
+from anyclass.backbone.image_tower import take_apart
 from anyclass.backbone.loading import load_model
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing

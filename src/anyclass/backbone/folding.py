@@ -21,6 +21,13 @@ from torch.nn.functional import conv2d
 Step = Callable[[Tensor], Tensor]
 
 
+def run(steps: Iterable[Step], x: Tensor) -> Tensor:
+    """Apply `steps` to x one after the other."""
+    for step in steps:
+        x = step(x)
+    return x
+
+
 def folded_steps(stages: Iterable[nn.Module]) -> list[Step]:
     """The steps of an EfficientNet's modules one after the other, folded where that is exact."""
     return [step for module in stages for step in _steps(module)]
@@ -64,9 +71,7 @@ def _inverted_residual(block: Any) -> Step:
     ]
 
     def step(x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
-        seen = x
-        for part in path:
-            seen = part(seen)
+        seen = run(path, x)
         return seen + x if block.has_skip else seen
 
     return step

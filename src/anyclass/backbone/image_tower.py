@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from anyclass.backbone.folding import Step, folded, folded_steps
+from anyclass.backbone.folding import Step, folded, folded_steps, run
 from anyclass.errors import ModelError
 
 
@@ -29,13 +29,6 @@ class Pieces(NamedTuple):
     """Those of the last stage alone: without a transformer's final norm, and what pools."""
     head_parameters: list[nn.Parameter]
     """Parameters of the head."""
-
-
-def run(steps: Iterable[Step], x: Tensor) -> Tensor:
-    """Apply `steps` to x one after the other."""
-    for step in steps:
-        x = step(x)
-    return x
 
 
 def take_apart(visual: Any) -> Pieces:
