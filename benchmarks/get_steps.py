@@ -107,7 +107,9 @@ def main() -> None:
         ),
         "stage_2_pixels": seconds(one_trunk, trained),
     }
-    key = {"model": asked.model, "batch": b, "device": asked.device}
+    on_gpu = torch.device(asked.device).type == "cuda"
+    card = torch.cuda.get_device_name(asked.device) if on_gpu else asked.device
+    key = {"model": asked.model, "batch": b, "device": card}
     row = key | {"threads": torch.get_num_threads()}
     row |= {name: round(value, 3) for name, value in times.items()}
     for name in ("stage_1_here", "stage_2_here", "stage_2_pixels"):
