@@ -64,6 +64,8 @@ METHODS: dict[str, Any] = {
     "get, 200 + 30 epochs, two heads": replace(
         GET, tuning=replace(TAIL, epochs=30), shared_head=False
     ),
+    "simgcd, 32 pairs": replace(SIMGCD, tuning=replace(SIMGCD.tuning, batch_size=32)),
+    "get, 32 pairs": replace(GET, tuning=replace(TAIL, batch_size=32)),
     "gcd": Gcd(),
     "simgcd, tower at 0.01": replace(SIMGCD, tuning=replace(SIMGCD.tuning, backbone_lr=0.01)),
     "get, tower at 0.01": replace(GET, tuning=replace(TAIL, backbone_lr=0.01)),
@@ -94,7 +96,8 @@ TRAINED = tuple(name for name, how in METHODS.items() if isinstance(how, Gcd | G
 SHARES_STAGE_1 = tuple(
     name
     for name, how in METHODS.items()
-    if isinstance(how, Get) and (how.tuning.tune, how.tes_epochs) == ("tail", GET.tes_epochs)
+    if isinstance(how, Get)
+    and (replace(how.tuning, epochs=TAIL.epochs), how.tes_epochs) == (TAIL, GET.tes_epochs)
 )
 """Rows whose first stage is the same, and is trained once."""
 
@@ -189,7 +192,8 @@ def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: 
     except TrainingError as stopped:
         return row | {"stopped": str(stopped)}
     seconds = round(time.perf_counter() - start, 1)
-    return row | {"seconds": seconds, "device": str(clip.device), **scores(clip, fitted, some)}
+    device = f"{clip.device}{', bf16' if clip.precision == 'bf16' else ''}"
+    return row | {"seconds": seconds, "device": device, **scores(clip, fitted, some)}
 
 
 def wrong(some: Task, factor: float) -> Task:
@@ -245,6 +249,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[*METHODS, "estimate"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
@@ -255,7 +260,7 @@ def main() -> None:
         for protocol in ("transductive", "inductive"):
             table([line for line in lines if line["method"] != "estimate"], protocol)
         return
-    clip = Backbone.load("starter", asked.device)
+    clip = Backbone.load("starter", asked.device, precision=asked.precision)
     done = {(line["set"], line["method"], line["seed"]) for line in lines}
     with tempfile.TemporaryDirectory() as scratch:
         for name, make in tasks(asked.data).items():

@@ -3,8 +3,8 @@
     python benchmarks/tail_step.py [--views 256] [--threads 2]
 
 Plain: the modules one after the other, each normalisation by itself. Here: frozen normalisation
-inside the convolutions (`backbone/folding.py`). Forward and backward, in turn, so that both meet
-the same machine; the medians are compared.
+inside the convolutions (`backbone/folding.py`). bf16: the same with `--precision bf16`. Forward and
+backward, in turn, so that all meet the same machine; the medians are compared.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from anyclass.backbone import Backbone
+from anyclass.engine import has_amx
 
 RESULTS = Path(__file__).parent / "results" / "tail_step.json"
 
@@ -30,14 +31,15 @@ def seconds(features: Callable[[], Tensor], parameters: list[Tensor]) -> float:
 
 
 def main() -> None:
-    """Measure both, ten times in turn after one to be warm."""
+    """Measure all, ten times in turn after one to be warm."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--views", type=int, default=256)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    clip = Backbone.load("starter")
+    clip, rounded = Backbone.load("starter"), Backbone.load("starter", precision="bf16")
     tower, parameters = clip.model.visual.trunk, list(clip.last_stage().values())
+    of_rounded = list(rounded.last_stage().values())
     with torch.no_grad():
         hidden = clip.trunk(torch.zeros(1, 3, *clip.preprocessing.size), "tail")
     hidden = torch.rand(asked.views, *hidden.shape[1:])
@@ -50,13 +52,18 @@ def main() -> None:
     def here() -> Tensor:
         return clip.pooled(hidden, "tail")
 
+    def bf16() -> Tensor:
+        return rounded.pooled(hidden, "tail")
+
     with torch.no_grad():
         assert torch.allclose(plain(), here(), rtol=1e-3, atol=1e-4)
-    pairs = [(seconds(plain, parameters), seconds(here, parameters)) for _ in range(11)][1:]
-    middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    row = {"views": asked.views, "threads": asked.threads}
-    row |= {"plain": round(middle[0], 3), "here": round(middle[1], 3)}
+    ways = {"plain": (plain, parameters), "here": (here, parameters), "bf16": (bf16, of_rounded)}
+    turns = [[seconds(*way) for way in ways.values()] for _ in range(11)][1:]
+    middle = [statistics.median(column) for column in zip(*turns, strict=True)]
+    row = {"views": asked.views, "threads": asked.threads, "amx": has_amx()}
+    row |= {name: round(value, 3) for name, value in zip(ways, middle, strict=True)}
     row |= {"times_faster": round(middle[0] / middle[1], 2)}
+    row |= {"bf16_times_faster": round(middle[1] / middle[2], 2)}
     print(json.dumps(row))
     RESULTS.write_text(json.dumps(row, indent=1) + "\n")
 

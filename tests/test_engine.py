@@ -99,7 +99,7 @@ def test_auto__takes_the_fastest_that_is_there(
     packages: bool,
     wanted: str,
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bfloat16})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": bfloat16})
     monkeypatch.setattr(anyclass.engine, "find_spec", lambda name: packages or None)
     monkeypatch.setattr(anyclass.engine, "_onnx", exact("onnx"))
     assert engine(Backbone.load(tiny_clip(kind)), "head").name == wanted

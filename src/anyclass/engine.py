@@ -1,8 +1,8 @@
 """The frozen image tower, run as fast as this machine allows.
 
 On a CPU a convolutional tower runs several times faster in ONNX Runtime, and a transformer in
-bfloat16 where the processor computes in it. An engine is used only if it agrees with PyTorch:
-cosine above 0.999 on synthetic pictures. `benchmarks/speed.py` measures them.
+bfloat16 where the processor has AMX. An engine is used only if it agrees with PyTorch: cosine above
+0.999 on synthetic pictures. `benchmarks/speed.py` measures them.
 """
 
 from collections.abc import Callable
@@ -58,9 +58,17 @@ def engine(clip: Backbone, part: Part) -> Engine:
 
 def _fastest(clip: Backbone) -> EngineName:
     """The fastest engine that is installed, as measured for convolutions and for attention."""
-    if not clip.batch_normed and torch.cpu.get_capabilities().get("avx512_bf16"):
+    if not clip.batch_normed and has_amx():
         return "bf16"
     return "onnx" if find_spec("onnxruntime") and find_spec("onnxscript") else "torch"
+
+
+def has_amx() -> bool:
+    """Whether this processor multiplies matrices of bfloat16: twice as fast as of float32.
+
+    One that knows bfloat16 in its vectors alone (AVX-512 BF16) is half as fast in it.
+    """
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 @torch.no_grad()

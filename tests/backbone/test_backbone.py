@@ -337,6 +337,24 @@ def test_parameters__of_a_head_that_is_none(tiny_clip: Callable[..., str]) -> No
     assert len(clip.frozen_sha256("head")) == 64  # pictures can still be seen by it
 
 
+def test_precision__rounds_while_towers_are_trained(tiny_clip: Callable[..., str]) -> None:
+    full, half = (
+        Backbone.load(tiny_clip("causal"), engine="torch", precision=how)
+        for how in ("float32", "bf16")
+    )
+    assert half.copy().precision == "bf16"
+    hidden = full.trunk(noise(full), "tail")
+    exact, rounded = full.projected(hidden, "tail"), half.projected(hidden, "tail")
+    assert rounded.dtype == torch.float32
+    near = (exact - rounded).norm() / exact.norm()
+    assert 1e-4 < near < 2e-2  # bfloat16 has 8 bits
+    weight = next(iter(half.last_stage().values()))
+    (gradient,) = torch.autograd.grad(rounded.sum(), weight)
+    assert gradient.dtype == weight.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(half.projected(hidden, "tail"), exact)
+
+
 def test_logit_scale__is_one_over_tau(causal: Backbone) -> None:
     causal.model.logit_scale.data.fill_(torch.tensor(25.0).log())
     assert causal.logit_scale.shape == ()

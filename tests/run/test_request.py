@@ -152,7 +152,10 @@ def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
         (LATTECLIP(), None),
     ],
 )
-def test_remarks__how_long_pairs_take_without_a_gpu(method: Any, said: str | None) -> None:
+def test_remarks__how_long_pairs_take_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, method: Any, said: str | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     files = tuple(f"{i}.png" for i in range(4000))
     many = Photos(Path("x"), files, np.full(4000, -1), Classes.of(()))
     assert remarks(many, method, "cuda") == []
@@ -161,12 +164,31 @@ def test_remarks__how_long_pairs_take_without_a_gpu(method: Any, said: str | Non
     assert said is None or re.search(said, found[0])
 
 
-def test_remarks__even_one_epoch_of_many_pictures_takes_long() -> None:
+@pytest.mark.parametrize(
+    ("amx", "precision", "minutes", "end"),
+    [
+        (False, "float32", 6248, "about 31"),
+        (True, "float32", 6248, "about 31, with --precision bf16 half of it"),
+        (True, "bf16", 3124, "about 16"),
+    ],
+)
+def test_remarks__even_one_epoch_of_many_pictures_takes_long(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, precision: Any, minutes: int, end: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
     files = tuple(f"{i}.png" for i in range(200_000))
     many = Photos(Path("x"), files, np.full(len(files), -1), Classes.of(()))
-    (said,) = remarks(many, Get(), "cpu")
-    assert said.endswith("about 6248 minutes, with --epochs 1 --tes-epochs 1 about 31")
-    assert remarks(many[:200], Get(), "cpu") == []
+    (said,) = remarks(many, Get(), "cpu", precision)
+    assert said.endswith(f"about {minutes} minutes, with --epochs 1 --tes-epochs 1 {end}")
+    assert remarks(many[:200], Get(), "cpu", precision) == []
+
+
+def test_remarks__bf16_is_no_help_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = Photos(Path("x"), ("a.png",), np.full(1, -1), Classes.of(()))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    (said,) = remarks(some, Get(), "cpu", "bf16")
+    assert said == "this processor has no AMX: --precision bf16 is slower than float32 here"
+    assert remarks(some, Get(), "cuda", "bf16") == remarks(some, Get(), "cpu") == []
 
 
 def test_plan__counts_and_estimates(pictures: Path) -> None:

@@ -25,6 +25,11 @@ Part = Literal["head", "tail", "all"]
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """What runs a frozen image tower on a CPU; auto: the fastest that agrees with torch."""
 
+Precision = Literal["float32", "bf16"]
+"""In what the towers compute while they are trained on a CPU; a GPU always takes bfloat16. Weights,
+losses and what comes out are float32 all the same. A processor with AMX is twice as fast in bf16,
+any other one slower."""
+
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 """Normalisation layers; in evaluation mode the running statistics of the last two stay."""
@@ -38,7 +43,12 @@ class Backbone:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, model_id: str, engine: EngineName = "auto"
+        self,
+        model: Any,
+        tokenizer: Any,
+        model_id: str,
+        engine: EngineName = "auto",
+        precision: Precision = "float32",
     ) -> None:
         """Wrap an open_clip model and its tokenizer; `model_id` is kept for the record."""
         from open_clip import get_model_preprocess_cfg
@@ -46,6 +56,7 @@ class Backbone:
         self.model = model.eval().to(memory_format=torch.channels_last)  # faster convolutions
         self.model_id = model_id
         self.engine: EngineName = engine
+        self.precision: Precision = precision
         self.preprocessing = Preprocessing.of(get_model_preprocess_cfg(model))
         self._image = take_apart(model.visual)
         self._text = TextTower(model, tokenizer)
@@ -58,6 +69,7 @@ class Backbone:
         device: str = "cpu",
         allow_pickle: bool = False,
         engine: EngineName = "auto",
+        precision: Precision = "float32",
     ) -> "Backbone":
         """Load a model by its name.
 
@@ -68,13 +80,14 @@ class Backbone:
             allow_pickle: accept `.bin`, `.pt` and `.pth` weights from a folder (loaded with
                 `weights_only`).
             engine: what runs the frozen image tower on a CPU.
+            precision: in what the towers are trained on a CPU.
 
         Raises:
             RequestError: no such model; the message lists what there is.
             ModelError: the weights are missing, damaged or of a refused format.
         """
         model, tokenizer = load_model(model_id, allow_pickle)
-        return cls(model.to(device), tokenizer, model_id, engine)
+        return cls(model.to(device), tokenizer, model_id, engine, precision)
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit features of preprocessed pictures."""
@@ -267,11 +280,12 @@ class Backbone:
 
     def copy(self) -> "Backbone":
         """An independent copy, to be trained."""
-        return Backbone(copy.deepcopy(self.model), self._tokenizer, self.model_id, self.engine)
+        how = (self._tokenizer, self.model_id, self.engine, self.precision)
+        return Backbone(copy.deepcopy(self.model), *how)
 
     def _precision(self) -> torch.autocast:
-        """Mixed precision while training on a GPU; what comes out is float32 all the same."""
-        on = self.device.type == "cuda" and torch.is_grad_enabled()
+        """Mixed precision while training, on a GPU or where it was asked for; float32 comes out."""
+        on = torch.is_grad_enabled() and (self.device.type == "cuda" or self.precision == "bf16")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def _check(self, part: Part) -> None:

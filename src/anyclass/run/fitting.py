@@ -72,7 +72,7 @@ def fit(
         with Progress(folder / "log.jsonl", callback) as log:
             if choice.asked == "auto":
                 log.say(f"auto takes {choice.name}: {'; '.join(choice.why)}")
-            for remark in remarks(photos, choice.method, request.torch_device):
+            for remark in remarks(photos, choice.method, request.torch_device, request.precision):
                 log.say(remark)
             return _fit(folder, request, clip, photos, choice.method, log)
 

@@ -42,6 +42,7 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
         _count(request, photos, choice.method) if request.unknown == "auto" else (None, [])
     )
     unknown = found["unknown"] if found else request.unknown
+    on = (request.torch_device, request.precision)
     embeddings = len(photos) * (1 + cached_views(choice.method))
     cost, whole = _asking(choice.method, photos), trained_part(choice.method) == "all"
     measured = request.model == "starter" and request.torch_device == "cpu" and not whole
@@ -57,7 +58,7 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
         "labelled": int((photos.labels >= 0).sum()),
         "method": choice.name,
         "why": choice.why,
-        "remarks": [*said, *remarks(photos, choice.method, request.torch_device)],
+        "remarks": [*said, *remarks(photos, choice.method, *on)],
         "embeddings": embeddings,
         "minutes": round(embeddings / SPEED / 60, 1) if measured and short else None,
         "disk_mb": round(embeddings * _bytes(choice.method) / 2**20, 1) if measured else None,
