@@ -66,6 +66,9 @@ METHODS: dict[str, Any] = {
     ),
     "simgcd, 32 pairs": replace(SIMGCD, tuning=replace(SIMGCD.tuning, batch_size=32)),
     "get, 32 pairs": replace(GET, tuning=replace(TAIL, batch_size=32)),
+    "get, 10 + 200 epochs, 32 pairs": replace(
+        GET, tuning=replace(TAIL, batch_size=32), tes_epochs=10
+    ),
     "gcd": Gcd(),
     "simgcd, tower at 0.01": replace(SIMGCD, tuning=replace(SIMGCD.tuning, backbone_lr=0.01)),
     "get, tower at 0.01": replace(GET, tuning=replace(TAIL, backbone_lr=0.01)),
