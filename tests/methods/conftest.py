@@ -160,7 +160,12 @@ def fit(clip: Backbone, photos: Photos) -> Callable[..., Fitted]:
         how: Any, pictures: Photos = photos, seed: int = 0, scratch: Path | None = None
     ) -> Fitted:
         log: list[dict[str, Any]] = []
+
+        def note(**row: Any) -> None:
+            if row.get("stage") != "embed":  # who embeds first, of all tests, has it to say
+                log.append(row)
+
         torch.manual_seed(seed)
-        return how.fit(clip, pictures, lambda **row: log.append(row), scratch), log
+        return how.fit(clip, pictures, note, scratch), log
 
     return fitted
