@@ -100,7 +100,8 @@ SHARES_STAGE_1 = tuple(
     name
     for name, how in METHODS.items()
     if isinstance(how, Get)
-    and (replace(how.tuning, epochs=TAIL.epochs), how.tes_epochs) == (TAIL, GET.tes_epochs)
+    and (how.tuning.tune, how.tuning.batch_size) == (TAIL.tune, TAIL.batch_size)
+    and how.tes_epochs == GET.tes_epochs
 )
 """Rows whose first stage is the same, and is trained once."""
 

@@ -91,7 +91,7 @@ class Backbone:
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit features of preprocessed pictures."""
-        with self._precision():
+        with self._autocast():
             return _unit(self.model.encode_image(pixels))
 
     def texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "B D"]:
@@ -119,7 +119,7 @@ class Backbone:
             RequestError: the text tower reads no text of M words.
         """
         read = self._text.sentences(words)
-        with self._precision():
+        with self._autocast():
             return self._text.project(self._text.pooled(read.ids, read.embeddings)).float()
 
     def trunk(self, pixels: Float[Tensor, "B 3 H W"], part: Part) -> Float[Tensor, "B ..."]:
@@ -143,7 +143,7 @@ class Backbone:
 
     def projected(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B D"]:
         """From the output of `trunk` to features in the shared space, not normalised."""
-        with self._precision():
+        with self._autocast():
             if part == "all":
                 features: Tensor = self.model.encode_image(hidden, normalize=False)
                 return features.float()
@@ -156,7 +156,7 @@ class Backbone:
         Where the projection is what pools (ModifiedResNet) the mean over positions; of a tower that
         has none, what it ends with.
         """
-        with self._precision():
+        with self._autocast():
             if part == "all":
                 hidden, part = self.trunk(hidden, "head"), "head"
             features = self._before_head(hidden, part).float()
@@ -172,7 +172,7 @@ class Backbone:
 
     def text_tail(self, hidden: Shaped[Tensor, "B L"], part: Part) -> Float[Tensor, "B D"]:
         """From the output of `text_trunk` to unit features."""
-        with self._precision():
+        with self._autocast():
             pooled = self._text.pooled(self._text.cut(hidden)) if part == "all" else hidden
             return _unit(self._text.project(pooled))
 
@@ -283,7 +283,7 @@ class Backbone:
         how = (self._tokenizer, self.model_id, self.engine, self.precision)
         return Backbone(copy.deepcopy(self.model), *how)
 
-    def _precision(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         """Mixed precision while training, on a GPU or where it was asked for; float32 comes out."""
         on = torch.is_grad_enabled() and (self.device.type == "cuda" or self.precision == "bf16")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)

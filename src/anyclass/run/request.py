@@ -205,16 +205,17 @@ def remarks(
     """What a user may want to know before anything is computed."""
     pairs = [f"{a!r} and {b!r}" for a, b in near_duplicates(photos.classes.names)]
     twins = [f"class names that look alike: {', '.join(pairs)}"] if pairs else []
-    from_pixels = device == "cpu" and trained_part(method) == "all"
-    slow = ["no GPU: training all from pixels takes hours, --tune head takes minutes"]
-    said = [*photos.skipped, *twins, *(slow if from_pixels else [])]
+    said = [*photos.skipped, *twins]
     if device != "cpu":
         return said
+    if trained_part(method) == "all":
+        said.append("no GPU: training all from pixels takes hours, --tune head takes minutes")
     amx, bf16 = has_amx(), precision == "bf16"
     if bf16 and not amx:
         said.append("this processor has no AMX: --precision bf16 is slower than float32 here")
+    rate = PAIRS_A_MINUTE * (2 if amx and bf16 else 1)
     faster = ", with --precision bf16 half of it" if amx and not bf16 else ""
-    return [*said, *_long(len(photos), method, PAIRS_A_MINUTE * (1 + (amx and bf16)), faster)]
+    return [*said, *_long(len(photos), method, rate, faster)]
 
 
 def _long(pictures: int, method: Method, pairs_a_minute: int, faster: str) -> list[str]:
