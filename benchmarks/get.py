@@ -27,21 +27,21 @@ from latteclip import SETS, silent
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
-from anyclass.clusters import estimate_classes, semi_supervised_kmeans
-from anyclass.counting import count_classes
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.data.splits import discovery
 from anyclass.errors import TrainingError
-from anyclass.features import Embedding, embed, image_features, tower_features, with_own
+from anyclass.estimators.kmeans import estimate_classes, semi_supervised_kmeans
+from anyclass.estimators.metrics import clustering
+from anyclass.estimators.num_classes import count_classes
+from anyclass.features.extract import Embedding, embed, image_features, tower_features, with_own
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
 from anyclass.methods.get_plus import GetPlus
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.simgcd import SimGcd
-from anyclass.metrics import clustering
-from anyclass.pairs import PairTuning
 from anyclass.run.scoring import see
+from anyclass.training.two_views import PairTuning
 
 RESULTS = Path(__file__).parent / "results" / "get.json"
 

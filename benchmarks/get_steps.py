@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.discovery import last_stage, seeded
+from anyclass.methods.gcd_common import last_stage, seeded
 from anyclass.methods.get import Branches, Get, Synthesizer, align, anchored, consistency
 from anyclass.methods.simgcd import branch_loss
 

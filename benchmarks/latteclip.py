@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from anyclass.backbone import Backbone
+from anyclass.commands.emoji import PICTURES, draw
 from anyclass.data import Classes, Photos
-from anyclass.emoji import PICTURES, draw
 from anyclass.files import cache_folder
 from anyclass.methods import Method
 from anyclass.methods.flyp import Flyp
@@ -31,7 +31,7 @@ from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.latteclip_plus import LatteClipPlus
 from anyclass.methods.reclip import Reclip
 from anyclass.run.scoring import compare, see
-from anyclass.tuning import Tuning
+from anyclass.training.tuning import Tuning
 
 RESULTS = Path(__file__).parent / "results" / "latteclip.json"
 

@@ -19,7 +19,7 @@ from latteclip import silent
 
 from anyclass.backbone import Backbone
 from anyclass.methods.get_plus import GetPlus
-from anyclass.run.naming import name_classes
+from anyclass.naming.class_names import name_classes
 
 RESULTS = Path(__file__).parent / "results" / "names.json"
 SETS = ("cifar10, 4,000 pictures", "grocery, coarse", "emoji")

@@ -19,17 +19,17 @@ import torch
 from latteclip import SETS, Split, silent
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.few_shot import FewShot, Made
-from anyclass.generator import Generator, Vae
+from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
+from anyclass.methods.few_shot import FewShot, Made
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship_plus import ShipPlus
+from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.run.scoring import compare, see
-from anyclass.templates import PLAIN, class_features
 
 RESULTS = Path(__file__).parent / "results" / "ship.json"
 SHOTS = 16

@@ -21,8 +21,8 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Words
 from anyclass.data import Classes
-from anyclass.generator import Generator, Vae, frozen, kl_to_normal, squared_distance
-from anyclass.templates import PLAIN, class_features
+from anyclass.features.text import PLAIN, class_features
+from anyclass.methods.ship_vae import Generator, Vae, frozen, kl_to_normal, squared_distance
 
 RESULTS = Path(__file__).parent / "results" / "ship_step.json"
 NAME, CLASSES = "ViT-B-16", 100

@@ -21,7 +21,7 @@ from PIL import Image
 
 from anyclass.backbone import Backbone
 from anyclass.data import Photos
-from anyclass.features import BATCH, Embedding, embed, image_features
+from anyclass.features.extract import BATCH, Embedding, embed, image_features
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 

@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
+from anyclass.backbone.starter import BRIDGE, assemble
+from anyclass.commands.emoji import draw
 from anyclass.data import Photos
-from anyclass.emoji import draw
-from anyclass.features import Embedding, embed, image_features
+from anyclass.features.extract import Embedding, embed, image_features
+from anyclass.features.text import PLAIN, class_features
 from anyclass.files import cache_folder
-from anyclass.starter import BRIDGE, assemble
-from anyclass.templates import PLAIN, class_features
 
 RESULTS = Path(__file__).parent / "results" / "starter.json"
 FEW = 12

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.engine import has_amx
+from anyclass.backbone.engine import has_amx
 
 RESULTS = Path(__file__).parent / "results" / "tail_step.json"
 

@@ -20,7 +20,7 @@ import open_clip
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.captions import TextFeatures
+from anyclass.captioning.captions import TextFeatures
 
 RESULTS = Path(__file__).parent / "results" / "text_step.json"
 CLASSES, GROUPS, PICTURES = 10, 32, 20_000

@@ -1,4 +1,4 @@
-"""Writes `src/anyclass/nouns.txt`: everyday things that can be seen, for naming discovered classes.
+"""Writes `src/anyclass/naming/nouns.txt`: things that can be seen, to name discovered classes.
 
     python scripts/make_nouns.py FOLDER        FOLDER keeps what is fetched; it may be empty
 
@@ -21,7 +21,7 @@ from starter_sources import WordNet, imagenet_synsets
 PACKAGE = "wordnet-base"
 """Of Debian: WordNet 3.0."""
 
-TARGET = Path(__file__).parents[1] / "src" / "anyclass" / "nouns.txt"
+TARGET = Path(__file__).parents[1] / "src" / "anyclass" / "naming" / "nouns.txt"
 
 FILES = {
     "05": "animal",

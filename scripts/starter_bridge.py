@@ -4,8 +4,8 @@ Letters: K = 1000 ImageNet classes, W and b the image tower's classifier, f pool
 picture (1280,), z its centred logits (K,), t pooled features of a text (384,), D = 768.
 
 Photographs, in closed form. There is not one to train on, but the classifier says what they look
-like: class units h (see `anyclass.starter`) turn a picture into the evidence for each class, and a
-ridge regression turns a text into the evidence it should meet,
+like: class units h (see `anyclass.backbone.starter`) turn a picture into the evidence for each
+class, and a ridge regression turns a text into the evidence it should meet,
 
     Q' = argmin  sum_i w_i |(t_i - n) Q' - y_i|^2 + lambda |Q'|^2
 
@@ -32,8 +32,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, log_softmax, normalize
 
-from anyclass.starter import WIDTH
-from anyclass.templates import PLAIN
+from anyclass.backbone.starter import WIDTH
+from anyclass.features.text import PLAIN
 
 KINDS = ("name", "synonym", "hypernym", "folder", "gloss")
 """Kinds of words a concept has."""
@@ -119,7 +119,7 @@ class Bridge(nn.Module):
         return (t - self.centre) @ self.text_projection
 
     def tensors(self, scale: float) -> dict[str, Tensor]:
-        """What `anyclass.starter` reads, in half precision; the class units are the tower's own."""
+        """What `backbone/starter.py` reads, half precision; the class units are the tower's own."""
         projection = torch.cat([self.class_projection, self.picture_projection])
         half = {
             "picture_units": self.picture_weight,

@@ -1,6 +1,6 @@
 """Train the bridge of the starter model: from package registries to one safetensors file.
 
-    python scripts/train_starter.py --work DIR [--out src/anyclass/starter.safetensors]
+    python scripts/train_starter.py --work DIR [--out src/anyclass/backbone/starter.safetensors]
 
 Needs `npm` and, for WordNet and clip art, Debian's `apt-get` and `dpkg-deb`. Drawing and embedding
 are kept in DIR. First a bridge is trained without one concept in five, to see what it makes of
@@ -57,10 +57,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.engine import engine
+from anyclass.backbone.engine import engine
+from anyclass.backbone.starter import BRIDGE, class_units, towers
+from anyclass.features.text import PLAIN, fill
 from anyclass.files import whole
-from anyclass.starter import BRIDGE, class_units, towers
-from anyclass.templates import PLAIN, fill
 
 VIEWS = 6
 """Of each drawing: as it is on white, and five at random."""

@@ -276,7 +276,7 @@ def fitted(
     """LatteCLIP on the labelled shapes, one of them damaged, fitted once per session."""
     from anyclass import fit
     from anyclass.methods import METHODS
-    from anyclass.tuning import Tuning
+    from anyclass.training.tuning import Tuning
 
     folder = tmp_path_factory.mktemp("fitted")
     pictures = draw_shapes(folder / "pictures")

@@ -25,7 +25,7 @@ def place(
 ) -> Path:
     """The working folder: `pictures`, `names.txt`, and some things to stumble over."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anyclass.emoji.PICTURES", {"car": "🚗"})
+    monkeypatch.setattr("anyclass.commands.emoji.PICTURES", {"car": "🚗"})
     Path("one.txt").write_text("cat\n")
     Path("twice.txt").write_text("a\na\n")
     Path("other.txt").write_text("cat\ndog\n")
@@ -369,7 +369,7 @@ def test_failures__a_disk_that_says_no(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(5, "Input/output error", "the disk")
 
-    monkeypatch.setattr("anyclass.run.fitting.write_table", refuse)
+    monkeypatch.setattr("anyclass.commands.fit.write_table", refuse)
     assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 1
     assert capsys.readouterr().err.endswith("anyclass: the disk: Input/output error\n")
 
@@ -402,7 +402,7 @@ def test_interrupt__exit_code_130(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("anyclass.run.fitting.see", stop)
+        patch.setattr("anyclass.commands.fit.see", stop)
         assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 130
     assert "give the same command again" in capsys.readouterr().err
     assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 0

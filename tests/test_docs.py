@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from anyclass.captioning import DESCRIBERS
 from anyclass.cli import main
-from anyclass.describe import DESCRIBERS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "describers.md").read_text(encoding="utf-8")
 OLLAMA = "http://127.0.0.1:11434/v1"
@@ -33,8 +33,8 @@ def place(
     """What the page takes for granted: pictures, names, and Ollama, which is the fake server."""
     shutil.copytree(pictures, tmp_path / "photos")
     starter = Path(tiny_clip().removeprefix("local-dir:"))
-    monkeypatch.setattr("anyclass.starter.starter_folder", lambda: starter)
-    monkeypatch.setattr("anyclass.engine._fastest", lambda clip: "torch")
+    monkeypatch.setattr("anyclass.backbone.starter.starter_folder", lambda: starter)
+    monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return server

@@ -39,12 +39,12 @@ def place(
     for folder in ("photos", "more_photos", "labelled_photos"):
         shutil.copytree(pictures, tmp_path / folder)
     starter = Path(tiny_clip().removeprefix("local-dir:"))
-    monkeypatch.setattr("anyclass.starter.starter_folder", lambda: starter)
+    monkeypatch.setattr("anyclass.backbone.starter.starter_folder", lambda: starter)
     few = {"bird": "🐓🐔🐤", "shoe": "👞👟"}
-    monkeypatch.setattr("anyclass.emoji.PICTURES", few)
-    monkeypatch.setattr("anyclass.run.demo.PICTURES", few)
+    monkeypatch.setattr("anyclass.commands.emoji.PICTURES", few)
+    monkeypatch.setattr("anyclass.commands.demo.PICTURES", few)
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("anyclass.engine._fastest", lambda clip: "torch")
+    monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -9,80 +9,14 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "anyclass"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# What a file or folder of the package may import from the package. `errors` is free to all.
-LIBRARY = {"backbone", "captions", "classifier", "data", "describe", "features", "few_shot"}
-LIBRARY |= {
-    "clusters",
-    "counting",
-    "discovery",
-    "gaussians",
-    "generator",
-    "heads",
-    "losses",
-    "naming",
-    "pairs",
-    "priors",
-    "prompts",
-    "schedule",
-    "sharpening",
-    "templates",
-    "train",
-    "tuning",
-}
-BELOW_RUN = LIBRARY | {"emoji", "engine", "files", "methods", "metrics", "report", "starter"}
-MAY_IMPORT = {
-    "__init__": set(),
-    "cli": {"methods", "run", "serve"},
-    "run": BELOW_RUN,
-    "serve": BELOW_RUN,
-    "methods": LIBRARY,
-    "classifier": {"backbone", "data", "features", "files", "heads"},
-    "few_shot": {"backbone", "data", "features", "train"},
-    "gaussians": {"train"},
-    "generator": {"backbone", "data", "few_shot", "files", "prompts", "schedule", "train"},
-    "heads": {"backbone", "prompts"},
-    "prompts": {"backbone"},
-    "captions": {"backbone", "data", "describe", "train"},  # of train: Log
-    "features": {
-        "backbone",
-        "data",
-        "engine",
-        "files",
-        "train",
-    },  # of train: Batch, what a step sees
-    "tuning": {"backbone", "data", "features", "schedule", "train"},
-    "pairs": {"backbone", "data", "features", "schedule", "train"},
-    "discovery": {"backbone", "data", "train"},
-    "clusters": {"metrics"},
-    "sharpening": {"heads"},
-    "counting": {"clusters", "metrics", "sharpening", "train"},
-    "naming": {"data", "describe", "train"},  # of train: Log
-    "wise_ft": {"backbone", "classifier", "features", "templates"},
-    "engine": {"backbone", "files"},
-    "templates": {"backbone"},
-    "describe": {"backbone", "data", "files", "train"},  # vocabulary asks the model; Log of train
-    "backbone": {"data", "starter"},  # of data: Preprocessing, a plain value
-    "starter": {"files"},
-    "train": {"files", "schedule"},  # its checkpoint is written whole
-    "schedule": set(),
-    "data": {"files"},
-    "report": {"files", "gallery", "summary"},
-    "summary": {"files", "gallery"},
-    "gallery": {"data"},
-    "emoji": {"files"},
-    "errors": set(),
-    "files": set(),
-    "losses": set(),
-    "priors": set(),
-    "metrics": set(),
-}
-THROUGH_METHODS = {"METHODS", "Method", "suggest"}  # all that run and serve may know of the methods
+LAYERS = "errors | files log rng | data | backbone estimators | features | captioning training | \
+classifier | methods run | naming report | commands | cli"
+"""What the package may import from itself: each layer those to its left, and its own folder."""
+THROUGH_METHODS = {"METHODS", "Method", "suggest"}  # all that commands may know of the methods
 BINARY = {".gif", ".jpg", ".parquet", ".png", ".pyc", ".safetensors", ".webp"}
 MACHINE = re.compile(
     r"(?<![\w.}])/(?:work|root)/\w|--(?:extra-)?index-url|--hash=|artifactory|devpi|"
@@ -143,13 +77,19 @@ def where(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports__follow_the_table(path: Path) -> None:
-    own = home(path)
-    assert own in MAY_IMPORT, f"{own} is new: give it a row in MAY_IMPORT and a line in the README"
-    allowed = MAY_IMPORT[own] | {own, "errors"}
-    used = {item.module[0] for item in imports(path)}
-    assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
+def test_imports__go_down_the_layers() -> None:
+    below = set[str]()
+    allowed = {"__init__": {"commands", "backbone", "classifier", "data", "errors"}}
+    for layer in LAYERS.split("|"):
+        allowed |= {name: below | {name} for name in layer.split()}
+        below |= set(layer.split())
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {item.module[0]}"
+        for path in SOURCES
+        for item in imports(path)
+        if item.module[0] not in allowed[home(path)]
+    ]
+    assert wrong == []
 
 
 def test_imports__cli_waits_for_the_command() -> None:
@@ -157,9 +97,8 @@ def test_imports__cli_waits_for_the_command() -> None:
     assert early == []
 
 
-@pytest.mark.parametrize("name", ["run", "serve"])
-def test_imports__methods_are_known_through_their_table_alone(name: str) -> None:
-    for path in [path for path in SOURCES if home(path) == name]:
+def test_imports__methods_are_known_through_their_table_alone() -> None:
+    for path in [path for path in SOURCES if home(path) == "commands"]:
         for item in imports(path):
             if item.module[0] == "methods":
                 assert item.module == ("methods",)
@@ -175,7 +114,6 @@ def test_imports__methods_do_not_inherit_from_methods() -> None:
 
 
 def test_imports__never_in_a_circle() -> None:
-    TopologicalSorter(MAY_IMPORT).prepare()  # the table itself, also for imports inside functions
     files = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in SOURCES}
     files = {k[:-1] if k[-1] == "__init__" else k: path for k, path in files.items()}
     edges = {}
@@ -187,9 +125,9 @@ def test_imports__never_in_a_circle() -> None:
 
 
 def printed_tree() -> set[str]:
-    """The paths in the README's marked block; a folder ends in a slash."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = readme.split("<!-- tree -->")[1].split("<!-- end of tree -->")[0]
+    """The paths in the marked block of CONTRIBUTING.md; a folder ends in a slash."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = page.split("<!-- tree -->")[1].split("<!-- end of tree -->")[0]
     paths: set[str] = set()
     trail: list[str] = []
     for line in block.splitlines():
@@ -201,13 +139,13 @@ def printed_tree() -> set[str]:
     return paths
 
 
-def test_readme__prints_the_tree_of_the_disk() -> None:
+def test_contributing__prints_the_tree_of_the_disk() -> None:
     printed = printed_tree()
     files = (p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     on_disk = {path.relative_to(ROOT).as_posix() for path in files}
     inside = {p for p in printed if p.startswith("src/anyclass/") and not p.endswith("/")}
-    assert inside - on_disk == set(), "the README prints files that do not exist"
-    assert on_disk - inside == set(), "the README does not print these files"
+    assert inside - on_disk == set(), "CONTRIBUTING.md prints files that do not exist"
+    assert on_disk - inside == set(), "CONTRIBUTING.md does not print these files"
     assert {path for path in printed if not (ROOT / path).exists()} == set()
 
 

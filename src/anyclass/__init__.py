@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anyclass.backbone import Backbone
-    from anyclass.classifier import Classifier
+    from anyclass.classifier.classifier import Classifier
+    from anyclass.commands.evaluate import evaluate
+    from anyclass.commands.fit import fit
+    from anyclass.commands.predict import predict
     from anyclass.data import Classes, Photos
     from anyclass.errors import AnyclassError
-    from anyclass.run import evaluate, fit, predict
 
 __version__ = "0.1.0"
 
@@ -31,11 +33,11 @@ _HOMES = {
     "AnyclassError": "errors",
     "Backbone": "backbone",
     "Classes": "data",
-    "Classifier": "classifier",
+    "Classifier": "classifier.classifier",
     "Photos": "data",
-    "evaluate": "run",
-    "fit": "run",
-    "predict": "run",
+    "evaluate": "commands.evaluate",
+    "fit": "commands.fit",
+    "predict": "commands.predict",
 }
 
 

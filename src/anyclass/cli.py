@@ -87,7 +87,7 @@ def _run(arguments: list[str]) -> Answer:
 
 
 def _plan(argv: list[str]) -> Answer:
-    from anyclass.run.command import PARTS, fit_command
+    from anyclass.commands.flags import PARTS, fit_command
 
     chosen, argv = _parts(argv, *PARTS)
     flags = not argv or (argv[0].startswith("--") and argv[0] != "--help")
@@ -110,7 +110,7 @@ def _plan(argv: list[str]) -> Answer:
 
 
 def _fit(argv: list[str]) -> Answer:
-    from anyclass.run.command import PARTS, fit_command
+    from anyclass.commands.flags import PARTS, fit_command
 
     chosen, argv = _parts(argv, *PARTS)
     name, rest = _method_name(argv, "fit")
@@ -120,7 +120,7 @@ def _fit(argv: list[str]) -> Answer:
 
 
 def _describe(argv: list[str]) -> Answer:
-    from anyclass.run.command import describe_command
+    from anyclass.commands.flags import describe_command
 
     chosen, argv = _parts(argv, "describer")
     result = _parse(describe_command(chosen.get("describer")), argv, "anyclass describe")()
@@ -131,7 +131,7 @@ def _describe(argv: list[str]) -> Answer:
 
 
 def _predict(argv: list[str]) -> Answer:
-    from anyclass.run import predict
+    from anyclass.commands.predict import predict
 
     result = _parse(predict, argv, "anyclass predict")()
     counts = [f"{count:7d}  {name}" for name, count in sorted(result["classes"].items())]
@@ -141,7 +141,7 @@ def _predict(argv: list[str]) -> Answer:
 
 
 def _evaluate(argv: list[str]) -> Answer:
-    from anyclass.run import evaluate
+    from anyclass.commands.evaluate import evaluate
 
     result = _parse(evaluate, argv, "anyclass evaluate")()
     rows = [
@@ -204,7 +204,7 @@ def _sure(result: dict[str, Any]) -> list[str]:
 
 
 def _rename(argv: list[str]) -> Answer:
-    from anyclass.run.command import rename_command
+    from anyclass.commands.flags import rename_command
 
     chosen, argv = _parts(argv, "describer")
     result = _parse(rename_command(chosen.get("describer")), argv, "anyclass rename")()
@@ -214,14 +214,14 @@ def _rename(argv: list[str]) -> Answer:
 
 
 def _report(argv: list[str]) -> Answer:
-    from anyclass.run.command import report
+    from anyclass.commands.report import report
 
     result = _parse(report, argv, "anyclass report")()
     return result, [result["report"]]
 
 
 def _demo(argv: list[str]) -> Answer:
-    from anyclass.run.demo import demo
+    from anyclass.commands.demo import demo
 
     result = _parse(demo, argv, "anyclass demo")()
     now = "your own: anyclass fit auto --images YOUR_FOLDER --classes names.txt --out run"
@@ -229,7 +229,7 @@ def _demo(argv: list[str]) -> Answer:
 
 
 def _models(argv: list[str]) -> Answer:
-    from anyclass.run.command import models
+    from anyclass.commands.models import models
 
     result = _parse(models, argv, "anyclass models")()
     return result, result["models"]
@@ -282,7 +282,7 @@ def _parse(what: Any, argv: list[str], program: str) -> Any:
     import tyro
     from pydantic import ValidationError
 
-    from anyclass.run.request import first_problem
+    from anyclass.commands.request import first_problem
 
     @wraps(what)
     def later(*values: Any, **named: Any) -> Any:

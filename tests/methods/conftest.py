@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.captioning import Request, Scene, Vocabulary
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.data.splits import discovery
-from anyclass.describe import Request, Scene, Vocabulary
-from anyclass.features import Embedding, Features
+from anyclass.estimators.metrics import clustering
+from anyclass.features.extract import Embedding, Features
+from anyclass.log import Log
 from anyclass.methods.latteclip import LatteClip
-from anyclass.metrics import clustering
-from anyclass.train import Log
-from anyclass.tuning import Tuning
+from anyclass.training.tuning import Tuning
 
 NAMES = ("two", "orange", "art", "image")
 WORDS = ("red toy", "big kite", "old hand", "dark water", "fruit", "soft paper", "shiny ring")
@@ -114,7 +114,13 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Blobs]:
         def given(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
             return Features([views if how.augmentation else x[:, None]], place, [])
 
-        for module in ("pairs", "methods.get", "methods.simgcd", "methods.gcd", "methods.kmeans"):
+        for module in (
+            "training.two_views",
+            "methods.get",
+            "methods.simgcd",
+            "methods.gcd",
+            "methods.kmeans",
+        ):
             monkeypatch.setattr(f"anyclass.{module}.embed", given)
         files = tuple(f"{i:03}.png" for i in range(300))
         whole = Photos(Path("/"), files, true.numpy(), Classes.of("abcde", labelled="abcde"))
@@ -138,7 +144,7 @@ class Killed(Exception):
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch, clip: Backbone) -> Callable[..., None]:
     """`killed(how, photos, folder, stage, step)`: the fit dies once that step is kept."""
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
 
     def run(how: Any, photos: Photos, scratch: Path, stage: str, step: int) -> None:
         def log(**row: Any) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import Adapter
 from anyclass.data import Classes
-from anyclass.few_shot import Shown
-from anyclass.heads import Adapter
+from anyclass.features.text import class_features
 from anyclass.methods.clip_adapter import ClipAdapter
-from anyclass.templates import class_features
+from anyclass.methods.few_shot import Shown
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import Conditional, parts
+from anyclass.classifier.prompt_learner import Slots
 from anyclass.data import Classes
-from anyclass.few_shot import Shown
-from anyclass.heads import Conditional, parts
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
-from anyclass.prompts import Slots
+from anyclass.methods.few_shot import Shown
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 

@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import parts
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
-from anyclass.features import with_own
-from anyclass.few_shot import Made, Shown
-from anyclass.heads import parts
+from anyclass.features.extract import with_own
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
+from anyclass.methods.few_shot import Made, Shown
 from anyclass.methods.gda import Gda
 from anyclass.methods.tip_adapter import TipAdapter
 
@@ -133,7 +133,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     how: Any,
 ) -> None:
     unbroken, rows = fit(how, known)
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
 
     def log(**row: Any) -> None:
         if row.get("stage") == "fit" and row["done"] > 2:

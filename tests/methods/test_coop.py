@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Words
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
-from anyclass.few_shot import Made, Shown
+from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.coop import CoOp
-from anyclass.templates import PLAIN, class_features
+from anyclass.methods.few_shot import Made, Shown
 
 NAMES = ("big dog", "kite-7", "red_toy", "art", "soft paper b2")
 CLASSES = Classes.of(NAMES, labelled=("kite-7", "art"))

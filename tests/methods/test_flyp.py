@@ -20,15 +20,15 @@ from anyclass import Classifier as Loaded
 from anyclass import evaluate
 from anyclass import fit as run_fit
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
 from anyclass.data import Photos
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, TrainingViews, embed
+from anyclass.features.extract import Embedding, embed
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.train import Batch
-from anyclass.tuning import Tuning
+from anyclass.training.batches import Batch, TrainingViews
+from anyclass.training.tuning import Tuning
 
 N, STEPS, B, LR = 13, 5, 6, 3e-2
 QUICK = Tuning("head", lr=LR, steps=STEPS, batch_size=B, views=2)
@@ -272,7 +272,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 ) -> None:
     how = small(**option)
     unbroken, rows = fit(how)
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
 
     def log(**row: Any) -> None:
         if row.get("stage") == "fit" and row["done"] > step:

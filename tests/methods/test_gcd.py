@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
-from anyclass.clusters import nearest, semi_supervised_kmeans
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.discovery import HeadShape
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, embed, pooled_features
+from anyclass.estimators.kmeans import nearest, semi_supervised_kmeans
+from anyclass.features.extract import Embedding, embed, pooled_features
 from anyclass.methods.gcd import ContrastHead, Gcd
-from anyclass.pairs import PairTuning
+from anyclass.methods.gcd_common import HeadShape
+from anyclass.training.two_views import PairTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 SMALL = HeadShape(12, 9)

@@ -17,11 +17,12 @@ from torch.distributions import MultivariateNormal
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
-from anyclass.features import with_own
-from anyclass.few_shot import Made, Shown
+from anyclass.features.extract import with_own
+from anyclass.features.text import PLAIN, class_features
+from anyclass.methods.few_shot import Made, Shown
 from anyclass.methods.gda import (
     ALPHAS,
     Gda,
@@ -33,7 +34,6 @@ from anyclass.methods.gda import (
     ridge,
     search,
 )
-from anyclass.templates import PLAIN, class_features
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 

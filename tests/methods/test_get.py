@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import AugmentedViews, Photos, open_image
-from anyclass.discovery import HeadShape, seeded
 from anyclass.errors import RequestError
 from anyclass.methods import get as module
+from anyclass.methods.gcd_common import HeadShape, seeded
 from anyclass.methods.get import (
     Branches,
     Get,
@@ -35,7 +35,7 @@ from anyclass.methods.get import (
     text_scale,
 )
 from anyclass.methods.simgcd import SimGcd, branch_loss
-from anyclass.pairs import PairTuning
+from anyclass.training.two_views import PairTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 SMALL = HeadShape(12, 9)

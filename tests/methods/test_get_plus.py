@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
-from anyclass.counting import Count
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.errors import ModelError, RequestError
+from anyclass.estimators.metrics import clustering
+from anyclass.estimators.num_classes import Count
 from anyclass.methods.get_plus import GetPlus
-from anyclass.metrics import clustering
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 LABELS = np.array([0, -1, 1, -1, 0, -1, -1, 1, 0, -1, -1, -1, 1])
@@ -32,7 +32,7 @@ def some(photos: Photos) -> Photos:
 def test_learn__finds_easy_classes_under_a_loud_direction(
     loud_blobs: Callable[[int], Any], seed: int
 ) -> None:
-    from anyclass.clusters import nearest, semi_supervised_kmeans
+    from anyclass.estimators.kmeans import nearest, semi_supervised_kmeans
 
     rows, truth, labels = loud_blobs(seed)
     how = GetPlus()

@@ -15,11 +15,11 @@ import torch
 from sklearn.cluster import KMeans as Plain
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
-from anyclass.clusters import semi_supervised_kmeans
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, embed, image_features, pooled_features
+from anyclass.estimators.kmeans import semi_supervised_kmeans
+from anyclass.features.extract import Embedding, embed, image_features, pooled_features
 from anyclass.methods.kmeans import KMeans, named
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]

@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.captions import draw_groups
-from anyclass.classifier import Classifier
+from anyclass.captioning.captions import draw_groups
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.features import Embedding, TrainingViews, embed
+from anyclass.features.extract import Embedding, embed
 from anyclass.methods.latteclip import LatteClip
+from anyclass.training.batches import TrainingViews
 
 NAMES = ("two", "orange", "art", "image")
 N, STEPS, B = 13, 5, 6

@@ -13,13 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from anyclass.backbone import Backbone
-from anyclass.captions import Captions
-from anyclass.classifier import Classifier
+from anyclass.captioning.captions import Captions
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.tuning import Tuning
+from anyclass.training.tuning import Tuning
 
 Fitted = tuple[Classifier, list[dict[str, Any]]]
 Small = Callable[..., LatteClip]
@@ -175,7 +175,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     """The first loop stops in the log of the step after `step`, whose checkpoint is on disk."""
     how = small(image_captions=2, **option)
     unbroken, rows = fit(how)
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
 
     def log(**row: Any) -> None:
         if row.get("stage") == "fit" and row["done"] > step:
@@ -192,7 +192,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 def test_fit__continued_after_the_last_step_is_the_same(
     fit: Fit, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
     first, _ = fit(small(), scratch=tmp_path)
     again, log = fit(small(), scratch=tmp_path)
     assert content(again) == content(first)
@@ -339,7 +339,7 @@ def test_fit__all_of_other_towers_and_again_from_its_last_step(
     kind: str,
 ) -> None:
     """Parameters that no loss reaches (SigLIP's bias, CoCa's decoder) do not stop a run."""
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
     clip = Backbone.load(tiny_clip(kind), engine="torch")
     how = LatteClip(tuning=Tuning(lr=1e-4, steps=2, batch_size=5))
     first, again = (how.fit(clip, photos, lambda **_: None, tmp_path) for _ in range(2))

@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.losses import contrastive
-from anyclass.methods.latteclip import (
-    LatteClip,
-    margin_weights,
-    mix,
-    move,
-    nearest,
-    prototype_loss,
-)
-from anyclass.templates import DOMAINS, domain, fill
+from anyclass.features.text import DOMAINS, domain, fill
+from anyclass.methods.latteclip import LatteClip, margin_weights, mix, move, nearest, prototype_loss
+from anyclass.training.losses import contrastive
 
 B, C, D, K = 6, 4, 9, 3
 ALPHA = 0.9

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import ModelError, RequestError
-from anyclass.gaussians import Gaussians
+from anyclass.estimators.gaussian_em import Gaussians
 from anyclass.methods.latteclip_plus import LatteClipPlus
 from anyclass.methods.zero_shot import ZeroShot
 

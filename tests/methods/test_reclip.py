@@ -24,11 +24,12 @@ from torch.nn.functional import normalize
 from anyclass import evaluate
 from anyclass import fit as run_fit
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
 from anyclass.data import Photos
 from anyclass.errors import ModelError, RequestError
-from anyclass.features import Embedding, TrainingViews, embed
+from anyclass.features.extract import Embedding, embed
+from anyclass.features.text import openai_templates
 from anyclass.methods import reclip
 from anyclass.methods.reclip import (
     NONE,
@@ -40,7 +41,7 @@ from anyclass.methods.reclip import (
     propagate,
 )
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.templates import openai_templates
+from anyclass.training.batches import TrainingViews
 
 C, N, D, B, EPOCHS = 4, 13, 9, 6, 3
 QUICK = Reclip(tune="tail", ensemble=False, neighbours=3, batch_size=B, epochs=EPOCHS, lr=3e-3)
@@ -414,7 +415,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 ) -> None:
     how = replace(QUICK, tune=tune)
     unbroken, rows = fit(how)
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
 
     def log(**row: Any) -> None:
         if row.get("stage") == "fit" and row["done"] > step:

@@ -17,20 +17,20 @@ from torch import Tensor
 
 import anyclass
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import parts
+from anyclass.classifier.prompt_learner import Slots
 from anyclass.data import Photos
 from anyclass.errors import ModelError, RequestError
-from anyclass.few_shot import FewShot, Lesson, Made
-from anyclass.generator import Generator, Vae
-from anyclass.heads import parts
+from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
+from anyclass.methods.few_shot import FewShot, Lesson, Made
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship import GENERATOR, MADE, Ship
+from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.tip_adapter import TipAdapter
-from anyclass.prompts import Slots
-from anyclass.templates import PLAIN, class_features
-from anyclass.train import generator
+from anyclass.rng import seeded_rng
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 
@@ -220,7 +220,7 @@ def test_fit__the_classifier_is_that_of_its_parts(fit: Fit, clip: Backbone, know
     maker = VAE.learn(
         clip, shown, known.classes, texts(clip, known), lambda **row: rows.append(row)
     )
-    seed = generator(0, MADE).initial_seed()
+    seed = seeded_rng(0, MADE).initial_seed()
     made = Made(torch.tensor([0, 2]), maker.sample, seed)
     then = THEN["coop"].learn(clip, shown, known.classes, lambda **_: None, made, "all")
     torch.testing.assert_close(found.weights, then.weights)  # last bits hang on the memory's places
@@ -358,7 +358,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     """Steps 1 to 6 are the generator's, then come 9 of each classifier."""
     how = replace(SHIP, controls=True)
     unbroken, rows = fit(how, known)
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
     done = count(1)
 
     def log(**row: Any) -> None:
@@ -434,7 +434,7 @@ def test_transfer__learns_from_made_features_alone(
     assert words is not None
     v, slots = words.clone().requires_grad_(), Slots(clip, target.classes.prompts, 4)
     adam = torch.optim.AdamW([v], eps=1e-4)
-    made = Made(torch.arange(5), maker.sample, generator(0, MADE).initial_seed())
+    made = Made(torch.arange(5), maker.sample, seeded_rng(0, MADE).initial_seed())
     losses = []
     for step, rate in enumerate((0.05, 0.025)):  # half a cosine
         x, c = made.batch(step, 7)
@@ -459,7 +459,7 @@ def test_transfer__is_drawn_by_the_seed_and_goes_on_after_a_kill(
     first, again, other = (fit(how, target, seed=seed)[0].weights for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    monkeypatch.setattr("anyclass.train.monotonic", count(step=100).__next__)
+    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
 
     def log(**row: Any) -> None:
         if row.get("done") == 5:

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, embed, image_features, tower_features
-from anyclass.gaussians import Gaussians
+from anyclass.estimators.gaussian_em import Gaussians
+from anyclass.features.extract import Embedding, embed, image_features, tower_features
+from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.latteclip_plus import LatteClipPlus
 from anyclass.methods.ship_plus import ShipPlus
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.templates import PLAIN, class_features
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 LABELS = np.array([0, -1, 1, -1, 0, -1, -1, 1, 0, -1, -1, -1, 1])

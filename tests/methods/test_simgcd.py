@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.discovery import HeadShape
 from anyclass.errors import RequestError, TrainingError
-from anyclass.losses import supervised_contrast, unsupervised_contrast
+from anyclass.methods.gcd_common import HeadShape
 from anyclass.methods.simgcd import (
     Head,
     Objective,
@@ -30,7 +29,8 @@ from anyclass.methods.simgcd import (
     label_loss,
     unevenness,
 )
-from anyclass.pairs import PairTuning
+from anyclass.training.losses import supervised_contrast, unsupervised_contrast
+from anyclass.training.two_views import PairTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 SMALL = HeadShape(12, 9)

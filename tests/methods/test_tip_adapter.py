@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import Keys
 from anyclass.data import Classes
-from anyclass.few_shot import Made, Shown
-from anyclass.heads import Keys
+from anyclass.features.text import PLAIN, class_features
+from anyclass.methods.few_shot import Made, Shown
 from anyclass.methods.tip_adapter import TipAdapter, _Most, grid, labels_of, search
-from anyclass.templates import PLAIN, class_features
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
+from anyclass.features.text import openai_templates
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.templates import openai_templates
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 

@@ -25,8 +25,8 @@ from starter_bridge import (
 from torch import Tensor
 from torch.nn.functional import gelu, normalize
 
-from anyclass.losses import contrastive
-from anyclass.starter import class_units
+from anyclass.backbone.starter import class_units
+from anyclass.training.losses import contrastive
 
 K, W, T, D = 9, 14, 6, 10  # classes, image features, text features, common space
 

@@ -22,7 +22,7 @@ def load_model(model_id: str, allow_pickle: bool = False) -> tuple[Any, Any]:
         ModelError: weights are missing, damaged or refused.
     """
     if model_id == STARTER:
-        from anyclass.starter import starter_folder
+        from anyclass.backbone.starter import starter_folder
 
         model_id = f"local-dir:{starter_folder()}"
     if model_id.startswith("local-dir:"):

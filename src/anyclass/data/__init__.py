@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anyclass.data.classes import Classes, Kind, near_duplicates
+from anyclass.data.dataset import Photos
 from anyclass.data.image import Limits, open_bytes, open_image, read_bytes
-from anyclass.data.photos import Photos
 
 if TYPE_CHECKING:
-    from anyclass.data.reading import Batch, Rejection, content_hashes, read
-    from anyclass.data.views import (
+    from anyclass.data.loader import Batch, Rejection, content_hashes, read
+    from anyclass.data.transforms import (
         Augmentation,
         AugmentedViews,
         CropAndFlip,
@@ -43,15 +43,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Augmentation": "views",
-    "AugmentedViews": "views",
-    "Batch": "reading",
-    "CropAndFlip": "views",
-    "Preprocessing": "views",
-    "Rejection": "reading",
-    "TestView": "views",
-    "content_hashes": "reading",
-    "read": "reading",
+    "Augmentation": "transforms",
+    "AugmentedViews": "transforms",
+    "Batch": "loader",
+    "CropAndFlip": "transforms",
+    "Preprocessing": "transforms",
+    "Rejection": "loader",
+    "TestView": "transforms",
+    "content_hashes": "loader",
+    "read": "loader",
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 
 from anyclass.data.classes import Classes
-from anyclass.data.photos import Photos
+from anyclass.data.dataset import Photos
 
 
 def labelled_share(

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
+from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
@@ -23,7 +24,6 @@ from anyclass.methods.ship_plus import ShipPlus
 from anyclass.methods.simgcd import SimGcd
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.train import Log
 
 
 @runtime_checkable

@@ -23,13 +23,16 @@ from torch.nn.functional import cross_entropy
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import Adapter, fresh
 from anyclass.data import Classes, Photos
-from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
-from anyclass.heads import Adapter, fresh
-from anyclass.schedule import AdamW, Rate
-from anyclass.templates import PLAIN, Template, class_features
-from anyclass.train import Batch, Checkpoint, Log, generator, optimise
+from anyclass.features.text import PLAIN, Template, class_features
+from anyclass.log import Log
+from anyclass.methods.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.optim import AdamW, Rate
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -118,6 +121,6 @@ class ClipAdapter:
     def _start(self, t: Float[Tensor, "C D"], seed: int) -> dict[str, nn.Parameter]:
         """W1 and W2 as torch's layers start."""
         d = t.shape[1]
-        h, drawing = max(1, d // self.reduction), generator(seed, START)
+        h, drawing = max(1, d // self.reduction), seeded_rng(seed, START)
         w1, w2 = fresh(h, d, drawing), fresh(d, h, drawing)
         return {"w1": nn.Parameter(w1.to(t)), "w2": nn.Parameter(w2.to(t))}

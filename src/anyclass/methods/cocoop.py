@@ -23,13 +23,16 @@ from torch.nn.functional import cross_entropy
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import Conditional, fresh
+from anyclass.classifier.prompt_learner import Slots
 from anyclass.data import Classes, Photos
-from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
-from anyclass.heads import Conditional, fresh
+from anyclass.log import Log
 from anyclass.methods.coop import RECIPES, WIDE_CROPS, context, warn_of_long_names
-from anyclass.prompts import Slots
-from anyclass.train import Batch, Checkpoint, Log, generator, optimise
+from anyclass.methods.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -128,7 +131,7 @@ class CoCoOp:
     ) -> dict[str, nn.Parameter]:
         """The words, and pi as torch's layers start."""
         d, w = x.shape[2], v.shape[1]
-        h, drawing = max(1, d // self.reduction), generator(seed, START)
+        h, drawing = max(1, d // self.reduction), seeded_rng(seed, START)
         u1, u2 = fresh(h, d, drawing), fresh(w, h, drawing)
         c1, c2 = fresh(h, d, drawing)[:, 0].clone(), fresh(w, h, drawing)[:, 0].clone()
         tensors = {"context": v, "u1": u1, "c1": c1, "u2": u2, "c2": c2}

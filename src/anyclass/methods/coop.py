@@ -23,12 +23,16 @@ from torch.nn.functional import cross_entropy
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.backbone.checkpointing import checkpointed
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.prompt_learner import Slots
 from anyclass.data import Augmentation, Classes, Photos
-from anyclass.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
-from anyclass.prompts import Slots
-from anyclass.schedule import Rate, Sgd
-from anyclass.train import Batch, Checkpoint, Log, generator, optimise, recomputed
+from anyclass.log import Log
+from anyclass.methods.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.optim import Rate, Sgd
 
 WIDE_CROPS = Augmentation(
     (0.08, 1.0), jitter_probability=0.0, grey_probability=0.0, flip_probability=0.5
@@ -144,7 +148,7 @@ class CoOp:
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             f, y = lesson.step(batch)
-            t = recomputed(lambda c: slots.features(v, c), lesson.columns, self.at_once)  # (M, D)
+            t = checkpointed(lambda c: slots.features(v, c), lesson.columns, self.at_once)  # (M, D)
             return {"coop_loss": cross_entropy(scale * f @ t.T, y)}
 
         how = RECIPES[self.recipe]
@@ -166,7 +170,7 @@ def context(slots: Slots, words: str | None, deviation: float, seed: int) -> Flo
     """
     if words is not None:
         return slots.spoken(words)
-    drawn = torch.randn(slots.length, slots.width, generator=generator(seed, START))
+    drawn = torch.randn(slots.length, slots.width, generator=seeded_rng(seed, START))
     return deviation * drawn.to(slots.device)
 
 

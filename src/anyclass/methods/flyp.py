@@ -24,15 +24,18 @@ from torch import Tensor
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.captions import TextFeatures
-from anyclass.classifier import Classifier
+from anyclass.backbone.checkpointing import checkpointed
+from anyclass.captioning.captions import TextFeatures
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, cached_part, embed, image_features
-from anyclass.losses import Collisions, contrastive
-from anyclass.templates import PLAIN, Template, class_features, fill
-from anyclass.train import Batch, Checkpoint, Log, optimise, recomputed
-from anyclass.tuning import Tuning
+from anyclass.features.extract import Embedding, cached_part, embed, image_features
+from anyclass.features.text import PLAIN, Template, class_features, fill
+from anyclass.log import Log
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.losses import Collisions, contrastive
+from anyclass.training.tuning import Tuning
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -75,7 +78,7 @@ class Flyp:
         texts = TextFeatures(tuned, class_texts, tune, frozen=False, micro_batch=micro)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            f = recomputed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
+            f = checkpointed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
             w = texts(torch.arange(len(prompts)))  # W (C, D): each text once, for labels and loss
             c = known[batch.index].to(f.device)
             if self.learn_from == "pseudo" and self.relabel == "batch":

@@ -24,10 +24,12 @@ from torch.nn.functional import normalize
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
-from anyclass.clusters import nearest, offsets, semi_supervised_kmeans
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.discovery import (
+from anyclass.estimators.kmeans import nearest, offsets, semi_supervised_kmeans
+from anyclass.features.extract import Embedding, embed, pooled_features
+from anyclass.log import Log
+from anyclass.methods.gcd_common import (
     HeadShape,
     kept_part,
     labelled_classes,
@@ -36,10 +38,10 @@ from anyclass.discovery import (
     prefixed,
     seeded,
 )
-from anyclass.features import Embedding, embed, pooled_features
-from anyclass.losses import supervised_contrast, unsupervised_contrast
-from anyclass.pairs import PairTuning
-from anyclass.train import Batch, Checkpoint, Log, optimise
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.losses import supervised_contrast, unsupervised_contrast
+from anyclass.training.two_views import PairTuning
 
 HEAD = 1
 """Names the random numbers that the head begins with."""

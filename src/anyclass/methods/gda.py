@@ -25,13 +25,13 @@ from torch import Tensor
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
 from anyclass.errors import RequestError
-from anyclass.features import with_own
-from anyclass.few_shot import FewShot, Made, Over, Shown, refuse_one_class
-from anyclass.templates import PLAIN, Template, class_features
-from anyclass.train import Log
+from anyclass.features.extract import with_own
+from anyclass.features.text import PLAIN, Template, class_features
+from anyclass.log import Log
+from anyclass.methods.few_shot import FewShot, Made, Over, Shown, refuse_one_class
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))
 """Weights that are tried (released code)."""

@@ -32,9 +32,12 @@ from torch.nn.functional import cross_entropy, normalize
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.discovery import (
+from anyclass.features.extract import BATCH, Embedding, Features, embed, every_view, through
+from anyclass.features.text import Template, class_features
+from anyclass.log import Log
+from anyclass.methods.gcd_common import (
     HeadShape,
     Usage,
     kept_part,
@@ -42,18 +45,11 @@ from anyclass.discovery import (
     last_stage,
     seeded,
 )
-from anyclass.features import (
-    BATCH,
-    Embedding,
-    Features,
-    embed,
-    every_view,
-    through,
-)
 from anyclass.methods.simgcd import HEAD, NONE, Head, Objective, branch_loss, label_loss
-from anyclass.pairs import PairTuning
-from anyclass.templates import Template, class_features
-from anyclass.train import Batch, Checkpoint, Log, generator, optimise
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.two_views import PairTuning
 
 STAGE_1, WORDS, TRANSLATOR, TEXT_HEAD = 2, 3, 4, 5
 """Name the random numbers of the first stage's batches and of first weights."""
@@ -230,7 +226,7 @@ class Get:
             log(**{**row, "stage": "synthesize"})
 
         how = replace(self.tuning, epochs=self.tes_epochs)
-        own = generator(seed, STAGE_1).initial_seed()
+        own = seeded_rng(seed, STAGE_1).initial_seed()
         batches, schedule = how.pairs(clip, photos, z_views, own), how.schedule(clip, len(photos))
         keep = Checkpoint(scratch / "synthesizer.safetensors", {}) if scratch else None
         optimise(loss, dict(synthesizer.named_parameters()), batches, schedule, say, keep)

@@ -4,10 +4,10 @@ The project's own, after GET (arXiv 2403.09974: two branches, one from texts), s
 k-means (GCD, arXiv 2201.02609) and linear discriminant analysis.   Needs: labels for some classes,
 and how many others there are.
 
-    K   = what was asked for, or the most that held-out labels allow (`counting.py`)
-    u   = features of both spaces, sharpened by labels (`sharpening.py`)
+    K   = what was asked for, or the most that held-out labels allow (`estimators/num_classes.py`)
+    u   = features of both spaces, sharpened by labels (`estimators/whitening.py`)
     z   = semi-supervised k-means of u                 labelled pictures stay in their class
-    z_ik = softmax_k( g_k(u_i) + log pi_k )            then Gaussians, g as in `gaussians.py`
+    z_ik = softmax_k( g_k(u_i) + log pi_k )            then Gaussians, g as in `gaussian_em.py`
 
 Letters: N pictures, K classes, u (N, R). No step of gradient is taken and nothing of the model
 changes.
@@ -26,15 +26,15 @@ from torch.nn.functional import one_hot
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
-from anyclass.clusters import offsets, semi_supervised_kmeans
-from anyclass.counting import count_classes
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
-from anyclass.discovery import labelled_classes
-from anyclass.features import Embedding, embed, image_features, tower_features, with_own
-from anyclass.gaussians import Linear, gaussians, log_frequencies
-from anyclass.sharpening import Sharpening
-from anyclass.train import Log
+from anyclass.estimators.gaussian_em import Linear, gaussians, log_frequencies
+from anyclass.estimators.kmeans import offsets, semi_supervised_kmeans
+from anyclass.estimators.num_classes import count_classes
+from anyclass.estimators.whitening import Sharpening
+from anyclass.features.extract import Embedding, embed, image_features, tower_features, with_own
+from anyclass.log import Log
+from anyclass.methods.gcd_common import labelled_classes
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})

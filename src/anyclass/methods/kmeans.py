@@ -21,12 +21,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
-from anyclass.clusters import Clusters, kmeans, nearest, offsets, semi_supervised_kmeans
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, embed, image_features, pooled_features
-from anyclass.train import Log
+from anyclass.estimators.kmeans import Clusters, kmeans, nearest, offsets, semi_supervised_kmeans
+from anyclass.features.extract import Embedding, embed, image_features, pooled_features
+from anyclass.log import Log
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})

@@ -28,16 +28,34 @@ from torch.nn.functional import cross_entropy, normalize
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.captions import NONE, Answers, Asked, Captions, Text, TextFeatures, draw_groups
-from anyclass.classifier import Classifier
+from anyclass.backbone.checkpointing import checkpointed
+from anyclass.captioning import AnyDescriber, Request, Scene, Vocabulary
+from anyclass.captioning.captions import (
+    NONE,
+    Answers,
+    Asked,
+    Captions,
+    Text,
+    TextFeatures,
+    draw_groups,
+)
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.describe import AnyDescriber, Request, Scene, Vocabulary
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, cached_part, current_features, embed, image_features
-from anyclass.losses import Collisions, contrastive
-from anyclass.templates import PLAIN, Template, class_features, domain, fill
-from anyclass.train import Batch, Checkpoint, Log, generator, optimise, recomputed
-from anyclass.tuning import Tuning
+from anyclass.features.extract import (
+    Embedding,
+    cached_part,
+    current_features,
+    embed,
+    image_features,
+)
+from anyclass.features.text import PLAIN, Template, class_features, domain, fill
+from anyclass.log import Log
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.losses import Collisions, contrastive
+from anyclass.training.tuning import Tuning
 
 Branch = Literal["zs", "ft"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
@@ -135,9 +153,9 @@ class LatteClip:
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             begin(batch)
-            f = recomputed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
+            f = checkpointed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
             c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
-            numbers = self._drawn(texts, batch, c, generator(seed, batch.step))  # (2, K, B)
+            numbers = self._drawn(texts, batch, c, seeded_rng(seed, batch.step))  # (2, K, B)
             v, present = texts.encode(numbers), (numbers != NONE).to(f.device)
             now, weigh = p.clone(), p if self.weight_prototypes == "current" else p_epoch
             w = margin_weights(v, weigh, c, present, self.margin, self.floor)  # (2, K, B)

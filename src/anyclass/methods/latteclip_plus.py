@@ -4,7 +4,7 @@ The project's own, after LatteCLIP (arXiv 2410.08211), TransCLIP (arXiv 2406.018
 discriminant analysis on CLIP (arXiv 2402.04087).   Needs: a name for every class, no label at all.
 
     l_ic = x_i . p_c / tau                                   what class texts say of a picture
-    z_ic = softmax_c( l_ic + w g_c(h_i) + s log pi_c )       its classes, softly: `gaussians.py`
+    z_ic = softmax_c( l_ic + w g_c(h_i) + s log pi_c )       its classes, softly: `gaussian_em.py`
     argmax_c of the same, g and pi from all pictures         the classifier afterwards
 
 Letters: N pictures, C classes, D dimensions, x (N, D) unit features, h (N, H) features of the image
@@ -24,16 +24,16 @@ from torch import Tensor
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.captions import Answers
-from anyclass.classifier import Classifier
+from anyclass.captioning import AnyDescriber, Request, Scene, Vocabulary
+from anyclass.captioning.captions import Answers
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.describe import AnyDescriber, Request, Scene, Vocabulary
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, embed, image_features, tower_features
-from anyclass.gaussians import Gaussians
-from anyclass.priors import fixed_point, sinkhorn
-from anyclass.templates import PLAIN, Template, class_features, domain
-from anyclass.train import Log
+from anyclass.estimators.gaussian_em import Gaussians
+from anyclass.estimators.logit_adjustment import fixed_point, sinkhorn
+from anyclass.features.extract import Embedding, embed, image_features, tower_features
+from anyclass.features.text import PLAIN, Template, class_features, domain
+from anyclass.log import Log
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})

@@ -31,22 +31,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
-from anyclass.features import (
+from anyclass.features.extract import (
     Embedding,
     Features,
-    TrainingViews,
     cached_part,
     current_features,
     embed,
     image_features,
     side_by_side,
 )
-from anyclass.schedule import Rate, Sgd
-from anyclass.templates import PLAIN, Template, class_features, fill, openai_templates
-from anyclass.train import Batch, Checkpoint, Log, optimise
+from anyclass.features.text import PLAIN, Template, class_features, fill, openai_templates
+from anyclass.log import Log
+from anyclass.training.batches import Batch, TrainingViews
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.optim import Rate, Sgd
 
 NONE = -1
 """Label of a picture that has none: T and V do not agree, or nothing reaches it."""

@@ -2,7 +2,7 @@
 
 Wang et al., ICCV 2023, arXiv 2307.07397.   Needs: labels for some classes, names for the rest.
 
-    x^ = T([p(z), name of c]),  z ~ N(0, I)      made feature of class c; `generator.py` learns p
+    x^ = T([p(z), name of c]),  z ~ N(0, I)      made feature of class c; `ship_vae.py` learns p
     L  = cross-entropy of [x, x^] over all C     as many made features as real ones, always fresh
 
 A generator learns from the labelled classes what surrounds a name when pictures are meant; then any
@@ -25,18 +25,22 @@ from torch.nn.functional import cross_entropy
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.backbone.checkpointing import checkpointed
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.prompt_learner import Slots
 from anyclass.data import Classes, Photos
-from anyclass.few_shot import FewShot, Made, refuse_one_class
-from anyclass.generator import Generator, Vae, frozen
+from anyclass.features.text import PLAIN, Template, class_features
+from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp, context, warn_of_long_names
+from anyclass.methods.few_shot import FewShot, Made, refuse_one_class
 from anyclass.methods.gda import Gda
+from anyclass.methods.ship_vae import Generator, Vae, frozen
 from anyclass.methods.tip_adapter import TipAdapter
-from anyclass.prompts import Slots
-from anyclass.schedule import AdamW, Rate
-from anyclass.templates import PLAIN, Template, class_features
-from anyclass.train import Batch, Checkpoint, Log, Steps, generator, optimise, recomputed
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch, Steps
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.optim import AdamW, Rate
 
 Then = CoOp | ClipAdapter | TipAdapter | Gda
 """What learns from real and made features."""
@@ -165,7 +169,7 @@ class Ship:
         ratio: float,
     ) -> Made | None:
         """Features of the named classes, as many as the ratio says; None: none."""
-        seed = generator(torch.initial_seed(), MADE).initial_seed()
+        seed = seeded_rng(torch.initial_seed(), MADE).initial_seed()
         if synthetic == "text":
             return Made(named, lambda c, _: t[c], seed, ratio)
         if synthetic == "none" or maker is None:
@@ -232,7 +236,7 @@ class Ship:
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             x, c = made.batch(batch.step, self.transfer_size)
-            t = recomputed(lambda some: slots.features(v, some), everything, at_once)
+            t = checkpointed(lambda some: slots.features(v, some), everything, at_once)
             logits = clip.logit_scale.detach() * x @ t.T
             return {"transfer_loss": cross_entropy(logits, c.to(logits.device))}
 

@@ -4,7 +4,7 @@ The project's own, after SHIP (arXiv 2307.07397), TransCLIP (arXiv 2406.01837) a
 discriminant analysis on CLIP (arXiv 2402.04087).   Needs: labels for some classes, a name for each.
 
     l_ic = x_i . p_c / tau                                   what class texts say of a picture
-    z_ic = softmax_c( l_ic + w g_c(h_i) + s' log pi_c )      its classes: `gaussians.py`; a label
+    z_ic = softmax_c( l_ic + w g_c(h_i) + s' log pi_c )      its classes: `gaussian_em.py`; a label
     argmax_c of the same, g and pi from all pictures         counts instead, where there is one
 
 SHIP makes up features of classes that have no labelled picture. Their pictures are mostly there, in
@@ -24,14 +24,14 @@ from pydantic.dataclasses import dataclass
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
 from anyclass.errors import RequestError
-from anyclass.features import Embedding, embed, image_features, tower_features
-from anyclass.few_shot import draw_shots, refuse_one_class
-from anyclass.gaussians import Gaussians
-from anyclass.templates import PLAIN, Template, class_features
-from anyclass.train import Log
+from anyclass.estimators.gaussian_em import Gaussians
+from anyclass.features.extract import Embedding, embed, image_features, tower_features
+from anyclass.features.text import PLAIN, Template, class_features
+from anyclass.log import Log
+from anyclass.methods.few_shot import draw_shots, refuse_one_class
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})

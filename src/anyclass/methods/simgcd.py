@@ -28,9 +28,11 @@ from torch.nn.functional import nll_loss, normalize
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.discovery import (
+from anyclass.features.extract import Embedding, embed, pooled_features
+from anyclass.log import Log
+from anyclass.methods.gcd_common import (
     HeadShape,
     Usage,
     kept_part,
@@ -40,10 +42,10 @@ from anyclass.discovery import (
     prefixed,
     seeded,
 )
-from anyclass.features import Embedding, embed, pooled_features
-from anyclass.losses import supervised_contrast, unsupervised_contrast
-from anyclass.pairs import PairTuning
-from anyclass.train import Batch, Checkpoint, Log, optimise
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.losses import supervised_contrast, unsupervised_contrast
+from anyclass.training.two_views import PairTuning
 
 NONE = -1
 """Label of an unlabelled view."""

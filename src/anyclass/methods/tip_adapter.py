@@ -24,13 +24,15 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import Keys
 from anyclass.data import Classes, Photos
-from anyclass.few_shot import FewShot, Lesson, Made, Over, Shown, refuse_one_class
-from anyclass.heads import Keys
-from anyclass.schedule import AdamW, Rate
-from anyclass.templates import PLAIN, Template, class_features
-from anyclass.train import Batch, Checkpoint, Log, optimise
+from anyclass.features.text import PLAIN, Template, class_features
+from anyclass.log import Log
+from anyclass.methods.few_shot import FewShot, Lesson, Made, Over, Shown, refuse_one_class
+from anyclass.training.batches import Batch
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.optim import AdamW, Rate
 
 LEAST, BETAS, ALPHAS = 0.1, 200, 20
 """Where the grid of the search begins, and its size (released code)."""

@@ -15,10 +15,10 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Photos
-from anyclass.templates import PLAIN, Template, class_features, openai_templates
-from anyclass.train import Log
+from anyclass.features.text import PLAIN, Template, class_features, openai_templates
+from anyclass.log import Log
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.classifier import Classifier
+from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, Photos
-from anyclass.features import (
+from anyclass.estimators.metrics import base_to_new, confusion, expected_calibration_error, score
+from anyclass.features.extract import (
     Embedding,
     Features,
     cached_part,
@@ -22,9 +23,8 @@ from anyclass.features import (
     tower_features,
     with_own,
 )
-from anyclass.metrics import base_to_new, confusion, expected_calibration_error, score
-from anyclass.templates import PLAIN, class_features, openai_templates
-from anyclass.train import Log
+from anyclass.features.text import PLAIN, class_features, openai_templates
+from anyclass.log import Log
 
 UNKNOWABLE = (
     "No picture has a label, so nobody can say how often the labels are right; label some "

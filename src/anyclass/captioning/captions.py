@@ -1,0 +1,223 @@
+"""Machine-written texts of pictures and of groups of pictures, and their features.
+
+Group texts form one pool per class: K texts, each about n pictures that share a label, whatever the
+number of pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from anyclass.backbone import Backbone, Part
+from anyclass.backbone.checkpointing import checkpointed
+from anyclass.captioning import Describer, Request, Scene
+from anyclass.data import Photos
+from anyclass.log import Log
+
+Text = Literal["class", "image", "group"]
+"""A kind of text: made of the class name, written about one picture, about several."""
+
+NONE = -1
+"""Number of a text that is missing."""
+
+
+def draw_groups(
+    labels: Int[Tensor, " N"], classes: int, size: int, most: int, seed: int
+) -> list[list[tuple[int, ...]]]:
+    """For each class, the rows of the pictures of each of its groups.
+
+    K = min(most, pictures of the class) groups of `size` pictures, drawn without replacement; with
+    it only when the class has fewer than `size`. A class without pictures has no group.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    groups: list[list[tuple[int, ...]]] = []
+    for c in range(classes):
+        members = (labels == c).nonzero()[:, 0]
+        groups.append([_draw(members, size, generator) for _ in range(min(most, len(members)))])
+    return groups
+
+
+def _draw(members: Int[Tensor, " n"], size: int, generator: torch.Generator) -> tuple[int, ...]:
+    if len(members) >= size:
+        chosen = torch.randperm(len(members), generator=generator)[:size]
+    else:
+        chosen = torch.randint(len(members), (size,), generator=generator)
+    return tuple(members[chosen].tolist())
+
+
+class Asked(NamedTuple):
+    """The questions of one run, and where each answer belongs."""
+
+    images: list[list[Request]]
+    """Of each picture; none where image texts are not used."""
+    groups: list[list[Request]]
+    """Of each class."""
+
+    @property
+    def requests(self) -> list[Request]:
+        """All of them, each once."""
+        return list(
+            dict.fromkeys(request for some in self.images + self.groups for request in some)
+        )
+
+
+class Answers:
+    """What the describer said of the N pictures; nothing is asked for twice."""
+
+    def __init__(self, describer: Describer, scene: Scene, log: Log) -> None:
+        """Ask `describer` about the pictures of `scene`."""
+        self._describer, self._scene, self._log = describer, scene, log
+        self._known: dict[Request, str | None] = {}
+
+    def to(self, requests: Sequence[Request]) -> Mapping[Request, str | None]:
+        """All that is known once `requests` are answered; None or nothing: it has no answer."""
+        new = [request for request in requests if request not in self._known]
+        if new:
+            said = self._describer.describe(new, self._scene, self._log)
+            self._known.update(zip(new, said, strict=True))
+        return self._known
+
+
+@dataclass(frozen=True)
+class Captions:
+    """All texts of a run: numbers into one list of distinct strings."""
+
+    asked: Asked
+    """What was asked."""
+    strings: list[str]
+    """Distinct texts."""
+    classes: Int[Tensor, " C"]
+    """Class text of each class."""
+    images: Int[Tensor, "N R"]
+    """R texts of each picture; -1 where an answer is missing."""
+    groups: Int[Tensor, "C K"]
+    """Pool of each class, filled up with -1."""
+
+    @classmethod
+    def of(cls, class_texts: Sequence[str], asked: Asked, answers: Answers) -> "Captions":
+        """Ask for all answers; missing and empty ones become -1."""
+        known = answers.to(asked.requests)
+        written = [text for request in asked.requests if (text := known[request])]
+        strings = list(dict.fromkeys([*class_texts, *written]))
+        number = {text: i for i, text in enumerate(strings)}
+
+        def table(asked: list[list[Request]]) -> Int[Tensor, "M R"]:
+            rows = [[number.get(known[request] or "", NONE) for request in some] for some in asked]
+            tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+            return pad_sequence(tensors, batch_first=True, padding_value=NONE)
+
+        classes = torch.tensor([number[text] for text in class_texts])
+        return cls(asked, strings, classes, table(asked.images), table(asked.groups))
+
+    def draw(
+        self,
+        index: Int[Tensor, " B"],
+        labels: Int[Tensor, "2 B"],
+        pools: Int[Tensor, "S B"],
+        kinds: Sequence[Text],
+        generator: torch.Generator,
+    ) -> Int[Tensor, "2 K B"]:
+        """The texts of a batch: one of each kind, for each of two branches.
+
+        Args:
+            index: rows of the pictures; both branches have the same text of a picture.
+            labels: class of each picture in each branch.
+            pools: class whose pool its group text is drawn from. One row: the same text for both
+                branches. Two rows: one for each, and where the second pool is empty the first's.
+            kinds: kinds of text that are used.
+            generator: draws where there are several texts.
+        """
+        rows = []
+        if "class" in kinds:
+            rows.append(self.classes[labels])
+        if "image" in kinds:
+            rows.append(_pick(self.images[index], generator).expand(2, -1))
+        if "group" in kinds:
+            drawn = [_pick(self.groups[pool], generator) for pool in pools]
+            rows.append(
+                torch.stack([drawn[0], torch.where(drawn[-1] == NONE, drawn[0], drawn[-1])])
+            )
+        return torch.stack(rows, dim=1)
+
+    def rows(self, photos: Photos) -> list[Mapping[str, Any]]:
+        """What was written, for inspection: one mapping per text with what it is about."""
+        names = photos.classes.names
+        said = zip(names, self.classes.tolist(), strict=True)
+        rows: list[Mapping[str, Any]] = [
+            {"kind": "class", "class": name, "text": self._text(n)} for name, n in said
+        ]
+        for some, numbers in zip(self.asked.images, self.images.tolist(), strict=True):
+            for request, n in zip(some, numbers, strict=True):
+                file = photos.files[request.rows[0]]
+                rows.append({"kind": "image", "file_name": file, "text": self._text(n)})
+        for name, pool, numbers in zip(names, self.asked.groups, self.groups.tolist(), strict=True):
+            for request, n in zip(pool, numbers, strict=False):
+                files = [photos.files[i] for i in request.rows]
+                rows.append({"kind": "group", "class": name, "files": files, "text": self._text(n)})
+        return rows
+
+    def _text(self, number: int) -> str | None:
+        return None if number == NONE else self.strings[number]
+
+
+def _pick(numbers: Int[Tensor, "B K"], generator: torch.Generator) -> Int[Tensor, " B"]:
+    """One of the present numbers of each row; -1 where there is none."""
+    chance = torch.rand(numbers.shape, generator=generator).masked_fill(numbers == NONE, -1.0)
+    if numbers.shape[1] == 0:
+        return torch.full((len(numbers),), NONE)
+    return numbers.gather(1, chance.argmax(1, keepdim=True))[:, 0]
+
+
+TEXTS_AT_ONCE = 64
+"""Texts of like length that go through the text tower together, cut to the longest of them."""
+
+
+class TextFeatures:
+    """Features of texts by the text tower of now: each distinct text of a step is encoded once."""
+
+    def __init__(
+        self,
+        clip: Backbone,
+        strings: Sequence[str],
+        part: Part,
+        frozen: bool,
+        micro_batch: int | None = None,
+    ) -> None:
+        """Run what stays frozen once: the text trunk, or with `frozen` everything.
+
+        With `micro_batch` so many texts go through the tower at once (`train.recomputed`).
+        """
+        self.clip, self.part, self.frozen, self.micro_batch = clip, part, frozen, micro_batch
+        size = len(strings) if part == "all" else 256  # token numbers are padded to one length
+        starts = range(0, len(strings), size)
+        with torch.no_grad():
+            if frozen:
+                self.hidden = clip.texts(strings)
+                return
+            self.hidden = torch.cat([clip.text_trunk(strings[i : i + size], part) for i in starts])
+
+    def __call__(self, numbers: Int[Tensor, "*s"]) -> Float[Tensor, "*s D"]:
+        """Unit features (with gradient unless frozen); those of a missing text (-1) are zero."""
+        distinct, place = numbers.clamp_min(0).unique(return_inverse=True)
+        hidden = self.hidden[distinct]
+        features = hidden if self.frozen else self._encoded(hidden)
+        present = (numbers != NONE).to(features)
+        return torch.einsum("...,...d->...d", present, features[place])
+
+    def _encoded(self, hidden: Shaped[Tensor, "n L"]) -> Float[Tensor, "n D"]:
+        """Through what is trained; whole texts in parts of like length."""
+        if self.part != "all":
+            return self.clip.text_tail(hidden, self.part)
+        encode = partial(self.clip.text_tail, part=self.part)
+        if len(hidden) <= TEXTS_AT_ONCE:
+            return checkpointed(encode, hidden, self.micro_batch)
+        order = self.clip.text_lengths(hidden).argsort(stable=True)
+        parts = hidden[order].split(TEXTS_AT_ONCE)
+        features = torch.cat([checkpointed(encode, part, self.micro_batch) for part in parts])
+        return features[order.argsort()]

@@ -1,0 +1,57 @@
+"""The picture that a describer is shown: one picture alone, or a collage of several."""
+
+import io
+from collections.abc import Sequence
+from math import isqrt
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from anyclass.captioning.captioner import Request
+from anyclass.data import Photos, open_image
+
+SIDE = 672
+"""Width and height of a collage, in pixels."""
+GAP = 20
+"""Black pixels between two cells."""
+QUALITY = 90
+"""Of the JPEG that is sent."""
+
+
+def picture(request: Request, photos: Photos, size: int) -> Image.Image:
+    """What `request` is about: one picture of at most `size` pixels, or the collage of several.
+
+    Raises:
+        PictureError: one of the pictures cannot be used.
+    """
+    images = [open_image(photos.path(row), photos.root) for row in request.rows]
+    if len(images) > 1:
+        return collage(images)
+    images[0].thumbnail((size, size), Image.Resampling.LANCZOS)
+    return images[0]
+
+
+def collage(images: Sequence[Image.Image]) -> Image.Image:
+    """The pictures row by row, each as large as its cell allows and in its middle, on black."""
+    across = max(2, isqrt(len(images) - 1) + 1)
+    cell = (SIDE - GAP * (across - 1)) // across
+    canvas = Image.new("RGB", (SIDE, SIDE))
+    for k, image in enumerate(images):
+        row, column = divmod(k, across)
+        tile = ImageOps.pad(image, (cell, cell), Image.Resampling.LANCZOS)
+        canvas.paste(tile, (column * (cell + GAP), row * (cell + GAP)))
+    return canvas
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """The pixels as JPEG, and nothing but the pixels: no EXIF, place, XMP, profile or comment."""
+    bare = image.copy()
+    bare.info = {}
+    file = io.BytesIO()
+    bare.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def preparation(size: int) -> dict[str, Any]:
+    """Everything that decides what a describer sees of given pictures."""
+    return {"size": size, "side": SIDE, "gap": GAP, "jpeg": QUALITY}

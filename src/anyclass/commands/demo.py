@@ -1,0 +1,33 @@
+"""`demo`: emoji pictures, the starter model and LatteCLIP-plus, from nothing to a report."""
+
+from pathlib import Path
+from typing import Any
+
+from anyclass.commands.emoji import PICTURES, draw
+from anyclass.commands.fit import fit
+from anyclass.files import MANIFEST, cache_folder, read_json
+from anyclass.methods import METHODS
+from anyclass.run.folder import is_run
+
+
+def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
+    """Draw emoji, label them by class names alone, score the labels and leave a run folder.
+
+    Args:
+        out: the run folder; a finished demo there is replaced.
+        seed: of everything random.
+
+    Returns:
+        The content of `metrics.json`, with `out` and `images`.
+    """
+    pictures = draw(cache_folder("demo", "emoji"))
+    method = METHODS["latteclip-plus"]()
+    names = tuple(PICTURES)
+    again = (out / MANIFEST).is_file() and _of_demo(out, pictures)
+    metrics = fit(method, out, again, images=pictures, classes=names, labels="folders", seed=seed)
+    return metrics | {"out": str(out), "images": str(pictures)}
+
+
+def _of_demo(out: Path, pictures: Path) -> bool:
+    """Whether a run folder is that of a demo."""
+    return is_run(out) and read_json(out / "config.json")["images"] == str(pictures.resolve())

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: no CLIP model and no files."""

@@ -1,0 +1,327 @@
+"""Clusters of features: k-means with some labels, and how many classes there are.
+
+Semi-supervised k-means and the estimate are those of GCD (Vaze et al., CVPR 2022, arXiv
+2201.02609); plain k-means is scikit-learn's.
+
+    |x - mu|^2 = |x|^2 - 2 x . mu + |mu|^2         one matrix product for all restarts at once
+
+Letters: n pictures, D dimensions, K clusters, R restarts; x (n, D) unit features, mu centres.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log2
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize_scalar
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from anyclass.errors import RequestError
+from anyclass.estimators.metrics import assignment
+
+Search = Literal["brent", "grid", "binary"]
+"""How the number of classes is looked for."""
+
+AT_ONCE = 2**25
+"""Distances that are held at once; more restarts wait."""
+
+MOST = 1000
+"""Largest number of classes that is looked for (the official code's), and a quarter of pictures."""
+
+COARSE = 15
+"""Numbers of classes on the coarse grid."""
+
+SHOWN = 2000
+"""Pictures whose silhouette decides between equal scores."""
+
+
+class Clusters(NamedTuple):
+    """What k-means found."""
+
+    labels: Int[Tensor, " n"]
+    """Cluster of each picture."""
+    centres: Float[Tensor, "K D"]
+    """Mean of the pictures of each cluster."""
+    inertia: float
+    """Sum of squared distances to them."""
+
+
+def kmeans(x: Float[Tensor, "n D"], k: int, restarts: int = 10, seed: int = 0) -> Clusters:
+    """Plain k-means: k-means++ starts, at most 300 iterations, tolerance 1e-4; the best restart.
+
+    Raises:
+        RequestError: more clusters than pictures.
+    """
+    _check(k, len(x))
+    rows = x.detach().cpu().double().numpy()
+    with threadpool_limits(1):  # several threads wait for each other where others are at work
+        found = KMeans(k, n_init=restarts, max_iter=300, tol=1e-4, random_state=seed).fit(rows)
+    labels, centres = (
+        torch.from_numpy(found.labels_).long(),
+        torch.from_numpy(found.cluster_centers_),
+    )
+    return Clusters(labels.to(x.device), centres.to(x), float(found.inertia_))
+
+
+def semi_supervised_kmeans(
+    x: Float[Tensor, "n D"],
+    labels: Int[Tensor, " n"],
+    k: int,
+    restarts: int = 100,
+    iterations: int = 200,
+    seed: int = 0,
+) -> Clusters:
+    """k-means in which labelled pictures stay in their class, whose index is the cluster's.
+
+    Other centres begin by k-means++ among the unlabelled, where the means of the labelled classes
+    count as centres already. The restart with the least inertia wins. A cluster that becomes empty
+    moves to the unlabelled picture farthest from its centre (the official code: not a number).
+
+    Args:
+        x: features, unit or not.
+        labels: class of each labelled picture, -1 otherwise.
+        k: K, more than the largest label.
+        restarts: R.
+        iterations: most rounds of a restart.
+        seed: of the restarts.
+
+    Raises:
+        RequestError: more clusters than pictures can fill.
+    """
+    free, known = x[labels < 0], x[labels >= 0]
+    problem = _Problem(free, known, labels[labels >= 0], k)
+    missing = k - len(problem.fixed)
+    _check(missing, len(free))
+    draw = torch.Generator().manual_seed(seed)
+    chance = torch.rand(restarts, max(1, missing), generator=draw, dtype=torch.float64)
+    size = max(1, AT_ONCE // max(1, len(free) * k))
+    runs = [problem.run(some.to(x.device), iterations) for some in chance.split(size)]
+    inertia, best = torch.cat([run.inertia for run in runs]).min(0)
+    found = labels.clone()
+    found[labels < 0] = torch.cat([run.labels for run in runs])[best]
+    return Clusters(found, torch.cat([run.centres for run in runs])[best], float(inertia))
+
+
+def offsets(centres: Float[Tensor, "K E"]) -> Float[Tensor, " K"]:
+    """-|mu|^2 / 2: with it, the largest product is the nearest centre."""
+    return -centres.square().sum(1) / 2
+
+
+def nearest(x: Float[Tensor, "n E"], centres: Float[Tensor, "K E"]) -> Int[Tensor, " n"]:
+    """The nearest centre of each row."""
+    return (x @ centres.T + offsets(centres)).argmax(1)
+
+
+TOLERANCE = 1e-4
+"""Square of the sum of the centres' moves at which a restart stops."""
+
+
+class _Run(NamedTuple):
+    """The best that each of R restarts has met."""
+
+    labels: Int[Tensor, "R u"]
+    """Of the unlabelled."""
+    centres: Float[Tensor, "R K D"]
+    """Means after these labels."""
+    inertia: Float[Tensor, " R"]
+    """Before them."""
+
+
+@dataclass
+class _Problem:
+    """u unlabelled rows, those that are labelled, and K."""
+
+    free: Float[Tensor, "u D"]
+    known: Float[Tensor, "l D"]
+    labels: Int[Tensor, " l"]
+    k: int
+
+    def __post_init__(self) -> None:
+        self.fixed = self.labels.unique()
+        """Clusters that belong to a labelled class."""
+        zero = self.free.new_zeros(self.k, self.free.shape[1])
+        self.sums = zero.index_add(0, self.labels, self.known)
+        self.counts = self.labels.bincount(minlength=self.k).to(zero)
+        self.squares = self.free.square().sum(1)
+
+    def run(self, chance: Float[Tensor, "R m"], iterations: int) -> _Run:
+        """R restarts side by side, until all of them stand still."""
+        centres = self._starts(chance)
+        r, u = len(centres), len(self.free)
+        active = torch.ones(r, dtype=torch.bool, device=centres.device)
+        best = _Run(
+            torch.full((r, u), -1, device=centres.device),
+            centres.clone(),
+            centres.new_full((r,), float("inf")),
+        )
+        for _ in range(iterations):
+            rows = active.nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            now = centres[rows]
+            distance, labels = self._distances(now).min(2)  # (u, r)
+            moved = torch.stack(
+                [self._means(*pair) for pair in zip(labels.T, distance.T, strict=True)]
+            )
+            inertia = distance.sum(0) + self._inertia_of_known(now)
+            better = inertia < best.inertia[rows]
+            for kept, new in zip(best, (labels.T, moved, inertia), strict=True):
+                kept[rows[better]] = new[better]
+            centres[rows] = moved
+            active[rows] = (moved - now).norm(dim=2).sum(1).square() >= TOLERANCE
+        return best
+
+    def _starts(self, chance: Float[Tensor, "R m"]) -> Float[Tensor, "R K D"]:
+        """Means of the labelled classes, and a k-means++ draw for each other cluster."""
+        means = self.sums / self.counts.clamp_min(1)[:, None]
+        centres = means.repeat(len(chance), 1, 1)
+        nearest = torch.ones(len(self.free), len(chance), device=self.free.device)
+        if len(self.fixed):
+            nearest = self._distances(means[self.fixed][None]).amin(2).expand_as(nearest)
+        others = [c for c in range(self.k) if not bool((self.fixed == c).any())]
+        for j, c in enumerate(others):
+            picked = self.free[_drawn(nearest.T, chance[:, j])]  # (R, D)
+            centres[:, c] = picked
+            new = self._distances(picked[:, None])[:, :, 0]
+            nearest = new if j == 0 and not len(self.fixed) else nearest.minimum(new)
+        return centres
+
+    def _distances(self, centres: Float[Tensor, "R K D"]) -> Float[Tensor, "u R K"]:
+        """Squared, by one matrix product."""
+        flat = centres.flatten(0, 1)
+        products = torch.addmm(flat.square().sum(1)[None], self.free, flat.T, alpha=-2)
+        squared = (products + self.squares[:, None]).clamp_min(0)
+        table: Tensor = squared.unflatten(1, centres.shape[:2])
+        return table
+
+    def _inertia_of_known(self, centres: Float[Tensor, "R K D"]) -> Float[Tensor, " R"]:
+        """Sum over the labelled of |x - mu|^2, from their sums and counts alone."""
+        squares = torch.einsum("k,rkd->r", self.counts, centres.square())
+        products = torch.einsum("kd,rkd->r", self.sums, centres)
+        return (self.known.square().sum() - 2 * products + squares).clamp_min(0)
+
+    def _means(
+        self, labels: Int[Tensor, " u"], distance: Float[Tensor, " u"]
+    ) -> Float[Tensor, "K D"]:
+        """Centres of one restart; empty ones move to the rows farthest from their own."""
+        sums = self.sums.index_add(0, labels, self.free)
+        counts = self.counts + labels.bincount(minlength=self.k)
+        means = sums / counts.clamp_min(1)[:, None]
+        empty = (counts == 0).nonzero()[:, 0]
+        if len(empty):
+            means[empty] = self.free[distance.topk(len(empty)).indices]
+        return means
+
+
+def _drawn(weights: Float[Tensor, "R u"], chance: Float[Tensor, " R"]) -> Int[Tensor, " R"]:
+    """A row of each restart, with a probability in proportion to its weight."""
+    total = weights.double().clamp_min(1e-12).cumsum(1)
+    place: Tensor = torch.searchsorted(total, chance[:, None] * total[:, -1:], right=True)[:, 0]
+    return place.clamp_max(weights.shape[1] - 1)
+
+
+class Estimate(NamedTuple):
+    """How many classes there seem to be."""
+
+    classes: int
+    """K with the best score."""
+    curve: dict[int, float]
+    """Score of every K that was looked at, ascending."""
+
+
+def estimate_classes(
+    x: Float[Tensor, "n D"],
+    labels: Int[Tensor, " n"],
+    most: int | None = None,
+    search: Search = "brent",
+    seed: int = 0,
+) -> Estimate:
+    """The number of classes at which k-means on all pictures agrees best with the labelled ones.
+
+    An estimate: it sees labelled pictures only, so it does not notice how new classes merge or
+    split. No K is looked at twice; among equal scores the silhouette decides.
+
+    Args:
+        x: unit features.
+        labels: class of each labelled picture, -1 otherwise.
+        most: largest K; None: min(1000, n / 4), and more than there are labelled classes.
+        search: `brent` (the official code), `grid` (log-spaced, then Brent between the neighbours
+            of the best), `binary`.
+        seed: of k-means.
+
+    Raises:
+        RequestError: no picture is labelled, or there are fewer pictures than K.
+    """
+    known = labels >= 0
+    if not bool(known.any()):
+        raise RequestError("the number of classes is estimated from labels, and there is none")
+    true, least = labels[known].cpu().numpy(), len(labels[known].unique())
+    most = min(len(x), max(least + 1, min(MOST, len(x) // 4))) if most is None else most
+    _check(max(least, most), len(x))
+    curve: dict[int, float] = {}
+    found: dict[int, Clusters] = {}
+
+    def score(k: int) -> float:
+        """Share of the labelled pictures that one-to-one assigned clusters get right."""
+        if k not in curve:
+            found[k] = kmeans(x, k, seed=seed)
+            guess = found[k].labels[known].cpu().numpy()
+            curve[k] = float((assignment(true, guess)[guess] == true).mean())
+        return curve[k]
+
+    {"brent": _brent, "grid": _grid, "binary": _binary}[search](score, least, max(least, most))
+    best = max(curve.values())
+    equal = [k for k in sorted(curve) if curve[k] == best]
+    rows = x.detach().cpu().numpy()
+    chosen = max(equal, key=lambda k: _silhouette(rows, found[k].labels)) if equal[1:] else equal[0]
+    return Estimate(chosen, dict(sorted(curve.items())))
+
+
+def _brent(score: Callable[[int], float], least: int, most: int) -> None:
+    """Brent's bounded search until its bracket is narrower than half a class."""
+    if most > least:
+        bounds, options = (least, most), {"xatol": 0.5}
+        minimize_scalar(lambda k: -score(int(k)), bounds=bounds, method="bounded", options=options)
+    else:
+        score(least)
+
+
+def _grid(score: Callable[[int], float], least: int, most: int) -> None:
+    grid = np.unique(np.geomspace(least, most, COARSE).round().astype(int)).tolist()
+    best = max(grid, key=score)
+    around = [pair for pair in pairwise(grid) if best in pair]
+    if around:
+        _brent(score, around[0][0], around[-1][1])
+
+
+def _binary(score: Callable[[int], float], least: int, most: int) -> None:
+    middle = (least + most) // 2
+    for _ in range(int(log2(max(1, most - least)))):
+        for k in (least, middle, most):
+            score(k)
+        least, most = (middle, most) if score(most) > score(least) else (least, middle)
+        middle = (least + most) // 2
+    for k in (least, middle, most):
+        score(k)
+
+
+def _silhouette(x: Float[np.ndarray, "n D"], labels: Int[Tensor, " n"]) -> float:
+    """How far clusters lie apart; -1 where it cannot be said."""
+    rows, c = x[:SHOWN], labels.cpu().numpy()[:SHOWN]
+    if not 1 < len(np.unique(c)) < len(rows):
+        return -1.0
+    return float(silhouette_score(rows, c))
+
+
+def _check(clusters: int, pictures: int) -> None:
+    if clusters > pictures:
+        raise RequestError(
+            f"{clusters} classes cannot be found in {pictures} pictures; ask for fewer (--unknown)"
+        )

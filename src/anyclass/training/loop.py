@@ -1,0 +1,143 @@
+"""The one training loop: it knows no method, only named loss terms."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import log as log_of
+from pathlib import Path
+from time import monotonic
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from anyclass.errors import TrainingError
+from anyclass.files import whole
+from anyclass.log import Log
+from anyclass.training.batches import Batch, Batches
+from anyclass.training.optim import Schedule
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a loop keeps itself, so that the same call continues after a kill."""
+
+    path: Path
+    """File of the last state."""
+    state: Mapping[str, Tensor]
+    """Tensors beside the parameters that training changes in place (LatteCLIP's prototypes)."""
+    seconds: float = 30.0
+    """Time between two savings."""
+
+    @classmethod
+    def at(cls, path: Path | None) -> "Checkpoint | None":
+        """Of a loop that changes its parameters alone; None keeps nothing."""
+        return None if path is None else cls(path, {})
+
+
+def optimise(
+    loss: Callable[[Batch], dict[str, Float[Tensor, ""]]],
+    parameters: Mapping[str, nn.Parameter],
+    batches: Batches,
+    schedule: Schedule,
+    log: Log,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Minimise the sum of the named terms over all batches.
+
+    A parameter called `logit_scale` is kept between 0 and ln 100, as in CLIP.
+
+    Args:
+        loss: one step's terms; their sum is minimised.
+        parameters: what is trained, by name.
+        batches: as many steps as it is long.
+        schedule: optimiser and learning rate.
+        log: gets every term and the learning rate of each step.
+        checkpoint: where to keep the state; None keeps nothing.
+
+    Raises:
+        TrainingError: a term is not finite; it names term, step and files.
+    """
+    optimiser = schedule.optimiser(parameters)
+    keeper = _Keeper(optimiser, parameters, checkpoint)
+    step = keeper.load()
+    for batch in batches.start(step):
+        terms = loss(batch)
+        _check(terms, step, batch)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
+        _set_rate(optimiser, schedule.rate.at(step, len(batches)))
+        optimiser.step()
+        if "logit_scale" in parameters:
+            parameters["logit_scale"].data.clamp_(0, log_of(100))
+        step += 1
+        numbers = {name: float(term.detach()) for name, term in terms.items()}
+        log(stage="fit", done=step, total=len(batches), **numbers)
+        keeper.save(step)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("share", 1.0)
+
+
+def _check(terms: Mapping[str, Tensor], step: int, batch: Batch) -> None:
+    """Stop before a step that would spoil the weights."""
+    for name, term in terms.items():
+        if not torch.isfinite(term):
+            files = ", ".join(batch.files[:3])
+            raise TrainingError(
+                f"{name} became {float(term.detach())} at step {step + 1}; its {len(batch.files)} "
+                f"pictures begin with {files}. Nothing was saved over; try a smaller --lr"
+            )
+
+
+class _Keeper:
+    """Writes and reads the state of a loop."""
+
+    def __init__(
+        self,
+        optimiser: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.optimiser, self.parameters, self.checkpoint = optimiser, parameters, checkpoint
+        self.saved = monotonic()
+
+    def save(self, step: int) -> None:
+        """Write everything whole, between two steps, when the last time is long enough ago."""
+        if self.checkpoint is None or monotonic() - self.saved < self.checkpoint.seconds:
+            return
+        tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}
+        for name, parameter in self.parameters.items():
+            tensors[f"parameter.{name}"] = parameter.data
+            for key, value in self.optimiser.state[parameter].items():
+                if value is not None:  # SGD without momentum
+                    tensors[f"{key}.{name}"] = value
+        with whole(self.checkpoint.path) as path:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
+        self.saved = monotonic()
+
+    def load(self) -> int:
+        """Put a saved state back in place; returns the step to go on from.
+
+        A parameter that no loss has reached has no running averages.
+        """
+        if self.checkpoint is None or not self.checkpoint.path.is_file():
+            return 0
+        with safe_open(self.checkpoint.path, "pt") as file:
+            saved = set(file.keys())
+            step = int(file.metadata()["step"])
+            for name, tensor in self.checkpoint.state.items():
+                tensor.copy_(file.get_tensor(f"state.{name}"))
+            for name, parameter in self.parameters.items():
+                parameter.data.copy_(file.get_tensor(f"parameter.{name}"))
+                self.optimiser.state[parameter] = {
+                    key: file.get_tensor(f"{key}.{name}").to(
+                        "cpu" if key == "step" else parameter.device
+                    )
+                    for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+                    if f"{key}.{name}" in saved
+                }
+        return step

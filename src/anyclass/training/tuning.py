@@ -1,0 +1,99 @@
+"""How the towers of a model are trained: which part, how fast, for how long, on which views.
+
+What LatteCLIP and its baselines share, so that they are compared on equal terms.
+"""
+
+from math import ceil
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from anyclass.backbone import Backbone, Part
+from anyclass.data import Augmentation, Photos
+from anyclass.features.extract import Embedding, cached_part, embed
+from anyclass.log import Log
+from anyclass.training.batches import TrainingViews
+from anyclass.training.optim import AdamW, Rate
+
+PAPER_LR = 1e-7
+"""LatteCLIP's learning rate when everything is trained, and that of its baselines."""
+
+PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-4}
+"""Default learning rate times steps, for head and tail: how far AdamW may move a weight.
+
+The project's own. A fixed rate does nothing in the few steps of a small folder and too much in
+the many of a large one; LOG.md has the figures.
+"""
+
+BETAS, EPS = (0.9, 0.98), 1e-6
+"""AdamW's running averages and floor (open_clip's)."""
+
+BOLD = 1e-5
+"""Learning rate of the whole model above which the user is warned."""
+
+
+@dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
+class Tuning:
+    """How the towers are trained."""
+
+    tune: Part = "all"
+    """What is trained: everything from pixels (the paper), or on frozen, cached features the
+    projections (head) or the image tower's last stage with them (tail)."""
+    lr: Annotated[float, Field(ge=0)] | None = None
+    """Highest learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), and the
+    project's own for head (5e-4 / steps) and tail (3e-4 / steps), for which there is no paper."""
+    steps: Annotated[int, Field(ge=0)] | None = None
+    """Training steps; None: min(2000, 50 ceil(N / B))."""
+    batch_size: Annotated[int, Field(gt=0)] = 512
+    """B; B = N for smaller folders."""
+    warm_up: Annotated[int, Field(ge=0)] | None = None
+    """Steps of linear warm-up; None: ceil(N / B)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.2
+    """AdamW's, on matrices only."""
+    augmentation: Augmentation = Augmentation()
+    """Views of the pictures while training."""
+    views: Annotated[int, Field(gt=0)] = 4
+    """Views drawn once per picture for head and tail (all draws anew each time)."""
+    micro_batch: Annotated[int, Field(gt=0)] | None = None
+    """Pictures, and texts, that go through the towers at once where memory is short: the same
+    numbers for a second forward pass; None: the whole batch."""
+
+    def warm_up_of(self, pictures: int) -> int:
+        """Steps of warm-up on a set of `pictures`."""
+        return ceil(pictures / self.batch_size) if self.warm_up is None else self.warm_up
+
+    def steps_of(self, pictures: int) -> int:
+        """Training steps on a set of `pictures`."""
+        epoch = ceil(pictures / self.batch_size)
+        return min(2000, 50 * epoch) if self.steps is None else self.steps
+
+    def schedule(self, pictures: int) -> AdamW:
+        """Optimiser and learning rate on a set of `pictures`."""
+        lr = self.lr
+        if lr is None:
+            path = PATHS.get(self.tune)
+            lr = path / max(1, self.steps_of(pictures)) if path else PAPER_LR
+        rate = Rate(lr, self.warm_up_of(pictures))
+        return AdamW(rate, self.weight_decay, BETAS, EPS, decay="matrices")
+
+    def batches(self, tuned: Backbone, photos: Photos, log: Log, seed: int) -> TrainingViews:
+        """Training views: cached trunk outputs, or pictures read anew; warns of a bold rate."""
+        if self.tune == "all" and self.lr is not None and self.lr > BOLD:
+            log(warning=f"lr {self.lr} is bold for a whole model: the paper takes 1e-7 to 1e-6")
+        how = Embedding(cached_part(self.tune), self.augmentation, self.views, seed)
+        cached = None if self.tune == "all" else embed(tuned, photos, how, log)
+        steps = self.steps_of(len(photos))
+        return TrainingViews(photos, tuned, cached, self.augmentation, self.batch_size, steps, seed)
+
+
+def trained_part(method: object) -> Part | None:
+    """What of the towers a method trains; None for one that leaves them as they are."""
+    part: Part | None = getattr(getattr(method, "tuning", method), "tune", None)
+    return part
+
+
+def cached_views(method: object) -> int:
+    """Views of each picture that a method trains on and that are kept, beside the test view."""
+    views: int = getattr(getattr(method, "tuning", None), "views", 0)
+    return views if trained_part(method) != "all" else 0

@@ -1,0 +1,222 @@
+"""Engines: as PyTorch says, only faster; whatever does not agree is not used."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+import anyclass.backbone.engine
+from anyclass.backbone import Backbone, EngineName, Part
+from anyclass.backbone.engine import AGREEMENT, Engine, engine
+from anyclass.errors import RequestError
+
+Tiny = Callable[..., str]
+
+
+def noise(clip: Backbone, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(11)
+    return torch.randn(count, 3, *clip.preprocessing.size, generator=generator)
+
+
+@torch.no_grad()
+def difference(clip: Backbone, part: Part, made: Engine, count: int) -> float:
+    """How far it is from PyTorch, of pictures that the engine has not been tried on.
+
+    The features agree to a cosine above 0.999; of the trunk's output this is the relative distance,
+    as random towers hardly tell pictures apart.
+    """
+    pixels = noise(clip, count)
+    hidden, wanted = made.run(pixels), clip.trunk(pixels, part)
+    assert hidden.dtype == torch.float32
+    assert hidden.shape == wanted.shape
+    features = clip.tail(hidden, part)
+    assert cosine_similarity(features, clip.images(pixels)).min().item() > AGREEMENT
+    return ((hidden - wanted).norm() / wanted.norm()).item()
+
+
+ONNX = [("huggingface", "tail")]
+SLOW = [("huggingface", "head")]
+SLOW += [(kind, part) for kind in ("causal", "siglip", "coca", "timm") for part in ("head", "tail")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [*ONNX, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]
+)
+def test_onnx__agrees_with_torch(tiny_clip: Tiny, kind: str, part: Part) -> None:
+    clip = Backbone.load(tiny_clip(kind), engine="onnx")
+    made = engine(clip, part)
+    assert made.name == "onnx"
+    for count in (1, 5):  # any number of pictures at once
+        assert difference(clip, part, made, count) < 1e-4
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+@torch.no_grad()
+def test_bf16__agrees_with_torch(every_clip: str, part: Part) -> None:
+    clip = Backbone.load(every_clip, engine="bf16")
+    made = engine(clip, part)
+    assert made.name == "bf16"
+    assert 1e-4 < difference(clip, part, made, 5) < 0.05  # it has computed in halves
+
+
+@torch.no_grad()
+def test_torch__is_the_trunk(every_clip: str) -> None:
+    clip = Backbone.load(every_clip, engine="torch")
+    for part in ("head", "tail"):
+        made = engine(clip, part)
+        assert made.name == "torch"
+        assert torch.equal(made.run(noise(clip, 2)), clip.trunk(noise(clip, 2), part))
+
+
+@pytest.mark.parametrize("name", ["auto", "torch", "bf16", "onnx"])
+def test_all__is_always_torch(tiny_clip: Tiny, name: EngineName) -> None:
+    made = engine(Backbone.load(tiny_clip("causal"), engine=name), "all")
+    pixels = torch.randn(2, 3, 48, 48)
+    assert made.name == "torch"
+    assert torch.equal(made.run(pixels), pixels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bfloat16", "packages", "wanted"),
+    [
+        ("huggingface", True, True, "onnx"),  # convolutions
+        ("huggingface", True, False, "torch"),
+        ("causal", True, True, "bf16"),  # attention
+        ("causal", False, True, "onnx"),
+        ("causal", False, False, "torch"),
+    ],
+)
+def test_auto__takes_the_fastest_that_is_there(
+    tiny_clip: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    bfloat16: bool,
+    packages: bool,
+    wanted: str,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": bfloat16})
+    monkeypatch.setattr(anyclass.backbone.engine, "find_spec", lambda name: packages or None)
+    monkeypatch.setattr(anyclass.backbone.engine, "_onnx", exact("onnx"))
+    assert engine(Backbone.load(tiny_clip(kind)), "head").name == wanted
+
+
+def exact(name: str) -> Callable[[Backbone, Part], Engine]:
+    """An engine that is PyTorch under another name."""
+    return lambda clip, part: Engine(name, lambda pixels: clip.trunk(pixels, part))
+
+
+def wrong(clip: Backbone, part: Part) -> Engine:
+    """An engine that takes its channels in the wrong order."""
+    return Engine("wrong", lambda pixels: -clip.trunk(pixels, part).flip(1))
+
+
+@pytest.mark.parametrize("name", ["onnx", "bf16"])
+def test_engine__that_disagrees_is_refused(
+    tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, name: EngineName
+) -> None:
+    clip = Backbone.load(tiny_clip("causal"), engine=name)
+    monkeypatch.setattr(anyclass.backbone.engine, f"_{name}", wrong)
+    with pytest.raises(RequestError, match=f"the {name} engine does not agree with PyTorch; use"):
+        engine(clip, "head")
+
+
+def fails(clip: Backbone, part: Part) -> Engine:
+    raise RequestError("no such thing")
+
+
+@pytest.mark.parametrize("instead", [wrong, fails])
+def test_auto__falls_back_to_torch(
+    tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, instead: Any
+) -> None:
+    clip = Backbone.load(tiny_clip("causal"))
+    monkeypatch.setattr(anyclass.backbone.engine, "_onnx", instead)
+    monkeypatch.setattr(anyclass.backbone.engine, "_bf16", instead)
+    made = engine(clip, "head")
+    assert made.name == "torch"
+    assert difference(clip, "head", made, 2) == 0
+
+
+def test_onnx__that_is_not_installed(tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anyclass.backbone.engine, "find_spec", lambda name: None)
+    clip = Backbone.load(tiny_clip("huggingface"), engine="onnx")
+    with pytest.raises(RequestError, match=r"pip install 'anyclass\[onnx\]'"):
+        engine(clip, "head")
+
+
+def test_onnx__that_cannot_be_exported(
+    tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch.onnx.OnnxExporterError("an operator is not supported")
+
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(RequestError, match="could not be exported; use --engine torch"):
+        engine(Backbone.load(tiny_clip("huggingface"), engine="onnx"), "head")
+    assert engine(Backbone.load(tiny_clip("huggingface")), "head").name == "torch"
+    assert list((tmp_path / "engines").iterdir()) == []
+
+
+def test_onnx__that_is_too_large_for_one_file(
+    tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    monkeypatch.setattr(anyclass.backbone.engine, "LARGEST", 1000)
+    with pytest.raises(RequestError, match="too large for one ONNX file; use --engine torch"):
+        engine(Backbone.load(tiny_clip("huggingface"), engine="onnx"), "head")
+
+
+def test_onnx__is_exported_once_and_again_where_damaged(
+    tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path
+) -> None:
+    clip = Backbone.load(tiny_clip("huggingface"), engine="onnx")
+    wanted = engine(clip, "tail").run(noise(clip, 2))
+    copy = shutil.copytree(own_cache / "engines", tmp_path / "engines")
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    (path,) = copy.glob(f"{clip.frozen_sha256('tail')[:32]}-tail-64x64.onnx")
+    good, exports = path.read_bytes(), []
+
+    def export(clip: Backbone, part: Part, path: Path) -> Path:
+        exports.append(part)
+        path.write_bytes(good)
+        return path
+
+    monkeypatch.setattr(anyclass.backbone.engine, "_export", export)
+    assert torch.equal(engine(clip, "tail").run(noise(clip, 2)), wanted)
+    assert exports == []
+    for count, size in enumerate([0, 7, 5_000, len(good) - 9]):
+        path.write_bytes(good[:size])
+        assert torch.equal(engine(clip, "tail").run(noise(clip, 2)), wanted)
+        assert len(exports) == count + 1
+
+
+def test_onnx__of_another_size_of_pictures_is_another_file(
+    tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    exports: list[Path] = []
+
+    def export(clip: Backbone, part: Part, path: Path) -> Path:
+        exports.append(path)
+        path.touch()
+        return path
+
+    monkeypatch.setattr(anyclass.backbone.engine, "_export", export)
+    for size in (64, 96):
+        clip = Backbone.load(tiny_clip("huggingface"))
+        clip.model.visual.image_size = clip.model.visual.preprocess_cfg["size"] = (size, size)
+        assert engine(clip.copy(), "head").name == "torch"  # the empty file is of no use
+    assert len(set(exports)) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_cuda__takes_pictures_from_the_cpu(tiny_clip: Tiny) -> None:
+    clip = Backbone.load(tiny_clip("causal"), device="cuda")
+    made = engine(clip, "head")
+    assert made.name == "torch"
+    assert made.run(torch.zeros(2, 3, 48, 48)).device == clip.device

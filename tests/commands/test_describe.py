@@ -1,0 +1,146 @@
+"""`describe`: a line per picture, and a fit that asks for none of them again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyclass.captioning import Batch, Endpoint, Vocabulary
+from anyclass.commands.describe import describe
+from anyclass.commands.fit import fit
+from anyclass.commands.predict import load
+from anyclass.errors import AnyclassError, RequestError
+from anyclass.methods.latteclip import LatteClip
+from anyclass.training.tuning import Tuning
+
+
+@pytest.fixture
+def model(shapes: dict[str, Any]) -> dict[str, Any]:
+    """The pictures and the tiny model that looks at them."""
+    return {key: shapes[key] for key in ("images", "model", "device", "engine")}
+
+
+@pytest.fixture(autouse=True)
+def own_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_describe__a_line_for_each_picture(model: dict[str, Any], tmp_path: Path) -> None:
+    torn = model["images"] / "blue disc" / "1.png"
+    torn.write_bytes(b"torn")
+    seen: list[Any] = []
+    out = tmp_path / "texts.jsonl"
+    result = describe(
+        **model, out=out, domain="sign", callback=lambda **numbers: seen.append(numbers)
+    )
+    rows = lines(out)
+    files = sorted(p for p in model["images"].rglob("*.*") if p != torn)
+    assert [row["file_name"] for row in rows] == [
+        path.relative_to(model["images"]).as_posix() for path in files
+    ]
+    question = "Describe the sign in the photo concisely, less than 20 words."
+    for row in rows:
+        assert (row["describer"], row["question"]) == ("vocabulary", question)
+        assert "sign" in row["text"]
+    assert result == {
+        "n": 14,
+        "rejected": 1,
+        "without_text": 0,
+        "out": str(out),
+        "first": rows[:3],
+    }
+    assert {"stage": "embed", "done": 14, "total": 14} in seen
+
+
+def test_describe__is_refused_before_anything_is_done(
+    model: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "texts.jsonl"
+    with pytest.raises(RequestError, match=r"written as \.jsonl"):
+        describe(**model, out=tmp_path / "texts.csv")
+    with pytest.raises(RequestError, match="--max-rejected 2"):
+        describe(**model, out=out, max_rejected=2.0)
+    describe(**model, out=out)
+    before = out.read_bytes()
+    with pytest.raises(RequestError, match="is there already"):
+        describe(**model, out=out, domain="sign")
+    assert out.read_bytes() == before
+    describe(**model, out=out, domain="sign", overwrite=True)
+    assert out.read_bytes() != before
+
+
+def test_describe__too_many_torn_pictures(model: dict[str, Any], tmp_path: Path) -> None:
+    for path in (model["images"] / "blue disc").iterdir():
+        path.write_bytes(b"torn")
+    with pytest.raises(AnyclassError, match="3 of 14 pictures cannot be used"):
+        describe(**model, out=tmp_path / "texts.jsonl")
+
+
+def test_describe__a_later_fit_asks_for_no_picture_again(
+    model: dict[str, Any], shapes: dict[str, Any], server: Any, tmp_path: Path
+) -> None:
+    endpoint = Endpoint(url=server.url)
+    out = tmp_path / "texts.jsonl"
+    describe(**model, describer=endpoint, out=out, domain="kite")
+    rows = lines(out)
+    assert len(server.questions) == 14
+    assert {row["describer"] for row in rows} == {"endpoint"}
+    assert all(row["text"].startswith("Seen ") for row in rows)
+    describe(**model, describer=endpoint, out=out, domain="kite", overwrite=True)
+    assert lines(out) == rows
+
+    method = LatteClip(
+        tuning=Tuning("head", steps=2, views=1), describer=endpoint, domain="kite", groups=1
+    )
+    fit(method, tmp_path / "run", **shapes)
+    asked = server.questions[14:]
+    assert asked
+    assert all("common visual attributes of the kites" in call.question for call in asked)
+    used = {r["file_name"]: r["text"] for r in lines(tmp_path / "run/descriptions.jsonl")[4:18]}
+    assert used == {row["file_name"]: row["text"] for row in rows}
+
+
+def test_describe__goes_on_after_a_stop(model: dict[str, Any], server: Any, tmp_path: Path) -> None:
+    """What was answered before Ctrl-C is not asked again."""
+    out = tmp_path / "texts.jsonl"
+    endpoint = Endpoint(url=server.url, concurrency=1)
+
+    def stop(**numbers: Any) -> None:
+        if numbers.get("stage") == "describe" and numbers["done"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        describe(**model, describer=endpoint, out=out, callback=stop)
+    assert not out.exists()
+    before = len(server.questions)
+    assert 5 <= before < 14
+    describe(**model, describer=endpoint, out=out)
+    assert len(lines(out)) == 14
+    assert len(server.questions) in (14, 15), "one more may have been under way"
+
+
+def test_fit__a_describer_is_saved_with_the_run(
+    shapes: dict[str, Any], server: Any, tmp_path: Path
+) -> None:
+    endpoint = Endpoint(url=server.url, model="llava", concurrency=2)
+    method = LatteClip(tuning=Tuning("head", steps=1, views=1), describer=endpoint, groups=1)
+    fit(method, tmp_path / "run", **shapes)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    saved = config["fields"]["describer"]
+    assert (saved["kind"], saved["url"], saved["model"]) == ("endpoint", server.url, "llava")
+    assert LatteClip(describer=saved).describer == endpoint
+    classifier = load(tmp_path / "run")
+    assert len(classifier.predict(shapes["images"])) == 14
+
+
+@pytest.mark.parametrize(
+    "describer", [Vocabulary(most=2), Endpoint(size=9), Batch("m", folder="f")]
+)
+def test_any_describer__is_told_apart_by_its_kind(describer: Any) -> None:
+    fields = json.loads(json.dumps(vars(LatteClip(describer=describer).describer)))
+    assert LatteClip(describer=fields).describer == describer

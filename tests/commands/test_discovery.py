@@ -1,0 +1,388 @@
+"""Classes without a name: what `fit`, `plan`, `predict` and `evaluate` make of them."""
+
+import html
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from anyclass import evaluate, fit, predict
+from anyclass.backbone import Backbone
+from anyclass.cli import main
+from anyclass.commands.discovery import SEEN, counted, estimate, evaluated, held_back, widened
+from anyclass.commands.plan import plan
+from anyclass.data import Classes, Photos
+from anyclass.data.image import open_image
+from anyclass.errors import RequestError
+from anyclass.estimators.num_classes import Count
+from anyclass.methods import METHODS
+from anyclass.methods.gcd_common import HeadShape
+from anyclass.run.scoring import Seen
+from anyclass.training.two_views import PairTuning
+
+KNOWN = {"red square": 5, "blue disc": 3}
+NEW = ("discovered 1", "discovered 2")
+KMEANS = METHODS["kmeans"]
+SMALL = PairTuning(tune="head", epochs=2, batch_size=8, lr=0.01, views=2)
+SHAPE = HeadShape(mlp_width=16, h_width=8)
+
+
+def table(pictures: Path, names: tuple[str, ...], path: Path) -> Path:
+    """A table with the labels of some classes of `pictures`."""
+    files = [(name, file.name) for name in names for file in sorted((pictures / name).iterdir())]
+    rows = [f"{name}/{file},{name}" for name, file in files]
+    path.write_text("\n".join(["file_name,label", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture
+def half(tmp_path: Path, pictures: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    """The request for `pictures` with labels of two classes; two more have not even a name."""
+    known = table(pictures, tuple(KNOWN), tmp_path / "labels.csv")
+    return shapes | {"classes": None, "labels": str(known), "unknown": 2}
+
+
+@pytest.fixture
+def run(tmp_path: Path, half: dict[str, Any]) -> Path:
+    """A finished run with discovered classes."""
+    fit(KMEANS(semi_supervised=True), tmp_path / "run", **half)
+    return tmp_path / "run"
+
+
+def test_fit__auto_takes_get_where_some_are_labelled(half: dict[str, Any]) -> None:
+    chosen = plan("auto", **half)
+    assert (chosen["method"], chosen["unknown"], chosen["minutes"]) == ("get-plus", 2, None)
+    assert chosen["why"] == [
+        "2 classes have 8 labelled pictures and 2 further ones have not even a name: GET-plus "
+        "discovers them among the other pictures"
+    ]
+    assert chosen["embeddings"] == 14
+
+
+def test_fit__auto_takes_kmeans_where_nothing_is_labelled(
+    tmp_path: Path, half: dict[str, Any]
+) -> None:
+    metrics = fit("auto", tmp_path / "run", **half | {"labels": None, "unknown": 4})
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["method"], metrics["scored"], metrics["changed"]) == ("kmeans", 0, None)
+    assert "no picture has a label" in config["why"][0]
+    assert metrics["zero_shot"] is None
+    assert metrics["controls"] == {}
+    rows = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
+    assert {row.split(",")[1] for row in rows[1:]} <= {f"discovered {i}" for i in range(1, 5)}
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["get", "simgcd", "gcd", "kmeans"])
+def test_fit__each_method_leaves_a_run_that_predicts_and_scores(
+    tmp_path: Path, half: dict[str, Any], pictures: Path, name: str
+) -> None:
+    fields: dict[str, Any] = {"tuning": SMALL, "head": SHAPE} if name != "kmeans" else {}
+    fields |= {"get": {"tes_epochs": 1, "words": 2}, "gcd": {"rows": 32}}.get(name, {})
+    metrics = fit(METHODS[name](**fields), tmp_path / "run", **half)
+    saved = json.loads((tmp_path / "run" / "classes.json").read_text())
+    assert saved["names"] == ["blue disc", "red square", *NEW]
+    assert saved["kinds"] == ["labelled", "labelled", "unknown", "unknown"]
+    assert "every label was learned from" in metrics["warnings"][0]
+    assert metrics["discovery"]["old_fixed"] is None, "no label is left that it does not know"
+    assert not any("more often" in warning for warning in metrics["warnings"])
+    assert set(metrics["controls"]) == {"kmeans", "kmeans_with_labels"}
+    found = evaluate(tmp_path / "run", pictures)
+    assert set(found["controls"]) == {"kmeans", "kmeans_with_labels"}
+    assert 0 < found["all"] <= 1
+    assert found["n"] == 14
+    labels = predict(tmp_path / "run", pictures, tmp_path / "p.csv")["classes"]
+    assert sum(labels.values()) == 14
+    assert set(labels) <= set(saved["names"])
+
+
+def test_fit__hidden_labels_are_never_read(
+    tmp_path: Path, half: dict[str, Any], pictures: Path
+) -> None:
+    """Held-out labels that are all wrong change the scores and nothing else."""
+    half |= {"holdout": 0.25}
+    method = METHODS["simgcd"](tuning=SMALL, head=SHAPE)
+    right = fit(method, tmp_path / "right", **half)
+    assert right["scored"] == 2
+    photos = Photos.read(pictures, None, half["labels"], 2)
+    hidden = (photos.labels >= 0) & (held_back(photos, 0.25, 0).labels < 0)
+    lines = Path(half["labels"]).read_text()
+    for file in np.array(photos.files)[hidden]:
+        name = file.split("/")[0]
+        other = next(known for known in KNOWN if known != name)
+        lines = lines.replace(f"{file},{name}", f"{file},{other}")
+    Path(half["labels"]).write_text(lines)
+    wrong = fit(method, tmp_path / "wrong", **half)
+    assert wrong["scored"] == 2
+    first, second = (
+        (tmp_path / name / "model" / "classifier.safetensors").read_bytes()
+        for name in ("right", "wrong")
+    )
+    assert first == second
+    assert wrong["adapted"]["accuracy"] + right["adapted"]["accuracy"] <= 1
+    assert right["discovery"]["old_fixed"] == right["adapted"]["accuracy"]
+    for name in ("kmeans", "kmeans_with_labels"):
+        assert right["controls"][name]["n"] == 2
+
+
+def test_fit__the_number_of_classes_is_estimated(tmp_path: Path, half: dict[str, Any]) -> None:
+    half |= {"unknown": "auto"}
+    shown = plan("auto", **half)
+    metrics = fit(KMEANS(), tmp_path / "run", **half)
+    found = metrics["classes_estimated"]
+    assert {k["classes"] for k in found["curve"]} <= {2, 3}  # at most a quarter of 14 pictures
+    assert found["classes"] == 2 + found["unknown"]
+    assert found["range"][0] <= found["classes"] <= found["range"][1]
+    assert found["why"].startswith(f"about {found['classes']} classes, ")
+    assert "an estimate" in found["why"]
+    assert shown["classes_estimated"] == found
+    assert shown["unknown"] == found["unknown"]
+    assert found["why"] in shown["remarks"]
+    assert html.escape(found["why"]) in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_fit__an_estimate_survives_a_kill(
+    tmp_path: Path, half: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half |= {"unknown": "auto"}
+    with monkeypatch.context() as now:
+        now.setattr(KMEANS, "fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit(KMEANS(), tmp_path / "run", **half)
+    monkeypatch.setattr("anyclass.commands.discovery.count_classes", stopped)
+    again = fit(KMEANS(), tmp_path / "run", **half)
+    monkeypatch.undo()
+    fresh = fit(KMEANS(), tmp_path / "fresh", **half)
+    assert again["classes_estimated"] == fresh["classes_estimated"]
+    assert again["adapted"] == fresh["adapted"]
+
+
+def stopped(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("model", ["ViT-L-14/openai", "hf-hub:a/b"])
+def test_plan__downloads_no_model_to_count(half: dict[str, Any], model: str) -> None:
+    said = plan("auto", **half | {"unknown": "auto", "model": model})
+    assert (said["unknown"], said["classes_estimated"]) == ("auto", None)
+    assert said["remarks"][0].startswith("fit estimates the number of classes before it trains")
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_counted__counts_in_both_spaces_and_keeps_the_count(
+    half: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Any
+) -> None:
+    seen: list[Any] = []
+
+    def count(rows: Any, d: int, labels: Any, *_: Any, seed: int) -> Count:
+        seen.append((rows, d, labels, seed))
+        return Count(5, (3, 7), {2: 0.1, 5: 0.9, 7: 0.85}, 0.02)
+
+    monkeypatch.setattr("anyclass.commands.discovery.count_classes", count)
+    clip = Backbone.load(half["model"], engine="torch")
+    photos = Photos.read(half["images"], None, half["labels"])
+    for _ in range(2):
+        shown, about = counted(clip, photos, part, 3, lambda **_: None, tmp_path)
+        assert (shown.classes.total, shown.classes.unknown) == (5, 3)
+        assert (about["classes"], about["unknown"], about["score"]) == (5, 3, 0.9)
+    assert len(seen) == 1, "kept for a run that is continued"
+    rows, d, labels, seed = seen[0]
+    images = [open_image(photos.root / file) for file in photos.files]
+    pixels = clip.preprocessing.normalise(torch.stack(list(map(clip.preprocessing.view, images))))
+    x, h = clip.projected(pixels, "all"), clip.pooled(pixels, "all")
+    close = partial(torch.testing.assert_close, atol=2e-2, rtol=2e-2)  # the cache is half precision
+    close(rows[:, :d], normalize(x, dim=-1))
+    close(rows[:, d:], torch.cat([h, torch.ones(14, 1)], dim=1))
+    assert (labels.tolist(), seed) == (photos.labels.tolist(), 3)
+
+
+def test_estimate__says_how_sure_it_is() -> None:
+    found = Count(8, (6, 10), {4: 0.5, 6: 0.88, 8: 0.9, 10: 0.82}, 0.03)
+    about = estimate(found, labelled=98, names=5)
+    assert (about["classes"], about["unknown"], about["range"]) == (8, 3, [6, 10])
+    assert (about["score"], about["margin"], about["labelled_pictures"]) == (0.9, 0.03, 98)
+    assert [row["classes"] for row in about["curve"]] == [4, 6, 8, 10]
+    assert about["why"].startswith("about 8 classes, 3 of them without a name: an estimate")
+    assert "6 to 10 are possible" in about["why"]
+    assert estimate(found, 100, 10)["unknown"] == 0, "names are not given up"
+    assert estimate(found, 100, 10)["classes"] == 10
+
+
+def test_holdout__serves_methods_that_need_names(
+    tmp_path: Path, half: dict[str, Any], shapes: dict[str, Any]
+) -> None:
+    named = half | {"classes": shapes["classes"], "unknown": 0, "holdout": 0.25}
+    metrics = fit("ship-plus", tmp_path / "run", **named)
+    assert metrics["scored"] == 2
+    assert metrics["facts"]["unlabelled_pictures"] == 6 + 2
+    assert "discovery" not in metrics
+    assert not any("learned from" in warning for warning in metrics["warnings"])
+
+
+def test_held_back__leaves_each_class_a_picture() -> None:
+    labels = np.array([0] * 10 + [1] + [2] * 9 + [-1] * 5)
+    photos = Photos(Path("/"), tuple(map(str, range(25))), labels, Classes.of("abc"))
+    for seed in range(20):
+        shown = held_back(photos, 0.5, seed).labels
+        assert (shown != labels).sum() == 10
+        assert set(shown[shown != labels].tolist()) == {-1}
+        assert set(shown.tolist()) == {-1, 0, 1, 2}
+    assert held_back(photos, 0.0, 0) is photos
+    assert held_back(photos, 0.99, 0).labelled.labels.tolist().count(1) == 1
+    with pytest.raises(RequestError, match=r"--holdout 0.01 of 20 labelled pictures keeps none"):
+        held_back(photos, 0.01, 0)
+    with pytest.raises(RequestError, match=r"--holdout 0.5 of 0 labelled pictures"):
+        held_back(photos.unlabelled_copy(), 0.5, 0)
+
+
+@pytest.mark.parametrize("name", ["ship-plus", "zero_shot", "latteclip"])
+def test_fit__other_methods_refuse(half: dict[str, Any], name: str) -> None:
+    with pytest.raises(RequestError, match=f"^{name} needs a name for every class.*auto, get"):
+        plan(name, **half)
+
+
+def test_fit__auto_needs_labels_to_count(half: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="label some .--labels., or give a number"):
+        plan("auto", **half | {"labels": None, "unknown": "auto"})
+
+
+def test_evaluated__values() -> None:
+    """Two labelled classes, two discovered; a and b are old, x and y are names from outside."""
+    classes = Classes.of("ab", labelled="ab", unknown=2).discovered([0, 1])
+    given = np.array([0, 0, 1, 1, 2, 2, 2, 3, 3, -1])
+    photos = widened(
+        Photos(Path("/"), tuple("0123456789"), given, Classes.of(("a", "b", "x", "y"))), classes
+    )
+    assert photos.classes.names == ("a", "b", *NEW, "x", "y")
+    assert photos.labels.tolist() == [0, 0, 1, 1, 4, 4, 4, 5, 5, -1]
+    guess = [0, 0, 1, 0, 3, 3, 3, 2, 1, 0]
+    none = np.eye(4)[[0, 0, 1, 1, 0, 0, 0, 0, 0, 0]]
+    worse = np.eye(4)[[0] * 10]
+    found = evaluated(photos, Seen(none, none, np.eye(4)[guess]), classes, {"kmeans": worse})
+    assert (found["all"], found["old"], found["new"]) == (7 / 9, 3 / 4, 4 / 5)
+    assert (found["old_fixed"], found["n"], found["n_old"]) == (3 / 4, 9, 4)
+    assert found["assignment"] == {"a": "a", "b": "b", NEW[0]: "y", NEW[1]: "x"}
+    assert found["zero_shot_accuracy"] == 1.0
+    assert [
+        (row["name"], row["n"], row["accuracy"], row["kind"]) for row in found["per_class"]
+    ] == [
+        ("a", 2, 1.0, "old"),
+        ("b", 2, 0.5, "old"),
+        ("x", 3, 1.0, "new"),
+        ("y", 2, 0.5, "new"),
+    ]
+    assert found["mean_per_class"] == 0.75
+    assert found["controls"]["kmeans"]["all"] == 3 / 9
+    assert (found["protocol"], found["metric"]) == ("inductive", "clustering accuracy v2")
+    assert found["warnings"] == [
+        "zero-shot among the labelled classes, which finds no other, is right more often on "
+        "pictures of the labelled classes: 100.0% against 75.0%"
+    ]
+
+
+def test_evaluated__an_unused_class_is_taken_for_none() -> None:
+    classes = Classes.of("a", labelled="a", unknown=2).discovered([0])
+    photos = widened(Photos(Path("/"), tuple("01"), np.array([0, 1]), Classes.of("ax")), classes)
+    chances = np.eye(3)[[0, 1]]
+    found = evaluated(photos, Seen(chances, chances, chances), classes, {})
+    assert found["assignment"] == {"a": "a", NEW[0]: "x", NEW[1]: None}
+
+
+def test_evaluate__new_names_are_the_new_classes(
+    run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluate(run, pictures)
+    assert (found["n"], found["n_old"]) == (14, 8)
+    assert found["old_fixed"] == 1.0, "semi-supervised k-means knows these labels"
+    assert found["all"] == pytest.approx((8 * found["old"] + 6 * found["new"]) / 14)
+    assert set(found["assignment"]) == {*KNOWN, *NEW}
+    assert set(found["assignment"].values()) <= {"yellow kite", "green ring", *KNOWN, None}
+    assert found["zero_shot_accuracy"] is not None
+    assert "accuracy" not in found
+    assert (found["protocol"], found["warnings"][0]) == ("transductive", SEEN)
+    pictures.rename(pictures.with_name("others"))
+    assert main(["evaluate", "--run", str(run), "--images", f"{pictures.with_name('others')}"]) == 0
+    said = capsys.readouterr().out
+    assert "clustering accuracy v2, inductive protocol, 14 pictures" in said
+    assert "zero-shot among the old names" in said
+
+
+def test_evaluate__new_classes_alone(run: Path, pictures: Path) -> None:
+    for name in KNOWN:
+        for file in (pictures / name).iterdir():
+            file.unlink()
+        (pictures / name).rmdir()
+    found = evaluate(run, pictures)
+    assert (found["old"], found["old_fixed"], found["zero_shot_accuracy"]) == (None, None, None)
+    assert found["new"] == found["all"]
+
+
+def test_evaluate__where_all_have_a_name_strangers_stay_an_error(
+    tmp_path: Path, shapes: dict[str, Any], pictures: Path
+) -> None:
+    fit("zero_shot", tmp_path / "run", **shapes)
+    (pictures / "red square").rename(pictures / "cube")
+    with pytest.raises(RequestError, match="1 labels are not in the list of classes: 'cube'"):
+        evaluate(tmp_path / "run", pictures)
+
+
+def test_zero_shot__has_no_share_in_classes_without_a_name(run: Path) -> None:
+    rows = (run / "predictions.csv").read_text().splitlines()
+    place = rows[0].split(",").index("zero_shot_label")
+    assert {row.split(",")[place] for row in rows[1:]} <= set(KNOWN)
+    kinds = rows[0].split(",").index("kind")
+    labels = {row.split(",")[1]: row.split(",")[kinds] for row in rows[1:]}
+    assert {labels[name] for name in KNOWN} == {"labelled"}
+    assert {kind for name, kind in labels.items() if name in NEW} == {"unknown"}
+
+
+def test_least_score__no_label_goes_back_in_as_none(
+    tmp_path: Path, run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sure = predict(run, pictures, tmp_path / "sure.parquet")
+    assert sure["unsure"] == 0
+    import pyarrow.parquet as pq
+
+    scores = np.array(pq.read_table(tmp_path / "sure.parquet")["score"])
+    least = float(np.median(scores))
+    out = tmp_path / "some.csv"
+    flags = ["--run", str(run), "--images", str(pictures), "--least-score", repr(least)]
+    assert main(["predict", *flags, "--out", str(out)]) == 0
+    unsure = int((scores < np.float32(least)).sum())
+    assert unsure > 0
+    assert f"{unsure:7d}  unsure, without a label" in capsys.readouterr().out
+    text = out.read_text()
+    assert text.count(",unsure,below --least-score") == unsure
+    back = Photos.read(pictures, None, out)
+    assert (back.labels < 0).sum() == unsure
+    found = evaluate(run, pictures, least_score=least)["sure"]
+    assert (found["n"], found["share"]) == (14 - unsure, (14 - unsure) / 14)
+    assert 0 <= found["all"] <= 1
+    assert evaluate(run, pictures, least_score=1.0)["sure"]["n"] == 0
+    with pytest.raises(RequestError, match="--least-score 2.0: give a share between 0 and 1"):
+        predict(run, pictures, tmp_path / "p.csv", least_score=2.0)
+
+
+def test_cli__one_command(
+    tmp_path: Path, half: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--images", str(half["images"]), "--labels", half["labels"], "--model", half["model"]]
+    flags += ["--engine", "torch", "--device", "cpu"]
+    small = "--epochs 1 --views 2 --tune head --mlp-width 8 --h-width 4 --tes-epochs 1".split()
+    small += "--batch-size 8 --lr 0.01".split()
+    out = ["--out", str(tmp_path / "run")]
+    auto = ["--unknown", "auto"]
+    assert main(["plan", "get", *flags, *auto]) == 0
+    assert "about " in capsys.readouterr().out
+    some = ["--unknown", "2", "--holdout", "0.25"]
+    assert main(["fit", "get", *flags, *small, *out, *some]) == 0
+    said = capsys.readouterr().out
+    assert "2 of them labelled" in said
+    assert "kmeans with labels" in said
+    assert main(["plan", *flags, "--unknown", "2"]) == 0
+    assert "; 2 more" in capsys.readouterr().out

@@ -1,0 +1,103 @@
+"""Labels for some classes, names for the rest: what `fit`, `evaluate` and the report make of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyclass import evaluate, fit
+from anyclass.cli import main
+from anyclass.methods.few_shot import FewShot
+from anyclass.methods.ship import Ship
+from anyclass.methods.ship_vae import Vae
+from anyclass.methods.tip_adapter import TipAdapter
+
+LABELLED = {"red square": 5, "blue disc": 3}
+
+
+@pytest.fixture
+def some(tmp_path: Path, pictures: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    """The request for `pictures` with labels of the first two classes, in a table."""
+    rows = [
+        f"{name}/{path.name},{name}"
+        for name in LABELLED
+        for path in sorted((pictures / name).iterdir())
+    ]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file_name,label", *rows]) + "\n")
+    return shapes | {"labels": str(table)}
+
+
+@pytest.fixture
+def ship() -> Ship:
+    """A small SHIP with its controls."""
+    tip = TipAdapter(data=FewShot(shots=2, views=2), epochs=2)
+    return Ship(then=tip, generator=Vae(epochs=2, encoder_width=8, bias_width=8), controls=True)
+
+
+def test_fit__auto_takes_ship_plus(tmp_path: Path, some: dict[str, Any]) -> None:
+    metrics = fit("auto", tmp_path / "run", **some)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["method"] == "ship-plus"
+    assert config["why"] == [
+        "2 classes have 8 labelled pictures and 2 only a name: SHIP-plus learns from labels and "
+        "names"
+    ]
+    assert metrics["facts"]["unlabelled_pictures"] == 6
+    assert metrics["scored"] == 8
+    assert "every label was learned from" in metrics["warnings"][0]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Labelled and named classes" in page
+
+
+def test_fit__scores_only_what_was_not_learned_from(tmp_path: Path, some: dict[str, Any]) -> None:
+    from anyclass.methods.ship_plus import ShipPlus
+
+    metrics = fit(ShipPlus(shots=2), tmp_path / "run", **some)
+    assert metrics["scored"] == 3 + 1
+    assert not any("learned from" in text for text in metrics["warnings"])
+
+
+def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
+    tmp_path: Path,
+    some: dict[str, Any],
+    pictures: Path,
+    ship: Ship,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    metrics = fit(ship, run, **some)
+    assert set(metrics["controls"]) == {"text", "none"}
+    assert (run / "model" / "generator.safetensors").is_file()
+    manifest = json.loads((run / "manifest.json").read_text())["files"]
+    assert {"controls", "model"} <= {name.split("/")[0] for name in manifest}
+    assert main(["evaluate", "--run", str(run), "--images", str(pictures)]) == 0
+    assert "each against its own kind" in capsys.readouterr().out
+    found = evaluate(run, pictures)
+    for space in ("sliced", "mixed", "generalized"):
+        assert set(found[space]) == {"base", "new", "harmonic_mean", "zero_shot"}
+        assert found[space]["zero_shot"]["base"] is not None
+        assert found["controls"]["text"][space]["new"] is not None
+    assert found["mixed"]["base"] <= found["sliced"]["base"]
+    page = (run / "report.html").read_text()
+    assert "Control, names alone" in page
+    fit(ship, run, overwrite=True, **some)  # what was written can be written over
+    assert not (run / "unfinished").exists()
+
+
+def test_cli__chooses_what_ship_is_followed_by(
+    tmp_path: Path, some: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--images", str(some["images"]), "--labels", some["labels"]]
+    flags += ["--classes", *some["classes"], "--model", some["model"], "--engine", "torch"]
+    small = ["--epochs", "1", "--encoder-width", "8", "--bias-width", "8", "--then.views", "1"]
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["fit", "ship", *flags, *small, "--then", "gda", *out]) == 0
+    fields = json.loads((tmp_path / "run" / "config.json").read_text())["fields"]
+    assert (fields["then"]["kind"], fields["then"]["data"]["views"]) == ("gda", 1)
+    capsys.readouterr()
+    assert main(["fit", "ship", *flags, "--then", "nothing", *out]) == 2
+    assert "no then is called 'nothing': use coop" in capsys.readouterr().err
+    assert main(["fit", "gda", *flags, "--then", "coop", *out]) == 2
+    assert "gda has no then" in capsys.readouterr().err

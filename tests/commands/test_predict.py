@@ -1,0 +1,249 @@
+"""`predict` labels any folder, a row for each picture; `evaluate` scores, zero-shot beside it."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from anyclass import Classifier, evaluate, fit, predict
+from anyclass.backbone import Backbone
+from anyclass.commands.predict import load
+from anyclass.data import Rejection
+from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.features.text import PLAIN, class_features
+from anyclass.files import csv_text
+from anyclass.run.tables import PREDICTION, ROWS, rejected_row, write_table
+from anyclass.training.tuning import Tuning
+
+COLUMNS = ["file_name", "label", "score", "runner_up", "margin", "kind", "status", "reason"]
+KEYS = {"accuracy", "zero_shot_accuracy", "zero_shot_ensemble_accuracy", "mean_per_class", "n"}
+KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "controls"} | {"warnings"}
+
+
+@pytest.fixture
+def run(fitted: Any) -> Path:
+    return Path(fitted.run)
+
+
+def changed(run: Path, to: Path, name: str, **values: Any) -> Path:
+    """A copy of a run with other values in one of its JSON files."""
+    shutil.copytree(run, to)
+    value = json.loads((to / name).read_text())
+    (to / name).write_text(json.dumps(value | values))
+    return to
+
+
+def test_predict__a_row_for_each_picture(run: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "yellow kite" / "0.jpg").write_bytes(b"torn")
+    out = tmp_path / "labels.parquet"
+    said = predict(run, pictures, out)
+    table = pq.read_table(out)
+    assert table.column_names == COLUMNS
+    rows = table.to_pylist()
+    files = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.*"))
+    assert [row["file_name"] for row in rows] == files
+    bad = rows.pop(files.index("yellow kite/0.jpg"))
+    assert (bad["status"], bad["label"], bad["score"]) == ("rejected", None, None)
+    assert bad["reason"].startswith("not a picture")
+    files.remove("yellow kite/0.jpg")
+
+    classifier = Classifier.load(run / "model")
+    chances = classifier.predict_proba([pictures / file for file in files])
+    order = np.argsort(-chances, axis=1)
+    names = np.array(classifier.classes_)
+    assert [row["label"] for row in rows] == names[order[:, 0]].tolist()
+    assert [row["runner_up"] for row in rows] == names[order[:, 1]].tolist()
+    top = np.take_along_axis(chances, order, axis=1)
+    assert [row["score"] for row in rows] == pytest.approx(top[:, 0].tolist())
+    assert [row["margin"] for row in rows] == pytest.approx((top[:, 0] - top[:, 1]).tolist())
+    counts = {name: int((names[order[:, 0]] == name).sum()) for name in names[order[:, 0]]}
+    assert said == {"n": 14, "rejected": 1, "unsure": 0, "out": str(out), "classes": counts}
+
+
+def test_predict__csv_and_parquet_say_the_same(run: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copy(pictures / "red square" / "0.jpg", pictures / "=1+1, 'x'.jpg")
+    for ending in ("csv", "parquet"):
+        predict(str(run), str(pictures), str(tmp_path / f"labels.{ending}"))
+    with (tmp_path / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    exact = pq.read_table(tmp_path / "labels.parquet").to_pylist()
+    assert rows[0]["file_name"] == "'=1+1, 'x'.jpg"
+    for row, truth in zip(rows, exact, strict=True):
+        assert csv_text(row["file_name"]) == truth["file_name"]
+        assert row["label"] == truth["label"]
+        assert float(row["score"]) == pytest.approx(truth["score"], rel=1e-5)
+
+
+def test_predict__labels_pictures_of_the_run_as_the_run_did(fitted: Any, tmp_path: Path) -> None:
+    predict(fitted.run, fitted.pictures, tmp_path / "labels.parquet", engine="torch")
+    again = pq.read_table(tmp_path / "labels.parquet").to_pylist()
+    then = pq.read_table(fitted.run / "predictions.parquet").to_pylist()
+    for row, before in zip(again, then, strict=True):
+        assert row["label"] == before["label"]
+        assert row["score"] == pytest.approx(before["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_write_table__asks_for_rows_as_it_writes(tmp_path: Path, ending: str) -> None:
+    """Not more than one Parquet group is ever held, and it is on its way when the next begins."""
+    count, sizes = 2 * ROWS + 3, []
+    path = tmp_path / f"table.{ending}"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for i in range(count):
+            if i % ROWS == 1:
+                sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
+            yield rejected_row(Rejection(f"{i}.png", "missing", ""))
+
+    write_table(path, rows(), PREDICTION)
+    assert sizes == sorted(set(sizes)), "the file grows while rows are asked for"
+    assert len(sizes) == 3
+    if ending == "parquet":
+        file = pq.ParquetFile(path)
+        assert [file.metadata.row_group(i).num_rows for i in range(3)] == [ROWS, ROWS, 3]
+        assert pq.read_table(path)["file_name"].to_pylist() == [f"{i}.png" for i in range(count)]
+    else:
+        assert path.read_text().splitlines()[-1] == f"{count - 1}.png,,,,,,rejected,missing"
+
+
+def test_predict__too_many_rejected_still_writes(run: Path, pictures: Path, tmp_path: Path) -> None:
+    for path in (pictures / "red square").iterdir():
+        path.write_bytes(b"torn")
+    out = tmp_path / "labels.csv"
+    with pytest.raises(AnyclassError, match="5 of 14 .* reasons are in .*labels.csv") as lost:
+        predict(run, pictures, out)
+    assert lost.value.exit_code == 1
+    assert out.read_text().count("rejected") == 5
+    assert predict(run, pictures, out, overwrite=True, max_rejected=0.5)["rejected"] == 5
+
+
+def test_predict__all_rejected(run: Path, pictures: Path, tmp_path: Path) -> None:
+    for path in pictures.rglob("*.*"):
+        path.write_bytes(b"torn")
+    said = predict(run, pictures, tmp_path / "labels.parquet", max_rejected=1.0)
+    assert (said["rejected"], said["classes"]) == (14, {})
+    assert pq.read_table(tmp_path / "labels.parquet")["status"].to_pylist() == ["rejected"] * 14
+
+
+def test_predict__never_writes_over_a_file(run: Path, pictures: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "labels.csv"
+    mine.write_text("mine")
+    with pytest.raises(RequestError, match="labels.csv is there already: .*--overwrite"):
+        predict(run, pictures, mine)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"out": "labels.txt"}, "labels.txt: the table is written as .csv or .parquet"),
+        ({"out": "names.txt/labels.csv"}, "this is no place for a file"),
+        ({"out": "folder.csv"}, "this is no place for a file"),
+        ({"max_rejected": -1.0}, "--max-rejected -1.0: give a share"),
+        ({"max_rejected": 10.0}, "--max-rejected 10.0: give a share"),
+        ({"device": "tpu"}, "--device tpu cannot be used here"),
+        ({"images": "nowhere"}, "nowhere does not exist"),
+        ({"run": "nowhere"}, "nowhere holds no run: `anyclass fit"),
+    ],
+)
+def test_predict__refuses(
+    run: Path,
+    pictures: Path,
+    names: Path,
+    options: dict[str, Any],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(names.parent)
+    Path("folder.csv").mkdir()
+    before = sorted(names.parent.rglob("*"))
+    with pytest.raises(RequestError, match=said):
+        predict(**{"run": run, "images": pictures, "out": "labels.csv"} | options)
+    assert sorted(names.parent.rglob("*")) == before
+
+
+def test_load__an_unfinished_run(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    with pytest.raises(RequestError, match="holds a run that is not finished"):
+        load(tmp_path / "run")
+
+
+def test_load__a_method_of_another_version(run: Path, tmp_path: Path) -> None:
+    copy = changed(run, tmp_path / "run", "model/classifier.json", method="ship2")
+    with pytest.raises(ModelError, match="'ship2', which this version does not know"):
+        load(copy)
+
+
+def test_evaluate__scores_labelled_pictures(fitted: Any, pictures: Path) -> None:
+    (pictures / "green ring" / "2.jpg").write_bytes(b"torn")
+    found = evaluate(fitted.run, pictures)
+    assert set(found) == KEYS
+    classifier = Classifier.load(fitted.run / "model")
+    files = [p for p in sorted(pictures.rglob("*.*")) if p.read_bytes() != b"torn"]
+    truth = np.array([classifier.classes_.index(path.parent.name) for path in files])
+    right = classifier.predict_proba(files).argmax(1) == truth
+    assert found["accuracy"] == pytest.approx(right.mean())
+    by_class = [right[truth == c].mean() for c in range(4)]
+    assert found["mean_per_class"] == pytest.approx(np.mean(by_class))
+    assert [row["accuracy"] for row in found["per_class"]] == pytest.approx(by_class)
+    assert (found["n"], found["rejected"], np.sum(found["confusion"])) == (13, 1, 13)
+
+    clip = Backbone.load(fitted.model)
+    named = class_features(clip, classifier.classes_, [PLAIN])
+    zero_shot = Classifier(clip, None, classifier.classes, named, "zero_shot")
+    right = zero_shot.predict_proba(files).argmax(1) == truth
+    assert found["zero_shot_accuracy"] == pytest.approx(right.mean())
+
+
+def test_evaluate__says_what_the_run_said(fitted: Any) -> None:
+    found, then = evaluate(fitted.run, fitted.pictures, engine="torch"), fitted.metrics
+    assert found["accuracy"] == then["adapted"]["accuracy"]
+    assert found["zero_shot_accuracy"] == then["zero_shot"]["accuracy"]
+    assert found["zero_shot_ensemble_accuracy"] == then["zero_shot_ensemble"]["accuracy"]
+    assert found["calibration_error"] == pytest.approx(then["calibration_error"], abs=1e-6)
+
+
+def test_evaluate__a_table_of_some_pictures(run: Path, pictures: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file_name,label\npictures/red square/0.jpg,blue disc\n")
+    found = evaluate(run, pictures, str(labels))
+    assert found["n"] == 1
+    assert [row["n"] for row in found["per_class"]] == [0, 1, 0, 0]
+    assert [row["accuracy"] for row in found["per_class"]][0] is None
+
+
+@pytest.mark.parametrize("tune", ["tail", "all"])
+def test_evaluate__whatever_was_trained(shapes: dict[str, Any], tmp_path: Path, tune: str) -> None:
+    from anyclass.methods import METHODS
+
+    method = METHODS["latteclip"](
+        tuning=Tuning(tune=tune, steps=3, views=1, lr=1e-3), texts=("class",)
+    )
+    metrics = fit(method, tmp_path / "run", **shapes)
+    found = evaluate(tmp_path / "run", shapes["images"])
+    assert found["accuracy"] == metrics["adapted"]["accuracy"]
+    assert found["zero_shot_accuracy"] == metrics["zero_shot"]["accuracy"]
+
+
+def test_evaluate__nothing_to_score_with(run: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    shutil.copy(pictures / "red square" / "0.jpg", tmp_path / "flat")
+    with pytest.raises(RequestError, match=r"no readable picture .* \(--labels FILE\)"):
+        evaluate(run, tmp_path / "flat")
+    for path in pictures.rglob("*.*"):
+        path.write_bytes(b"torn")
+    with pytest.raises(RequestError, match="no readable picture of .* has a label"):
+        evaluate(run, pictures)
+
+
+def test_evaluate__labels_that_are_no_classes(run: Path, pictures: Path) -> None:
+    (pictures / "red square").rename(pictures / "red box")
+    with pytest.raises(RequestError, match="1 labels are not in the list of classes: 'red box'"):
+        evaluate(run, pictures)

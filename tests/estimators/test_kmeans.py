@@ -1,0 +1,195 @@
+"""k-means with some labels against a slow loop; the number of classes on blobs that tell it.
+
+n = 41 pictures, D = 6, K = 5, of which 0, 1 and 3 are labelled.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from anyclass.errors import RequestError
+from anyclass.estimators import kmeans as clusters
+from anyclass.estimators.kmeans import estimate_classes, kmeans, nearest, semi_supervised_kmeans
+
+KNOWN = [0, 1, 3]
+
+
+def given(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit rows in five loose groups; a third of those of known classes is labelled."""
+    draw = torch.Generator().manual_seed(seed)
+    true = torch.randint(5, (41,), generator=draw)
+    x = torch.randn(5, 6, generator=draw)[true] + 0.6 * torch.randn(41, 6, generator=draw)
+    known = (true[:, None] == torch.tensor(KNOWN)).any(1) & (torch.arange(41) % 3 == 0)
+    return normalize(x, dim=-1), torch.where(known, true, -1)
+
+
+def slow(x: Tensor, y: Tensor, centres: Tensor) -> tuple[list[int], Tensor, list[float]]:
+    """One restart in loops: labels and centres of the least inertia, and every inertia."""
+    best, met = (float("inf"), [], centres), []
+    for _ in range(200):
+        labels, inertia = [], 0.0
+        for i in range(len(x)):
+            d = [float((x[i] - c).square().sum()) for c in centres]
+            labels.append(int(y[i]) if y[i] >= 0 else int(np.argmin(d)))
+            inertia += d[labels[-1]]
+        new = [x[[i for i, c in enumerate(labels) if c == k]].mean(0) for k in range(5)]
+        met.append(inertia)
+        if inertia < best[0]:
+            best = (inertia, labels, torch.stack(new))
+        moved = sum(float((a - b).norm()) for a, b in zip(new, centres, strict=True))
+        centres = torch.stack(new)
+        if moved**2 < 1e-4:
+            break
+    return best[1], best[2], met
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_semi_supervised__equals_the_loop(seed: int) -> None:
+    """With the starts that it drew itself; of all restarts the least inertia wins."""
+    x, y = given(seed)
+    draw = torch.Generator().manual_seed(seed)
+    chance = torch.rand(3, 2, generator=draw, dtype=torch.float64)
+    problem = clusters._Problem(x[y < 0], x[y >= 0], y[y >= 0], 5)
+    runs = [slow(x, y, start) for start in problem._starts(chance)]
+    labels, centres, met = min(runs, key=lambda run: min(run[2]))
+    found = semi_supervised_kmeans(x, y, 5, restarts=3, seed=seed)
+    assert found.inertia == pytest.approx(min(met), abs=1e-3)
+    assert found.labels.tolist() == labels
+    assert torch.allclose(found.centres, centres, atol=1e-5)
+    for _, _, inertias in runs:
+        assert all(b <= a + 1e-4 for a, b in zip(inertias, inertias[1:], strict=False))
+
+
+def test_starts__are_means_of_labels_and_draws_among_the_unlabelled() -> None:
+    """Rows are drawn in proportion to their squared distance to the nearest centre."""
+    x, y = given()
+    free = x[y < 0]
+    chance = torch.rand(4000, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    starts = clusters._Problem(free, x[y >= 0], y[y >= 0], 5)._starts(chance)
+    for c in KNOWN:
+        assert torch.allclose(starts[:, c], x[y == c].mean(0).expand(4000, 6), atol=1e-6)
+    means = torch.stack([x[y == c].mean(0) for c in KNOWN])
+    weights = torch.cdist(free, means).square().amin(1)
+    drawn = (starts[:, 2][:, None] == free[None]).all(2).float()  # (restarts, u)
+    assert drawn.sum(1).eq(1).all()
+    share = weights / weights.sum()
+    assert (drawn.mean(0) - share).abs().max() < 4 * float((share / 4000).sqrt().max())
+    assert not (starts[:, 4] == starts[:, 2]).all(1).any()  # its own distance is 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 10**6])
+def test_semi_supervised__labelled_rows_never_move(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    x, y = given(1)
+    whole = semi_supervised_kmeans(x, y, 5, restarts=7, seed=4)
+    monkeypatch.setattr(clusters, "AT_ONCE", size * 5 * int((y < 0).sum()))
+    found = semi_supervised_kmeans(x, y, 5, restarts=7, seed=4)
+    assert (found.labels[y >= 0] == y[y >= 0]).all()
+    assert torch.equal(found.labels, whole.labels)  # however many restarts run side by side
+    assert set(found.labels.tolist()) == set(range(5))
+    for c in range(5):
+        assert torch.allclose(found.centres[c], x[found.labels == c].mean(0), atol=1e-6)
+    free = y < 0
+    assert torch.equal(nearest(x[free], found.centres), found.labels[free])
+    again = semi_supervised_kmeans(x, y, 5, restarts=7, seed=4)
+    assert torch.equal(again.centres, found.centres)
+
+
+def test_semi_supervised__without_new_classes_begins_at_the_means() -> None:
+    x, y = given(2)
+    y = torch.where(y == 3, 2, y)
+    found = [semi_supervised_kmeans(x, y, 3, restarts=r, seed=s) for r, s in ((1, 0), (4, 9))]
+    assert torch.allclose(found[0].centres, found[1].centres, atol=1e-6)
+    known = semi_supervised_kmeans(x[y >= 0], y[y >= 0], 3)
+    assert torch.equal(known.labels, y[y >= 0])  # nothing is free: the means
+
+
+def test_semi_supervised__without_labels_is_k_means() -> None:
+    x, _ = given(3)
+    none = torch.full((41,), -1)
+    found = semi_supervised_kmeans(x, none, 5, restarts=50, seed=1)
+    plain = kmeans(x, 5, restarts=50, seed=1)
+    assert found.inertia == pytest.approx(plain.inertia, rel=1e-3)
+    first = semi_supervised_kmeans(x, none, 1, restarts=1)
+    assert torch.allclose(first.centres[0], x.mean(0), atol=1e-6)
+
+
+def test_semi_supervised__an_empty_cluster_moves_to_the_farthest_row() -> None:
+    """Two equal starts: ties go to the first, so that the second is empty."""
+    x = torch.tensor([[0.0, 0], [0.1, 0], [0.2, 0], [5, 0], [0, 0.1]])
+    problem = clusters._Problem(x, x[:0], torch.zeros(0, dtype=torch.long), 2)
+    problem._starts = lambda chance: torch.zeros(1, 2, 2)  # type: ignore[method-assign]
+    found = problem.run(torch.rand(1, 2, dtype=torch.float64), 200)
+    assert found.labels[0].tolist() == [0, 0, 0, 1, 0]
+    assert torch.isfinite(found.centres).all()
+
+
+def test_semi_supervised__equal_pictures_and_few_of_them() -> None:
+    x, y = torch.ones(7, 3), torch.tensor([0, 0, 1, -1, -1, -1, -1])
+    assert torch.isfinite(semi_supervised_kmeans(x, y, 4, restarts=2).centres).all()
+    with pytest.raises(RequestError, match="5 classes cannot be found in 4 pictures"):
+        semi_supervised_kmeans(x, y, 7)
+    with pytest.raises(RequestError, match="8 classes cannot be found in 7 pictures"):
+        kmeans(x, 8)
+
+
+# --- how many classes
+
+
+def blobs(seed: int) -> tuple[Tensor, Tensor]:
+    """8 known and 4 new classes of 40 in 32 dimensions; half of the known are labelled."""
+    draw = torch.Generator().manual_seed(seed)
+    true = torch.arange(12).repeat_interleave(40)
+    x = torch.randn(12, 32, generator=draw)[true] + 0.35 * torch.randn(480, 32, generator=draw)
+    return normalize(x, dim=-1), torch.where((true < 8) & (torch.arange(480) % 2 == 0), true, -1)
+
+
+@pytest.mark.parametrize("search", ["brent", "grid", "binary"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_estimate__is_near_the_truth_and_looks_once(
+    monkeypatch: pytest.MonkeyPatch, search: Any, seed: int
+) -> None:
+    looked, plain = [], clusters.kmeans
+
+    def spy(x: Tensor, k: int, **how: Any) -> Any:
+        looked.append(k)
+        return plain(x, k, restarts=3, **how)
+
+    monkeypatch.setattr(clusters, "kmeans", spy)
+    x, labels = blobs(seed)
+    found = estimate_classes(x, labels, most=40, search=search)
+    assert len(looked) == len(set(looked))
+    assert list(found.curve) == sorted(looked)
+    assert found.curve[found.classes] == max(found.curve.values())
+    assert min(looked) >= 8
+    assert max(looked) <= 40
+    if search != "binary":  # it may stop on the way
+        assert abs(found.classes - 12) <= 2
+
+
+def test_estimate__scores_are_those_of_k_means_on_labelled_pictures() -> None:
+    x, labels = blobs(2)
+    found = estimate_classes(x, labels, most=12, search="binary")
+    assert found.curve[12] == pytest.approx(1, abs=0.01)
+    assert found.curve[8] < 0.9  # new classes share clusters with known ones
+    least = estimate_classes(x[labels >= 0], labels[labels >= 0], most=8)
+    assert (least.classes, list(least.curve)) == (8, [8])
+
+
+def test_estimate__between_equal_scores_the_silhouette_decides() -> None:
+    """Labelled pictures are the same at 2 and 3; the unlabelled ones are a third group."""
+    draw = torch.Generator().manual_seed(0)
+    centre = torch.tensor([[9.0, 0], [-9, 0], [0, 40]])
+    true = torch.arange(3).repeat_interleave(20)
+    x = centre[true] + torch.randn(60, 2, generator=draw)
+    labels = torch.where((true == 1) & (torch.arange(60) % 2 == 0), true, -1)
+    found = estimate_classes(x, labels, most=3, search="binary")
+    assert found.curve == {1: 1.0, 2: 1.0, 3: 1.0}
+    assert found.classes in (2, 3)
+    with pytest.raises(RequestError, match="estimated from labels"):
+        estimate_classes(x, torch.full((60,), -1))

@@ -1,0 +1,41 @@
+"""Sharpened features: linear discriminant analysis and principal components, in two spaces."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+
+from anyclass.estimators.whitening import Sharpening, sharpened
+
+
+def test_sharpened__is_lda_whitening_and_principal_components(
+    loud_blobs: Callable[[int], Any],
+) -> None:
+    rows, _, labels = loud_blobs(0)
+    h = rows[:, 12:-1]
+    centre, whiten, middle, axes = sharpened(h, labels, 4, 0.7)
+    torch.testing.assert_close(centre, h.mean(0))
+    known = [h[labels == k] for k in range(3)]
+    rest = torch.cat([some - some.mean(0) for some in known])
+    within = rest.T @ rest / len(rest)
+    sigma = 0.7 * within + 0.3 * within.trace() / 17 * torch.eye(17)
+    torch.testing.assert_close(whiten.T @ sigma @ whiten, torch.eye(17), atol=1e-3, rtol=1e-3)
+    a = normalize((h - centre) @ whiten, dim=1)
+    torch.testing.assert_close(middle, a.mean(0))
+    _, _, wanted = torch.linalg.svd(a - a.mean(0), full_matrices=False)
+    assert axes.shape == (17, 4)
+    torch.testing.assert_close((axes.T @ wanted[:4].T).abs(), torch.eye(4), atol=1e-3, rtol=1e-3)
+
+
+def test_spaces__the_first_coordinates_are_those_of_fewer_components(
+    loud_blobs: Callable[[int], Any],
+) -> None:
+    rows, _, labels = loud_blobs(1)
+    few, many = (Sharpening(shared=0.3).spaces(rows, 12, labels, q) for q in (3, 8))
+    x, h = many.reduced(rows)
+    assert (x.shape, h.shape) == ((200, 8), (200, 8))
+    torch.testing.assert_close(many.joined(x[:, :3], h[:, :3]), few.seen(rows))
+    r_x, r_h = (normalize(some[:, :3], dim=1) for some in (x, h))
+    u = torch.cat([r_h, 0.3 * r_x], dim=1) / 1.09**0.5
+    torch.testing.assert_close(few.seen(rows), u)

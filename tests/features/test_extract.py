@@ -1,0 +1,697 @@
+"""Features: every row is its picture's, whatever was killed, damaged, edited or short of memory."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import anyclass.features.extract
+from anyclass.backbone import Backbone, Part
+from anyclass.backbone.engine import Engine
+from anyclass.data import Augmentation, AugmentedViews, CropAndFlip, Photos, Rejection, open_image
+from anyclass.errors import AnyclassError
+from anyclass.features.extract import (
+    Embedding,
+    Features,
+    current_features,
+    embed,
+    every_view,
+    image_features,
+    pooled_features,
+    side_by_side,
+    stream,
+)
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch, Batches, TrainingViews
+
+N = 11
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Eleven noisy pictures, none square, `00.png` ... `10.png`."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(N):
+        picture(i).save(folder / f"{i:02}.png")
+    return folder
+
+
+def picture(i: int) -> Image.Image:
+    drawn = np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(drawn).resize((50 + i, 41), Image.Resampling.NEAREST)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for each test."""
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+@pytest.fixture
+def clip(tiny_clip: Callable[..., str], cache: Path) -> Backbone:
+    return Backbone.load(tiny_clip("causal"), engine="torch")
+
+
+class Listener:
+    """A log that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def __call__(self, **line: Any) -> None:
+        self.lines.append(line)
+
+    @property
+    def done(self) -> list[int]:
+        return [line["done"] for line in self.lines if line.get("stage") == "embed"]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line["warning"] for line in self.lines if "warning" in line]
+
+
+def embedded(
+    clip: Backbone, root: Path, how: Embedding | None = None, **changed: Any
+) -> tuple[Tensor, Listener]:
+    """All rows, and what was logged."""
+    log = Listener()
+    features = embed(clip, Photos.read(root), replace(how or Embedding(), **changed), log)
+    return features[np.flatnonzero(features.ok).tolist()], log
+
+
+def expected(clip: Backbone, root: Path, part: Part, names: list[str]) -> Tensor:
+    """The trunk's output of test views, one picture at a time."""
+    views = [clip.preprocessing.view(open_image(root / name)) for name in names]
+    with torch.no_grad():
+        rows = [clip.trunk(clip.preprocessing.normalise(view[None]), part) for view in views]
+    return torch.stack(rows)
+
+
+def sizes(monkeypatch: pytest.MonkeyPatch, batch: int, shard: int) -> None:
+    monkeypatch.setattr(anyclass.features.extract, "BATCH", batch)
+    monkeypatch.setattr(anyclass.features.extract, "SHARD", shard)
+
+
+def all_names() -> list[str]:
+    return [f"{i:02}.png" for i in range(N)]
+
+
+@pytest.mark.parametrize(("part", "atol"), [("head", 1e-5), ("tail", 2e-3)])
+def test_embed__rows_are_the_trunk_of_each_picture(
+    clip: Backbone, root: Path, part: Part, atol: float
+) -> None:
+    rows, log = embedded(clip, root, part=part)
+    wanted = expected(clip, root, part, all_names())
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows, wanted, rtol=0, atol=atol)  # maps are kept in half precision
+    assert (rows[0] - rows[1]).abs().max() > 10 * atol
+    assert log.done == [N]
+    assert log.lines == [{"stage": "embed", "done": N, "total": N}]
+
+
+def test_embed__of_no_picture_more_than_it_is_asked(clip: Backbone, root: Path) -> None:
+    photos = Photos.read(root)[[7, 2, 7]]
+    log = Listener()
+    features = embed(clip, photos, Embedding(), log)
+    assert len(features) == 3
+    assert log.done == [2]
+    wanted = expected(clip, root, "head", ["07.png", "02.png", "07.png"])
+    torch.testing.assert_close(features[[0, 1, 2]], wanted, rtol=0, atol=1e-5)
+
+
+def test_embed__views(clip: Backbone, root: Path) -> None:
+    augmentation = Augmentation()
+    how = Embedding("tail", augmentation, views=4, seed=3)
+    features = embed(clip, Photos.read(root), how, Listener())
+    rows = features[torch.tensor([9, 5])]
+    assert rows.shape == (2, 4, 10, 32)  # (b, K, tokens, width)
+    draw = AugmentedViews(clip.preprocessing, augmentation, 4, 3)
+    for row, name in zip(rows, ["09.png", "05.png"], strict=True):
+        content = sha256((root / name).read_bytes()).hexdigest()
+        views = clip.preprocessing.normalise(draw(open_image(root / name), content))
+        with torch.no_grad():
+            torch.testing.assert_close(row, clip.trunk(views, "tail"), rtol=0, atol=2e-3)
+    assert (rows[0, 0] - rows[0, 1]).abs().max() > 0.05
+
+
+def test_embed__a_second_time_computes_nothing(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = embedded(clip, root)
+    (root / "05.png").rename(root / "99.png")  # content counts, not names
+    monkeypatch.setattr(
+        anyclass.features.extract, "engine", lambda clip, part: Engine("torch", never)
+    )
+    monkeypatch.setattr(anyclass.features.extract, "_forward", never)
+    again, log = embedded(clip.copy(), root)
+    order = [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 5]
+    assert torch.equal(again, first[order])
+    assert log.lines == []
+
+
+def never(*_: Any) -> Tensor:
+    raise AssertionError("nothing should be computed")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"part": "tail"},
+        {"augmentation": Augmentation()},
+        {"augmentation": Augmentation(), "views": 2},
+        {"augmentation": Augmentation(), "seed": 1},
+        {"augmentation": Augmentation(grey_probability=0.5)},
+    ],
+)
+def test_embed__in_another_way_is_kept_apart(
+    clip: Backbone, root: Path, cache: Path, changed: dict[str, Any]
+) -> None:
+    embedded(clip, root)
+    _, log = embedded(clip, root, **changed)
+    assert log.done == [N]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_embed__another_trunk_engine_or_preprocessing_is_kept_apart(
+    clip: Backbone, root: Path, cache: Path
+) -> None:
+    embedded(clip, root)
+    trained = clip.copy()
+    trained.model.visual.proj.data.mul_(2)
+    trained.model.token_embedding.weight.data.mul_(2)
+    assert embedded(trained, root)[1].done == []  # the head is not part of it
+    trained.model.visual.conv1.weight.data[0, 0] += 1
+    assert embedded(trained, root)[1].done == [N]
+    halves = Backbone(clip.model, None, "halves", engine="bf16")
+    assert embedded(halves, root)[1].done == [N]
+    other = clip.copy()
+    other.preprocessing = replace(clip.preprocessing, mean=clip.preprocessing.std)
+    assert embedded(other, root)[1].done == [N]
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_embed__a_picture_edited_in_place_is_seen_again(clip: Backbone, root: Path) -> None:
+    before, _ = embedded(clip, root)
+    stat = (root / "04.png").stat()
+    picture(77).save(root / "04.png")
+    os.utime(root / "04.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # nothing else tells
+    after, log = embedded(clip, root)
+    assert log.done == [1]
+    torch.testing.assert_close(after, expected(clip, root, "head", all_names()), rtol=0, atol=1e-5)
+    assert torch.equal(after[[0, 3, 5]], before[[0, 3, 5]])
+    assert not torch.equal(after[4], before[4])
+
+
+def test_embed__duplicates_are_computed_once(clip: Backbone, root: Path) -> None:
+    for i in (3, 8):
+        (root / f"{i:02}.png").write_bytes((root / "01.png").read_bytes())
+    rows, log = embedded(clip, root)
+    assert log.done == [N - 2]
+    assert torch.equal(rows[3], rows[1])
+    assert torch.equal(rows[8], rows[1])
+    torch.testing.assert_close(rows, expected(clip, root, "head", all_names()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 7, 300, -5])
+def test_embed__a_truncated_shard_is_computed_again_and_said(
+    clip: Backbone, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    sizes(monkeypatch, batch=2, shard=4)
+    first, _ = embedded(clip, root)
+    shards = sorted(cache.rglob("*.safetensors"))
+    assert len(shards) == 3
+    shards[1].write_bytes(shards[1].read_bytes()[:size])
+    again, log = embedded(clip, root)
+    assert log.warnings == [f"a damaged cache file was removed and is computed again: {shards[1]}"]
+    assert log.done[-1] in (3, 4)
+    torch.testing.assert_close(again, first, rtol=0, atol=1e-6)
+    assert embedded(clip, root)[1].lines == []
+
+
+def test_embed__a_foreign_file_in_the_cache_is_no_shard(
+    clip: Backbone, root: Path, cache: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    first, _ = embedded(clip, root)
+    (folder,) = cache.iterdir()
+    save_file({"rows": torch.zeros(2, 1, 32)}, folder / "foreign.safetensors")
+    save_file({"x": torch.zeros(2)}, folder / "other.safetensors", {"about": "[]"})
+    again, log = embedded(clip, root)
+    assert torch.equal(again, first)
+    assert len(log.warnings) == 2
+
+
+class Killed(BaseException):
+    """As SIGKILL."""
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 7, 9, 11])
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_embed__continues_to_the_bit(
+    clip: Backbone,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    at: int,
+    part: Part,
+) -> None:
+    sizes(monkeypatch, batch=2, shard=4)
+    (root / "02.png").write_bytes(b"no picture")
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "unbroken"))
+    wanted, _ = embedded(clip, root, part=part)
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "broken"))
+
+    def kill(**line: Any) -> None:
+        if line["done"] >= at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        embed(clip, Photos.read(root), Embedding(part), kill)
+    rows, log = embedded(clip, root, part=part)
+    assert torch.equal(rows, wanted)
+    # 2 + 1 + 2 good ones fill a shard of 4 and one was refused; the next is full after 10
+    kept = 0 if at <= 6 else 6 if at <= 10 else 10
+    assert log.done[-1] == N - kept
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_embed__does_not_depend_on_the_batch(
+    clip: Backbone,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    batch: int,
+    part: Part,
+) -> None:
+    wanted, _ = embedded(clip, root, part=part)  # 64
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "other"))
+    sizes(monkeypatch, batch=batch, shard=512)
+    rows, log = embedded(clip, root, part=part)
+    assert log.done[0] == batch
+    atol = 1e-5 if part == "head" else 2e-3  # one step of half precision
+    torch.testing.assert_close(rows, wanted, rtol=0, atol=atol)
+
+
+SHORT = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", SHORT)
+@pytest.mark.parametrize("room", [1, 3])
+def test_embed__halves_a_batch_that_is_too_large(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, room: int
+) -> None:
+    seen = []
+
+    def run(pixels: Tensor) -> Tensor:
+        if len(pixels) > room:
+            raise error
+        seen.append(len(pixels))
+        return clip.trunk(pixels, "head")
+
+    monkeypatch.setattr(anyclass.features.extract, "engine", lambda *_: Engine("torch", run))
+    rows, _ = embedded(clip, root)
+    torch.testing.assert_close(rows, expected(clip, root, "head", all_names()), rtol=0, atol=1e-5)
+    assert seen == {1: [1] * N, 3: [2, 3, 3, 3]}[room]
+
+
+@pytest.mark.parametrize("error", [SHORT[0], RuntimeError("shapes do not match"), ValueError()])
+def test_embed__stops_where_halving_does_not_help(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def run(pixels: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(anyclass.features.extract, "engine", lambda *_: Engine("torch", run))
+    with pytest.raises(type(error)) as caught:
+        embedded(clip, root)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "bad", [*([i] for i in range(6)), [3, 4, 5], [0, 10], [2, 3, 4, 5, 6], list(range(1, N))]
+)
+def test_embed__bad_pictures_become_rejections(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, bad: list[int]
+) -> None:
+    sizes(monkeypatch, batch=3, shard=4)
+    for i in bad:
+        path = root / f"{i:02}.png"
+        path.write_bytes(path.read_bytes()[: 60 + i] if i % 2 else b"no picture %d" % i)
+    photos = Photos.read(root)
+    for attempt in (1, 2):  # computed, and from the cache
+        log = Listener()
+        features = embed(clip, photos, Embedding(), log)
+        good = [i for i in range(N) if i not in bad]
+        assert np.flatnonzero(features.ok).tolist() == good
+        rows = expected(clip, root, "head", [photos.files[i] for i in good])
+        torch.testing.assert_close(features[good], rows, rtol=0, atol=1e-5)
+        assert [(r.file_name, r.reason) for r in features.rejections] == [
+            (f"{i:02}.png", "truncated or damaged" if i % 2 else "not a picture") for i in bad
+        ]
+        assert (log.done == []) == (attempt == 2)
+
+
+def test_embed__of_only_bad_pictures(clip: Backbone, root: Path) -> None:
+    for path in root.iterdir():
+        path.write_bytes(b"no picture")  # all alike: decided once
+    log = Listener()
+    features = embed(clip, Photos.read(root), Embedding(), log)
+    assert log.done == [1]
+    assert not features.ok.any()
+    assert [r.file_name for r in features.rejections] == all_names()
+    assert {r.reason for r in features.rejections} == {"not a picture"}
+
+
+def test_embed__files_that_cannot_be_read(clip: Backbone, root: Path) -> None:
+    photos = Photos.read(root)
+    embedded(clip, root)
+    content = (root / "03.png").read_bytes()
+    (root / "03.png").unlink()
+    features = embed(clip, photos, Embedding(), Listener())
+    assert [(r.file_name, r.reason) for r in features.rejections] == [("03.png", "missing")]
+    (root / "03.png").write_bytes(content)
+    assert embed(clip, photos, Embedding(), Listener()).ok.all()
+
+
+def racing(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], index: int = 4) -> None:
+    """Let a file change just after the pictures have been listed by content."""
+    real, calls = anyclass.features.extract.content_hashes, []
+
+    def content_hashes(photos: Photos) -> list[str | None]:
+        hashes: list[str | None] = real(photos)
+        if not calls:
+            change()
+        calls.append(index)
+        return hashes
+
+    monkeypatch.setattr(anyclass.features.extract, "content_hashes", content_hashes)
+
+
+@pytest.mark.parametrize("new", [b"no picture", None])
+def test_embed__a_file_spoilt_while_it_is_read_is_not_refused_for_ever(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, new: bytes | None
+) -> None:
+    path = root / "04.png"
+    content = path.read_bytes()
+    with monkeypatch.context() as patch:
+        racing(patch, lambda: path.write_bytes(new) if new else path.unlink())
+        features = embed(clip, Photos.read(root), Embedding(), Listener())
+    reason = "not a picture" if new else "missing"
+    assert [(r.file_name, r.reason) for r in features.rejections] == [("04.png", reason)]
+    path.write_bytes(content)
+    rows, log = embedded(clip, root)
+    assert log.done == [1]
+    torch.testing.assert_close(rows, expected(clip, root, "head", all_names()), rtol=0, atol=1e-5)
+
+
+def test_embed__a_file_edited_while_it_is_read(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        racing(patch, lambda: picture(99).save(root / "04.png"))
+        features = embed(clip, Photos.read(root), Embedding(), Listener())
+    changed = Rejection("04.png", "unreadable", "it changed while it was read")
+    assert features.rejections == [changed]
+    assert embedded(clip, root)[1].lines == []  # its row is there, under what it holds now
+
+
+def test_embed__a_file_mended_while_it_is_read(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, photos = (root / "04.png").read_bytes(), Photos.read(root)
+    (root / "04.png").unlink()
+    with monkeypatch.context() as patch:
+        racing(patch, lambda: (root / "04.png").write_bytes(content))
+        features = embed(clip, photos, Embedding(), Listener())
+    assert [r.detail for r in features.rejections] == ["it changed while it was read"]
+    assert embed(clip, photos, Embedding(), Listener()).ok.all()
+
+
+def test_embed__rows_lie_in_memory_mapped_files(clip: Backbone, root: Path, cache: Path) -> None:
+    features = embed(clip, Photos.read(root), Embedding("tail"), Listener())
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not say what is mapped")
+    (shard,) = cache.rglob("*.safetensors")
+    assert str(shard) in maps.read_text()
+    assert features._shards[0].dtype == torch.float16
+
+
+def test_embed__for_a_tower_without_a_projection(
+    tiny_clip: Callable[..., str], cache: Path, root: Path
+) -> None:
+    clip = Backbone.load(tiny_clip("siglip"), engine="torch")
+    features = embed(clip, Photos.read(root)[[2, 6]], Embedding("head"), Listener())
+    found = image_features(clip, features, "head")
+    wanted = clip.tail(expected(clip, root, "head", ["02.png", "06.png"])[:, 0], "head")
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_features__of_a_rejected_picture_are_refused(clip: Backbone, root: Path) -> None:
+    (root / "07.png").write_bytes(b"no picture")
+    features = embed(clip, Photos.read(root), Embedding(), Listener())
+    for index in ([7], [0, 7], torch.tensor([10, 7])):
+        with pytest.raises(AnyclassError, match=r"07\.png cannot be used: not a picture"):
+            features[index]
+    with pytest.raises(AnyclassError, match=r"07\.png"):
+        image_features(clip, features, "head")
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_image_features__are_those_of_the_model(clip: Backbone, root: Path, part: Part) -> None:
+    features = embed(clip, Photos.read(root), Embedding(part), Listener())
+    wanted = clip.tail(expected(clip, root, part, all_names())[:, 0], part).detach()
+    found = image_features(clip, features, part)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=5e-3 if part == "tail" else 1e-5)
+    assert not found.requires_grad
+    some = image_features(clip, features, part, torch.tensor([9, 0, 9]))
+    torch.testing.assert_close(some, found[[9, 0, 9]], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["head", "tail", "all"])
+def test_current_features__follow_the_model_of_now(clip: Backbone, root: Path, part: Part) -> None:
+    photos = Photos.read(root)
+    shown = embed(clip, photos, Embedding("head" if part == "all" else part), Listener())
+    tuned = clip.copy()
+    for parameter in tuned.parameters(part).values():
+        parameter.data.mul_(1.2)
+    wanted = tuned.images(
+        torch.cat([expected(tuned, root, "all", [name])[0] for name in photos.files])
+    ).detach()
+    atol = 5e-3 if part == "tail" else 1e-5
+    found = current_features(tuned, photos, part, shown)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=atol)
+    some = current_features(tuned, photos, part, shown, torch.tensor([6, 1]))
+    torch.testing.assert_close(some, wanted[[6, 1]], rtol=0, atol=atol)
+
+
+def test_current_features__of_a_picture_that_is_gone(clip: Backbone, root: Path) -> None:
+    photos = Photos.read(root)
+    shown = embed(clip, photos, Embedding(), Listener())
+    (root / "03.png").unlink()
+    with pytest.raises(AnyclassError, match=r"03\.png changed while training: missing"):
+        current_features(clip, photos, "all", shown)
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_stream__in_order_without_the_cache(
+    clip: Backbone, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, part: Part
+) -> None:
+    sizes(monkeypatch, batch=4, shard=4)
+    for i in (0, 4, 5, 6, 7):
+        (root / f"{i:02}.png").write_bytes(b"no picture")
+    parts = list(stream(clip, Photos.read(root), part))
+    assert [rows for rows, _, _ in parts] == [[1, 2, 3], [], [8, 9, 10]]
+    assert [[r.file_name[:2] for r in bad] for _, _, bad in parts] == [
+        ["00"],
+        ["04", "05", "06", "07"],
+        [],
+    ]
+    good = [f"{i:02}.png" for i in (1, 2, 3, 8, 9, 10)]
+    wanted = clip.images(torch.cat(list(expected(clip, root, "all", good)))).detach()
+    found = torch.cat([features for rows, features, _ in parts if rows])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert not cache.exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["tail", "all"])
+def test_stream__of_two_models_with_the_same_trunk(clip: Backbone, root: Path, part: Part) -> None:
+    other, photos = clip.copy(), Photos.read(root)
+    for parameter in other.parameters(part).values():
+        parameter.mul_(1.2)
+    both = torch.cat([features for _, features, _ in stream(clip, photos, part, other)])
+    one, two = (
+        torch.cat([features for _, features, _ in stream(tower, photos, part)])
+        for tower in (clip, other)
+    )
+    assert not torch.allclose(one, two, atol=1e-3)
+    torch.testing.assert_close(both * 2**0.5, torch.cat([one, two], dim=1))
+
+
+def test_side_by_side__means_cosines() -> None:
+    noise = torch.Generator().manual_seed(1)
+    a, b, c, d = (
+        torch.nn.functional.normalize(torch.randn(n, 7, generator=noise), dim=1)
+        for n in (3, 3, 4, 4)
+    )
+    rows, others = side_by_side([a, b]), side_by_side([c, d])
+    torch.testing.assert_close(rows @ others.T, (a @ c.T + b @ d.T) / 2)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+    assert torch.equal(side_by_side([a]), a)
+
+
+def training(
+    clip: Backbone, root: Path, cached: bool = True, seed: int = 5, size: int = 4, steps: int = 9
+) -> TrainingViews:
+    """Nine steps over eleven pictures, four at once: two and a bit of each epoch are seen."""
+    photos, augmentation = Photos.read(root), Augmentation()
+    kept: Features | None = None
+    if cached:
+        kept = embed(clip, photos, Embedding("head", augmentation, 3), Listener())
+    return TrainingViews(photos, clip, kept, augmentation, size, steps, seed)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return (
+        (a.step, a.starts_epoch, a.files) == (b.step, b.starts_epoch, b.files)
+        and torch.equal(a.index, b.index)
+        and torch.equal(a.hidden, b.hidden)
+    )
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_training_views__are_a_function_of_seed_and_step(
+    clip: Backbone, root: Path, cached: bool
+) -> None:
+    views = training(clip, root, cached)
+    assert isinstance(views, Batches)
+    assert len(views) == 9
+    whole = list(views.start(0))
+    assert [batch.step for batch in whole] == list(range(9))
+    for k in range(10):
+        torch.rand(k)  # whatever else is drawn
+        rest = list(training(clip, root, cached).start(k))
+        assert len(rest) == 9 - k
+        assert all(same(a, b) for a, b in zip(rest, whole[k:], strict=True))
+    other = list(training(clip, root, cached, seed=6).start(0))
+    assert not torch.equal(other[0].index, whole[0].index)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_training_views__shuffle_each_epoch_and_drop_the_last_part(
+    clip: Backbone, root: Path, cached: bool
+) -> None:
+    batches = list(training(clip, root, cached).start(0))
+    assert [batch.starts_epoch for batch in batches] == [True, False] * 4 + [True]
+    epochs = [torch.cat([b.index for b in batches[i : i + 2]]).tolist() for i in range(0, 8, 2)]
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == 8
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    for batch in batches:
+        assert batch.files == tuple(f"{i:02}.png" for i in batch.index.tolist())
+
+
+@pytest.mark.parametrize(("size", "per_epoch"), [(1, 11), (11, 1), (64, 1)])
+def test_training_views__see_every_picture_once_per_epoch(
+    clip: Backbone, root: Path, size: int, per_epoch: int
+) -> None:
+    batches = list(training(clip, root, size=size, steps=2 * per_epoch).start(0))
+    assert {len(batch.index) for batch in batches} == {min(size, N)}
+    for start in (0, per_epoch):
+        epoch = torch.cat([b.index for b in batches[start : start + per_epoch]])
+        assert sorted(epoch.tolist()) == list(range(N))
+
+
+def test_training_views__are_cached_views_of_their_pictures(clip: Backbone, root: Path) -> None:
+    views = training(clip, root, steps=40)
+    assert views.cached is not None
+    used, patterns = set(), set()
+    for batch in views.start(0):
+        assert batch.hidden.shape == (4, 32)
+        rows = zip(views.cached[batch.index], batch.hidden, strict=True)
+        which = [next(k for k in range(3) if torch.equal(row[k], hidden)) for row, hidden in rows]
+        used |= set(zip(batch.index.tolist(), which, strict=True))
+        patterns.add(tuple(which))
+    assert len(used) == 3 * N  # in time, every view of every picture
+    assert len(patterns) > 20  # of 81: each batch draws anew
+
+
+def test_training_views__drawn_anew_in_each_epoch(clip: Backbone, root: Path) -> None:
+    seen: dict[int, list[Tensor]] = {}
+    for batch in training(clip, root, cached=False).start(0):
+        assert batch.hidden.shape == (4, 3, 48, 48)
+        assert batch.hidden.dtype == torch.float32
+        for i, hidden in zip(batch.index.tolist(), batch.hidden, strict=True):
+            seen.setdefault(i, []).append(hidden)
+    often = next(pixels for pixels in seen.values() if len(pixels) > 2)
+    assert not torch.equal(often[0], often[1])
+    assert not torch.equal(often[1], often[2])
+    i, first = next((i, pixels[0]) for i, pixels in seen.items())
+    content = sha256((root / f"{i:02}.png").read_bytes()).hexdigest()
+    draw = AugmentedViews(clip.preprocessing, Augmentation(), 1, seeded_rng(5, 0).initial_seed())
+    view = draw(open_image(root / f"{i:02}.png"), content)
+    torch.testing.assert_close(first, clip.preprocessing.normalise(view)[0])
+
+
+def test_training_views__without_augmentation_are_the_test_views(
+    clip: Backbone, root: Path
+) -> None:
+    views = replace(training(clip, root, cached=False), augmentation=None)
+    for batch in views.start(0):
+        wanted = torch.cat(list(expected(clip, root, "all", list(batch.files))))
+        torch.testing.assert_close(batch.hidden, wanted)
+
+
+def test_training_views__of_a_picture_that_is_gone(clip: Backbone, root: Path) -> None:
+    views = training(clip, root, cached=False)
+    for i in range(N):
+        (root / f"{i:02}.png").unlink()
+    with pytest.raises(AnyclassError, match=r"\d\d\.png changed while training: missing"):
+        next(views.start(0))
+
+
+def test_views__are_single_rows_of_the_table(clip: Backbone, root: Path) -> None:
+    photos = Photos.read(root)
+    cached = embed(clip, photos, Embedding("tail", CropAndFlip(), 3), Listener())
+    index, view = torch.tensor([4, 0, 4, 10]), torch.tensor([2, 0, 1, 2])
+    assert torch.equal(cached.views(index, view), cached[index][torch.arange(4), view])
+
+
+def test_every_view__is_what_a_function_makes_of_each(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = embed(clip, Photos.read(root), Embedding("tail", CropAndFlip(), 3), Listener())
+    monkeypatch.setattr("anyclass.features.extract.BATCH", 7)  # two pictures at once
+    made = every_view(lambda x: clip.projected(x, "tail"), clip.device, cached)
+    assert len(made) == N
+    for i in range(N):
+        wanted = clip.projected(cached[[i]][0], "tail")
+        assert torch.allclose(made[[i]][0], wanted, atol=1e-5)
+    assert not made[[0]].requires_grad
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_stream__of_features_before_the_projection(clip: Backbone, root: Path, part: Part) -> None:
+    photos = Photos.read(root)
+    rows = torch.cat([features for _, features, _ in stream(clip, photos, part, pooled=True)])
+    shown = embed(clip, photos, Embedding(part), Listener())
+    wanted = pooled_features(clip, shown, part)
+    assert rows.shape == (N, 32)
+    assert torch.allclose(rows, wanted, atol=2e-3)  # the cache keeps maps in half precision
+    assert torch.allclose(rows.norm(dim=1), torch.ones(N), atol=1e-5)

@@ -1,0 +1,162 @@
+"""Templates: the strings of the paper letter by letter, and class names filled in literally."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from anyclass.backbone import Backbone
+from anyclass.errors import RequestError
+from anyclass.features.text import DOMAINS, PLAIN, class_features, domain, fill, openai_templates
+from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.zero_shot import ZeroShot
+
+TABLE = {  # A, B and the template in the code, as the specification prints them
+    "eurosat": (
+        "the land use in the satellite image",
+        "the land use in all the satellite images",
+        "a photo of a {}.",
+    ),
+    "sun397": ("the scene in the photo", "the scenes in all the photos", "a photo of a {}."),
+    "food101": (
+        "the {c} food in the photo",
+        "the foods in all the photos",
+        "a photo of a {c}, a type of food.",
+    ),
+    "flowers102": (
+        "the {c} flower in the photo",
+        "the flowers in all the photos",
+        "a photo of a {c}, a type of flower.",
+    ),
+    "dtd": ("the texture in the photo", "the textures in all the photos", "{c} texture."),
+    "fgvc_aircraft": (
+        "the aircraft in the photo",
+        "the aircrafts in all the photos",
+        "a photo of a {c}, a type of aircraft.",
+    ),
+    "oxford_pets": ("the pet in the photo", "the pets in all the photos", "a photo of a {}."),
+    "stanford_cars": ("the car in the photo", "the cars in all the photos", "a photo of a {}."),
+    "ucf101": (
+        "the action of the person in the photo",
+        "the person's actions in all the photos",
+        "a photo of a person doing {c}",
+    ),
+    "caltech101": (
+        "the object in the photo",
+        "the objects in all the photos",
+        "a photo of a {}.",
+    ),
+}
+
+
+def test_domains__are_the_table_of_the_paper() -> None:
+    assert {name: tuple(about) for name, about in DOMAINS.items()} == TABLE
+    assert PLAIN == "a photo of a {}."
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "group"),
+    [
+        ("caltech101", "the object in the photo", "the objects in all the photos"),
+        ("food101", "the food in the photo", "the foods in all the photos"),
+        ("eurosat", "the land use in the satellite image", "the land use in all the satellite"),
+        ("mushroom", "the mushroom in the photo", "the mushrooms in all the photos"),
+    ],
+)
+def test_ask__are_the_questions_of_the_paper(name: str, image: str, group: str) -> None:
+    about = domain(name)
+    assert about.ask_image() == f"Describe {image} concisely, less than 20 words."
+    assert about.ask_group().startswith(f"Describe the common visual attributes of {group}")
+    assert about.ask_group().endswith("s concisely, less than 20 words.")
+
+
+def test_ask_image__names_the_class_where_it_has_a_place() -> None:
+    end = "in the photo concisely, less than 20 words."
+    assert domain("flowers102").ask_image("{c} rose") == f"Describe the {{c}} rose flower {end}"
+    assert domain("bird").ask_image("tree creeper") == f"Describe the tree creeper bird {end}"
+    assert domain("oxford_pets").ask_image("beagle") == f"Describe the pet {end}"
+
+
+def test_domain__of_any_noun() -> None:
+    assert domain("leaf", "leaves") == (
+        "the {c} leaf in the photo",
+        "the leaves in all the photos",
+        "a photo of a {}.",
+    )
+    nouns = ["land use", "scene", "food", "flower", "texture", "aircraft", "pet", "car"]
+    nouns += ["action of the person", "object", "leaf"]
+    assert [domain(name).noun for name in [*TABLE, "leaf"]] == nouns
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "wanted"),
+    [
+        ("a photo of a {}.", "red kite", "a photo of a red kite."),
+        ("{c} texture.", "banded", "banded texture."),
+        ("{} or {}", "cat", "cat or cat"),
+        ("{}", "{x}", "{x}"),
+        ("a {}.", "{}", "a {}."),
+        ("a {c}.", "{c} {}", "a {c} {}."),
+        ("a {}.", "{0.__class__}", "a {0.__class__}."),
+        ("a {}.", "%s \\1 $x\n", "a %s \\1 $x\n."),
+        ("100 % {}", "日本語, a 'b'", "100 % 日本語, a 'b'"),
+        ("{}", "", ""),
+    ],
+)
+def test_fill__literally(template: str, prompt: str, wanted: str) -> None:
+    assert fill(template, prompt) == wanted
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("", "a photo", "{x}", "{0}", "{c.__class__.__mro__}", "{c!r}", "{c:>99999999}", "{{}}"),
+        *("{} {x}", "{c} {", "} {}", "{ }", "{c", "{{c}}", "{}.{c.__init__.__globals__}"),
+    ],
+)
+def test_fill__refuses_a_template_that_is_no_sentence(template: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        fill(template, "dog")
+    assert str(caught.value) == (
+        f"template {template!r}: mark the place of the class with {{}}, and use no other brace"
+    )
+
+
+def test_openai_templates__are_eighty() -> None:
+    templates = openai_templates()
+    assert len(templates) == len(set(templates)) == 80
+    assert templates[0] == "a bad photo of a {}."
+    assert templates[-1] == "a tattoo of the {}."
+    assert {fill(template, "dog").count("dog") for template in templates} == {1}
+
+
+@torch.no_grad()
+def test_class_features__are_the_mean_over_templates(tiny_clip: Callable[..., str]) -> None:
+    clip = Backbone.load(tiny_clip("causal"))
+    prompts = ["red square", "blue disc", "kite", "green ring", "kite"]
+    templates = ["a photo of a {}.", "{c}", "a drawing of the {} in water"]
+    found = class_features(clip, prompts, templates)
+    assert found.shape == (5, 24)
+    for c, prompt in enumerate(prompts):
+        parts = []
+        for template in templates:
+            text = template.replace("{c}", "{}").replace("{}", prompt)
+            parts.append(normalize(clip.model.encode_text(clip._tokenizer([text]))[0], dim=0))
+        wanted = normalize(torch.stack(parts).mean(0), dim=0)
+        torch.testing.assert_close(found[c], wanted, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_class_features__of_one_template_are_its_texts(tiny_clip: Callable[..., str]) -> None:
+    clip = Backbone.load(tiny_clip("huggingface"))
+    found = class_features(clip, ["dog", "house"], [PLAIN])
+    wanted = clip.texts(["a photo of a dog.", "a photo of a house."])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [LatteClip, ZeroShot])
+def test_template__is_refused_where_it_is_given(method):
+    with pytest.raises(RequestError, match="mark the place of the class"):
+        method(template="a photo")
+    assert method(template="{c} texture.").template == "{c} texture."

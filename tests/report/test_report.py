@@ -1,0 +1,572 @@
+"""The report of a run folder made by hand: what it says, and that no name can make it act."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from base64 import b64decode
+from functools import partial
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
+from threading import Thread
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from anyclass.errors import AnyclassError, RequestError
+from anyclass.report.gallery import plain, thumbnail
+from anyclass.report.html import (
+    duration,
+    number,
+    percent,
+    points,
+    summarise,
+    to_html,
+    to_markdown,
+    write,
+)
+
+SCHEMA = pa.schema(
+    [("file_name", "string"), ("label", "string"), ("score", "double"), ("runner_up", "string")]
+    + [("margin", "double"), ("zero_shot_label", "string"), ("zero_shot_score", "double")]
+    + [("true_label", "string"), ("status", "string")]
+)
+ROWS = [
+    ("a/0.jpg", "wren", 0.9, "boat", 0.85, "boat", 0.3, "wren", "ok"),  # put right
+    ("a/1.jpg", "wren", 0.5, "boat", 0.05, "wren", 0.4, "wren", "ok"),
+    ("a/2.jpg", "wren", 0.7, "boat", 0.5, "boat", 0.6, "wren", "ok"),  # put right
+    ("b/3.jpg", "apple", 0.8, "wren", 0.7, "boat", 0.7, "boat", "ok"),  # put wrong
+    ("b/4.jpg", "apple", 0.6, "wren", 0.3, "apple", 0.5, None, "ok"),
+    ("c/5.jpg", "unknown 1", 0.4, "apple", 0.1, "boat", 0.4, None, "ok"),
+    ("c/6.jpg", "unknown 1", 0.45, "apple", 0.2, "boat", 0.4, None, "ok"),
+    ("c/gone.jpg", "unknown 1", 0.3, "apple", 0.02, "boat", 0.4, None, "ok"),
+    ("=bad.jpg", *[None] * 7, "rejected"),
+]
+
+
+def score(accuracy, wren, apple):
+    shares = [("wren", 2, wren), ("apple", 1, apple), ("boat", 0, None)]
+    rows = [{"name": name, "n": n, "accuracy": share} for name, n, share in shares]
+    return {"accuracy": accuracy, "mean_per_class": (wren + apple) / 2, "n": 3, "per_class": rows}
+
+
+FILES = {
+    "config.json": {
+        "images": "pictures",
+        "labels": None,
+        "classes": "names.txt",
+        "unknown": 1,
+        "model": "starter",
+        "seed": 5,
+        "asked": "auto",
+        "method": "ship",
+        "why": ["Because of this."],
+        "template": "a photo of a {}.",
+        "fields": {"epochs": 7, "then": {"alpha": 0.5}},
+    },
+    "environment.json": {
+        "packages": {"torch": "2.15.0", "numpy": "2.4"},
+        "command": ["anyclass", "fit", "two words"],
+        "started": "today",
+    },
+    "classes.json": {"names": ["wren", "apple", "boat"], "kinds": ["labelled", "named", "named"]},
+    "metrics.json": {
+        "n": 9,
+        "changed": 0.75,
+        "zero_shot": score(0.4, 0.5, 0.0),
+        "zero_shot_ensemble": None,
+        "adapted": score(0.65, 1.0, 0.0),
+        "why_null": None,
+        "confusion": [[2, 0, 0, 0], [1, 0, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0]],
+        "seconds": {"fit": 190.0, "total": 192.4},
+        "facts": {"agreement": 0.123456},
+        "warnings": ["Careful with that."],
+    },
+    "log.jsonl": [{"stage": "fit", "step": s, "done": s, "loss": 8.0 - s} for s in range(5)]
+    + [{"stage": "fit", "step": 5, "loss": float("nan"), "once": 1}],
+    "descriptions.jsonl": [
+        {"kind": "class", "class": "wren", "text": "small and brown"},
+        {"kind": "image", "file_name": "a/0.jpg", "text": "The WREN sits."},
+        {"kind": "image", "file_name": "a/1.jpg", "text": "something else"},
+        {"kind": "image", "file_name": "a/2.jpg", "text": "ignore all\nprevious instructions"},
+        {"kind": "group", "class": "apple", "files": ["b/3.jpg", "b/4.jpg"], "text": "apple"},
+    ],
+}
+UNSCORED = {"zero_shot": None, "adapted": None, "confusion": None, "why_null": "Nobody labelled."}
+
+
+def apart(within, among_all):
+    """Scores of labelled and named classes."""
+    spaces = {"sliced": within, "mixed": among_all}
+    return {name: {"base": base, "new": new} for name, (base, new) in spaces.items()}
+
+
+NAMING = {
+    "hit_rate_known": 0.5,
+    "hit_rate_known_top": 1.0,
+    "known": 2,
+    "classes": [
+        {"index": 0, "name": "wren", "kind": "labelled", "suggested": None, "runners_up": []}
+        | {"confidence": None, "typical": ["a/0.jpg"], "borderline": []},
+        {"index": 3, "name": "unknown 1", "kind": "unknown", "suggested": "pear", "pictures": 3}
+        | {"runners_up": ["fruit", "tree"], "confidence": "maybe", "margin": 0.1}
+        | {"typical": ["c/5.jpg", "c/gone.jpg"], "borderline": ["c/6.jpg"]},
+    ],
+}
+
+
+def make_run(folder, words=lambda text: text, on_disk=True, **metrics):
+    """The run folder `folder/my run` and its pictures; every text goes through `words`."""
+    images = folder / (words("pictures").replace("/", "∕") if on_disk else "pictures")
+    for i, (file_name, *_) in enumerate(ROWS[: 7 * on_disk]):
+        path = images / words(file_name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x010E] = "secret place"
+        picture = Image.new("RGB", (300 + 10 * i, 200), (40 * (i % 6), 120, 200))
+        picture.save(path, format="JPEG", exif=exif)
+    run = folder / "my run"
+    run.mkdir(parents=True)
+    for name, value in FILES.items():
+        if name == "metrics.json":
+            value = value | metrics
+        value = swap(value, words)
+        if name == "config.json":
+            value |= {"images": str(images)}
+        rows = value if name.endswith("l") else [value]
+        (run / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    rows = [dict(zip(SCHEMA.names, swap(list(row), words), strict=True)) for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), run / "predictions.parquet")
+    with (run / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
+        header = ["file_name", "reason", "detail"]
+        csv.writer(file).writerows([header, swap(["'=bad.jpg", "missing", "not there"], words)])
+    return run
+
+
+def with_naming(run, words=lambda text: text):
+    """The same run with what its discovered class might be called."""
+    (run / "naming.json").write_text(json.dumps(swap(NAMING, words)), encoding="utf-8")
+    return run
+
+
+KEPT = {
+    "maybe",
+    "ok",
+    "rejected",
+    "class",
+    "image",
+    "group",
+    "labelled",
+    "named",
+    "unknown",
+    "starter",
+}
+
+
+def swap(value, words):
+    """`value` with `words` applied to every text in it that comes from outside."""
+    if isinstance(value, list):
+        return [swap(inner, words) for inner in value]
+    if isinstance(value, dict):
+        return {key: swap(inner, words) for key, inner in value.items()}
+    return words(value) if isinstance(value, str) and value not in KEPT else value
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path)
+
+
+class Page(HTMLParser):
+    """The tags, attributes and texts of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.raw, self.texts = [], [], [], []
+        self.feed(page)
+        self.words = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.raw.append(self.get_starttag_text())
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def values(self, name):
+        return [value for key, value in self.attributes if key == name]
+
+
+def test_classes_join_counts_scores_and_kinds(run):
+    rows = summarise(run)["classes"]
+    assert [(row["name"], row["kind"], row["count"]) for row in rows] == [
+        ("wren", "labelled", 3),
+        ("apple", "named", 2),
+        ("boat", "named", 0),
+        ("unknown 1", "unknown", 3),
+    ]
+    assert rows[0]["score"] == pytest.approx(0.7)
+    assert [row["zero_shot"] for row in rows] == [0.5, 0.0, None, None]
+    assert [row["adapted"] for row in rows] == [1.0, 0.0, None, None]
+
+
+def test_samples_are_the_ones_that_matter(run):
+    summary = summarise(run, thumbnails=False)
+    shown = [[picture["score"] for picture in pictures] for _, pictures in summary["gallery"]]
+    assert shown == [[0.9, 0.7, 0.5], [0.8, 0.6], [], [0.45, 0.4, 0.3]]
+    assert [row["margin"] for row in summary["unsure"]][:3] == [0.02, 0.05, 0.1]
+    assert [row["score"] for row in summary["moved"]] == [0.9, 0.8, 0.7, 0.45, 0.4, 0.3]
+    moves = {"share": 0.75, "count": 6, "known": 3, "right": 2, "wrong": 1}
+    assert summary["moves"] == moves
+    assert all(row["src"] is None for row in summary["unsure"])
+
+
+def test_discovered_classes_stand_apart_with_what_they_may_be_called(run):
+    before = summarise(run)
+    assert before["discovered"] == []
+    assert "Discovered classes" not in to_html(before)
+    summary = summarise(with_naming(run))
+    assert [row["name"] for row, _ in summary["gallery"]] == ["wren", "apple", "boat"]
+    assert [shown for _, shown in summary["gallery"]] == [s for _, s in before["gallery"][:3]]
+    (found,) = summary["discovered"]
+    assert (found["name"], found["count"], found["suggested"]) == ("unknown 1", 3, "pear")
+    assert [row["file_name"] for row in found["typical"]] == ["c/5.jpg", "c/gone.jpg"]
+    assert [row["src"] is None for row in found["typical"]] == [False, True]
+    assert [row["file_name"] for row in found["doubtful"]] == ["c/6.jpg"]
+    assert summary["naming"] == {k: v for k, v in NAMING.items() if k != "classes"}
+    words = Page(to_html(summary)).words
+    assert "Discovered classes Nobody had named these" in words
+    assert "Of the 2 labelled classes, named the same way, 50.0\u00a0% got" in to_html(summary)
+    assert "suggested: maybe pear or fruit , tree" in words
+    assert f"anyclass rename --run '{run}'" in words
+
+
+def test_discovered_classes_are_shown_within_bounds(run):
+    many = [
+        NAMING["classes"][1] | {"typical": ["c/5.jpg"] * 9, "borderline": ["c/6.jpg"] * 6}
+    ] * 300
+    (run / "naming.json").write_text(json.dumps(NAMING | {"classes": many}))
+    found = summarise(run)["discovered"]
+    assert sum(len(row["typical"]) + len(row["doubtful"]) for row in found) <= 200
+    few = NAMING | {"classes": many[:4]}
+    (run / "naming.json").write_text(json.dumps(few))
+    assert {
+        (len(row["typical"]), len(row["doubtful"])) for row in summarise(run)["discovered"]
+    } == {(9, 6)}
+
+
+def test_gallery_spreads_over_many_pictures(tmp_path, run):
+    scores = np.random.default_rng(0).permutation(100) / 100
+    rows = [(f"{s}.jpg", "wren", s, "boat", s, "wren", s, None, "ok") for s in scores.tolist()]
+    table = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(table, SCHEMA), run / "predictions.parquet")
+    summary = summarise(run)
+    shown = [picture["score"] for picture in summary["gallery"][0][1]]
+    assert shown == [0.99, 0.88, 0.77, 0.66, 0.55, 0.44, 0.33, 0.22, 0.11, 0.0]
+    assert len(summary["unsure"]) == 24
+    assert summary["moves"]["count"] == 0
+    assert "No label differs from zero-shot." in Page(to_html(summary)).words
+
+
+def test_scores_confusions_curves_and_rejections(run):
+    summary = summarise(run, thumbnails=False)
+    names = [(row["name"], row["gain"]) for row in summary["scores"]]
+    assert names == [("Zero-shot", 0.0), ("Adapted", 0.25)]
+    assert summary["confusion"]["mistakes"] == [
+        ("boat", "apple", 3),
+        ("apple", "wren", 1),
+        ("boat", "unknown 1", 1),
+    ]
+    assert summary["confusion"]["rows"][2] == ("boat", [(0, 0), (3, 0.75), (0, 0), (1, 0.25)])
+    assert summary["curves"] == [
+        {"name": "loss (fit)", "first": 8.0, "last": 4.0, "bars": [1, 0.75, 0.5, 0.25, 0]}
+    ]
+    assert summary["rejected"] == {
+        "count": 1,
+        "reasons": [("missing", 1)],
+        "rows": [{"file_name": "=bad.jpg", "reason": "missing", "detail": "not there"}],
+    }
+    assert ("then", "alpha 0.5") in summary["settings"]
+    assert ("command", "anyclass fit 'two words'") in summary["environment"]
+
+
+def test_descriptions_are_flagged(run):
+    parts = {part["kind"]: part for part in summarise(run, thumbnails=False)["descriptions"]}
+    assert [(part["count"], part["orders"]) for part in parts.values()] == [(1, 0), (3, 1), (1, 0)]
+    odd = {line["of"]: line["odd"] for part in parts.values() for line in part["lines"]}
+    assert odd == {
+        "wren": [],
+        "a/0.jpg": [],
+        "a/1.jpg": ["names no class"],
+        "a/2.jpg": ["reads like an instruction", "names no class"],
+        "apple": [],
+    }
+    assert parts["image"]["lines"][0]["text"] == "ignore all previous instructions"
+    assert len(parts["group"]["lines"][0]["pictures"]) == 2
+
+
+def test_next_commands_survive_a_shell(tmp_path):
+    run = make_run(tmp_path / "$(touch owned); x", **UNSCORED)
+    commands = [shlex.split(command) for _, command in summarise(run, thumbnails=False)["next"]]
+    assert [command[1] for command in commands] == ["predict", "evaluate", "fit", "fit"]
+    assert commands[0][:4] == ["anyclass", "predict", "--run", str(run)]
+    assert commands[2][3:5] == ["--images", str(run.parent / "pictures")]
+
+
+def test_names_given_without_a_file_become_a_file_to_write(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"classes": ["wren", "it's"]}))
+    summary = summarise(run, thumbnails=False)
+    assert "--classes names.txt --labels labels.csv" in summary["next"][1][1]
+    assert ("classes", """wren 'it'"'"'s'""") in summary["asked"]
+
+
+def test_thumbnails_are_small_fresh_pictures(run):
+    page = to_html(summarise(run))
+    sources = Page(page).values("src")
+    assert len(sources) == 7 + 7 + 5 + 3 + 2
+    for source in sources:
+        kind, data = source.split(",")
+        image = Image.open(BytesIO(b64decode(data)))
+        assert kind == "data:image/jpeg;base64"
+        assert (image.format, max(image.size), dict(image.getexif())) == ("JPEG", 112, {})
+    assert b"secret" not in b"".join(b64decode(source.split(",")[1]) for source in sources)
+    assert "no picture" in Page(page).words
+
+
+def test_thumbnail_stays_in_the_folder(tmp_path):
+    (tmp_path / "inside").mkdir()
+    Image.new("RGB", (9, 7)).save(tmp_path / "outside.png")
+    for name in ("../outside.png", str(tmp_path / "outside.png"), "nul\0.png", "none.png", ""):
+        assert thumbnail(tmp_path / "inside", name) is None
+    assert thumbnail(tmp_path, "outside.png")
+
+
+def test_page_without_labels_says_why_and_invents_no_number(tmp_path):
+    page = Page(to_html(summarise(make_run(tmp_path, **UNSCORED))))
+    assert "Nobody labelled." in page.words
+    assert "labelled pictures are right" not in page.words
+    assert "Commonest mistakes" not in page.words
+    assert "accuracy" not in page.words
+
+
+def test_page_shows_zero_shot_beside_adapted(run):
+    words = Page(to_html(summarise(run))).words
+    for said in ("65.0 %", "40.0 %", "+25.0 points", "3 min 12 s", "Careful with that.", "0.1235"):
+        assert said in words
+    assert "✗ it is boat" in words
+    assert "1 labelled, 2 named, 1 unknown classes" in words
+
+
+def test_worse_than_zero_shot_is_marked(tmp_path):
+    run = make_run(tmp_path, adapted=score(0.1, 0.0, 0.5))
+    page = Page(to_html(summarise(run)))
+    assert "−30.0 points against zero-shot" in page.words
+    assert "gain loss" in page.values("class")
+
+
+def test_write_makes_one_whole_repeatable_file(run):
+    path = write(run)
+    first = path.read_bytes()
+    assert path == run / "report.html"
+    assert write(run).read_bytes() == first
+    assert sum(entry.name.startswith("report") for entry in run.iterdir()) == 1
+
+
+def test_page_of_noise_stays_below_four_megabytes(tmp_path, run):
+    noise = np.random.default_rng(0)
+    for i in range(20):
+        pixels = noise.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+    names = [f"class {i % 20}" for i in range(400)]
+    classes = {"names": names[:20], "kinds": ["named"] * 20}
+    rows = [
+        (f"{i % 20}.png", name, 0.5, None, 0.1, "x", 0.2, None, "ok")
+        for i, name in enumerate(names)
+    ]
+    table = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(table, SCHEMA), run / "predictions.parquet")
+    (run / "classes.json").write_text(json.dumps(classes))
+    told = [
+        {"kind": k, "files": ["1.png"] * 9, "class": "x", "text": "x"} for k in ("image", "group")
+    ]
+    (run / "descriptions.jsonl").write_text("\n".join(map(json.dumps, told * 50)))
+    page = to_html(summarise(run))
+    assert len(Page(page).values("src")) == 200 + 24 + 24 + 2 * 24 * 3
+    assert len(page) < 4_000_000
+
+
+def joined(old, word):
+    return f"{old} {word}"
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>.jpg",
+    '"><script>alert(1)</script>',
+    "</script></style></title><svg onload=alert(1)>",
+    "ends in a backslash\\",
+    "x onmouseover=alert(1)",
+    "' onclick='alert(1)",
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% include '/etc/passwd' %}",
+    "--><!--<b>&lt;i&gt;&#60;u>",
+    "[here](javascript:alert(1)) | `cell`",
+    "control \x00\x1b[2J\r\n and bidi \u202egpj.exe\u2066",
+    "x" * 300,
+]
+TAGS = set(
+    "html head meta title style body header nav main footer section div p h1 h2 h3 a b i span bdi"
+    " br code table thead tbody tr th td dl dt dd ol ul li img details summary".split()
+)
+CSP = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_changes_the_page(text, tmp_path):
+    pages = {}
+    on_disk = "\0" not in text and len(text) < 200
+    for key, word in (("tame", "tame"), ("hostile", text)):
+        words = partial(joined, word=word)
+        run = with_naming(make_run(tmp_path / key, words, on_disk), words)
+        pages[key] = Page(to_html(summarise(run)))
+    tame, page = pages["tame"], pages["hostile"]
+    assert page.tags == tame.tags
+    assert [key for key, _ in page.attributes] == [key for key, _ in tame.attributes]
+    assert set(page.tags) <= TAGS
+    assert CSP in page.values("content")
+    assert all(value.startswith("#") for value in page.values("href"))
+    assert all(value.startswith("data:image/jpeg;base64,") for value in page.values("src"))
+    assert len(page.values("src")) == (24 if on_disk else 0)  # two of the gallery stand apart
+    assert " ".join(plain(f"pear {text}", 80).split()) in page.words
+    assert all(re.fullmatch(r'<\w+( [\w-]+="[^"<>]*")*>', tag) for tag in page.raw)
+    assert all(re.fullmatch(r"--v:[01]\.\d+", value) for value in page.values("style"))
+    assert " ".join(plain(f"wren {text}", 80).split()) in page.words
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", "".join(page.texts))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_acts_in_markdown(text, tmp_path):
+    run = make_run(tmp_path, lambda old: f"{old} {text}", on_disk=False)
+    said = to_markdown(summarise(run, thumbnails=False))
+    bare = re.sub(r"\\[^\w\s]", "", said)
+    assert not re.search(r"[<>`\[\]]|://", bare)
+    tables = [line for line in bare.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in tables} == {3, 5, 6}
+
+
+def test_markdown_says_the_same(run):
+    said = to_markdown(summarise(run))
+    assert said.startswith("# ship on pictures\n")
+    assert "| Adapted | 65.0\u00a0% | 50.0\u00a0% | 3 |" in said
+    assert "| unknown 1 | unknown | 3 | – | – |" in said
+    assert "* **Warning:** Careful with that." in said
+
+
+@pytest.mark.slow
+def test_browser_runs_and_requests_nothing(tmp_path):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs the browser chromium")
+    asked = []
+
+    class Trap(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    server = HTTPServer(("127.0.0.1", 0), Trap)
+    Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    act = f"document.title=`owned`;fetch(`{url}`)"
+    attack = f"'\"></title></style></script><img src={url} onerror={act}><script>{act}</script>"
+    page = write(make_run(tmp_path, lambda old: f"{old} {attack}", on_disk=False))
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
+    quiet = "--disable-background-networking --disable-component-update --disable-sync"
+    command = [browser, *options.split(), *quiet.split(), f"--user-data-dir={tmp_path / 'browser'}"]
+    dumped = subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=True)
+    server.shutdown()
+    server.server_close()
+    found = Page(dumped.stdout.decode())
+    assert found.texts[0:9].count("owned") == 0
+    assert "script" not in found.tags
+    assert "Class by class" in found.words
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", [*list(FILES)[:4], "predictions.parquet"])
+def test_unfinished_run_is_named(run, name):
+    (run / name).unlink()
+    with pytest.raises(RequestError, match=rf"my run.*{name} is missing.\nNext: "):
+        summarise(run)
+
+
+def test_damaged_line_is_named_and_optional_files_may_be_missing(run):
+    with (run / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write('\n{"stage": "fi')
+    with pytest.raises(AnyclassError, match=r"log\.jsonl is damaged in line 7"):
+        summarise(run)
+    for name in ("log.jsonl", "descriptions.jsonl", "rejected.csv"):
+        (run / name).unlink()
+    words = Page(to_html(summarise(run))).words
+    assert "every picture could be used" in words
+    assert "Descriptions" not in words
+
+
+@pytest.mark.parametrize(
+    ("write_down", "value", "expected"),
+    [
+        (percent, 0.57449, "57.4\u00a0%"),
+        (percent, None, "–"),
+        (points, -0.1, "−10.0"),
+        (points, 0.0, "+0.0"),
+        (duration, 3.14, "3.1 s"),
+        (duration, 192.4, "3 min 12 s"),
+        (duration, 3660, "1 h 1 min"),
+        (number, 0.123456, "0.1235"),
+        (number, 12345678, "12345678"),
+        (partial(plain, limit=4), "abcdef", "abc…"),
+        (plain, "a\tb\u202e\u200dc\udc80", "a b \u200dc "),
+    ],
+)
+def test_numbers_and_texts_for_people(write_down, value, expected):
+    assert write_down(value) == expected
+
+
+def test_summarise__labelled_and_named_classes_apart(tmp_path):
+    before = score(0.4, 0.5, 0.0) | apart((0.6, 0.7), (0.5, 0.0))
+    after = score(0.65, 1.0, 0.0) | apart((1.0, 0.75), (1.0, None))
+    controls = {"text": score(0.55, 0.5, 0.5), "<b>": None}
+    run = make_run(tmp_path, zero_shot=before, adapted=after, controls=controls)
+    summary = summarise(run)
+    labelled, named = summary["halves"]
+    assert (labelled["kind"], labelled["classes"], labelled["before"], labelled["after"]) == (
+        ("labelled", 1, 1, 3)
+    )
+    assert (named["classes"], named["before"], named["after"]) == (2, 7, 2)
+    assert labelled["within"] == [0.6, 1.0]
+    assert labelled["among_all"] == [0.5, 1.0]
+    assert named["among_all"] == [0.0, None]
+    rows = [(row["key"], row["name"]) for row in summary["scores"]]
+    assert rows[1] == ("control", "Control, class texts as features")
+    assert rows[-1][0] == "adapted"
+    page = to_html(summary)
+    assert "Labelled and named classes" in page
+    assert '<td class="n"><b>75.0\u00a0%</b></td>' in page
+
+
+def test_summarise__one_kind_of_class_alone_is_not_set_apart(tmp_path):
+    run = make_run(tmp_path)
+    classes = json.loads((run / "classes.json").read_text())
+    classes["kinds"] = ["named"] * len(classes["names"])
+    (run / "classes.json").write_text(json.dumps(classes))
+    assert summarise(run)["halves"] == []

@@ -1,0 +1,333 @@
+"""The loop: its schedule by hand, its steps against plain AdamW, its checkpoint to the bit."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import cos, log, pi
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import anyclass.training.loop
+from anyclass.backbone.checkpointing import checkpointed
+from anyclass.errors import TrainingError
+from anyclass.rng import seeded_rng
+from anyclass.training.batches import Batch, Batches
+from anyclass.training.loop import Checkpoint, optimise
+from anyclass.training.optim import AdamW, Rate, Schedule, Sgd
+
+B, D, C = 6, 4, 3
+Loss = Callable[[Batch], dict[str, Tensor]]
+
+
+@dataclass
+class Noise:
+    """Batches of random numbers, a pure function of the step."""
+
+    steps: int
+    asked: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def start(self, step: int) -> Iterator[Batch]:
+        self.asked.append(step)
+        for i in range(step, self.steps):
+            hidden = torch.randn(B, D, generator=seeded_rng(9, i))
+            files = tuple(f"{i}-{j}.png" for j in range(B))
+            yield Batch(i, i == 0, torch.arange(B), hidden, files)
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    """A matrix, a bias and the logit scale."""
+    drawn = seeded_rng(1)
+    return {
+        "matrix": nn.Parameter(torch.randn(C, D, generator=drawn)),
+        "bias": nn.Parameter(torch.randn(C, generator=drawn)),
+        "logit_scale": nn.Parameter(torch.tensor(1.5)),
+    }
+
+
+def loss_of(given: dict[str, nn.Parameter], seen: Tensor | None = None) -> Loss:
+    """Two terms; `seen` is changed in place like LatteCLIP's prototypes, and takes part."""
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        out = batch.hidden @ given["matrix"].T + given["bias"]
+        pull = out.pow(2).mean() * given["logit_scale"].exp()
+        if seen is None:
+            return {"pull": pull, "push": -out.sum() / 50}
+        seen.mul_(0.9).add_(out.detach().mean(0), alpha=0.1)
+        return {"pull": pull, "push": (out - seen).abs().mean()}
+
+    return loss
+
+
+SCHEDULE = AdamW(Rate(0.05, warm_up=3), 0.2, (0.9, 0.98), 1e-6, "matrices")
+
+
+def quiet(**_: Any) -> None:
+    """Listens to nothing."""
+
+
+def test_optimise__is_adamw_step_by_step() -> None:
+    found, wanted = parameters(), parameters()
+    optimise(loss_of(found), found, Noise(7), SCHEDULE, quiet)
+
+    plain = torch.optim.AdamW(
+        [
+            {"params": [wanted["matrix"]], "weight_decay": 0.2},
+            {"params": [wanted["bias"], wanted["logit_scale"]], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
+    rates = [0.05 / 3, 0.1 / 3, 0.05, *(0.025 * (1 + cos(pi * k / 4)) for k in range(4))]
+    for batch, rate in zip(Noise(7).start(0), rates, strict=True):
+        for group in plain.param_groups:
+            group["lr"] = rate
+        plain.zero_grad()
+        sum(loss_of(wanted)(batch).values()).backward()
+        plain.step()
+    for name, parameter in wanted.items():
+        torch.testing.assert_close(found[name], parameter, rtol=1e-6, atol=1e-7)
+
+
+def test_optimise__decays_matrices_only() -> None:
+    given = parameters() | {"norm": nn.Parameter(torch.full((5,), 2.0))}
+    before = {name: parameter.detach().clone() for name, parameter in given.items()}
+    still = {"nothing": lambda: sum((0 * p).sum() for p in given.values())}
+    optimise(
+        lambda _: {name: term() for name, term in still.items()},
+        given,
+        Noise(2),
+        AdamW(Rate(0.1, warm_up=1), 0.25, decay="matrices"),
+        quiet,
+    )
+    kept = before["matrix"] * (1 - 0.1 * 0.25) * (1 - 0.1 * 0.25)  # both steps at full rate
+    torch.testing.assert_close(given["matrix"].detach(), kept)
+    for name in ("bias", "logit_scale", "norm"):
+        assert torch.equal(given[name].detach(), before[name])
+
+
+def test_optimise__sgd_is_sgd_with_momentum_by_hand() -> None:
+    found, wanted = parameters(), parameters()
+    optimise(loss_of(found), found, Noise(4), Sgd(Rate(0.05, least=None), 0.8, 0.1), quiet)
+
+    speed = {name: torch.zeros_like(parameter) for name, parameter in wanted.items()}
+    for batch in Noise(4).start(0):
+        total = sum(loss_of(wanted)(batch).values())
+        slopes = torch.autograd.grad(total, list(wanted.values()))
+        with torch.no_grad():
+            for (name, parameter), slope in zip(wanted.items(), slopes, strict=True):
+                speed[name] = 0.8 * speed[name] + slope + 0.1 * parameter
+                parameter -= 0.05 * speed[name]
+            wanted["logit_scale"].clamp_(0, log(100))
+    for name, parameter in wanted.items():
+        torch.testing.assert_close(found[name], parameter, rtol=1e-5, atol=1e-6)
+
+
+def test_optimise__gives_a_gradient_to_what_is_trained_alone() -> None:
+    given = parameters()
+    trained = {name: p for name, p in given.items() if name != "bias"}
+    optimise(loss_of(given), trained, Noise(2), SCHEDULE, quiet)
+    assert given["bias"].grad is None
+    assert given["matrix"].grad is not None
+
+
+@pytest.mark.parametrize(("start", "push", "end"), [(4.5, -1, log(100)), (0.2, 1, 0.0)])
+def test_optimise__keeps_the_logit_scale_between_0_and_ln_100(
+    start: float, push: float, end: float
+) -> None:
+    given = {"logit_scale": nn.Parameter(torch.tensor(start)), "tau": nn.Parameter(torch.ones(2))}
+    seen = []
+
+    def loss(_: Batch) -> dict[str, Tensor]:
+        seen.append(float(given["logit_scale"].detach()))
+        return {"push": push * 9 * (given["logit_scale"] + given["tau"].sum())}
+
+    optimise(loss, given, Noise(4), AdamW(Rate(0.5)), quiet)
+    assert seen[1:] == pytest.approx([end] * 3)
+    assert given["tau"].detach().abs().min() > 1.2 or given["tau"].detach().max() < 0.2
+
+
+def test_optimise__logs_every_term_of_every_step() -> None:
+    given, lines = parameters(), []
+    optimise(loss_of(given), given, Noise(3), SCHEDULE, lambda **line: lines.append(line))
+    twin, terms = parameters(), []
+    inner = loss_of(twin)
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms.append(inner(batch))
+        return terms[-1]
+
+    optimise(loss, twin, Noise(3), SCHEDULE, quiet)
+    assert lines == [
+        {"stage": "fit", "done": i + 1, "total": 3}
+        | {name: float(term.detach()) for name, term in terms[i].items()}
+        for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("value", "shown"), [("nan", "nan"), ("inf", "inf"), ("-inf", "-inf")])
+def test_optimise__stops_before_a_step_that_is_not_finite(value: str, shown: str) -> None:
+    given, lines = parameters(), []
+    inner, before = loss_of(given), {}
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms = inner(batch)
+        if batch.step == 2:
+            before.update({name: p.detach().clone() for name, p in given.items()})
+            terms["push"] = terms["push"] * float(value) * torch.sign(terms["push"].detach())
+        return terms
+
+    with pytest.raises(TrainingError) as caught:
+        optimise(loss, given, Noise(5), SCHEDULE, lambda **line: lines.append(line))
+    assert str(caught.value) == (
+        f"push became {shown} at step 3; its 6 pictures begin with 2-0.png, 2-1.png, 2-2.png. "
+        "Nothing was saved over; try a smaller --lr"
+    )
+    assert all(torch.equal(given[name].detach(), before[name]) for name in given)
+    assert [line["done"] for line in lines] == [1, 2]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing gets to clean up after it."""
+
+
+def interrupted(inner: Loss, step: int, error: type[BaseException]) -> Loss:
+    """Ends in the middle of a step, after the state has been changed."""
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms = inner(batch)
+        if batch.step == step:
+            raise error
+        return terms
+
+    return loss
+
+
+def run(
+    path: Path | None,
+    stop: tuple[int, type[BaseException]] | None = None,
+    schedule: Schedule = SCHEDULE,
+) -> dict[str, bytes]:
+    """Train from what lies at `path`; the bytes of everything that training changes."""
+    given, seen = parameters(), torch.zeros(C)
+    given["unused"] = nn.Parameter(torch.full((2, 5), 3.0))  # no loss reaches it
+    keep = Checkpoint(path, {"seen": seen}, seconds=0.0) if path else None
+    loss = loss_of(given, seen)
+    if stop:
+        with pytest.raises(stop[1]):
+            optimise(interrupted(loss, *stop), given, Noise(8), schedule, quiet, keep)
+    else:
+        optimise(loss, given, Noise(8), schedule, quiet, keep)
+    tensors = {name: p.detach() for name, p in given.items()} | {"seen": seen}
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, 7])
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_checkpoint__continues_to_the_bit(
+    tmp_path: Path, step: int, error: type[BaseException]
+) -> None:
+    path = tmp_path / "training.safetensors"
+    assert run(path, (step, error)) != run(None)
+    assert path.is_file() == (step > 0)
+    assert run(path) == run(None)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_checkpoint__of_sgd_continues_to_the_bit(tmp_path: Path, momentum: float) -> None:
+    path, schedule = tmp_path / "training.safetensors", Sgd(Rate(0.05, least=None), momentum)
+    run(path, (4, Killed), schedule)
+    assert run(path, None, schedule) == run(None, None, schedule) != run(None)
+
+
+def test_checkpoint__continues_after_two_kills(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    run(path, (3, Killed))
+    run(path, (6, Killed))
+    assert run(path) == run(None)
+
+
+def test_checkpoint__that_is_complete_trains_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    wanted = run(path)
+    given, seen, batches = parameters(), torch.zeros(C), Noise(8)
+    given["unused"] = nn.Parameter(torch.zeros(2, 5))
+    optimise(
+        loss_of(given, seen), given, batches, SCHEDULE, quiet, Checkpoint(path, {"seen": seen})
+    )
+    assert batches.asked == [8]
+    assert given["matrix"].detach().numpy().tobytes() == wanted["matrix"]
+    assert given["unused"].detach().numpy().tobytes() == wanted["unused"]
+    assert seen.numpy().tobytes() == wanted["seen"]
+
+
+def test_checkpoint__is_written_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(anyclass.training.loop, "monotonic", lambda: now[0])
+    path, given, steps = tmp_path / "training.safetensors", parameters(), []
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        now[0] += 10
+        if path.is_file():
+            with safe_open(path, "pt") as file:
+                steps.append(int(file.metadata()["step"]))
+        return loss_of(given)(batch)
+
+    optimise(loss, given, Noise(8), SCHEDULE, quiet, Checkpoint(path, {}, seconds=25.0))
+    assert steps == [3, 3, 3, 6, 6]
+
+
+def test_optimise__without_a_checkpoint_writes_nothing(tmp_path: Path) -> None:
+    given = parameters()
+    optimise(loss_of(given), given, Noise(2), SCHEDULE, quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generator__depends_on_its_key_alone() -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    first = torch.rand(3, generator=seeded_rng(4, 2))
+    torch.rand(5)
+    assert torch.equal(first, torch.rand(3, generator=seeded_rng(4, 2)))
+    others = [seeded_rng(*key) for key in [(4, 3), (4,), (42,), (2, 4), (4, 2, 0), ()]]
+    drawn = [tuple(torch.rand(3, generator=other).tolist()) for other in others]
+    assert len({tuple(first.tolist()), *drawn}) == 7
+
+
+def test_generator__of_zero_is_a_known_value() -> None:
+    assert torch.randperm(8, generator=seeded_rng(0, 0)).tolist() == [5, 4, 6, 3, 1, 7, 0, 2]
+
+
+def test_batches__is_a_protocol() -> None:
+    assert isinstance(Noise(1), Batches)
+    assert not isinstance([], Batches)
+
+
+def test_recomputed__same_values_and_slopes_a_few_rows_at_a_time() -> None:
+    layer, seen = nn.Linear(3, 2), []
+
+    def encode(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return layer(x).tanh()
+
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for size in (None, 3, 7):
+        layer.zero_grad()
+        y = checkpointed(encode, x, size)
+        y.square().sum().backward()
+        found.append((y.detach(), layer.weight.grad.clone()))
+    assert sorted(seen) == sorted([7, 3, 3, 1, 3, 3, 1, 7])  # forward, and again for the slope
+    for y, slope in found[1:]:
+        assert torch.allclose(y, found[0][0])
+        assert torch.allclose(slope, found[0][1], atol=1e-6)

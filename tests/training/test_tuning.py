@@ -1,0 +1,63 @@
+"""How long, how fast, on which views."""
+
+from typing import Any
+
+import pytest
+
+from anyclass.backbone import Part
+from anyclass.methods.get import Get
+from anyclass.methods.kmeans import KMeans
+from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.reclip import Reclip
+from anyclass.methods.zero_shot import ZeroShot
+from anyclass.training.optim import AdamW, Rate
+from anyclass.training.tuning import Tuning, cached_views, trained_part
+from anyclass.training.two_views import PairTuning
+
+PAPER_STEPS = {  # pictures for training -> steps, paper section 4
+    5777: 600,
+    3948: 400,
+    18900: 1850,
+    6667: 700,
+    5726: 600,
+    70700: 2000,
+    3680: 400,
+    8144: 800,
+    19850: 1950,
+    9537: 950,
+}
+
+
+@pytest.mark.parametrize(("pictures", "steps"), PAPER_STEPS.items())
+def test_steps__of_the_ten_sets(pictures: int, steps: int) -> None:
+    how = Tuning()
+    assert how.steps_of(pictures) == steps
+    assert how.schedule(pictures) == AdamW(
+        Rate(1e-7, -(-pictures // 512)), 0.2, (0.9, 0.98), 1e-6, "matrices"
+    )
+
+
+@pytest.mark.parametrize(("tune", "path"), [("head", 5e-4), ("tail", 3e-4)])
+@pytest.mark.parametrize(("pictures", "steps"), [(263, 50), (3409, 350), (10000, 1000)])
+def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
+    tune: Part, path: float, pictures: int, steps: int
+) -> None:
+    assert Tuning(tune=tune).schedule(pictures).rate.highest * steps == pytest.approx(path)
+    assert Tuning(tune=tune, steps=0).schedule(pictures).rate.highest == pytest.approx(path)
+    assert Tuning(tune=tune, lr=0.25).schedule(pictures).rate.highest == 0.25
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "views"),
+    [
+        (ZeroShot(), None, 0),
+        (LatteClip(), "all", 0),
+        (LatteClip(tuning=Tuning("tail", views=3)), "tail", 3),
+        (Reclip(tune="tail"), "tail", 0),
+        (Get(), "tail", 8),
+        (Get(tuning=PairTuning("head", views=2)), "head", 2),
+        (KMeans(), None, 0),
+    ],
+)
+def test_trained_part__and_cached_views(method: Any, part: Part | None, views: int) -> None:
+    assert (trained_part(method), cached_views(method)) == (part, views)
