@@ -1,9 +1,9 @@
 # Every target sets up .venv by itself: Python 3.11 or newer, make and a package index are all it takes.
 #
-#   make demo     draw pictures, label them from their class names, write a report
+#   make demo     draw images, label them from their class names, write a report
 #   make test     the test suite
 #   make check    style, types, structure; prints the size figures
-#   make bench    the benchmarks; those on real pictures want ANYCLASS_DATA, a folder of sets
+#   make bench    the benchmarks; those on real images want ANYCLASS_DATA, a folder of sets
 #   make harden   the slow tests: kills, full disks, hostile files
 #   make clean    remove .venv and what the tools left behind
 
@@ -31,7 +31,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	@if [ -n "$$ANYCLASS_DATA" ]; then $(BIN)/python benchmarks/latteclip.py --data "$$ANYCLASS_DATA"; \
-	else echo "benchmarks/latteclip.py needs real pictures: set ANYCLASS_DATA to their folder"; fi
+	else echo "benchmarks/latteclip.py needs real images: set ANYCLASS_DATA to their folder"; fi
 
 harden: $(READY)
 	$(PYTEST) -n 2 -m slow

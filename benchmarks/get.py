@@ -3,10 +3,10 @@
     python benchmarks/get.py --data DATA        DATA: the folder that holds cifar10/ and grocery/
     python benchmarks/get.py --table            the table of what has been measured
 
-Half of the pictures of the known classes are labelled (the published draw), everything else is not.
-All, Old and New are clustering accuracies "v2" of the pictures that were fitted on without a label
-(transductive), and of the test pictures (inductive). What is trained follows the papers' schedules
-(200 epochs, the last stage of the tower) on eight cached views of each picture: a GPU (`--device
+Half of the images of the known classes are labelled (the published draw), everything else is not.
+All, Old and New are clustering accuracies "v2" of the images that were fitted on without a label
+(transductive), and of the test images (inductive). What is trained follows the papers' schedules
+(200 epochs, the last stage of the tower) on eight cached views of each image: a GPU (`--device
 cuda`) takes minutes, two CPU cores hours. One line of `results/get.json` is one fit; those that are
 there are not measured again.
 """
@@ -28,24 +28,24 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.data.splits import discovery
 from anyclass.errors import TrainingError
 from anyclass.estimators.kmeans import estimate_classes, semi_supervised_kmeans
 from anyclass.estimators.metrics import clustering
-from anyclass.estimators.num_classes import count_classes
+from anyclass.estimators.num_classes import estimate_num_classes
 from anyclass.features.extract import Embedding, embed, image_features, tower_features, with_own
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
 from anyclass.methods.get_plus import GetPlus
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.simgcd import SimGcd
-from anyclass.run.scoring import see
-from anyclass.training.two_views import PairTuning
+from anyclass.run.scoring import predict_all
+from anyclass.training.two_views import TwoViewTuning
 
 RESULTS = Path(__file__).parent / "results" / "get.json"
 
-TAIL, GET, SIMGCD = PairTuning(), Get(), SimGcd()
+TAIL, GET, SIMGCD = TwoViewTuning(), Get(), SimGcd()
 METHODS: dict[str, Any] = {
     "kmeans": KMeans(),
     "kmeans, unprojected": KMeans(feature="unprojected"),
@@ -107,51 +107,51 @@ SHARES_STAGE_1 = tuple(
 
 
 class Task(NamedTuple):
-    """One set: what is fitted on, the truth of it, other pictures with theirs, all class names."""
+    """One set: what is fitted on, the truth of it, other images with theirs, all class names."""
 
-    photos: Photos
+    dataset: ImageDataset
     truth: Any
-    test: Photos
+    test: ImageDataset
     known: int
     names: tuple[str, ...]
 
 
-def task(train: Photos, test: Photos, known: list[int], pictures: int | None) -> Task:
-    """Known classes first, in the order of their indices; a fixed share of the pictures."""
-    if pictures is not None:
-        drawn = np.random.RandomState(0).permutation(len(train))[:pictures]  # noqa: NPY002
+def task(train: ImageDataset, test: ImageDataset, known: list[int], images: int | None) -> Task:
+    """Known classes first, in the order of their indices; a fixed share of the images."""
+    if images is not None:
+        drawn = np.random.RandomState(0).permutation(len(train))[:images]  # noqa: NPY002
         train = train[np.sort(drawn)]
     order = [*known, *(c for c in range(len(train.classes)) if c not in set(known))]
     number = np.argsort(order)
-    photos, truth = discovery(train, known)
+    dataset, truth = discovery(train, known)
     names = tuple(train.classes.names[c] for c in order)
-    return Task(photos, truth, replace(test, labels=number[test.labels]), len(known), names)
+    return Task(dataset, truth, replace(test, labels=number[test.labels]), len(known), names)
 
 
 def tasks(data: Path) -> dict[str, Callable[[], Task]]:
     """The sets by name."""
 
-    def cifar(pictures: int | None) -> Task:
-        return task(*SETS["cifar10"](data), list(range(5)), pictures)
+    def cifar(images: int | None) -> Task:
+        return task(*SETS["cifar10"](data), list(range(5)), images)
 
     def halves(name: str) -> Task:
         split = SETS[name](data)
         return task(*split, list(range((len(split.train.classes) + 1) // 2)), None)
 
     return {
-        "cifar10, 4,000 pictures": lambda: cifar(4000),
+        "cifar10, 4,000 images": lambda: cifar(4000),
         "emoji": lambda: halves("emoji"),
         "grocery, coarse": lambda: halves("grocery, coarse"),
-        "cifar10, 10,000 pictures": lambda: cifar(None),
+        "cifar10, 10,000 images": lambda: cifar(None),
     }
 
 
 def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
     """Transductive and inductive."""
-    hidden = some.photos.labels < 0
+    hidden = some.dataset.labels < 0
     known = range(some.known)
     on_train = np.array(fitted.record["predicted"])[hidden]
-    on_test = see(clip, fitted, some.test, silent).adapted.argmax(1)
+    on_test = predict_all(clip, fitted, some.test, silent).adapted.argmax(1)
     found = {
         "transductive": clustering(some.truth[hidden], on_train, known),
         "inductive": clustering(some.test.labels, on_test, known),
@@ -164,9 +164,9 @@ def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
 
 def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
     """What GET's texts know by themselves: its text branch, both branches, and grouped texts."""
-    hidden, known, said = some.photos.labels < 0, range(some.known), fitted.record
+    hidden, known, said = some.dataset.labels < 0, range(some.known), fitted.record
     x = normalize(said["pseudo_texts"].cpu(), dim=-1)
-    grouped = semi_supervised_kmeans(x, torch.tensor(some.photos.labels), len(fitted.classes))
+    grouped = semi_supervised_kmeans(x, torch.tensor(some.dataset.labels), len(fitted.classes))
     guesses = {
         "text branch": np.array(said["predicted_by_text"]),
         "both branches": np.array(said["predicted_by_mix"]),
@@ -181,7 +181,7 @@ def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
 def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: Path) -> Any:
     """One fit, scored; what stopped it, where it collapsed."""
     some = wrong(some, WRONG.get(method, 1.0))
-    row = {"set": name, "method": method, "seed": seed, "pictures": len(some.photos)}
+    row = {"set": name, "method": method, "seed": seed, "images": len(some.dataset)}
     options = {}
     if method in SHARES_STAGE_1:
         options["scratch"] = folder = scratch / f"{seed} {name}"
@@ -192,7 +192,7 @@ def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: 
     torch.manual_seed(seed)
     start = time.perf_counter()
     try:
-        fitted = METHODS[method].fit(clip, some.photos, silent, **options)
+        fitted = METHODS[method].fit(clip, some.dataset, silent, **options)
     except TrainingError as stopped:
         return row | {"stopped": str(stopped)}
     seconds = round(time.perf_counter() - start, 1)
@@ -202,19 +202,19 @@ def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: 
 
 def wrong(some: Task, factor: float) -> Task:
     """The task with so many times the classes, or the new ones, as there cannot be fewer known."""
-    classes = some.photos.classes
+    classes = some.dataset.classes
     fewer = round(factor * classes.unknown)
     unknown = max(fewer, round(factor * classes.total) - len(classes))
-    return some._replace(photos=replace(some.photos, classes=replace(classes, unknown=unknown)))
+    return some._replace(dataset=replace(some.dataset, classes=replace(classes, unknown=unknown)))
 
 
 def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]:
     """How many classes there seem to be: by held-out labels, and as GCD has it."""
-    shown = embed(clip, some.photos, Embedding("head"), silent)
-    x = image_features(clip, shown, "head").cpu()
-    rows, y = with_own(x, tower_features(shown)), torch.tensor(some.photos.labels)
-    found = count_classes(rows, x.shape[1], y, silent, seed=seed)
-    row = {"set": name, "method": "estimate", "seed": seed, "true": some.photos.classes.total}
+    features = embed(clip, some.dataset, Embedding("head"), silent)
+    x = image_features(clip, features, "head").cpu()
+    rows, y = with_own(x, tower_features(features)), torch.tensor(some.dataset.labels)
+    found = estimate_num_classes(rows, x.shape[1], y, silent, seed=seed)
+    row = {"set": name, "method": "estimate", "seed": seed, "true": some.dataset.classes.total}
     row |= {"classes": found.classes, "range": found.range}
     return row if seed else row | {"gcd": estimate_classes(x, y, search="grid", seed=0).classes}
 
@@ -272,7 +272,7 @@ def main() -> None:
                 continue
             some = make()
             for method, seed in [(m, s) for s in asked.seeds for m in asked.methods]:
-                large = len(some.photos) > 5000
+                large = len(some.dataset) > 5000
                 if (name, method, seed) in done or (large and method in TRAINED):
                     continue
                 if method == "estimate":

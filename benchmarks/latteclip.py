@@ -22,15 +22,15 @@ import numpy as np
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.commands.emoji import PICTURES, draw
-from anyclass.data import Classes, Photos
+from anyclass.commands.emoji import IMAGES, draw
+from anyclass.data import Classes, ImageDataset
 from anyclass.files import cache_folder
 from anyclass.methods import Method
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.latteclip_plus import LatteClipPlus
 from anyclass.methods.reclip import Reclip
-from anyclass.run.scoring import compare, see
+from anyclass.run.scoring import compare, predict_all
 from anyclass.training.tuning import Tuning
 
 RESULTS = Path(__file__).parent / "results" / "latteclip.json"
@@ -48,16 +48,16 @@ METHODS: dict[str, Method] = {
 
 
 class Split(NamedTuple):
-    """One set of pictures."""
+    """One set of images."""
 
-    train: Photos
-    test: Photos
+    train: ImageDataset
+    test: ImageDataset
 
 
 def photographs(data: Path, name: str) -> Split:
     """A set in class folders."""
-    train = Photos.read(data / name / "train", labels="folders")
-    return Split(train, Photos.read(data / name / "test", train.classes.names, "folders"))
+    train = ImageDataset.read(data / name / "train", labels="folders")
+    return Split(train, ImageDataset.read(data / name / "test", train.classes.names, "folders"))
 
 
 def coarse(data: Path) -> Split:
@@ -71,8 +71,8 @@ def coarse(data: Path) -> Split:
 
 
 def emoji(_: Path) -> Split:
-    """The pictures of the demo, twice."""
-    drawn = Photos.read(draw(cache_folder("demo", "emoji")), tuple(PICTURES), "folders")
+    """The images of the demo, twice."""
+    drawn = ImageDataset.read(draw(cache_folder("demo", "emoji")), tuple(IMAGES), "folders")
     return Split(drawn, drawn)
 
 
@@ -90,7 +90,7 @@ def silent(**_: Any) -> None:
 
 
 def row(clip: Backbone, name: str, split: Split, method: str, seeds: int) -> dict[str, Any]:
-    """Accuracy on the test pictures: zero-shot, ensemble, and adapted over the seeds."""
+    """Accuracy on the test images: zero-shot, ensemble, and adapted over the seeds."""
     adapted, seconds, scores = [], [], {}
     train = split.train if method == "oracle" else split.train.unlabelled_copy()
     for seed in range(seeds):
@@ -98,12 +98,14 @@ def row(clip: Backbone, name: str, split: Split, method: str, seeds: int) -> dic
         start = time.perf_counter()
         fitted = METHODS[method].fit(clip, train, silent)
         seconds.append(time.perf_counter() - start)
-        scores = compare(split.test.labels, see(clip, fitted, split.test, silent), fitted.classes)
+        scores = compare(
+            split.test.labels, predict_all(clip, fitted, split.test, silent), fitted.classes
+        )
         adapted.append(100 * scores["adapted"]["accuracy"])
     return {
         "set": name,
         "method": method,
-        "pictures": len(train),
+        "images": len(train),
         "zero_shot": round(100 * scores["zero_shot"]["accuracy"], 2),
         "zero_shot_ensemble": round(100 * scores["zero_shot_ensemble"]["accuracy"], 2),
         "adapted": [round(value, 2) for value in adapted],

@@ -2,9 +2,9 @@
 
     python benchmarks/ship.py --data DATA        DATA: the folder that holds clothing/ ...
 
-The second half of the classes is known by name only. Few-shot methods learn from 16 pictures of
-each labelled class; ship-plus also sees the other training pictures, without labels. Everything is
-fitted on training pictures and scored on test pictures, in the sliced and in the mixed label
+The second half of the classes is known by name only. Few-shot methods learn from 16 images of
+each labelled class; ship-plus also sees the other training images, without labels. Everything is
+fitted on training images and scored on test images, in the sliced and in the mixed label
 space; nothing is chosen on them. The figures go to `results/ship.json`.
 """
 
@@ -20,16 +20,16 @@ from latteclip import SETS, Split, silent
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShot, Made
+from anyclass.methods.few_shot import FewShot, SyntheticFeatures
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship_plus import ShipPlus
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.tip_adapter import TipAdapter
-from anyclass.run.scoring import compare, see
+from anyclass.run.scoring import compare, predict_all
 
 RESULTS = Path(__file__).parent / "results" / "ship.json"
 SHOTS = 16
@@ -39,18 +39,18 @@ POOL = 64
 
 COMPANIONS = {
     "coop": CoOp(recipe="ship", data=DATA),
-    "clip_adapter": ClipAdapter(data=DATA),
-    "tip_adapter": TipAdapter(data=DATA),
+    "clip-adapter": ClipAdapter(data=DATA),
+    "tip-adapter": TipAdapter(data=DATA),
     "gda": Gda(data=DATA),
 }
 PLUS = {
     "ship-plus": ShipPlus(shots=SHOTS),
-    "ship-plus, labelled pictures alone": ShipPlus(shots=SHOTS, unlabelled=False),
+    "ship-plus, labelled images alone": ShipPlus(shots=SHOTS, unlabelled=False),
 }
 
 
 def fitted(
-    clip: Backbone, photos: Photos, seed: int, coop: bool
+    clip: Backbone, dataset: ImageDataset, seed: int, coop: bool
 ) -> dict[str, tuple[Classifier, float, Any]]:
     """All rows of a set for one seed: classifier, seconds, and the log of the generator."""
     found = {}
@@ -61,13 +61,13 @@ def fitted(
         print(f"  {name}: {found[name][1]} s", flush=True)
 
     torch.manual_seed(seed)
-    shown = DATA.show(clip, photos, silent, 1)
+    labelled = DATA.show(clip, dataset, silent, 1)
     with torch.no_grad():
-        t = class_features(clip, photos.classes.prompts, [PLAIN])
-    named = torch.tensor(photos.classes.named)
+        t = class_features(clip, dataset.classes.prompts, [PLAIN])
+    named = torch.tensor(dataset.classes.named)
     log: list[dict[str, Any]] = []
     start = time.perf_counter()
-    maker = Vae().learn(clip, shown, photos.classes, t, lambda **row: log.append(row))
+    maker = Vae().learn(clip, labelled, dataset.classes, t, lambda **row: log.append(row))
     collapse = [row for row in log if row.get("stage") == "ship"]
     print(f"  generator: {time.perf_counter() - start:.1f} s", flush=True)
     sources = made_by(maker, named, t, seed)
@@ -75,24 +75,26 @@ def fitted(
         if name == "coop" and not coop:
             continue
 
-        def learn(how: Any = how, made: Made | None = None, over: Any = "labelled") -> Classifier:
-            return how.learn(clip, shown, photos.classes, silent, made, over)
+        def learn(
+            how: Any = how, synthetic: SyntheticFeatures | None = None, over: Any = "labelled"
+        ) -> Classifier:
+            return how.learn(clip, labelled, dataset.classes, silent, synthetic, over)
 
         take(name, learn)
-        take(f"{name} + ship", lambda learn=learn: learn(made=sources["ship"]), collapse)
-        take(f"{name} + class text", lambda learn=learn: learn(made=sources["class text"]))
+        take(f"{name} + ship", lambda learn=learn: learn(synthetic=sources["ship"]), collapse)
+        take(f"{name} + class text", lambda learn=learn: learn(synthetic=sources["class text"]))
         if name == "coop":
             take("coop + names alone", lambda learn=learn: learn(over="all"))
     for name, plus in PLUS.items():
-        take(name, lambda plus=plus: plus.fit(clip, photos, silent))
+        take(name, lambda plus=plus: plus.fit(clip, dataset, silent))
     return found
 
 
-def made_by(maker: Generator, named: Any, t: Any, seed: int) -> dict[str, Made]:
+def made_by(maker: Generator, named: Any, t: Any, seed: int) -> dict[str, SyntheticFeatures]:
     """Features of named classes: by the generator, and the control."""
     return {
-        "ship": Made(named, maker.sample, seed, pool=POOL),
-        "class text": Made(named, lambda c, _: t[c], seed),
+        "ship": SyntheticFeatures(named, maker.sample, seed, pool=POOL),
+        "class text": SyntheticFeatures(named, lambda c, _: t[c], seed),
     }
 
 
@@ -108,7 +110,7 @@ def rows(
         for method, (classifier, seconds, facts) in fitted(
             clip, train, seed, seed < coop_seeds
         ).items():
-            seen = see(clip, classifier, test, silent)
+            seen = predict_all(clip, classifier, test, silent)
             both = compare(test.labels, seen, train.classes)
             scores.setdefault(method, []).append((both["adapted"], seconds, facts))
             if method == "gda":

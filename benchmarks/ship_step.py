@@ -1,8 +1,8 @@
-"""What one step of SHIP's generator costs, against encoding pictures and whole texts each time.
+"""What one step of SHIP's generator costs, against encoding images and whole texts each time.
 
     python benchmarks/ship_step.py [--batch 32] [--device cuda]
 
-Plain: the pictures of a batch through the image tower, texts of 77 tokens through the text tower.
+Plain: the images of a batch through the image tower, texts of 77 tokens through the text tower.
 Here: features embedded once, texts cut to the longest of the batch. ViT-B/16 with random weights,
 100 class names, forward and backward, the same encoder and bias.
 """
@@ -57,7 +57,7 @@ def main() -> None:
     c = torch.tensor([draw.randrange(CLASSES) for _ in range(b)])
     ids = clip._tokenizer([f"X X X X {classes.prompts[i]}." for i in c.tolist()]).to(asked.device)
     whole = Words(ids, model.token_embedding(ids).detach())
-    first, length = maker.slots.place, maker.slots.length
+    first, length = maker.learner.place, maker.learner.length
 
     def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mu, lambda_ = maker.encode(x, c)
@@ -88,7 +88,7 @@ def main() -> None:
         "batch": b,
         "device": asked.device,
         "tokens_plain": b * ids.shape[1],
-        "tokens_here": b * int(maker.slots.filled(maker.prompts(encode(x)[0]), c).ids.shape[1]),
+        "tokens_here": b * int(maker.learner.filled(maker.prompts(encode(x)[0]), c).ids.shape[1]),
         "images_plain": b,
         "images_here": 0,
         "seconds_plain": round(slow, 2),

@@ -1,6 +1,6 @@
-"""Pictures a second: anyclass's `embed` beside a plain open_clip loop, in one run.
+"""Images a second: anyclass's `embed` beside a plain open_clip loop, in one run.
 
-    python benchmarks/speed.py [--pictures 512]
+    python benchmarks/speed.py [--images 512]
 
 Both read the same JPEG files and end in unit features. The plain loop is what open_clip's README
 shows: open, preprocess, batch, `encode_image`. Figures are ratios of one run on one machine.
@@ -20,19 +20,19 @@ import torch
 from PIL import Image
 
 from anyclass.backbone import Backbone
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.features.extract import BATCH, Embedding, embed, image_features
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 
 
-def pictures(folder: Path, count: int) -> Photos:
+def images(folder: Path, count: int) -> ImageDataset:
     """JPEG files of 400 x 300 pixels, smooth enough to compress like photographs."""
     rng = np.random.default_rng(0)
     for i in range(count):
         small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
         Image.fromarray(small).resize((400, 300)).save(folder / f"{i:05}.jpg", quality=90)
-    return Photos.read(folder)
+    return ImageDataset.read(folder)
 
 
 def backbone(name: str) -> Backbone:
@@ -46,7 +46,7 @@ def backbone(name: str) -> Backbone:
 
 
 @torch.no_grad()
-def plain_loop(clip: Backbone, photos: Photos) -> torch.Tensor:
+def plain_loop(clip: Backbone, dataset: ImageDataset) -> torch.Tensor:
     """Unit features the way open_clip's README gets them."""
     from open_clip import image_transform
 
@@ -54,20 +54,20 @@ def plain_loop(clip: Backbone, photos: Photos) -> torch.Tensor:
     p = clip.preprocessing
     preprocess = image_transform(p.size, False, p.mean, p.std, p.resize_mode, p.interpolation)
     parts = []
-    for start in range(0, len(photos), BATCH):
-        rows = range(start, min(start + BATCH, len(photos)))
-        batch = torch.stack([preprocess(Image.open(photos.path(i))) for i in rows])
+    for start in range(0, len(dataset), BATCH):
+        rows = range(start, min(start + BATCH, len(dataset)))
+        batch = torch.stack([preprocess(Image.open(dataset.path(i))) for i in rows])
         parts.append(model.encode_image(batch, normalize=True))
     return torch.cat(parts)
 
 
-def ours(clip: Backbone, photos: Photos) -> torch.Tensor:
+def ours(clip: Backbone, dataset: ImageDataset) -> torch.Tensor:
     """The same features through `embed`: worker processes, the fastest engine, the cache."""
-    return image_features(clip, embed(clip, photos, Embedding(), lambda **_: None), "head")
+    return image_features(clip, embed(clip, dataset, Embedding(), lambda **_: None), "head")
 
 
 def rate(run: Callable[[], torch.Tensor], count: int) -> tuple[float, torch.Tensor]:
-    """Pictures a second, and the features."""
+    """Images a second, and the features."""
     start = time.perf_counter()
     features = run()
     return count / (time.perf_counter() - start), features
@@ -78,12 +78,12 @@ def measure(name: str, count: int) -> dict[str, float | str]:
     clip = backbone(name)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
         os.environ["ANYCLASS_CACHE"] = cache
-        photos = pictures(Path(folder), count)
-        ours(clip, photos[:BATCH])  # exports the tower once, and warms both up
-        plain_loop(clip, photos[:BATCH])
-        plain, wanted = rate(lambda: plain_loop(clip, photos), count)
-        fast, found = rate(lambda: ours(clip, photos), count)
-        again, _ = rate(lambda: ours(clip, photos), count)
+        dataset = images(Path(folder), count)
+        ours(clip, dataset[:BATCH])  # exports the tower once, and warms both up
+        plain_loop(clip, dataset[:BATCH])
+        plain, wanted = rate(lambda: plain_loop(clip, dataset), count)
+        fast, found = rate(lambda: ours(clip, dataset), count)
+        again, _ = rate(lambda: ours(clip, dataset), count)
     agreement = torch.nn.functional.cosine_similarity(wanted, found).min()
     return {
         "tower": name,
@@ -98,8 +98,8 @@ def measure(name: str, count: int) -> dict[str, float | str]:
 def main() -> None:
     """Measure and write `results/speed.json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pictures", type=int, default=512)
-    count = parser.parse_args().pictures
+    parser.add_argument("--images", type=int, default=512)
+    count = parser.parse_args().images
     starter = Backbone.load("starter")  # assembled in the user's own cache, before it is moved
     del starter
     lines = []

@@ -1,11 +1,11 @@
-"""Zero-shot accuracy of the starter model on pictures it was not trained on.
+"""Zero-shot accuracy of the starter model on images it was not trained on.
 
     python benchmarks/starter.py [--data DIR] [--split test] [--bridge FILE ...]
 
 The demo's emoji in their 16 classes, and over every choice of 12 of them; with DIR also the sets
 cifar10, clothing and grocery in their coarse classes (DIR/SET/SPLIT/CLASS/*.jpg and
 grocery/classes.csv). One template, no adaptation; `centred` moves the mean of the image features
-of the same pictures to the origin. `--bridge` measures other bridges than the one that is shipped,
+of the same images to the origin. `--bridge` measures other bridges than the one that is shipped,
 for ablations. The table goes to `results/starter.json`.
 """
 
@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone
 from anyclass.backbone.starter import BRIDGE, assemble
 from anyclass.commands.emoji import draw
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.features.extract import Embedding, embed, image_features
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import cache_folder
@@ -41,29 +41,29 @@ def silent(**_: Any) -> None:
     """A log that says nothing."""
 
 
-def sets(data: Path | None, split: str) -> Iterator[tuple[str, Photos, list[str]]]:
-    """Name, labelled pictures and class names of each set; some classes may share a name."""
-    emoji = Photos.read(draw(cache_folder("demo", "emoji")), labels="folders")
+def sets(data: Path | None, split: str) -> Iterator[tuple[str, ImageDataset, list[str]]]:
+    """Name, labelled images and class names of each set; some classes may share a name."""
+    emoji = ImageDataset.read(draw(cache_folder("demo", "emoji")), labels="folders")
     yield "emoji", emoji, list(emoji.classes.names)
     for name in ("cifar10", "clothing", "grocery") if data else ():
-        photos = Photos.read(data / name / split, labels="folders")
-        names = list(photos.classes.names)
+        dataset = ImageDataset.read(data / name / split, labels="folders")
+        names = list(dataset.classes.names)
         if name == "grocery":
             with (data / name / "classes.csv").open(encoding="utf-8") as table:
                 coarse = {row["class"]: row["coarse_class"] for row in csv.DictReader(table)}
             names = [coarse[one].replace("-", " ") for one in names]
-        yield name, photos, names
+        yield name, dataset, names
 
 
 @torch.no_grad()
 def scores(
-    clip: Backbone, photos: Photos, names: Sequence[str]
+    clip: Backbone, dataset: ImageDataset, names: Sequence[str]
 ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"], Int[Tensor, " N"]]:
     """Cosines with the distinct names, plain and centred, and the right columns."""
     distinct = sorted(set(names))
-    images = image_features(clip, embed(clip, photos, Embedding(), silent), "head")
+    images = image_features(clip, embed(clip, dataset, Embedding(), silent), "head")
     texts = class_features(clip, distinct, [PLAIN])
-    right = torch.tensor([distinct.index(names[c]) for c in photos.labels])
+    right = torch.tensor([distinct.index(names[c]) for c in dataset.labels])
     return images @ texts.T, normalize(images - images.mean(0), dim=1) @ texts.T, right
 
 
@@ -73,7 +73,7 @@ def accuracy(cosines: Float[Tensor, "N C"], right: Int[Tensor, " N"]) -> float:
 
 
 def over_choices(cosines: Float[Tensor, "N C"], right: Int[Tensor, " N"]) -> list[float]:
-    """Accuracy for each choice of `FEW` classes and their pictures."""
+    """Accuracy for each choice of `FEW` classes and their images."""
     found = []
     for some in combinations(range(cosines.shape[1]), FEW):
         chosen = torch.tensor(some)
@@ -86,8 +86,8 @@ def over_choices(cosines: Float[Tensor, "N C"], right: Int[Tensor, " N"]) -> lis
 def row(clip: Backbone, data: Path | None, split: str) -> dict[str, Any]:
     """All figures of one model."""
     figures: dict[str, Any] = {}
-    for name, photos, names in sets(data, split):
-        plain, centred, right = scores(clip, photos, names)
+    for name, dataset, names in sets(data, split):
+        plain, centred, right = scores(clip, dataset, names)
         figures[name] = round(accuracy(plain, right), 1)
         figures[f"{name}, centred"] = round(accuracy(centred, right), 1)
         if name == "emoji":

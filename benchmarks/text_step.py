@@ -2,7 +2,7 @@
 
     python benchmarks/text_step.py [--batch 128] [--device cuda]
 
-Plain: class text twice, image and group text of each picture, all 4 B at 77 tokens. Here: each
+Plain: class text twice, image and group text of each image, all 4 B at 77 tokens. Here: each
 distinct text once, in parts of like length, cut to their own. Texts of 8 to 20 words, one in fifty
 at full length; 10 classes, 32 groups each; the text tower of ViT-B-32 with random weights; forward
 and backward.
@@ -23,7 +23,7 @@ from anyclass.backbone import Backbone
 from anyclass.captioning.captions import TextFeatures
 
 RESULTS = Path(__file__).parent / "results" / "text_step.json"
-CLASSES, GROUPS, PICTURES = 10, 32, 20_000
+CLASSES, GROUPS, IMAGES = 10, 32, 20_000
 
 
 def sentence(words: list[str], draw: random.Random) -> str:

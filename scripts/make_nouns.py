@@ -6,7 +6,7 @@ From WordNet 3.0 (Debian's package `wordnet-base`; its permissive licence is wri
 nouns that most often mean an animal, a plant, food, something made, worn or driven, a part
 of the body or of nature. Kept are those that people use: words that are a single token of the
 starter's text tower (its vocabulary goes by frequency), phrases that WordNet counted in texts,
-and the names of ImageNet's 1,000 classes. Of people only trades and ages are left: a picture of
+and the names of ImageNet's 1,000 classes. Of people only trades and ages are left: an image of
 somebody must not be called anything worse than what they do.
 """
 
@@ -43,7 +43,7 @@ SECOND = 10
 """How often a second sense was met that is kept as well (a table to sit at)."""
 
 GENERAL = 6
-"""Depth in WordNet above which a word says too little of a picture (thing, artifact, device)."""
+"""Depth in WordNet above which a word says too little of an image (thing, artifact, device)."""
 
 TRADES = ("worker", "professional", "athlete", "performer", "artist", "serviceman", "cook")
 """Whoever is a kind of these is called by a trade."""

@@ -1,18 +1,18 @@
 """The bridge between the two towers of the starter model.
 
 Letters: K = 1000 ImageNet classes, W and b the image tower's classifier, f pooled features of a
-picture (1280,), z its centred logits (K,), t pooled features of a text (384,), D = 768.
+image (1280,), z its centred logits (K,), t pooled features of a text (384,), D = 768.
 
 Photographs, in closed form. There is not one to train on, but the classifier says what they look
-like: class units h (see `anyclass.backbone.starter`) turn a picture into the evidence for each
+like: class units h (see `anyclass.backbone.starter`) turn an image into the evidence for each
 class, and a ridge regression turns a text into the evidence it should meet,
 
     Q' = argmin  sum_i w_i |(t_i - n) Q' - y_i|^2 + lambda |Q'|^2
 
-with y_i the evidence in an ideal picture of the classes that text i names (its own, those it is a
+with y_i the evidence in an ideal image of the classes that text i names (its own, those it is a
 hypernym of, or its relatives). Q' = U S V^T; texts are projected by U S and evidence by V.
 
-Drawings, by gradient descent. Picture units g and their projection are trained so that drawings
+Drawings, by gradient descent. Image units g and their projection are trained so that drawings
 find their words and the other way round (contrastive, several words of a drawing are right), while
 they keep quiet on made-up photographs,
 
@@ -43,7 +43,7 @@ TEMPLATES = (
     "{}",
     "a {}.",
     "a drawing of a {}.",
-    "a picture of {}.",
+    "an image of {}.",
 )
 """Every text but a gloss is read in all of them."""
 
@@ -61,9 +61,9 @@ class Settings:
     ridge: float = 200.0
     """lambda."""
     evidence: float = 6.0
-    """Centred logit of its class in an ideal picture."""
+    """Centred logit of its class in an ideal image."""
     class_gain: float = 2.0
-    """Length of the class part on an ideal picture; random picture units begin at about 1."""
+    """Length of the class part on an ideal image; random image units begin at about 1."""
     alpha: tuple[float, float] = (4.0, 11.0)
     """Least and largest centred logit of the class of a made-up photograph."""
     second: float = 0.5
@@ -73,13 +73,13 @@ class Settings:
     noise: float = 0.4
     """Largest share of the deviation that features have from place to place in a photograph."""
     quiet: float = 10.0
-    """Weight of the length of the picture part on made-up photographs, beside the class part's."""
+    """Weight of the length of the image part on made-up photographs, beside the class part's."""
     steps: int = 600
     """Of AdamW, with a warm-up of 50 and a cosine to 0."""
     batch: int = 512
     """Drawings a step sees, and made-up photographs."""
     rate: float = 1e-3
-    """Learning rate of the picture units and their projection."""
+    """Learning rate of the image units and their projection."""
     scale: float = 30.0
     """1 / tau while training."""
 
@@ -90,29 +90,29 @@ class Bridge(nn.Module):
     def __init__(
         self,
         units: tuple[Float[Tensor, "K W"], Float[Tensor, " K"]],
-        pictures: tuple[Float[Tensor, "H W"], Float[Tensor, " H"]],
+        images: tuple[Float[Tensor, "H W"], Float[Tensor, " H"]],
         projection: Float[Tensor, "U D"],
         texts: tuple[Float[Tensor, "T D"], Float[Tensor, " T"]],
     ) -> None:
-        """Class units, picture units, projection of both, text projection and centre."""
+        """Class units, image units, projection of both, text projection and centre."""
         super().__init__()
         self.class_weight, self.class_bias = (nn.Buffer(part) for part in units)
-        self.picture_weight, self.picture_bias = (nn.Parameter(part) for part in pictures)
+        self.image_weight, self.image_bias = (nn.Parameter(part) for part in images)
         self.class_projection = nn.Buffer(projection[: len(units[0])])
-        self.picture_projection = nn.Parameter(projection[len(units[0]) :])
+        self.image_projection = nn.Parameter(projection[len(units[0]) :])
         self.text_projection, self.centre = (nn.Buffer(part) for part in texts)
 
     def classes(self, f: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
         """What the class units say."""
         return gelu(f @ self.class_weight.T + self.class_bias) @ self.class_projection
 
-    def pictures(self, f: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
-        """What the picture units say."""
-        return gelu(f @ self.picture_weight.T + self.picture_bias) @ self.picture_projection
+    def images(self, f: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
+        """What the image units say."""
+        return gelu(f @ self.image_weight.T + self.image_bias) @ self.image_projection
 
     def image(self, f: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
-        """Features of pictures."""
-        return self.classes(f) + self.pictures(f)
+        """Features of images."""
+        return self.classes(f) + self.images(f)
 
     def text(self, t: Float[Tensor, "B T"]) -> Float[Tensor, "B D"]:
         """Features of texts."""
@@ -120,10 +120,10 @@ class Bridge(nn.Module):
 
     def tensors(self, scale: float) -> dict[str, Tensor]:
         """What `backbone/starter.py` reads, half precision; the class units are the tower's own."""
-        projection = torch.cat([self.class_projection, self.picture_projection])
+        projection = torch.cat([self.class_projection, self.image_projection])
         half = {
-            "picture_units": self.picture_weight,
-            "picture_biases": self.picture_bias,
+            "picture_units": self.image_weight,
+            "picture_biases": self.image_bias,
             "image_projection": projection.T,
             "text_projection": self.text_projection.T,
             "text_centre": self.centre,
@@ -134,14 +134,14 @@ class Bridge(nn.Module):
 
 @dataclass(frozen=True)
 class Photographs:
-    """What the image tower's weights say of pictures that nobody has."""
+    """What the image tower's weights say of images that nobody has."""
 
     rows: Float[Tensor, "K W"]
     """W of its classifier, centred."""
     mean: Float[Tensor, " W"]
     """m, the mean feature."""
     deviation: Float[Tensor, " W"]
-    """From place to place in a picture."""
+    """From place to place in an image."""
 
     @classmethod
     def of(
@@ -195,7 +195,7 @@ def evidence_of(
     known: Int[Tensor, " k"],
     evidence: float,
 ) -> Float[Tensor, "K K"]:
-    """Row k: unit evidence in an ideal picture of class k, less the mean over `known` classes."""
+    """Row k: unit evidence in an ideal image of class k, less the mean over `known` classes."""
     every = torch.arange(len(photographs.rows))
     logits = photographs.ideal(every, evidence) @ units[0].T + units[1]
     live = torch.zeros(len(every)).index_fill_(0, known, 1.0)
@@ -204,7 +204,7 @@ def evidence_of(
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSet:
     """Texts of which each stands for some classes."""
 
     texts: Float[Tensor, "N V T"]
@@ -216,7 +216,7 @@ class Lesson:
 
 
 def text_map(
-    lessons: Sequence[Lesson],
+    lessons: Sequence[TrainingSet],
     evidence: Float[Tensor, "K K"],
     centre: Float[Tensor, " T"],
     ridge: float,
@@ -224,10 +224,14 @@ def text_map(
     """Q': the weighted ridge regression from texts to evidence."""
     width = len(centre)
     gram, cross = ridge * torch.eye(width), torch.zeros(width, len(evidence))
-    for lesson in lessons:
-        y = normalize(torch.stack([evidence[list(some)].mean(0) for some in lesson.classes]), dim=1)
-        for form in (lesson.texts - centre).unbind(1):
-            weighted = torch.einsum("n,nt->nt", lesson.weights / lesson.texts.shape[1], form)
+    for training_set in lessons:
+        y = normalize(
+            torch.stack([evidence[list(some)].mean(0) for some in training_set.classes]), dim=1
+        )
+        for form in (training_set.texts - centre).unbind(1):
+            weighted = torch.einsum(
+                "n,nt->nt", training_set.weights / training_set.texts.shape[1], form
+            )
             gram += weighted.T @ form
             cross += weighted.T @ y
     return torch.linalg.solve(gram, cross)
@@ -239,9 +243,9 @@ def several_right(
     right: Bool[Tensor, "B B"],
     scale: float,
 ) -> Float[Tensor, ""]:
-    """Contrastive loss in which picture i belongs to every text j with `right[i, j]`.
+    """Contrastive loss in which image i belongs to every text j with `right[i, j]`.
 
-    loss = mean_i mean_{j right} -log softmax_j(s_ij) / 2 + the same from texts to pictures
+    loss = mean_i mean_{j right} -log softmax_j(s_ij) / 2 + the same from texts to images
     """
     logits = scale * images @ texts.T
 
@@ -253,7 +257,7 @@ def several_right(
 
 
 @dataclass(frozen=True)
-class Shown:
+class LabelledFeatures:
     """Drawings and the words for them."""
 
     features: Float[Tensor, "N V W"]
@@ -293,13 +297,13 @@ def beginning(
     drawings: Float[Tensor, "N W"],
     settings: Settings,
 ) -> Bridge:
-    """The closed form, with picture units along the main directions of drawings, and silent."""
+    """The closed form, with image units along the main directions of drawings, and silent."""
     u, s, v = torch.linalg.svd(texts[0], full_matrices=False)
     rank, hidden = len(s), 2 * WIDTH - len(units[0])
     some = (drawings - drawings.mean(0))[:8000]
     _, spread, main = torch.linalg.svd(some, full_matrices=False)
     spread = spread / len(some) ** 0.5
-    pictures = main[:hidden] / spread[:hidden, None].clamp(min=float(spread[hidden // 3]))
+    images = main[:hidden] / spread[:hidden, None].clamp(min=float(spread[hidden // 3]))
     projection = torch.zeros(2 * WIDTH, WIDTH)
     ideal = photographs.ideal(torch.arange(len(units[0])), settings.evidence)
     length = gelu(ideal @ units[0].T + units[1]).norm(dim=1).mean()
@@ -308,7 +312,7 @@ def beginning(
     text_projection[:, :rank] = u * s
     return Bridge(
         units,
-        (pictures, -pictures @ drawings.mean(0)),
+        (images, -images @ drawings.mean(0)),
         projection,
         (text_projection, texts[1]),
     )
@@ -316,14 +320,14 @@ def beginning(
 
 def train(
     bridge: Bridge,
-    shown: Shown,
+    features: LabelledFeatures,
     photographs: Photographs,
     settings: Settings,
     seed: int = 0,
 ) -> list[float]:
-    """Train the picture part of `bridge` in place; returns the loss of each step."""
+    """Train the image part of `bridge` in place; returns the loss of each step."""
     random = np.random.default_rng(seed)
-    drawings = shown.features.flatten(0, 1)
+    drawings = features.features.flatten(0, 1)
     classes = len(photographs.rows)
     optimiser = torch.optim.AdamW(
         bridge.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.0
@@ -338,12 +342,12 @@ def train(
     )
     losses = []
     for _ in range(settings.steps):
-        f, t, right = shown.sample(settings, random)
+        f, t, right = features.sample(settings, random)
         images, texts = (normalize(x, dim=1) for x in (bridge.image(f), bridge.text(t)))
         loss = several_right(images, texts, right, settings.scale)
         some = torch.from_numpy(random.integers(classes, size=settings.batch))
         f = photographs.made_up(some, drawings, settings, random)
-        noise = (bridge.pictures(f) ** 2).sum(1).mean() / (bridge.classes(f) ** 2).sum(1).mean()
+        noise = (bridge.images(f) ** 2).sum(1).mean() / (bridge.classes(f) ** 2).sum(1).mean()
         optimiser.zero_grad()
         (loss + settings.quiet * noise).backward()
         optimiser.step()

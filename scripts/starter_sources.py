@@ -47,7 +47,7 @@ NOT_A_THING = re.compile("cards|dice|chess|aiga|roadsigns|smilies|bodypart")
 """Parts of a clip art path that are left out for the same reason."""
 
 GENERAL = 5
-"""Depth in WordNet above which a word says too little of a picture (entity, object, whole ...)."""
+"""Depth in WordNet above which a word says too little of an image (entity, object, whole ...)."""
 
 Synset = str
 """Eight digits: an offset in WordNet 3.0, and the number in the names of ImageNet's classes."""
@@ -80,7 +80,7 @@ class Drawing(NamedTuple):
     key: str
     """Key of its concept."""
     content: str | Path
-    """SVG, or the file of a picture."""
+    """SVG, or the file of an image."""
 
 
 def fetch(folder: Path) -> None:

@@ -7,7 +7,7 @@ are kept in DIR. First a bridge is trained without one concept in five, to see w
 names it has not met and to set the temperature; then the bridge that is shipped, on everything.
 With `--without`, `--share` or `--set`, for ablations, the figures are on one concept in five too,
 and the file is trained on everything they leave. `benchmarks/starter.py` measures a bridge on real
-pictures.
+images.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from starter_bridge import (
     KINDS,
     TEMPLATES,
     Bridge,
-    Lesson,
+    LabelledFeatures,
     Photographs,
     Settings,
-    Shown,
+    TrainingSet,
     beginning,
     evidence_of,
     likeliest_scale,
@@ -60,7 +60,7 @@ from anyclass.backbone import Backbone
 from anyclass.backbone.engine import engine
 from anyclass.backbone.starter import BRIDGE, class_units, towers
 from anyclass.features.text import PLAIN, fill
-from anyclass.files import whole
+from anyclass.files import atomic_write
 
 VIEWS = 6
 """Of each drawing: as it is on white, and five at random."""
@@ -126,7 +126,7 @@ class Material:
     """The towers; nothing between them."""
 
     @cached_property
-    def shown(self) -> list[Concept]:
+    def features(self) -> list[Concept]:
         """The concept of each drawing."""
         of = {one.key: one for one in self.concepts if one.source != "imagenet"}
         return [of[drawing.key] for drawing in self.drawings]
@@ -176,7 +176,7 @@ def main() -> None:
     _, figures = attempt(material, settings, asked, held_out=True)
     print(json.dumps({"asked": vars(asked) | {"work": None, "out": None}} | figures), flush=True)
     final, _ = attempt(material, settings, asked, held_out=False)
-    with whole(asked.out) as path:
+    with atomic_write(asked.out) as path:
         save_file(final.tensors(figures["scale"]), path)
 
 
@@ -230,10 +230,10 @@ def views(drawing: Drawing) -> Any:
     """uint8 pixels (V, H, W, 3); None for what cannot be read or is too large."""
     chance = random.Random(f"{drawing.vendor} {drawing.key}")
     try:
-        picture = opened(drawing.content)
+        image = opened(drawing.content)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return np.stack([on_white(picture), *(varied(picture, chance) for _ in range(VIEWS - 1))])
+    return np.stack([on_white(image), *(varied(image, chance) for _ in range(VIEWS - 1))])
 
 
 def opened(content: str | Path) -> Image.Image:
@@ -247,18 +247,18 @@ def opened(content: str | Path) -> Image.Image:
     if isinstance(content, str):
         png = svg_to_bytes(content, width=SIDE, height=SIDE, skip_system_fonts=True)
         return Image.open(io.BytesIO(png)).convert("RGBA")
-    picture = Image.open(content, formats=["PNG"])
-    if picture.width * picture.height > LARGEST:
+    image = Image.open(content, formats=["PNG"])
+    if image.width * image.height > LARGEST:
         raise ValueError("too large")
-    picture = picture.convert("RGBA")
-    picture.thumbnail((SIDE * 3 // 2, SIDE * 3 // 2), Image.Resampling.BICUBIC)
-    return picture
+    image = image.convert("RGBA")
+    image.thumbnail((SIDE * 3 // 2, SIDE * 3 // 2), Image.Resampling.BICUBIC)
+    return image
 
 
-def on_white(picture: Image.Image) -> Any:
+def on_white(image: Image.Image) -> Any:
     """As a model is tested: the whole drawing on white, its shorter side filled and cut."""
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
     scale = SIDE / min(white.size)
     width, height = (max(SIDE, round(side * scale)) for side in white.size)
     left, top = (width - SIDE) // 2, (height - SIDE) // 2
@@ -266,20 +266,20 @@ def on_white(picture: Image.Image) -> Any:
     return np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
 
 
-def varied(picture: Image.Image, chance: random.Random) -> Any:
+def varied(image: Image.Image, chance: random.Random) -> Any:
     """Placed, turned, mirrored, on a coloured ground, with other colours, or small and blurred."""
     if chance.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if chance.random() < 0.4:
         angle = chance.uniform(-20, 20)
-        picture = picture.rotate(angle, expand=True, resample=Image.Resampling.BICUBIC)
-    scale = chance.uniform(0.5, 1.15) * SIDE / max(picture.size)
-    size = (max(8, int(picture.width * scale)), max(8, int(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
+        image = image.rotate(angle, expand=True, resample=Image.Resampling.BICUBIC)
+    scale = chance.uniform(0.5, 1.15) * SIDE / max(image.size)
+    size = (max(8, int(image.width * scale)), max(8, int(image.height * scale)))
+    image = image.resize(size, Image.Resampling.BICUBIC)
     darkest = chance.choice([255, 255, 255, 120, 120, 0])
     ground = Image.new("RGB", (SIDE, SIDE), tuple(chance.randint(darkest, 255) for _ in range(3)))
     spare = [(min(0, SIDE - side), max(0, SIDE - side)) for side in size]
-    ground.paste(picture, tuple(chance.randint(*span) for span in spare), picture)
+    ground.paste(image, tuple(chance.randint(*span) for span in spare), image)
     if chance.random() < 0.5:
         for change, low, high in (
             (ImageEnhance.Brightness, 0.6, 1.3),
@@ -311,17 +311,17 @@ def attempt(
     centre = texts[[names[one.words["name"][0]] for one in own]].mean((0, 1))
     lessons = list(taught(material, settings, set(classes.tolist()), asked.without))
     mapped = text_map(lessons, evidence, centre, settings.ridge)
-    shown = drawings_of(material, held_out, asked)
+    features = drawings_of(material, held_out, asked)
     bridge = beginning(
         material.photographs,
         units,
         (mapped, centre),
-        shown.features[:, :3].flatten(0, 1).float(),
+        features.features[:, :3].flatten(0, 1).float(),
         settings,
     )
-    losses = train(bridge, shown, material.photographs, settings, asked.seed)
+    losses = train(bridge, features, material.photographs, settings, asked.seed)
     bridge.requires_grad_(False)
-    figures: dict[str, Any] = {"drawings": len(shown.words), "loss": np.mean(losses[-100:])}
+    figures: dict[str, Any] = {"drawings": len(features.words), "loss": np.mean(losses[-100:])}
     if held_out:
         questions = dict(asked_of(material, bridge, settings))
         figures |= {name: accuracy(*question) for name, question in questions.items()}
@@ -331,7 +331,7 @@ def attempt(
 
 def taught(
     material: Material, settings: Settings, classes: set[int], without: Sequence[str]
-) -> Iterator[Lesson]:
+) -> Iterator[TrainingSet]:
     """Texts that stand for ImageNet's classes: their own words, and their relatives'."""
     names, texts = material.texts
     for kind, weight in zip(KINDS, settings.weights, strict=True):
@@ -341,33 +341,33 @@ def taught(
                 of.setdefault(text, []).append(i)
         if of and weight and kind not in without:
             index = [names[text] for text in of]
-            yield Lesson(texts[index], list(of.values()), torch.full((len(of),), weight))
+            yield TrainingSet(texts[index], list(of.values()), torch.full((len(of),), weight))
     if "relatives" not in without:
         some = [[i for i in own if i in classes] for *_, own in material.relatives]
         index = [i for i, own in enumerate(some) if own]
         weights = [settings.relatives / len(some[i]) for i in index]
         chosen = material.relative_texts[index]
-        yield Lesson(chosen, [some[i] for i in index], torch.tensor(weights))
+        yield TrainingSet(chosen, [some[i] for i in index], torch.tensor(weights))
 
 
-def drawings_of(material: Material, held_out: bool, asked: argparse.Namespace) -> Shown:
+def drawings_of(material: Material, held_out: bool, asked: argparse.Namespace) -> LabelledFeatures:
     """Drawings of concepts that have a word, and these words; `held_out` leaves one in five."""
     names, texts = material.texts
     out = set(asked.without)
     index, words = [], []
     chance = np.random.default_rng(0)
-    for i, (drawing, concept) in enumerate(zip(material.drawings, material.shown, strict=True)):
+    for i, (drawing, concept) in enumerate(zip(material.drawings, material.features, strict=True)):
         if {concept.source, drawing.vendor} & out or (held_out and concept.held_out):
             continue
         kept = {k: [names[t] for t in w] for k, w in concept.words.items() if w and k not in out}
         if kept and chance.random() < asked.share:
             index.append(i)
             words.append(kept)
-    return Shown(material.features[index], words, texts)
+    return LabelledFeatures(material.features[index], words, texts)
 
 
 Question = tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]
-"""Cosines of N pictures with C names, and the right columns."""
+"""Cosines of N images with C names, and the right columns."""
 
 
 @torch.no_grad()
@@ -385,12 +385,12 @@ def asked_of(
     held = [one for one in material.concepts if one.held_out]
     own = [one for one in held if one.source == "imagenet"]
     classes = torch.tensor([int(one.key) for one in own]).repeat(20)
-    drawn = [i for i, one in enumerate(material.shown) if one.held_out]
+    drawn = [i for i, one in enumerate(material.features) if one.held_out]
     clutter = material.features[drawn].flatten(0, 1)
     made_up = material.photographs.made_up(classes, clutter, settings, np.random.default_rng(5))
     names = [one.words["name"][0] for one in own]
     yield "made-up photographs, their names", ask(made_up, names * 20, names)
-    of = [material.shown[i] for i in drawn]
+    of = [material.features[i] for i in drawn]
     plain = material.features[drawn][:, 0]
     for source, place in (("emoji", "emoji, their names"), ("clipart", "clip art, their titles")):
         some = [i for i, one in enumerate(of) if one.source == source and one.words["name"]]

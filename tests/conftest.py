@@ -1,4 +1,4 @@
-"""What every test shares: tiny random CLIP models, small pictures, one torch thread, no network.
+"""What every test shares: tiny random CLIP models, small images, one torch thread, no network.
 
 The models are open_clip models like any other: `local-dir:` folders, seeded random weights.
 
@@ -231,7 +231,7 @@ def words() -> list[str]:
 
 
 class Shape(NamedTuple):
-    """One class of the toy pictures: how many, which colour, which `ImageDraw` call."""
+    """One class of the toy images: how many, which colour, which `ImageDraw` call."""
 
     count: int
     colour: tuple[int, int, int]
@@ -247,14 +247,14 @@ SHAPES = {  # in the order of the names file, which is not the alphabet's
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """`tmp_path/pictures/<class>/<number>.png|jpg`: 14 coloured shapes in 4 uneven classes."""
-    return draw_shapes(tmp_path / "pictures")
+def images(tmp_path: Path) -> Path:
+    """`tmp_path/images/<class>/<number>.png|jpg`: 14 coloured shapes in 4 uneven classes."""
+    return draw_shapes(tmp_path / "images")
 
 
 @pytest.fixture
 def names(tmp_path: Path) -> Path:
-    """`tmp_path/names.txt`: the classes of `pictures`, one a line, not in alphabetical order."""
+    """`tmp_path/names.txt`: the classes of `images`, one a line, not in alphabetical order."""
     path = tmp_path / "names.txt"
     path.write_text("\n".join(SHAPES) + "\n", encoding="utf-8")
     return path
@@ -264,7 +264,7 @@ class Fitted(NamedTuple):
     """A finished run and what it was asked for; not to be changed."""
 
     run: Path
-    pictures: Path
+    images: Path
     model: str
     metrics: dict[str, Any]
 
@@ -279,27 +279,27 @@ def fitted(
     from anyclass.training.tuning import Tuning
 
     folder = tmp_path_factory.mktemp("fitted")
-    pictures = draw_shapes(folder / "pictures")
-    (pictures / "blue disc" / "1.png").write_bytes(b"no picture")
+    images = draw_shapes(folder / "images")
+    (images / "blue disc" / "1.png").write_bytes(b"no image")
     method = METHODS["latteclip"](tuning=Tuning("head"))
-    metrics = fit(method, folder / "run", **request_for(pictures, tiny_clip()))
-    return Fitted(folder / "run", pictures, tiny_clip(), metrics)
+    metrics = fit(method, folder / "run", **request_for(images, tiny_clip()))
+    return Fitted(folder / "run", images, tiny_clip(), metrics)
 
 
 @pytest.fixture
-def shapes(pictures: Path, tiny_clip: Callable[..., str]) -> dict[str, Any]:
-    """What `fit` is asked for by most tests: `pictures`, labelled, and a tiny model."""
-    return request_for(pictures, tiny_clip())
+def shapes(images: Path, tiny_clip: Callable[..., str]) -> dict[str, Any]:
+    """What `fit` is asked for by most tests: `images`, labelled, and a tiny model."""
+    return request_for(images, tiny_clip())
 
 
-def request_for(pictures: Path, model: str) -> dict[str, Any]:
+def request_for(images: Path, model: str) -> dict[str, Any]:
     """Labelled shapes, classes in the order of `SHAPES`, the engine that starts at once."""
     known = {"classes": tuple(SHAPES), "labels": "folders"}
-    return {"images": pictures, "model": model, "device": "cpu", "engine": "torch", **known}
+    return {"images": images, "model": model, "device": "cpu", "engine": "torch", **known}
 
 
 def draw_shapes(root: Path) -> Path:
-    """The 14 pictures of `SHAPES` in class folders below `root`, which is returned."""
+    """The 14 images of `SHAPES` in class folders below `root`, which is returned."""
     for name, shape in SHAPES.items():
         (root / name).mkdir(parents=True)
         for i in range(shape.count):
@@ -308,7 +308,7 @@ def draw_shapes(root: Path) -> Path:
 
 
 def draw_shape(shape: Shape, i: int) -> Image.Image:
-    """The i-th picture of a class: never square; its size and the place of the shape vary."""
+    """The i-th image of a class: never square; its size and the place of the shape vary."""
     width, height = (64 + 6 * i, 44) if i % 2 else (40, 58 + 4 * i)
     image = Image.new("RGB", (width, height), (250 - 12 * i, 245, 235 + 3 * i))
     draw = ImageDraw.Draw(image)
@@ -377,8 +377,8 @@ class Call:
     body: dict[str, Any]
 
     @property
-    def picture(self) -> bytes:
-        """The bytes of the picture that was sent."""
+    def image(self) -> bytes:
+        """The bytes of the image that was sent."""
         url = self.body["messages"][0]["content"][0]["image_url"]["url"]
         kind, _, data = url.partition(",")
         assert kind == "data:image/jpeg;base64"
@@ -390,9 +390,9 @@ class Call:
         return self.body["messages"][0]["content"][1]["text"]
 
 
-def sentence(picture: bytes, question: str) -> str:
-    """What the server says of a picture: another sentence for each picture and question."""
-    return f"Seen {hashlib.sha256(picture + question.encode()).hexdigest()[:16]}."
+def sentence(image: bytes, question: str) -> str:
+    """What the server says of an image: another sentence for each image and question."""
+    return f"Seen {hashlib.sha256(image + question.encode()).hexdigest()[:16]}."
 
 
 def json_reply(value: Any, status: int = 200, **headers: str) -> Reply:
@@ -442,7 +442,7 @@ class FakeServer:
 
     @property
     def questions(self) -> list[Call]:
-        """Those that ask about a picture."""
+        """Those that ask about an image."""
         return [call for call in self.calls if call.method == "POST"]
 
     @property
@@ -467,7 +467,7 @@ class FakeServer:
 
     def _good(self, call: Call) -> Reply:
         time.sleep(self.seconds)
-        return said(sentence(call.picture, call.question))
+        return said(sentence(call.image, call.question))
 
 
 @pytest.fixture

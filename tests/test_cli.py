@@ -21,11 +21,11 @@ Screen = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def place(
-    tmp_path: Path, pictures: Path, names: Path, fitted: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: Path, names: Path, fitted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The working folder: `pictures`, `names.txt`, and some things to stumble over."""
+    """The working folder: `images`, `names.txt`, and some things to stumble over."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anyclass.commands.emoji.PICTURES", {"car": "🚗"})
+    monkeypatch.setattr("anyclass.commands.emoji.IMAGES", {"car": "🚗"})
     Path("one.txt").write_text("cat\n")
     Path("twice.txt").write_text("a\na\n")
     Path("other.txt").write_text("cat\ndog\n")
@@ -40,7 +40,7 @@ def place(
 
 
 def request(fitted: Any) -> list[str]:
-    given = ["--images", "pictures", "--classes", "names.txt", "--model", fitted.model]
+    given = ["--images", "images", "--classes", "names.txt", "--model", fitted.model]
     return [*given, "--device", "cpu", "--engine", "torch"]
 
 
@@ -55,34 +55,34 @@ def test_help__is_the_page_of_all_commands(capsys: Screen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "shown"),
+    ("line", "text"),
     [
         ("plan --help", "METHOD is one of auto, latteclip, latteclip-plus, ship, ship-plus"),
         ("fit --help", "`anyclass fit latteclip --help` lists its flags"),
         ("plan auto --help", "--images PATH"),
         ("fit auto --help", "--overwrite"),
         ("fit latteclip --help", "--alpha FLOAT"),
-        ("fit zero_shot --help", "--ensemble"),
-        ("fit latteclip --help", "--describer.most INT"),
-        ("fit latteclip --describer endpoint --help", "--describer.url STR"),
-        ("fit latteclip --describer endpoint --help", "--allow-remote HOST"),
-        ("fit --describer=batch latteclip --help", "--describer.folder DIR"),
-        ("plan latteclip --help --describer transformers", "--describer.four-bit"),
-        ("describe --help", "--describer NAME takes one of: vocabulary, endpoint"),
-        ("describe --describer batch --help", "--describer.folder DIR"),
+        ("fit zero-shot --help", "--ensemble"),
+        ("fit latteclip --help", "--captioner.most INT"),
+        ("fit latteclip --captioner endpoint --help", "--captioner.url STR"),
+        ("fit latteclip --captioner endpoint --help", "--allow-remote HOST"),
+        ("fit --captioner=batch latteclip --help", "--captioner.folder DIR"),
+        ("plan latteclip --help --captioner transformers", "--captioner.four-bit"),
+        ("describe --help", "--captioner NAME takes one of: vocabulary, endpoint"),
+        ("describe --captioner batch --help", "--captioner.folder DIR"),
         ("predict --help", "--max-rejected FLOAT"),
         ("evaluate --help", "--labels folders|FILE"),
         ("rename --help", "--accept"),
-        ("rename --describer endpoint --help", "--describer.url STR"),
+        ("rename --captioner endpoint --help", "--captioner.url STR"),
         ("report --help", "--run PATH"),
         ("demo --help", "--seed INT"),
         ("models --help", "--contains STR"),
     ],
 )
-def test_help__of_each_command(capsys: Screen, line: str, shown: str) -> None:
+def test_help__of_each_command(capsys: Screen, line: str, text: str) -> None:
     assert main(line.split()) == 0
     page = capsys.readouterr()
-    assert shown in page.out
+    assert text in page.out
     assert page.err == ""
     for word in ("Raises", "Returns", "callback", "kind {", "subcommand"):
         assert word not in page.out
@@ -92,19 +92,19 @@ MISTAKES = {
     "fly": "no command is called 'fly': use plan, fit",
     "fit": "which method? anyclass fit METHOD --images DIR",
     "fit nothing {request}": "METHOD is one of auto, latteclip, latteclip-plus, ship, ship-plus",
-    "fit --images pictures auto": "which method?",
+    "fit --images images auto": "which method?",
     "plan auto --images nowhere": "nowhere does not exist. Give the folder",
     "plan auto --images names.txt": "is a file, not a folder",
-    "plan auto --images empty": "there is no picture in",
-    "plan auto --images pictures": "--classes FILE, one a line",
-    "plan auto --images pictures --classes gone.txt": "gone.txt cannot be read",
-    "plan auto --images pictures --classes twice.txt": "given more than once: 'a'",
-    "plan auto --images pictures --classes bytes.txt": "is not a list of class names",
-    "plan auto --images pictures --classes empty": "cannot be read",
-    "plan auto --images pictures --classes other.txt --labels folders": "4 labels are not in",
-    "plan auto --images pictures --labels gone.csv": "gone.csv cannot be read",
-    "plan auto --images pictures --labels folder": "folder cannot be read: give `folders`",
-    "plan auto --images pictures --labels columns.csv": "no column 'file_name', see --file-column",
+    "plan auto --images empty": "there is no image in",
+    "plan auto --images images": "--classes FILE, one a line",
+    "plan auto --images images --classes gone.txt": "gone.txt cannot be read",
+    "plan auto --images images --classes twice.txt": "given more than once: 'a'",
+    "plan auto --images images --classes bytes.txt": "is not a list of class names",
+    "plan auto --images images --classes empty": "cannot be read",
+    "plan auto --images images --classes other.txt --labels folders": "4 labels are not in",
+    "plan auto --images images --labels gone.csv": "gone.csv cannot be read",
+    "plan auto --images images --labels folder": "folder cannot be read: give `folders`",
+    "plan auto --images images --labels columns.csv": "no column 'file_name', see --file-column",
     "plan auto {request} --labels stranger.csv": "not in the list of classes: 'cat'",
     "plan flyp {request} --unknown 2": "flyp needs a name for every class, so it cannot look for",
     "plan auto {request} --unknown -2": "--unknown: input should be greater",
@@ -112,39 +112,39 @@ MISTAKES = {
     "plan auto {request} --max-rejected 2": "--max-rejected: input should be less",
     "plan auto {request} --device tpu": "--device tpu cannot be used here",
     "plan latteclip {request} --alpha 3": "--alpha: input should be less than or equal to 1",
-    "fit latteclip {request} --describer.most -1": "--describer.most: input should be greater",
-    "fit latteclip {request} --describer gpt": "no describer is called 'gpt': use vocabulary, end",
-    "fit latteclip {request} --describer": "no describer is called ''",
-    "fit latteclip {request} --describer=": "no describer is called ''",
-    "fit auto {request} --describer endpoint": "name: anyclass fit latteclip --describer endpoint",
-    "plan {request} --describer=batch": "auto chooses by itself; --describer belongs to a method",
-    "fit zero_shot {request} --describer endpoint": "zero_shot has no describer",
-    "plan latteclip {request} --describer endpoint --describer.url https://a.example/v1": (
+    "fit latteclip {request} --captioner.most -1": "--captioner.most: input should be greater",
+    "fit latteclip {request} --captioner gpt": "no captioner is called 'gpt': use vocabulary, end",
+    "fit latteclip {request} --captioner": "no captioner is called ''",
+    "fit latteclip {request} --captioner=": "no captioner is called ''",
+    "fit auto {request} --captioner endpoint": "name: anyclass fit latteclip --captioner endpoint",
+    "plan {request} --captioner=batch": "auto chooses by itself; --captioner belongs to a method",
+    "fit zero-shot {request} --captioner endpoint": "zero-shot has no captioner",
+    "plan latteclip {request} --captioner endpoint --captioner.url https://a.example/v1": (
         "--allow-remote a.example"
     ),
-    "plan latteclip {request} --describer endpoint --describer.size 0": "--describer.size: input",
+    "plan latteclip {request} --captioner endpoint --captioner.size 0": "--captioner.size: input",
     "describe --images nowhere": "nowhere does not exist",
-    "describe --images pictures --out texts.csv": "the table is written as .jsonl",
-    "describe --images pictures --describer gpt": "no describer is called 'gpt'",
-    "describe --images pictures --model unheard": "no model is called 'unheard'",
+    "describe --images images --out texts.csv": "the table is written as .jsonl",
+    "describe --images images --captioner gpt": "no captioner is called 'gpt'",
+    "describe --images images --model unheard": "no model is called 'unheard'",
     "fit latteclip {request} --out new --tune head --classes one.txt": "two or more",
-    "fit zero_shot {request} --out new --template {{c.__class__}}": "mark the place of the class",
+    "fit zero-shot {request} --out new --template {{c.__class__}}": "mark the place of the class",
     "fit auto {request} --out new --model unheard": "no model is called 'unheard'",
     "fit auto {request} --out new --model local-dir:mine": "mine holds no open_clip_config.json",
     "fit auto {request} --out mine": "mine holds other files (notes.txt ...)",
     "fit auto {request} --out mine --overwrite": "mine holds other files (notes.txt ...)",
     "fit auto {request} --out names.txt": "names.txt is a file; give a folder",
     "fit auto {request} --out run": "run belongs to another request: ",
-    "predict --run mine --images pictures": "mine holds no run: `anyclass fit auto",
-    "predict --run run --images empty": "there is no picture in",
-    "predict --run run --images pictures --out labels.txt": "written as .csv or .parquet",
-    "predict --run run --images pictures --out other.txt/a.csv": "no place for a file",
-    "predict --run run --images pictures --out stranger.csv": "is there already: choose another",
-    "evaluate --run mine --images pictures": "mine holds no run",
-    "evaluate --run run --images pictures --labels stranger.csv": "not in the list of classes",
+    "predict --run mine --images images": "mine holds no run: `anyclass fit auto",
+    "predict --run run --images empty": "there is no image in",
+    "predict --run run --images images --out labels.txt": "written as .csv or .parquet",
+    "predict --run run --images images --out other.txt/a.csv": "no place for a file",
+    "predict --run run --images images --out stranger.csv": "is there already: choose another",
+    "evaluate --run mine --images images": "mine holds no run",
+    "evaluate --run run --images images --labels stranger.csv": "not in the list of classes",
     "rename --run mine": "mine holds no run",
     "rename --run run": "run has no discovered classes",
-    "plan kmeans --images pictures --unknown 2 --names gone.txt": "gone.txt cannot be read",
+    "plan kmeans --images images --unknown 2 --names gone.txt": "gone.txt cannot be read",
     "report --run mine": "mine holds no run",
     "models --contains zzz": "no model has 'zzz' in its name",
     "demo --out mine": "mine holds other files",
@@ -174,23 +174,23 @@ def test_mistakes__one_or_two_lines_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("line", "shown"),
+    ("line", "text"),
     [
         ("predict", "--run"),
-        ("fit auto --imges pictures", "--imges"),
+        ("fit auto --imges images", "--imges"),
         ("fit auto --images", "--images"),
-        ("fit auto --images pictures --seed many", "--seed"),
-        ("fit auto --images pictures --engine fast", "'fast'"),
+        ("fit auto --images images --seed many", "--seed"),
+        ("fit auto --images images --engine fast", "'fast'"),
         ("models --contain x", "--contain"),
-        ("describe --images pictures --describer batch", "--describer.model"),
-        ("describe --images pictures --describer.url x", "--describer.url"),
+        ("describe --images images --captioner batch", "--captioner.model"),
+        ("describe --images images --captioner.url x", "--captioner.url"),
     ],
 )
-def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, shown: str) -> None:
+def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, text: str) -> None:
     assert main(line.split()) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert shown in said.err
+    assert text in said.err
     assert "--help" in said.err
     assert "Traceback" not in said.err
 
@@ -198,7 +198,7 @@ def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, sh
 def test_plan__says_what_a_fit_would_do(place: Path, fitted: Any, capsys: Screen) -> None:
     assert main(["plan", *request(fitted)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "pictures   14, 0 labelled"
+    assert lines[0] == "images   14, 0 labelled"
     assert lines[1].startswith("classes    4: red square (named), blue disc (named)")
     assert lines[2] == "method     latteclip-plus"
     assert "time       not known" in lines
@@ -214,9 +214,9 @@ def test_plan__says_what_a_fit_would_do(place: Path, fitted: Any, capsys: Screen
 @pytest.mark.parametrize(
     "line",
     [
-        "--describer endpoint latteclip {request} --describer.url {url} --groups 1",
-        "latteclip --groups 1 --describer.url {url} {request} --describer=endpoint",
-        "latteclip {request} --describer endpoint --groups 1 --describer.url={url}",
+        "--captioner endpoint latteclip {request} --captioner.url {url} --groups 1",
+        "latteclip --groups 1 --captioner.url {url} {request} --captioner=endpoint",
+        "latteclip {request} --captioner endpoint --groups 1 --captioner.url={url}",
     ],
 )
 def test_plan__a_describer_anywhere_on_the_line(
@@ -237,14 +237,14 @@ def test_plan__a_describer_anywhere_on_the_line(
 
 
 def test_plan__what_leaves_the_machine(place: Path, fitted: Any, capsys: Screen) -> None:
-    away = ["--describer.url", "https://a.example/v1", "--allow-remote", "a.example"]
-    prices = ["--describer.price-in", "10", "--describer.price-out", "20"]
-    argv = ["latteclip", *request(fitted), "--describer", "endpoint", *away, *prices]
+    away = ["--captioner.url", "https://a.example/v1", "--allow-remote", "a.example"]
+    prices = ["--captioner.price-in", "10", "--captioner.price-out", "20"]
+    argv = ["latteclip", *request(fitted), "--captioner", "endpoint", *away, *prices]
     assert main(["plan", *argv]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "sent       about 4.2 MB to a.example" in lines
     assert lines[-1] == "price      about $0.21"
-    batch = ["latteclip", *request(fitted), "--describer", "batch", "--describer.model", "m"]
+    batch = ["latteclip", *request(fitted), "--captioner", "batch", "--captioner.model", "m"]
     assert main(["plan", *batch]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "asking     not known" in lines
@@ -252,12 +252,12 @@ def test_plan__what_leaves_the_machine(place: Path, fitted: Any, capsys: Screen)
 
 
 def test_describe__people_see_where_the_texts_are(place: Path, fitted: Any, capsys: Screen) -> None:
-    Path("pictures/yellow kite/1.png").write_bytes(b"torn")
-    flags = ["--images", "pictures", "--model", fitted.model, "--device", "cpu"]
+    Path("images/yellow kite/1.png").write_bytes(b"torn")
+    flags = ["--images", "images", "--model", fitted.model, "--device", "cpu"]
     flags += ["--engine", "torch", "--domain", "toy"]
     assert main(["describe", *flags, "--out", "texts.jsonl"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "14 pictures, 1 rejected"
+    assert lines[0] == "14 images, 1 rejected"
     assert lines[1].startswith("blue disc/0.jpg: a")
     assert lines[-1] == "texts: texts.jsonl"
     assert Path("texts.jsonl").read_text().count("\n") == 13
@@ -266,8 +266,8 @@ def test_describe__people_see_where_the_texts_are(place: Path, fitted: Any, caps
 
 
 def test_describe__answers_that_are_still_to_come(place: Path, fitted: Any, capsys: Screen) -> None:
-    flags = ["--images", "pictures", "--model", fitted.model, "--device", "cpu"]
-    flags += ["--engine", "torch", "--describer", "batch", "--describer.model", "m"]
+    flags = ["--images", "images", "--model", fitted.model, "--device", "cpu"]
+    flags += ["--engine", "torch", "--captioner", "batch", "--captioner.model", "m"]
     assert main(["describe", *flags]) == 2
     said = capsys.readouterr().err
     last = said[said.index("anyclass: ") :]
@@ -291,9 +291,9 @@ def test_json__is_exactly_one_object(place: Path, fitted: Any, capsys: Screen) -
     lines = {
         "plan": ["auto", *request(fitted)],
         "fit": ["latteclip", *request(fitted), *fit, "--out", "new"],
-        "predict": ["--run", "new", "--images", "pictures", "--out", "new.csv"],
-        "evaluate": ["--run", "new", "--images", "pictures"],
-        "describe": ["--images", "pictures", "--model", fitted.model, "--engine", "torch"],
+        "predict": ["--run", "new", "--images", "images", "--out", "new.csv"],
+        "evaluate": ["--run", "new", "--images", "images"],
+        "describe": ["--images", "images", "--model", fitted.model, "--engine", "torch"],
         "report": ["--run", "new"],
         "models": ["--contains", "RN50"],
     }
@@ -313,30 +313,30 @@ def test_json__is_exactly_one_object(place: Path, fitted: Any, capsys: Screen) -
 
 def test_fit__people_get_scores_and_the_next_step(place: Path, fitted: Any, capsys: Screen) -> None:
     given = [*request(fitted), "--out", "new"]
-    assert main(["fit", "zero_shot", *given, "--labels", "folders"]) == 0
+    assert main(["fit", "zero-shot", *given, "--labels", "folders"]) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
     metrics = json.loads(Path("new/metrics.json").read_text())
     share = 100 * metrics["zero_shot"]["accuracy"]
-    assert lines[0] == "14 pictures, 0 rejected"
+    assert lines[0] == "14 images, 0 rejected"
     assert lines[1].startswith(f"zero-shot                  {share:4.1f} %   mean per class")
     assert lines[3].startswith("adapted ")
     assert lines[-1] == (
-        "next      anyclass predict --run new --images MORE_PICTURES --out predictions.csv"
+        "next      anyclass predict --run new --images MORE_IMAGES --out predictions.csv"
     )
-    assert main(["fit", "zero_shot", *given, "--overwrite"]) == 0
+    assert main(["fit", "zero-shot", *given, "--overwrite"]) == 0
     assert "nobody can say how often the labels are right" in capsys.readouterr().out
 
 
 def test_predict_and_evaluate__for_people(place: Path, capsys: Screen) -> None:
-    Path("pictures/yellow kite/1.png").write_bytes(b"torn")
-    assert main(["predict", "--run", "run", "--images", "pictures", "--out", "new.csv"]) == 0
+    Path("images/yellow kite/1.png").write_bytes(b"torn")
+    assert main(["predict", "--run", "run", "--images", "images", "--out", "new.csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == ["      1  rejected", "table: new.csv"]
     assert sum(int(line.split()[0]) for line in lines[:-1]) == 14
-    assert main(["evaluate", "--run", "run", "--images", "pictures"]) == 0
+    assert main(["evaluate", "--run", "run", "--images", "images"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].endswith(" %      13  all pictures, zero-shot")
+    assert lines[-1].endswith(" %      13  all images, zero-shot")
     assert lines[-3].split() == ["1", "rejected"]
 
 
@@ -354,12 +354,12 @@ def test_report__is_written_again_and_the_manifest_stays_true(
 
 
 def test_failures__exit_code_1(place: Path, fitted: Any, capsys: Screen) -> None:
-    for path in Path("pictures").rglob("*.*"):
+    for path in Path("images").rglob("*.*"):
         path.write_bytes(b"torn")
     assert main(["fit", "auto", *request(fitted), "--out", "new"]) == 1
     assert capsys.readouterr().err.endswith(
-        "anyclass: 14 of 14 pictures cannot be used, so there is nothing to learn from.\n"
-        "The first is blue disc/0.jpg (not a picture): repair or remove such files\n"
+        "anyclass: 14 of 14 images cannot be used, so there is nothing to learn from.\n"
+        "The first is blue disc/0.jpg (not an image): repair or remove such files\n"
     )
 
 
@@ -370,19 +370,19 @@ def test_failures__a_disk_that_says_no(
         raise OSError(5, "Input/output error", "the disk")
 
     monkeypatch.setattr("anyclass.commands.fit.write_table", refuse)
-    assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 1
+    assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 1
     assert capsys.readouterr().err.endswith("anyclass: the disk: Input/output error\n")
 
 
 def test_hostile_names__do_not_command_the_terminal(
     place: Path, fitted: Any, capsys: Screen
 ) -> None:
-    shutil.copy("pictures/red square/0.jpg", "pictures/\x1b[2J\n<script>.jpg")
-    Path("pictures/\x1b]0;x\x07.png").write_bytes(b"torn")
-    assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 0
+    shutil.copy("images/red square/0.jpg", "images/\x1b[2J\n<script>.jpg")
+    Path("images/\x1b]0;x\x07.png").write_bytes(b"torn")
+    assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 0
     said = capsys.readouterr()
     assert "\x1b" not in said.err + said.out
-    assert r"rejected \x1b]0;x\x07.png: not a picture" in said.err
+    assert r"rejected \x1b]0;x\x07.png: not an image" in said.err
     assert "<script>.jpg" not in Path("new/report.html").read_text()
     assert main(["plan", "auto", "--images", "no\x1b[31mwhere"]) == 2
     assert capsys.readouterr().err.startswith(r"anyclass: no\x1b[31mwhere does not exist")
@@ -402,10 +402,10 @@ def test_interrupt__exit_code_130(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("anyclass.commands.fit.see", stop)
-        assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 130
+        patch.setattr("anyclass.commands.fit.predict_all", stop)
+        assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 130
     assert "give the same command again" in capsys.readouterr().err
-    assert main(["fit", "zero_shot", *request(fitted), "--out", "new"]) == 0
+    assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 0
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -417,7 +417,7 @@ def test_command__help_needs_no_torch() -> None:
         "import sys; from anyclass.cli import main; main(['--help']); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("anyclass: a folder of pictures becomes a classifier")
+    assert done.stdout.startswith("anyclass: a folder of images becomes a classifier")
     assert done.stdout.endswith("False\n")
     assert done.stderr == ""
 

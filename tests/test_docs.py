@@ -1,4 +1,4 @@
-"""Every command and every table of docs/describers.md: they work, and they are true."""
+"""Every command and every table of docs/captioners.md: they work, and they are true."""
 
 import json
 import re
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from anyclass.captioning import DESCRIBERS
+from anyclass.captioning import CAPTIONERS
 from anyclass.cli import main
 
-PAGE = (Path(__file__).parents[1] / "docs" / "describers.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "captioners.md").read_text(encoding="utf-8")
 OLLAMA = "http://127.0.0.1:11434/v1"
 
 
@@ -24,14 +24,14 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def place(
     tmp_path: Path,
-    pictures: Path,
+    images: Path,
     names: Path,
     tiny_clip: Callable[..., str],
     server: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    """What the page takes for granted: pictures, names, and Ollama, which is the fake server."""
-    shutil.copytree(pictures, tmp_path / "photos")
+    """What the page takes for granted: images, names, and Ollama, which is the fake server."""
+    shutil.copytree(images, tmp_path / "photos")
     starter = Path(tiny_clip().removeprefix("local-dir:"))
     monkeypatch.setattr("anyclass.backbone.starter.starter_folder", lambda: starter)
     monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
@@ -42,16 +42,16 @@ def place(
 
 def run(argv: list[str], server: Any) -> int:
     """A command of the page; where it names no other server, the fake one."""
-    if "endpoint" in argv and "--describer.url" not in argv:
-        argv = [*argv, "--describer.url", server.url]
+    if "endpoint" in argv and "--captioner.url" not in argv:
+        argv = [*argv, "--captioner.url", server.url]
     return main(argv)
 
 
 def test_page__every_command_works(place: Any, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
     assert {argv[0] for argv in lines} == {"anyclass"}
-    used = {argv[argv.index("--describer") + 1] for argv in lines if "--describer" in argv}
-    assert used == set(DESCRIBERS) - {"vocabulary"}
+    used = {argv[argv.index("--captioner") + 1] for argv in lines if "--captioner" in argv}
+    assert used == set(CAPTIONERS) - {"vocabulary"}
     for argv in lines:
         later = "batch" in argv
         assert run(argv[1:], place) == (2 if later else 0), argv
@@ -70,7 +70,7 @@ def test_page__every_command_works(place: Any, capsys: pytest.CaptureFixture[str
                     file.write(json.dumps(row) + "\n")
             assert run(argv[1:], place) == 0
     first = json.loads(Path("llava.jsonl").read_text().splitlines()[0])
-    assert sorted(first) == ["describer", "file_name", "question", "text"]
+    assert sorted(first) == ["captioner", "file_name", "question", "text"]
     assert f'"{first["question"]}"' in " ".join(PAGE.split())
     groups = [call.question for call in place.questions[14:]]
     assert groups, "the fit asked about groups"
@@ -79,17 +79,17 @@ def test_page__every_command_works(place: Any, capsys: pytest.CaptureFixture[str
 
 def test_page__the_python_block_works(place: Any) -> None:
     for code in blocks("python"):
-        exec(compile(code.replace(OLLAMA, place.url), "describers.md", "exec"), {})
+        exec(compile(code.replace(OLLAMA, place.url), "captioners.md", "exec"), {})
     assert Path("texts.jsonl").read_text().count("\n") == 14
     assert Path("run2/manifest.json").is_file()
     assert len([call for call in place.questions if "the bird in" in call.question]) == 14
 
 
-@pytest.mark.parametrize("name", DESCRIBERS)
+@pytest.mark.parametrize("name", CAPTIONERS)
 def test_page__has_every_flag(name: str) -> None:
     rows = ["| flag | default | |", "|---|---|---|"]
-    for field, about in DESCRIBERS[name].__pydantic_fields__.items():  # type: ignore[attr-defined]
-        flag = "--allow-remote" if field == "allow_remote" else f"--describer.{field}"
+    for field, about in CAPTIONERS[name].__pydantic_fields__.items():  # type: ignore[attr-defined]
+        flag = "--allow-remote" if field == "allow_remote" else f"--captioner.{field}"
         default = "required" if about.is_required() else about.default
         default = default if default in ("required", "", ()) else f"`{default}`"
         if field != "kind":
@@ -99,4 +99,4 @@ def test_page__has_every_flag(name: str) -> None:
 
 
 def test_page__ollama_is_the_default() -> None:
-    assert DESCRIBERS["endpoint"]().url == OLLAMA  # type: ignore[operator]
+    assert CAPTIONERS["endpoint"]().url == OLLAMA  # type: ignore[operator]

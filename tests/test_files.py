@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from anyclass.errors import AnyclassError, RequestError, StorageError
 from anyclass.files import (
+    atomic_write,
     cache_folder,
     check_manifest,
     csv_cell,
@@ -28,7 +29,6 @@ from anyclass.files import (
     sha256,
     slug,
     sweep,
-    whole,
     write_json,
     write_manifest,
     write_text,
@@ -99,7 +99,7 @@ def umask() -> Iterator[None]:
 def test_whole__replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "value.json"
     write_text(path, "old")
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.parent == path.parent
@@ -114,7 +114,7 @@ def test_whole__keeps_the_old_file_when_the_block_fails(
 ) -> None:
     path = tmp_path / "value"
     path.write_text("old")
-    with pytest.raises(type(error)), whole(path) as temporary:
+    with pytest.raises(type(error)), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise error
     assert path.read_text() == "old"
@@ -124,7 +124,7 @@ def test_whole__keeps_the_old_file_when_the_block_fails(
 def test_whole__mode_follows_the_umask_even_when_a_library_replaces_the_file(
     tmp_path: Path, umask: None
 ) -> None:
-    with whole(tmp_path / "weights") as temporary:
+    with atomic_write(tmp_path / "weights") as temporary:
         other = tmp_path / "other"
         other.write_bytes(b"0")
         other.chmod(0o600)  # as safetensors does
@@ -135,7 +135,7 @@ def test_whole__mode_follows_the_umask_even_when_a_library_replaces_the_file(
 def test_whole__full_disk_is_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(StorageError, match=r"value.*No space left on device") as caught,
-        whole(tmp_path / "value"),
+        atomic_write(tmp_path / "value"),
         Path("/dev/full").open("wb") as full,
     ):
         full.write(b"x")
@@ -158,7 +158,7 @@ def test_whole__a_file_too_large_is_a_storage_error(tmp_path: Path) -> None:
 
 
 def test_whole__an_error_of_a_rust_library_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No space left"), whole(tmp_path / "value"):
+    with pytest.raises(StorageError, match="No space left"), atomic_write(tmp_path / "value"):
         raise RuntimeError("Error while serializing: I/O error (os error 28)")
 
 
@@ -175,7 +175,7 @@ def test_whole__a_forbidden_folder_is_a_storage_error(
 
 
 def test_whole__an_unrelated_error_stays_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "value"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "value"):
         (tmp_path / "nothing").read_text()
 
 
@@ -214,8 +214,8 @@ def test_whole__killed_while_writing_leaves_the_old_file_and_a_temporary_to_swee
     code = """
 import os, signal, sys
 from pathlib import Path
-from anyclass.files import whole
-with whole(Path(sys.argv[1]) / "value") as temporary:
+from anyclass.files import atomic_write
+with atomic_write(Path(sys.argv[1]) / "value") as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """

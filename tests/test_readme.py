@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README works, on small pictures and a tiny model."""
+"""Every command and every Python block of the README works, on small images and a tiny model."""
 
 import re
 import shlex
@@ -30,19 +30,19 @@ def commands() -> list[list[str]]:
 @pytest.fixture
 def place(
     tmp_path: Path,
-    pictures: Path,
+    images: Path,
     names: Path,
     tiny_clip: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """What the README takes for granted; the starter is a tiny model and the demo draws little."""
     for folder in ("photos", "more_photos", "labelled_photos"):
-        shutil.copytree(pictures, tmp_path / folder)
+        shutil.copytree(images, tmp_path / folder)
     starter = Path(tiny_clip().removeprefix("local-dir:"))
     monkeypatch.setattr("anyclass.backbone.starter.starter_folder", lambda: starter)
     few = {"bird": "🐓🐔🐤", "shoe": "👞👟"}
-    monkeypatch.setattr("anyclass.commands.emoji.PICTURES", few)
-    monkeypatch.setattr("anyclass.commands.demo.PICTURES", few)
+    monkeypatch.setattr("anyclass.commands.emoji.IMAGES", few)
+    monkeypatch.setattr("anyclass.commands.demo.IMAGES", few)
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_readme__every_python_block_works(place: Path) -> None:
     for code in blocks("python"):
         found: dict[str, object] = {}
         exec(compile(code, "README.md", "exec"), found)
-        assert found["chances"].shape == (14, 4)  # type: ignore[attr-defined]
+        assert found["probabilities"].shape == (14, 4)  # type: ignore[attr-defined]
     assert Path("run/manifest.json").is_file()
     assert Path("predictions.parquet").is_file()
 

@@ -1,4 +1,4 @@
-"""anyclass: a folder of pictures becomes a classifier, with whatever is known of its classes.
+"""anyclass: a folder of images becomes a classifier, with whatever is known of its classes.
 
 A name is imported when it is first used, so that `import anyclass` costs nothing.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from anyclass.commands.evaluate import evaluate
     from anyclass.commands.fit import fit
     from anyclass.commands.predict import predict
-    from anyclass.data import Classes, Photos
+    from anyclass.data import Classes, ImageDataset
     from anyclass.errors import AnyclassError
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ __all__ = [
     "Backbone",
     "Classes",
     "Classifier",
-    "Photos",
+    "ImageDataset",
     "__version__",
     "evaluate",
     "fit",
@@ -34,7 +34,7 @@ _HOMES = {
     "Backbone": "backbone",
     "Classes": "data",
     "Classifier": "classifier.classifier",
-    "Photos": "data",
+    "ImageDataset": "data",
     "evaluate": "commands.evaluate",
     "fit": "commands.fit",
     "predict": "commands.predict",

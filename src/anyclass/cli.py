@@ -15,16 +15,16 @@ from typing import Any
 
 from anyclass.errors import AnyclassError, RequestError, printable
 
-HELP = """anyclass: a folder of pictures becomes a classifier, with whatever is known of it.
+HELP = """anyclass: a folder of images becomes a classifier, with whatever is known of it.
 
   anyclass plan [METHOD]   what a fit with these flags would do: method and why, time, disk
   anyclass fit METHOD      fit a method on a folder and leave a run folder with a report
-  anyclass describe        write down what a describer says of each picture
+  anyclass describe        write down what a captioner says of each image
   anyclass predict         label a folder of any size with a fitted run
-  anyclass evaluate        score a fitted run on labelled pictures, zero-shot beside it
+  anyclass evaluate        score a fitted run on labelled images, zero-shot beside it
   anyclass rename          give discovered classes the names you wrote into RUN/classes.csv
   anyclass report          write the report of a run again
-  anyclass demo            emoji pictures, from nothing to a report
+  anyclass demo            emoji images, from nothing to a report
   anyclass models          the models that can be used
 
 METHOD is auto, or one that `anyclass fit --help` lists. `anyclass COMMAND --help` lists the flags
@@ -97,7 +97,7 @@ def _plan(argv: list[str]) -> Answer:
     minutes, disk, unknown = result["minutes"], result["disk_mb"], result["unknown"]
     kinds += f"; {'not known how many' if unknown == 'auto' else unknown} more" if unknown else ""
     return result, [
-        f"pictures   {result['pictures']}, {result['labelled']} labelled",
+        f"images   {result['images']}, {result['labelled']} labelled",
         f"classes    {len(result['classes'])}: {kinds}",
         f"method     {result['method']}",
         *(f"           {reason}" for reason in result["why"]),
@@ -122,12 +122,12 @@ def _fit(argv: list[str]) -> Answer:
 def _describe(argv: list[str]) -> Answer:
     from anyclass.commands.flags import describe_command
 
-    chosen, argv = _parts(argv, "describer")
-    result = _parse(describe_command(chosen.get("describer")), argv, "anyclass describe")()
-    counts = f"{result['n']} pictures, {result['rejected']} rejected"
+    chosen, argv = _parts(argv, "captioner")
+    result = _parse(describe_command(chosen.get("captioner")), argv, "anyclass describe")()
+    counts = f"{result['n']} images, {result['rejected']} rejected"
     silent = [f"{result['without_text']} without a text"] if result["without_text"] else []
-    shown = [f"{row['file_name']}: {row['text']}" for row in result["first"]]
-    return result, [", ".join([counts, *silent]), *shown, f"texts: {result['out']}"]
+    features = [f"{row['file_name']}: {row['text']}" for row in result["first"]]
+    return result, [", ".join([counts, *silent]), *features, f"texts: {result['out']}"]
 
 
 def _predict(argv: list[str]) -> Answer:
@@ -161,8 +161,8 @@ def _evaluate(argv: list[str]) -> Answer:
 def _known(result: dict[str, Any]) -> list[str]:
     """Accuracies where every class has a name."""
     return [
-        f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all pictures",
-        f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all pictures, zero-shot",
+        f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all images",
+        f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all images, zero-shot",
         *_apart(result),
     ]
 
@@ -181,7 +181,7 @@ def _discovered(result: dict[str, Any]) -> list[str]:
             for name, row in rows.items()
         ),
         f"{'-':>7} {'-':>7} {'-':>7} {_cent(before, 13)}  zero-shot among the old names",
-        f"{result['metric']}, {result['protocol']} protocol, {result['n']} pictures",
+        f"{result['metric']}, {result['protocol']} protocol, {result['n']} images",
         f"taken as: {', '.join(taken)}",
     ]
 
@@ -192,22 +192,22 @@ def _cent(share: float | None, width: int = 7) -> str:
 
 
 def _sure(result: dict[str, Any]) -> list[str]:
-    """Scores of the pictures that are sure enough, where that was asked for."""
+    """Scores of the images that are sure enough, where that was asked for."""
     if "sure" not in result:
         return []
     sure = result["sure"]
     right = sure.get("accuracy", sure.get("all"))
     return [
-        f"{_cent(right, 6)} %  {sure['n']:6d}  pictures with a score of "
-        f"{sure['least_score']:g} or more, {sure['share']:.0%} of all"
+        f"{_cent(right, 6)} %  {sure['n']:6d}  images with a score of "
+        f"{sure['min_score']:g} or more, {sure['share']:.0%} of all"
     ]
 
 
 def _rename(argv: list[str]) -> Answer:
     from anyclass.commands.flags import rename_command
 
-    chosen, argv = _parts(argv, "describer")
-    result = _parse(rename_command(chosen.get("describer")), argv, "anyclass rename")()
+    chosen, argv = _parts(argv, "captioner")
+    result = _parse(rename_command(chosen.get("captioner")), argv, "anyclass rename")()
     changed = [f"{old} -> {new}" for old, new in result["renamed"].items()] or ["nothing changed"]
     left = [f"without a name: {', '.join(result['nameless'])}"] if result["nameless"] else []
     return result, [*changed, *left, f"report: {result['report']}"]
@@ -225,7 +225,7 @@ def _demo(argv: list[str]) -> Answer:
 
     result = _parse(demo, argv, "anyclass demo")()
     now = "your own: anyclass fit auto --images YOUR_FOLDER --classes names.txt --out run"
-    return result, [*_scores(result), f"pictures  {result['images']}", *_where(result["out"]), now]
+    return result, [*_scores(result), f"images  {result['images']}", *_where(result["out"]), now]
 
 
 def _models(argv: list[str]) -> Answer:
@@ -264,7 +264,7 @@ def _method_name(argv: list[str], command: str) -> tuple[str, list[str]]:
 
 
 def _parts(argv: list[str], *flags: str) -> tuple[dict[str, str], list[str]]:
-    """What `--describer NAME` and the like say, wherever they stand; and all other arguments."""
+    """What `--captioner NAME` and the like say, wherever they stand; and all other arguments."""
     chosen, rest, waiting = dict[str, str](), list[str](), list(argv)
     while waiting:
         flag, equals, name = waiting[0].partition("=")
@@ -311,10 +311,10 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
         "adapted": "adapted",
     }
     lines = [f"warning: {warning}" for warning in metrics["warnings"]]
-    lines.append(f"{metrics['n']} pictures, {metrics['rejected']} rejected")
+    lines.append(f"{metrics['n']} images, {metrics['rejected']} rejected")
     if found := metrics.get("discovery"):
         counts = f"{found['classes']} classes, {found['labelled']} of them labelled"
-        lines.append(f"{counts}; {found['used']} have 5 pictures or more")
+        lines.append(f"{counts}; {found['used']} have 5 images or more")
     if metrics.get("classes_estimated"):
         lines.append(metrics["classes_estimated"]["why"])
     if metrics["why_null"]:
@@ -368,5 +368,5 @@ def _where(out: Any) -> list[str]:
         f"report    {out}/report.html",
         f"model     {out}/model",
         f"labels    {out}/predictions.csv",
-        f"next      anyclass predict --run {out} --images MORE_PICTURES --out predictions.csv",
+        f"next      anyclass predict --run {out} --images MORE_IMAGES --out predictions.csv",
     ]

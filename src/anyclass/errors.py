@@ -3,7 +3,7 @@
     AnyclassError             exit code 1   the root: catch this to catch them all
     ├── RequestError          exit code 2   the request is wrong; the message says what to do
     ├── ModelError            exit code 2   a model or classifier file is damaged or foreign
-    ├── PictureError                        one picture cannot be used: a row of rejected.csv
+    ├── ImageError                        one image cannot be used: a row of rejected.csv
     ├── TrainingError         exit code 1   training had to stop
     └── StorageError          exit code 1   the disk is full or the folder is read-only
 
@@ -17,13 +17,13 @@ Reason = Literal[
     "not a regular file",
     "outside the folder",
     "too many bytes",
-    "not a picture",
+    "not an image",
     "too many pixels",
     "truncated or damaged",
     "unsupported mode",
     "unreadable",
 ]
-"""Why a picture was rejected: the closed list that the `reason` column is made of."""
+"""Why an image was rejected: the closed list that the `reason` column is made of."""
 
 
 def printable(text: str) -> str:
@@ -50,8 +50,8 @@ class ModelError(AnyclassError):
     exit_code: ClassVar[int] = 2
 
 
-class PictureError(AnyclassError):
-    """One picture cannot be used; the run goes on without it."""
+class ImageError(AnyclassError):
+    """One image cannot be used; the run goes on without it."""
 
     reason: Reason
     """One of the closed list of reasons."""

@@ -47,7 +47,7 @@ def cache_folder(*parts: str) -> Path:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path in `path`'s folder that becomes `path` when the block succeeds.
 
     The block may write to it, replace it or hand it to a library. Afterwards bytes and name are
@@ -76,7 +76,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     r"""Writes UTF-8, whole; a lone surrogate, which UTF-8 cannot hold, becomes `\udc80`."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 

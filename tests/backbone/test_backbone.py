@@ -33,7 +33,7 @@ def causal(tiny_clip: Callable[..., str]) -> Backbone:
 
 
 def noise(clip: Backbone, count: int = 3) -> Tensor:
-    """Pixels that no picture has."""
+    """Pixels that no image has."""
     generator = torch.Generator().manual_seed(count)
     return torch.randn(count, 3, *clip.preprocessing.size, generator=generator)
 
@@ -334,7 +334,7 @@ def test_parameters__of_a_head_that_is_none(tiny_clip: Callable[..., str]) -> No
     with pytest.raises(RequestError, match=r"ends without a projection; use --tune tail"):
         clip.parameters("head")
     assert "text_projection.weight" in {n.removeprefix("text.") for n in clip.parameters("tail")}
-    assert len(clip.frozen_sha256("head")) == 64  # pictures can still be seen by it
+    assert len(clip.frozen_sha256("head")) == 64  # images can still be seen by it
 
 
 def test_precision__rounds_while_towers_are_trained(tiny_clip: Callable[..., str]) -> None:
@@ -383,7 +383,7 @@ def test_copy__stays_in_evaluation_mode(clip: Backbone) -> None:
     assert not any(module.training for module in clip.copy().model.modules())
 
 
-def test_fingerprint__tells_pictures_seen_in_another_way(causal: Backbone) -> None:
+def test_fingerprint__tells_images_seen_in_another_way(causal: Backbone) -> None:
     fingerprint = causal.fingerprint()
     assert fingerprint.shape == (3, 24)
     assert torch.equal(fingerprint, causal.copy().fingerprint())

@@ -25,10 +25,10 @@ def noise(clip: Backbone, count: int) -> Tensor:
 
 @torch.no_grad()
 def difference(clip: Backbone, part: Part, made: Engine, count: int) -> float:
-    """How far it is from PyTorch, of pictures that the engine has not been tried on.
+    """How far it is from PyTorch, of images that the engine has not been tried on.
 
     The features agree to a cosine above 0.999; of the trunk's output this is the relative distance,
-    as random towers hardly tell pictures apart.
+    as random towers hardly tell images apart.
     """
     pixels = noise(clip, count)
     hidden, wanted = made.run(pixels), clip.trunk(pixels, part)
@@ -51,7 +51,7 @@ def test_onnx__agrees_with_torch(tiny_clip: Tiny, kind: str, part: Part) -> None
     clip = Backbone.load(tiny_clip(kind), engine="onnx")
     made = engine(clip, part)
     assert made.name == "onnx"
-    for count in (1, 5):  # any number of pictures at once
+    for count in (1, 5):  # any number of images at once
         assert difference(clip, part, made, count) < 1e-4
 
 
@@ -195,7 +195,7 @@ def test_onnx__is_exported_once_and_again_where_damaged(
         assert len(exports) == count + 1
 
 
-def test_onnx__of_another_size_of_pictures_is_another_file(
+def test_onnx__of_another_size_of_images_is_another_file(
     tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
@@ -215,7 +215,7 @@ def test_onnx__of_another_size_of_pictures_is_another_file(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_cuda__takes_pictures_from_the_cpu(tiny_clip: Tiny) -> None:
+def test_cuda__takes_images_from_the_cpu(tiny_clip: Tiny) -> None:
     clip = Backbone.load(tiny_clip("causal"), device="cuda")
     made = engine(clip, "head")
     assert made.name == "torch"

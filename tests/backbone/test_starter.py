@@ -260,8 +260,8 @@ def test_starter__knows_drawings(
     clip: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two drawings each of twelve classes of the demo, which no bridge was trained on."""
-    some = dict(list(emoji.PICTURES.items())[:12])
-    monkeypatch.setattr(emoji, "PICTURES", {name: drawn[:2] for name, drawn in some.items()})
+    some = dict(list(emoji.IMAGES.items())[:12])
+    monkeypatch.setattr(emoji, "IMAGES", {name: drawn[:2] for name, drawn in some.items()})
     paths = sorted(emoji.draw(tmp_path).rglob("*.png"))
     views = torch.stack([clip.preprocessing.view(Image.open(path)) for path in paths])
     texts = clip.texts([f"a photo of a {name}." for name in some])

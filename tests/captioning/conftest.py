@@ -1,4 +1,4 @@
-"""Pictures to ask about, and a log that remembers."""
+"""Images to ask about, and a log that remembers."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from anyclass.captioning import Request, Scene
-from anyclass.data import Photos
+from anyclass.captioning import CaptionContext, CaptionRequest
+from anyclass.data import ImageDataset
 
 
 @pytest.fixture(autouse=True)
@@ -19,22 +19,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    """14 pictures, each another colour and size; no model looks at them."""
-    folder = tmp_path / "pictures"
+def context(tmp_path: Path) -> CaptionContext:
+    """14 images, each another colour and size; no model looks at them."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(14):
         colour = (17 * i, 250 - 11 * i, 90)
         Image.new("RGB", (30 + i, 20), colour).save(folder / f"{i:02}.png")
-    photos = Photos.of(sorted(folder.iterdir()))
-    return Scene(photos, None, torch.zeros(len(photos), 3))
+    dataset = ImageDataset.of(sorted(folder.iterdir()))
+    return CaptionContext(dataset, None, torch.zeros(len(dataset), 3))
 
 
 @pytest.fixture
-def requests(scene: Scene) -> list[Request]:
-    """One question about each picture but the last two, and one about these two."""
-    single = [Request((i,), "What is it?", "object") for i in range(12)]
-    return [*single, Request((12, 13), "What are they?", "object")]
+def requests(context: CaptionContext) -> list[CaptionRequest]:
+    """One question about each image but the last two, and one about these two."""
+    single = [CaptionRequest((i,), "What is it?", "object") for i in range(12)]
+    return [*single, CaptionRequest((12, 13), "What are they?", "object")]
 
 
 class Told(list[dict[str, Any]]):

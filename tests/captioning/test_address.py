@@ -1,4 +1,4 @@
-"""Where pictures may go: this machine, and the one host that is named."""
+"""Where images may go: this machine, and the one host that is named."""
 
 import pytest
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.captioning import Request, Scene
+from anyclass.captioning import CaptionContext, CaptionRequest
 from anyclass.captioning.captions import NONE, Answers, Asked, Captions, TextFeatures, draw_groups
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.log import Log
 
-LABELS = torch.tensor([2, 0, 2, 2, 0, 2, 4, 2, 4, 2, 4])  # 2, 0, 6, 0 and 3 pictures of 5 classes
+LABELS = torch.tensor([2, 0, 2, 2, 0, 2, 4, 2, 4, 2, 4])  # 2, 0, 6, 0 and 3 images of 5 classes
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +25,20 @@ def clip(tiny_clip: Callable[..., str]) -> Backbone:
 class Clerk:
     """Answers with what it is told to, and remembers the questions."""
 
-    def __init__(self, answers: dict[Request, str | None]) -> None:
+    def __init__(self, answers: dict[CaptionRequest, str | None]) -> None:
         self.answers = answers
-        self.asked: list[list[Request]] = []
+        self.asked: list[list[CaptionRequest]] = []
 
-    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
+    def describe(
+        self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
+    ) -> list[str | None]:
         self.asked.append(list(requests))
         return [self.answers[request] for request in requests]
 
 
-def scene(clip: Backbone, pictures: int) -> Scene:
-    photos = Photos.of([f"{i}.png" for i in range(pictures)])
-    return Scene(photos, clip, torch.zeros(pictures, 24))
+def context(clip: Backbone, images: int) -> CaptionContext:
+    dataset = ImageDataset.of([f"{i}.png" for i in range(images)])
+    return CaptionContext(dataset, clip, torch.zeros(images, 24))
 
 
 def silent(**_: object) -> None:
@@ -49,7 +51,7 @@ def silent(**_: object) -> None:
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_draw_groups__members_number_and_repeats(size: int) -> None:
     groups = draw_groups(LABELS, 5, size, 4, seed=0)
-    assert [len(pool) for pool in groups] == [2, 0, 4, 0, 3]  # min(4, pictures of the class)
+    assert [len(pool) for pool in groups] == [2, 0, 4, 0, 3]  # min(4, images of the class)
     for c, pool in enumerate(groups):
         members = set((LABELS == c).nonzero()[:, 0].tolist())
         for rows in pool:
@@ -69,9 +71,9 @@ def test_draw_groups__uniform_and_seeded() -> None:
 
 # --- questions and answers
 
-IMAGES = [[Request((i,), "?", "thing", r) for r in range(2)] for i in range(3)]
-GROUPS = [[Request((0, 1), "??", "thing"), Request((1, 0), "??", "thing")], []]
-SAID: dict[Request, str | None] = {
+IMAGES = [[CaptionRequest((i,), "?", "thing", r) for r in range(2)] for i in range(3)]
+GROUPS = [[CaptionRequest((0, 1), "??", "thing"), CaptionRequest((1, 0), "??", "thing")], []]
+SAID: dict[CaptionRequest, str | None] = {
     IMAGES[0][0]: "a red toy",
     IMAGES[0][1]: "a big kite",
     IMAGES[1][0]: None,
@@ -85,7 +87,7 @@ SAID: dict[Request, str | None] = {
 
 @pytest.fixture
 def captions(clip: Backbone) -> Captions:
-    answers = Answers(Clerk(SAID), scene(clip, 3), silent)
+    answers = Answers(Clerk(SAID), context(clip, 3), silent)
     return Captions.of(["a dog", "a ring"], Asked(IMAGES, GROUPS), answers)
 
 
@@ -98,7 +100,7 @@ def test_captions__number_distinct_texts_and_leave_gaps(captions: Captions) -> N
 
 def test_answers__ask_for_nothing_twice(clip: Backbone) -> None:
     clerk = Clerk(SAID)
-    answers = Answers(clerk, scene(clip, 3), silent)
+    answers = Answers(clerk, context(clip, 3), silent)
     answers.to(IMAGES[0])
     known = answers.to([*IMAGES[0], *IMAGES[1]])
     answers.to(IMAGES[1])
@@ -109,7 +111,7 @@ def test_answers__ask_for_nothing_twice(clip: Backbone) -> None:
 
 def test_rows__say_what_each_text_is_about(captions: Captions) -> None:
     files, unlabelled = ("x.png", "y.png", "z.png"), np.full(3, -1)
-    rows = captions.rows(Photos(Path(), files, unlabelled, Classes.of(["dog", "ring"])))
+    rows = captions.rows(ImageDataset(Path(), files, unlabelled, Classes.of(["dog", "ring"])))
     assert rows[:3] == [
         {"kind": "class", "class": "dog", "text": "a dog"},
         {"kind": "class", "class": "ring", "text": "a ring"},
@@ -159,9 +161,9 @@ def test_draw__two_pools_are_drawn_from_apart() -> None:
 def test_draw__never_leaves_the_pool_of_the_label(clip: Backbone) -> None:
     """Group texts say which class they were drawn for."""
     pools = draw_groups(LABELS, 5, 2, 3, 0)
-    groups = [[Request(rows, "?", "thing") for rows in pool] for pool in pools]
+    groups = [[CaptionRequest(rows, "?", "thing") for rows in pool] for pool in pools]
     said = {request: f"of {LABELS[request.rows[0]]}" for pool in groups for request in pool}
-    answers = Answers(Clerk(said), scene(clip, 11), silent)
+    answers = Answers(Clerk(said), context(clip, 11), silent)
     captions = Captions.of(list("abcde"), Asked([[] for _ in LABELS], groups), answers)
     for seed in range(20):
         generator, index = torch.Generator().manual_seed(seed), torch.arange(11)

@@ -1,4 +1,4 @@
-"""The picture that is shown: LatteCLIP's collage to the pixel, a single picture not too large."""
+"""The image that is shown: LatteCLIP's collage to the pixel, a single image not too large."""
 
 import io
 from math import ceil, sqrt
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyclass.captioning import Request, collage, jpeg, picture, preparation
-from anyclass.data import Photos
-from anyclass.errors import PictureError
+from anyclass.captioning import CaptionRequest, collage, image, jpeg, preparation
+from anyclass.data import ImageDataset
+from anyclass.errors import ImageError
 
 SPREAD = 4
-"""What JPEG may add to a colour that fills a picture."""
+"""What JPEG may add to a colour that fills an image."""
 
 
 def plain(size: tuple[int, int], shade: int) -> Image.Image:
@@ -22,7 +22,7 @@ def plain(size: tuple[int, int], shade: int) -> Image.Image:
 
 @pytest.mark.parametrize(("n", "cell"), [(2, 326), (4, 326), (8, 210), (9, 210), (16, 153)])
 def test_collage__cells_gaps_and_order(n: int, cell: int) -> None:
-    """Square pictures fill their cells: everything else is black."""
+    """Square images fill their cells: everything else is black."""
     shades = [10 + 14 * k for k in range(n)]
     found = np.asarray(collage([plain((90, 90), shade) for shade in shades]))
     across = max(2, ceil(sqrt(n)))
@@ -60,32 +60,32 @@ def test_collage__resizes_by_lanczos() -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Photos:
+def dataset(tmp_path: Path) -> ImageDataset:
     """A wide one, a small tall one, and one that is none."""
     plain((1000, 400), 180).save(tmp_path / "0.png")
     plain((20, 30), 60).save(tmp_path / "1.png")
-    (tmp_path / "2.png").write_bytes(b"no picture")
-    return Photos.of(sorted(tmp_path.glob("*.png")))
+    (tmp_path / "2.png").write_bytes(b"no image")
+    return ImageDataset.of(sorted(tmp_path.glob("*.png")))
 
 
-def ask(*rows: int) -> Request:
-    return Request(rows, "What is it?", "object")
+def ask(*rows: int) -> CaptionRequest:
+    return CaptionRequest(rows, "What is it?", "object")
 
 
-def test_picture__one_is_made_smaller_never_larger(photos: Photos) -> None:
-    assert picture(ask(0), photos, 500).size == (500, 200)
-    assert picture(ask(1), photos, 500).size == (20, 30)
-    assert picture(ask(1), photos, 15).size == (10, 15)
+def test_image__one_is_made_smaller_never_larger(dataset: ImageDataset) -> None:
+    assert image(ask(0), dataset, 500).size == (500, 200)
+    assert image(ask(1), dataset, 500).size == (20, 30)
+    assert image(ask(1), dataset, 15).size == (10, 15)
 
 
-def test_picture__several_are_a_collage(photos: Photos) -> None:
-    images = [Image.open(photos.path(row)) for row in (1, 0)]
-    assert np.array_equal(picture(ask(1, 0), photos, 50), collage(images))
+def test_image__several_are_a_collage(dataset: ImageDataset) -> None:
+    images = [Image.open(dataset.path(row)) for row in (1, 0)]
+    assert np.array_equal(image(ask(1, 0), dataset, 50), collage(images))
 
 
-def test_picture__an_unreadable_one_is_ours_to_report(photos: Photos) -> None:
-    with pytest.raises(PictureError, match="not a picture"):
-        picture(ask(0, 2), photos, 50)
+def test_image__an_unreadable_one_is_ours_to_report(dataset: ImageDataset) -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        image(ask(0, 2), dataset, 50)
 
 
 def with_everything(path: Path) -> None:
@@ -102,7 +102,7 @@ def test_jpeg__holds_pixels_alone(tmp_path: Path) -> None:
     assert (tmp_path / "0.jpg").read_bytes().count(b"SECRET") == 4
     for shown in (
         Image.open(tmp_path / "0.jpg"),
-        picture(ask(0), Photos.of([tmp_path / "0.jpg"]), 90),
+        image(ask(0), ImageDataset.of([tmp_path / "0.jpg"]), 90),
     ):
         sent = jpeg(shown)
         for mark in (
@@ -120,7 +120,7 @@ def test_jpeg__holds_pixels_alone(tmp_path: Path) -> None:
         assert np.ptp(np.asarray(again, np.int16) - (120, 135, 40)) <= SPREAD
 
 
-def test_jpeg__leaves_the_picture_as_it_is() -> None:
+def test_jpeg__leaves_the_image_as_it_is() -> None:
     image = plain((8, 6), 70)
     image.info["comment"] = b"mine"
     jpeg(image)

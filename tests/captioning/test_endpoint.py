@@ -1,4 +1,4 @@
-"""The describer `endpoint` against a real server on this machine that misbehaves in every way."""
+"""The captioner `endpoint` against a real server on this machine that misbehaves in every way."""
 
 import io
 import json
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from anyclass.captioning import Describer, Endpoint, Request, Scene, jpeg, picture
+from anyclass.captioning import CaptionContext, Captioner, CaptionRequest, Endpoint, image, jpeg
 from anyclass.captioning import endpoint as module
 from anyclass.errors import AnyclassError, RequestError
 
@@ -30,18 +30,22 @@ def endpoint(server: Any) -> Endpoint:
     return Endpoint(url=server.url, model="llava", concurrency=1, retries=0, timeout=20)
 
 
-def right(server: Any, requests: list[Request], scene: Scene) -> list[str]:
+def right(server: Any, requests: list[CaptionRequest], context: CaptionContext) -> list[str]:
     """What the server says when all is well."""
-    shown = [jpeg(picture(request, scene.photos, 672)) for request in requests]
+    shown = [jpeg(image(request, context.dataset, 672)) for request in requests]
     return [server.sentence(s, r.question) for s, r in zip(shown, requests, strict=True)]
 
 
-def test_endpoint__asks_with_the_picture_first(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+def test_endpoint__asks_with_the_image_first(
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
     how = replace(endpoint, concurrency=3)
-    assert how.describe(requests, scene, log) == right(server, requests, scene)
-    assert how.describe([], scene, log) == []
+    assert how.describe(requests, context, log) == right(server, requests, context)
+    assert how.describe([], context, log) == []
     assert {call.path for call in server.calls} == {"/v1/chat/completions"}
     body = dict(server.calls[0].body)
     (message,) = body.pop("messages")
@@ -49,36 +53,48 @@ def test_endpoint__asks_with_the_picture_first(
     assert message["role"] == "user"
     assert [part["type"] for part in message["content"]] == ["image_url", "text"]
     assert {call.question for call in server.calls} == {"What is it?", "What are they?"}
-    sizes = {Image.open(io.BytesIO(call.picture)).size for call in server.calls}
+    sizes = {Image.open(io.BytesIO(call.image)).size for call in server.calls}
     assert sizes == {(30 + i, 20) for i in range(12)} | {(672, 672)}
     assert log.warnings == []
 
 
 def test_endpoint__what_is_known_needs_no_server(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
-    said = endpoint.describe(requests, scene, log)
+    said = endpoint.describe(requests, context, log)
     server.calls.clear()
-    assert endpoint.describe(requests, scene, log) == said
+    assert endpoint.describe(requests, context, log) == said
     assert server.calls == []
     for field in ({"temperature": 1.0}, {"max_tokens": 9}, {"size": 600}, {"model": "other"}):
-        replace(endpoint, **field).describe(requests[:1], scene, log)
+        replace(endpoint, **field).describe(requests[:1], context, log)
     assert len(server.questions) == 4
 
 
-def test_endpoint__equal_pictures_are_asked_once(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+def test_endpoint__equal_images_are_asked_once(
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
-    scene.photos.path(4).write_bytes(scene.photos.path(1).read_bytes())
-    said = endpoint.describe(requests, scene, log)
+    context.dataset.path(4).write_bytes(context.dataset.path(1).read_bytes())
+    said = endpoint.describe(requests, context, log)
     assert said[4] == said[1]
     assert len(server.questions) == 12
 
 
 def test_endpoint__takes_the_only_model(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
-    replace(endpoint, model="").describe(requests[:2], scene, log)
+    replace(endpoint, model="").describe(requests[:2], context, log)
     assert [call.path for call in server.calls] == ["/v1/models", *["/v1/chat/completions"] * 2]
     assert {call.body["model"] for call in server.questions} == {"llava"}
 
@@ -90,35 +106,44 @@ def test_endpoint__takes_the_only_model(
 def test_endpoint__several_models_or_none_is_a_wrong_request(
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
     models: list[str],
     text: str,
 ) -> None:
     server.models = models
     with pytest.raises(RequestError, match=text):
-        replace(endpoint, model="").describe(requests, scene, log)
+        replace(endpoint, model="").describe(requests, context, log)
     assert server.questions == []
 
 
 def test_endpoint__no_such_model_lists_those_there_are(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
     server.models = ["qwen", "llava"]
     server.always = server.json({"error": {"message": "model not found"}}, 404)
     with pytest.raises(RequestError, match="no model 'gone'. It has 'qwen', 'llava'"):
-        replace(endpoint, model="gone").describe(requests, scene, log)
+        replace(endpoint, model="gone").describe(requests, context, log)
     assert len(server.questions) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_endpoint__a_busy_server_is_asked_again(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any, status: int
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+    status: int,
 ) -> None:
     server.replies = [server.json({}, status, Retry_After="0.01") for _ in range(9)]
     how = replace(endpoint, retries=9, concurrency=2)
-    assert how.describe(requests, scene, log) == right(server, requests, scene)
+    assert how.describe(requests, context, log) == right(server, requests, context)
     assert len(server.questions) == len(requests) + 9
     assert log.warnings == []
 
@@ -126,8 +151,8 @@ def test_endpoint__a_busy_server_is_asked_again(
 def test_endpoint__a_server_cannot_make_it_wait_for_long(
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -135,7 +160,7 @@ def test_endpoint__a_server_cannot_make_it_wait_for_long(
     monkeypatch.setattr("openai._base_client.time.sleep", waits.append)
     far = ("100000", "inf", "Fri, 31 Dec 2100 23:59:59 GMT", "-3", "soon")
     server.replies = [server.json({}, 429, Retry_After=value) for value in far]
-    replace(endpoint, retries=5).describe(requests[:1], scene, log)
+    replace(endpoint, retries=5).describe(requests[:1], context, log)
     assert len(server.questions) == 6
     assert waits[:2] == [60.0, 60.0]
     assert max(waits[2:]) < 1
@@ -161,12 +186,17 @@ def drip(head: bool) -> Callable[[BaseHTTPRequestHandler], None]:
 
 @pytest.mark.parametrize("head", [True, False])
 def test_endpoint__a_slow_drip_ends_in_time(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any, head: bool
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+    head: bool,
 ) -> None:
     server.replies = [drip(head)]
     how = replace(endpoint, timeout=0.3)
     started = time.monotonic()
-    assert how.describe(requests, scene, log)[0] is None
+    assert how.describe(requests, context, log)[0] is None
     assert time.monotonic() - started < 5
     assert "no whole answer within 0.3 seconds" in log.warnings[0]
 
@@ -199,8 +229,8 @@ BAD = {
     "no text": (lambda server: server.said([1, 2]), "of type list"),
     "compressed": (lambda server: server.body(b"x", Content_Encoding="gzip"), "compressed"),
     "refused": (
-        lambda server: server.json({"error": {"message": "no picture"}}, 400),
-        "no picture",
+        lambda server: server.json({"error": {"message": "no image"}}, 400),
+        "no image",
     ),
     "broken": (lambda server: server.json({"error": "out of memory"}, 500), "500"),
 }
@@ -208,22 +238,31 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_endpoint__a_bad_answer_costs_one_text_and_is_asked_again(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any, kind: str
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+    kind: str,
 ) -> None:
     bad, reason = BAD[kind]
     server.replies = [bad(server)]
-    wanted = right(server, requests, scene)
-    assert endpoint.describe(requests, scene, log) == [None, *wanted[1:]]
+    wanted = right(server, requests, context)
+    assert endpoint.describe(requests, context, log) == [None, *wanted[1:]]
     (warning,) = log.warnings
     assert warning.startswith("1 of 13 questions have no answer; the first because ")
     assert re.search(reason, warning), warning
     server.calls.clear()
-    assert endpoint.describe(requests, scene, log) == wanted
+    assert endpoint.describe(requests, context, log) == wanted
     assert len(server.questions) == 1
 
 
 def test_endpoint__hangs_up_on_an_endless_answer(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
     sent: list[int] = []
 
@@ -233,17 +272,21 @@ def test_endpoint__hangs_up_on_an_endless_answer(
             sent.append(handler.wfile.write(b" " * 2**16))
 
     server.replies = [counted]
-    endpoint.describe(requests, scene, log)
+    endpoint.describe(requests, context, log)
     assert sum(sent) < 2**25  # what the machine buffers on the way, and not all of 2 ** 27
 
 
 def test_endpoint__failures_in_a_row_end_it(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
-    many = [Request((0,), "What is it?", "object", variant) for variant in range(200)]
+    many = [CaptionRequest((0,), "What is it?", "object", variant) for variant in range(200)]
     server.always = server.json({"error": {"message": "out of memory"}}, 500)
     with pytest.raises(AnyclassError, match="12 questions one after the other.*out of memory"):
-        replace(endpoint, concurrency=4).describe(many, scene, log)
+        replace(endpoint, concurrency=4).describe(many, context, log)
     assert len(server.questions) <= 12 + 4
 
 
@@ -251,14 +294,14 @@ def test_endpoint__a_redirect_is_not_followed(
     start_server: Callable[[], Any],
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
 ) -> None:
     other = start_server()
     server.always = server.json({}, 307, Location=f"{other.url}/chat/completions")
     with pytest.raises(AnyclassError, match=f"redirects to '{other.url}/chat"):
-        replace(endpoint, retries=2).describe(requests[:3], scene, log)
+        replace(endpoint, retries=2).describe(requests[:3], context, log)
     assert other.calls == []
     assert len(server.questions) == 3
 
@@ -267,8 +310,8 @@ def test_endpoint__a_redirect_is_not_followed(
 def test_endpoint__a_wrong_key_stops_at_once_and_is_shown_nowhere(
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -276,10 +319,10 @@ def test_endpoint__a_wrong_key_stops_at_once_and_is_shown_nowhere(
 ) -> None:
     monkeypatch.setenv("ANYCLASS_ENDPOINT_KEY", KEY)
     server.replies = [server.json({"error": {"message": f"{KEY} has no quota"}}, 400)]
-    endpoint.describe(requests, scene, log)
+    endpoint.describe(requests, context, log)
     server.always = server.json({"error": {"message": f"wrong key: {KEY}"}}, status)
     with pytest.raises(RequestError) as refused:
-        endpoint.describe(requests, scene, log)
+        endpoint.describe(requests, context, log)
     assert server.questions[-1].headers["authorization"] == f"Bearer {KEY}"
     assert len(server.questions) == len(requests) + 1
     assert f"HTTP {status}" in str(refused.value)
@@ -295,15 +338,15 @@ def test_endpoint__a_wrong_key_stops_at_once_and_is_shown_nowhere(
 def test_endpoint__a_key_that_no_header_can_hold(
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
     monkeypatch: pytest.MonkeyPatch,
     key: str,
 ) -> None:
     monkeypatch.setenv("ANYCLASS_ENDPOINT_KEY", key)
     with pytest.raises(RequestError, match="in no key") as refused:
-        endpoint.describe(requests, scene, log)
+        endpoint.describe(requests, context, log)
     assert key not in str(refused.value)
     assert server.calls == []
 
@@ -311,8 +354,8 @@ def test_endpoint__a_key_that_no_header_can_hold(
 def test_endpoint__nothing_of_the_machine_or_of_other_keys_is_sent(
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -320,7 +363,7 @@ def test_endpoint__nothing_of_the_machine_or_of_other_keys_is_sent(
         monkeypatch.setenv(f"OPENAI_{name}", "SECRET")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: SECRET")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://example.com")
-    replace(endpoint, model="").describe(requests[:1], scene, log)
+    replace(endpoint, model="").describe(requests[:1], context, log)
     names = {"host", "connection", "accept", "accept-encoding", "user-agent", "authorization"}
     for call in server.calls:
         assert set(call.headers) <= names | {"content-type", "content-length"}
@@ -332,8 +375,8 @@ def test_endpoint__no_proxy_sees_what_stays_here(
     start_server: Callable[[], Any],
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -349,12 +392,15 @@ def test_endpoint__no_proxy_sees_what_stays_here(
         monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    assert endpoint.describe(requests, scene, log) == right(server, requests, scene)
+    assert endpoint.describe(requests, context, log) == right(server, requests, context)
     assert proxy.calls == []
 
 
 def test_endpoint__another_machine_is_refused_before_any_connection(
-    requests: list[Request], scene: Scene, log: Any, monkeypatch: pytest.MonkeyPatch
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[Any] = []
 
@@ -371,7 +417,7 @@ def test_endpoint__another_machine_is_refused_before_any_connection(
         Endpoint(url="http://api.example.com/v1", allow_remote="api.example.com"),
     ):
         with pytest.raises(RequestError) as refused:
-            how.describe(requests, scene, log)
+            how.describe(requests, context, log)
         assert refused.value.exit_code == 2
     assert tried == []
 
@@ -379,57 +425,67 @@ def test_endpoint__another_machine_is_refused_before_any_connection(
 def test_endpoint__says_first_what_leaves_the_machine(
     server: Any,
     endpoint: Endpoint,
-    requests: list[Request],
-    scene: Scene,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
     log: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "remote_host", lambda url, allowed: "api.example.com")
     monkeypatch.setattr(module, "proxy_for", lambda host: None)
-    endpoint.describe(requests[:2], scene, log)
+    endpoint.describe(requests[:2], context, log)
     assert log.warnings == [
-        "2 pictures leave this machine for api.example.com, in 2 questions of about 0.3 MB "
+        "2 images leave this machine for api.example.com, in 2 questions of about 0.3 MB "
         "altogether, at a price not known."
     ]
-    replace(endpoint, price_in=2000.0, price_out=1000.0).describe(requests, scene, log)
-    assert log.warnings[1].startswith("12 pictures leave this machine for api.example.com, in 11 ")
+    replace(endpoint, price_in=2000.0, price_out=1000.0).describe(requests, context, log)
+    assert log.warnings[1].startswith("12 images leave this machine for api.example.com, in 11 ")
     assert log.warnings[1].endswith("for $14.18.")
     first = next(i for i, numbers in enumerate(log) if numbers.get("done", 0) > 2)
     assert log.index({"warning": log.warnings[1]}) < first
-    endpoint.describe(requests, scene, log)
+    endpoint.describe(requests, context, log)
     assert len(log.warnings) == 2
 
 
-def test_endpoint__no_server_is_one_line(requests: list[Request], scene: Scene, log: Any) -> None:
+def test_endpoint__no_server_is_one_line(
+    requests: list[CaptionRequest], context: CaptionContext, log: Any
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     for model in ("", "llava"):
         how = Endpoint(url=url, model=model, retries=0)
         with pytest.raises(AnyclassError, match=f"no server answers at {url} .*ollama serve") as no:
-            how.describe(requests, scene, log)
+            how.describe(requests, context, log)
         assert "\n" not in str(no.value)
 
 
 def test_endpoint__no_list_of_models(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
     wrong = replace(endpoint, url=server.url.removesuffix("/v1"), model="")
     server.models = None
     for how in (wrong, replace(endpoint, model="")):
         with pytest.raises(AnyclassError, match="does not list its models .*end in /v1"):
-            how.describe(requests, scene, log)
+            how.describe(requests, context, log)
 
 
 def test_endpoint__never_more_at_once_than_allowed(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
     server.seconds = 0.03
-    replace(endpoint, concurrency=3).describe(requests, scene, log)
+    replace(endpoint, concurrency=3).describe(requests, context, log)
     assert server.most_under_way == 3
 
 
 def test_endpoint__sends_pixels_alone(
-    server: Any, endpoint: Endpoint, scene: Scene, log: Any
+    server: Any, endpoint: Endpoint, context: CaptionContext, log: Any
 ) -> None:
     exif = Image.Exif()
     exif[0x010E] = "SECRET description"
@@ -437,33 +493,43 @@ def test_endpoint__sends_pixels_alone(
     more = {"comment": b"SECRET comment", "xmp": b"<x>SECRET xmp</x>", "icc_profile": b"SECRET icc"}
     for row in (0, 1):
         image = Image.new("RGB", (50, 40), (200, 10 * row, 30))
-        image.save(scene.photos.path(row), "JPEG", exif=exif, **more)
-        assert scene.photos.path(row).read_bytes().count(b"SECRET") == 4
-    both = [Request((0,), "What is it?", "object"), Request((0, 1), "What are they?", "object")]
-    endpoint.describe(both, scene, log)
+        image.save(context.dataset.path(row), "JPEG", exif=exif, **more)
+        assert context.dataset.path(row).read_bytes().count(b"SECRET") == 4
+    both = [
+        CaptionRequest((0,), "What is it?", "object"),
+        CaptionRequest((0, 1), "What are they?", "object"),
+    ]
+    endpoint.describe(both, context, log)
     assert len(server.questions) == 2
     for call in server.questions:
         for mark in (b"SECRET", b"Exif", b"xmp", b"\xff\xfe", b"\xff\xe1", b"\xff\xe2"):
-            assert mark not in call.picture
+            assert mark not in call.image
         assert "SECRET" not in json.dumps(call.body)
 
 
-def test_endpoint__an_unreadable_picture_is_a_failure(
-    server: Any, endpoint: Endpoint, requests: list[Request], scene: Scene, log: Any
+def test_endpoint__an_unreadable_image_is_a_failure(
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
 ) -> None:
-    scene.photos.path(3).write_bytes(b"no picture")
-    assert endpoint.describe(requests, scene, log)[3] is None
-    assert "a picture cannot be used (not a picture" in log.warnings[0]
+    context.dataset.path(3).write_bytes(b"no image")
+    assert endpoint.describe(requests, context, log)[3] is None
+    assert "an image cannot be used (not an image" in log.warnings[0]
     assert len(server.questions) == 12
 
 
 def test_endpoint__a_missing_package_names_the_extra(
-    requests: list[Request], scene: Scene, log: Any, monkeypatch: pytest.MonkeyPatch
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "anyclass.captioning.server", raising=False)
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(RequestError, match=r"pip install 'anyclass\[lmm\]'"):
-        Endpoint(model="m").describe(requests, scene, log)
+        Endpoint(model="m").describe(requests, context, log)
 
 
 def test_endpoint__estimate() -> None:
@@ -489,5 +555,5 @@ def test_endpoint__impossible_settings(field: dict[str, float]) -> None:
 
 
 def test_endpoint__is_a_describer_and_keeps_no_key() -> None:
-    assert isinstance(Endpoint(), Describer)
+    assert isinstance(Endpoint(), Captioner)
     assert not [name for name in Endpoint.__dataclass_fields__ if "key" in name]

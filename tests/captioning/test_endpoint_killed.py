@@ -12,56 +12,58 @@ from typing import Any
 
 import pytest
 
-from anyclass.captioning import Scene
+from anyclass.captioning import CaptionContext
 
 KILLS, AT_ONCE, VARIANTS = 10, 4, 15
 ASK = """if True:
     import json, sys
     from pathlib import Path
     import torch
-    from anyclass.data import Photos
-    from anyclass.describe import Endpoint, Request, Scene
+    from anyclass.data import ImageDataset
+    from anyclass.describe import Endpoint, Request, CaptionContext
 
     folder, url, variants, at_once = sys.argv[1:]
-    photos = Photos.of(sorted(Path(folder).iterdir()))
+    photos = ImageDataset.of(sorted(Path(folder).iterdir()))
     rows, variants = range(len(photos)), range(int(variants))
     asked = [(i, f"What, for the {v}th time?", v) for v in variants for i in rows]
     requests = [Request((i,), question, "object", v) for i, question, v in asked]
     endpoint = Endpoint(url=url, model="llava", concurrency=int(at_once))
-    scene = Scene(photos, None, torch.zeros(len(photos), 3))
+    scene = CaptionContext(photos, None, torch.zeros(len(photos), 3))
     print(json.dumps(endpoint.describe(requests, scene, lambda **numbers: None)))
 """
 
 
-def start(scene: Scene, server: Any, cache: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", ASK, scene.photos.root, server.url, VARIANTS, AT_ONCE]
+def start(context: CaptionContext, server: Any, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", ASK, context.dataset.root, server.url, VARIANTS, AT_ONCE]
     environment = os.environ | {"ANYCLASS_CACHE": str(cache)}
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, text=True, env=environment
     )
 
 
-def sound(journal: Path) -> str:
-    database = sqlite3.connect(journal)
+def sound(cache: Path) -> str:
+    database = sqlite3.connect(cache)
     (verdict,) = database.execute("PRAGMA integrity_check").fetchone()
     database.close()
     return verdict
 
 
 @pytest.mark.slow
-def test_endpoint__killed_anywhere_goes_on(server: Any, scene: Scene, tmp_path: Path) -> None:
+def test_endpoint__killed_anywhere_goes_on(
+    server: Any, context: CaptionContext, tmp_path: Path
+) -> None:
     server.seconds = 0.02
-    total = len(scene.photos) * VARIANTS
+    total = len(context.dataset) * VARIANTS
     for point in sorted(random.sample(range(1, total), KILLS)):
-        with start(scene, server, tmp_path / "killed") as asking:
+        with start(context, server, tmp_path / "killed") as asking:
             while len(server.questions) < point and asking.poll() is None:
                 time.sleep(0.001)
             asking.kill()
         assert asking.returncode == -9, "it had ended before it was killed"
         assert sound(tmp_path / "killed" / "answers" / "journal.sqlite") == "ok"
-    said = json.loads(start(scene, server, tmp_path / "killed").communicate()[0])
+    said = json.loads(start(context, server, tmp_path / "killed").communicate()[0])
     assert total <= len(server.questions) <= total + KILLS * AT_ONCE
-    unbroken = json.loads(start(scene, server, tmp_path / "whole").communicate()[0])
+    unbroken = json.loads(start(context, server, tmp_path / "whole").communicate()[0])
     assert said == unbroken
     assert len(said) == total
     assert None not in said

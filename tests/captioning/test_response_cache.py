@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from anyclass.captioning.response_cache import Journal, key_of
+from anyclass.captioning.response_cache import ResponseCache, key_of
 from anyclass.errors import StorageError
 
 IDENTITY = {"kind": "endpoint", "model": "llava", "temperature": 0.0}
@@ -38,11 +38,11 @@ def test_key_of__every_part_counts_and_no_order_of_names() -> None:
 
 
 def test_journal__is_in_the_cache_and_remembers(cache: Path, log: Any) -> None:
-    with Journal(log) as journal:
+    with ResponseCache(log) as journal:
         assert journal.known(["k"]) == {}
         journal.keep("k", "a döner", model="llava", question="What?", pictures="c0ffee")
         journal.keep("k", "another")
-    with Journal(log) as journal:
+    with ResponseCache(log) as journal:
         assert journal.known(["x", "k"]) == {"k": "a döner"}
     path = cache / "answers" / "journal.sqlite"
     assert [row[:5] for row in rows(path)] == [("k", "a döner", "llava", "What?", "c0ffee")]
@@ -50,7 +50,7 @@ def test_journal__is_in_the_cache_and_remembers(cache: Path, log: Any) -> None:
 
 
 def test_journal__each_answer_is_on_the_disk_at_once(tmp_path: Path, log: Any) -> None:
-    with Journal(log, tmp_path / "j.sqlite") as journal:
+    with ResponseCache(log, tmp_path / "j.sqlite") as journal:
         assert journal._database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
         for i in range(3):
             journal.keep(str(i), "text")
@@ -61,14 +61,14 @@ def test_journal__each_answer_is_on_the_disk_at_once(tmp_path: Path, log: Any) -
 
 
 def test_journal__threads_share_it(tmp_path: Path, log: Any) -> None:
-    with Journal(log, tmp_path / "j.sqlite") as journal, ThreadPoolExecutor(8) as threads:
+    with ResponseCache(log, tmp_path / "j.sqlite") as journal, ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda i: journal.keep(str(i % 50), f"text {i % 50}"), range(150)))
         assert journal.known(map(str, range(60))) == {str(i): f"text {i}" for i in range(50)}
 
 
 def test_journal__two_of_them_share_a_file(tmp_path: Path, log: Any) -> None:
     def write(name: str) -> None:
-        with Journal(log, tmp_path / "j.sqlite") as journal:
+        with ResponseCache(log, tmp_path / "j.sqlite") as journal:
             for i in range(40):
                 journal.keep(str(i), f"text {i}", model=name)
 
@@ -82,8 +82,8 @@ def test_journal__processes_share_it(tmp_path: Path, log: Any) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from anyclass.describe.journal import Journal
-        with Journal(print, Path(sys.argv[1])) as journal:
+        from anyclass.describe.journal import ResponseCache
+        with ResponseCache(print, Path(sys.argv[1])) as journal:
             print("open", flush=True)
             input()
             for i in range(60):
@@ -105,7 +105,7 @@ def test_journal__processes_share_it(tmp_path: Path, log: Any) -> None:
         process.stdin.flush()
     assert [process.communicate()[0] for process in two] == ["", ""]
     assert [process.returncode for process in two] == [0, 0]
-    with Journal(log, path) as journal:
+    with ResponseCache(log, path) as journal:
         assert journal.known(map(str, range(60))) == {str(i): f"text {i}" for i in range(60)}
 
 
@@ -129,15 +129,15 @@ def test_journal__a_damaged_file_is_moved_aside_and_said_once(
     tmp_path: Path, log: Any, damage: Any
 ) -> None:
     path = tmp_path / "j.sqlite"
-    with Journal(log, path) as journal:
+    with ResponseCache(log, path) as journal:
         for i in range(200):
             journal.keep(str(i), "text")
     damage(path)
     broken = path.read_bytes()
-    with Journal(log, path) as journal:
+    with ResponseCache(log, path) as journal:
         assert journal.known(["0"]) == {}
         journal.keep("0", "new")
-    with Journal(log, path) as journal:
+    with ResponseCache(log, path) as journal:
         assert journal.known(["0"]) == {"0": "new"}
     aside = list(tmp_path.glob("*.damaged"))
     assert [file.read_bytes() for file in aside] == [broken]
@@ -150,12 +150,12 @@ def test_journal__a_disk_that_refuses_is_one_line(tmp_path: Path, log: Any) -> N
     with pytest.raises(
         StorageError, match=r"j\.sqlite cannot be read or written: .*ANYCLASS_CACHE"
     ):
-        Journal(log, tmp_path / "j.sqlite")
+        ResponseCache(log, tmp_path / "j.sqlite")
     assert log == []
 
 
 def test_journal__a_full_disk_keeps_what_was_there(tmp_path: Path, log: Any) -> None:
-    with Journal(log, tmp_path / "j.sqlite") as journal:
+    with ResponseCache(log, tmp_path / "j.sqlite") as journal:
         journal.keep("0", "text")
         journal._database.execute("PRAGMA max_page_count = 3")
         with pytest.raises(StorageError, match="full"):

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from anyclass.captioning import Request, Scene, picture
+from anyclass.captioning import CaptionContext, CaptionRequest, image
 from anyclass.captioning.transformers import Transformers
 from anyclass.errors import AnyclassError, ModelError, RequestError
 
@@ -93,12 +93,12 @@ def ask(model: str, **fields: Any) -> Transformers:
     return Transformers(**{"model": model, "max_tokens": 9, "device": "cpu", "size": 64} | fields)
 
 
-def by_hand(model: str, request: Request, scene: Scene) -> str:
+def by_hand(model: str, request: CaptionRequest, context: CaptionContext) -> str:
     """The same answer, one token after the other: the likeliest next one, until the end."""
     processor = transformers.AutoProcessor.from_pretrained(model)
     network = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
     text = f"User: <image> {request.question} Assistant:"
-    shown = picture(request, scene.photos, 64)
+    shown = image(request, context.dataset, 64)
     given = processor(text=[text], images=[[shown]], return_tensors="pt")
     more = {k: v for k, v in given.items() if k not in ("input_ids", "attention_mask")}
     ids, said = given["input_ids"], list[int]()
@@ -110,22 +110,26 @@ def by_hand(model: str, request: Request, scene: Scene) -> str:
 
 
 def test_describe__says_the_likeliest_words(
-    model: str, scene: Scene, requests: list[Request], log: Any
+    model: str, context: CaptionContext, requests: list[CaptionRequest], log: Any
 ) -> None:
     some = [requests[i] for i in (0, 7, 11, 12)]
-    texts = ask(model).describe(some, scene, log)
-    assert texts == [by_hand(model, request, scene) for request in some]
-    assert len(set(texts)) == 4, "the pictures are seen"
+    texts = ask(model).describe(some, context, log)
+    assert texts == [by_hand(model, request, context) for request in some]
+    assert len(set(texts)) == 4, "the images are seen"
 
 
 def test_describe__batches_change_nothing(
-    model: str, scene: Scene, requests: list[Request], log: Any, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    context: CaptionContext,
+    requests: list[CaptionRequest],
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Questions of other lengths and pictures of other sizes in one batch, or each alone."""
-    one = ask(model, batch_size=1).describe(requests, scene, log)
+    """Questions of other lengths and images of other sizes in one batch, or each alone."""
+    one = ask(model, batch_size=1).describe(requests, context, log)
     for size in (3, 13):
-        monkeypatch.setenv("ANYCLASS_CACHE", str(scene.photos.root / f"cache{size}"))
-        assert ask(model, batch_size=size).describe(requests, scene, log) == one
+        monkeypatch.setenv("ANYCLASS_CACHE", str(context.dataset.root / f"cache{size}"))
+        assert ask(model, batch_size=size).describe(requests, context, log) == one
     assert None not in one
 
 
@@ -145,26 +149,38 @@ def generations(monkeypatch: pytest.MonkeyPatch, model: str, most: int) -> list[
 
 
 def test_describe__half_the_batch_when_memory_runs_out(
-    model: str, scene: Scene, requests: list[Request], log: Any, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    context: CaptionContext,
+    requests: list[CaptionRequest],
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = generations(monkeypatch, model, most=3)
-    texts = ask(model, batch_size=8).describe(requests, scene, log)
+    texts = ask(model, batch_size=8).describe(requests, context, log)
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 1]
     assert None not in texts
     monkeypatch.undo()
-    assert [texts[4], texts[12]] == [by_hand(model, requests[i], scene) for i in (4, 12)]
+    assert [texts[4], texts[12]] == [by_hand(model, requests[i], context) for i in (4, 12)]
 
 
 def test_describe__no_memory_at_all(
-    model: str, scene: Scene, requests: list[Request], log: Any, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    context: CaptionContext,
+    requests: list[CaptionRequest],
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generations(monkeypatch, model, most=0)
     with pytest.raises(AnyclassError, match="no memory for a single question"):
-        ask(model, batch_size=2).describe(requests, scene, log)
+        ask(model, batch_size=2).describe(requests, context, log)
 
 
 def test_describe__another_error_is_no_matter_of_memory(
-    model: str, scene: Scene, requests: list[Request], log: Any, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    context: CaptionContext,
+    requests: list[CaptionRequest],
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a kernel is wrong")
@@ -172,93 +188,103 @@ def test_describe__another_error_is_no_matter_of_memory(
     kind = type(transformers.AutoModelForImageTextToText.from_pretrained(model))
     monkeypatch.setattr(kind, "generate", fail)
     with pytest.raises(RuntimeError, match="a kernel is wrong"):
-        ask(model).describe(requests, scene, log)
+        ask(model).describe(requests, context, log)
 
 
 def test_describe__asked_once(
-    model: str, scene: Scene, requests: list[Request], log: Any, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    context: CaptionContext,
+    requests: list[CaptionRequest],
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = generations(monkeypatch, model, most=99)
-    first = ask(model).describe(requests[:5], scene, log)
-    assert ask(model, batch_size=2).describe(requests, scene, log)[:5] == first
+    first = ask(model).describe(requests[:5], context, log)
+    assert ask(model, batch_size=2).describe(requests, context, log)[:5] == first
     assert sum(sizes) == 13
-    ask(model, max_tokens=3).describe(requests[:1], scene, log)
+    ask(model, max_tokens=3).describe(requests[:1], context, log)
     assert sum(sizes) == 14, "another setting is another question"
 
 
 def test_describe__other_weights_are_asked_anew(
-    model: str, scene: Scene, requests: list[Request], log: Any, tmp_path: Path
+    model: str, context: CaptionContext, requests: list[CaptionRequest], log: Any, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
-    before = ask(str(copy)).describe(requests, scene, log)
+    before = ask(str(copy)).describe(requests, context, log)
     weights = load_file(copy / "model.safetensors")
     for name, value in weights.items():
         if "lm_head" in name:
             weights[name] = value.flip(0).contiguous()
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    assert ask(str(copy)).describe(requests, scene, log) != before
+    assert ask(str(copy)).describe(requests, context, log) != before
 
 
 def test_describe__variants_are_drawn_by_their_number(
-    model: str, scene: Scene, requests: list[Request], log: Any, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    context: CaptionContext,
+    requests: list[CaptionRequest],
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = [request._replace(variant=v) for request in requests[:3] for v in range(3)]
     hot = ask(model, temperature=50.0)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    texts = hot.describe(asked, scene, log)
+    texts = hot.describe(asked, context, log)
     assert torch.equal(torch.get_rng_state(), state), "the run's own draws are left alone"
     assert len(set(texts)) == 9
-    assert texts[::3] == ask(model).describe(requests[:3], scene, log)
-    monkeypatch.setenv("ANYCLASS_CACHE", str(scene.photos.root / "cache"))
-    assert hot.describe(asked, scene, log) == texts
+    assert texts[::3] == ask(model).describe(requests[:3], context, log)
+    monkeypatch.setenv("ANYCLASS_CACHE", str(context.dataset.root / "cache"))
+    assert hot.describe(asked, context, log) == texts
 
 
-def test_describe__a_picture_that_cannot_be_used(
-    model: str, scene: Scene, requests: list[Request], log: Any
+def test_describe__a_image_that_cannot_be_used(
+    model: str, context: CaptionContext, requests: list[CaptionRequest], log: Any
 ) -> None:
-    scene.photos.path(2).write_bytes(b"torn")
-    texts = ask(model, batch_size=4).describe(requests, scene, log)
+    context.dataset.path(2).write_bytes(b"torn")
+    texts = ask(model, batch_size=4).describe(requests, context, log)
     assert [i for i, text in enumerate(texts) if text is None] == [2]
     assert "1 of 13 questions have no answer" in log.warnings[0]
 
 
-def test_describe__nothing_asked_needs_no_model(scene: Scene, log: Any) -> None:
-    assert ask("nowhere").describe([], scene, log) == []
+def test_describe__nothing_asked_needs_no_model(context: CaptionContext, log: Any) -> None:
+    assert ask("nowhere").describe([], context, log) == []
 
 
-def failing(error: type[AnyclassError], scene: Scene, **fields: Any) -> str:
-    """What is said of a describer that cannot be asked."""
+def failing(error: type[AnyclassError], context: CaptionContext, **fields: Any) -> str:
+    """What is said of a captioner that cannot be asked."""
     with pytest.raises(error) as caught:
         Transformers(**{"device": "cpu"} | fields).describe(
-            [Request((0,), "What is it?", "object")], scene, lambda **_: None
+            [CaptionRequest((0,), "What is it?", "object")], context, lambda **_: None
         )
     return str(caught.value)
 
 
 def test_describe__weights_that_are_not_here(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: CaptionContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    said = failing(RequestError, scene)
+    said = failing(RequestError, context)
     assert "llava-hf/llava-v1.6-mistral-7b-hf is no folder and could not be fetched" in said
     assert "hf download llava-hf/llava-v1.6-mistral-7b-hf" in said
-    assert "hf download ../x" in failing(RequestError, scene, model="../x")
+    assert "hf download ../x" in failing(RequestError, context, model="../x")
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "has no *.safetensors here" in failing(ModelError, scene, model=str(empty))
+    assert "has no *.safetensors here" in failing(ModelError, context, model=str(empty))
 
 
-def test_describe__weights_that_could_run_code(model: str, scene: Scene, tmp_path: Path) -> None:
+def test_describe__weights_that_could_run_code(
+    model: str, context: CaptionContext, tmp_path: Path
+) -> None:
     copy = tmp_path / "pickled"
     shutil.copytree(model, copy)
     torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
-    assert "has no *.safetensors here" in failing(ModelError, scene, model=str(copy))
+    assert "has no *.safetensors here" in failing(ModelError, context, model=str(copy))
 
 
-def test_describe__code_of_its_own(model: str, scene: Scene, tmp_path: Path) -> None:
+def test_describe__code_of_its_own(model: str, context: CaptionContext, tmp_path: Path) -> None:
     copy = tmp_path / "coded"
     shutil.copytree(model, copy)
     config = json.loads((copy / "config.json").read_text())
@@ -266,28 +292,28 @@ def test_describe__code_of_its_own(model: str, scene: Scene, tmp_path: Path) -> 
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert "no image-text-to-text model that can be used" in failing(
-        ModelError, scene, model=str(copy)
+        ModelError, context, model=str(copy)
     )
     assert not (tmp_path / "ran").exists()
 
 
-def test_describe__damaged_weights(model: str, scene: Scene, tmp_path: Path) -> None:
+def test_describe__damaged_weights(model: str, context: CaptionContext, tmp_path: Path) -> None:
     copy = tmp_path / "damaged"
     shutil.copytree(model, copy)
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
-    assert "can be used" in failing(ModelError, scene, model=str(copy))
+    assert "can be used" in failing(ModelError, context, model=str(copy))
 
 
 def test_describe__four_bits_need_a_gpu_and_packages(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    context: CaptionContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "needs a GPU, and the device is cpu" in failing(RequestError, scene, four_bit=True)
+    assert "needs a GPU, and the device is cpu" in failing(RequestError, context, four_bit=True)
     monkeypatch.setattr("anyclass.captioning.transformers.find_spec", lambda name: name[0] == "t")
-    said = failing(RequestError, scene, four_bit=True, device="cuda")
+    said = failing(RequestError, context, four_bit=True, device="cuda")
     assert said.endswith("pip install accelerate bitsandbytes")
     monkeypatch.setattr("anyclass.captioning.transformers.find_spec", lambda name: None)
-    assert failing(RequestError, scene).endswith("pip install 'anyclass[hf-lmm]'")
+    assert failing(RequestError, context).endswith("pip install 'anyclass[hf-lmm]'")
 
 
 def test_estimate__time_alone() -> None:

@@ -1,4 +1,4 @@
-"""The vocabulary describer: words by what the model sees, and the sentence made of them."""
+"""The vocabulary captioner: words by what the model sees, and the sentence made of them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.captioning import Describer, Request, Scene, Vocabulary
+from anyclass.captioning import CaptionContext, Captioner, CaptionRequest, Vocabulary
 from anyclass.captioning.vocabulary import _english, _standardised
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 
 KINDS: dict[str, list[str]] = json.loads(
     files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8")
@@ -27,25 +27,27 @@ def clip(tiny_clip: Callable[..., str]) -> Backbone:
 
 @pytest.fixture(scope="module")
 def features() -> Tensor:
-    """Of 7 pictures; D = 24."""
+    """Of 7 images; D = 24."""
     return normalize(torch.randn(7, 24, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
 def describe(
-    describer: Vocabulary, requests: Sequence[Request], clip: Backbone, features: Tensor
+    captioner: Vocabulary, requests: Sequence[CaptionRequest], clip: Backbone, features: Tensor
 ) -> list[str | None]:
-    """What it says of pictures that it never opens."""
-    scene = Scene(Photos.of([f"{i}.png" for i in range(len(features))]), clip, features)
-    return describer.describe(requests, scene, print)
+    """What it says of images that it never opens."""
+    context = CaptionContext(
+        ImageDataset.of([f"{i}.png" for i in range(len(features))]), clip, features
+    )
+    return captioner.describe(requests, context, print)
 
 
-def about(*rows: int, variant: int = 0) -> Request:
-    return Request(rows, "What is it?", "object", variant)
+def about(*rows: int, variant: int = 0) -> CaptionRequest:
+    return CaptionRequest(rows, "What is it?", "object", variant)
 
 
 @torch.no_grad()
 def slow_scores(clip: Backbone, kind: str, features: Tensor, seen: Tensor) -> dict[str, float]:
-    """Standardised nearness of each word to one picture or mean of pictures."""
+    """Standardised nearness of each word to one image or mean of images."""
     scores, phrase = {}, PHRASES.get(kind, "something {}")
     texts = clip.texts([f"a photo of {phrase}.".replace("{}", word) for word in KINDS[kind]])
     for word, text in zip(KINDS[kind], texts, strict=True):
@@ -109,7 +111,7 @@ def test_vocabulary__words_of_the_users_own(clip: Backbone, features: Tensor) ->
     assert not str(without[0]).endswith(tuple(f"{word}." for word in own))
 
 
-def test_vocabulary__a_single_picture(clip: Backbone, features: Tensor) -> None:
+def test_vocabulary__a_single_image(clip: Backbone, features: Tensor) -> None:
     """Nothing to compare it with: the word nearest to it, against the other words of its kind."""
     said = describe(Vocabulary(most=6), [about(0)], clip, features[:1])
     texts = [f"a photo of something {word}." for word in KINDS["colours"]]
@@ -117,7 +119,7 @@ def test_vocabulary__a_single_picture(clip: Backbone, features: Tensor) -> None:
     assert f" {nearest} object" in str(said[0])
 
 
-def test_vocabulary__pictures_that_are_all_alike(clip: Backbone, features: Tensor) -> None:
+def test_vocabulary__images_that_are_all_alike(clip: Backbone, features: Tensor) -> None:
     said = describe(Vocabulary(), [about(0), about(1)], clip, features[:1].expand(4, 24))
     assert said[0] == said[1]
 
@@ -162,6 +164,6 @@ def test_vocabulary__costs_nothing() -> None:
 
 
 def test_vocabulary__is_a_describer() -> None:
-    assert isinstance(Vocabulary(), Describer)
+    assert isinstance(Vocabulary(), Captioner)
     assert set(KINDS) == {"colours", "materials", "textures", "shapes", "parts", "scenes"}
     assert all(len(words) == len(set(words)) for words in KINDS.values())

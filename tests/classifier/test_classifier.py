@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anyclass import Backbone, Classes, Classifier, Photos
+from anyclass import Backbone, Classes, Classifier, ImageDataset
 from anyclass.backbone import Part
 from anyclass.data import open_image
-from anyclass.errors import AnyclassError, ModelError, PictureError, RequestError
+from anyclass.errors import AnyclassError, ImageError, ModelError, RequestError
 
 NAMES = ("red square", "blue disc", "yellow kite", "green ring", "dog")
 Tiny = Callable[..., str]
@@ -54,12 +54,12 @@ def settings(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("part", [None, "head", "tail", "all"])
 @pytest.mark.parametrize("kind", ["causal", "huggingface", "timm"])
 def test_load__gives_back_what_was_saved(
-    tiny_clip: Tiny, pictures: Path, tmp_path: Path, kind: str, part: Part | None
+    tiny_clip: Tiny, images: Path, tmp_path: Path, kind: str, part: Part | None
 ) -> None:
     before = classifier(tiny_clip(kind), part)
     before.save(tmp_path / "model")
     after = Classifier.load(str(tmp_path / "model"), engine="torch")
-    assert before.predict_proba(pictures).tobytes() == after.predict_proba(pictures).tobytes()
+    assert before.predict_proba(images).tobytes() == after.predict_proba(images).tobytes()
     assert (after.part, after.method, after.fields) == (part, "latteclip", {"alpha": 0.9})
     assert after.classes == before.classes
     assert after.classes_ == list(NAMES)
@@ -85,21 +85,21 @@ def two_towers(model: str, part: Part) -> Classifier:
 
 @pytest.mark.parametrize("part", ["tail", "all"])
 def test_load__gives_back_both_towers(
-    tiny_clip: Tiny, pictures: Path, tmp_path: Path, part: Part
+    tiny_clip: Tiny, images: Path, tmp_path: Path, part: Part
 ) -> None:
     before, single = two_towers(tiny_clip(), part), classifier(tiny_clip(), part)
     before.save(tmp_path)
     after = Classifier.load(tmp_path, engine="torch")
-    chances = before.predict_proba(pictures)
-    assert chances.tobytes() == after.predict_proba(pictures).tobytes()
+    probabilities = before.predict_proba(images)
+    assert probabilities.tobytes() == after.predict_proba(images).tobytes()
     assert after.beside.weights_sha256 == before.beside.weights_sha256
     assert after.clip.weights_sha256 != after.beside.weights_sha256
-    one = single.predict_proba(pictures)
+    one = single.predict_proba(images)
     two = replace(single, clip=before.beside, weights=before.weights[:, 24:] * 2**0.5)
     sharper = float((before.clip.logit_scale / before.beside.logit_scale).detach())
-    logits = np.log(one) + sharper * np.log(two.predict_proba(pictures))  # but for a constant
+    logits = np.log(one) + sharper * np.log(two.predict_proba(images))  # but for a constant
     odds = np.exp(logits / 2)
-    assert chances == pytest.approx(odds / odds.sum(1, keepdims=True), abs=1e-5)
+    assert probabilities == pytest.approx(odds / odds.sum(1, keepdims=True), abs=1e-5)
 
 
 def test_load__of_both_towers_is_strict(tiny_clip: Tiny, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_load__of_both_towers_is_strict(tiny_clip: Tiny, tmp_path: Path) -> None
     weights["visual.conv1.weight"] = weights["visual.conv1.weight"].flip(0)
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     Classifier.load(tmp_path / "one")
-    with pytest.raises(ModelError, match="features of the synthetic pictures differ"):
+    with pytest.raises(ModelError, match="features of the synthetic images differ"):
         Classifier.load(tmp_path / "two")
     (tmp_path / "one" / "classifier.json").write_text(
         json.dumps(settings(tmp_path / "one") | {"beside": True})
@@ -154,33 +154,33 @@ def test_probabilities__softmax_of_scaled_cosines(tiny_clip: Tiny) -> None:
     made = classifier(tiny_clip(), None)
     features = torch.nn.functional.normalize(torch.randn(3, 24), dim=-1)
     scale = made.clip.model.logit_scale.exp().item()
-    for f, chances in zip(features, made.probabilities(features), strict=True):
+    for f, probabilities in zip(features, made.probabilities(features), strict=True):
         powers = [np.exp(scale * float(f @ p)) for p in made.weights]
-        assert chances.tolist() == pytest.approx([p / sum(powers) for p in powers], rel=1e-4)
+        assert probabilities.tolist() == pytest.approx([p / sum(powers) for p in powers], rel=1e-4)
 
 
-def test_predict__a_folder_a_list_and_photos(saved: Path, pictures: Path) -> None:
+def test_predict__a_folder_a_list_and_photos(saved: Path, images: Path) -> None:
     made = Classifier.load(saved)
-    files = sorted(pictures.rglob("*.*"))
-    chances = made.predict_proba(pictures)
-    assert chances.shape == (14, 5)
-    assert chances.sum(1) == pytest.approx(np.ones(14), abs=1e-5)
-    assert made.predict(pictures) == [NAMES[c] for c in chances.argmax(1)]
-    assert np.array_equal(made.predict_proba(str(pictures)), chances)
-    assert np.array_equal(made.predict_proba(Photos.read(pictures)), chances)
-    assert np.array_equal(made.predict_proba(files), chances)
+    files = sorted(images.rglob("*.*"))
+    probabilities = made.predict_proba(images)
+    assert probabilities.shape == (14, 5)
+    assert probabilities.sum(1) == pytest.approx(np.ones(14), abs=1e-5)
+    assert made.predict(images) == [NAMES[c] for c in probabilities.argmax(1)]
+    assert np.array_equal(made.predict_proba(str(images)), probabilities)
+    assert np.array_equal(made.predict_proba(ImageDataset.read(images)), probabilities)
+    assert np.array_equal(made.predict_proba(files), probabilities)
     backwards = made.predict_proba([str(path) for path in files[::-1]])
-    assert backwards == pytest.approx(chances[::-1], abs=1e-6)
+    assert backwards == pytest.approx(probabilities[::-1], abs=1e-6)
 
 
-def test_predict__a_bad_picture_and_none(saved: Path, pictures: Path) -> None:
+def test_predict__a_bad_image_and_none(saved: Path, images: Path) -> None:
     made = Classifier.load(saved)
-    with pytest.raises(RequestError, match="at least one picture"):
+    with pytest.raises(RequestError, match="at least one image"):
         made.predict([])
-    (pictures / "blue disc" / "1.png").write_bytes(b"torn")
-    with pytest.raises(PictureError, match="not a picture: blue disc/1.png") as bad:
-        made.predict(pictures)
-    assert bad.value.reason == "not a picture"
+    (images / "blue disc" / "1.png").write_bytes(b"torn")
+    with pytest.raises(ImageError, match="not an image: blue disc/1.png") as bad:
+        made.predict(images)
+    assert bad.value.reason == "not an image"
 
 
 class Sentinel:
@@ -348,7 +348,7 @@ def test_load__swapped_mean_and_deviation(saved: Path) -> None:
     pixels = value["preprocessing"]
     pixels["mean"], pixels["std"] = pixels["std"], pixels["mean"]
     (saved / "classifier.json").write_text(json.dumps(value))
-    with pytest.raises(ModelError, match="pictures are prepared otherwise"):
+    with pytest.raises(ModelError, match="images are prepared otherwise"):
         Classifier.load(saved)
 
 
@@ -366,7 +366,7 @@ def test_load__swapped_weights(tiny_clip: Tiny, tmp_path: Path, part: Part | Non
     conv = weights["visual.conv1.weight"]
     weights["visual.conv1.weight"] = torch.randn(conv.shape, generator=noise) * conv.std()
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="features of the synthetic pictures differ"):
+    with pytest.raises(ModelError, match="features of the synthetic images differ"):
         Classifier.load(tmp_path / "saved")
 
 
@@ -390,7 +390,7 @@ def test_load__bytes_flipped_anywhere(saved: Path) -> None:
 @pytest.mark.parametrize("kind", ["causal", "huggingface", "timm", "siglip", "coca"])
 @pytest.mark.parametrize("part", [None, "tail"])
 def test_load__gives_back_features_before_the_projection(
-    tiny_clip: Tiny, pictures: Path, tmp_path: Path, kind: str, part: Part | None
+    tiny_clip: Tiny, images: Path, tmp_path: Path, kind: str, part: Part | None
 ) -> None:
     """Of the trained tail, with a temperature of their own and a bias."""
     made = classifier(tiny_clip(kind), part)
@@ -400,16 +400,16 @@ def test_load__gives_back_features_before_the_projection(
     before = replace(made, weights=weights, pooled=True, bias=bias, scale=3.5)
     before.save(tmp_path / "model")
     after = Classifier.load(tmp_path / "model", engine="torch")
-    chances = before.predict_proba(pictures)
-    assert chances.tobytes() == after.predict_proba(pictures).tobytes()
-    photos = Photos.read(pictures)
+    probabilities = before.predict_proba(images)
+    assert probabilities.tobytes() == after.predict_proba(images).tobytes()
+    dataset = ImageDataset.read(images)
     views = torch.stack(
-        [made.clip.preprocessing.view(open_image(photos.path(i))) for i in range(14)]
+        [made.clip.preprocessing.view(open_image(dataset.path(i))) for i in range(14)]
     )
     v = made.clip.pooled(made.clip.trunk(made.clip.preprocessing.normalise(views), "all"), "all")
     v = torch.nn.functional.normalize(v, dim=-1)
     wanted = (3.5 * (v @ weights.T + bias)).softmax(1)
-    assert torch.allclose(torch.from_numpy(chances), wanted, atol=1e-5)
+    assert torch.allclose(torch.from_numpy(probabilities), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

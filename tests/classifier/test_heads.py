@@ -1,6 +1,6 @@
 """Heads: logits by loops, taking apart and putting together, saving, damage.
 
-n = 6 pictures, C = 5 classes, D = 24, H = 7, k = 9 keys, L = 3 words of width W = 40.
+n = 6 images, C = 5 classes, D = 24, H = 7, k = 9 keys, L = 3 words of width W = 40.
 """
 
 import json
@@ -20,17 +20,17 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import (
     HEADS,
     Adapter,
-    Conditional,
+    CacheModel,
     Head,
-    Keys,
+    MetaNet,
     assemble,
     fresh,
     parts,
 )
-from anyclass.classifier.prompt_learner import Slots
+from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.data import Classes
 from anyclass.errors import ModelError
-from anyclass.estimators.whitening import Spaces
+from anyclass.estimators.whitening import WhitenedPCA
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 SIZE = (5, 24)
@@ -50,12 +50,12 @@ def head_of(kind: str) -> Head:
             return Adapter(drawn(7, 24, seed=1), drawn(24, 7, seed=2), ratio=0.3)
         case "keys":
             values = torch.eye(5)[[0, 1, 1, 2, 3, 4, 4, 4, 0]]
-            return Keys(unit(9, 24, seed=3), values, alpha=1.3, beta=5.5)
+            return CacheModel(unit(9, 24, seed=3), values, alpha=1.3, beta=5.5)
         case "spaces":
             shapes = ((24,), (24, 24), (24,), (24, 6), (32,), (32, 32), (32,), (32, 9))
-            return Spaces(*(drawn(*shape, seed=5) for shape in shapes), share=0.4)
+            return WhitenedPCA(*(drawn(*shape, seed=5) for shape in shapes), share=0.4)
     small = [0.1 * drawn(*shape, seed=4) for shape in ((3, 40), (7, 24), (7,), (40, 7), (40,))]
-    return Conditional(*small)
+    return MetaNet(*small)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ of_unit_features = pytest.mark.parametrize("kind", sorted(set(HEADS) - {"spaces"
 
 def classifier(clip: Backbone, kind: str) -> Classifier:
     w = unit(5, 24, seed=6)
-    return Classifier(clip, None, CLASSES, w, "zero_shot", head=head_of(kind))
+    return Classifier(clip, None, CLASSES, w, "zero-shot", head=head_of(kind))
 
 
 # --- logits of a conditional head; those of the others are tested with their methods
@@ -78,28 +78,28 @@ def classifier(clip: Backbone, kind: str) -> Classifier:
 
 def test_conditional__equals_one_text_at_a_time(clip: Backbone) -> None:
     head, f = head_of("conditional"), unit(6, 24, seed=5)
-    assert isinstance(head, Conditional)
+    assert isinstance(head, MetaNet)
     with torch.no_grad():
         found = head.logits(clip, CLASSES.prompts, unit(5, 24, seed=6), f)
-        slots = Slots(clip, CLASSES.prompts, 3)
+        prompts = PromptLearner(clip, CLASSES.prompts, 3)
         for i in range(6):
             shift = head.u2 @ torch.relu(head.u1 @ f[i] + head.c1) + head.c2
             for c in range(5):
-                t = slots.features(head.context + shift, torch.tensor([c]))[0]
+                t = prompts.features(head.context + shift, torch.tensor([c]))[0]
                 assert float(found[i, c]) == pytest.approx(
                     float(clip.logit_scale * f[i] @ t), abs=1e-4
                 )
         for at_once in (1, 4, 1000):
-            assert torch.allclose(head.of(clip, slots, f, at_once), found, atol=1e-4)
-        one = torch.cat([head.of(clip, slots, f[[i]]) for i in range(6)])
+            assert torch.allclose(head.of(clip, prompts, f, at_once), found, atol=1e-4)
+        one = torch.cat([head.of(clip, prompts, f[[i]]) for i in range(6)])
         assert torch.allclose(one, found, atol=1e-4)
 
 
 def test_conditional__without_a_shift_is_coop(clip: Backbone) -> None:
     head, f = head_of("conditional"), unit(6, 24, seed=5)
-    assert isinstance(head, Conditional)
-    still = Conditional(head.context, head.u1, head.c1, 0 * head.u2, 0 * head.c2)
-    t = Slots(clip, CLASSES.prompts, 3).all_features(head.context)
+    assert isinstance(head, MetaNet)
+    still = MetaNet(head.context, head.u1, head.c1, 0 * head.u2, 0 * head.c2)
+    t = PromptLearner(clip, CLASSES.prompts, 3).all_features(head.context)
     with torch.no_grad():
         found = still.logits(clip, CLASSES.prompts, t, f)
         assert torch.allclose(found, clip.logit_scale * f @ t.T, atol=1e-4)
@@ -108,7 +108,7 @@ def test_conditional__without_a_shift_is_coop(clip: Backbone) -> None:
 def test_conditional__another_width_of_words_is_refused(clip: Backbone) -> None:
     small = [drawn(*shape, seed=4) for shape in ((3, 41), (7, 24), (7,), (41, 7), (41,))]
     with pytest.raises(ModelError, match="40 wide, those that were learned 41"):
-        Conditional(*small).logits(clip, CLASSES.prompts, unit(5, 24, seed=6), unit(6, 24, seed=5))
+        MetaNet(*small).logits(clip, CLASSES.prompts, unit(5, 24, seed=6), unit(6, 24, seed=5))
 
 
 def test_fresh__is_drawn_as_layers_of_torch_are() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.classifier.prompt_learner import Slots
+from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.errors import ModelError, RequestError
 
 NAMES = ("dog", "big dog", "t-rex 7", "art_2", "zq", "soft red paper", "747-200b")
@@ -23,47 +23,47 @@ def clip(every_clip: str) -> Backbone:
     return Backbone.load(every_clip, engine="torch")
 
 
-def spoken(slots: Slots, words: str, c: Tensor) -> Tensor:
-    return slots.spoken(words).expand(len(c), -1, -1)
+def spoken(learner: PromptLearner, words: str, c: Tensor) -> Tensor:
+    return learner.spoken(words).expand(len(c), -1, -1)
 
 
 @pytest.mark.parametrize("words", SAYINGS)
 def test_filled__with_words_is_the_text(clip: Backbone, words: str) -> None:
-    slots = Slots(clip, NAMES, len(words.split()))
+    learner = PromptLearner(clip, NAMES, len(words.split()))
     everyone = torch.arange(len(NAMES))
     with torch.no_grad():
-        found = clip.prompts(slots.filled(spoken(slots, words, everyone), everyone))
+        found = clip.prompts(learner.filled(spoken(learner, words, everyone), everyone))
         wanted = torch.cat([clip.texts([f"{words} {name}."]) for name in NAMES])
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_filled__a_subset_is_cut_to_its_longest(clip: Backbone) -> None:
-    slots = Slots(clip, NAMES, 4)
+    learner = PromptLearner(clip, NAMES, 4)
     some = torch.tensor([1, 0, 1])  # a class may come twice, in any order
     with torch.no_grad():
-        words = slots.filled(spoken(slots, "a photo of a", some), some)
-        everyone = slots.features(slots.spoken("a photo of a"))
+        words = learner.filled(spoken(learner, "a photo of a", some), some)
+        everyone = learner.features(learner.spoken("a photo of a"))
         assert torch.allclose(clip.prompts(words), everyone[some], atol=1e-5)
     lengths = [int(clip.text_lengths(clip.words([f"X X X X {n}."]).ids)) for n in NAMES[:2]]
     assert words.ids.shape[1] == words.embeddings.shape[1] == max(lengths)
 
 
 def test_filled__each_text_has_a_context_of_its_own(clip: Backbone) -> None:
-    slots = Slots(clip, NAMES, 3)
-    context = torch.randn(2, 3, slots.width, generator=torch.Generator().manual_seed(0))
+    learner = PromptLearner(clip, NAMES, 3)
+    context = torch.randn(2, 3, learner.width, generator=torch.Generator().manual_seed(0))
     c = torch.tensor([5, 2])
     with torch.no_grad():
-        found = clip.prompts(slots.filled(context, c))
+        found = clip.prompts(learner.filled(context, c))
         for i in range(2):
-            assert torch.allclose(found[i], slots.features(context[i], c[[i]])[0], atol=1e-5)
-        assert torch.allclose(slots.all_features(context[0])[5], found[0], atol=1e-5)
+            assert torch.allclose(found[i], learner.features(context[i], c[[i]])[0], atol=1e-5)
+        assert torch.allclose(learner.all_features(context[0])[5], found[0], atol=1e-5)
 
 
 def test_features__reach_every_word_and_the_model_gets_no_gradient(clip: Backbone) -> None:
-    slots = Slots(clip, NAMES, 4)
-    v = slots.spoken("a photo of a").requires_grad_()
-    (slope,) = torch.autograd.grad(slots.features(v, torch.tensor([3, 1])).sum(), v)
-    assert slope.shape == (4, slots.width)
+    learner = PromptLearner(clip, NAMES, 4)
+    v = learner.spoken("a photo of a").requires_grad_()
+    (slope,) = torch.autograd.grad(learner.features(v, torch.tensor([3, 1])).sum(), v)
+    assert slope.shape == (4, learner.width)
     assert (slope.abs().sum(1) > 0).all()
     assert torch.isfinite(slope).all()
     assert all(parameter.grad is None for parameter in clip.model.parameters())
@@ -72,15 +72,15 @@ def test_features__reach_every_word_and_the_model_gets_no_gradient(clip: Backbon
 def test_all_features__few_at_a_time_without_a_graph(
     clip: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slots = Slots(clip, NAMES, 4)
-    v = slots.spoken("a photo of a").requires_grad_()
-    wanted = slots.features(v)
+    learner = PromptLearner(clip, NAMES, 4)
+    v = learner.spoken("a photo of a").requires_grad_()
+    wanted = learner.features(v)
     monkeypatch.setattr("anyclass.classifier.prompt_learner.AT_ONCE", 3)
-    found = slots.all_features(v)
+    found = learner.all_features(v)
     assert wanted.requires_grad
     assert not found.requires_grad
     assert torch.allclose(found, wanted, atol=1e-5)
-    assert len(slots) == len(found) == 7
+    assert len(learner) == len(found) == 7
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_all_features__few_at_a_time_without_a_graph(
 )
 def test_spoken__other_counts_of_words_are_refused(clip: Backbone, words: str) -> None:
     with pytest.raises(RequestError, match="is not 4 words of this model"):
-        Slots(clip, NAMES, 4).spoken(words)
+        PromptLearner(clip, NAMES, 4).spoken(words)
 
 
 def test_cut_short__names_that_the_model_does_not_read_to_the_end(clip: Backbone) -> None:
     long = "a " * 14 + "dog"
-    assert Slots(clip, (*NAMES, long), 4).cut_short == [long]
-    assert Slots(clip, NAMES, 4).cut_short == []
+    assert PromptLearner(clip, (*NAMES, long), 4).cut_short == [long]
+    assert PromptLearner(clip, NAMES, 4).cut_short == []
 
 
 @pytest.fixture(scope="module")
@@ -105,32 +105,34 @@ def causal(tiny_clip: Callable[..., str]) -> Backbone:
 def test_slots__other_fillers_where_the_first_are_several_tokens(
     causal: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = Slots(causal, NAMES, 4).features(Slots(causal, NAMES, 4).spoken("a photo of a"))
+    wanted = PromptLearner(causal, NAMES, 4).features(
+        PromptLearner(causal, NAMES, 4).spoken("a photo of a")
+    )
     monkeypatch.setattr(
         "anyclass.classifier.prompt_learner.FILLERS", (("zz", "yy"), ("red", "blue"))
     )
-    slots = Slots(causal, NAMES, 4)
-    assert torch.allclose(slots.features(slots.spoken("a photo of a")), wanted, atol=1e-6)
+    learner = PromptLearner(causal, NAMES, 4)
+    assert torch.allclose(learner.features(learner.spoken("a photo of a")), wanted, atol=1e-6)
     monkeypatch.setattr("anyclass.classifier.prompt_learner.FILLERS", (("zz", "yy"),))
     with pytest.raises(ModelError, match="no place for 4 learned words"):
-        Slots(causal, NAMES, 4)
+        PromptLearner(causal, NAMES, 4)
 
 
 @pytest.mark.parametrize("length", [14, 15, 16, 40])
 def test_slots__more_places_than_the_model_reads(causal: Backbone, length: int) -> None:
     """A context of 16 tokens with start and end: 14 places leave no room for the name."""
     if length == 14:
-        assert Slots(causal, NAMES, length).cut_short == list(NAMES)
+        assert PromptLearner(causal, NAMES, length).cut_short == list(NAMES)
     else:
         with pytest.raises(RequestError, match="words at most before a name"):
-            Slots(causal, NAMES, length)
+            PromptLearner(causal, NAMES, length)
 
 
 def test_slots__one_name_may_be_a_filler(clip: Backbone) -> None:
-    slots: Any = Slots(clip, ("X", "Y", "X X", "a"), 2)
+    learner: Any = PromptLearner(clip, ("X", "Y", "X X", "a"), 2)
     with torch.no_grad():
         found, wanted = (
-            slots.features(slots.spoken("a photo")),
+            learner.features(learner.spoken("a photo")),
             clip.texts([f"a photo {name}." for name in ("X", "Y", "X X", "a")]),
         )
     assert torch.allclose(found, wanted, atol=1e-5)

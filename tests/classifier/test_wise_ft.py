@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.wise_ft import mix_prototypes, wise_ft
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.latteclip import LatteClip
@@ -39,20 +39,20 @@ def clip(tiny_clip: Callable[..., str]) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     """Coarse mosaics, none square."""
     root, noise = tmp_path_factory.mktemp("mosaics"), np.random.default_rng(0)
     for i in range(13):
         tiles = noise.integers(0, 256, (3 + i % 3, 4, 3)).astype(np.uint8)
         mosaic = Image.fromarray(tiles).resize((50 + 3 * i, 44), Image.Resampling.NEAREST)
         mosaic.save(root / f"{i:02}.png")
-    return Photos.read(root, NAMES)
+    return ImageDataset.read(root, NAMES)
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def fitted(request: pytest.FixtureRequest, clip: Backbone, photos: Photos) -> Classifier:
+def fitted(request: pytest.FixtureRequest, clip: Backbone, dataset: ImageDataset) -> Classifier:
     torch.manual_seed(0)
-    made: Classifier = METHODS[request.param].fit(clip, photos, lambda **_: None)
+    made: Classifier = METHODS[request.param].fit(clip, dataset, lambda **_: None)
     return made
 
 
@@ -61,24 +61,26 @@ def texts(clip: Backbone) -> torch.Tensor:
     return clip.texts([TEMPLATE.replace("{}", name) for name in NAMES])
 
 
-def test_wise_ft__ends_are_exact(clip: Backbone, photos: Photos, fitted: Classifier) -> None:
+def test_wise_ft__ends_are_exact(clip: Backbone, dataset: ImageDataset, fitted: Classifier) -> None:
     start, end = wise_ft(clip, fitted, 0.0), wise_ft(clip, fitted, 1.0)
     for parameters, wanted in ((start.clip, clip), (end.clip, fitted.clip)):
         for name, theta in parameters.model.named_parameters():
             assert torch.equal(theta, dict(wanted.model.named_parameters())[name]), name
     assert torch.equal(end.weights, fitted.weights)
-    assert end.predict_proba(photos).tobytes() == fitted.predict_proba(photos).tobytes()
+    assert end.predict_proba(dataset).tobytes() == fitted.predict_proba(dataset).tobytes()
     torch.manual_seed(0)
-    zero_shot = ZeroShot(template=TEMPLATE).fit(clip, photos, lambda **_: None)
+    zero_shot = ZeroShot(template=TEMPLATE).fit(clip, dataset, lambda **_: None)
     if fitted.beside is None:
         assert torch.equal(start.weights, zero_shot.weights)
-    chances, wanted = start.predict_proba(photos), zero_shot.predict_proba(photos)
-    assert np.allclose(chances, wanted, atol=1e-6)
-    assert not np.allclose(chances, fitted.predict_proba(photos), atol=1e-3)
+    probabilities, wanted = start.predict_proba(dataset), zero_shot.predict_proba(dataset)
+    assert np.allclose(probabilities, wanted, atol=1e-6)
+    assert not np.allclose(probabilities, fitted.predict_proba(dataset), atol=1e-3)
 
 
-def test_wise_ft__between_the_ends(clip: Backbone, photos: Photos, fitted: Classifier) -> None:
-    before = fitted.predict_proba(photos).tobytes()
+def test_wise_ft__between_the_ends(
+    clip: Backbone, dataset: ImageDataset, fitted: Classifier
+) -> None:
+    before = fitted.predict_proba(dataset).tobytes()
     made, a = wise_ft(clip, fitted, 0.3), 0.3
     theta_0, theta_1 = (dict(m.model.named_parameters()) for m in (clip, fitted.clip))
     for name, theta in made.clip.model.named_parameters():
@@ -96,24 +98,24 @@ def test_wise_ft__between_the_ends(clip: Backbone, photos: Photos, fitted: Class
     assert torch.allclose(made.weights.norm(dim=1), torch.ones(4), atol=1e-6)
     assert (made.fields["wise_ft"], made.method) == (0.3, fitted.method)
     assert "wise_ft" not in fitted.fields
-    assert fitted.predict_proba(photos).tobytes() == before
+    assert fitted.predict_proba(dataset).tobytes() == before
 
 
 def test_wise_ft__default_is_half_and_comes_back_from_disk(
-    clip: Backbone, photos: Photos, fitted: Classifier, tmp_path: Path
+    clip: Backbone, dataset: ImageDataset, fitted: Classifier, tmp_path: Path
 ) -> None:
     made = wise_ft(clip, fitted)
     assert made.fields["wise_ft"] == 0.5
     made.save(tmp_path / "half")
     again = Classifier.load(tmp_path / "half", engine="torch")
-    assert again.predict_proba(photos).tobytes() == made.predict_proba(photos).tobytes()
+    assert again.predict_proba(dataset).tobytes() == made.predict_proba(dataset).tobytes()
     fitted.save(tmp_path / "end")
     loaded = wise_ft(clip, Classifier.load(tmp_path / "end", engine="torch"))
-    assert loaded.predict_proba(photos) == pytest.approx(made.predict_proba(photos), abs=1e-5)
+    assert loaded.predict_proba(dataset) == pytest.approx(made.predict_proba(dataset), abs=1e-5)
 
 
-def test_wise_ft__of_what_was_never_trained(clip: Backbone, photos: Photos) -> None:
-    ensemble = ZeroShot(ensemble=True).fit(clip, photos, lambda **_: None)
+def test_wise_ft__of_what_was_never_trained(clip: Backbone, dataset: ImageDataset) -> None:
+    ensemble = ZeroShot(ensemble=True).fit(clip, dataset, lambda **_: None)
     assert torch.equal(wise_ft(clip, ensemble, 0.5).weights, ensemble.weights)
 
 

@@ -1,4 +1,4 @@
-"""`describe`: a line per picture, and a fit that asks for none of them again."""
+"""`describe`: a line per image, and a fit that asks for none of them again."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from anyclass.captioning import Batch, Endpoint, Vocabulary
+from anyclass.captioning import BatchFiles, Endpoint, Vocabulary
 from anyclass.commands.describe import describe
 from anyclass.commands.fit import fit
 from anyclass.commands.predict import load
@@ -17,7 +17,7 @@ from anyclass.training.tuning import Tuning
 
 @pytest.fixture
 def model(shapes: dict[str, Any]) -> dict[str, Any]:
-    """The pictures and the tiny model that looks at them."""
+    """The images and the tiny model that looks at them."""
     return {key: shapes[key] for key in ("images", "model", "device", "engine")}
 
 
@@ -30,7 +30,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_describe__a_line_for_each_picture(model: dict[str, Any], tmp_path: Path) -> None:
+def test_describe__a_line_for_each_image(model: dict[str, Any], tmp_path: Path) -> None:
     torn = model["images"] / "blue disc" / "1.png"
     torn.write_bytes(b"torn")
     seen: list[Any] = []
@@ -45,7 +45,7 @@ def test_describe__a_line_for_each_picture(model: dict[str, Any], tmp_path: Path
     ]
     question = "Describe the sign in the photo concisely, less than 20 words."
     for row in rows:
-        assert (row["describer"], row["question"]) == ("vocabulary", question)
+        assert (row["captioner"], row["question"]) == ("vocabulary", question)
         assert "sign" in row["text"]
     assert result == {
         "n": 14,
@@ -74,28 +74,28 @@ def test_describe__is_refused_before_anything_is_done(
     assert out.read_bytes() != before
 
 
-def test_describe__too_many_torn_pictures(model: dict[str, Any], tmp_path: Path) -> None:
+def test_describe__too_many_torn_images(model: dict[str, Any], tmp_path: Path) -> None:
     for path in (model["images"] / "blue disc").iterdir():
         path.write_bytes(b"torn")
-    with pytest.raises(AnyclassError, match="3 of 14 pictures cannot be used"):
+    with pytest.raises(AnyclassError, match="3 of 14 images cannot be used"):
         describe(**model, out=tmp_path / "texts.jsonl")
 
 
-def test_describe__a_later_fit_asks_for_no_picture_again(
+def test_describe__a_later_fit_asks_for_no_image_again(
     model: dict[str, Any], shapes: dict[str, Any], server: Any, tmp_path: Path
 ) -> None:
     endpoint = Endpoint(url=server.url)
     out = tmp_path / "texts.jsonl"
-    describe(**model, describer=endpoint, out=out, domain="kite")
+    describe(**model, captioner=endpoint, out=out, domain="kite")
     rows = lines(out)
     assert len(server.questions) == 14
-    assert {row["describer"] for row in rows} == {"endpoint"}
+    assert {row["captioner"] for row in rows} == {"endpoint"}
     assert all(row["text"].startswith("Seen ") for row in rows)
-    describe(**model, describer=endpoint, out=out, domain="kite", overwrite=True)
+    describe(**model, captioner=endpoint, out=out, domain="kite", overwrite=True)
     assert lines(out) == rows
 
     method = LatteClip(
-        tuning=Tuning("head", steps=2, views=1), describer=endpoint, domain="kite", groups=1
+        tuning=Tuning("head", steps=2, views=1), captioner=endpoint, domain="kite", groups=1
     )
     fit(method, tmp_path / "run", **shapes)
     asked = server.questions[14:]
@@ -115,11 +115,11 @@ def test_describe__goes_on_after_a_stop(model: dict[str, Any], server: Any, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        describe(**model, describer=endpoint, out=out, callback=stop)
+        describe(**model, captioner=endpoint, out=out, callback=stop)
     assert not out.exists()
     before = len(server.questions)
     assert 5 <= before < 14
-    describe(**model, describer=endpoint, out=out)
+    describe(**model, captioner=endpoint, out=out)
     assert len(lines(out)) == 14
     assert len(server.questions) in (14, 15), "one more may have been under way"
 
@@ -128,19 +128,19 @@ def test_fit__a_describer_is_saved_with_the_run(
     shapes: dict[str, Any], server: Any, tmp_path: Path
 ) -> None:
     endpoint = Endpoint(url=server.url, model="llava", concurrency=2)
-    method = LatteClip(tuning=Tuning("head", steps=1, views=1), describer=endpoint, groups=1)
+    method = LatteClip(tuning=Tuning("head", steps=1, views=1), captioner=endpoint, groups=1)
     fit(method, tmp_path / "run", **shapes)
     config = json.loads((tmp_path / "run/config.json").read_text())
-    saved = config["fields"]["describer"]
+    saved = config["fields"]["captioner"]
     assert (saved["kind"], saved["url"], saved["model"]) == ("endpoint", server.url, "llava")
-    assert LatteClip(describer=saved).describer == endpoint
+    assert LatteClip(captioner=saved).captioner == endpoint
     classifier = load(tmp_path / "run")
     assert len(classifier.predict(shapes["images"])) == 14
 
 
 @pytest.mark.parametrize(
-    "describer", [Vocabulary(most=2), Endpoint(size=9), Batch("m", folder="f")]
+    "captioner", [Vocabulary(most=2), Endpoint(size=9), BatchFiles("m", folder="f")]
 )
-def test_any_describer__is_told_apart_by_its_kind(describer: Any) -> None:
-    fields = json.loads(json.dumps(vars(LatteClip(describer=describer).describer)))
-    assert LatteClip(describer=fields).describer == describer
+def test_any_describer__is_told_apart_by_its_kind(captioner: Any) -> None:
+    fields = json.loads(json.dumps(vars(LatteClip(captioner=captioner).captioner)))
+    assert LatteClip(captioner=fields).captioner == captioner

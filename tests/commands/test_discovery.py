@@ -14,36 +14,36 @@ from torch.nn.functional import normalize
 from anyclass import evaluate, fit, predict
 from anyclass.backbone import Backbone
 from anyclass.cli import main
-from anyclass.commands.discovery import SEEN, counted, estimate, evaluated, held_back, widened
+from anyclass.commands.discovery import SEEN, counted, estimate, evaluated, hold_out, widened
 from anyclass.commands.plan import plan
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.data.image import open_image
 from anyclass.errors import RequestError
 from anyclass.estimators.num_classes import Count
 from anyclass.methods import METHODS
 from anyclass.methods.gcd_common import HeadShape
-from anyclass.run.scoring import Seen
-from anyclass.training.two_views import PairTuning
+from anyclass.run.scoring import Predictions
+from anyclass.training.two_views import TwoViewTuning
 
 KNOWN = {"red square": 5, "blue disc": 3}
 NEW = ("discovered 1", "discovered 2")
 KMEANS = METHODS["kmeans"]
-SMALL = PairTuning(tune="head", epochs=2, batch_size=8, lr=0.01, views=2)
+SMALL = TwoViewTuning(tune="head", epochs=2, batch_size=8, lr=0.01, views=2)
 SHAPE = HeadShape(mlp_width=16, h_width=8)
 
 
-def table(pictures: Path, names: tuple[str, ...], path: Path) -> Path:
-    """A table with the labels of some classes of `pictures`."""
-    files = [(name, file.name) for name in names for file in sorted((pictures / name).iterdir())]
+def table(images: Path, names: tuple[str, ...], path: Path) -> Path:
+    """A table with the labels of some classes of `images`."""
+    files = [(name, file.name) for name in names for file in sorted((images / name).iterdir())]
     rows = [f"{name}/{file},{name}" for name, file in files]
     path.write_text("\n".join(["file_name,label", *rows]) + "\n")
     return path
 
 
 @pytest.fixture
-def half(tmp_path: Path, pictures: Path, shapes: dict[str, Any]) -> dict[str, Any]:
-    """The request for `pictures` with labels of two classes; two more have not even a name."""
-    known = table(pictures, tuple(KNOWN), tmp_path / "labels.csv")
+def half(tmp_path: Path, images: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    """The request for `images` with labels of two classes; two more have not even a name."""
+    known = table(images, tuple(KNOWN), tmp_path / "labels.csv")
     return shapes | {"classes": None, "labels": str(known), "unknown": 2}
 
 
@@ -58,8 +58,8 @@ def test_fit__auto_takes_get_where_some_are_labelled(half: dict[str, Any]) -> No
     chosen = plan("auto", **half)
     assert (chosen["method"], chosen["unknown"], chosen["minutes"]) == ("get-plus", 2, None)
     assert chosen["why"] == [
-        "2 classes have 8 labelled pictures and 2 further ones have not even a name: GET-plus "
-        "discovers them among the other pictures"
+        "2 classes have 8 labelled images and 2 further ones have not even a name: GET-plus "
+        "discovers them among the other images"
     ]
     assert chosen["embeddings"] == 14
 
@@ -70,7 +70,7 @@ def test_fit__auto_takes_kmeans_where_nothing_is_labelled(
     metrics = fit("auto", tmp_path / "run", **half | {"labels": None, "unknown": 4})
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["method"], metrics["scored"], metrics["changed"]) == ("kmeans", 0, None)
-    assert "no picture has a label" in config["why"][0]
+    assert "no image has a label" in config["why"][0]
     assert metrics["zero_shot"] is None
     assert metrics["controls"] == {}
     rows = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
@@ -80,7 +80,7 @@ def test_fit__auto_takes_kmeans_where_nothing_is_labelled(
 
 @pytest.mark.parametrize("name", ["get", "simgcd", "gcd", "kmeans"])
 def test_fit__each_method_leaves_a_run_that_predicts_and_scores(
-    tmp_path: Path, half: dict[str, Any], pictures: Path, name: str
+    tmp_path: Path, half: dict[str, Any], images: Path, name: str
 ) -> None:
     fields: dict[str, Any] = {"tuning": SMALL, "head": SHAPE} if name != "kmeans" else {}
     fields |= {"get": {"tes_epochs": 1, "words": 2}, "gcd": {"rows": 32}}.get(name, {})
@@ -92,27 +92,27 @@ def test_fit__each_method_leaves_a_run_that_predicts_and_scores(
     assert metrics["discovery"]["old_fixed"] is None, "no label is left that it does not know"
     assert not any("more often" in warning for warning in metrics["warnings"])
     assert set(metrics["controls"]) == {"kmeans", "kmeans_with_labels"}
-    found = evaluate(tmp_path / "run", pictures)
+    found = evaluate(tmp_path / "run", images)
     assert set(found["controls"]) == {"kmeans", "kmeans_with_labels"}
     assert 0 < found["all"] <= 1
     assert found["n"] == 14
-    labels = predict(tmp_path / "run", pictures, tmp_path / "p.csv")["classes"]
+    labels = predict(tmp_path / "run", images, tmp_path / "p.csv")["classes"]
     assert sum(labels.values()) == 14
     assert set(labels) <= set(saved["names"])
 
 
 def test_fit__hidden_labels_are_never_read(
-    tmp_path: Path, half: dict[str, Any], pictures: Path
+    tmp_path: Path, half: dict[str, Any], images: Path
 ) -> None:
     """Held-out labels that are all wrong change the scores and nothing else."""
     half |= {"holdout": 0.25}
     method = METHODS["simgcd"](tuning=SMALL, head=SHAPE)
     right = fit(method, tmp_path / "right", **half)
     assert right["scored"] == 2
-    photos = Photos.read(pictures, None, half["labels"], 2)
-    hidden = (photos.labels >= 0) & (held_back(photos, 0.25, 0).labels < 0)
+    dataset = ImageDataset.read(images, None, half["labels"], 2)
+    hidden = (dataset.labels >= 0) & (hold_out(dataset, 0.25, 0).labels < 0)
     lines = Path(half["labels"]).read_text()
-    for file in np.array(photos.files)[hidden]:
+    for file in np.array(dataset.files)[hidden]:
         name = file.split("/")[0]
         other = next(known for known in KNOWN if known != name)
         lines = lines.replace(f"{file},{name}", f"{file},{other}")
@@ -132,17 +132,17 @@ def test_fit__hidden_labels_are_never_read(
 
 def test_fit__the_number_of_classes_is_estimated(tmp_path: Path, half: dict[str, Any]) -> None:
     half |= {"unknown": "auto"}
-    shown = plan("auto", **half)
+    features = plan("auto", **half)
     metrics = fit(KMEANS(), tmp_path / "run", **half)
     found = metrics["classes_estimated"]
-    assert {k["classes"] for k in found["curve"]} <= {2, 3}  # at most a quarter of 14 pictures
+    assert {k["classes"] for k in found["curve"]} <= {2, 3}  # at most a quarter of 14 images
     assert found["classes"] == 2 + found["unknown"]
     assert found["range"][0] <= found["classes"] <= found["range"][1]
     assert found["why"].startswith(f"about {found['classes']} classes, ")
     assert "an estimate" in found["why"]
-    assert shown["classes_estimated"] == found
-    assert shown["unknown"] == found["unknown"]
-    assert found["why"] in shown["remarks"]
+    assert features["classes_estimated"] == found
+    assert features["unknown"] == found["unknown"]
+    assert found["why"] in features["remarks"]
     assert html.escape(found["why"]) in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -154,7 +154,7 @@ def test_fit__an_estimate_survives_a_kill(
         now.setattr(KMEANS, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
             fit(KMEANS(), tmp_path / "run", **half)
-    monkeypatch.setattr("anyclass.commands.discovery.count_classes", stopped)
+    monkeypatch.setattr("anyclass.commands.discovery.estimate_num_classes", stopped)
     again = fit(KMEANS(), tmp_path / "run", **half)
     monkeypatch.undo()
     fresh = fit(KMEANS(), tmp_path / "fresh", **half)
@@ -183,22 +183,22 @@ def test_counted__counts_in_both_spaces_and_keeps_the_count(
         seen.append((rows, d, labels, seed))
         return Count(5, (3, 7), {2: 0.1, 5: 0.9, 7: 0.85}, 0.02)
 
-    monkeypatch.setattr("anyclass.commands.discovery.count_classes", count)
+    monkeypatch.setattr("anyclass.commands.discovery.estimate_num_classes", count)
     clip = Backbone.load(half["model"], engine="torch")
-    photos = Photos.read(half["images"], None, half["labels"])
+    dataset = ImageDataset.read(half["images"], None, half["labels"])
     for _ in range(2):
-        shown, about = counted(clip, photos, part, 3, lambda **_: None, tmp_path)
-        assert (shown.classes.total, shown.classes.unknown) == (5, 3)
+        features, about = counted(clip, dataset, part, 3, lambda **_: None, tmp_path)
+        assert (features.classes.total, features.classes.unknown) == (5, 3)
         assert (about["classes"], about["unknown"], about["score"]) == (5, 3, 0.9)
     assert len(seen) == 1, "kept for a run that is continued"
     rows, d, labels, seed = seen[0]
-    images = [open_image(photos.root / file) for file in photos.files]
+    images = [open_image(dataset.root / file) for file in dataset.files]
     pixels = clip.preprocessing.normalise(torch.stack(list(map(clip.preprocessing.view, images))))
     x, h = clip.projected(pixels, "all"), clip.pooled(pixels, "all")
     close = partial(torch.testing.assert_close, atol=2e-2, rtol=2e-2)  # the cache is half precision
     close(rows[:, :d], normalize(x, dim=-1))
     close(rows[:, d:], torch.cat([h, torch.ones(14, 1)], dim=1))
-    assert (labels.tolist(), seed) == (photos.labels.tolist(), 3)
+    assert (labels.tolist(), seed) == (dataset.labels.tolist(), 3)
 
 
 def test_estimate__says_how_sure_it_is() -> None:
@@ -219,28 +219,28 @@ def test_holdout__serves_methods_that_need_names(
     named = half | {"classes": shapes["classes"], "unknown": 0, "holdout": 0.25}
     metrics = fit("ship-plus", tmp_path / "run", **named)
     assert metrics["scored"] == 2
-    assert metrics["facts"]["unlabelled_pictures"] == 6 + 2
+    assert metrics["facts"]["unlabelled_images"] == 6 + 2
     assert "discovery" not in metrics
     assert not any("learned from" in warning for warning in metrics["warnings"])
 
 
-def test_held_back__leaves_each_class_a_picture() -> None:
+def test_held_back__leaves_each_class_a_image() -> None:
     labels = np.array([0] * 10 + [1] + [2] * 9 + [-1] * 5)
-    photos = Photos(Path("/"), tuple(map(str, range(25))), labels, Classes.of("abc"))
+    dataset = ImageDataset(Path("/"), tuple(map(str, range(25))), labels, Classes.of("abc"))
     for seed in range(20):
-        shown = held_back(photos, 0.5, seed).labels
-        assert (shown != labels).sum() == 10
-        assert set(shown[shown != labels].tolist()) == {-1}
-        assert set(shown.tolist()) == {-1, 0, 1, 2}
-    assert held_back(photos, 0.0, 0) is photos
-    assert held_back(photos, 0.99, 0).labelled.labels.tolist().count(1) == 1
-    with pytest.raises(RequestError, match=r"--holdout 0.01 of 20 labelled pictures keeps none"):
-        held_back(photos, 0.01, 0)
-    with pytest.raises(RequestError, match=r"--holdout 0.5 of 0 labelled pictures"):
-        held_back(photos.unlabelled_copy(), 0.5, 0)
+        features = hold_out(dataset, 0.5, seed).labels
+        assert (features != labels).sum() == 10
+        assert set(features[features != labels].tolist()) == {-1}
+        assert set(features.tolist()) == {-1, 0, 1, 2}
+    assert hold_out(dataset, 0.0, 0) is dataset
+    assert hold_out(dataset, 0.99, 0).labelled.labels.tolist().count(1) == 1
+    with pytest.raises(RequestError, match=r"--holdout 0.01 of 20 labelled images keeps none"):
+        hold_out(dataset, 0.01, 0)
+    with pytest.raises(RequestError, match=r"--holdout 0.5 of 0 labelled images"):
+        hold_out(dataset.unlabelled_copy(), 0.5, 0)
 
 
-@pytest.mark.parametrize("name", ["ship-plus", "zero_shot", "latteclip"])
+@pytest.mark.parametrize("name", ["ship-plus", "zero-shot", "latteclip"])
 def test_fit__other_methods_refuse(half: dict[str, Any], name: str) -> None:
     with pytest.raises(RequestError, match=f"^{name} needs a name for every class.*auto, get"):
         plan(name, **half)
@@ -255,15 +255,18 @@ def test_evaluated__values() -> None:
     """Two labelled classes, two discovered; a and b are old, x and y are names from outside."""
     classes = Classes.of("ab", labelled="ab", unknown=2).discovered([0, 1])
     given = np.array([0, 0, 1, 1, 2, 2, 2, 3, 3, -1])
-    photos = widened(
-        Photos(Path("/"), tuple("0123456789"), given, Classes.of(("a", "b", "x", "y"))), classes
+    dataset = widened(
+        ImageDataset(Path("/"), tuple("0123456789"), given, Classes.of(("a", "b", "x", "y"))),
+        classes,
     )
-    assert photos.classes.names == ("a", "b", *NEW, "x", "y")
-    assert photos.labels.tolist() == [0, 0, 1, 1, 4, 4, 4, 5, 5, -1]
+    assert dataset.classes.names == ("a", "b", *NEW, "x", "y")
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 4, 4, 4, 5, 5, -1]
     guess = [0, 0, 1, 0, 3, 3, 3, 2, 1, 0]
     none = np.eye(4)[[0, 0, 1, 1, 0, 0, 0, 0, 0, 0]]
     worse = np.eye(4)[[0] * 10]
-    found = evaluated(photos, Seen(none, none, np.eye(4)[guess]), classes, {"kmeans": worse})
+    found = evaluated(
+        dataset, Predictions(none, none, np.eye(4)[guess]), classes, {"kmeans": worse}
+    )
     assert (found["all"], found["old"], found["new"]) == (7 / 9, 3 / 4, 4 / 5)
     assert (found["old_fixed"], found["n"], found["n_old"]) == (3 / 4, 9, 4)
     assert found["assignment"] == {"a": "a", "b": "b", NEW[0]: "y", NEW[1]: "x"}
@@ -281,22 +284,26 @@ def test_evaluated__values() -> None:
     assert (found["protocol"], found["metric"]) == ("inductive", "clustering accuracy v2")
     assert found["warnings"] == [
         "zero-shot among the labelled classes, which finds no other, is right more often on "
-        "pictures of the labelled classes: 100.0% against 75.0%"
+        "images of the labelled classes: 100.0% against 75.0%"
     ]
 
 
 def test_evaluated__an_unused_class_is_taken_for_none() -> None:
     classes = Classes.of("a", labelled="a", unknown=2).discovered([0])
-    photos = widened(Photos(Path("/"), tuple("01"), np.array([0, 1]), Classes.of("ax")), classes)
-    chances = np.eye(3)[[0, 1]]
-    found = evaluated(photos, Seen(chances, chances, chances), classes, {})
+    dataset = widened(
+        ImageDataset(Path("/"), tuple("01"), np.array([0, 1]), Classes.of("ax")), classes
+    )
+    probabilities = np.eye(3)[[0, 1]]
+    found = evaluated(
+        dataset, Predictions(probabilities, probabilities, probabilities), classes, {}
+    )
     assert found["assignment"] == {"a": "a", NEW[0]: "x", NEW[1]: None}
 
 
 def test_evaluate__new_names_are_the_new_classes(
-    run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(run, pictures)
+    found = evaluate(run, images)
     assert (found["n"], found["n_old"]) == (14, 8)
     assert found["old_fixed"] == 1.0, "semi-supervised k-means knows these labels"
     assert found["all"] == pytest.approx((8 * found["old"] + 6 * found["new"]) / 14)
@@ -305,30 +312,30 @@ def test_evaluate__new_names_are_the_new_classes(
     assert found["zero_shot_accuracy"] is not None
     assert "accuracy" not in found
     assert (found["protocol"], found["warnings"][0]) == ("transductive", SEEN)
-    pictures.rename(pictures.with_name("others"))
-    assert main(["evaluate", "--run", str(run), "--images", f"{pictures.with_name('others')}"]) == 0
+    images.rename(images.with_name("others"))
+    assert main(["evaluate", "--run", str(run), "--images", f"{images.with_name('others')}"]) == 0
     said = capsys.readouterr().out
-    assert "clustering accuracy v2, inductive protocol, 14 pictures" in said
+    assert "clustering accuracy v2, inductive protocol, 14 images" in said
     assert "zero-shot among the old names" in said
 
 
-def test_evaluate__new_classes_alone(run: Path, pictures: Path) -> None:
+def test_evaluate__new_classes_alone(run: Path, images: Path) -> None:
     for name in KNOWN:
-        for file in (pictures / name).iterdir():
+        for file in (images / name).iterdir():
             file.unlink()
-        (pictures / name).rmdir()
-    found = evaluate(run, pictures)
+        (images / name).rmdir()
+    found = evaluate(run, images)
     assert (found["old"], found["old_fixed"], found["zero_shot_accuracy"]) == (None, None, None)
     assert found["new"] == found["all"]
 
 
 def test_evaluate__where_all_have_a_name_strangers_stay_an_error(
-    tmp_path: Path, shapes: dict[str, Any], pictures: Path
+    tmp_path: Path, shapes: dict[str, Any], images: Path
 ) -> None:
-    fit("zero_shot", tmp_path / "run", **shapes)
-    (pictures / "red square").rename(pictures / "cube")
+    fit("zero-shot", tmp_path / "run", **shapes)
+    (images / "red square").rename(images / "cube")
     with pytest.raises(RequestError, match="1 labels are not in the list of classes: 'cube'"):
-        evaluate(tmp_path / "run", pictures)
+        evaluate(tmp_path / "run", images)
 
 
 def test_zero_shot__has_no_share_in_classes_without_a_name(run: Path) -> None:
@@ -342,30 +349,30 @@ def test_zero_shot__has_no_share_in_classes_without_a_name(run: Path) -> None:
 
 
 def test_least_score__no_label_goes_back_in_as_none(
-    tmp_path: Path, run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sure = predict(run, pictures, tmp_path / "sure.parquet")
+    sure = predict(run, images, tmp_path / "sure.parquet")
     assert sure["unsure"] == 0
     import pyarrow.parquet as pq
 
     scores = np.array(pq.read_table(tmp_path / "sure.parquet")["score"])
     least = float(np.median(scores))
     out = tmp_path / "some.csv"
-    flags = ["--run", str(run), "--images", str(pictures), "--least-score", repr(least)]
+    flags = ["--run", str(run), "--images", str(images), "--min-score", repr(least)]
     assert main(["predict", *flags, "--out", str(out)]) == 0
     unsure = int((scores < np.float32(least)).sum())
     assert unsure > 0
     assert f"{unsure:7d}  unsure, without a label" in capsys.readouterr().out
     text = out.read_text()
-    assert text.count(",unsure,below --least-score") == unsure
-    back = Photos.read(pictures, None, out)
+    assert text.count(",unsure,below --min-score") == unsure
+    back = ImageDataset.read(images, None, out)
     assert (back.labels < 0).sum() == unsure
-    found = evaluate(run, pictures, least_score=least)["sure"]
+    found = evaluate(run, images, min_score=least)["sure"]
     assert (found["n"], found["share"]) == (14 - unsure, (14 - unsure) / 14)
     assert 0 <= found["all"] <= 1
-    assert evaluate(run, pictures, least_score=1.0)["sure"]["n"] == 0
-    with pytest.raises(RequestError, match="--least-score 2.0: give a share between 0 and 1"):
-        predict(run, pictures, tmp_path / "p.csv", least_score=2.0)
+    assert evaluate(run, images, min_score=1.0)["sure"]["n"] == 0
+    with pytest.raises(RequestError, match="--min-score 2.0: give a share between 0 and 1"):
+        predict(run, images, tmp_path / "p.csv", min_score=2.0)
 
 
 def test_cli__one_command(

@@ -1,4 +1,4 @@
-"""The demo pictures: a sound table, honest drawings, the same bytes every time."""
+"""The demo images: a sound table, honest drawings, the same bytes every time."""
 
 import json
 import re
@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 
 from anyclass.commands import emoji
-from anyclass.commands.emoji import PICTURES, draw
+from anyclass.commands.emoji import IMAGES, draw
 from anyclass.errors import RequestError
 
 FEW = {"sea animal": "🐙🦑🦀", "ball": "⚽🏀"}
 
 
 def test_table_holds_each_emoji_once_in_well_filled_classes() -> None:
-    characters = "".join(PICTURES.values())
-    assert 12 <= len(PICTURES) <= 16
-    assert min(len(row) for row in PICTURES.values()) >= 8
+    characters = "".join(IMAGES.values())
+    assert 12 <= len(IMAGES) <= 16
+    assert min(len(row) for row in IMAGES.values()) >= 8
     assert 250 <= len(characters) <= 400
     assert Counter(characters).most_common(1)[0][1] == 1
     assert all(re.fullmatch("[A-Z0-9 -]+", name(character)) for character in characters)
@@ -31,7 +31,7 @@ def test_table_holds_each_emoji_once_in_well_filled_classes() -> None:
 def test_draw_makes_one_white_backed_square_for_each_emoji(tmp_path: Path) -> None:
     draw(tmp_path, size=48)
     counts = Counter(path.parent.name for path in tmp_path.glob("*/*.png"))
-    assert counts == {label: len(row) for label, row in PICTURES.items()}
+    assert counts == {label: len(row) for label, row in IMAGES.items()}
     assert "OpenMoji" in (tmp_path / "ATTRIBUTION.txt").read_text("utf-8")
     for path in tmp_path.glob("*/*.png"):
         with Image.open(path) as image:
@@ -46,7 +46,7 @@ def test_draw_makes_one_white_backed_square_for_each_emoji(tmp_path: Path) -> No
 def test_draw_is_repeatable_and_keeps_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emoji, "PICTURES", FEW)
+    monkeypatch.setattr(emoji, "IMAGES", FEW)
     first, second = draw(tmp_path / "first"), draw(tmp_path / "second")
     mine = second / "ball" / "soccer-ball.png"
     drawn = mine.read_bytes()
@@ -76,7 +76,7 @@ def test_vocabulary_has_six_lists_without_a_word_twice() -> None:
     words = [word for row in lists.values() for word in row]
     assert Counter(words).most_common(1)[0][1] == 1
     assert all(re.fullmatch("[a-z]+([ -][a-z]+){0,2}", word) for word in words)
-    assert not set(words) & set(PICTURES)
+    assert not set(words) & set(IMAGES)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

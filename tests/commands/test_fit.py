@@ -22,7 +22,7 @@ from anyclass.data import Classes
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import check_manifest
 from anyclass.methods import METHODS
-from anyclass.run.scoring import UNKNOWABLE, Seen, compare
+from anyclass.run.scoring import UNKNOWABLE, Predictions, compare
 from anyclass.training.tuning import Tuning
 
 FILES = {
@@ -90,20 +90,20 @@ def test_fit__metrics_are_what_it_returns_and_add_up(fitted: Any) -> None:
     assert set(metrics["seconds"]) == {"embed", "fit", "total"}
 
 
-def test_fit__a_rejected_picture_keeps_its_row(fitted: Any) -> None:
+def test_fit__a_rejected_image_keeps_its_row(fitted: Any) -> None:
     rows = table(fitted.run)
-    files = sorted(p.relative_to(fitted.pictures).as_posix() for p in fitted.pictures.rglob("*.*"))
+    files = sorted(p.relative_to(fitted.images).as_posix() for p in fitted.images.rglob("*.*"))
     assert [row["file_name"] for row in rows] == files
     bad = rows[files.index("blue disc/1.png")]
     assert bad["status"] == "rejected"
-    assert bad["reason"].startswith("not a picture")
+    assert bad["reason"].startswith("not an image")
     assert bad["true_label"] == "blue disc"
     assert {bad[key] for key in ("label", "score", "margin", "kind", "zero_shot_label")} == {None}
     assert all(row["true_label"] == row["file_name"].split("/")[0] for row in rows)
     with (fitted.run / "rejected.csv").open(newline="") as file:
         refused = list(csv.DictReader(file))
     assert [(row["file_name"], row["reason"]) for row in refused] == [
-        ("blue disc/1.png", "not a picture")
+        ("blue disc/1.png", "not an image")
     ]
 
 
@@ -123,9 +123,9 @@ def test_fit__the_csv_says_what_the_parquet_says(fitted: Any) -> None:
 def test_fit__records_what_was_asked_and_how(fitted: Any) -> None:
     config, environment = read(fitted.run, "config.json"), read(fitted.run, "environment.json")
     assert (config["asked"], config["method"]) == ("latteclip", "latteclip")
-    assert config["images"] == str(fitted.pictures)
+    assert config["images"] == str(fitted.images)
     assert config["fields"]["tuning"]["tune"] == "head"
-    assert config["fields"]["describer"]["kind"] == "vocabulary"
+    assert config["fields"]["captioner"]["kind"] == "vocabulary"
     assert read(fitted.run, "classes.json")["kinds"] == ["labelled"] * 4
     assert environment["model"]["id"] == fitted.model
     assert environment["packages"]["torch"]
@@ -139,7 +139,7 @@ def test_fit__records_what_was_asked_and_how(fitted: Any) -> None:
 
 def test_fit__the_card_says_limits_and_licence(fitted: Any) -> None:
     card = (fitted.run / "model" / "README.md").read_text()
-    for words in ("read text in pictures", "licence", "seed 0", "red square", "a photo of a"):
+    for words in ("read text in images", "licence", "seed 0", "red square", "a photo of a"):
         assert words in card
 
 
@@ -154,8 +154,8 @@ def test_fit__without_labels_nothing_is_known(tmp_path: Path, shapes: Shapes) ->
     assert "nobody can say" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_fit__labels_only_score(tmp_path: Path, shapes: Shapes, pictures: Path) -> None:
-    files = sorted(p.relative_to(pictures).as_posix() for p in pictures.rglob("*.*"))
+def test_fit__labels_only_score(tmp_path: Path, shapes: Shapes, images: Path) -> None:
+    files = sorted(p.relative_to(images).as_posix() for p in images.rglob("*.*"))
     names = [file.split("/")[0] for file in files]
     known = {"truth": names, "permuted": random.Random(3).sample(names, len(names))}
     columns = {}
@@ -203,10 +203,10 @@ def test_fit__the_order_of_the_folder_does_not_matter(
 
 
 def test_fit__zero_shot_is_the_baseline_itself(tmp_path: Path, shapes: Shapes) -> None:
-    metrics = fit("zero_shot", tmp_path / "run", **shapes)
+    metrics = fit("zero-shot", tmp_path / "run", **shapes)
     assert metrics["adapted"] == metrics["zero_shot"]
     assert metrics["changed"] == 0
-    ensemble = fit(METHODS["zero_shot"](ensemble=True), tmp_path / "many", **shapes)
+    ensemble = fit(METHODS["zero-shot"](ensemble=True), tmp_path / "many", **shapes)
     assert ensemble["adapted"] == metrics["zero_shot_ensemble"]
     assert ensemble["zero_shot"] == metrics["zero_shot"]
 
@@ -219,50 +219,55 @@ def test_fit__takes_every_kind_of_model(
     method = METHODS["latteclip"](tuning=Tuning(tune=tune, steps=2, views=1), texts=("class",))
     metrics = fit(method, tmp_path / "run", **shapes | {"model": tiny_clip(kind)})
     assert metrics["n"] == metrics["scored"] == 14
-    assert fit("zero_shot", tmp_path / "zero", **shapes | {"model": tiny_clip(kind)})["n"] == 14
+    assert fit("zero-shot", tmp_path / "zero", **shapes | {"model": tiny_clip(kind)})["n"] == 14
 
 
 def test_compare__warns_when_adapting_harmed() -> None:
     labels = np.array([0, 1, 2, 2, -1])
     right, wrong = np.eye(3)[[0, 1, 2, 2, 0]], np.eye(3)[[0, 2, 2, 1, 0]]
-    harmed = compare(labels, Seen(right, wrong, wrong), Classes.of(("c", "a", "b")))
+    harmed = compare(labels, Predictions(right, wrong, wrong), Classes.of(("c", "a", "b")))
     assert harmed["warnings"] == [
         "adapted is worse than zero-shot here (50.0% against 100.0%): keep zero-shot "
-        "(`anyclass fit zero_shot`) or another method"
+        "(`anyclass fit zero-shot`) or another method"
     ]
     assert (harmed["scored"], harmed["changed"]) == (4, 2 / 5)
     assert harmed["confusion"] == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
-    assert compare(labels, Seen(wrong, wrong, right), Classes.of(("c", "a", "b")))["warnings"] == []
-    unlabelled = compare(np.full(5, -1), Seen(right, wrong, wrong), Classes.of(("c", "a", "b")))
+    assert (
+        compare(labels, Predictions(wrong, wrong, right), Classes.of(("c", "a", "b")))["warnings"]
+        == []
+    )
+    unlabelled = compare(
+        np.full(5, -1), Predictions(right, wrong, wrong), Classes.of(("c", "a", "b"))
+    )
     assert (unlabelled["warnings"], unlabelled["adapted"]) == ([], None)
 
 
 def test_fit__says_what_auto_took_and_what_was_lost(
-    tmp_path: Path, shapes: Shapes, pictures: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shapes: Shapes, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "red square" / "2.jpg").write_bytes(b"")
+    (images / "red square" / "2.jpg").write_bytes(b"")
     fit("auto", tmp_path / "run", **shapes)
     said = capsys.readouterr().err
     assert said.startswith("auto takes latteclip-plus: all 4 classes have a name, 14 of 14")
-    assert "rejected red square/2.jpg: not a picture" in said
+    assert "rejected red square/2.jpg: not an image" in said
 
 
-def test_fit__too_many_rejected(tmp_path: Path, shapes: Shapes, pictures: Path) -> None:
+def test_fit__too_many_rejected(tmp_path: Path, shapes: Shapes, images: Path) -> None:
     for i in (1, 2):
-        (pictures / "red square" / f"{i}.{'png' if i % 2 else 'jpg'}").write_bytes(b"torn")
+        (images / "red square" / f"{i}.{'png' if i % 2 else 'jpg'}").write_bytes(b"torn")
     with pytest.raises(AnyclassError) as lost:
         fit(QUICK, tmp_path / "run", **shapes)
     assert lost.value.exit_code == 1
     assert str(lost.value) == (
-        "2 of 14 pictures cannot be used, more than --max-rejected allows (10%).\n"
-        "The first is red square/1.png (not a picture): repair or remove such files"
+        "2 of 14 images cannot be used, more than --max-rejected allows (10%).\n"
+        "The first is red square/1.png (not an image): repair or remove such files"
     )
-    (pictures / "red square" / "2.jpg").unlink()
+    (images / "red square" / "2.jpg").unlink()
     assert fit(QUICK, tmp_path / "run", **shapes)["rejected"] == 1, "the same call goes on"
 
 
-def test_fit__nothing_left_to_learn_from(tmp_path: Path, shapes: Shapes, pictures: Path) -> None:
-    for path in pictures.rglob("*.*"):
+def test_fit__nothing_left_to_learn_from(tmp_path: Path, shapes: Shapes, images: Path) -> None:
+    for path in images.rglob("*.*"):
         path.write_bytes(b"torn")
     with pytest.raises(AnyclassError, match="14 of 14 .* so there is nothing to learn from"):
         fit(QUICK, tmp_path / "run", **shapes, max_rejected=1)
@@ -322,8 +327,8 @@ def test_fit__goes_on_after_a_kill_with_equal_bytes(
     assert not (run / "unfinished").exists()
 
 
-def test_fit__other_pictures_do_not_continue_old_training(
-    tmp_path: Path, shapes: Shapes, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_fit__other_images_do_not_continue_old_training(
+    tmp_path: Path, shapes: Shapes, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10**9, 100))
     monkeypatch.setattr("anyclass.training.loop.monotonic", lambda: next(clock))
@@ -334,7 +339,7 @@ def test_fit__other_pictures_do_not_continue_old_training(
 
     with pytest.raises(KeyboardInterrupt):
         fit(QUICK, tmp_path / "run", callback=stop, **shapes)
-    (pictures / "yellow kite" / "1.png").unlink()
+    (images / "yellow kite" / "1.png").unlink()
     steps: list[int] = []
     fit(QUICK, tmp_path / "run", callback=lambda **n: steps.append(n.get("step", -1)), **shapes)
     assert [step for step in steps if step >= 0] == list(range(12))

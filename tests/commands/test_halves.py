@@ -17,12 +17,12 @@ LABELLED = {"red square": 5, "blue disc": 3}
 
 
 @pytest.fixture
-def some(tmp_path: Path, pictures: Path, shapes: dict[str, Any]) -> dict[str, Any]:
-    """The request for `pictures` with labels of the first two classes, in a table."""
+def some(tmp_path: Path, images: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    """The request for `images` with labels of the first two classes, in a table."""
     rows = [
         f"{name}/{path.name},{name}"
         for name in LABELLED
-        for path in sorted((pictures / name).iterdir())
+        for path in sorted((images / name).iterdir())
     ]
     table = tmp_path / "labels.csv"
     table.write_text("\n".join(["file_name,label", *rows]) + "\n")
@@ -41,10 +41,9 @@ def test_fit__auto_takes_ship_plus(tmp_path: Path, some: dict[str, Any]) -> None
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["method"] == "ship-plus"
     assert config["why"] == [
-        "2 classes have 8 labelled pictures and 2 only a name: SHIP-plus learns from labels and "
-        "names"
+        "2 classes have 8 labelled images and 2 only a name: SHIP-plus learns from labels and names"
     ]
-    assert metrics["facts"]["unlabelled_pictures"] == 6
+    assert metrics["facts"]["unlabelled_images"] == 6
     assert metrics["scored"] == 8
     assert "every label was learned from" in metrics["warnings"][0]
     page = (tmp_path / "run" / "report.html").read_text()
@@ -62,7 +61,7 @@ def test_fit__scores_only_what_was_not_learned_from(tmp_path: Path, some: dict[s
 def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
     tmp_path: Path,
     some: dict[str, Any],
-    pictures: Path,
+    images: Path,
     ship: Ship,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -72,9 +71,9 @@ def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
     assert (run / "model" / "generator.safetensors").is_file()
     manifest = json.loads((run / "manifest.json").read_text())["files"]
     assert {"controls", "model"} <= {name.split("/")[0] for name in manifest}
-    assert main(["evaluate", "--run", str(run), "--images", str(pictures)]) == 0
+    assert main(["evaluate", "--run", str(run), "--images", str(images)]) == 0
     assert "each against its own kind" in capsys.readouterr().out
-    found = evaluate(run, pictures)
+    found = evaluate(run, images)
     for space in ("sliced", "mixed", "generalized"):
         assert set(found[space]) == {"base", "new", "harmonic_mean", "zero_shot"}
         assert found[space]["zero_shot"]["base"] is not None

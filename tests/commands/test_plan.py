@@ -1,10 +1,10 @@
-"""What `plan` says of the questions to a describer, before one is asked."""
+"""What `plan` says of the questions to a captioner, before one is asked."""
 
 from typing import Any
 
 import pytest
 
-from anyclass.captioning import Batch, Endpoint, Transformers
+from anyclass.captioning import BatchFiles, Endpoint, Transformers
 from anyclass.commands.plan import plan
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
@@ -16,14 +16,14 @@ NOBODY = "http://127.0.0.1:9/v1"
 
 
 def calls(shapes: dict[str, Any], **fields: Any) -> int:
-    method = LATTECLIP(tuning=HEAD, describer=Endpoint(url=NOBODY), **fields)
+    method = LATTECLIP(tuning=HEAD, captioner=Endpoint(url=NOBODY), **fields)
     result = plan(method, **shapes)
     assert result["language_model_calls"] == result["language_model"]["calls"]
     return int(result["language_model_calls"])
 
 
 def test_plan__counts_the_questions(shapes: dict[str, Any]) -> None:
-    """14 pictures in 4 classes: groups are at most one per picture, or `groups` per class."""
+    """14 images in 4 classes: groups are at most one per image, or `groups` per class."""
     assert calls(shapes) == 14 + 14
     assert calls(shapes, groups=3) == 14 + 12
     assert calls(shapes, groups=2, image_captions=3) == 42 + 8
@@ -40,7 +40,7 @@ def test_plan__never_fewer_than_a_fit_asks(
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
     method = LATTECLIP(
         tuning=Tuning("head", steps=1, views=1),
-        describer=Endpoint(url=server.url, model="llava"),
+        captioner=Endpoint(url=server.url, model="llava"),
         groups=2,
         group_size=2,
     )
@@ -50,7 +50,7 @@ def test_plan__never_fewer_than_a_fit_asks(
     assert 14 < len(server.questions) <= most == 14 + 8
 
 
-@pytest.mark.parametrize("method", ["auto", "latteclip", "zero_shot"])
+@pytest.mark.parametrize("method", ["auto", "latteclip", "zero-shot"])
 def test_plan__the_vocabulary_costs_nothing(shapes: dict[str, Any], method: str) -> None:
     result = plan(method, **shapes)
     assert result["language_model_calls"] == 0
@@ -60,12 +60,12 @@ def test_plan__the_vocabulary_costs_nothing(shapes: dict[str, Any], method: str)
 def test_plan__says_what_leaves_the_machine_and_what_it_costs(shapes: dict[str, Any]) -> None:
     host = "api.example.com"
     away = Endpoint(url=f"https://{host}/v1", allow_remote=host, price_in=0.5, price_out=2.0)
-    cost = plan(LATTECLIP(tuning=HEAD, describer=away, groups=1), **shapes)["language_model"]
+    cost = plan(LATTECLIP(tuning=HEAD, captioner=away, groups=1), **shapes)["language_model"]
     assert cost == away.estimate(18)._asdict()
     assert (cost["sent_to"], cost["calls"]) == (host, 18)
     with pytest.raises(RequestError, match=f"--allow-remote {host}"):
-        plan(LATTECLIP(tuning=HEAD, describer=Endpoint(url=f"https://{host}/v1")), **shapes)
-    here = plan(LATTECLIP(tuning=HEAD, describer=Transformers()), **shapes)["language_model"]
+        plan(LATTECLIP(tuning=HEAD, captioner=Endpoint(url=f"https://{host}/v1")), **shapes)
+    here = plan(LATTECLIP(tuning=HEAD, captioner=Transformers()), **shapes)["language_model"]
     assert (here["megabytes_sent"], here["sent_to"], here["dollars"]) == (0.0, "", 0.0)
-    later = plan(LATTECLIP(tuning=HEAD, describer=Batch("m")), **shapes)["language_model"]
+    later = plan(LATTECLIP(tuning=HEAD, captioner=BatchFiles("m")), **shapes)["language_model"]
     assert (later["minutes"], later["dollars"]) == (None, None)

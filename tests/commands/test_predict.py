@@ -1,4 +1,4 @@
-"""`predict` labels any folder, a row for each picture; `evaluate` scores, zero-shot beside it."""
+"""`predict` labels any folder, a row for each image; `evaluate` scores, zero-shot beside it."""
 
 import csv
 import json
@@ -39,37 +39,37 @@ def changed(run: Path, to: Path, name: str, **values: Any) -> Path:
     return to
 
 
-def test_predict__a_row_for_each_picture(run: Path, pictures: Path, tmp_path: Path) -> None:
-    (pictures / "yellow kite" / "0.jpg").write_bytes(b"torn")
+def test_predict__a_row_for_each_image(run: Path, images: Path, tmp_path: Path) -> None:
+    (images / "yellow kite" / "0.jpg").write_bytes(b"torn")
     out = tmp_path / "labels.parquet"
-    said = predict(run, pictures, out)
+    said = predict(run, images, out)
     table = pq.read_table(out)
     assert table.column_names == COLUMNS
     rows = table.to_pylist()
-    files = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.*"))
+    files = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.*"))
     assert [row["file_name"] for row in rows] == files
     bad = rows.pop(files.index("yellow kite/0.jpg"))
     assert (bad["status"], bad["label"], bad["score"]) == ("rejected", None, None)
-    assert bad["reason"].startswith("not a picture")
+    assert bad["reason"].startswith("not an image")
     files.remove("yellow kite/0.jpg")
 
     classifier = Classifier.load(run / "model")
-    chances = classifier.predict_proba([pictures / file for file in files])
-    order = np.argsort(-chances, axis=1)
+    probabilities = classifier.predict_proba([images / file for file in files])
+    order = np.argsort(-probabilities, axis=1)
     names = np.array(classifier.classes_)
     assert [row["label"] for row in rows] == names[order[:, 0]].tolist()
     assert [row["runner_up"] for row in rows] == names[order[:, 1]].tolist()
-    top = np.take_along_axis(chances, order, axis=1)
+    top = np.take_along_axis(probabilities, order, axis=1)
     assert [row["score"] for row in rows] == pytest.approx(top[:, 0].tolist())
     assert [row["margin"] for row in rows] == pytest.approx((top[:, 0] - top[:, 1]).tolist())
     counts = {name: int((names[order[:, 0]] == name).sum()) for name in names[order[:, 0]]}
     assert said == {"n": 14, "rejected": 1, "unsure": 0, "out": str(out), "classes": counts}
 
 
-def test_predict__csv_and_parquet_say_the_same(run: Path, pictures: Path, tmp_path: Path) -> None:
-    shutil.copy(pictures / "red square" / "0.jpg", pictures / "=1+1, 'x'.jpg")
+def test_predict__csv_and_parquet_say_the_same(run: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copy(images / "red square" / "0.jpg", images / "=1+1, 'x'.jpg")
     for ending in ("csv", "parquet"):
-        predict(str(run), str(pictures), str(tmp_path / f"labels.{ending}"))
+        predict(str(run), str(images), str(tmp_path / f"labels.{ending}"))
     with (tmp_path / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     exact = pq.read_table(tmp_path / "labels.parquet").to_pylist()
@@ -80,8 +80,8 @@ def test_predict__csv_and_parquet_say_the_same(run: Path, pictures: Path, tmp_pa
         assert float(row["score"]) == pytest.approx(truth["score"], rel=1e-5)
 
 
-def test_predict__labels_pictures_of_the_run_as_the_run_did(fitted: Any, tmp_path: Path) -> None:
-    predict(fitted.run, fitted.pictures, tmp_path / "labels.parquet", engine="torch")
+def test_predict__labels_images_of_the_run_as_the_run_did(fitted: Any, tmp_path: Path) -> None:
+    predict(fitted.run, fitted.images, tmp_path / "labels.parquet", engine="torch")
     again = pq.read_table(tmp_path / "labels.parquet").to_pylist()
     then = pq.read_table(fitted.run / "predictions.parquet").to_pylist()
     for row, before in zip(again, then, strict=True):
@@ -112,30 +112,30 @@ def test_write_table__asks_for_rows_as_it_writes(tmp_path: Path, ending: str) ->
         assert path.read_text().splitlines()[-1] == f"{count - 1}.png,,,,,,rejected,missing"
 
 
-def test_predict__too_many_rejected_still_writes(run: Path, pictures: Path, tmp_path: Path) -> None:
-    for path in (pictures / "red square").iterdir():
+def test_predict__too_many_rejected_still_writes(run: Path, images: Path, tmp_path: Path) -> None:
+    for path in (images / "red square").iterdir():
         path.write_bytes(b"torn")
     out = tmp_path / "labels.csv"
     with pytest.raises(AnyclassError, match="5 of 14 .* reasons are in .*labels.csv") as lost:
-        predict(run, pictures, out)
+        predict(run, images, out)
     assert lost.value.exit_code == 1
     assert out.read_text().count("rejected") == 5
-    assert predict(run, pictures, out, overwrite=True, max_rejected=0.5)["rejected"] == 5
+    assert predict(run, images, out, overwrite=True, max_rejected=0.5)["rejected"] == 5
 
 
-def test_predict__all_rejected(run: Path, pictures: Path, tmp_path: Path) -> None:
-    for path in pictures.rglob("*.*"):
+def test_predict__all_rejected(run: Path, images: Path, tmp_path: Path) -> None:
+    for path in images.rglob("*.*"):
         path.write_bytes(b"torn")
-    said = predict(run, pictures, tmp_path / "labels.parquet", max_rejected=1.0)
+    said = predict(run, images, tmp_path / "labels.parquet", max_rejected=1.0)
     assert (said["rejected"], said["classes"]) == (14, {})
     assert pq.read_table(tmp_path / "labels.parquet")["status"].to_pylist() == ["rejected"] * 14
 
 
-def test_predict__never_writes_over_a_file(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_predict__never_writes_over_a_file(run: Path, images: Path, tmp_path: Path) -> None:
     mine = tmp_path / "labels.csv"
     mine.write_text("mine")
     with pytest.raises(RequestError, match="labels.csv is there already: .*--overwrite"):
-        predict(run, pictures, mine)
+        predict(run, images, mine)
     assert mine.read_text() == "mine"
 
 
@@ -154,7 +154,7 @@ def test_predict__never_writes_over_a_file(run: Path, pictures: Path, tmp_path: 
 )
 def test_predict__refuses(
     run: Path,
-    pictures: Path,
+    images: Path,
     names: Path,
     options: dict[str, Any],
     said: str,
@@ -164,7 +164,7 @@ def test_predict__refuses(
     Path("folder.csv").mkdir()
     before = sorted(names.parent.rglob("*"))
     with pytest.raises(RequestError, match=said):
-        predict(**{"run": run, "images": pictures, "out": "labels.csv"} | options)
+        predict(**{"run": run, "images": images, "out": "labels.csv"} | options)
     assert sorted(names.parent.rglob("*")) == before
 
 
@@ -181,12 +181,12 @@ def test_load__a_method_of_another_version(run: Path, tmp_path: Path) -> None:
         load(copy)
 
 
-def test_evaluate__scores_labelled_pictures(fitted: Any, pictures: Path) -> None:
-    (pictures / "green ring" / "2.jpg").write_bytes(b"torn")
-    found = evaluate(fitted.run, pictures)
+def test_evaluate__scores_labelled_images(fitted: Any, images: Path) -> None:
+    (images / "green ring" / "2.jpg").write_bytes(b"torn")
+    found = evaluate(fitted.run, images)
     assert set(found) == KEYS
     classifier = Classifier.load(fitted.run / "model")
-    files = [p for p in sorted(pictures.rglob("*.*")) if p.read_bytes() != b"torn"]
+    files = [p for p in sorted(images.rglob("*.*")) if p.read_bytes() != b"torn"]
     truth = np.array([classifier.classes_.index(path.parent.name) for path in files])
     right = classifier.predict_proba(files).argmax(1) == truth
     assert found["accuracy"] == pytest.approx(right.mean())
@@ -197,23 +197,23 @@ def test_evaluate__scores_labelled_pictures(fitted: Any, pictures: Path) -> None
 
     clip = Backbone.load(fitted.model)
     named = class_features(clip, classifier.classes_, [PLAIN])
-    zero_shot = Classifier(clip, None, classifier.classes, named, "zero_shot")
+    zero_shot = Classifier(clip, None, classifier.classes, named, "zero-shot")
     right = zero_shot.predict_proba(files).argmax(1) == truth
     assert found["zero_shot_accuracy"] == pytest.approx(right.mean())
 
 
 def test_evaluate__says_what_the_run_said(fitted: Any) -> None:
-    found, then = evaluate(fitted.run, fitted.pictures, engine="torch"), fitted.metrics
+    found, then = evaluate(fitted.run, fitted.images, engine="torch"), fitted.metrics
     assert found["accuracy"] == then["adapted"]["accuracy"]
     assert found["zero_shot_accuracy"] == then["zero_shot"]["accuracy"]
     assert found["zero_shot_ensemble_accuracy"] == then["zero_shot_ensemble"]["accuracy"]
     assert found["calibration_error"] == pytest.approx(then["calibration_error"], abs=1e-6)
 
 
-def test_evaluate__a_table_of_some_pictures(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_evaluate__a_table_of_some_images(run: Path, images: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
-    labels.write_text("file_name,label\npictures/red square/0.jpg,blue disc\n")
-    found = evaluate(run, pictures, str(labels))
+    labels.write_text("file_name,label\nimages/red square/0.jpg,blue disc\n")
+    found = evaluate(run, images, str(labels))
     assert found["n"] == 1
     assert [row["n"] for row in found["per_class"]] == [0, 1, 0, 0]
     assert [row["accuracy"] for row in found["per_class"]][0] is None
@@ -232,18 +232,18 @@ def test_evaluate__whatever_was_trained(shapes: dict[str, Any], tmp_path: Path, 
     assert found["zero_shot_accuracy"] == metrics["zero_shot"]["accuracy"]
 
 
-def test_evaluate__nothing_to_score_with(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_evaluate__nothing_to_score_with(run: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
-    shutil.copy(pictures / "red square" / "0.jpg", tmp_path / "flat")
-    with pytest.raises(RequestError, match=r"no readable picture .* \(--labels FILE\)"):
+    shutil.copy(images / "red square" / "0.jpg", tmp_path / "flat")
+    with pytest.raises(RequestError, match=r"no readable image .* \(--labels FILE\)"):
         evaluate(run, tmp_path / "flat")
-    for path in pictures.rglob("*.*"):
+    for path in images.rglob("*.*"):
         path.write_bytes(b"torn")
-    with pytest.raises(RequestError, match="no readable picture of .* has a label"):
-        evaluate(run, pictures)
+    with pytest.raises(RequestError, match="no readable image of .* has a label"):
+        evaluate(run, images)
 
 
-def test_evaluate__labels_that_are_no_classes(run: Path, pictures: Path) -> None:
-    (pictures / "red square").rename(pictures / "red box")
+def test_evaluate__labels_that_are_no_classes(run: Path, images: Path) -> None:
+    (images / "red square").rename(images / "red box")
     with pytest.raises(RequestError, match="1 labels are not in the list of classes: 'red box'"):
-        evaluate(run, pictures)
+        evaluate(run, images)

@@ -21,10 +21,10 @@ LABELLED = ("red square", "green ring")
 
 
 class Found(NamedTuple):
-    """A run that discovered two classes, and its pictures."""
+    """A run that discovered two classes, and its images."""
 
     run: Path
-    pictures: Path
+    images: Path
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,15 @@ def original(tiny_clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Found:
     from tests.conftest import draw_shapes
 
     folder = tmp_path_factory.mktemp("found")
-    pictures = draw_shapes(folder / "pictures")
+    images = draw_shapes(folder / "images")
     known = [f"{name}/{i}.{'png' if i % 2 else 'jpg'},{name}" for name in LABELLED for i in (0, 1)]
     (folder / "labels.csv").write_text("\n".join(["file_name,label", *known]))
     (folder / "words.txt").write_text("disc\nkite\nring\nstar\ntoy\nhouse\n")
-    request = {"images": pictures, "model": tiny_clip(), "device": "cpu", "engine": "torch"}
+    request = {"images": images, "model": tiny_clip(), "device": "cpu", "engine": "torch"}
     request |= {"labels": str(folder / "labels.csv"), "classes": LABELLED, "unknown": 2}
     method = METHODS["kmeans"](semi_supervised=True)
     fit(method, folder / "run", names=folder / "words.txt", **request)
-    return Found(folder / "run", pictures)
+    return Found(folder / "run", images)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_fit__a_run_without_discovered_classes_has_no_table(fitted: Any) -> None
 
 def test_fit__refuses_a_list_of_names_before_it_trains(original: Found, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"none\.txt cannot be read"):
-        fit("kmeans", tmp_path / "new", images=original.pictures, unknown=2, names="none.txt")
+        fit("kmeans", tmp_path / "new", images=original.images, unknown=2, names="none.txt")
     assert not (tmp_path / "new").exists()
 
 
@@ -121,7 +121,7 @@ def test_rename__changes_names_everywhere_and_nothing_else(
     run: Path, original: Found, tmp_path: Path
 ) -> None:
     before, old = contents(run), Classifier.load(run / "model")
-    chances = old.predict_proba(original.pictures)
+    probabilities = old.predict_proba(original.images)
     given = labels(run)
     edit(run, {2: " café ", 3: "=kite, big"})
     result = rename(run)
@@ -131,7 +131,7 @@ def test_rename__changes_names_everywhere_and_nothing_else(
     after = Classifier.load(run / "model")
     assert after.classes_ == [*LABELLED, "café", "=kite, big"]
     assert after.classes.kinds == old.classes.kinds
-    assert np.array_equal(after.predict_proba(original.pictures), chances)
+    assert np.array_equal(after.predict_proba(original.images), probabilities)
     assert labels(run) == [new.get(name, name) for name in given]
     written = json.loads((run / "classes.json").read_text())
     assert written["names"] == after.classes_
@@ -149,7 +149,7 @@ def test_rename__changes_names_everywhere_and_nothing_else(
     metrics = json.loads((run / "metrics.json").read_text())
     assert [row["name"] for row in metrics["adapted"]["per_class"]] == after.classes_
     assert table(run)[3]["name"] == "'=kite, big"
-    predict(run, original.pictures, tmp_path / "more.parquet")
+    predict(run, original.images, tmp_path / "more.parquet")
     assert set(pq.read_table(tmp_path / "more.parquet")["label"].to_pylist()) <= {*after.classes_}
 
 
@@ -331,11 +331,11 @@ def test_cli__rename_asks_a_describer(
     words = [row["suggested"] for row in table(run)]
     before = labels(run)
     asks = [
-        "--describer",
+        "--captioner",
         "endpoint",
-        "--describer.url",
+        "--captioner.url",
         server.url,
-        "--describer.concurrency",
+        "--captioner.concurrency",
         "1",
     ]
     assert main(["rename", "--run", str(run), *asks]) == 0, capsys.readouterr().err
@@ -355,14 +355,14 @@ def test_cli__rename_asks_a_describer(
     capsys.readouterr()
     assert main(["rename", "--run", str(run), "--accept"]) == 0
     assert capsys.readouterr().out.startswith("discovered 1 -> blue disc\n")
-    shutil.move(original.pictures, run.parent / "away")
+    shutil.move(original.images, run.parent / "away")
     try:
-        original.pictures.mkdir()
+        original.images.mkdir()
         assert main(["rename", "--run", str(run), *asks]) == 2
     finally:
-        original.pictures.rmdir()
-        shutil.move(run.parent / "away", original.pictures)
-    assert "there is no picture in" in capsys.readouterr().err
+        original.images.rmdir()
+        shutil.move(run.parent / "away", original.images)
+    assert "there is no image in" in capsys.readouterr().err
 
 
 def test_rename__a_describer_that_fails_changes_nothing(run: Path, server: Any) -> None:
@@ -372,5 +372,5 @@ def test_rename__a_describer_that_fails_changes_nothing(run: Path, server: Any) 
     before = contents(run)
     server.always = server.json({"error": {"message": "no"}}, 400)
     with pytest.raises(AnyclassError, match="no answer|refuse"):
-        rename(run, describer=Endpoint(url=server.url))
+        rename(run, captioner=Endpoint(url=server.url))
     assert contents(run) == before

@@ -11,15 +11,15 @@ import torch
 from anyclass.backbone.device import torch_device
 from anyclass.commands.plan import plan
 from anyclass.commands.request import choose, remarks, request_of
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
 from anyclass.methods.get import Get
 from anyclass.methods.simgcd import SimGcd
 from anyclass.training.tuning import Tuning
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
-LATTECLIP, ZERO_SHOT = METHODS["latteclip"], METHODS["zero_shot"]
+LATTECLIP, ZERO_SHOT = METHODS["latteclip"], METHODS["zero-shot"]
 
 
 @pytest.mark.parametrize(
@@ -58,20 +58,20 @@ def test_request__paths_are_absolute_in_the_record(
     assert (saved["classes"], saved["labels"]) == (("b", "a"), "folders")
 
 
-def test_request__columns_of_the_table_have_flags(pictures: Path, tmp_path: Path) -> None:
+def test_request__columns_of_the_table_have_flags(images: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
-    table.write_text("picture,what\nblue disc/0.jpg,disc\nred square/1.png,square\n")
-    columns = {"file_column": "picture", "label_column": "what"}
-    photos = request_of({"images": pictures, "labels": str(table), **columns}).photos()
-    assert photos.classes.names == ("disc", "square")
-    assert sorted(photos.labels.tolist()) == [-1] * 12 + [0, 1]
+    table.write_text("image,what\nblue disc/0.jpg,disc\nred square/1.png,square\n")
+    columns = {"file_column": "image", "label_column": "what"}
+    dataset = request_of({"images": images, "labels": str(table), **columns}).dataset()
+    assert dataset.classes.names == ("disc", "square")
+    assert sorted(dataset.labels.tolist()) == [-1] * 12 + [0, 1]
 
 
 @pytest.mark.parametrize(("unknown", "total"), [(0, 0), (2, 2), ("auto", 0)])
 def test_request__unknown_classes_lie_beyond_the_names(
-    pictures: Path, unknown: int | str, total: int
+    images: Path, unknown: int | str, total: int
 ) -> None:
-    assert request_of({"images": pictures, "unknown": unknown}).photos().classes.total == total
+    assert request_of({"images": images, "unknown": unknown}).dataset().classes.total == total
 
 
 def test_torch_device__names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,49 +89,49 @@ def test_torch_device__what_is_not_there(name: str) -> None:
     assert "\n" not in str(bad.value)
 
 
-def photos(pictures: Path, *names: str, labels: str | None = None) -> Photos:
-    return Photos.read(pictures, names or None, labels)
+def dataset(images: Path, *names: str, labels: str | None = None) -> ImageDataset:
+    return ImageDataset.read(images, names or None, labels)
 
 
-def test_choose__auto_says_why(pictures: Path) -> None:
-    chosen = choose("auto", photos(pictures, "b", "a"))
+def test_choose__auto_says_why(images: Path) -> None:
+    chosen = choose("auto", dataset(images, "b", "a"))
     assert (chosen.asked, chosen.name) == ("auto", "latteclip-plus")
-    assert "no picture has a label" in chosen.why[0]
-    assert choose("auto", photos(pictures, "a")).name == "zero_shot"
-    labelled = choose("auto", photos(pictures, labels="folders"))
-    assert "14 of 14 pictures have a label" in labelled.why[0]
+    assert "no image has a label" in chosen.why[0]
+    assert choose("auto", dataset(images, "a")).name == "zero-shot"
+    labelled = choose("auto", dataset(images, labels="folders"))
+    assert "14 of 14 images have a label" in labelled.why[0]
 
 
-def test_choose__a_name_or_a_method(pictures: Path) -> None:
-    two = photos(pictures, "b", "a")
+def test_choose__a_name_or_a_method(images: Path) -> None:
+    two = dataset(images, "b", "a")
     by_name = choose("latteclip", two)
     assert (by_name.asked, by_name.method) == ("latteclip", LATTECLIP())
     itself = choose(ZERO_SHOT(ensemble=True), two)
-    assert (itself.asked, itself.name) == ("zero_shot", "zero_shot")
+    assert (itself.asked, itself.name) == ("zero-shot", "zero-shot")
     assert itself.method == ZERO_SHOT(ensemble=True)
 
 
 class Stranger:
     """Something with a `fit` that is none of the methods."""
 
-    def fit(self, clip: Any, photos: Any, log: Any, scratch: Any = None) -> Any:
+    def fit(self, clip: Any, dataset: Any, log: Any, scratch: Any = None) -> Any:
         raise NotImplementedError
 
 
-def test_choose__refuses(pictures: Path) -> None:
+def test_choose__refuses(images: Path) -> None:
     with pytest.raises(RequestError, match="'sheep': use auto, latteclip, latteclip-plus, ship"):
-        choose("sheep", photos(pictures, "b", "a"))
+        choose("sheep", dataset(images, "b", "a"))
     with pytest.raises(RequestError, match="nothing is known of the classes: .*--unknown N"):
-        choose("auto", photos(pictures))
+        choose("auto", dataset(images))
     with pytest.raises(RequestError, match="is no method: use auto, latteclip"):
-        choose(Stranger(), photos(pictures, "b", "a"))
+        choose(Stranger(), dataset(images, "b", "a"))
 
 
-def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
-    (pictures / "notes.txt").write_text("a")
-    known = photos(pictures, "red square", "Red_Square", "kite")
+def test_remarks__what_was_left_out_and_twins(images: Path) -> None:
+    (images / "notes.txt").write_text("a")
+    known = dataset(images, "red square", "Red_Square", "kite")
     said = remarks(known, LATTECLIP(tuning=Tuning(tune="head")), "cpu")
-    assert said[0].startswith("left out, files that are no pictures (1)")
+    assert said[0].startswith("left out, files that are no images (1)")
     assert said[1:] == ["class names that look alike: 'red square' and 'Red_Square'"]
     assert remarks(known, LATTECLIP(tuning=Tuning(tune="all")), "cuda") == said
     slow = "no GPU: training all from pixels takes hours, --tune head takes minutes"
@@ -142,14 +142,17 @@ def test_remarks__what_was_left_out_and_twins(pictures: Path) -> None:
     ("method", "said"),
     [
         (SimGcd(), "about 62 minutes, with --epochs 32 about 10$"),
-        (SimGcd(tuning=PairTuning(batch_size=16)), "about 62 minutes, with --epochs 32 about 10$"),
+        (
+            SimGcd(tuning=TwoViewTuning(batch_size=16)),
+            "about 62 minutes, with --epochs 32 about 10$",
+        ),
         (Get(), "about 124 minutes, with --epochs 16 --tes-epochs 16 about 10$"),
         (Get(tes_epochs=10), "about 65 minutes, with --epochs 30 --tes-epochs 1 about 10$"),
         (Get(text_branch=False), "about 62 minutes, with --epochs 32 about 10$"),
-        (Get(tuning=PairTuning(epochs=10)), "about 65 .* --epochs 1 --tes-epochs 30 about 10$"),
-        (SimGcd(tuning=PairTuning(epochs=60)), None),
-        (SimGcd(tuning=PairTuning("head")), None),
-        (SimGcd(tuning=PairTuning(views=0)), "--views 0 reads every picture anew"),
+        (Get(tuning=TwoViewTuning(epochs=10)), "about 65 .* --epochs 1 --tes-epochs 30 about 10$"),
+        (SimGcd(tuning=TwoViewTuning(epochs=60)), None),
+        (SimGcd(tuning=TwoViewTuning("head")), None),
+        (SimGcd(tuning=TwoViewTuning(views=0)), "--views 0 reads every image anew"),
         (LATTECLIP(), None),
     ],
 )
@@ -158,7 +161,7 @@ def test_remarks__how_long_pairs_take_without_a_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     files = tuple(f"{i}.png" for i in range(4000))
-    many = Photos(Path("x"), files, np.full(4000, -1), Classes.of(()))
+    many = ImageDataset(Path("x"), files, np.full(4000, -1), Classes.of(()))
     assert remarks(many, method, "cuda") == []
     found = [line for line in remarks(many, method, "cpu") if "from pixels" not in line]
     assert len(found) == (said is not None)
@@ -173,31 +176,31 @@ def test_remarks__how_long_pairs_take_without_a_gpu(
         (True, "bf16", 3124, "about 16"),
     ],
 )
-def test_remarks__even_one_epoch_of_many_pictures_takes_long(
+def test_remarks__even_one_epoch_of_many_images_takes_long(
     monkeypatch: pytest.MonkeyPatch, amx: bool, precision: Any, minutes: int, end: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
     files = tuple(f"{i}.png" for i in range(200_000))
-    many = Photos(Path("x"), files, np.full(len(files), -1), Classes.of(()))
+    many = ImageDataset(Path("x"), files, np.full(len(files), -1), Classes.of(()))
     (said,) = remarks(many, Get(), "cpu", precision)
     assert said.endswith(f"about {minutes} minutes, with --epochs 1 --tes-epochs 1 {end}")
     assert remarks(many[:200], Get(), "cpu", precision) == []
 
 
 def test_remarks__bf16_is_no_help_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = Photos(Path("x"), ("a.png",), np.full(1, -1), Classes.of(()))
+    some = ImageDataset(Path("x"), ("a.png",), np.full(1, -1), Classes.of(()))
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     (said,) = remarks(some, Get(), "cpu", "bf16")
     assert said == "this processor has no AMX: --precision bf16 is slower than float32 here"
     assert remarks(some, Get(), "cuda", "bf16") == remarks(some, Get(), "cpu") == []
 
 
-def test_plan__counts_and_estimates(pictures: Path) -> None:
-    two = {"images": pictures, "classes": ("b", "a"), "device": "cpu"}
+def test_plan__counts_and_estimates(images: Path) -> None:
+    two = {"images": images, "classes": ("b", "a"), "device": "cpu"}
     auto = plan("auto", **two)
     assert (auto["method"], auto["embeddings"]) == ("latteclip-plus", 14)
     head = plan(LATTECLIP(tuning=Tuning("head")), **two)
-    assert (head["pictures"], head["labelled"], head["method"]) == (14, 0, "latteclip")
+    assert (head["images"], head["labelled"], head["method"]) == (14, 0, "latteclip")
     assert head["classes"] == [{"name": "b", "kind": "named"}, {"name": "a", "kind": "named"}]
     assert head["embeddings"] == 14 * (1 + 4)
     assert head["disk_mb"] == round(70 * 4 * 1280 / 2**20, 1)
@@ -207,8 +210,8 @@ def test_plan__counts_and_estimates(pictures: Path) -> None:
     assert tail["disk_mb"] == round(42 * 2 * 192 * 49 / 2**20, 1)
 
 
-def test_plan__does_not_guess(pictures: Path, tiny_clip: Any) -> None:
-    two = {"images": pictures, "classes": ("b", "a"), "device": "cpu"}
+def test_plan__does_not_guess(images: Path, tiny_clip: Any) -> None:
+    two = {"images": images, "classes": ("b", "a"), "device": "cpu"}
     for unknown in (plan("auto", **two, model=tiny_clip()), plan("latteclip", **two)):
         assert (unknown["minutes"], unknown["disk_mb"]) == (None, None)
 

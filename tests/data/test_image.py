@@ -1,4 +1,4 @@
-"""One way in for pictures: what is good comes out upright and RGB, what is not is a PictureError.
+"""One way in for images: what is good comes out upright and RGB, what is not is a ImageError.
 
 All hostile files are made here, by code.
 """
@@ -21,12 +21,12 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from anyclass.data import Limits, open_bytes, open_image, read_bytes
-from anyclass.errors import PictureError
+from anyclass.errors import ImageError
 
 WHITE = (255, 255, 255)
 ORIENTATION = 0x0112
 LOSS = 25
-"""What JPEG of quality 95 may change; another picture or orientation differs by 200 and more."""
+"""What JPEG of quality 95 may change; another image or orientation differs by 200 and more."""
 
 
 def pattern(width: int = 14, height: int = 10, side: int = 6) -> Image.Image:
@@ -42,7 +42,7 @@ def encode(image: Image.Image, format: str, **options) -> bytes:
 
 
 def rotated() -> Image.Exif:
-    """Says that the picture lies on its side, and a few things of other types."""
+    """Says that the image lies on its side, and a few things of other types."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     exif[0x010E] = "a description"
@@ -87,13 +87,13 @@ def tiff(order: str, size: tuple[int, int], bits: int, pixels: bytes, kind: int 
 
 
 def difference(one: Image.Image, two: Image.Image) -> int:
-    """Largest difference of two pictures of the same size."""
+    """Largest difference of two images of the same size."""
     assert one.size == two.size
     return int(np.abs(np.asarray(one, np.int16) - np.asarray(two, np.int16)).max())
 
 
 def reason(data: bytes, limits: Limits = Limits()) -> str:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         open_bytes(data, limits)
     assert "\n" not in caught.value.detail
     return caught.value.reason
@@ -113,8 +113,8 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_open_image__content_decides_not_the_ending(name: str, tmp_path: Path) -> None:
-    (tmp_path / "picture.txt").write_bytes(WHOLE[name])
-    image = open_image(tmp_path / "picture.txt", tmp_path)
+    (tmp_path / "image.txt").write_bytes(WHOLE[name])
+    image = open_image(tmp_path / "image.txt", tmp_path)
     assert type(image) is Image.Image
     assert image.mode == "RGB"
     assert difference(image, pattern()) <= (LOSS if name in ("jpeg", "progressive") else 0)
@@ -128,8 +128,8 @@ def test_open_bytes__cut_anywhere_is_rejected_or_whole(name: str) -> None:
     for end in [*range(0, len(data), 11), *range(len(data) - 30, len(data))]:
         try:
             image = open_bytes(data[:end])
-        except PictureError as error:
-            assert error.reason in ("truncated or damaged", "not a picture")
+        except ImageError as error:
+            assert error.reason in ("truncated or damaged", "not an image")
         else:
             assert difference(image, full) == 0
             accepted += 1
@@ -144,17 +144,17 @@ def test_open_bytes__half_a_file_that_pillow_opens_is_rejected(name: str) -> Non
 
 
 @pytest.mark.parametrize("format", ["EPS", "PDF", "PPM", "ICO", "PCX", "TGA", "JPEG2000", "DDS"])
-def test_open_image__other_formats_called_jpg_are_no_pictures(format: str, tmp_path: Path) -> None:
-    (tmp_path / "picture.jpg").write_bytes(encode(pattern(), format))
-    with pytest.raises(PictureError) as caught:
-        open_image(tmp_path / "picture.jpg", tmp_path)
-    assert caught.value.reason == "not a picture"
+def test_open_image__other_formats_called_jpg_are_no_images(format: str, tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").write_bytes(encode(pattern(), format))
+    with pytest.raises(ImageError) as caught:
+        open_image(tmp_path / "image.jpg", tmp_path)
+    assert caught.value.reason == "not an image"
     assert caught.value.detail == "none of JPEG, PNG, WEBP, BMP, TIFF, GIF"
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 100, b"<svg/>", b"GIF89a", b"\xff\xd8\xff", b"BM"])
-def test_open_bytes__no_picture_at_all(data: bytes) -> None:
-    assert reason(data) in ("not a picture", "truncated or damaged")
+def test_open_bytes__no_image_at_all(data: bytes) -> None:
+    assert reason(data) in ("not an image", "truncated or damaged")
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -301,8 +301,8 @@ def test_open_bytes__a_png_colour_that_means_transparent(mode: str, hidden, seen
     image = Image.new(mode, (2, 1), hidden)
     image.putpixel((1, 0), seen)
     opened = open_bytes(encode(image, "PNG", transparency=hidden))
-    shown = {"L": (8,) * 3, "RGB": (1, 2, 4), "1": WHITE, "I;16": (1,) * 3}[mode]
-    assert [opened.getpixel((x, 0)) for x in (0, 1)] == [WHITE, shown]
+    features = {"L": (8,) * 3, "RGB": (1, 2, 4), "1": WHITE, "I;16": (1,) * 3}[mode]
+    assert [opened.getpixel((x, 0)) for x in (0, 1)] == [WHITE, features]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
@@ -392,10 +392,10 @@ def test_read_bytes__rejects_what_is_no_file_in_the_folder(tmp_path: Path) -> No
         "file": "too many bytes",
     }
     for name, why in expected.items():
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             read_bytes(root / name, root, Limits(bytes=5))
         assert (name, caught.value.reason) == (name, why)
-    with pytest.raises(PictureError, match="not a regular file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         read_bytes(Path("/dev/zero"))
 
 
@@ -410,7 +410,7 @@ def test_read_bytes__a_file_that_becomes_a_fifo_does_not_hang(
 def test_read_bytes__never_reads_more_than_the_limit(tmp_path: Path) -> None:
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 2**42)
-    with pytest.raises(PictureError, match="too many bytes: more than 1000"):
+    with pytest.raises(ImageError, match="too many bytes: more than 1000"):
         read_bytes(tmp_path / "huge", tmp_path, Limits(bytes=1000))
 
 
@@ -420,7 +420,7 @@ def test_read_bytes__forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     (tmp_path / "a").write_bytes(b"1")
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(PictureError, match="unreadable: PermissionError"):
+    with pytest.raises(ImageError, match="unreadable: PermissionError"):
         read_bytes(tmp_path / "a", tmp_path)
 
 
@@ -458,10 +458,10 @@ def test_open_bytes__one_thread_decodes_at_a_time(monkeypatch: pytest.MonkeyPatc
 
 
 def assert_harmless(data: bytes) -> None:
-    """An RGB picture or a PictureError of one line, nothing else."""
+    """An RGB image or a ImageError of one line, nothing else."""
     try:
         image = open_bytes(data, Limits(pixels=100_000))
-    except PictureError as error:
+    except ImageError as error:
         assert "\n" not in str(error)
     else:
         assert (image.mode, image.info) == ("RGB", {})

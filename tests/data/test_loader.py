@@ -1,4 +1,4 @@
-"""Reading: every picture in its place, every bad one a row, whoever reads it."""
+"""Reading: every image in its place, every bad one a row, whoever reads it."""
 
 import multiprocessing
 import os
@@ -19,13 +19,13 @@ import anyclass.data
 from anyclass.data import (
     Augmentation,
     AugmentedViews,
+    ImageDataset,
     Limits,
-    Photos,
     Preprocessing,
-    TestView,
+    TestTransform,
     content_hashes,
+    load_batches,
     open_image,
-    read,
 )
 from anyclass.data import loader as reading
 from anyclass.errors import AnyclassError
@@ -35,7 +35,7 @@ SHAPE = Preprocessing((18, 30), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Eleven noisy pictures of growing width, `00.png` ... `10.png`."""
+    """Eleven noisy images of growing width, `00.png` ... `10.png`."""
     for i in range(11):
         pixels = np.random.default_rng(i).integers(0, 256, (31, 40 + i, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i:02}.png")
@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Kill:
-    """A view that kills its process at the picture of one width."""
+    """A view that kills its process at the image of one width."""
 
     width: int
 
@@ -56,7 +56,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Fail:
-    """A view that fails at the picture of one width."""
+    """A view that fails at the image of one width."""
 
     width: int
 
@@ -80,9 +80,9 @@ class Threads:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_read__every_picture_in_its_place(root: Path, workers: int) -> None:
-    photos = Photos.read(root)
-    parts = list(read(photos, TestView(SHAPE), batch_size=4, workers=workers))
+def test_read__every_image_in_its_place(root: Path, workers: int) -> None:
+    dataset = ImageDataset.read(root)
+    parts = list(load_batches(dataset, TestTransform(SHAPE), batch_size=4, workers=workers))
     assert [batch.indices for batch, _ in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     assert [rejections for _, rejections in parts] == [[], [], []]
     assert [tuple(batch.pixels.shape) for batch, _ in parts] == [
@@ -90,14 +90,14 @@ def test_read__every_picture_in_its_place(root: Path, workers: int) -> None:
     ]
     for batch, _ in parts:
         for index, views, content in zip(batch.indices, batch.pixels, batch.hashes, strict=True):
-            assert torch.equal(views[0], SHAPE.view(open_image(photos.path(index))))
-            assert content == sha256(photos.path(index).read_bytes()).hexdigest()
+            assert torch.equal(views[0], SHAPE.view(open_image(dataset.path(index))))
+            assert content == sha256(dataset.path(index).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_read__one_bad_picture_in_each_place_of_a_batch(root: Path, place: int) -> None:
+def test_read__one_bad_image_in_each_place_of_a_batch(root: Path, place: int) -> None:
     (root / f"{place:02}.png").write_bytes((root / f"{place:02}.png").read_bytes()[:900])
-    (first, rejections), *others = read(Photos.read(root), TestView(SHAPE), 5)
+    (first, rejections), *others = load_batches(ImageDataset.read(root), TestTransform(SHAPE), 5)
     assert first.indices == [i for i in range(5) if i != place]
     assert first.pixels.shape == (4, 1, 3, 18, 30)
     ((name, reason, detail),) = rejections
@@ -106,23 +106,25 @@ def test_read__one_bad_picture_in_each_place_of_a_batch(root: Path, place: int) 
     assert [len(batch.indices) for batch, _ in others] == [5, 1]
 
 
-def test_read__a_batch_of_bad_pictures_only(root: Path) -> None:
+def test_read__a_batch_of_bad_images_only(root: Path) -> None:
     for name in ("04.png", "05.png", "06.png", "07.png"):
-        (root / name).write_bytes(b"no picture")
-    photos = Photos.read(root)
+        (root / name).write_bytes(b"no image")
+    dataset = ImageDataset.read(root)
     (root / "06.png").unlink()
-    parts = list(read(photos, TestView(SHAPE), 4))
+    parts = list(load_batches(dataset, TestTransform(SHAPE), 4))
     batch, rejections = parts[1]
     assert (batch.indices, batch.hashes) == ([], [])
     assert batch.pixels.shape == (0, 0, 3, 0, 0)
     assert batch.pixels.dtype == torch.uint8
-    assert [r.reason for r in rejections] == ["not a picture"] * 2 + ["missing", "not a picture"]
+    assert [r.reason for r in rejections] == ["not an image"] * 2 + ["missing", "not an image"]
     assert [len(batch.indices) for batch, _ in parts] == [4, 0, 3]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_read__any_failure_becomes_a_row(root: Path, workers: int) -> None:
-    (_, first), (batch, second) = read(Photos.read(root), Fail(47), 6, workers=workers)
+    (_, first), (batch, second) = load_batches(
+        ImageDataset.read(root), Fail(47), 6, workers=workers
+    )
     assert first == []
     assert second == [("07.png", "unreadable", "ZeroDivisionError: a b")]
     assert batch.indices == [6, 8, 9, 10]
@@ -135,25 +137,27 @@ def test_read__hostile_files_in_a_worker(root: Path, tmp_path_factory) -> None:
     os.mkfifo(root / "12.png")
     Image.new("1", (10_000, 9_000)).save(root / "13.png")
     limits = Limits(bytes=6_000)
-    (*_, (batch, rejections)) = read(Photos.read(root), TestView(SHAPE), 5, 1, limits)
+    (*_, (batch, rejections)) = load_batches(
+        ImageDataset.read(root), TestTransform(SHAPE), 5, 1, limits
+    )
     assert batch.indices == [10]
     assert [(row.file_name, row.reason) for row in rejections] == [
         ("11.png", "outside the folder"),
         ("12.png", "not a regular file"),
         ("13.png", "too many bytes"),
     ]
-    (*_, (batch, rejections)) = read(Photos.read(root), TestView(SHAPE), 5, 1)
+    (*_, (batch, rejections)) = load_batches(ImageDataset.read(root), TestTransform(SHAPE), 5, 1)
     assert rejections[-1] == ("13.png", "too many pixels", rejections[-1].detail)
 
 
 def test_read__views_are_the_same_in_any_batch_and_process(root: Path) -> None:
-    photos = Photos.read(root)
+    dataset = ImageDataset.read(root)
     draw = AugmentedViews(SHAPE, Augmentation(), count=3, seed=4)
-    whole = torch.cat([batch.pixels for batch, _ in read(photos, draw, 11)])
+    whole = torch.cat([batch.pixels for batch, _ in load_batches(dataset, draw, 11)])
     assert whole.shape == (11, 3, 3, 18, 30)
-    parts = torch.cat([batch.pixels for batch, _ in read(photos, draw, 4, workers=2)])
+    parts = torch.cat([batch.pixels for batch, _ in load_batches(dataset, draw, 4, workers=2)])
     assert torch.equal(whole, parts)
-    (other, _), *_ = read(photos[[7, 2]], draw, 4)
+    (other, _), *_ = load_batches(dataset[[7, 2]], draw, 4)
     assert torch.equal(other.pixels, whole[[7, 2]])
 
 
@@ -161,25 +165,25 @@ def test_read__views_are_the_same_in_any_batch_and_process(root: Path) -> None:
 def test_read__changes_no_random_state(root: Path, workers: int) -> None:
     draw = AugmentedViews(SHAPE, Augmentation(), count=2)
     before = torch.get_rng_state()
-    list(read(Photos.read(root), draw, 6, workers=workers))
+    list(load_batches(ImageDataset.read(root), draw, 6, workers=workers))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_read__workers_are_processes_of_one_thread(root: Path) -> None:
     torch.set_num_threads(2)
     try:
-        parts = list(read(Photos.read(root), Threads(os.getpid()), 6, workers=1))
+        parts = list(load_batches(ImageDataset.read(root), Threads(os.getpid()), 6, workers=1))
     finally:
         torch.set_num_threads(1)
     assert all((batch.pixels[..., :2] == 1).all() for batch, _ in parts)
 
 
-def test_read__few_pictures_need_no_worker(root: Path) -> None:
-    photos = Photos.read(root)
-    ((batch, _),) = read(photos, Threads(os.getpid()), 11)
+def test_read__few_images_need_no_worker(root: Path) -> None:
+    dataset = ImageDataset.read(root)
+    ((batch, _),) = load_batches(dataset, Threads(os.getpid()), 11)
     assert (batch.pixels[..., 1] == 0).all()
-    many = photos[[0] * 128]
-    ((batch, _),) = read(many, Threads(os.getpid()), 128)
+    many = dataset[[0] * 128]
+    ((batch, _),) = load_batches(many, Threads(os.getpid()), 128)
     assert (batch.pixels[..., 1] == 1).all()
 
 
@@ -191,7 +195,7 @@ def test_read__pixels_do_not_travel_through_shared_memory(
 
     monkeypatch.setattr(torch.UntypedStorage, "_new_using_fd_cpu", refuse)
     monkeypatch.setattr(torch.UntypedStorage, "_new_using_filename_cpu", refuse)
-    (batch, _), *_ = read(Photos.read(root), TestView(SHAPE), 6, workers=1)
+    (batch, _), *_ = load_batches(ImageDataset.read(root), TestTransform(SHAPE), 6, workers=1)
     batch.pixels[0] = 0
     assert len(batch.indices) == 6
 
@@ -201,7 +205,7 @@ def test_read__a_killed_worker_is_said_with_the_files(
 ) -> None:
     loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
     monkeypatch.setattr(loader._try_get_data, "__defaults__", (0.2,))  # looks each 5 s otherwise
-    parts = read(Photos.read(root), Kill(46), batch_size=3, workers=1)
+    parts = load_batches(ImageDataset.read(root), Kill(46), batch_size=3, workers=1)
     assert next(parts)[0].indices == [0, 1, 2]
     for worker in multiprocessing.active_children():
         worker.join(20)  # it dies while we are here, and nothing is raised at us
@@ -213,7 +217,7 @@ def test_read__a_killed_worker_is_said_with_the_files(
 
 def test_read__stops_its_workers_when_the_reader_stops(root: Path) -> None:
     before = multiprocessing.active_children()
-    parts = read(Photos.read(root), Threads(os.getpid()), batch_size=1, workers=2)
+    parts = load_batches(ImageDataset.read(root), Threads(os.getpid()), batch_size=1, workers=2)
     next(parts)
     workers = [child for child in multiprocessing.active_children() if child not in before]
     assert len(workers) == 2
@@ -224,16 +228,16 @@ def test_read__stops_its_workers_when_the_reader_stops(root: Path) -> None:
 
 
 def test_content_hashes__of_the_bytes_or_none(root: Path) -> None:
-    (root / "03.png").write_bytes(b"no picture")
-    photos = Photos.read(root)
+    (root / "03.png").write_bytes(b"no image")
+    dataset = ImageDataset.read(root)
     (root / "05.png").unlink()
     os.mkfifo(root / "05.png")
     (root / "08.png").write_bytes(b"x" * 5_000)
-    hashes = content_hashes(photos, limits=Limits(bytes=4_999))
+    hashes = content_hashes(dataset, limits=Limits(bytes=4_999))
     assert [i for i, value in enumerate(hashes) if value is None] == [5, 8]
-    assert hashes[3] == sha256(b"no picture").hexdigest()
+    assert hashes[3] == sha256(b"no image").hexdigest()
     assert hashes[0] == sha256((root / "00.png").read_bytes()).hexdigest()
-    assert content_hashes(photos, workers=3, limits=Limits(bytes=4_999)) == hashes
+    assert content_hashes(dataset, workers=3, limits=Limits(bytes=4_999)) == hashes
 
 
 def test_content_hashes__read_again_what_changed_or_may_have(
@@ -241,25 +245,27 @@ def test_content_hashes__read_again_what_changed_or_may_have(
 ) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(name.encode())
-    photos = Photos(tmp_path, ("a.png", "b.png"), np.array([-1, -1]), anyclass.data.Classes.of([]))
-    read: list[str] = []
+    dataset = ImageDataset(
+        tmp_path, ("a.png", "b.png"), np.array([-1, -1]), anyclass.data.Classes.of([])
+    )
+    opened: list[str] = []
     real = reading.read_bytes
     monkeypatch.setattr(
-        reading, "read_bytes", lambda path, *a: read.append(path.name) or real(path, *a)
+        reading, "read_bytes", lambda path, *a: opened.append(path.name) or real(path, *a)
     )
-    first = content_hashes(photos)
-    assert content_hashes(photos) == first
-    assert len(read) == 4, "files this young may change without another stamp"
+    first = content_hashes(dataset)
+    assert content_hashes(dataset) == first
+    assert len(opened) == 4, "files this young may change without another stamp"
     later = reading.time() + 10
     monkeypatch.setattr(reading, "time", lambda: later)
-    assert content_hashes(photos) == content_hashes(photos) == first
-    assert len(read) == 6
+    assert content_hashes(dataset) == content_hashes(dataset) == first
+    assert len(opened) == 6
     (tmp_path / "b.png").write_bytes(b"another")
-    assert content_hashes(photos)[0] == first[0]
-    assert content_hashes(photos)[1] == sha256(b"another").hexdigest()
-    assert read[6:] == ["b.png"]
+    assert content_hashes(dataset)[0] == first[0]
+    assert content_hashes(dataset)[1] == sha256(b"another").hexdigest()
+    assert opened[6:] == ["b.png"]
     (tmp_path / "a.png").unlink()
-    assert content_hashes(photos)[0] is None
+    assert content_hashes(dataset)[0] is None
 
 
 def test_data__costs_no_torch_until_it_is_needed() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.data.splits import discovery, labelled_share
 
-FIRST = {  # pictures of known classes -> the first draws
+FIRST = {  # images of known classes -> the first draws
     2997: [1300, 263, 1948, 2116, 812],
     4001: [2230, 668, 3617, 2363, 142],
     3333: [405, 118, 710, 499, 2594],
@@ -26,13 +26,13 @@ def test_labelled_share__is_the_published_draw(n: int) -> None:
     assert np.flatnonzero(known).tolist() == sorted(draw.tolist())
 
 
-def test_labelled_share__counts_known_pictures_only_in_their_order() -> None:
+def test_labelled_share__counts_known_images_only_in_their_order() -> None:
     labels = np.array([3, 0, 1, 0, 3, 1, 0, 2, 3, 0])
-    shown = labelled_share(labels, [3, 0], share=0.6)
+    features = labelled_share(labels, [3, 0], share=0.6)
     candidates = [0, 1, 3, 4, 6, 8, 9]
     chosen = np.random.RandomState(0).choice(7, 4, replace=False)
-    assert np.flatnonzero(shown).tolist() == sorted(candidates[i] for i in chosen)
-    assert not np.array_equal(shown, labelled_share(labels, [3, 0], share=0.6, seed=1))
+    assert np.flatnonzero(features).tolist() == sorted(candidates[i] for i in chosen)
+    assert not np.array_equal(features, labelled_share(labels, [3, 0], share=0.6, seed=1))
 
 
 def test_discovery__puts_known_classes_first_and_hides_the_rest() -> None:
@@ -40,12 +40,12 @@ def test_discovery__puts_known_classes_first_and_hides_the_rest() -> None:
     labels = np.array([3, 0, 1, 0, 3, 1, 0, 2, 3, 0, 4, 4])
     files = tuple(f"{i:02}.png" for i in range(12))
     classes = Classes.of(names, [f"one {n}" for n in names], labelled=names)
-    shown, truth = discovery(Photos(Path("/"), files, labels, classes), [3, 0], 0.8)
-    assert shown.classes.names == ("dog", "ant")
-    assert shown.classes.prompts == ("one dog", "one ant")
-    assert (shown.classes.unknown, shown.classes.total) == (3, 5)
+    features, truth = discovery(ImageDataset(Path("/"), files, labels, classes), [3, 0], 0.8)
+    assert features.classes.names == ("dog", "ant")
+    assert features.classes.prompts == ("one dog", "one ant")
+    assert (features.classes.unknown, features.classes.total) == (3, 5)
     assert truth.tolist() == [0, 1, 2, 1, 0, 2, 1, 3, 0, 1, 4, 4]
-    assert set(shown.labels[shown.labels >= 0]) == {0, 1}
-    assert (shown.labels >= 0).sum() == 5
-    assert (truth == shown.labels)[shown.labels >= 0].all()
-    assert shown.files == files
+    assert set(features.labels[features.labels >= 0]) == {0, 1}
+    assert (features.labels >= 0).sum() == 5
+    assert (truth == features.labels)[features.labels >= 0].all()
+    assert features.files == files

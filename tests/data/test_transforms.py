@@ -8,8 +8,8 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from anyclass.data import Augmentation, AugmentedViews, CropAndFlip, Preprocessing, TestView
-from anyclass.errors import ModelError, PictureError
+from anyclass.data import Augmentation, AugmentedViews, CropAndFlip, Preprocessing, TestTransform
+from anyclass.errors import ImageError, ModelError
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
 PLAIN = Preprocessing((20, 20), MEAN, STD)
@@ -24,15 +24,15 @@ def noise(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("size", [20, (18, 30), (33, 21)])
-@pytest.mark.parametrize("picture", [(40, 31), (17, 50), (9, 7), (30, 18)])
+@pytest.mark.parametrize("image", [(40, 31), (17, 50), (9, 7), (30, 18)])
 def test_view__equals_open_clip(
-    interpolation: str, resize_mode: str, size: int | tuple[int, int], picture: tuple[int, int]
+    interpolation: str, resize_mode: str, size: int | tuple[int, int], image: tuple[int, int]
 ) -> None:
     config = {"size": size, "mode": "RGB", "mean": MEAN, "std": STD, "fill_color": 90}
     config |= {"interpolation": interpolation, "resize_mode": resize_mode}
-    expected = image_transform_v2(PreprocessCfg(**config), is_train=False)(noise(*picture))
+    expected = image_transform_v2(PreprocessCfg(**config), is_train=False)(noise(*image))
     preprocessing = Preprocessing.of(config)
-    pixels = preprocessing.view(noise(*picture))
+    pixels = preprocessing.view(noise(*image))
     assert pixels.dtype == torch.uint8
     assert pixels.shape == (3, *((size, size) if isinstance(size, int) else size))
     torch.testing.assert_close(preprocessing.normalise(pixels), expected, rtol=0, atol=1e-6)
@@ -71,15 +71,15 @@ def test_from_json__refuses_what_is_damaged(change: dict[str, object]) -> None:
 
 
 def test_view__of_a_thread_would_fill_the_memory() -> None:
-    with pytest.raises(PictureError, match="too many pixels: 300000 x 1 is too narrow"):
+    with pytest.raises(ImageError, match="too many pixels: 300000 x 1 is too narrow"):
         Preprocessing((224, 224), MEAN, STD).view(Image.new("RGB", (300_000, 1)))
     squash = Preprocessing((20, 20), MEAN, STD, resize_mode="squash")
     assert squash.view(Image.new("RGB", (300_000, 1))).shape == (3, 20, 20)
 
 
-def test_augmentation__is_a_function_of_picture_and_seed() -> None:
-    picture, augmentation = noise(40, 31), Augmentation()
-    views = [augmentation.view(picture, (18, 30), seed) for seed in (5, 6, 5)]
+def test_augmentation__is_a_function_of_image_and_seed() -> None:
+    image, augmentation = noise(40, 31), Augmentation()
+    views = [augmentation.view(image, (18, 30), seed) for seed in (5, 6, 5)]
     assert views[0].shape == (3, 18, 30)
     assert views[0].dtype == torch.uint8
     assert torch.equal(views[0], views[2])
@@ -98,10 +98,10 @@ def test_augmentation__leaves_every_random_state_alone() -> None:
     assert random.random() == expected[1]
 
 
-def test_augmentation__without_any_change_is_the_resized_picture() -> None:
+def test_augmentation__without_any_change_is_the_resized_image() -> None:
     still = Augmentation((1.0, 1.0), jitter_probability=0.0, grey_probability=0.0)
-    picture = Image.new("RGB", (40, 30), (200, 100, 50))
-    view = still.view(picture, (15, 20), 3)
+    image = Image.new("RGB", (40, 30), (200, 100, 50))
+    view = still.view(image, (15, 20), 3)
     assert torch.equal(view, torch.tensor([200, 100, 50]).byte()[:, None, None].expand(3, 15, 20))
     square = noise(20, 20)
     kept = still.view(square, (20, 20), 3)
@@ -109,9 +109,9 @@ def test_augmentation__without_any_change_is_the_resized_picture() -> None:
 
 
 def test_augmentation__probabilities() -> None:
-    picture = noise(24, 23)
+    image = noise(24, 23)
     crop = Augmentation((1.0, 1.0), jitter_probability=0.0, grey_probability=0.5)
-    views = [crop.view(picture, (5, 6), seed) for seed in range(60)]
+    views = [crop.view(image, (5, 6), seed) for seed in range(60)]
     grey = [torch.equal(v[0], v[1]) and torch.equal(v[1], v[2]) for v in views]
     assert 15 <= sum(grey) <= 45
     jitter = Augmentation((1.0, 1.0), jitter_probability=0.5, grey_probability=0.0)
@@ -137,31 +137,31 @@ def test_augmentation__scale_bounds_the_crop() -> None:
 
 
 def test_test_view__is_the_one_view() -> None:
-    picture = noise(40, 31)
-    views = TestView(PLAIN)(picture, CONTENT)
-    assert torch.equal(views, PLAIN.view(picture)[None])
+    image = noise(40, 31)
+    views = TestTransform(PLAIN)(image, CONTENT)
+    assert torch.equal(views, PLAIN.view(image)[None])
 
 
 def test_augmented_views__depend_on_content_seed_and_number_only() -> None:
-    picture = noise(40, 31)
+    image = noise(40, 31)
     shape = Preprocessing((18, 30), MEAN, STD)
-    views = AugmentedViews(shape, Augmentation(), count=4, seed=1)(picture, CONTENT)
+    views = AugmentedViews(shape, Augmentation(), count=4, seed=1)(image, CONTENT)
     assert views.shape == (4, 3, 18, 30)
     assert len({v.numpy().tobytes() for v in views}) == 4
-    fewer = AugmentedViews(shape, Augmentation(), count=2, seed=1)(picture, CONTENT)
+    fewer = AugmentedViews(shape, Augmentation(), count=2, seed=1)(image, CONTENT)
     assert torch.equal(fewer, views[:2])
-    other = AugmentedViews(shape, Augmentation(), count=4, seed=2)(picture, CONTENT)
+    other = AugmentedViews(shape, Augmentation(), count=4, seed=2)(image, CONTENT)
     assert not torch.equal(other[0], views[0])
-    elsewhere = AugmentedViews(shape, Augmentation(), count=4, seed=1)(picture, "cd" * 32)
+    elsewhere = AugmentedViews(shape, Augmentation(), count=4, seed=1)(image, "cd" * 32)
     assert not torch.equal(elsewhere[0], views[0])
 
 
-def test_crop_and_flip__is_a_crop_of_the_resized_picture_or_its_mirror() -> None:
-    picture, views = noise(40, 31), CropAndFlip()
-    resized = np.asarray(picture.resize((int(23 * 40 / 31), 23), Image.Resampling.BICUBIC))
+def test_crop_and_flip__is_a_crop_of_the_resized_image_or_its_mirror() -> None:
+    image, views = noise(40, 31), CropAndFlip()
+    resized = np.asarray(image.resize((int(23 * 40 / 31), 23), Image.Resampling.BICUBIC))
     places, mirrored = set(), []
     for seed in range(40):
-        view = views.view(picture, (20, 20), seed)
+        view = views.view(image, (20, 20), seed)
         assert (view.shape, view.dtype) == ((3, 20, 20), torch.uint8)
         for flip in (False, True):
             pixels = view.permute(1, 2, 0).numpy()[:, ::-1] if flip else view.permute(1, 2, 0)
@@ -179,19 +179,19 @@ def test_crop_and_flip__is_a_crop_of_the_resized_picture_or_its_mirror() -> None
     assert len({left for _, left in places}) > 6
 
 
-def test_crop_and_flip__is_a_function_of_picture_and_seed() -> None:
-    picture, views = noise(40, 31), CropAndFlip(0.5)
-    first, other, again = (views.view(picture, (18, 30), seed) for seed in (5, 6, 5))
+def test_crop_and_flip__is_a_function_of_image_and_seed() -> None:
+    image, views = noise(40, 31), CropAndFlip(0.5)
+    first, other, again = (views.view(image, (18, 30), seed) for seed in (5, 6, 5))
     assert first.shape == (3, 18, 30)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    views.view(picture, (18, 30), 5)
+    views.view(image, (18, 30), 5)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_crop_and_flip__of_a_thread_would_fill_the_memory() -> None:
-    with pytest.raises(PictureError, match="300000 x 1 is too narrow"):
+    with pytest.raises(ImageError, match="300000 x 1 is too narrow"):
         CropAndFlip().view(Image.new("RGB", (300_000, 1)), (224, 224), 0)

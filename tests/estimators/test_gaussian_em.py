@@ -1,4 +1,4 @@
-"""Gaussians against slow loops. n = 9 pictures, H = 5, C = 3; the fit with N = 11 pictures."""
+"""GaussianEM against slow loops. n = 9 images, H = 5, C = 3; the fit with N = 11 images."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anyclass.estimators.gaussian_em import Gaussians, gaussians, spread
+from anyclass.estimators.gaussian_em import GaussianEM, gaussians, spread
 from anyclass.rng import seeded_rng
 
 
@@ -32,7 +32,7 @@ def test_gaussians__are_log_densities_up_to_what_classes_share() -> None:
     assert torch.allclose(found - found[:, :1], wanted - wanted[:, :1], atol=1e-4)
 
 
-def test_gaussians__a_class_without_pictures_is_finite() -> None:
+def test_gaussians__a_class_without_images_is_finite() -> None:
     h, z = given()
     z[:, 1] = 0
     assert all(torch.isfinite(part).all() for part in gaussians(h, z, h.T @ h, 0.9))
@@ -49,9 +49,9 @@ def silent(**_: Any) -> None:
 
 
 def slow_fit(
-    how: Gaussians, logits: Tensor, h: Tensor, labels: Tensor
+    how: GaussianEM, logits: Tensor, h: Tensor, labels: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Logits of the last fit, and the soft classes of each round, picture by picture."""
+    """Logits of the last fit, and the soft classes of each round, image by image."""
     n, c = logits.shape
     fold = torch.randperm(n, generator=seeded_rng(torch.initial_seed())) % how.folds
     free = int((labels < 0).sum())
@@ -98,7 +98,7 @@ def test_learn__is_the_slow_loop(labelled: int) -> None:
     logits, h = 2 * torch.randn(11, 3, generator=draw), torch.randn(11, 5, generator=draw)
     h = h - h.mean(0)
     labels = torch.tensor([2, 0, 2, 1][:labelled] + [-1] * (11 - labelled))
-    how, rows = Gaussians(rounds=3, folds=4, trust=1.5, prior=0.7, shrink=0.6), []
+    how, rows = GaussianEM(rounds=3, folds=4, trust=1.5, prior=0.7, shrink=0.6), []
     torch.manual_seed(5)
     found = how.learn(logits, h, labels, lambda **row: rows.append(row))
     wanted, history = slow_fit(how, logits, h, labels)
@@ -112,7 +112,7 @@ def test_learn__labels_alone_leave_the_frequencies_out() -> None:
     logits, h = torch.randn(11, 3, generator=draw), torch.randn(11, 5, generator=draw)
     labels = torch.tensor([0] * 7 + [1] * 4)
     few, many = (
-        Gaussians(prior=a).learn(logits, h - h.mean(0), labels, silent) for a in (0.0, 9.0)
+        GaussianEM(prior=a).learn(logits, h - h.mean(0), labels, silent) for a in (0.0, 9.0)
     )
     assert torch.equal(few.bias, many.bias)
     assert torch.isfinite(few.bias).all()

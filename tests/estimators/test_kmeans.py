@@ -1,6 +1,6 @@
 """k-means with some labels against a slow loop; the number of classes on blobs that tell it.
 
-n = 41 pictures, D = 6, K = 5, of which 0, 1 and 3 are labelled.
+n = 41 images, D = 6, K = 5, of which 0, 1 and 3 are labelled.
 """
 
 from typing import Any
@@ -129,12 +129,12 @@ def test_semi_supervised__an_empty_cluster_moves_to_the_farthest_row() -> None:
     assert torch.isfinite(found.centres).all()
 
 
-def test_semi_supervised__equal_pictures_and_few_of_them() -> None:
+def test_semi_supervised__equal_images_and_few_of_them() -> None:
     x, y = torch.ones(7, 3), torch.tensor([0, 0, 1, -1, -1, -1, -1])
     assert torch.isfinite(semi_supervised_kmeans(x, y, 4, restarts=2).centres).all()
-    with pytest.raises(RequestError, match="5 classes cannot be found in 4 pictures"):
+    with pytest.raises(RequestError, match="5 classes cannot be found in 4 images"):
         semi_supervised_kmeans(x, y, 7)
-    with pytest.raises(RequestError, match="8 classes cannot be found in 7 pictures"):
+    with pytest.raises(RequestError, match="8 classes cannot be found in 7 images"):
         kmeans(x, 8)
 
 
@@ -172,7 +172,7 @@ def test_estimate__is_near_the_truth_and_looks_once(
         assert abs(found.classes - 12) <= 2
 
 
-def test_estimate__scores_are_those_of_k_means_on_labelled_pictures() -> None:
+def test_estimate__scores_are_those_of_k_means_on_labelled_images() -> None:
     x, labels = blobs(2)
     found = estimate_classes(x, labels, most=12, search="binary")
     assert found.curve[12] == pytest.approx(1, abs=0.01)
@@ -182,7 +182,7 @@ def test_estimate__scores_are_those_of_k_means_on_labelled_pictures() -> None:
 
 
 def test_estimate__between_equal_scores_the_silhouette_decides() -> None:
-    """Labelled pictures are the same at 2 and 3; the unlabelled ones are a third group."""
+    """Labelled images are the same at 2 and 3; the unlabelled ones are a third group."""
     draw = torch.Generator().manual_seed(0)
     centre = torch.tensor([[9.0, 0], [-9, 0], [0, 40]])
     true = torch.arange(3).repeat_interleave(20)

@@ -173,8 +173,8 @@ def test_base_to_new__is_the_slow_count(labels, probabilities) -> None:
 
 
 def test_base_to_new__of_one_half_alone_knows_no_mean() -> None:
-    labels, chances = np.array([0, 0, -1]), np.eye(3)[[0, 1, 2]]
-    found = base_to_new(labels, chances, np.array([False, True, True]))
+    labels, probabilities = np.array([0, 0, -1]), np.eye(3)[[0, 1, 2]]
+    found = base_to_new(labels, probabilities, np.array([False, True, True]))
     assert found["mixed"] == {"base": 0.5, "new": None, "harmonic_mean": None}
     assert found["sliced"]["base"] == 1.0
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anyclass.errors import RequestError
-from anyclass.estimators.num_classes import PATIENCE, count_classes, judged
+from anyclass.estimators.num_classes import PATIENCE, estimate_num_classes, judged
 
 Blobs = Callable[[int], Any]
 
@@ -27,7 +27,7 @@ def test_count_classes__finds_the_classes_that_are_there(seed: int) -> None:
     ]
     labels = torch.where((truth < 8) & (torch.rand(480, generator=draw) < 0.5), truth, -1)
     rows = torch.cat([*both, torch.ones(480, 1)], dim=1)
-    found = count_classes(rows, 32, labels, silent, seed=seed)
+    found = estimate_num_classes(rows, 32, labels, silent, seed=seed)
     assert 10 <= found.classes <= 14
     assert found.range[0] <= 12 <= found.range[1]
 
@@ -46,7 +46,7 @@ def test_judged__is_the_largest_number_that_is_nearly_as_good() -> None:
 def test_count_classes__stops_where_the_score_has_fallen(loud_blobs: Blobs) -> None:
     rows, _, labels = loud_blobs(0)
     log: list[dict[str, Any]] = []
-    found = count_classes(rows, 12, labels, lambda **row: log.append(row), seed=4)
+    found = estimate_num_classes(rows, 12, labels, lambda **row: log.append(row), seed=4)
     assert next(iter(found.curve)) == 3
     assert found == judged(found.curve, int((labels >= 0).sum()))
     assert len([k for k in found.curve if k > found.range[1]]) == PATIENCE
@@ -57,21 +57,21 @@ def test_count_classes__stops_where_the_score_has_fallen(loud_blobs: Blobs) -> N
 def test_count_classes__numbers_of_labels_mean_nothing(loud_blobs: Blobs) -> None:
     rows, _, labels = loud_blobs(0)
     other = torch.where(labels >= 0, 7 * labels + 2, -1)
-    first, second = (count_classes(rows, 12, y, silent, most=5) for y in (labels, other))
+    first, second = (estimate_num_classes(rows, 12, y, silent, most=5) for y in (labels, other))
     assert first == second
 
 
 def test_count_classes__looks_no_further_than_asked(loud_blobs: Blobs) -> None:
     rows, _, labels = loud_blobs(0)
-    assert list(count_classes(rows, 12, labels, silent, most=4).curve) == [3, 4]
-    assert list(count_classes(rows, 12, labels, silent, most=2).curve) == [3]
+    assert list(estimate_num_classes(rows, 12, labels, silent, most=4).curve) == [3, 4]
+    assert list(estimate_num_classes(rows, 12, labels, silent, most=2).curve) == [3]
 
 
 def test_count_classes__a_class_with_one_label_is_given_or_left_out(loud_blobs: Blobs) -> None:
     rows, truth, labels = loud_blobs(0)
     one = (truth == 2).nonzero()[:1, 0]
     labels = torch.where(truth == 2, -1, labels).index_fill(0, one, 2)
-    assert count_classes(rows, 12, labels, silent, most=5).classes in (4, 5)
+    assert estimate_num_classes(rows, 12, labels, silent, most=5).classes in (4, 5)
     labels = torch.full_like(labels, -1).index_fill(0, one, 2)
-    with pytest.raises(RequestError, match="no class has two labelled pictures"):
-        count_classes(rows, 12, labels, silent)
+    with pytest.raises(RequestError, match="no class has two labelled images"):
+        estimate_num_classes(rows, 12, labels, silent)

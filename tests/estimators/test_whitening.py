@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from anyclass.estimators.whitening import Sharpening, sharpened
+from anyclass.estimators.whitening import Whitening, sharpened
 
 
 def test_sharpened__is_lda_whitening_and_principal_components(
@@ -32,7 +32,7 @@ def test_spaces__the_first_coordinates_are_those_of_fewer_components(
     loud_blobs: Callable[[int], Any],
 ) -> None:
     rows, _, labels = loud_blobs(1)
-    few, many = (Sharpening(shared=0.3).spaces(rows, 12, labels, q) for q in (3, 8))
+    few, many = (Whitening(shared=0.3).spaces(rows, 12, labels, q) for q in (3, 8))
     x, h = many.reduced(rows)
     assert (x.shape, h.shape) == ((200, 8), (200, 8))
     torch.testing.assert_close(many.joined(x[:, :3], h[:, :3]), few.seen(rows))

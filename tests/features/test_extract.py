@@ -1,4 +1,4 @@
-"""Features: every row is its picture's, whatever was killed, damaged, edited or short of memory."""
+"""Features: every row is its image's, whatever was killed, damaged, edited or short of memory."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,14 @@ from torch import Tensor
 import anyclass.features.extract
 from anyclass.backbone import Backbone, Part
 from anyclass.backbone.engine import Engine
-from anyclass.data import Augmentation, AugmentedViews, CropAndFlip, Photos, Rejection, open_image
+from anyclass.data import (
+    Augmentation,
+    AugmentedViews,
+    CropAndFlip,
+    ImageDataset,
+    Rejection,
+    open_image,
+)
 from anyclass.errors import AnyclassError
 from anyclass.features.extract import (
     Embedding,
@@ -30,22 +37,22 @@ from anyclass.features.extract import (
     stream,
 )
 from anyclass.rng import seeded_rng
-from anyclass.training.batches import Batch, Batches, TrainingViews
+from anyclass.training.batches import Batch, Batches, TrainingBatches
 
 N = 11
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Eleven noisy pictures, none square, `00.png` ... `10.png`."""
-    folder = tmp_path / "pictures"
+    """Eleven noisy images, none square, `00.png` ... `10.png`."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(N):
-        picture(i).save(folder / f"{i:02}.png")
+        image(i).save(folder / f"{i:02}.png")
     return folder
 
 
-def picture(i: int) -> Image.Image:
+def image(i: int) -> Image.Image:
     drawn = np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(drawn).resize((50 + i, 41), Image.Resampling.NEAREST)
 
@@ -85,12 +92,12 @@ def embedded(
 ) -> tuple[Tensor, Listener]:
     """All rows, and what was logged."""
     log = Listener()
-    features = embed(clip, Photos.read(root), replace(how or Embedding(), **changed), log)
+    features = embed(clip, ImageDataset.read(root), replace(how or Embedding(), **changed), log)
     return features[np.flatnonzero(features.ok).tolist()], log
 
 
 def expected(clip: Backbone, root: Path, part: Part, names: list[str]) -> Tensor:
-    """The trunk's output of test views, one picture at a time."""
+    """The trunk's output of test views, one image at a time."""
     views = [clip.preprocessing.view(open_image(root / name)) for name in names]
     with torch.no_grad():
         rows = [clip.trunk(clip.preprocessing.normalise(view[None]), part) for view in views]
@@ -107,7 +114,7 @@ def all_names() -> list[str]:
 
 
 @pytest.mark.parametrize(("part", "atol"), [("head", 1e-5), ("tail", 2e-3)])
-def test_embed__rows_are_the_trunk_of_each_picture(
+def test_embed__rows_are_the_trunk_of_each_image(
     clip: Backbone, root: Path, part: Part, atol: float
 ) -> None:
     rows, log = embedded(clip, root, part=part)
@@ -119,10 +126,10 @@ def test_embed__rows_are_the_trunk_of_each_picture(
     assert log.lines == [{"stage": "embed", "done": N, "total": N}]
 
 
-def test_embed__of_no_picture_more_than_it_is_asked(clip: Backbone, root: Path) -> None:
-    photos = Photos.read(root)[[7, 2, 7]]
+def test_embed__of_no_image_more_than_it_is_asked(clip: Backbone, root: Path) -> None:
+    dataset = ImageDataset.read(root)[[7, 2, 7]]
     log = Listener()
-    features = embed(clip, photos, Embedding(), log)
+    features = embed(clip, dataset, Embedding(), log)
     assert len(features) == 3
     assert log.done == [2]
     wanted = expected(clip, root, "head", ["07.png", "02.png", "07.png"])
@@ -132,7 +139,7 @@ def test_embed__of_no_picture_more_than_it_is_asked(clip: Backbone, root: Path) 
 def test_embed__views(clip: Backbone, root: Path) -> None:
     augmentation = Augmentation()
     how = Embedding("tail", augmentation, views=4, seed=3)
-    features = embed(clip, Photos.read(root), how, Listener())
+    features = embed(clip, ImageDataset.read(root), how, Listener())
     rows = features[torch.tensor([9, 5])]
     assert rows.shape == (2, 4, 10, 32)  # (b, K, tokens, width)
     draw = AugmentedViews(clip.preprocessing, augmentation, 4, 3)
@@ -200,10 +207,10 @@ def test_embed__another_trunk_engine_or_preprocessing_is_kept_apart(
     assert len(list(cache.iterdir())) == 4
 
 
-def test_embed__a_picture_edited_in_place_is_seen_again(clip: Backbone, root: Path) -> None:
+def test_embed__a_image_edited_in_place_is_seen_again(clip: Backbone, root: Path) -> None:
     before, _ = embedded(clip, root)
     stat = (root / "04.png").stat()
-    picture(77).save(root / "04.png")
+    image(77).save(root / "04.png")
     os.utime(root / "04.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # nothing else tells
     after, log = embedded(clip, root)
     assert log.done == [1]
@@ -267,7 +274,7 @@ def test_embed__continues_to_the_bit(
     part: Part,
 ) -> None:
     sizes(monkeypatch, batch=2, shard=4)
-    (root / "02.png").write_bytes(b"no picture")
+    (root / "02.png").write_bytes(b"no image")
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "unbroken"))
     wanted, _ = embedded(clip, root, part=part)
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "broken"))
@@ -277,7 +284,7 @@ def test_embed__continues_to_the_bit(
             raise Killed
 
     with pytest.raises(Killed):
-        embed(clip, Photos.read(root), Embedding(part), kill)
+        embed(clip, ImageDataset.read(root), Embedding(part), kill)
     rows, log = embedded(clip, root, part=part)
     assert torch.equal(rows, wanted)
     # 2 + 1 + 2 good ones fill a shard of 4 and one was refused; the next is full after 10
@@ -345,55 +352,55 @@ def test_embed__stops_where_halving_does_not_help(
 @pytest.mark.parametrize(
     "bad", [*([i] for i in range(6)), [3, 4, 5], [0, 10], [2, 3, 4, 5, 6], list(range(1, N))]
 )
-def test_embed__bad_pictures_become_rejections(
+def test_embed__bad_images_become_rejections(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, bad: list[int]
 ) -> None:
     sizes(monkeypatch, batch=3, shard=4)
     for i in bad:
         path = root / f"{i:02}.png"
-        path.write_bytes(path.read_bytes()[: 60 + i] if i % 2 else b"no picture %d" % i)
-    photos = Photos.read(root)
+        path.write_bytes(path.read_bytes()[: 60 + i] if i % 2 else b"no image %d" % i)
+    dataset = ImageDataset.read(root)
     for attempt in (1, 2):  # computed, and from the cache
         log = Listener()
-        features = embed(clip, photos, Embedding(), log)
+        features = embed(clip, dataset, Embedding(), log)
         good = [i for i in range(N) if i not in bad]
         assert np.flatnonzero(features.ok).tolist() == good
-        rows = expected(clip, root, "head", [photos.files[i] for i in good])
+        rows = expected(clip, root, "head", [dataset.files[i] for i in good])
         torch.testing.assert_close(features[good], rows, rtol=0, atol=1e-5)
         assert [(r.file_name, r.reason) for r in features.rejections] == [
-            (f"{i:02}.png", "truncated or damaged" if i % 2 else "not a picture") for i in bad
+            (f"{i:02}.png", "truncated or damaged" if i % 2 else "not an image") for i in bad
         ]
         assert (log.done == []) == (attempt == 2)
 
 
-def test_embed__of_only_bad_pictures(clip: Backbone, root: Path) -> None:
+def test_embed__of_only_bad_images(clip: Backbone, root: Path) -> None:
     for path in root.iterdir():
-        path.write_bytes(b"no picture")  # all alike: decided once
+        path.write_bytes(b"no image")  # all alike: decided once
     log = Listener()
-    features = embed(clip, Photos.read(root), Embedding(), log)
+    features = embed(clip, ImageDataset.read(root), Embedding(), log)
     assert log.done == [1]
     assert not features.ok.any()
     assert [r.file_name for r in features.rejections] == all_names()
-    assert {r.reason for r in features.rejections} == {"not a picture"}
+    assert {r.reason for r in features.rejections} == {"not an image"}
 
 
 def test_embed__files_that_cannot_be_read(clip: Backbone, root: Path) -> None:
-    photos = Photos.read(root)
+    dataset = ImageDataset.read(root)
     embedded(clip, root)
     content = (root / "03.png").read_bytes()
     (root / "03.png").unlink()
-    features = embed(clip, photos, Embedding(), Listener())
+    features = embed(clip, dataset, Embedding(), Listener())
     assert [(r.file_name, r.reason) for r in features.rejections] == [("03.png", "missing")]
     (root / "03.png").write_bytes(content)
-    assert embed(clip, photos, Embedding(), Listener()).ok.all()
+    assert embed(clip, dataset, Embedding(), Listener()).ok.all()
 
 
 def racing(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], index: int = 4) -> None:
-    """Let a file change just after the pictures have been listed by content."""
+    """Let a file change just after the images have been listed by content."""
     real, calls = anyclass.features.extract.content_hashes, []
 
-    def content_hashes(photos: Photos) -> list[str | None]:
-        hashes: list[str | None] = real(photos)
+    def content_hashes(dataset: ImageDataset) -> list[str | None]:
+        hashes: list[str | None] = real(dataset)
         if not calls:
             change()
         calls.append(index)
@@ -402,7 +409,7 @@ def racing(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], index:
     monkeypatch.setattr(anyclass.features.extract, "content_hashes", content_hashes)
 
 
-@pytest.mark.parametrize("new", [b"no picture", None])
+@pytest.mark.parametrize("new", [b"no image", None])
 def test_embed__a_file_spoilt_while_it_is_read_is_not_refused_for_ever(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, new: bytes | None
 ) -> None:
@@ -410,8 +417,8 @@ def test_embed__a_file_spoilt_while_it_is_read_is_not_refused_for_ever(
     content = path.read_bytes()
     with monkeypatch.context() as patch:
         racing(patch, lambda: path.write_bytes(new) if new else path.unlink())
-        features = embed(clip, Photos.read(root), Embedding(), Listener())
-    reason = "not a picture" if new else "missing"
+        features = embed(clip, ImageDataset.read(root), Embedding(), Listener())
+    reason = "not an image" if new else "missing"
     assert [(r.file_name, r.reason) for r in features.rejections] == [("04.png", reason)]
     path.write_bytes(content)
     rows, log = embedded(clip, root)
@@ -423,8 +430,8 @@ def test_embed__a_file_edited_while_it_is_read(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        racing(patch, lambda: picture(99).save(root / "04.png"))
-        features = embed(clip, Photos.read(root), Embedding(), Listener())
+        racing(patch, lambda: image(99).save(root / "04.png"))
+        features = embed(clip, ImageDataset.read(root), Embedding(), Listener())
     changed = Rejection("04.png", "unreadable", "it changed while it was read")
     assert features.rejections == [changed]
     assert embedded(clip, root)[1].lines == []  # its row is there, under what it holds now
@@ -433,17 +440,17 @@ def test_embed__a_file_edited_while_it_is_read(
 def test_embed__a_file_mended_while_it_is_read(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content, photos = (root / "04.png").read_bytes(), Photos.read(root)
+    content, dataset = (root / "04.png").read_bytes(), ImageDataset.read(root)
     (root / "04.png").unlink()
     with monkeypatch.context() as patch:
         racing(patch, lambda: (root / "04.png").write_bytes(content))
-        features = embed(clip, photos, Embedding(), Listener())
+        features = embed(clip, dataset, Embedding(), Listener())
     assert [r.detail for r in features.rejections] == ["it changed while it was read"]
-    assert embed(clip, photos, Embedding(), Listener()).ok.all()
+    assert embed(clip, dataset, Embedding(), Listener()).ok.all()
 
 
 def test_embed__rows_lie_in_memory_mapped_files(clip: Backbone, root: Path, cache: Path) -> None:
-    features = embed(clip, Photos.read(root), Embedding("tail"), Listener())
+    features = embed(clip, ImageDataset.read(root), Embedding("tail"), Listener())
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("this system does not say what is mapped")
@@ -456,17 +463,17 @@ def test_embed__for_a_tower_without_a_projection(
     tiny_clip: Callable[..., str], cache: Path, root: Path
 ) -> None:
     clip = Backbone.load(tiny_clip("siglip"), engine="torch")
-    features = embed(clip, Photos.read(root)[[2, 6]], Embedding("head"), Listener())
+    features = embed(clip, ImageDataset.read(root)[[2, 6]], Embedding("head"), Listener())
     found = image_features(clip, features, "head")
     wanted = clip.tail(expected(clip, root, "head", ["02.png", "06.png"])[:, 0], "head")
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
-def test_features__of_a_rejected_picture_are_refused(clip: Backbone, root: Path) -> None:
-    (root / "07.png").write_bytes(b"no picture")
-    features = embed(clip, Photos.read(root), Embedding(), Listener())
+def test_features__of_a_rejected_image_are_refused(clip: Backbone, root: Path) -> None:
+    (root / "07.png").write_bytes(b"no image")
+    features = embed(clip, ImageDataset.read(root), Embedding(), Listener())
     for index in ([7], [0, 7], torch.tensor([10, 7])):
-        with pytest.raises(AnyclassError, match=r"07\.png cannot be used: not a picture"):
+        with pytest.raises(AnyclassError, match=r"07\.png cannot be used: not an image"):
             features[index]
     with pytest.raises(AnyclassError, match=r"07\.png"):
         image_features(clip, features, "head")
@@ -474,7 +481,7 @@ def test_features__of_a_rejected_picture_are_refused(clip: Backbone, root: Path)
 
 @pytest.mark.parametrize("part", ["head", "tail"])
 def test_image_features__are_those_of_the_model(clip: Backbone, root: Path, part: Part) -> None:
-    features = embed(clip, Photos.read(root), Embedding(part), Listener())
+    features = embed(clip, ImageDataset.read(root), Embedding(part), Listener())
     wanted = clip.tail(expected(clip, root, part, all_names())[:, 0], part).detach()
     found = image_features(clip, features, part)
     torch.testing.assert_close(found, wanted, rtol=0, atol=5e-3 if part == "tail" else 1e-5)
@@ -485,27 +492,27 @@ def test_image_features__are_those_of_the_model(clip: Backbone, root: Path, part
 
 @pytest.mark.parametrize("part", ["head", "tail", "all"])
 def test_current_features__follow_the_model_of_now(clip: Backbone, root: Path, part: Part) -> None:
-    photos = Photos.read(root)
-    shown = embed(clip, photos, Embedding("head" if part == "all" else part), Listener())
+    dataset = ImageDataset.read(root)
+    shown = embed(clip, dataset, Embedding("head" if part == "all" else part), Listener())
     tuned = clip.copy()
     for parameter in tuned.parameters(part).values():
         parameter.data.mul_(1.2)
     wanted = tuned.images(
-        torch.cat([expected(tuned, root, "all", [name])[0] for name in photos.files])
+        torch.cat([expected(tuned, root, "all", [name])[0] for name in dataset.files])
     ).detach()
     atol = 5e-3 if part == "tail" else 1e-5
-    found = current_features(tuned, photos, part, shown)
+    found = current_features(tuned, dataset, part, shown)
     torch.testing.assert_close(found, wanted, rtol=0, atol=atol)
-    some = current_features(tuned, photos, part, shown, torch.tensor([6, 1]))
+    some = current_features(tuned, dataset, part, shown, torch.tensor([6, 1]))
     torch.testing.assert_close(some, wanted[[6, 1]], rtol=0, atol=atol)
 
 
-def test_current_features__of_a_picture_that_is_gone(clip: Backbone, root: Path) -> None:
-    photos = Photos.read(root)
-    shown = embed(clip, photos, Embedding(), Listener())
+def test_current_features__of_a_image_that_is_gone(clip: Backbone, root: Path) -> None:
+    dataset = ImageDataset.read(root)
+    shown = embed(clip, dataset, Embedding(), Listener())
     (root / "03.png").unlink()
     with pytest.raises(AnyclassError, match=r"03\.png changed while training: missing"):
-        current_features(clip, photos, "all", shown)
+        current_features(clip, dataset, "all", shown)
 
 
 @pytest.mark.parametrize("part", ["head", "tail"])
@@ -514,8 +521,8 @@ def test_stream__in_order_without_the_cache(
 ) -> None:
     sizes(monkeypatch, batch=4, shard=4)
     for i in (0, 4, 5, 6, 7):
-        (root / f"{i:02}.png").write_bytes(b"no picture")
-    parts = list(stream(clip, Photos.read(root), part))
+        (root / f"{i:02}.png").write_bytes(b"no image")
+    parts = list(stream(clip, ImageDataset.read(root), part))
     assert [rows for rows, _, _ in parts] == [[1, 2, 3], [], [8, 9, 10]]
     assert [[r.file_name[:2] for r in bad] for _, _, bad in parts] == [
         ["00"],
@@ -532,12 +539,12 @@ def test_stream__in_order_without_the_cache(
 @torch.no_grad()
 @pytest.mark.parametrize("part", ["tail", "all"])
 def test_stream__of_two_models_with_the_same_trunk(clip: Backbone, root: Path, part: Part) -> None:
-    other, photos = clip.copy(), Photos.read(root)
+    other, dataset = clip.copy(), ImageDataset.read(root)
     for parameter in other.parameters(part).values():
         parameter.mul_(1.2)
-    both = torch.cat([features for _, features, _ in stream(clip, photos, part, other)])
+    both = torch.cat([features for _, features, _ in stream(clip, dataset, part, other)])
     one, two = (
-        torch.cat([features for _, features, _ in stream(tower, photos, part)])
+        torch.cat([features for _, features, _ in stream(tower, dataset, part)])
         for tower in (clip, other)
     )
     assert not torch.allclose(one, two, atol=1e-3)
@@ -558,13 +565,13 @@ def test_side_by_side__means_cosines() -> None:
 
 def training(
     clip: Backbone, root: Path, cached: bool = True, seed: int = 5, size: int = 4, steps: int = 9
-) -> TrainingViews:
-    """Nine steps over eleven pictures, four at once: two and a bit of each epoch are seen."""
-    photos, augmentation = Photos.read(root), Augmentation()
+) -> TrainingBatches:
+    """Nine steps over eleven images, four at once: two and a bit of each epoch are seen."""
+    dataset, augmentation = ImageDataset.read(root), Augmentation()
     kept: Features | None = None
     if cached:
-        kept = embed(clip, photos, Embedding("head", augmentation, 3), Listener())
-    return TrainingViews(photos, clip, kept, augmentation, size, steps, seed)
+        kept = embed(clip, dataset, Embedding("head", augmentation, 3), Listener())
+    return TrainingBatches(dataset, clip, kept, augmentation, size, steps, seed)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -608,7 +615,7 @@ def test_training_views__shuffle_each_epoch_and_drop_the_last_part(
 
 
 @pytest.mark.parametrize(("size", "per_epoch"), [(1, 11), (11, 1), (64, 1)])
-def test_training_views__see_every_picture_once_per_epoch(
+def test_training_views__see_every_image_once_per_epoch(
     clip: Backbone, root: Path, size: int, per_epoch: int
 ) -> None:
     batches = list(training(clip, root, size=size, steps=2 * per_epoch).start(0))
@@ -618,7 +625,7 @@ def test_training_views__see_every_picture_once_per_epoch(
         assert sorted(epoch.tolist()) == list(range(N))
 
 
-def test_training_views__are_cached_views_of_their_pictures(clip: Backbone, root: Path) -> None:
+def test_training_views__are_cached_views_of_their_images(clip: Backbone, root: Path) -> None:
     views = training(clip, root, steps=40)
     assert views.cached is not None
     used, patterns = set(), set()
@@ -628,7 +635,7 @@ def test_training_views__are_cached_views_of_their_pictures(clip: Backbone, root
         which = [next(k for k in range(3) if torch.equal(row[k], hidden)) for row, hidden in rows]
         used |= set(zip(batch.index.tolist(), which, strict=True))
         patterns.add(tuple(which))
-    assert len(used) == 3 * N  # in time, every view of every picture
+    assert len(used) == 3 * N  # in time, every view of every image
     assert len(patterns) > 20  # of 81: each batch draws anew
 
 
@@ -658,7 +665,7 @@ def test_training_views__without_augmentation_are_the_test_views(
         torch.testing.assert_close(batch.hidden, wanted)
 
 
-def test_training_views__of_a_picture_that_is_gone(clip: Backbone, root: Path) -> None:
+def test_training_views__of_a_image_that_is_gone(clip: Backbone, root: Path) -> None:
     views = training(clip, root, cached=False)
     for i in range(N):
         (root / f"{i:02}.png").unlink()
@@ -667,8 +674,8 @@ def test_training_views__of_a_picture_that_is_gone(clip: Backbone, root: Path) -
 
 
 def test_views__are_single_rows_of_the_table(clip: Backbone, root: Path) -> None:
-    photos = Photos.read(root)
-    cached = embed(clip, photos, Embedding("tail", CropAndFlip(), 3), Listener())
+    dataset = ImageDataset.read(root)
+    cached = embed(clip, dataset, Embedding("tail", CropAndFlip(), 3), Listener())
     index, view = torch.tensor([4, 0, 4, 10]), torch.tensor([2, 0, 1, 2])
     assert torch.equal(cached.views(index, view), cached[index][torch.arange(4), view])
 
@@ -676,8 +683,8 @@ def test_views__are_single_rows_of_the_table(clip: Backbone, root: Path) -> None
 def test_every_view__is_what_a_function_makes_of_each(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached = embed(clip, Photos.read(root), Embedding("tail", CropAndFlip(), 3), Listener())
-    monkeypatch.setattr("anyclass.features.extract.BATCH", 7)  # two pictures at once
+    cached = embed(clip, ImageDataset.read(root), Embedding("tail", CropAndFlip(), 3), Listener())
+    monkeypatch.setattr("anyclass.features.extract.BATCH", 7)  # two images at once
     made = every_view(lambda x: clip.projected(x, "tail"), clip.device, cached)
     assert len(made) == N
     for i in range(N):
@@ -688,9 +695,9 @@ def test_every_view__is_what_a_function_makes_of_each(
 
 @pytest.mark.parametrize("part", ["head", "tail"])
 def test_stream__of_features_before_the_projection(clip: Backbone, root: Path, part: Part) -> None:
-    photos = Photos.read(root)
-    rows = torch.cat([features for _, features, _ in stream(clip, photos, part, pooled=True)])
-    shown = embed(clip, photos, Embedding(part), Listener())
+    dataset = ImageDataset.read(root)
+    rows = torch.cat([features for _, features, _ in stream(clip, dataset, part, pooled=True)])
+    shown = embed(clip, dataset, Embedding(part), Listener())
     wanted = pooled_features(clip, shown, part)
     assert rows.shape == (N, 32)
     assert torch.allclose(rows, wanted, atol=2e-3)  # the cache keeps maps in half precision

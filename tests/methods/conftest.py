@@ -1,4 +1,4 @@
-"""What the tests of methods share: a tiny model, pictures it tells apart, a describer, a fit."""
+"""What the tests of methods share: a tiny model, images it tells apart, a captioner, a fit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from anyclass.backbone import Backbone
-from anyclass.captioning import Request, Scene, Vocabulary
+from anyclass.captioning import CaptionContext, CaptionRequest, Vocabulary
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.data.splits import discovery
 from anyclass.estimators.metrics import clustering
 from anyclass.features.extract import Embedding, Features
@@ -32,14 +32,16 @@ Fitted = tuple[Classifier, list[dict[str, Any]]]
 class Teller(Vocabulary):
     """Answers by number, twice with nothing; remembers what it was asked."""
 
-    asked: ClassVar[list[Request]] = []
+    asked: ClassVar[list[CaptionRequest]] = []
 
-    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
+    def describe(
+        self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
+    ) -> list[str | None]:
         self.asked.extend(requests)
         return [self.say(request.rows, request.variant) for request in requests]
 
     def say(self, rows: tuple[int, ...], variant: int = 0) -> str | None:
-        """Nothing for pictures 3 and 7 and for groups with picture 5."""
+        """Nothing for images 3 and 7 and for groups with image 5."""
         if rows in ((3,), (7,)) or (len(rows) > 1 and 5 in rows):
             return "" if rows == (7,) else None
         kind = "a painting of" if len(rows) > 1 else "a sketch of"
@@ -58,14 +60,14 @@ def clip(tiny_clip: Callable[..., str]) -> Backbone:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     """13 coarse mosaics, none square, which the tiny model spreads over the four classes."""
     root, noise = tmp_path_factory.mktemp("mosaics"), np.random.default_rng(0)
     for i in range(13):
         tiles = noise.integers(0, 256, (3 + i % 3, 4, 3)).astype(np.uint8)
         mosaic = Image.fromarray(tiles).resize((50 + 3 * i, 44), Image.Resampling.NEAREST)
         mosaic.save(root / f"{i:02}.png")
-    return Photos.read(root, NAMES)
+    return ImageDataset.read(root, NAMES)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +79,7 @@ def small() -> Callable[..., LatteClip]:
 
     def method(**changed: Any) -> LatteClip:
         how = {"tune": "head", "lr": 5e-3, "steps": 5, "batch_size": 6, "views": 2}
-        own = {"describer": Teller(), "group_size": 2, "groups": 1, "alpha": 0.7}
+        own = {"captioner": Teller(), "group_size": 2, "groups": 1, "alpha": 0.7}
         how |= {name: changed.pop(name) for name in vars(Tuning()) if name in changed}
         return LatteClip(tuning=Tuning(**how), **(own | changed))
 
@@ -85,16 +87,16 @@ def small() -> Callable[..., LatteClip]:
 
 
 class Blobs(NamedTuple):
-    """Easy clusters as features of pictures that do not exist."""
+    """Easy clusters as features of images that do not exist."""
 
-    photos: Photos
-    """300 pictures of 5 classes; half of those of the first three keep their label."""
+    dataset: ImageDataset
+    """300 images of 5 classes; half of those of the first three keep their label."""
     truth: np.ndarray
-    """Class of each picture."""
+    """Class of each image."""
 
     def scores(self, classifier: Classifier, who: str = "predicted") -> dict[str, Any]:
-        """Of the unlabelled pictures."""
-        hidden, guess = self.photos.labels < 0, np.array(classifier.record[who])
+        """Of the unlabelled images."""
+        hidden, guess = self.dataset.labels < 0, np.array(classifier.record[who])
         found = clustering(self.truth[hidden], guess[hidden], known=[0, 1, 2])
         assert found is not None
         return found
@@ -111,7 +113,7 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Blobs]:
         views = x[:, None] + 0.1 * torch.randn(300, 8, 32, generator=draw)
         place = np.stack([np.zeros(300, dtype=int), np.arange(300)], axis=1)
 
-        def given(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
+        def given(clip: Backbone, dataset: ImageDataset, how: Embedding, log: Log) -> Features:
             return Features([views if how.augmentation else x[:, None]], place, [])
 
         for module in (
@@ -123,18 +125,18 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Blobs]:
         ):
             monkeypatch.setattr(f"anyclass.{module}.embed", given)
         files = tuple(f"{i:03}.png" for i in range(300))
-        whole = Photos(Path("/"), files, true.numpy(), Classes.of("abcde", labelled="abcde"))
+        whole = ImageDataset(Path("/"), files, true.numpy(), Classes.of("abcde", labelled="abcde"))
         return Blobs(*discovery(whole, [0, 1, 2]))
 
     return made
 
 
 @pytest.fixture(scope="session")
-def half_known(photos: Photos) -> Photos:
+def half_known(dataset: ImageDataset) -> ImageDataset:
     """The mosaics: classes 0 and 2 have labels, 1 has a name alone, a fourth has not even that."""
     labels = np.array([0, -1, 2, -1, 0, -1, -1, 2, -1, -1, 0, -1, -1])
     classes = Classes.of(("two", "orange", "art"), labelled=("two", "art"), unknown=1)
-    return replace(photos, labels=labels, classes=classes)
+    return replace(dataset, labels=labels, classes=classes)
 
 
 class Killed(Exception):
@@ -146,24 +148,24 @@ def killed(monkeypatch: pytest.MonkeyPatch, clip: Backbone) -> Callable[..., Non
     """`killed(how, photos, folder, stage, step)`: the fit dies once that step is kept."""
     monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
 
-    def run(how: Any, photos: Photos, scratch: Path, stage: str, step: int) -> None:
+    def run(how: Any, dataset: ImageDataset, scratch: Path, stage: str, step: int) -> None:
         def log(**row: Any) -> None:
             if row.get("stage") == stage and row.get("done", 0) > step:
                 raise Killed
 
         torch.manual_seed(0)
         with pytest.raises(Killed):
-            how.fit(clip, photos, log, scratch)
+            how.fit(clip, dataset, log, scratch)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def fit(clip: Backbone, photos: Photos) -> Callable[..., Fitted]:
-    """`fit(how)` -> classifier and log; other pictures, seed or scratch folder on demand."""
+def fit(clip: Backbone, dataset: ImageDataset) -> Callable[..., Fitted]:
+    """`fit(how)` -> classifier and log; other images, seed or scratch folder on demand."""
 
     def fitted(
-        how: Any, pictures: Photos = photos, seed: int = 0, scratch: Path | None = None
+        how: Any, images: ImageDataset = dataset, seed: int = 0, scratch: Path | None = None
     ) -> Fitted:
         log: list[dict[str, Any]] = []
 
@@ -172,6 +174,6 @@ def fit(clip: Backbone, photos: Photos) -> Callable[..., Fitted]:
                 log.append(row)
 
         torch.manual_seed(seed)
-        return how.fit(clip, pictures, note, scratch), log
+        return how.fit(clip, images, note, scratch), log
 
     return fitted

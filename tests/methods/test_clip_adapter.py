@@ -1,6 +1,6 @@
 """CLIP-Adapter: its training against a slow reading of it, and what may not change anything.
 
-n = 7 pictures of 2 of C = 5 classes, K = 3 views, D = 24, H = 6.
+n = 7 images of 2 of C = 5 classes, K = 3 views, D = 24, H = 6.
 """
 
 from math import cos, pi
@@ -17,7 +17,7 @@ from anyclass.classifier.heads import Adapter
 from anyclass.data import Classes
 from anyclass.features.text import class_features
 from anyclass.methods.clip_adapter import ClipAdapter
-from anyclass.methods.few_shot import Shown
+from anyclass.methods.few_shot import LabelledFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
@@ -27,18 +27,18 @@ def unit(*shape: int, seed: int) -> Tensor:
 
 
 @pytest.fixture
-def shown() -> Shown:
+def labelled() -> LabelledFeatures:
     c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return Shown(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
+    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
-def learn(how: ClipAdapter, clip: Backbone, shown: Shown, **more: Any) -> Classifier:
+def learn(how: ClipAdapter, clip: Backbone, labelled: LabelledFeatures, **more: Any) -> Classifier:
     torch.manual_seed(0)
-    return how.learn(clip, shown, CLASSES, lambda **_: None, **more)
+    return how.learn(clip, labelled, CLASSES, lambda **_: None, **more)
 
 
 def adapted(w1: Tensor, w2: Tensor, rho: float, f: Tensor) -> Tensor:
-    """One picture, unit by unit."""
+    """One image, unit by unit."""
     hidden = [max(torch.zeros(()), row @ f) for row in w1]
     a = [max(torch.zeros(()), sum(row[i] * hidden[i] for i in range(len(hidden)))) for row in w2]
     mixed = rho * torch.stack(a) + (1 - rho) * f
@@ -47,18 +47,18 @@ def adapted(w1: Tensor, w2: Tensor, rho: float, f: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("over", "columns"), [("labelled", [1, 3]), ("all", [0, 1, 2, 3, 4])])
 def test_learn__equals_the_slow_truth(
-    clip: Backbone, shown: Shown, over: str, columns: list[int]
+    clip: Backbone, labelled: LabelledFeatures, over: str, columns: list[int]
 ) -> None:
     how = ClipAdapter(epochs=2, batch_size=4, lr=0.02, ratio=0.3, template="{} art")
-    start = learn(ClipAdapter(epochs=0), clip, shown).head
+    start = learn(ClipAdapter(epochs=0), clip, labelled).head
     assert isinstance(start, Adapter)
     w1, w2 = (tensor.clone().requires_grad_() for tensor in (start.w1, start.w2))
     texts = class_features(clip, CLASSES.prompts, ["{} art"]).detach()
     adam = torch.optim.AdamW([w1, w2], lr=0.02, eps=1e-4, weight_decay=0.01)
-    batches = shown.batches(4, 2, seed=0)
+    batches = labelled.batches(4, 2, seed=0)
     for batch in batches.start(0):
         terms = []
-        for f, c in zip(batch.hidden, shown.c[batch.index].tolist(), strict=True):
+        for f, c in zip(batch.hidden, labelled.c[batch.index].tolist(), strict=True):
             seen = adapted(w1, w2, 0.3, f)
             logits = clip.logit_scale.detach() * torch.stack([seen @ texts[k] for k in columns])
             terms.append(logits.logsumexp(0) - logits[columns.index(c)])
@@ -66,7 +66,7 @@ def test_learn__equals_the_slow_truth(
         adam.zero_grad()
         torch.stack(terms).mean().backward()
         adam.step()
-    found = learn(how, clip, shown, over=over)
+    found = learn(how, clip, labelled, over=over)
     assert isinstance(found.head, Adapter)
     assert torch.allclose(found.head.w1, w1, atol=1e-5)
     assert torch.allclose(found.head.w2, w2, atol=1e-5)
@@ -74,8 +74,8 @@ def test_learn__equals_the_slow_truth(
     assert torch.equal(found.weights, texts)
 
 
-def test_learn__starts_as_layers_of_torch_do(clip: Backbone, shown: Shown) -> None:
-    head = learn(ClipAdapter(epochs=0), clip, shown).head
+def test_learn__starts_as_layers_of_torch_do(clip: Backbone, labelled: LabelledFeatures) -> None:
+    head = learn(ClipAdapter(epochs=0), clip, labelled).head
     assert isinstance(head, Adapter)
     assert (head.w1.shape, head.w2.shape) == ((6, 24), (24, 6))
     for w, fan_in in ((head.w1, 24), (head.w2, 6)):
@@ -83,17 +83,17 @@ def test_learn__starts_as_layers_of_torch_do(clip: Backbone, shown: Shown) -> No
         assert w.abs().mean() == pytest.approx(fan_in**-0.5 / 2, rel=0.2)
 
 
-def test_learn__ratio_0_is_zero_shot(clip: Backbone, shown: Shown) -> None:
-    found, f = learn(ClipAdapter(epochs=3, ratio=0.0, lr=0.1), clip, shown), unit(6, 24, seed=3)
+def test_learn__ratio_0_is_zero_shot(clip: Backbone, labelled: LabelledFeatures) -> None:
+    found, f = learn(ClipAdapter(epochs=3, ratio=0.0, lr=0.1), clip, labelled), unit(6, 24, seed=3)
     wanted = (clip.logit_scale * f @ found.weights.T).softmax(1)
     assert torch.allclose(found.probabilities(f), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.0])
 def test_adapted__is_unit_and_does_not_see_the_length_of_its_input(
-    clip: Backbone, shown: Shown, scale: float
+    clip: Backbone, labelled: LabelledFeatures, scale: float
 ) -> None:
-    head, f = learn(ClipAdapter(epochs=2, ratio=0.6), clip, shown).head, unit(6, 24, seed=3)
+    head, f = learn(ClipAdapter(epochs=2, ratio=0.6), clip, labelled).head, unit(6, 24, seed=3)
     assert isinstance(head, Adapter)
     wanted = torch.stack([adapted(head.w1, head.w2, 0.6, one) for one in f])
     assert torch.allclose(head.adapted(scale * f), wanted, atol=1e-5)

@@ -1,6 +1,6 @@
 """What the few-shot methods have in common: seeds, kills, labels, made features, saving.
 
-13 pictures of 3 of 4 classes, three of them without a label; n = 7 features of 2 of C = 5 classes,
+13 images of 3 of 4 classes, three of them without a label; n = 7 features of 2 of C = 5 classes,
 K = 3 views, D = 24.
 """
 
@@ -20,13 +20,13 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import parts
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import with_own
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import Made, Shown
+from anyclass.methods.few_shot import LabelledFeatures, SyntheticFeatures
 from anyclass.methods.gda import Gda
 from anyclass.methods.tip_adapter import TipAdapter
 
@@ -36,8 +36,8 @@ TRAINED = {
     "coop": CoOp(epochs=3, batch_size=4, lr=0.1),
     "ship recipe": CoOp(epochs=3, batch_size=4, lr=0.1, recipe="ship"),
     "cocoop": CoCoOp(epochs=2, batch_size=5, lr=0.1),
-    "clip_adapter": ClipAdapter(epochs=4, batch_size=4, ratio=0.5),
-    "tip_adapter": TipAdapter(epochs=4, batch_size=4),
+    "clip-adapter": ClipAdapter(epochs=4, batch_size=4, ratio=0.5),
+    "tip-adapter": TipAdapter(epochs=4, batch_size=4),
     "tip_adapter searched": TipAdapter(epochs=4, batch_size=4, search=0.4),
 }
 ALL = TRAINED | {"tip_adapter untrained": TipAdapter(train=False), "gda": Gda()}
@@ -53,19 +53,19 @@ def unit(*shape: int, seed: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def known(photos: Photos) -> Photos:
-    """Class "image" has no picture with a label."""
+def known(dataset: ImageDataset) -> ImageDataset:
+    """Class "image" has no image with a label."""
     labels = np.array([0, 1, -1, 2, 2, 0, 0, 2, 1, -1, 2, 0, -1])
-    return replace(photos, labels=labels)
+    return replace(dataset, labels=labels)
 
 
 @pytest.fixture
-def shown() -> Shown:
+def labelled() -> LabelledFeatures:
     c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return Shown(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
+    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
-def made_of(named: list[int], where: Tensor) -> Made:
+def made_of(named: list[int], where: Tensor) -> SyntheticFeatures:
     """Features near `where[c]`: drawn for places in `named`, whatever the numbers of classes."""
     place = {c: i for i, c in enumerate(named)}
 
@@ -73,7 +73,7 @@ def made_of(named: list[int], where: Tensor) -> Made:
         rows = torch.tensor([place[i] for i in c.tolist()])
         return normalize(where[rows] + 0.05 * torch.randn(len(c), 24, generator=drawing), dim=-1)
 
-    return Made(torch.tensor(named), make, seed=5)
+    return SyntheticFeatures(torch.tensor(named), make, seed=5)
 
 
 def content(found: Classifier) -> bytes:
@@ -83,7 +83,7 @@ def content(found: Classifier) -> bytes:
     return bits + json.dumps([numbers, found.fields, found.record], default=str).encode()
 
 
-def chances(found: Classifier, f: Tensor) -> Tensor:
+def probabilities(found: Classifier, f: Tensor) -> Tensor:
     """Of unit features; where the tower's own are read, these say nothing."""
     if found.own:
         f = with_own(f, torch.zeros(len(f), found.weights.shape[1] - f.shape[1] - 1))
@@ -96,7 +96,7 @@ def losses(log: list[dict[str, Any]]) -> list[float]:
 
 
 @every
-def test_fit__learns_from_labelled_pictures_alone(fit: Fit, known: Photos, how: Any) -> None:
+def test_fit__learns_from_labelled_images_alone(fit: Fit, known: ImageDataset, how: Any) -> None:
     found, _ = fit(how, known)
     assert found.classes_ == list(known.classes.names)
     assert found.predict_proba(known).shape == (13, 4)
@@ -107,7 +107,7 @@ def test_fit__learns_from_labelled_pictures_alone(fit: Fit, known: Photos, how: 
 
 @every
 def test_fit__same_seed_same_bytes_and_the_model_stays(
-    fit: Fit, clip: Backbone, known: Photos, how: Any
+    fit: Fit, clip: Backbone, known: ImageDataset, how: Any
 ) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     first, again, other = (fit(how, known, seed=seed)[0] for seed in (3, 3, 4))
@@ -127,7 +127,7 @@ class Killed(Exception):
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
     clip: Backbone,
-    known: Photos,
+    known: ImageDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     how: Any,
@@ -148,15 +148,17 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 
 
 @every
-def test_fit__refuses(fit: Fit, photos: Photos, how: Any) -> None:
-    with pytest.raises(RequestError, match="no picture has a label to learn from"):
-        fit(how, photos)
+def test_fit__refuses(fit: Fit, dataset: ImageDataset, how: Any) -> None:
+    with pytest.raises(RequestError, match="no image has a label to learn from"):
+        fit(how, dataset)
     with pytest.raises(RequestError, match="two names"):
-        fit(how, Photos.read(photos.root, ["only one"]))
+        fit(how, ImageDataset.read(dataset.root, ["only one"]))
 
 
 @every
-def test_save__and_load_are_the_same(fit: Fit, known: Photos, tmp_path: Path, how: Any) -> None:
+def test_save__and_load_are_the_same(
+    fit: Fit, known: ImageDataset, tmp_path: Path, how: Any
+) -> None:
     found = fit(how, known)[0]
     found.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
@@ -167,33 +169,35 @@ def test_save__and_load_are_the_same(fit: Fit, known: Photos, tmp_path: Path, ho
 
 @trained
 @pytest.mark.parametrize("also", ["nothing", "made", "all"])
-def test_learn__lowers_its_loss(clip: Backbone, shown: Shown, how: Any, also: str) -> None:
-    made = made_of([4, 0, 2], unit(3, 24, seed=1)) if also == "made" else None
+def test_learn__lowers_its_loss(
+    clip: Backbone, labelled: LabelledFeatures, how: Any, also: str
+) -> None:
+    synthetic = made_of([4, 0, 2], unit(3, 24, seed=1)) if also == "made" else None
     over, log = "all" if also == "all" else "labelled", list[dict[str, Any]]()
     torch.manual_seed(0)
     how = replace(how, epochs=40, batch_size=7, lr=max(how.lr, 0.01))
-    one_view = replace(shown, x=shown.x[:, :1])
-    how.learn(clip, one_view, CLASSES, lambda **row: log.append(row), made, over)
+    one_view = replace(labelled, x=labelled.x[:, :1])
+    how.learn(clip, one_view, CLASSES, lambda **row: log.append(row), synthetic, over)
     terms = losses(log)
     assert np.mean(terms[-3:]) < np.mean(terms[:3]) - 1e-3
 
 
 @trained
 def test_learn__a_batch_has_as_many_made_features_as_real_ones(
-    clip: Backbone, shown: Shown, how: Any
+    clip: Backbone, labelled: LabelledFeatures, how: Any
 ) -> None:
     """Also the last, smaller batch; labels are those of named classes."""
     asked = list[tuple[int, int]]()
     named = made_of([0, 2, 4], unit(3, 24, seed=1))
 
-    class Spy(Made):
+    class Spy(SyntheticFeatures):
         def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
             asked.append((step, size))
             return super().batch(step, size)
 
     spy = Spy(named.named, named.make, named.seed)
-    how.learn(clip, shown, CLASSES, lambda **_: None, spy)
-    n = 4 if getattr(how, "search", 0) else 7  # of 4 and of 3 pictures 2 and 1 are held out
+    how.learn(clip, labelled, CLASSES, lambda **_: None, spy)
+    n = 4 if getattr(how, "search", 0) else 7  # of 4 and of 3 images 2 and 1 are held out
     whole = isinstance(how, CoCoOp) or (isinstance(how, CoOp) and how.recipe == "coop")
     size = how.batch_size
     sizes = [min(size, n - i) for i in range(0, n - size + 1 if whole else n, size)]
@@ -203,7 +207,7 @@ def test_learn__a_batch_has_as_many_made_features_as_real_ones(
 @pytest.mark.parametrize("how", [how for name, how in ALL.items() if "searched" not in name])
 @pytest.mark.parametrize("also", ["nothing", "made", "all"])
 def test_learn__the_order_of_classes_does_not_matter(
-    clip: Backbone, shown: Shown, how: Any, also: str
+    clip: Backbone, labelled: LabelledFeatures, how: Any, also: str
 ) -> None:
     """Class c is number to[c] afterwards; one batch is everything."""
     to = torch.tensor([3, 0, 4, 1, 2])
@@ -212,25 +216,29 @@ def test_learn__the_order_of_classes_does_not_matter(
     how = replace(how, batch_size=7) if hasattr(how, "batch_size") else how
     found = []
     for classes, c, named in (
-        (CLASSES, shown.c, [0, 2, 4]),
-        (moved, to[shown.c], to[torch.tensor([0, 2, 4])].tolist()),
+        (CLASSES, labelled.c, [0, 2, 4]),
+        (moved, to[labelled.c], to[torch.tensor([0, 2, 4])].tolist()),
     ):
         torch.manual_seed(0)
-        made = made_of(named, where) if also == "made" else None
+        synthetic = made_of(named, where) if also == "made" else None
         over = "all" if also == "all" else "labelled"
-        learned = how.learn(clip, replace(shown, c=c), classes, lambda **_: None, made, over)
-        found.append(chances(learned, unit(6, 24, seed=2)))
+        learned = how.learn(
+            clip, replace(labelled, c=c), classes, lambda **_: None, synthetic, over
+        )
+        found.append(probabilities(learned, unit(6, 24, seed=2)))
     assert torch.allclose(found[1][:, to], found[0], atol=2e-5)
 
 
 @every
-def test_learn__made_features_are_learned(clip: Backbone, shown: Shown, how: Any) -> None:
+def test_learn__made_features_are_learned(
+    clip: Backbone, labelled: LabelledFeatures, how: Any
+) -> None:
     """What lies where features of a named class were made becomes likelier to be of it."""
     where = unit(3, 24, seed=1)
     how = replace(how, epochs=25) if hasattr(how, "epochs") else how
     torch.manual_seed(0)
-    plain = how.learn(clip, shown, CLASSES, lambda **_: None)
-    with_made = how.learn(clip, shown, CLASSES, lambda **_: None, made_of([0, 2, 4], where))
+    plain = how.learn(clip, labelled, CLASSES, lambda **_: None)
+    with_made = how.learn(clip, labelled, CLASSES, lambda **_: None, made_of([0, 2, 4], where))
     own = torch.tensor([0, 2, 4])
-    before, after = (chances(found, where)[range(3), own] for found in (plain, with_made))
+    before, after = (probabilities(found, where)[range(3), own] for found in (plain, with_made))
     assert after.mean() > before.mean() + 1e-3

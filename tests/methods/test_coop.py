@@ -1,6 +1,6 @@
 """CoOp: its training against a slow reading of it, both recipes, its start, its refusals.
 
-n = 7 pictures of 2 of C = 5 classes, K = 3 views, D = 24, L = 4, W = 40.
+n = 7 images of 2 of C = 5 classes, K = 3 views, D = 24, L = 4, W = 40.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Words
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import Made, Shown
+from anyclass.methods.few_shot import LabelledFeatures, SyntheticFeatures
 
 NAMES = ("big dog", "kite-7", "red_toy", "art", "soft paper b2")
 CLASSES = Classes.of(NAMES, labelled=("kite-7", "art"))
@@ -31,14 +31,14 @@ def unit(*shape: int, seed: int) -> Tensor:
 
 
 @pytest.fixture
-def shown() -> Shown:
+def labelled() -> LabelledFeatures:
     c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return Shown(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
+    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
 @pytest.fixture
-def made() -> Made:
-    return Made(
+def synthetic() -> SyntheticFeatures:
+    return SyntheticFeatures(
         torch.tensor([0, 2, 4]),
         lambda c, draw: normalize(torch.randn(len(c), 24, generator=draw) + c[:, None], dim=-1),
         seed=5,
@@ -46,7 +46,7 @@ def made() -> Made:
 
 
 def learn(
-    how: CoOp, clip: Backbone, shown: Shown, seed: int = 0, **more: Any
+    how: CoOp, clip: Backbone, labelled: LabelledFeatures, seed: int = 0, **more: Any
 ) -> tuple[Classifier, list[float]]:
     """The classifier, and the loss of each step."""
     losses = list[float]()
@@ -55,7 +55,7 @@ def learn(
         losses.extend([row["coop_loss"]] if row.get("stage") == "fit" else [])
 
     torch.manual_seed(seed)
-    return how.learn(clip, shown, CLASSES, log, **more), losses
+    return how.learn(clip, labelled, CLASSES, log, **more), losses
 
 
 # --- a slow reading: texts one by one, the optimiser by hand
@@ -76,16 +76,20 @@ def rate(how: CoOp, step: int, steps: int, per_epoch: int) -> float:
 
 
 def truth(
-    how: CoOp, clip: Backbone, shown: Shown, columns: list[int], made: Made | None = None
+    how: CoOp,
+    clip: Backbone,
+    labelled: LabelledFeatures,
+    columns: list[int],
+    synthetic: SyntheticFeatures | None = None,
 ) -> tuple[Tensor, list[float]]:
     v = clip.words(["a photo of a"]).embeddings[0, 1:5].detach().clone().requires_grad_()
     momentum, decay, size = (0.9, 5e-4, 3) if how.recipe == "coop" else (0.0, 0.0, 3)
-    batches = shown.batches(size, how.epochs, 0, whole=how.recipe == "coop")
+    batches = labelled.batches(size, how.epochs, 0, whole=how.recipe == "coop")
     moving, losses = torch.zeros_like(v), list[float]()
     for batch in batches.start(0):
-        pairs = list(zip(batch.hidden, shown.c[batch.index].tolist(), strict=True))
-        if made is not None:
-            x, c = made.batch(batch.step, len(pairs))
+        pairs = list(zip(batch.hidden, labelled.c[batch.index].tolist(), strict=True))
+        if synthetic is not None:
+            x, c = synthetic.batch(batch.step, len(pairs))
             pairs += list(zip(x, c.tolist(), strict=True))
         texts = {c: text(clip, v, CLASSES.prompts[c]) for c in columns}
         terms = []
@@ -106,13 +110,15 @@ def truth(
 @pytest.mark.parametrize("recipe", ["coop", "ship"])
 @pytest.mark.parametrize("also", ["labelled", "all", "made"])
 def test_learn__equals_the_slow_truth(
-    clip: Backbone, shown: Shown, made: Made, recipe: Any, also: str
+    clip: Backbone, labelled: LabelledFeatures, synthetic: SyntheticFeatures, recipe: Any, also: str
 ) -> None:
     how = CoOp(recipe=recipe, epochs=3, batch_size=3, lr=0.5)
-    more = {"made": made} if also == "made" else {"over": also}
-    found, losses = learn(how, clip, shown, **more)
+    more = {"synthetic": synthetic} if also == "made" else {"over": also}
+    found, losses = learn(how, clip, labelled, **more)
     columns = COLUMNS if also == "labelled" else list(range(5))
-    wanted, their_losses = truth(how, clip, shown, columns, made if also == "made" else None)
+    wanted, their_losses = truth(
+        how, clip, labelled, columns, synthetic if also == "made" else None
+    )
     assert len(losses) == (6 if recipe == "coop" else 9)
     assert losses == pytest.approx(their_losses, rel=1e-4)
     assert torch.allclose(found.weights, wanted, atol=1e-4)
@@ -121,7 +127,9 @@ def test_learn__equals_the_slow_truth(
 
 
 def test_learn__recipes_have_batches_of_their_own(clip: Backbone) -> None:
-    many = Shown(unit(70, 1, 24, seed=1), torch.arange(70) % 2, tuple(map(str, range(70))))
+    many = LabelledFeatures(
+        unit(70, 1, 24, seed=1), torch.arange(70) % 2, tuple(map(str, range(70)))
+    )
     steps = {r: len(learn(CoOp(recipe=r, epochs=2), clip, many)[1]) for r in ("coop", "ship")}
     assert steps == {"coop": 2 * 2, "ship": 2 * 1}  # 70 = 2 * 32 + 6
 
@@ -129,41 +137,45 @@ def test_learn__recipes_have_batches_of_their_own(clip: Backbone) -> None:
 def test_learn__nothing_is_zero_shot(every_clip: str) -> None:
     clip = Backbone.load(every_clip, engine="torch")
     d = clip.fingerprint().shape[1]
-    shown = Shown(unit(3, 1, d, seed=2), torch.tensor([0, 1, 1]), ("a", "b", "c"))
-    found = CoOp(epochs=0).learn(clip, shown, CLASSES, lambda **_: None)
+    labelled = LabelledFeatures(unit(3, 1, d, seed=2), torch.tensor([0, 1, 1]), ("a", "b", "c"))
+    found = CoOp(epochs=0).learn(clip, labelled, CLASSES, lambda **_: None)
     wanted = class_features(clip, CLASSES.prompts, [PLAIN])
     assert torch.allclose(found.weights, wanted, atol=1e-5)
     assert not found.weights.requires_grad
 
 
-def test_learn__texts_in_parts_are_the_same(clip: Backbone, shown: Shown) -> None:
+def test_learn__texts_in_parts_are_the_same(clip: Backbone, labelled: LabelledFeatures) -> None:
     one, other = (
-        learn(CoOp(epochs=2, lr=0.1, at_once=size), clip, shown, over="all")[0]
+        learn(CoOp(epochs=2, lr=0.1, at_once=size), clip, labelled, over="all")[0]
         for size in (None, 2)
     )
     assert torch.allclose(one.weights, other.weights, atol=1e-5)
 
 
-def test_learn__other_classes_get_the_words_with_their_name(clip: Backbone, shown: Shown) -> None:
+def test_learn__other_classes_get_the_words_with_their_name(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
     """What was learned does not depend on names that were not among the columns."""
     how = CoOp(epochs=2, lr=0.5)
-    found = learn(how, clip, shown)[0].weights
+    found = learn(how, clip, labelled)[0].weights
     swapped = Classes.of((*NAMES[:4], "old hand"), labelled=("kite-7", "art"))
     torch.manual_seed(0)
-    again = how.learn(clip, shown, swapped, lambda **_: None).weights
+    again = how.learn(clip, labelled, swapped, lambda **_: None).weights
     assert torch.allclose(found[:4], again[:4], atol=1e-6)
     assert not torch.allclose(found[4], again[4], atol=1e-2)
 
 
-def test_learn__random_words_are_drawn_by_the_seed(clip: Backbone, shown: Shown) -> None:
+def test_learn__random_words_are_drawn_by_the_seed(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
     how = CoOp(words=None, length=6, epochs=0)
-    first, again, other = (learn(how, clip, shown, seed)[0].weights for seed in (0, 0, 1))
+    first, again, other = (learn(how, clip, labelled, seed)[0].weights for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-4)
 
 
-def test_learn__one_labelled_class_is_said(clip: Backbone, shown: Shown) -> None:
-    alone = replace(shown, c=torch.full((7,), 3))
+def test_learn__one_labelled_class_is_said(clip: Backbone, labelled: LabelledFeatures) -> None:
+    alone = replace(labelled, c=torch.full((7,), 3))
     log = list[dict[str, Any]]()
     CoOp(epochs=1).learn(clip, alone, CLASSES, lambda **row: log.append(row))
     assert any("nothing to tell it from" in row.get("warning", "") for row in log)
@@ -171,14 +183,14 @@ def test_learn__one_labelled_class_is_said(clip: Backbone, shown: Shown) -> None
 
 @pytest.mark.parametrize("words", ["a photo", "a photo of a big", "photography of a b2 zz"])
 def test_fit__refuses_words_that_are_not_as_many_as_places(
-    fit: Callable[..., Any], photos: Photos, words: str
+    fit: Callable[..., Any], dataset: ImageDataset, words: str
 ) -> None:
     with pytest.raises(RequestError, match="not 4 words of this model"):
-        fit(CoOp(words=words), photos)
+        fit(CoOp(words=words), dataset)
 
 
-def test_fit__says_which_name_is_cut(fit: Callable[..., Any], photos: Photos) -> None:
-    long = Photos.read(photos.root, ["art", "a " * 20 + "dog"])
+def test_fit__says_which_name_is_cut(fit: Callable[..., Any], dataset: ImageDataset) -> None:
+    long = ImageDataset.read(dataset.root, ["art", "a " * 20 + "dog"])
     labelled = replace(long, labels=long.labels * 0)
     log = fit(CoOp(epochs=1), labelled)[1]
     warned = [row["warning"] for row in log if "warning" in row]

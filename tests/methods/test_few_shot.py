@@ -1,6 +1,6 @@
-"""Few-shot features: which pictures, which views, batches that are a function of seed and step.
+"""Few-shot features: which images, which views, batches that are a function of seed and step.
 
-13 pictures of 3 of 4 classes, four of them without a label; n = 11 features, K = 3 views, D = 5.
+13 images of 3 of 4 classes, four of them without a label; n = 11 features, K = 3 views, D = 5.
 """
 
 from collections import Counter
@@ -18,10 +18,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import Embedding, embed
-from anyclass.methods.few_shot import CROPS, FewShot, Lesson, Made, Shown, draw_shots
+from anyclass.methods.few_shot import (
+    CROPS,
+    FewShot,
+    LabelledFeatures,
+    SyntheticFeatures,
+    TrainingSet,
+    draw_shots,
+)
 from anyclass.training.batches import Batch
 
 LABELS = np.array([2, 0, -1, 2, 2, 0, -1, 2, 1, -1, 2, 0, -1])
@@ -34,25 +41,25 @@ def clip(tiny_clip: Callable[..., str]) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     root, noise = tmp_path_factory.mktemp("mosaics"), np.random.default_rng(0)
     for i in range(13):
         tiles = noise.integers(0, 256, (3 + i % 3, 4, 3)).astype(np.uint8)
         mosaic = Image.fromarray(tiles).resize((50 + 3 * i, 44), Image.Resampling.NEAREST)
         mosaic.save(root / f"{i:02}.png")
-    return replace(Photos.read(root, CLASSES.names), labels=LABELS)
+    return replace(ImageDataset.read(root, CLASSES.names), labels=LABELS)
 
 
 @pytest.fixture
-def shown() -> Shown:
+def labelled() -> LabelledFeatures:
     x = torch.randn(11, 3, 5, generator=torch.Generator().manual_seed(0))
     c = torch.tensor([3, 0, 3, 3, 2, 0, 3, 2, 3, 3, 0])
-    return Shown(normalize(x, dim=-1), c, tuple("abcdefghijk"))
+    return LabelledFeatures(normalize(x, dim=-1), c, tuple("abcdefghijk"))
 
 
 @pytest.fixture
-def made() -> Made:
-    return Made(
+def synthetic() -> SyntheticFeatures:
+    return SyntheticFeatures(
         torch.tensor([1, 4]),
         lambda c, draw: normalize(torch.randn(len(c), 5, generator=draw), dim=-1),
         seed=3,
@@ -63,7 +70,7 @@ def quiet(**_: Any) -> None:
     """Takes what is logged."""
 
 
-# --- which pictures, as what views
+# --- which images, as what views
 
 
 @pytest.mark.parametrize("shots", [None, 1, 2, 4, 99])
@@ -88,83 +95,89 @@ def test_draw_shots__nothing_of_nothing() -> None:
     assert draw_shots(np.full(4, -1), 2, 0).tolist() == []
 
 
-def test_show__embeds_views_of_the_drawn_pictures(clip: Backbone, photos: Photos) -> None:
+def test_show__embeds_views_of_the_drawn_images(clip: Backbone, dataset: ImageDataset) -> None:
     torch.manual_seed(4)
-    shown = FewShot(shots=2, views=3).show(clip, photos, quiet, epochs=7)
+    labelled = FewShot(shots=2, views=3).show(clip, dataset, quiet, epochs=7)
     rows = draw_shots(LABELS, 2, 4)
-    assert shown.files == tuple(photos.files[i] for i in rows)
-    assert shown.c.tolist() == LABELS[rows].tolist()
-    hidden = embed(clip, photos[rows], Embedding("head", CROPS, 3, 4), quiet)
+    assert labelled.files == tuple(dataset.files[i] for i in rows)
+    assert labelled.c.tolist() == LABELS[rows].tolist()
+    hidden = embed(clip, dataset[rows], Embedding("head", CROPS, 3, 4), quiet)
     for i in range(len(rows)):
         wanted = torch.stack([clip.tail(hidden[[i]][0][[k]], "head")[0] for k in range(3)])
-        assert torch.allclose(shown.x[i], wanted, atol=1e-6)
-    assert torch.allclose(shown.x.norm(dim=2), torch.ones(5, 3), atol=1e-6)
-    assert not shown.x.requires_grad
-    assert not shown.fresh
-    assert not torch.allclose(shown.x[:, 0], shown.x[:, 1], atol=1e-3)
+        assert torch.allclose(labelled.x[i], wanted, atol=1e-6)
+    assert torch.allclose(labelled.x.norm(dim=2), torch.ones(5, 3), atol=1e-6)
+    assert not labelled.x.requires_grad
+    assert not labelled.fresh
+    assert not torch.allclose(labelled.x[:, 0], labelled.x[:, 1], atol=1e-3)
 
 
-def test_show__of_every_tower(every_clip: str, photos: Photos) -> None:
+def test_show__of_every_tower(every_clip: str, dataset: ImageDataset) -> None:
     clip = Backbone.load(every_clip, engine="torch")
-    shown = FewShot(shots=1, views=2).show(clip, photos, quiet, epochs=1)
-    assert shown.x.shape == (3, 2, clip.fingerprint().shape[1])
-    assert torch.allclose(shown.x.norm(dim=2), torch.ones(3, 2), atol=1e-5)
+    labelled = FewShot(shots=1, views=2).show(clip, dataset, quiet, epochs=1)
+    assert labelled.x.shape == (3, 2, clip.fingerprint().shape[1])
+    assert torch.allclose(labelled.x.norm(dim=2), torch.ones(3, 2), atol=1e-5)
 
 
-def test_show__a_new_view_for_every_epoch(clip: Backbone, photos: Photos) -> None:
-    shown = FewShot(views=0).show(clip, photos, quiet, epochs=4)
-    assert shown.x.shape[:2] == (9, 4)
-    for batch in shown.batches(2, epochs=4, seed=1).start(0):
+def test_show__a_new_view_for_every_epoch(clip: Backbone, dataset: ImageDataset) -> None:
+    labelled = FewShot(views=0).show(clip, dataset, quiet, epochs=4)
+    assert labelled.x.shape[:2] == (9, 4)
+    for batch in labelled.batches(2, epochs=4, seed=1).start(0):
         epoch = batch.step // 5
-        assert torch.equal(batch.hidden, shown.x[batch.index, epoch])
-    assert FewShot(views=0).show(clip, photos, quiet, epochs=0).x.shape[:2] == (9, 1)
-    longer = shown.batches(9, epochs=6, seed=1).start(4)  # more epochs than views: from the first
-    assert [torch.equal(b.hidden, shown.x[b.index, k]) for k, b in enumerate(longer)] == [True] * 2
+        assert torch.equal(batch.hidden, labelled.x[batch.index, epoch])
+    assert FewShot(views=0).show(clip, dataset, quiet, epochs=0).x.shape[:2] == (9, 1)
+    longer = labelled.batches(9, epochs=6, seed=1).start(
+        4
+    )  # more epochs than views: from the first
+    assert [torch.equal(b.hidden, labelled.x[b.index, k]) for k, b in enumerate(longer)] == [
+        True
+    ] * 2
 
 
-def test_show__no_label_is_refused(clip: Backbone, photos: Photos) -> None:
-    without = replace(photos, labels=np.full(13, -1))
-    with pytest.raises(RequestError, match="no picture has a label to learn from"):
+def test_show__no_label_is_refused(clip: Backbone, dataset: ImageDataset) -> None:
+    without = replace(dataset, labels=np.full(13, -1))
+    with pytest.raises(RequestError, match="no image has a label to learn from"):
         FewShot().show(clip, without, quiet, epochs=1)
 
 
 # --- features
 
 
-def test_shown__means_and_classes(shown: Shown) -> None:
+def test_shown__means_and_classes(labelled: LabelledFeatures) -> None:
     for i in range(11):
-        mean = sum(shown.x[i, k] for k in range(3)) / 3
-        assert torch.allclose(shown.means[i], mean / mean.norm(), atol=1e-6)
-    assert shown.labelled.tolist() == [0, 2, 3]
+        mean = sum(labelled.x[i, k] for k in range(3)) / 3
+        assert torch.allclose(labelled.means[i], mean / mean.norm(), atol=1e-6)
+    assert labelled.classes.tolist() == [0, 2, 3]
 
 
 @pytest.mark.parametrize(("share", "held"), [(0.0, {}), (0.5, {0: 2, 2: 1, 3: 3}), (0.9, {})])
 def test_split__holds_out_of_each_class_but_never_all(
-    shown: Shown, share: float, held: dict[int, int]
+    labelled: LabelledFeatures, share: float, held: dict[int, int]
 ) -> None:
-    rest, out = shown.split(share, seed=1)
+    rest, out = labelled.split(share, seed=1)
     assert sorted(rest.files + out.files) == list("abcdefghijk")
-    assert rest.labelled.tolist() == [0, 2, 3]
+    assert rest.classes.tolist() == [0, 2, 3]
     if share == 0.9:
         held = {0: 2, 2: 1, 3: 5}
     assert Counter(out.c.tolist()) == held
     for part in (rest, out):
         rows = ["abcdefghijk".index(name) for name in part.files]
-        assert torch.equal(part.x, shown.x[rows])
-        assert torch.equal(part.c, shown.c[rows])
+        assert torch.equal(part.x, labelled.x[rows])
+        assert torch.equal(part.c, labelled.c[rows])
 
 
-def test_split__by_the_seed(shown: Shown) -> None:
-    assert len({shown.split(0.4, seed)[1].files for seed in range(9)}) > 3
-    assert shown.split(0.4, 2)[1].files == shown.split(0.4, 2)[1].files
+def test_split__by_the_seed(labelled: LabelledFeatures) -> None:
+    assert len({labelled.split(0.4, seed)[1].files for seed in range(9)}) > 3
+    assert labelled.split(0.4, 2)[1].files == labelled.split(0.4, 2)[1].files
 
 
 @pytest.mark.parametrize(
     ("size", "whole", "sizes"),
     [(4, False, [4, 4, 3]), (4, True, [4, 4]), (11, True, [11]), (99, True, [11])],
 )
-def test_batches__of_an_epoch(shown: Shown, size: int, whole: bool, sizes: list[int]) -> None:
-    batches = shown.batches(size, epochs=3, seed=0, whole=whole)
+def test_batches__of_an_epoch(
+    labelled: LabelledFeatures, size: int, whole: bool, sizes: list[int]
+) -> None:
+    batches = labelled.batches(size, epochs=3, seed=0, whole=whole)
     every = list(batches.start(0))
     assert len(batches) == len(every) == 3 * len(sizes)
     assert batches.per_epoch == len(sizes)
@@ -180,12 +193,12 @@ def test_batches__of_an_epoch(shown: Shown, size: int, whole: bool, sizes: list[
         assert len(seen) == len(set(seen)) == sum(sizes)
 
 
-def test_batches__one_view_of_each_picture(shown: Shown) -> None:
+def test_batches__one_view_of_each_image(labelled: LabelledFeatures) -> None:
     drawn = Counter[int]()
-    for batch in shown.batches(4, epochs=20, seed=0).start(0):
+    for batch in labelled.batches(4, epochs=20, seed=0).start(0):
         assert batch.files == tuple("abcdefghijk"[i] for i in batch.index)
         for row, i in zip(batch.hidden, batch.index.tolist(), strict=True):
-            views = [k for k in range(3) if torch.equal(row, shown.x[i, k])]
+            views = [k for k in range(3) if torch.equal(row, labelled.x[i, k])]
             assert len(views) == 1
             drawn[views[0]] += 1
     assert sum(drawn.values()) == 20 * 11
@@ -198,8 +211,8 @@ def alike(one: Batch, other: Batch) -> bool:
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_batches__start_anywhere(shown: Shown, whole: bool) -> None:
-    batches = shown.batches(4, epochs=3, seed=0, whole=whole)
+def test_batches__start_anywhere(labelled: LabelledFeatures, whole: bool) -> None:
+    batches = labelled.batches(4, epochs=3, seed=0, whole=whole)
     every = list(batches.start(0))
     for step in range(len(every) + 1):
         later = list(batches.start(step))
@@ -207,9 +220,9 @@ def test_batches__start_anywhere(shown: Shown, whole: bool) -> None:
         assert all(alike(a, b) for a, b in zip(later, every[step:], strict=True))
 
 
-def test_batches__shuffle_anew_by_seed_and_epoch(shown: Shown) -> None:
+def test_batches__shuffle_anew_by_seed_and_epoch(labelled: LabelledFeatures) -> None:
     first, again, other = (
-        list(shown.batches(11, epochs=2, seed=seed).start(0)) for seed in (0, 0, 1)
+        list(labelled.batches(11, epochs=2, seed=seed).start(0)) for seed in (0, 0, 1)
     )
     assert all(alike(a, b) for a, b in zip(first, again, strict=True))
     orders = {tuple(batch.index.tolist()) for batch in [*first, *other]}
@@ -219,35 +232,37 @@ def test_batches__shuffle_anew_by_seed_and_epoch(shown: Shown) -> None:
 # --- features that are made
 
 
-def test_made__batch_is_fresh_uniform_and_repeatable(made: Made) -> None:
-    x, c = made.batch(7, 6)
-    again, same = made.batch(7, 6)
+def test_made__batch_is_fresh_uniform_and_repeatable(synthetic: SyntheticFeatures) -> None:
+    x, c = synthetic.batch(7, 6)
+    again, same = synthetic.batch(7, 6)
     assert torch.equal(x, again)
     assert torch.equal(c, same)
     assert x.shape == (6, 5)
-    assert not torch.equal(x, made.batch(8, 6)[0])
-    assert not torch.equal(x, replace(made, seed=4).batch(7, 6)[0])
-    drawn = Counter(k for step in range(100) for k in made.batch(step, 6)[1].tolist())
+    assert not torch.equal(x, synthetic.batch(8, 6)[0])
+    assert not torch.equal(x, replace(synthetic, seed=4).batch(7, 6)[0])
+    drawn = Counter(k for step in range(100) for k in synthetic.batch(step, 6)[1].tolist())
     assert set(drawn) == {1, 4}
     expected = 300  # chi-square with one degree of freedom: 6.6 at one percent
     assert sum((n - expected) ** 2 / expected for n in drawn.values()) < 6.6
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(1.0, 6), (0.5, 3), (2.5, 15), (0.01, 1)])
-def test_made__ratio_to_real_features(made: Made, ratio: float, count: int) -> None:
-    x, c = replace(made, ratio=ratio).batch(0, 6)
+def test_made__ratio_to_real_features(
+    synthetic: SyntheticFeatures, ratio: float, count: int
+) -> None:
+    x, c = replace(synthetic, ratio=ratio).batch(0, 6)
     assert len(x) == len(c) == count
 
 
-def test_made__each_is_class_after_class(made: Made) -> None:
-    x, c = made.each(3)
+def test_made__each_is_class_after_class(synthetic: SyntheticFeatures) -> None:
+    x, c = synthetic.each(3)
     assert c.tolist() == [1, 1, 1, 4, 4, 4]
     assert len({tuple(row) for row in x.tolist()}) == 6
-    assert torch.equal(x, made.each(3)[0])
+    assert torch.equal(x, synthetic.each(3)[0])
 
 
-def test_made__a_pool_is_drawn_from(made: Made) -> None:
-    pooled = replace(made, pool=3)
+def test_made__a_pool_is_drawn_from(synthetic: SyntheticFeatures) -> None:
+    pooled = replace(synthetic, pool=3)
     x, c = pooled.each(3)
     for step in range(9):
         some, of = pooled.batch(step, 6)
@@ -259,44 +274,48 @@ def test_made__a_pool_is_drawn_from(made: Made) -> None:
 # --- what a step learns from
 
 
-def step(lesson: Lesson) -> tuple[Tensor, Tensor]:
-    batch = next(islice(lesson.shown.batches(4, 2, seed=0).start(2), 1))  # the last, smaller one
-    x, y = lesson.step(batch)
+def step(training_set: TrainingSet) -> tuple[Tensor, Tensor]:
+    batch = next(
+        islice(training_set.labelled.batches(4, 2, seed=0).start(2), 1)
+    )  # the last, smaller one
+    x, y = training_set.step(batch)
     assert torch.equal(x[:3], batch.hidden)
-    assert lesson.columns[y[:3]].tolist() == lesson.shown.c[batch.index].tolist()
+    assert training_set.columns[y[:3]].tolist() == training_set.labelled.c[batch.index].tolist()
     return x, y
 
 
-def test_lesson__labelled_classes_alone(shown: Shown) -> None:
-    lesson = Lesson.of(shown, Classes.of("abcde"), None, "labelled", quiet)
-    assert lesson.columns.tolist() == [0, 2, 3]
-    x, y = step(lesson)
+def test_lesson__labelled_classes_alone(labelled: LabelledFeatures) -> None:
+    training_set = TrainingSet.of(labelled, Classes.of("abcde"), None, "labelled", quiet)
+    assert training_set.columns.tolist() == [0, 2, 3]
+    x, y = step(training_set)
     assert len(x) == len(y) == 3
     assert int(y.max()) <= 2
 
 
-def test_lesson__all_classes(shown: Shown) -> None:
-    lesson = Lesson.of(shown, Classes.of("abcde"), None, "all", quiet)
-    assert lesson.columns.tolist() == [0, 1, 2, 3, 4]
-    assert len(step(lesson)[0]) == 3
+def test_lesson__all_classes(labelled: LabelledFeatures) -> None:
+    training_set = TrainingSet.of(labelled, Classes.of("abcde"), None, "all", quiet)
+    assert training_set.columns.tolist() == [0, 1, 2, 3, 4]
+    assert len(step(training_set)[0]) == 3
 
 
 @pytest.mark.parametrize("over", ["labelled", "all"])
-def test_lesson__made_features_beside_real_ones(shown: Shown, made: Made, over: Any) -> None:
-    lesson = Lesson.of(shown, Classes.of("abcde"), made, over, quiet)
-    assert lesson.columns.tolist() == [0, 1, 2, 3, 4]
-    x, y = step(lesson)
-    wanted, c = made.batch(2, 3)
+def test_lesson__made_features_beside_real_ones(
+    labelled: LabelledFeatures, synthetic: SyntheticFeatures, over: Any
+) -> None:
+    training_set = TrainingSet.of(labelled, Classes.of("abcde"), synthetic, over, quiet)
+    assert training_set.columns.tolist() == [0, 1, 2, 3, 4]
+    x, y = step(training_set)
+    wanted, c = synthetic.batch(2, 3)
     assert torch.equal(x[3:], wanted)
     assert y[3:].tolist() == c.tolist()
 
 
-def test_lesson__a_single_class_is_said(shown: Shown) -> None:
+def test_lesson__a_single_class_is_said(labelled: LabelledFeatures) -> None:
     said = list[dict[str, Any]]()
-    alone = replace(shown, c=torch.full((11,), 2))
-    Lesson.of(alone, Classes.of("abcde"), None, "labelled", lambda **row: said.append(row))
+    alone = replace(labelled, c=torch.full((11,), 2))
+    TrainingSet.of(alone, Classes.of("abcde"), None, "labelled", lambda **row: said.append(row))
     assert [list(row) for row in said] == [["warning"]]
-    Lesson.of(alone, Classes.of("abcde"), None, "all", lambda **row: said.append(row))
+    TrainingSet.of(alone, Classes.of("abcde"), None, "all", lambda **row: said.append(row))
     assert len(said) == 1
 
 

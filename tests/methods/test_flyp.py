@@ -1,6 +1,6 @@
 """FLYP: its training against a slow reading of it, its labels, seeds, kills, refusals.
 
-N = 13 pictures, B = 6, C = 4 classes, D = 24; two epochs and a half.
+N = 13 images, B = 6, C = 4 classes, D = 24; two epochs and a half.
 """
 
 import json
@@ -22,12 +22,12 @@ from anyclass import fit as run_fit
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import Embedding, embed
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.training.batches import Batch, TrainingViews
+from anyclass.training.batches import Batch, TrainingBatches
 from anyclass.training.tuning import Tuning
 
 N, STEPS, B, LR = 13, 5, 6, 3e-2
@@ -59,13 +59,13 @@ def content(classifier: Classifier) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def known(photos: Photos) -> Photos:
-    """All but pictures 2 and 9 with a label, uneven, and not what the model thinks."""
+def known(dataset: ImageDataset) -> ImageDataset:
+    """All but images 2 and 9 with a label, uneven, and not what the model thinks."""
     labels = np.array([0, 1, -1, 2, 2, 0, 3, 2, 1, -1, 2, 0, 2])
-    return replace(photos, labels=labels)
+    return replace(dataset, labels=labels)
 
 
-# --- a slow reading: pictures and texts one by one
+# --- a slow reading: images and texts one by one
 
 
 def loss_of(f: Tensor, t: list[Tensor], c: list[int], scale: Tensor, collisions: str) -> Tensor:
@@ -83,22 +83,26 @@ def loss_of(f: Tensor, t: list[Tensor], c: list[int], scale: Tensor, collisions:
 class Truth:
     """Trains as the docstring of the method says, and is slow about it."""
 
-    def __init__(self, clip: Backbone, photos: Photos, how: Flyp, zero_shot: list[int]) -> None:
+    def __init__(
+        self, clip: Backbone, dataset: ImageDataset, how: Flyp, zero_shot: list[int]
+    ) -> None:
         self.how, self.tuned, self.losses = how, clip.copy(), list[float]()
-        self.texts = [f"a photo of a {name}." for name in photos.classes.names]
-        self.zero_shot, self.given = zero_shot, photos.labels.tolist()
+        self.texts = [f"a photo of a {name}." for name in dataset.classes.names]
+        self.zero_shot, self.given = zero_shot, dataset.labels.tolist()
         tune, augmentation = how.tuning.tune, how.tuning.augmentation
         part = "tail" if tune == "tail" else "head"
         embedding = Embedding(part, augmentation, 2, 0)
-        cached = None if tune == "all" else embed(clip, photos, embedding, lambda **_: None)
+        cached = None if tune == "all" else embed(clip, dataset, embedding, lambda **_: None)
         trained = list(self.tuned.parameters(tune).values())
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": 0.2},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6)
-        self.warm_up = ceil(len(photos) / B)
-        for batch in TrainingViews(photos, self.tuned, cached, augmentation, B, STEPS, 0).start(0):
+        self.warm_up = ceil(len(dataset) / B)
+        for batch in TrainingBatches(dataset, self.tuned, cached, augmentation, B, STEPS, 0).start(
+            0
+        ):
             self.step(batch)
 
     def text(self, c: int) -> Tensor:
@@ -147,7 +151,7 @@ class Truth:
     ids=str,
 )
 def test_fit__equals_the_slow_truth(
-    fit: Fit, clip: Backbone, known: Photos, option: dict[str, Any]
+    fit: Fit, clip: Backbone, known: ImageDataset, option: dict[str, Any]
 ) -> None:
     how = small(**option)
     classifier, log = fit(how, known)
@@ -167,7 +171,7 @@ def test_fit__equals_the_slow_truth(
     assert classifier.record["zero_shot_labels"] == zero_shot
 
 
-def test_fit__options_differ(fit: Fit, known: Photos) -> None:
+def test_fit__options_differ(fit: Fit, known: ImageDataset) -> None:
     options: list[dict[str, Any]] = [{}, {"relabel": "never"}, {"learn_from": "given"}]
     options += [{"collisions": "mask"}, {"template": "{} art"}]
     weights = [fit(small(**option), known)[0].weights for option in options]
@@ -177,13 +181,13 @@ def test_fit__options_differ(fit: Fit, known: Photos) -> None:
 
 
 def test_fit__texts_of_a_class_are_one_so_multi_positive_is_ignore(fit: Fit) -> None:
-    """Each of m pictures of a class has the same text: m means over m pairs are one sum."""
+    """Each of m images of a class has the same text: m means over m pairs are one sum."""
     one, other = (fit(small(collisions=how))[0] for how in ("ignore", "multi_positive"))
     assert torch.allclose(one.weights, other.weights, atol=1e-5)
 
 
 def test_fit__each_class_text_once_a_step(
-    fit: Fit, photos: Photos, monkeypatch: pytest.MonkeyPatch
+    fit: Fit, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, text_tail = [], Backbone.text_tail
 
@@ -200,48 +204,48 @@ def test_fit__each_class_text_once_a_step(
 @pytest.mark.parametrize("tune", ["head", "tail", "all"])
 @pytest.mark.parametrize("still", [{"steps": 0}, {"lr": 0.0}], ids=str)
 def test_fit__that_trains_nothing_equals_zero_shot(
-    fit: Fit, photos: Photos, tune: str, still: dict[str, Any]
+    fit: Fit, dataset: ImageDataset, tune: str, still: dict[str, Any]
 ) -> None:
     classifier, zero_shot = fit(small(tune=tune, **still))[0], fit(ZeroShot())[0]
-    chances = classifier.predict_proba(photos)
+    probabilities = classifier.predict_proba(dataset)
     assert torch.equal(classifier.weights, zero_shot.weights)
-    assert np.allclose(chances, zero_shot.predict_proba(photos), atol=1e-6)
-    assert chances.argmax(1).tolist() == zero_shot.predict_proba(photos).argmax(1).tolist()
+    assert np.allclose(probabilities, zero_shot.predict_proba(dataset), atol=1e-6)
+    assert probabilities.argmax(1).tolist() == zero_shot.predict_proba(dataset).argmax(1).tolist()
     assert (classifier.record["facts"] == {}) == ("steps" in still)
 
 
 @pytest.mark.parametrize("option", [{}, {"relabel": "never"}, {"tune": "all"}], ids=str)
-def test_fit__never_reads_a_label(fit: Fit, photos: Photos, option: dict[str, Any]) -> None:
+def test_fit__never_reads_a_label(fit: Fit, dataset: ImageDataset, option: dict[str, Any]) -> None:
     noise = np.random.default_rng(1)
-    labels = noise.integers(0, 4, len(photos))
-    first, log = fit(small(**option), photos)
+    labels = noise.integers(0, 4, len(dataset))
+    first, log = fit(small(**option), dataset)
     for some in (labels, noise.permutation(labels)):
-        again, other = fit(small(**option), replace(photos, labels=some))
+        again, other = fit(small(**option), replace(dataset, labels=some))
         assert content(again) == content(first)
         assert other == log
 
 
-def test_fit__given_labels_are_learned(fit: Fit, photos: Photos) -> None:
-    """Each picture's label is the class after the one that zero-shot takes it for."""
-    zero_shot = fit(ZeroShot())[0].predict_proba(photos).argmax(1)
-    shifted = replace(photos, labels=(zero_shot + 1) % 4)
+def test_fit__given_labels_are_learned(fit: Fit, dataset: ImageDataset) -> None:
+    """Each image's label is the class after the one that zero-shot takes it for."""
+    zero_shot = fit(ZeroShot())[0].predict_proba(dataset).argmax(1)
+    shifted = replace(dataset, labels=(zero_shot + 1) % 4)
     how = small(learn_from="given", collisions="multi_positive", steps=60)
     classifier, log = fit(how, shifted)
     assert np.mean(losses(log)[-5:]) < np.mean(losses(log)[:5]) - 0.2
-    assert (classifier.predict_proba(photos).argmax(1) == shifted.labels).mean() > 0.5
+    assert (classifier.predict_proba(dataset).argmax(1) == shifted.labels).mean() > 0.5
     assert classifier.record["facts"]["agreement_with_zero_shot"] == 0
 
 
-def test_fit__unlabelled_pictures_are_left_out(fit: Fit, known: Photos) -> None:
+def test_fit__unlabelled_images_are_left_out(fit: Fit, known: ImageDataset) -> None:
     how = small(learn_from="given")
     assert content(fit(how, known)[0]) == content(fit(how, known.labelled)[0])
 
 
-def test_fit__refuses(fit: Fit, photos: Photos) -> None:
-    with pytest.raises(RequestError, match="no picture has a label to learn from"):
-        fit(small(learn_from="given"), photos)
+def test_fit__refuses(fit: Fit, dataset: ImageDataset) -> None:
+    with pytest.raises(RequestError, match="no image has a label to learn from"):
+        fit(small(learn_from="given"), dataset)
     with pytest.raises(RequestError, match="names of two"):
-        fit(small(), Photos.read(photos.root, ["only one"]))
+        fit(small(), ImageDataset.read(dataset.root, ["only one"]))
 
 
 def test_fit__same_seed_same_bytes_and_the_model_stays(fit: Fit, clip: Backbone) -> None:
@@ -264,7 +268,7 @@ class Killed(Exception):
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
     clip: Backbone,
-    photos: Photos,
+    dataset: ImageDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     option: dict[str, Any],
@@ -280,7 +284,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 
     torch.manual_seed(0)
     with pytest.raises(Killed):
-        how.fit(clip, photos, log, tmp_path)
+        how.fit(clip, dataset, log, tmp_path)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)
     assert steps(later) == steps(rows)[step:]

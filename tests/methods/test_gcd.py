@@ -14,13 +14,13 @@ import torch
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import nearest, semi_supervised_kmeans
 from anyclass.features.extract import Embedding, embed, pooled_features
 from anyclass.methods.gcd import ContrastHead, Gcd
 from anyclass.methods.gcd_common import HeadShape
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 SMALL = HeadShape(12, 9)
@@ -28,8 +28,8 @@ SMALL = HeadShape(12, 9)
 
 def small(**changed: Any) -> Gcd:
     how = {"epochs": 3, "batch_size": 5, "views": 3, "lr": 0.05}
-    how |= {name: changed.pop(name) for name in vars(PairTuning()) if name in changed}
-    return Gcd(tuning=PairTuning(**how), head=SMALL, rows=11, restarts=5, **changed)
+    how |= {name: changed.pop(name) for name in vars(TwoViewTuning()) if name in changed}
+    return Gcd(tuning=TwoViewTuning(**how), head=SMALL, rows=11, restarts=5, **changed)
 
 
 def test_contrast_head__is_unit_before_and_after_its_rows() -> None:
@@ -47,15 +47,15 @@ def test_contrast_head__is_unit_before_and_after_its_rows() -> None:
 
 
 def test_fit__is_k_means_on_the_trained_features(
-    fit: Fit, clip: Backbone, half_known: Photos
+    fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     classifier, log = fit(small(), half_known)
     tuned = classifier.clip
     moved = {n for n, t in tuned.model.state_dict().items() if not torch.equal(t, before[n])}
     assert moved == set(clip.last_stage())
-    shown = embed(tuned, half_known, Embedding("tail"), lambda **_: None)
-    x = pooled_features(tuned, shown, "tail")
+    features = embed(tuned, half_known, Embedding("tail"), lambda **_: None)
+    x = pooled_features(tuned, features, "tail")
     y = torch.from_numpy(half_known.labels.copy())
     wanted = semi_supervised_kmeans(x, y, 4, 5, seed=0)
     assert torch.allclose(classifier.weights, wanted.centres, atol=1e-6)
@@ -66,7 +66,7 @@ def test_fit__is_k_means_on_the_trained_features(
     assert len(steps) == 6
 
 
-def test_fit__weighs_its_two_contrasts(fit: Fit, half_known: Photos) -> None:
+def test_fit__weighs_its_two_contrasts(fit: Fit, half_known: ImageDataset) -> None:
     rows = []
     for weight in (0.35, 0.7):
         _, log = fit(small(sup_weight=weight), half_known)
@@ -77,14 +77,14 @@ def test_fit__weighs_its_two_contrasts(fit: Fit, half_known: Photos) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any], seed: int) -> None:
-    how, problem = PairTuning(tune="head", epochs=5, batch_size=64), blobs(seed)
-    found = problem.scores(fit(Gcd(tuning=how, head=SMALL, rows=11), problem.photos, seed)[0])
+    how, problem = TwoViewTuning(tune="head", epochs=5, batch_size=64), blobs(seed)
+    found = problem.scores(fit(Gcd(tuning=how, head=SMALL, rows=11), problem.dataset, seed)[0])
     assert found["all"] > 0.95
     assert found["old_fixed"] > 0.95
 
 
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
-    fit: Fit, half_known: Photos, tmp_path: Path, killed: Callable[..., None]
+    fit: Fit, half_known: ImageDataset, tmp_path: Path, killed: Callable[..., None]
 ) -> None:
     unbroken, _ = fit(small(), half_known)
     killed(small(), half_known, tmp_path, "fit", 2)
@@ -93,9 +93,9 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     assert not torch.equal(fit(small(), half_known, seed=1)[0].weights, unbroken.weights)
 
 
-def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: Photos) -> None:
-    with pytest.raises(RequestError, match="no picture has a label"):
+def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: ImageDataset) -> None:
+    with pytest.raises(RequestError, match="no image has a label"):
         fit(small(), half_known.unlabelled_copy())
     full = replace(half_known, labels=np.arange(13) % 3)
-    with pytest.raises(RequestError, match="every picture has a label"):
+    with pytest.raises(RequestError, match="every image has a label"):
         fit(small(), full)

@@ -13,33 +13,39 @@ import pytest
 import torch
 from torch import nn
 
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError, TrainingError
-from anyclass.methods.gcd_common import HeadShape, Usage, labelled_classes, perceptron, seeded
+from anyclass.methods.gcd_common import (
+    CollapseMonitor,
+    HeadShape,
+    labelled_classes,
+    perceptron,
+    seeded,
+)
 from anyclass.training.batches import Batch
 
 
-def photos(labels: list[int], names: int = 3, unknown: int = 1) -> Photos:
+def dataset(labels: list[int], names: int = 3, unknown: int = 1) -> ImageDataset:
     files = tuple(f"{i}.png" for i in range(len(labels)))
     classes = Classes.of([f"class {c}" for c in range(names)], unknown=unknown)
-    return Photos(Path("/"), files, np.array(labels), classes)
+    return ImageDataset(Path("/"), files, np.array(labels), classes)
 
 
-def test_labelled_classes__are_those_that_a_picture_carries() -> None:
-    assert labelled_classes(photos([2, -1, 0, 0, -1])) == [0, 2]
-    assert labelled_classes(photos([0, 1, 2], unknown=0)) == [0, 1, 2]
+def test_labelled_classes__are_those_that_a_image_carries() -> None:
+    assert labelled_classes(dataset([2, -1, 0, 0, -1])) == [0, 2]
+    assert labelled_classes(dataset([0, 1, 2], unknown=0)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (photos([-1, -1, -1, -1]), "no picture has a label.* kmeans"),
-        (photos([0, -1], names=1, unknown=0), "single class"),
-        (photos([0, -1, -1]), "4 classes cannot be found in 3 pictures"),
-        (photos([0, 1, 2, 0, 1]), "every picture has a label"),
+        (dataset([-1, -1, -1, -1]), "no image has a label.* kmeans"),
+        (dataset([0, -1], names=1, unknown=0), "single class"),
+        (dataset([0, -1, -1]), "4 classes cannot be found in 3 images"),
+        (dataset([0, 1, 2, 0, 1]), "every image has a label"),
     ],
 )
-def test_labelled_classes__refuses(given: Photos, why: str) -> None:
+def test_labelled_classes__refuses(given: ImageDataset, why: str) -> None:
     with pytest.raises(RequestError, match=why):
         labelled_classes(given)
 
@@ -73,57 +79,57 @@ def batch(step: int, starts: bool) -> Batch:
 
 
 def test_usage__tells_how_classes_are_used() -> None:
-    usage, rows = Usage(4, [1, 2], ["agreement"]), []
+    monitor, rows = CollapseMonitor(4, [1, 2], ["agreement"]), []
 
     def say(**row: Any) -> None:
         rows.append(row)
 
-    usage.begin(batch(0, True), say, "get")
+    monitor.begin(batch(0, True), say, "get")
     p = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.2, 0.6, 0.1]])
-    usage.add(p, torch.tensor(0.5))
-    usage.begin(batch(1, False), say, "get")
-    usage.add(torch.full((2, 4), 0.25), torch.tensor(1.0))
+    monitor.add(p, torch.tensor(0.5))
+    monitor.begin(batch(1, False), say, "get")
+    monitor.add(torch.full((2, 4), 0.25), torch.tensor(1.0))
     assert rows == []
-    usage.begin(batch(2, True), say, "get")
+    monitor.begin(batch(2, True), say, "get")
     mean = p.mean(0)
     entropy = (-(mean * mean.log()).sum().item() + log(4)) / 2
     wanted = {"entropy": entropy, "confidence": (2 / 3 + 0.25) / 2, "new": (1 / 3 + 1) / 2}
     wanted |= {"agreement": 0.75, "used": 3}
     assert rows == [{"stage": "get", "step": 2} | {k: pytest.approx(v) for k, v in wanted.items()}]
-    assert usage.facts() == {}
+    assert monitor.facts() == {}
 
 
 @pytest.mark.parametrize("sure", [0.97, 0.4])
 def test_usage__stops_where_one_class_takes_all_for_three_epochs(sure: float) -> None:
     """By confidence, or by predictions alone; an epoch of use in between begins anew."""
-    usage = Usage(4, [1])
+    monitor = CollapseMonitor(4, [1])
     one = torch.tensor([[sure, *[(1 - sure) / 3] * 3]] * 6)
     spread = torch.cat([torch.eye(4), torch.eye(4)[:2]])
     for epoch, p in enumerate([one, one, spread, one, one, one]):
-        usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
-        usage.add(p)
+        monitor.begin(batch(epoch, True), lambda **_: None, "simgcd")
+        monitor.add(p)
     with pytest.raises(
         TrainingError,
         match="by step 6 nearly all .* 1 of 4 .* try a tenth of --lr, or",
     ):
-        usage.begin(batch(6, True), lambda **_: None, "simgcd")
+        monitor.begin(batch(6, True), lambda **_: None, "simgcd")
 
 
 def test_usage__of_uneven_classes_is_no_error() -> None:
-    usage = Usage(4, [1])
+    monitor = CollapseMonitor(4, [1])
     p = torch.eye(4)[torch.tensor([0] * 14 + [1] * 4 + [2] * 2)]  # 70, 20 and 10 of a hundred
     for epoch in range(6):
-        usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
-        usage.add(p)
+        monitor.begin(batch(epoch, True), lambda **_: None, "simgcd")
+        monitor.add(p)
 
 
 @pytest.mark.parametrize(("classes", "stops"), [(2, True), (3, False)])
 def test_usage__stops_where_half_of_the_known_classes_are_lost(classes: int, stops: bool) -> None:
     """Five known of eight: two in use are too few, for all that no single one takes all."""
-    usage, p = Usage(8, range(5)), torch.full((40, 8), 0.1)
+    monitor, p = CollapseMonitor(8, range(5)), torch.full((40, 8), 0.1)
     p[torch.arange(40), torch.arange(40) % classes] = 0.3
     for epoch in range(3):
-        usage.begin(batch(epoch, True), lambda **_: None, "simgcd")
-        usage.add(p)
+        monitor.begin(batch(epoch, True), lambda **_: None, "simgcd")
+        monitor.add(p)
     with pytest.raises(TrainingError, match="2 of 8") if stops else nullcontext():
-        usage.begin(batch(3, True), lambda **_: None, "simgcd")
+        monitor.begin(batch(3, True), lambda **_: None, "simgcd")

@@ -1,6 +1,6 @@
-"""GDA: against explicit Gaussians and direct formulas, and a hand-worked neighbourhood.
+"""GDA: against explicit GaussianEM and direct formulas, and a hand-worked neighbourhood.
 
-n = 7 pictures of 2 of C = 5 classes, K = 3 views, D = 24; the equations with 11 rows, D = 4.
+n = 7 images of 2 of C = 5 classes, K = 3 views, D = 24; the equations with 11 rows, D = 4.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import with_own
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.few_shot import Made, Shown
+from anyclass.methods.few_shot import LabelledFeatures, SyntheticFeatures
 from anyclass.methods.gda import (
     ALPHAS,
     Gda,
@@ -43,14 +43,14 @@ def unit(*shape: int, seed: int) -> Tensor:
 
 
 @pytest.fixture
-def shown() -> Shown:
+def labelled() -> LabelledFeatures:
     c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return Shown(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
+    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
-def learn(how: Gda, clip: Backbone, shown: Shown, **more: Any) -> Classifier:
+def learn(how: Gda, clip: Backbone, labelled: LabelledFeatures, **more: Any) -> Classifier:
     torch.manual_seed(0)
-    return how.learn(clip, shown, CLASSES, lambda **_: None, **more)
+    return how.learn(clip, labelled, CLASSES, lambda **_: None, **more)
 
 
 def logits(found: Classifier, f: Tensor) -> Tensor:
@@ -136,12 +136,12 @@ def test_neighbourhood__takes_all_rows_where_there_are_fewer() -> None:
 @pytest.mark.parametrize("precision", ["ridge", "pinv"])
 @pytest.mark.parametrize("share", [False, True])
 def test_learn__equals_the_slow_truth(
-    clip: Backbone, shown: Shown, precision: Any, share: bool
+    clip: Backbone, labelled: LabelledFeatures, precision: Any, share: bool
 ) -> None:
     how = Gda(precision=precision, share_precision=share, neighbours=5, copies=2, alpha=0.3)
     t = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
-    x = torch.cat([shown.x[:, k] for k in range(3)])  # another order of the rows
-    c = shown.c.repeat(3)
+    x = torch.cat([labelled.x[:, k] for k in range(3)])  # another order of the rows
+    c = labelled.c.repeat(3)
     p = {"ridge": ridge, "pinv": pseudo_inverse}[precision](x, c)
     near = {k: neighbourhood(x, t[k], 5, 2) for k in (0, 2, 4)}
     p_named = p if share else sum(one.precision for one in near.values()) / 3
@@ -151,26 +151,26 @@ def test_learn__equals_the_slow_truth(
         density = torch.stack([one @ q @ mu for one in f]) - mu @ q @ mu / 2
         columns.append(clip.logit_scale.detach() * f @ t[k] + 0.3 * density)
     wanted = torch.stack(columns, dim=1)
-    found = logits(learn(how, clip, shown), f)
+    found = logits(learn(how, clip, labelled), f)
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3 * float(wanted.abs().max()))
 
 
-def test_learn__alpha_0_is_zero_shot(clip: Backbone, shown: Shown) -> None:
-    found, f = learn(Gda(alpha=0.0), clip, shown), unit(6, 24, seed=3)
+def test_learn__alpha_0_is_zero_shot(clip: Backbone, labelled: LabelledFeatures) -> None:
+    found, f = learn(Gda(alpha=0.0), clip, labelled), unit(6, 24, seed=3)
     t = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
     assert torch.allclose(logits(found, f), clip.logit_scale.detach() * f @ t.T, atol=1e-5)
 
 
-def test_learn__made_means_and_one_precision(clip: Backbone, shown: Shown) -> None:
+def test_learn__made_means_and_one_precision(clip: Backbone, labelled: LabelledFeatures) -> None:
     table = unit(50, 24, seed=8)
-    made = Made(
+    synthetic = SyntheticFeatures(
         torch.tensor([0, 2, 4]),
         lambda c, _: table[[int(k) * 10 + place % 7 for place, k in enumerate(c)]],
         seed=5,
     )
-    found, plain = (learn(Gda(draws=6), clip, shown, made=m) for m in (made, None))
-    x, c = made.each(6)
-    p = ridge(shown.x.flatten(0, 1), shown.c.repeat_interleave(3))
+    found, plain = (learn(Gda(draws=6), clip, labelled, synthetic=m) for m in (synthetic, None))
+    x, c = synthetic.each(6)
+    p = ridge(labelled.x.flatten(0, 1), labelled.c.repeat_interleave(3))
     mu, s = torch.stack([x[c == k].mean(0) for k in (0, 2, 4)]), clip.logit_scale.detach()
     t = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
     wanted = t[[0, 2, 4]] + mu @ p / s
@@ -178,15 +178,17 @@ def test_learn__made_means_and_one_precision(clip: Backbone, shown: Shown) -> No
     assert torch.equal(found.weights[[1, 3]], plain.weights[[1, 3]])
 
 
-def test_learn__one_view_of_one_picture_is_refused(clip: Backbone, shown: Shown) -> None:
-    alone = Shown(shown.x[:2, :1], shown.c[:2], shown.files[:2])
+def test_learn__one_view_of_one_image_is_refused(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
+    alone = LabelledFeatures(labelled.x[:2, :1], labelled.c[:2], labelled.files[:2])
     with pytest.raises(RequestError, match="no two views"):
         learn(Gda(), clip, alone)
 
 
 def test_search__smallest_best_over_labelled_classes() -> None:
-    """Texts err by 0.5; the Gaussians are right by 1, so alpha must be 1 at least."""
-    held = Shown(torch.eye(4)[[0, 1], None], torch.tensor([1, 3]), ("a", "b"))
+    """Texts err by 0.5; the GaussianEM are right by 1, so alpha must be 1 at least."""
+    held = LabelledFeatures(torch.eye(4)[[0, 1], None], torch.tensor([1, 3]), ("a", "b"))
     texts, v = torch.zeros(5, 4), torch.zeros(5, 4)
     texts[1], texts[3] = torch.tensor([0.0, 0.5, 0, 0]), torch.tensor([0.5, 0.0, 0, 0])
     v[1], v[3] = torch.tensor([1.0, 0, 0, 0]), torch.tensor([0.0, 1, 0, 0])
@@ -195,25 +197,25 @@ def test_search__smallest_best_over_labelled_classes() -> None:
     assert pytest.approx((1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)) == ALPHAS
     assert search(Linear(0 * v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == ALPHAS[0]
     assert set(signature(search).parameters) == {"g", "texts", "held", "columns"}
-    assert signature(search).parameters["held"].annotation is Shown
+    assert signature(search).parameters["held"].annotation is LabelledFeatures
 
 
-def test_learn__held_out_pictures_are_not_fitted(clip: Backbone, shown: Shown) -> None:
-    found = learn(Gda(search=0.4), clip, shown)
+def test_learn__held_out_images_are_not_fitted(clip: Backbone, labelled: LabelledFeatures) -> None:
+    found = learn(Gda(search=0.4), clip, labelled)
     alpha = found.record["facts"]["alpha"]
     assert alpha in ALPHAS
-    again = learn(Gda(alpha=alpha), clip, shown.split(0.4, 0)[0])
+    again = learn(Gda(alpha=alpha), clip, labelled.split(0.4, 0)[0])
     assert torch.equal(found.weights, again.weights)
 
 
 @pytest.mark.parametrize("kind", ["siglip", "timm", "huggingface", "coca"])
 def test_save__and_load_of_every_tower(
-    tiny_clip: Callable[..., str], photos: Photos, tmp_path: Path, kind: str
+    tiny_clip: Callable[..., str], dataset: ImageDataset, tmp_path: Path, kind: str
 ) -> None:
     clip = Backbone.load(tiny_clip(kind), engine="torch")
-    labelled = replace(photos[np.arange(6)], labels=np.array([0, 1, 1, 3, 0, 3]))
+    labelled = replace(dataset[np.arange(6)], labels=np.array([0, 1, 1, 3, 0, 3]))
     torch.manual_seed(0)
     found = Gda().fit(clip, labelled, lambda **_: None)
     found.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
-    assert np.allclose(again.predict_proba(photos), found.predict_proba(photos), atol=1e-5)
+    assert np.allclose(again.predict_proba(dataset), found.predict_proba(dataset), atol=1e-5)

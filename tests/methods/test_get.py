@@ -1,6 +1,6 @@
 """GET: equations against loops, what each stage trains, what is cached, SimGCD without text.
 
-N = 6 views of B = 3 pictures, C = 3, D = 7, F = 5; 13 mosaics, two labelled classes of four.
+N = 6 views of B = 3 images, C = 3, D = 7, F = 5; 13 mosaics, two labelled classes of four.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import AugmentedViews, Photos, open_image
+from anyclass.data import AugmentedViews, ImageDataset, open_image
 from anyclass.errors import RequestError
 from anyclass.methods import get as module
 from anyclass.methods.gcd_common import HeadShape, seeded
@@ -35,7 +35,7 @@ from anyclass.methods.get import (
     text_scale,
 )
 from anyclass.methods.simgcd import SimGcd, branch_loss
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 SMALL = HeadShape(12, 9)
@@ -44,9 +44,9 @@ SMALL = HeadShape(12, 9)
 def small(**changed: Any) -> Get:
     """Stage 1 of four steps, stage 2 of six, B = 5."""
     how = {"epochs": 3, "batch_size": 5, "views": 3, "lr": 0.05}
-    how |= {name: changed.pop(name) for name in vars(PairTuning()) if name in changed}
+    how |= {name: changed.pop(name) for name in vars(TwoViewTuning()) if name in changed}
     own = {"tes_epochs": 2, "words": 3, "head": SMALL}
-    return Get(tuning=PairTuning(**how), **(own | changed))
+    return Get(tuning=TwoViewTuning(**how), **(own | changed))
 
 
 def told(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -72,9 +72,9 @@ def test_align__is_the_sum_of_both_directions(ignore: bool) -> None:
     total = 0.0
     for i in range(6):
         own = exp(scale * cos(z[i], z_hat[i]))
-        rivals = [j for j in range(6) if not (ignore and j == (i + 3) % 6)]
-        total -= log(own / sum(exp(scale * cos(z[i], z_hat[j])) for j in rivals))
-        total -= log(own / sum(exp(scale * cos(z[j], z_hat[i])) for j in rivals))
+        negatives = [j for j in range(6) if not (ignore and j == (i + 3) % 6)]
+        total -= log(own / sum(exp(scale * cos(z[i], z_hat[j])) for j in negatives))
+        total -= log(own / sum(exp(scale * cos(z[j], z_hat[i])) for j in negatives))
     found = align(z, z_hat, scale, ignore).item()
     assert found == pytest.approx(total / 6, rel=1e-5)
     assert align(2 * z, 5 * z_hat, scale, ignore).item() == pytest.approx(found, rel=1e-5)
@@ -120,14 +120,14 @@ def test_synthesizer__is_a_linear_layer_to_words(every_clip: str) -> None:
     unit.load_state_dict(made.state_dict())
     assert torch.allclose(unit(z), made(normalize(z, dim=-1)), atol=1e-5)
     torch.nn.init.zeros_(made.w.weight)
-    assert torch.allclose(made(z)[0], made(z)[1], atol=1e-6)  # all pictures say the same
+    assert torch.allclose(made(z)[0], made(z)[1], atol=1e-6)  # all images say the same
 
 
 @pytest.mark.parametrize(("align", "name"), [(1.0, "align_loss"), (0.0, "distance_loss")])
-def test_fit__stage_1_learns_texts_of_pictures(
-    fit: Fit, half_known: Photos, align: float, name: str
+def test_fit__stage_1_learns_texts_of_images(
+    fit: Fit, half_known: ImageDataset, align: float, name: str
 ) -> None:
-    """Texts come closer to their pictures and, where that alone counts, to their classes."""
+    """Texts come closer to their images and, where that alone counts, to their classes."""
     how = small(tes_epochs=60, epochs=0, lr=0.02, align_weight=align)
     _, log = fit(how, half_known)
     rows = [row for row in log if row.get("stage") == "synthesize"]
@@ -148,7 +148,7 @@ def test_fit__stage_1_learns_texts_of_pictures(
     ids=str,
 )
 def test_fit__weights_of_terms(
-    fit: Fit, half_known: Photos, how: dict[str, Any], name: str, factor: float
+    fit: Fit, half_known: ImageDataset, how: dict[str, Any], name: str, factor: float
 ) -> None:
     """At the first step of its stage; stage 1 is left out where stage 2 is asked."""
     stage = {"tes_epochs": 0} if name == "consistency_loss" else {}
@@ -164,7 +164,7 @@ def test_fit__weights_of_terms(
 
 
 @pytest.mark.parametrize(
-    ("length", "pictures", "texts", "wanted"),
+    ("length", "images", "texts", "wanted"),
     [
         ("raw", 9.0, 0.2, 1.0),
         ("image", 9.0, 0.2, 45.0),
@@ -178,19 +178,19 @@ def test_fit__weights_of_terms(
         ("image", 9.0, 0.0, 1.0),
     ],
 )
-def test_text_scale__of_pictures_and_texts_so_long(
-    length: module.Length, pictures: float, texts: float, wanted: float
+def test_text_scale__of_images_and_texts_so_long(
+    length: module.Length, images: float, texts: float, wanted: float
 ) -> None:
     z, z_hat = normalize(given(), dim=-1), normalize(given(seed=1), dim=-1)
-    found = text_scale(pictures * z, texts * z_hat, length)
+    found = text_scale(images * z, texts * z_hat, length)
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("views", [0, 3])
 def test_fit__how_long_the_tower_makes_texts_does_not_matter(
-    clip: Backbone, half_known: Photos, views: int
+    clip: Backbone, half_known: ImageDataset, views: int
 ) -> None:
-    """Where they are made as long as pictures; as they are, it does."""
+    """Where they are made as long as images; as they are, it does."""
     short = clip.copy()
     short.model.text_projection.data.mul_(0.01)
 
@@ -290,7 +290,7 @@ def test_branches__have_the_sizes_of_the_paper() -> None:
 
 
 def test_fit__each_stage_trains_what_it_should(
-    fit: Fit, clip: Backbone, half_known: Photos
+    fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     after_one = fit(small(epochs=0), half_known)[0].clip.model.state_dict()
@@ -302,7 +302,7 @@ def test_fit__each_stage_trains_what_it_should(
     assert not any(p.grad is not None for p in clip.model.parameters())
 
 
-def test_fit__without_text_is_simgcd_to_the_bit(fit: Fit, half_known: Photos) -> None:
+def test_fit__without_text_is_simgcd_to_the_bit(fit: Fit, half_known: ImageDataset) -> None:
     for how in ({}, {"tune": "head"}, {"views": 0}):
         get = small(text_branch=False, cico_weight=0.0, decay="matrices", **how)
         simgcd = SimGcd(tuning=get.tuning, head=SMALL)
@@ -314,19 +314,19 @@ def test_fit__without_text_is_simgcd_to_the_bit(fit: Fit, half_known: Photos) ->
 
 
 def slow_step(
-    clip: Backbone, how: Get, photos: Photos
+    clip: Backbone, how: Get, dataset: ImageDataset
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The first step of stage 2 by both whole towers, from the pixels of the same views.
 
     Returns terms, and gradients of the tower's last stage.
     """
-    views = how.tuning.embed(clip, photos, lambda **_: None, 0)
-    batch = next(iter(how.tuning.pairs(clip, photos, views, 0).start(0)))
+    views = how.tuning.embed(clip, dataset, lambda **_: None, 0)
+    batch = next(iter(how.tuning.pairs(clip, dataset, views, 0).start(0)))
     draw = AugmentedViews(clip.preprocessing, how.tuning.augmentation, 3, 0)
     pixels = []
     for i, k in zip(batch.index.tolist(), batch.view.tolist(), strict=True):
-        content = sha256(photos.path(i).read_bytes()).hexdigest()
-        pixels.append(draw(open_image(photos.path(i)), content)[k])
+        content = sha256(dataset.path(i).read_bytes()).hexdigest()
+        pixels.append(draw(open_image(dataset.path(i)), content)[k])
     x = clip.preprocessing.normalise(torch.stack(pixels))
     tuned = clip.copy()
     v = tuned.trunk(x, "head")
@@ -334,7 +334,7 @@ def slow_step(
     synthesizer = seeded(lambda: Synthesizer(clip, 24, how), 0, module.WORDS)
     net = Branches(32, 24, 4, how, 0)
     t = net.ln_t(synthesizer(z))
-    y = torch.from_numpy(photos.labels.copy())[batch.index]
+    y = torch.from_numpy(dataset.labels.copy())[batch.index]
     terms = {f"image_{n}": x for n, x in branch_loss(*net.head(v), y, 0.07, how.objective).items()}
     terms |= {f"text_{n}": x for n, x in branch_loss(*net.head(t), y, 0.07, how.objective).items()}
     terms["consistency_loss"] = consistency(anchored(v, y, 0.4), anchored(t, y, 0.4))
@@ -345,7 +345,7 @@ def slow_step(
 
 
 def test_fit__cached_trunk_and_texts_are_what_whole_towers_say(
-    fit: Fit, clip: Backbone, half_known: Photos
+    fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     """Terms and gradients; stage 1 is left at its first weights, the cache is half precision."""
     how = small(tes_epochs=0, epochs=1, batch_size=13)
@@ -369,7 +369,7 @@ def test_fit__cached_trunk_and_texts_are_what_whole_towers_say(
     ids=str,
 )
 def test_fit__options_change_the_result_and_predict_as_recorded(
-    fit: Fit, half_known: Photos, how: dict[str, Any]
+    fit: Fit, half_known: ImageDataset, how: dict[str, Any]
 ) -> None:
     classifier, _ = fit(small(**how), half_known)
     assert not np.array_equal(classifier.weights, fit(small(), half_known)[0].weights)
@@ -383,26 +383,28 @@ def test_fit__options_change_the_result_and_predict_as_recorded(
 
 
 @pytest.mark.parametrize("tune", ["tail", "head"])
-def test_fit__every_model(every_clip: str, half_known: Photos, tmp_path: Path, tune: Any) -> None:
+def test_fit__every_model(
+    every_clip: str, half_known: ImageDataset, tmp_path: Path, tune: Any
+) -> None:
     """Saved and loaded, each predicts the same bits."""
     clip = Backbone.load(every_clip, engine="torch")
     torch.manual_seed(0)
     classifier = small(tune=tune, lr=0.01).fit(clip, half_known, lambda **_: None)
-    chances = classifier.predict_proba(half_known)
-    assert chances.shape == (13, 4)
-    assert np.isfinite(chances).all()
+    probabilities = classifier.predict_proba(half_known)
+    assert probabilities.shape == (13, 4)
+    assert np.isfinite(probabilities).all()
     classifier.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
-    assert again.predict_proba(half_known).tobytes() == chances.tobytes()
+    assert again.predict_proba(half_known).tobytes() == probabilities.tobytes()
     assert again.classes_ == ["two", "discovered 1", "art", "discovered 2"]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any], seed: int) -> None:
     problem = blobs(seed)
-    tuning = PairTuning(tune="head", epochs=40, batch_size=64)
+    tuning = TwoViewTuning(tune="head", epochs=40, batch_size=64)
     how = Get(tuning=tuning, tes_epochs=12, words=2, head=HeadShape(64, 32))
-    classifier, _ = fit(how, problem.photos, seed)
+    classifier, _ = fit(how, problem.dataset, seed)
     found = problem.scores(classifier)
     assert found["all"] > 0.95
     assert found["old_fixed"] > 0.95
@@ -417,7 +419,7 @@ def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any], seed: i
 )
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
-    half_known: Photos,
+    half_known: ImageDataset,
     tmp_path: Path,
     killed: Callable[..., None],
     how: dict[str, Any],
@@ -437,7 +439,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     assert len(told(later)) < len(told(rows))
 
 
-def test_fit__same_seed_same_bytes(fit: Fit, half_known: Photos) -> None:
+def test_fit__same_seed_same_bytes(fit: Fit, half_known: ImageDataset) -> None:
     first, again, other = (fit(small(), half_known, seed) for seed in (3, 3, 4))
     assert torch.equal(first[0].weights, again[0].weights)
     assert told(first[1]) == told(again[1])
@@ -445,7 +447,7 @@ def test_fit__same_seed_same_bytes(fit: Fit, half_known: Photos) -> None:
 
 
 def test_fit__reads_no_name_without_a_label_but_those_with_one(
-    fit: Fit, half_known: Photos
+    fit: Fit, half_known: ImageDataset
 ) -> None:
     def weights(*names: str) -> Tensor:
         classes = replace(half_known.classes, names=names, prompts=names)
@@ -457,8 +459,8 @@ def test_fit__reads_no_name_without_a_label_but_those_with_one(
     assert not torch.equal(first, weights("two", "orange", "water"))
 
 
-def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: Photos) -> None:
-    with pytest.raises(RequestError, match="no picture has a label.* kmeans"):
+def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: ImageDataset) -> None:
+    with pytest.raises(RequestError, match="no image has a label.* kmeans"):
         fit(small(), half_known.unlabelled_copy())
     with pytest.raises(RequestError, match="no text of 30 words"):
         fit(small(words=30), half_known)
@@ -469,7 +471,9 @@ def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: Photos) -> None:
 @pytest.mark.parametrize(
     "labels", [[0] * 5 + [-1] * 8, [0, 2] + [-1] * 11, [0] * 6 + [2] * 6 + [-1]], ids=str
 )
-def test_fit__of_few_labels_is_finite(fit: Fit, half_known: Photos, labels: list[int]) -> None:
-    photos = replace(half_known, labels=np.array(labels))
-    classifier, _ = fit(small(batch_size=100), photos)  # |D| < B
-    assert np.isfinite(classifier.predict_proba(photos)).all()
+def test_fit__of_few_labels_is_finite(
+    fit: Fit, half_known: ImageDataset, labels: list[int]
+) -> None:
+    dataset = replace(half_known, labels=np.array(labels))
+    classifier, _ = fit(small(batch_size=100), dataset)  # |D| < B
+    assert np.isfinite(classifier.predict_proba(dataset)).all()

@@ -11,7 +11,7 @@ import torch
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import ModelError, RequestError
 from anyclass.estimators.metrics import clustering
 from anyclass.estimators.num_classes import Count
@@ -22,10 +22,10 @@ LABELS = np.array([0, -1, 1, -1, 0, -1, -1, 1, 0, -1, -1, -1, 1])
 
 
 @pytest.fixture
-def some(photos: Photos) -> Photos:
-    """Two labelled classes, three pictures each, and two unknown ones."""
+def some(dataset: ImageDataset) -> ImageDataset:
+    """Two labelled classes, three images each, and two unknown ones."""
     classes = Classes.of(["two", "orange"], labelled=["two", "orange"], unknown=2)
-    return replace(photos, labels=LABELS.copy(), classes=classes)
+    return replace(dataset, labels=LABELS.copy(), classes=classes)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -53,7 +53,7 @@ def test_learn__finds_easy_classes_under_a_loud_direction(
     assert loud["all"] < 0.8
 
 
-def test_fit__hidden_labels_are_never_read_and_seeds_repeat(fit: Fit, some: Photos) -> None:
+def test_fit__hidden_labels_are_never_read_and_seeds_repeat(fit: Fit, some: ImageDataset) -> None:
     first = fit(GetPlus(), some)[0]
     again = fit(GetPlus(), replace(some))[0]
     assert torch.equal(first.weights, again.weights)
@@ -64,22 +64,22 @@ def test_fit__hidden_labels_are_never_read_and_seeds_repeat(fit: Fit, some: Phot
     assert found.tolist() == first.record["predicted"]
 
 
-def test_fit__without_rounds_is_the_nearest_mean(fit: Fit, some: Photos) -> None:
+def test_fit__without_rounds_is_the_nearest_mean(fit: Fit, some: ImageDataset) -> None:
     found = fit(GetPlus(rounds=0), some)[0]
     other = fit(GetPlus(), some)[0]
     assert not torch.equal(found.weights, other.weights)
 
 
-def test_fit__refuses_what_cannot_be(fit: Fit, some: Photos) -> None:
-    with pytest.raises(RequestError, match="no picture has a label"):
+def test_fit__refuses_what_cannot_be(fit: Fit, some: ImageDataset) -> None:
+    with pytest.raises(RequestError, match="no image has a label"):
         fit(GetPlus(), some.unlabelled_copy())
-    with pytest.raises(RequestError, match="cannot be found in 13 pictures"):
+    with pytest.raises(RequestError, match="cannot be found in 13 images"):
         fit(GetPlus(), replace(some, classes=replace(some.classes, unknown=40)))
 
 
 @pytest.mark.parametrize("kind", ["causal", "siglip", "timm", "huggingface", "coca"])
 def test_save__and_load_of_every_tower(
-    tiny_clip: Callable[..., str], some: Photos, tmp_path: Path, kind: str
+    tiny_clip: Callable[..., str], some: ImageDataset, tmp_path: Path, kind: str
 ) -> None:
     clip = Backbone.load(tiny_clip(kind), engine="torch")
     torch.manual_seed(0)
@@ -94,13 +94,15 @@ def test_save__and_load_of_every_tower(
 
 
 def test_fit__too_many_classes_are_fewer_unless_it_must_not(
-    fit: Fit, some: Photos, monkeypatch: pytest.MonkeyPatch
+    fit: Fit, some: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The range of the count decides; names and one discovered class are never given up."""
     asked = replace(some, classes=replace(some.classes, unknown=4))
     for most, names in ((4, ["discovered 1", "discovered 2"]), (2, ["discovered 1"])):
         found = Count(2, (2, most), {2: 1.0}, 0.1)
-        monkeypatch.setattr("anyclass.methods.get_plus.count_classes", lambda *_, f=found, **__: f)
+        monkeypatch.setattr(
+            "anyclass.methods.get_plus.estimate_num_classes", lambda *_, f=found, **__: f
+        )
         classifier, log = fit(GetPlus(), asked)
         assert classifier.classes_ == ["two", "orange", *names]
         warnings = [row["warning"] for row in log if "warning" in row]

@@ -1,4 +1,4 @@
-"""k-means of frozen features: which features, which pictures, whose names.
+"""k-means of frozen features: which features, which images, whose names.
 
 13 mosaics, two labelled classes of four; unit features of 24 dimensions, or 32 before the
 projection.
@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans as Plain
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import semi_supervised_kmeans
 from anyclass.features.extract import Embedding, embed, image_features, pooled_features
@@ -35,12 +35,12 @@ def test_named__gives_each_class_the_cluster_that_its_labels_agree_on() -> None:
 @pytest.mark.parametrize("feature", ["projected", "unprojected"])
 @pytest.mark.parametrize("fit_on", ["unlabelled", "all"])
 def test_fit__is_k_means_of_unit_features(
-    fit: Fit, clip: Backbone, half_known: Photos, feature: Any, fit_on: Any
+    fit: Fit, clip: Backbone, half_known: ImageDataset, feature: Any, fit_on: Any
 ) -> None:
     classifier, _ = fit(KMeans(feature=feature, fit_on=fit_on), half_known)
-    shown = embed(clip, half_known, Embedding("head"), lambda **_: None)
+    features = embed(clip, half_known, Embedding("head"), lambda **_: None)
     seen = image_features if feature == "projected" else pooled_features
-    x = seen(clip, shown, "head").double().numpy()
+    x = seen(clip, features, "head").double().numpy()
     some = x[half_known.labels < 0] if fit_on == "unlabelled" else x
     plain = Plain(4, n_init=10, random_state=0).fit(some)
     centres = classifier.weights.double().numpy()
@@ -50,19 +50,19 @@ def test_fit__is_k_means_of_unit_features(
     distance = np.square(x[:, None] - centres[None]).sum(2)
     assert guess.tolist() == distance.argmin(1).tolist() == classifier.record["predicted"]
     labelled = half_known.labels >= 0
-    chances = np.exp(-distance / 2 / 0.1)
-    chances /= chances.sum(1, keepdims=True)
-    assert np.allclose(classifier.predict_proba(half_known), chances, atol=1e-4)
+    probabilities = np.exp(-distance / 2 / 0.1)
+    probabilities /= probabilities.sum(1, keepdims=True)
+    assert np.allclose(classifier.predict_proba(half_known), probabilities, atol=1e-4)
     assert (guess == half_known.labels)[labelled].mean() > 0.2
     assert classifier.classes_ == ["two", "discovered 1", "art", "discovered 2"]
 
 
 def test_fit__semi_supervised_keeps_known_classes_at_their_index(
-    fit: Fit, clip: Backbone, half_known: Photos
+    fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     classifier, _ = fit(KMeans(semi_supervised=True, restarts=8), half_known)
-    shown = embed(clip, half_known, Embedding("head"), lambda **_: None)
-    x, y = image_features(clip, shown, "head"), torch.from_numpy(half_known.labels.copy())
+    features = embed(clip, half_known, Embedding("head"), lambda **_: None)
+    x, y = image_features(clip, features, "head"), torch.from_numpy(half_known.labels.copy())
     wanted = semi_supervised_kmeans(x, y, 4, 8, seed=0)
     assert torch.equal(classifier.weights, wanted.centres)
     assert classifier.record["inertia"] == wanted.inertia
@@ -75,19 +75,19 @@ def test_fit__finds_easy_clusters(
 ) -> None:
     problem = blobs(seed)
     how = KMeans(semi_supervised=semi_supervised, feature="unprojected")
-    found = problem.scores(fit(how, problem.photos)[0])
+    found = problem.scores(fit(how, problem.dataset)[0])
     assert found["all"] > 0.95
     assert found["old_fixed"] > 0.95
 
 
-def test_fit__without_any_label_discovers_all(fit: Fit, half_known: Photos) -> None:
+def test_fit__without_any_label_discovers_all(fit: Fit, half_known: ImageDataset) -> None:
     classifier, _ = fit(KMeans(), half_known.unlabelled_copy())
     assert classifier.classes_ == [f"discovered {i}" for i in (1, 2, 3, 4)]
     assert len(set(classifier.predict(half_known))) == 4
 
 
 def test_fit__leaves_the_model_and_follows_the_seed(
-    fit: Fit, clip: Backbone, half_known: Photos
+    fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     before = clip.fingerprint()
     how = KMeans(restarts=1)
@@ -98,27 +98,27 @@ def test_fit__leaves_the_model_and_follows_the_seed(
 
 @pytest.mark.parametrize("how", [KMeans(feature="unprojected"), KMeans(semi_supervised=True)])
 def test_save__and_load_predict_the_same_bits(
-    fit: Fit, half_known: Photos, tmp_path: Path, how: KMeans
+    fit: Fit, half_known: ImageDataset, tmp_path: Path, how: KMeans
 ) -> None:
     classifier, _ = fit(how, half_known)
     classifier.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
-    chances = again.predict_proba(half_known)
-    assert chances.tobytes() == classifier.predict_proba(half_known).tobytes()
+    probabilities = again.predict_proba(half_known)
+    assert probabilities.tobytes() == classifier.predict_proba(half_known).tobytes()
     assert again.classes == classifier.classes
 
 
 @pytest.mark.parametrize(
     ("how", "unknown", "labels", "why"),
     [
-        (KMeans(), 30, None, "33 classes cannot be found in 8 pictures"),
-        (KMeans(semi_supervised=True), 30, None, "31 classes cannot be found in 8 pictures"),
+        (KMeans(), 30, None, "33 classes cannot be found in 8 images"),
+        (KMeans(semi_supervised=True), 30, None, "31 classes cannot be found in 8 images"),
         (KMeans(semi_supervised=True), 1, [-1] * 13, "leave --semi-supervised out"),
-        (KMeans(), 1, [0] * 13, "4 classes cannot be found in 0 pictures"),
+        (KMeans(), 1, [0] * 13, "4 classes cannot be found in 0 images"),
     ],
 )
 def test_fit__refuses_what_cannot_be_met(
-    fit: Fit, half_known: Photos, how: KMeans, unknown: int, labels: Any, why: str
+    fit: Fit, half_known: ImageDataset, how: KMeans, unknown: int, labels: Any, why: str
 ) -> None:
     classes = replace(half_known.classes, unknown=unknown)
     given = half_known.labels if labels is None else np.array(labels)

@@ -1,6 +1,6 @@
 """LatteCLIP's fit: every option against a slow reading of the paper.
 
-N = 13 pictures, B = 6, C = 4 classes, K = 3 texts, D = 24; two epochs and a half.
+N = 13 images, B = 6, C = 4 classes, K = 3 texts, D = 24; two epochs and a half.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from torch import Tensor
 from anyclass.backbone import Backbone
 from anyclass.captioning.captions import draw_groups
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.features.extract import Embedding, embed
 from anyclass.methods.latteclip import LatteClip
-from anyclass.training.batches import TrainingViews
+from anyclass.training.batches import TrainingBatches
 
 NAMES = ("two", "orange", "art", "image")
 N, STEPS, B = 13, 5, 6
@@ -36,8 +36,8 @@ def losses(log: list[dict[str, Any]]) -> list[list[float]]:
 # --- a slow reading of section 3: samples, branches and texts one by one
 
 
-def pixels(clip: Backbone, photos: Photos) -> Tensor:
-    views = [clip.preprocessing.view(Image.open(photos.path(i))) for i in range(len(photos))]
+def pixels(clip: Backbone, dataset: ImageDataset) -> Tensor:
+    views = [clip.preprocessing.view(Image.open(dataset.path(i))) for i in range(len(dataset))]
     return clip.preprocessing.normalise(torch.stack(views))
 
 
@@ -90,19 +90,19 @@ class Truth:
     """Trains as section 3 says, and is slow about it."""
 
     def __init__(
-        self, clip: Backbone, photos: Photos, how: LatteClip, each_text_anew: bool = False
+        self, clip: Backbone, dataset: ImageDataset, how: LatteClip, each_text_anew: bool = False
     ) -> None:
         self.clip, self.how, self.anew, self.tuned = clip, how, each_text_anew, clip.copy()
-        self.test, self.class_texts = pixels(clip, photos), [f"a photo of a {n}." for n in NAMES]
+        self.test, self.class_texts = pixels(clip, dataset), [f"a photo of a {n}." for n in NAMES]
         self.p = torch.cat([clip.texts([text]) for text in self.class_texts]).detach()
         self.c_zs = self.c_epoch = self.pool = self.weak()
         self.losses: list[list[float]] = []
         part = "tail" if how.tuning.tune == "tail" else "head"
         embedding = Embedding(part, how.tuning.augmentation, 2, 0)
         cached = (
-            None if how.tuning.tune == "all" else embed(clip, photos, embedding, lambda **_: None)
+            None if how.tuning.tune == "all" else embed(clip, dataset, embedding, lambda **_: None)
         )
-        views = TrainingViews(photos, self.tuned, cached, how.tuning.augmentation, B, STEPS, 0)
+        views = TrainingBatches(dataset, self.tuned, cached, how.tuning.augmentation, B, STEPS, 0)
         self.adam = self.optimiser()
         for batch in views.start(0):
             self.step(batch.step, batch.index.tolist(), batch.hidden)
@@ -147,10 +147,10 @@ class Truth:
     def mix(self, i: int, c: int, branch: str) -> Tensor:
         how, pools = self.how, draw_groups(torch.tensor(self.pool), len(NAMES), 2, 1, 0)
         tried = [c, self.pool[i]] if how.group_label == "ft" and branch == "ft" else [self.pool[i]]
-        groups = [how.describer.say(rows) for k in tried for rows in pools[k]]
+        groups = [how.captioner.say(rows) for k in tried for rows in pools[k]]
         texts = {
             "class": self.class_texts[c],
-            "image": how.describer.say((i,)),
+            "image": how.captioner.say((i,)),
             "group": next(filter(None, groups), None),
         }
         v = [self.feature(texts[kind]) for kind in how.texts if texts[kind]]
@@ -226,10 +226,10 @@ def agree(result: Fitted, wanted: Truth) -> None:
 
 
 def test_fit__equals_the_slow_truth(
-    clip: Backbone, photos: Photos, small: Small, default: Fitted
+    clip: Backbone, dataset: ImageDataset, small: Small, default: Fitted
 ) -> None:
     """Each distinct text of a step is encoded once there, and all 4 B of them one by one here."""
-    wanted = Truth(clip, photos, small(), each_text_anew=True)
+    wanted = Truth(clip, dataset, small(), each_text_anew=True)
     agree(default, wanted)
     trained = default[0].clip.parameters("head")
     for name, parameter in wanted.tuned.parameters("head").items():
@@ -243,7 +243,7 @@ def test_fit__equals_the_slow_truth(
 )
 def test_fit__each_option_equals_the_slow_truth_and_matters(
     clip: Backbone,
-    photos: Photos,
+    dataset: ImageDataset,
     fit: Callable[..., Fitted],
     default: Fitted,
     small: Small,
@@ -251,6 +251,6 @@ def test_fit__each_option_equals_the_slow_truth_and_matters(
 ) -> None:
     how = small(**option)
     result = fit(how)
-    agree(result, Truth(clip, photos, how))
+    agree(result, Truth(clip, dataset, how))
     same = torch.allclose(result[0].weights, default[0].weights, atol=1e-4)
     assert not same or not np.allclose(losses(result[1]), losses(default[1]), atol=1e-4)

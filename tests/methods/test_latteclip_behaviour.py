@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from anyclass.backbone import Backbone
 from anyclass.captioning.captions import Captions
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.zero_shot import ZeroShot
@@ -43,20 +43,20 @@ def steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("tune", ["head", "tail", "all"])
 @pytest.mark.parametrize("still", [{"steps": 0}, {"lr": 0.0, "alpha": 1.0, "steps": 3}], ids=str)
 def test_fit__that_trains_nothing_equals_zero_shot(
-    fit: Fit, photos: Photos, small: Small, tune: str, still: dict[str, Any]
+    fit: Fit, dataset: ImageDataset, small: Small, tune: str, still: dict[str, Any]
 ) -> None:
-    adapted = fit(small(tune=tune, **still))[0].predict_proba(photos)
-    zero_shot = fit(ZeroShot())[0].predict_proba(photos)
+    adapted = fit(small(tune=tune, **still))[0].predict_proba(dataset)
+    zero_shot = fit(ZeroShot())[0].predict_proba(dataset)
     assert np.allclose(adapted, zero_shot, atol=1e-6)
     assert adapted.argmax(1).tolist() == zero_shot.argmax(1).tolist()
     assert len(set(adapted.argmax(1))) == 4
 
 
-def test_fit__zero_shot_labels_are_on_record(fit: Fit, photos: Photos, small: Small) -> None:
+def test_fit__zero_shot_labels_are_on_record(fit: Fit, dataset: ImageDataset, small: Small) -> None:
     classifier, _ = fit(small())
-    zero_shot = fit(ZeroShot())[0].predict_proba(photos).argmax(1)
+    zero_shot = fit(ZeroShot())[0].predict_proba(dataset).argmax(1)
     assert classifier.record["zero_shot_labels"] == zero_shot.tolist()
-    assert classifier.predict_proba(photos).argmax(1).tolist() != zero_shot.tolist()
+    assert classifier.predict_proba(dataset).argmax(1).tolist() != zero_shot.tolist()
 
 
 # --- gradients and what stays
@@ -74,7 +74,7 @@ def test_fit__gradient_of_the_text_tower_scales_with_one_minus_alpha(
     assert slopes[1.0] == 0
 
 
-def test_fit__absent_classes_stay_to_the_bit(fit: Fit, photos: Photos, small: Small) -> None:
+def test_fit__absent_classes_stay_to_the_bit(fit: Fit, dataset: ImageDataset, small: Small) -> None:
     still, how = (small(steps=n, batch_size=1, relabel="never") for n in (0, 1))
     start, moved = fit(still)[0].weights, fit(how)[0].weights
     assert (moved != start).any(1).sum() == 1
@@ -102,14 +102,14 @@ def test_fit__freeze_text_leaves_the_text_tower(
 # --- labels, seeds, kills
 
 
-def test_fit__never_reads_a_label(fit: Fit, photos: Photos, small: Small) -> None:
+def test_fit__never_reads_a_label(fit: Fit, dataset: ImageDataset, small: Small) -> None:
     noise = np.random.default_rng(1)
-    labels = noise.integers(0, 4, len(photos))
-    known = [replace(photos, labels=some) for some in (labels, noise.permutation(labels))]
+    labels = noise.integers(0, 4, len(dataset))
+    known = [replace(dataset, labels=some) for some in (labels, noise.permutation(labels))]
     for how in (small(), small(tune="all", relabel="epoch", regroup="once")):
-        first, log = fit(how, photos)
-        for pictures in known:
-            again, other = fit(how, pictures)
+        first, log = fit(how, dataset)
+        for images in known:
+            again, other = fit(how, images)
             assert content(again) == content(first)
             assert other == log
 
@@ -125,11 +125,11 @@ def test_fit__same_seed_same_bytes(fit: Fit, small: Small) -> None:
 def test_fit__groups_and_drawn_texts_follow_the_seed(
     fit: Fit, small: Small, teller: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = small(describer=teller, image_captions=2)
+    how = small(captioner=teller, image_captions=2)
     groups, columns, draw = [], [], Captions.draw
 
     def spy(captions: Captions, index: torch.Tensor, *rest: Any) -> torch.Tensor:
-        """Notes for each place of the batch which of its picture's two texts was drawn."""
+        """Notes for each place of the batch which of its image's two texts was drawn."""
         numbers = draw(captions, index, *rest)
         columns[-1] += (numbers[0, 1] == captions.images[index, 1]).tolist()
         return numbers
@@ -144,7 +144,7 @@ def test_fit__groups_and_drawn_texts_follow_the_seed(
     assert columns[1] == columns[2]
     assert len(columns[0]) == 30
     unlike = sum(a != b for a, b in zip(*columns[:2], strict=True))
-    assert unlike > 8  # the pictures without a text alone make 3
+    assert unlike > 8  # the images without a text alone make 3
 
 
 class Killed(Exception):
@@ -165,7 +165,7 @@ KILLED = {  # what is fitted -> the step it is killed after; texts are drawn at 
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
     clip: Backbone,
-    photos: Photos,
+    dataset: ImageDataset,
     small: Small,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -183,7 +183,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 
     torch.manual_seed(0)
     with pytest.raises(Killed):
-        how.fit(clip, photos, log, tmp_path)
+        how.fit(clip, dataset, log, tmp_path)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)
     assert steps(later) == steps(rows)[step:]
@@ -203,7 +203,7 @@ def test_fit__continued_after_the_last_step_is_the_same(
 
 
 def test_fit__asks_for_nothing_twice(fit: Fit, small: Small, teller: Any) -> None:
-    how = small(describer=teller, image_captions=2, groups=3, regroup="once")
+    how = small(captioner=teller, image_captions=2, groups=3, regroup="once")
     classifier, _ = fit(how)
     assert len(teller.asked) == len(set(teller.asked))
     of_images = [request for request in teller.asked if len(request.rows) == 1]
@@ -213,7 +213,7 @@ def test_fit__asks_for_nothing_twice(fit: Fit, small: Small, teller: Any) -> Non
     groups = {request.rows for request in teller.asked if len(request.rows) > 1}
     pure = {rows for rows in groups if len({zero_shot[i] for i in rows}) == 1}
     assert len(pure) >= 8  # of the first drawing all, of the second some
-    assert groups - pure  # c_ft has moved pictures between classes
+    assert groups - pure  # c_ft has moved images between classes
 
 
 @pytest.mark.parametrize(
@@ -222,14 +222,14 @@ def test_fit__asks_for_nothing_twice(fit: Fit, small: Small, teller: Any) -> Non
 def test_fit__asks_only_for_the_texts_in_use(
     fit: Fit, small: Small, teller: Any, texts: tuple[str, ...], sizes: set[int]
 ) -> None:
-    classifier, _ = fit(small(describer=teller, texts=texts, steps=1))
+    classifier, _ = fit(small(captioner=teller, texts=texts, steps=1))
     assert {len(request.rows) for request in teller.asked} == sizes
     weights = [name for name in classifier.record["facts"] if name.startswith("weight_")]
     assert sorted(weights) == sorted(f"weight_{kind}" for kind in texts)
 
 
 def test_fit__questions_name_domain_and_class(fit: Fit, small: Small, teller: Any) -> None:
-    how = small(describer=teller, domain="mouse", plural="mice", steps=0)
+    how = small(captioner=teller, domain="mouse", plural="mice", steps=0)
     classifier, _ = fit(replace(how, class_in_prompt=True))
     names = [classifier.classes.names[c] for c in classifier.record["zero_shot_labels"]]
     asked = [request.question for request in teller.asked if len(request.rows) == 1]
@@ -286,7 +286,7 @@ def test_fit__rows_at_the_floor_are_those_whose_texts_all_are(fit: Fit, small: S
     how = small(texts=("image",), steps=1, batch_size=13)
     assert fit(replace(how, floor=9.0))[0].record["facts"]["rows_at_floor"] == 1
     missing = fit(how)[0].record["facts"]["rows_at_floor"]
-    assert missing == pytest.approx(2 / 13)  # pictures 3 and 7 have no text at all
+    assert missing == pytest.approx(2 / 13)  # images 3 and 7 have no text at all
 
 
 def test_fit__warns_of_a_bold_rate_and_of_drift(fit: Fit, small: Small) -> None:
@@ -301,23 +301,23 @@ def test_fit__warns_of_a_bold_rate_and_of_drift(fit: Fit, small: Small) -> None:
     classifier, _ = fit(torn)
     left = 1 - classifier.record["facts"]["agreement_with_zero_shot"]
     assert left > 0.5
-    assert warnings(torn) == [f"{left:.0%} of the last pictures have left their zero-shot class"]
+    assert warnings(torn) == [f"{left:.0%} of the last images have left their zero-shot class"]
 
 
-def test_fit__descriptions_are_on_record(fit: Fit, photos: Photos, small: Small) -> None:
+def test_fit__descriptions_are_on_record(fit: Fit, dataset: ImageDataset, small: Small) -> None:
     rows = fit(small(steps=0))[0].record["descriptions"]
     assert [row["kind"] for row in rows] == ["class"] * 4 + ["image"] * 13 + ["group"] * 4
     assert rows[4] == {"kind": "image", "file_name": "00.png", "text": "a sketch of red toy"}
     assert rows[7]["text"] is None
-    assert [row["class"] for row in rows[-4:]] == list(photos.classes.names)
+    assert [row["class"] for row in rows[-4:]] == list(dataset.classes.names)
 
 
 # --- what is refused
 
 
-def test_fit__one_class_is_refused(fit: Fit, photos: Photos, small: Small) -> None:
+def test_fit__one_class_is_refused(fit: Fit, dataset: ImageDataset, small: Small) -> None:
     with pytest.raises(RequestError, match="two or more"):
-        fit(small(), Photos.read(photos.root, ["only one"]))
+        fit(small(), ImageDataset.read(dataset.root, ["only one"]))
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_latteclip__wrong_fields_are_refused(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["siglip", "coca", "huggingface", "timm"])
 def test_fit__all_of_other_towers_and_again_from_its_last_step(
     tiny_clip: Callable[..., str],
-    photos: Photos,
+    dataset: ImageDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
@@ -342,13 +342,13 @@ def test_fit__all_of_other_towers_and_again_from_its_last_step(
     monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
     clip = Backbone.load(tiny_clip(kind), engine="torch")
     how = LatteClip(tuning=Tuning(lr=1e-4, steps=2, batch_size=5))
-    first, again = (how.fit(clip, photos, lambda **_: None, tmp_path) for _ in range(2))
-    assert np.array_equal(first.predict_proba(photos), again.predict_proba(photos))
+    first, again = (how.fit(clip, dataset, lambda **_: None, tmp_path) for _ in range(2))
+    assert np.array_equal(first.predict_proba(dataset), again.predict_proba(dataset))
 
 
 @pytest.mark.parametrize("tune", ["head", "tail", "all"])
 def test_fit__micro_batches_give_the_same_weights(fit: Fit, small: Small, tune: str) -> None:
-    """Four of six pictures, then two; texts as well."""
+    """Four of six images, then two; texts as well."""
     lr = {"lr": 1e-3, "tune": tune, "steps": 2}
     whole, parts = (fit(small(**lr, micro_batch=size))[0] for size in (None, 4))
     assert torch.allclose(whole.weights, parts.weights, atol=1e-5)
@@ -370,18 +370,21 @@ def test_fit__learns_a_small_set_without_collapse(fit: Fit, small: Small) -> Non
     assert (classifier.weights @ start.T).argmax(1).tolist() == [0, 1, 2, 3]
 
 
-def test_fit__starter_model_with_the_vocabulary(pictures: Path, names: Path) -> None:
+def test_fit__starter_model_with_the_vocabulary(images: Path, names: Path) -> None:
     """On drawings: losses fall, accuracy does not, texts are sentences."""
-    clip, photos = Backbone.load("starter", engine="torch"), Photos.read(pictures, names, "folders")
+    clip, dataset = (
+        Backbone.load("starter", engine="torch"),
+        ImageDataset.read(images, names, "folders"),
+    )
     log: list[dict[str, Any]] = []
     torch.manual_seed(0)
     how = LatteClip(tuning=Tuning("head", steps=20, views=1))
-    classifier = how.fit(clip, photos, lambda **row: log.append(row))
+    classifier = how.fit(clip, dataset, lambda **row: log.append(row))
     rows = [row["zs_loss"] + row["ft_loss"] for row in steps(log)]
     assert rows[-1] < 0.95 * rows[0]
     zero_shot = np.array(classifier.record["zero_shot_labels"])
-    adapted = classifier.predict_proba(photos).argmax(1)
-    right = [(labels == photos.labels).mean() for labels in (adapted, zero_shot)]
+    adapted = classifier.predict_proba(dataset).argmax(1)
+    right = [(labels == dataset.labels).mean() for labels in (adapted, zero_shot)]
     assert right[0] >= right[1] - 0.05
     texts = [row["text"] for row in classifier.record["descriptions"]]
     assert len(texts) == 4 + 14 + 14

@@ -371,11 +371,11 @@ def test_page__names_every_value_of_every_option_default_first() -> None:
     assert chosen <= {name.strip("`") for name, _ in options}
     for name, said in options:
         field, default = name.strip("`"), getattr(LatteClip(), name.strip("`"))
-        shown = " ".join(default) if isinstance(default, tuple) else str(default)
+        features = " ".join(default) if isinstance(default, tuple) else str(default)
         kind = kinds[field]
         values = (
-            [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else [shown]
+            [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else [features]
         )
         values = ["False", "True"] if kind is bool else values
         assert (said.split(", "), field) == (values, field)
-        assert values[0] == shown
+        assert values[0] == features

@@ -1,6 +1,6 @@
 """ReCLIP: its equations against dense loops, its training against a slow reading, its classifier.
 
-N = 13 pictures, B = 6, C = 4 classes, D = 24; three epochs of two steps. In the equations M = C + N
+N = 13 images, B = 6, C = 4 classes, D = 24; three epochs of two steps. In the equations M = C + N
 nodes of width 9.
 """
 
@@ -26,7 +26,7 @@ from anyclass import fit as run_fit
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError
 from anyclass.features.extract import Embedding, embed
 from anyclass.features.text import openai_templates
@@ -41,7 +41,7 @@ from anyclass.methods.reclip import (
     propagate,
 )
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.training.batches import TrainingViews
+from anyclass.training.batches import TrainingBatches
 
 C, N, D, B, EPOCHS = 4, 13, 9, 6, 3
 QUICK = Reclip(tune="tail", ensemble=False, neighbours=3, batch_size=B, epochs=EPOCHS, lr=3e-3)
@@ -208,13 +208,13 @@ LAST = ("visual.transformer.resblocks.2.", "visual.ln_post.")
 
 
 class Truth:
-    """Two models and two SGDs, dense matrices, one picture at a time."""
+    """Two models and two SGDs, dense matrices, one image at a time."""
 
-    def __init__(self, clip: Backbone, photos: Photos, how: Reclip) -> None:
-        self.how, self.names = how, photos.classes.names
+    def __init__(self, clip: Backbone, dataset: ImageDataset, how: Reclip) -> None:
+        self.how, self.names = how, dataset.classes.names
         self.t, self.v, self.losses = clip.copy(), clip.copy(), list[list[float]]()
         self.templates = openai_templates() if how.ensemble else [how.template]
-        views = [clip.preprocessing.view(Image.open(photos.path(i))) for i in range(N)]
+        views = [clip.preprocessing.view(Image.open(dataset.path(i))) for i in range(N)]
         self.pixels = clip.preprocessing.normalise(torch.stack(views))
         with torch.no_grad():
             self.x_t, self.anchors = clip.images(self.pixels), self.ensembled(clip)
@@ -231,8 +231,8 @@ class Truth:
             )
             for clone, wanted in ((self.t, text), (self.v, image))
         ]
-        shown = embed(clip, photos, Embedding("tail"), lambda **_: None)
-        order = TrainingViews(photos, clip, shown, None, B, EPOCHS * (N // B), 0)
+        features = embed(clip, dataset, Embedding("tail"), lambda **_: None)
+        order = TrainingBatches(dataset, clip, features, None, B, EPOCHS * (N // B), 0)
         for batch in order.start(0):
             if batch.step % (N // B) == 0:
                 self.label()
@@ -290,12 +290,12 @@ SLOW: list[dict[str, Any]] = [{}, {"tune": "all", "lr": 1e-3}, {"ensemble": True
 
 @pytest.mark.parametrize("option", SLOW, ids=str)
 def test_fit__equals_the_slow_truth(
-    fit: Fit, clip: Backbone, photos: Photos, option: dict[str, Any]
+    fit: Fit, clip: Backbone, dataset: ImageDataset, option: dict[str, Any]
 ) -> None:
     """With conjugate gradients run to their end, as the slow reading solves exactly."""
     how = replace(QUICK, iterations=300, tolerance=1e-10, **option)
     classifier, log = fit(how)
-    wanted = Truth(clip, photos, how)
+    wanted = Truth(clip, dataset, how)
     assert np.allclose(losses(log), wanted.losses, rtol=2e-3, atol=2e-4)
     q, w = classifier.weights.chunk(2, dim=1)
     assert torch.allclose(q * 2**0.5, wanted.q, atol=1e-4)
@@ -317,9 +317,11 @@ def test_fit__equals_the_slow_truth(
     }
 
 
-def test_fit__the_slow_truth_sees_labels_that_do_not_agree(clip: Backbone, photos: Photos) -> None:
-    """So that leaving such pictures out is tested at all."""
-    truth = Truth(clip, photos, QUICK)
+def test_fit__the_slow_truth_sees_labels_that_do_not_agree(
+    clip: Backbone, dataset: ImageDataset
+) -> None:
+    """So that leaving such images out is tested at all."""
+    truth = Truth(clip, dataset, QUICK)
     assert None in truth.y
     assert len({y for y in truth.y if y is not None}) > 1
 
@@ -342,11 +344,11 @@ def test_fit__only_norms_of_the_image_tower_change(fit: Fit, clip: Backbone, tun
 
 @pytest.mark.parametrize("kind", ["huggingface", "timm", "siglip", "coca"])
 def test_fit__other_towers_keep_their_running_statistics(
-    tiny_clip: Callable[..., str], photos: Photos, kind: str
+    tiny_clip: Callable[..., str], dataset: ImageDataset, kind: str
 ) -> None:
     clip = Backbone.load(tiny_clip(kind), engine="torch")
     torch.manual_seed(0)
-    classifier = replace(QUICK, epochs=1, scale=1.0).fit(clip, photos, lambda **_: None)
+    classifier = replace(QUICK, epochs=1, scale=1.0).fit(clip, dataset, lambda **_: None)
     before, tuned = (
         {name: tensor.nan_to_num() for name, tensor in model.state_dict().items()}  # CoCa's own
         for model in (clip.model, classifier.clip.model)
@@ -355,10 +357,10 @@ def test_fit__other_towers_keep_their_running_statistics(
     assert changed
     assert changed <= set(clip.norms("image"))
     assert not any("running" in name for name in changed)
-    assert classifier.predict_proba(photos).shape == (N, C)
+    assert classifier.predict_proba(dataset).shape == (N, C)
 
 
-def test_epochs_of__few_for_few_pictures_and_at_most_100(fit: Fit) -> None:
+def test_epochs_of__few_for_few_images_and_at_most_100(fit: Fit) -> None:
     sizes = (13, 4999, 5000, 18_900, 70_700, 900_000)
     assert [Reclip().epochs_of(n) for n in sizes] == [2, 2, 3, 5, 16, 100]
     assert QUICK.epochs_of(70_700) == EPOCHS
@@ -370,11 +372,11 @@ def test_epochs_of__few_for_few_pictures_and_at_most_100(fit: Fit) -> None:
 
 @pytest.mark.parametrize("tune", ["tail", "all"])
 def test_fit__no_epoch_and_no_ensemble_equals_zero_shot(
-    fit: Fit, photos: Photos, tune: str
+    fit: Fit, dataset: ImageDataset, tune: str
 ) -> None:
     classifier = fit(replace(QUICK, tune=tune, epochs=0))[0]
-    adapted = classifier.predict_proba(photos)
-    zero_shot = fit(ZeroShot())[0].predict_proba(photos)
+    adapted = classifier.predict_proba(dataset)
+    zero_shot = fit(ZeroShot())[0].predict_proba(dataset)
     assert np.allclose(adapted, zero_shot, atol=1e-5)
     assert adapted.argmax(1).tolist() == zero_shot.argmax(1).tolist()
     assert classifier.record["facts"] == {}
@@ -382,12 +384,12 @@ def test_fit__no_epoch_and_no_ensemble_equals_zero_shot(
 
 
 @pytest.mark.parametrize("tune", ["tail", "all"])
-def test_fit__never_reads_a_label(fit: Fit, photos: Photos, tune: str) -> None:
+def test_fit__never_reads_a_label(fit: Fit, dataset: ImageDataset, tune: str) -> None:
     noise, how = np.random.default_rng(1), replace(QUICK, tune=tune, epochs=2)
     labels = noise.integers(0, C, N)
-    first, log = fit(how, photos)
+    first, log = fit(how, dataset)
     for some in (labels, noise.permutation(labels)):
-        again, other = fit(how, replace(photos, labels=some))
+        again, other = fit(how, replace(dataset, labels=some))
         assert content(again) == content(first)
         assert other == log
 
@@ -407,7 +409,7 @@ class Killed(Exception):
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
     clip: Backbone,
-    photos: Photos,
+    dataset: ImageDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     tune: str,
@@ -423,7 +425,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 
     torch.manual_seed(0)
     with pytest.raises(Killed):
-        how.fit(clip, photos, log, tmp_path)
+        how.fit(clip, dataset, log, tmp_path)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)
     assert steps(later) == steps(rows)[step:]
@@ -441,9 +443,9 @@ def test_fit__options_differ(fit: Fit) -> None:
             assert not torch.allclose(one, other, atol=1e-6)
 
 
-def test_fit__refuses(fit: Fit, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit__refuses(fit: Fit, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="names of two or more"):
-        fit(QUICK, Photos.read(photos.root, ["only one"]))
+        fit(QUICK, ImageDataset.read(dataset.root, ["only one"]))
     monkeypatch.setattr("anyclass.backbone.backbone.NORMS", (nn.BatchNorm2d,))
     with pytest.raises(RequestError, match="has no norm there; use --tune all"):
         fit(QUICK)
@@ -454,24 +456,24 @@ def test_fit__refuses(fit: Fit, photos: Photos, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("tune", ["tail", "all"])
 def test_classifier__means_the_logits_of_both_and_comes_back(
-    fit: Fit, clip: Backbone, photos: Photos, tmp_path: Path, tune: str
+    fit: Fit, clip: Backbone, dataset: ImageDataset, tmp_path: Path, tune: str
 ) -> None:
     made, _ = fit(replace(QUICK, tune=tune))
-    chances = made.predict_proba(photos)
+    probabilities = made.predict_proba(dataset)
     q, w = (part * 2**0.5 for part in made.weights.chunk(2, dim=1))
     assert torch.allclose(q.norm(dim=1), torch.ones(C), atol=1e-5)
     assert torch.allclose(w.norm(dim=1), torch.ones(C), atol=1e-5)
     for i in range(N):
         view = clip.preprocessing.normalise(
-            clip.preprocessing.view(Image.open(photos.path(i)))[None]
+            clip.preprocessing.view(Image.open(dataset.path(i)))[None]
         )
         with torch.no_grad():
             of_t, of_v = clip.images(view)[0] @ w.T, made.clip.images(view)[0] @ q.T
             odds = (clip.logit_scale * (of_t + of_v) / 2).exp()
-        assert np.allclose(chances[i], odds / odds.sum(), atol=1e-4)
+        assert np.allclose(probabilities[i], odds / odds.sum(), atol=1e-4)
     made.save(tmp_path)
     loaded = Classifier.load(tmp_path, engine="torch")
-    assert loaded.predict_proba(photos).tobytes() == chances.tobytes()
+    assert loaded.predict_proba(dataset).tobytes() == probabilities.tobytes()
     assert loaded.beside is not None
     settings = json.loads((tmp_path / "classifier.json").read_text())
     for wrong in ({"beside": False}, {"beside": "yes"}, {"beside": None}):
@@ -492,11 +494,11 @@ def test_anyclass_fit__a_run_and_its_evaluation(shapes: dict[str, Any], tmp_path
     assert metrics["scored"] == 14
     assert set(metrics["facts"]) == set(reclip.FACTS)
     loaded = Classifier.load(tmp_path / "run" / "model", engine="torch")
-    photos = Photos.read(shapes["images"], shapes["classes"], "folders")
-    chances = loaded.predict_proba(photos)
+    dataset = ImageDataset.read(shapes["images"], shapes["classes"], "folders")
+    probabilities = loaded.predict_proba(dataset)
     rows = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
-    assert [row["score"] for row in rows] == pytest.approx(chances.max(1).tolist(), abs=2e-4)
-    right = chances.argmax(1) == photos.labels
+    assert [row["score"] for row in rows] == pytest.approx(probabilities.max(1).tolist(), abs=2e-4)
+    right = probabilities.argmax(1) == dataset.labels
     assert right.mean() == pytest.approx(metrics["adapted"]["accuracy"])
     found = evaluate(tmp_path / "run", shapes["images"], engine="torch")
     assert found["accuracy"] == pytest.approx(metrics["adapted"]["accuracy"])

@@ -1,6 +1,6 @@
 """SHIP: what a step learns from, its edges and controls, kills, its source, other names.
 
-13 pictures, 10 with a label, of 2 of 4 classes; D = 24, S = 4 real features and as many made ones.
+13 images, 10 with a label, of 2 of 4 classes; D = 24, S = 4 real features and as many made ones.
 """
 
 import json
@@ -19,13 +19,13 @@ import anyclass
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import parts
-from anyclass.classifier.prompt_learner import Slots
-from anyclass.data import Photos
+from anyclass.classifier.prompt_learner import PromptLearner
+from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShot, Lesson, Made
+from anyclass.methods.few_shot import FewShot, SyntheticFeatures, TrainingSet
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship import GENERATOR, MADE, Ship
 from anyclass.methods.ship_vae import Generator, Vae
@@ -37,8 +37,8 @@ Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 DATA = FewShot(views=3)
 THEN = {
     "coop": CoOp(data=DATA, epochs=3, batch_size=4, lr=0.1, recipe="ship"),
-    "clip_adapter": ClipAdapter(data=DATA, epochs=3, batch_size=4, ratio=0.5),
-    "tip_adapter": TipAdapter(data=DATA, epochs=3, batch_size=4),
+    "clip-adapter": ClipAdapter(data=DATA, epochs=3, batch_size=4, ratio=0.5),
+    "tip-adapter": TipAdapter(data=DATA, epochs=3, batch_size=4),
     "gda": Gda(data=DATA),
 }
 VAE = Vae(
@@ -49,15 +49,15 @@ every = pytest.mark.parametrize("then", THEN.values(), ids=THEN)
 
 
 @pytest.fixture(scope="module")
-def known(photos: Photos) -> Photos:
-    """Classes 1 and 3 have pictures with a label, 0 and 2 have a name."""
+def known(dataset: ImageDataset) -> ImageDataset:
+    """Classes 1 and 3 have images with a label, 0 and 2 have a name."""
     labels = np.array([3, 1, -1, 3, 3, 1, 1, 3, 1, -1, 3, 1, -1])
-    return replace(photos, labels=labels)
+    return replace(dataset, labels=labels)
 
 
 @pytest.fixture(scope="module")
-def everyone(photos: Photos) -> Photos:
-    return replace(photos, labels=np.arange(13) % 4)
+def everyone(dataset: ImageDataset) -> ImageDataset:
+    return replace(dataset, labels=np.arange(13) % 4)
 
 
 def content(found: Classifier) -> bytes:
@@ -67,9 +67,9 @@ def content(found: Classifier) -> bytes:
     return bits + json.dumps([numbers, found.record.get("facts")]).encode()
 
 
-def texts(clip: Backbone, photos: Photos) -> Tensor:
+def texts(clip: Backbone, dataset: ImageDataset) -> Tensor:
     with torch.no_grad():
-        return class_features(clip, photos.classes.prompts, [PLAIN])
+        return class_features(clip, dataset.classes.prompts, [PLAIN])
 
 
 Step = tuple[Tensor, Tensor, list[int]]
@@ -78,14 +78,14 @@ Step = tuple[Tensor, Tensor, list[int]]
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """What each step of the classifier learned from: features, classes, columns."""
-    seen, inner = list[Step](), Lesson.step
+    seen, inner = list[Step](), TrainingSet.step
 
-    def step(self: Lesson, batch: Any) -> tuple[Tensor, Tensor]:
+    def step(self: TrainingSet, batch: Any) -> tuple[Tensor, Tensor]:
         x, y = inner(self, batch)
         seen.append((x.clone(), self.columns[y], self.columns.tolist()))
         return x, y
 
-    monkeypatch.setattr(Lesson, "step", step)
+    monkeypatch.setattr(TrainingSet, "step", step)
     return seen
 
 
@@ -94,27 +94,29 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 @every
 def test_fit__a_step_has_as_many_made_features_as_real_ones(
-    fit: Fit, known: Photos, steps: list[Step], then: Any
+    fit: Fit, known: ImageDataset, steps: list[Step], then: Any
 ) -> None:
     if isinstance(then, Gda):
         return
     fit(replace(SHIP, then=then), known)
-    sizes = [4, 4, 2] * 3  # 10 pictures
+    sizes = [4, 4, 2] * 3  # 10 images
     assert [len(x) for x, _, _ in steps] == [2 * size for size in sizes]
     for size, (x, c, columns) in zip(sizes, steps, strict=True):
         assert set(c[:size].tolist()) <= {1, 3}
         assert set(c[size:].tolist()) <= {0, 2}
         assert columns == [0, 1, 2, 3]
         assert torch.allclose(x.norm(dim=1), torch.ones(2 * size), rtol=1e-5)
-    made = torch.cat([x[len(x) // 2 :] for x, _, _ in steps])
-    assert len(made.unique(dim=0)) == len(made)  # always fresh
+    synthetic = torch.cat([x[len(x) // 2 :] for x, _, _ in steps])
+    assert len(synthetic.unique(dim=0)) == len(synthetic)  # always fresh
     first = [x.clone() for x, _, _ in steps]
     steps.clear()
     fit(replace(SHIP, then=then), known)
     assert all(torch.equal(a, b) for a, (b, _, _) in zip(first, steps, strict=True))
 
 
-def test_fit__named_classes_are_drawn_uniformly(fit: Fit, known: Photos, steps: list[Step]) -> None:
+def test_fit__named_classes_are_drawn_uniformly(
+    fit: Fit, known: ImageDataset, steps: list[Step]
+) -> None:
     fit(replace(SHIP, then=replace(THEN["coop"], epochs=60), synthetic="text"), known)
     drawn = torch.cat([c[len(c) // 2 :] for _, c, _ in steps]).bincount(minlength=4)
     assert drawn[[1, 3]].tolist() == [0, 0]
@@ -124,7 +126,7 @@ def test_fit__named_classes_are_drawn_uniformly(fit: Fit, known: Photos, steps: 
 
 
 def test_fit__text_puts_exactly_the_class_text_in(
-    fit: Fit, clip: Backbone, known: Photos, steps: list[Step]
+    fit: Fit, clip: Backbone, known: ImageDataset, steps: list[Step]
 ) -> None:
     how = replace(SHIP, synthetic="text", template="art of {}")
     _, log = fit(how, known)
@@ -138,7 +140,7 @@ def test_fit__text_puts_exactly_the_class_text_in(
 
 
 def test_fit__none_is_real_features_over_all_classes(
-    fit: Fit, known: Photos, steps: list[Step]
+    fit: Fit, known: ImageDataset, steps: list[Step]
 ) -> None:
     found = fit(replace(SHIP, synthetic="none"), known)[0]
     assert [(len(x), columns) for x, _, columns in steps] == [
@@ -147,18 +149,24 @@ def test_fit__none_is_real_features_over_all_classes(
     assert "files" not in found.record
 
 
-def test_fit__mean_is_the_feature_of_code_zero(fit: Fit, known: Photos, steps: list[Step]) -> None:
+def test_fit__mean_is_the_feature_of_code_zero(
+    fit: Fit, known: ImageDataset, steps: list[Step]
+) -> None:
     fit(replace(SHIP, synthetic="mean"), known)
-    made = [(x[i], int(c[i])) for x, c, _ in steps for i in range(len(x) // 2, len(x))]
+    synthetic = [(x[i], int(c[i])) for x, c, _ in steps for i in range(len(x) // 2, len(x))]
     for k in (0, 2):
-        some = torch.stack([x for x, c in made if c == k])
+        some = torch.stack([x for x, c in synthetic if c == k])
         assert torch.allclose(some, some[:1].expand_as(some), atol=1e-6)
 
 
-def test_fit__pool_is_made_once_and_drawn_from(fit: Fit, known: Photos, steps: list[Step]) -> None:
+def test_fit__pool_is_made_once_and_drawn_from(
+    fit: Fit, known: ImageDataset, steps: list[Step]
+) -> None:
     fit(replace(SHIP, pool=2), known)
-    made = [(x[i], int(c[i])) for x, c, _ in steps for i in range(len(x) // 2, len(x))]
-    distinct = {k: len(torch.stack([x for x, c in made if c == k]).unique(dim=0)) for k in (0, 2)}
+    synthetic = [(x[i], int(c[i])) for x, c, _ in steps for i in range(len(x) // 2, len(x))]
+    distinct = {
+        k: len(torch.stack([x for x, c in synthetic if c == k]).unique(dim=0)) for k in (0, 2)
+    }
     assert distinct == {0: 2, 2: 2}
 
 
@@ -166,20 +174,22 @@ def test_fit__pool_is_made_once_and_drawn_from(fit: Fit, known: Photos, steps: l
     ("ratio", "sizes"), [(0.5, [2, 2, 1]), (3.0, [12, 12, 6]), (None, [4, 4, 2])]
 )
 def test_fit__ratio_of_made_features(
-    fit: Fit, known: Photos, steps: list[Step], ratio: float | None, sizes: list[int]
+    fit: Fit, known: ImageDataset, steps: list[Step], ratio: float | None, sizes: list[int]
 ) -> None:
     fit(replace(SHIP, ratio=ratio), known)
     assert [int(sum(c % 2 == 0)) for _, c, _ in steps] == sizes * 3
 
 
-def test_fit__ratio_of_none_counts_classes(fit: Fit, known: Photos, steps: list[Step]) -> None:
+def test_fit__ratio_of_none_counts_classes(
+    fit: Fit, known: ImageDataset, steps: list[Step]
+) -> None:
     """Three named classes to one labelled: all classes are seen alike."""
     fit(replace(SHIP, ratio=None), replace(known, labels=np.minimum(known.labels, 1)))
     assert [len(x) for x, _, _ in steps] == [16, 16, 8] * 3
 
 
-def test_fit__tip_adapter_has_keys_of_named_classes(fit: Fit, known: Photos) -> None:
-    found = fit(replace(SHIP, then=THEN["tip_adapter"]), known)[0]
+def test_fit__tip_adapter_has_keys_of_named_classes(fit: Fit, known: ImageDataset) -> None:
+    found = fit(replace(SHIP, then=THEN["tip-adapter"]), known)[0]
     tensors = parts(found.head)[0] if found.head else {}
     assert tensors["values"].sum(0).tolist() == [5, 5, 5, 5]
 
@@ -189,7 +199,7 @@ def test_fit__tip_adapter_has_keys_of_named_classes(fit: Fit, known: Photos) -> 
 
 @every
 def test_fit__same_seed_same_bytes_and_the_model_stays(
-    fit: Fit, clip: Backbone, known: Photos, then: Any
+    fit: Fit, clip: Backbone, known: ImageDataset, then: Any
 ) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     how = replace(SHIP, then=then)
@@ -204,37 +214,39 @@ def test_fit__same_seed_same_bytes_and_the_model_stays(
 
 
 @every
-def test_fit__learns_from_labelled_pictures_alone(fit: Fit, known: Photos, then: Any) -> None:
+def test_fit__learns_from_labelled_images_alone(fit: Fit, known: ImageDataset, then: Any) -> None:
     how = replace(SHIP, then=then)
     found = fit(how, known)[0]
     assert content(found) == content(fit(how, known.labelled)[0])
     assert found.record["learned_from"] == known.labelled.files
 
 
-def test_fit__the_classifier_is_that_of_its_parts(fit: Fit, clip: Backbone, known: Photos) -> None:
+def test_fit__the_classifier_is_that_of_its_parts(
+    fit: Fit, clip: Backbone, known: ImageDataset
+) -> None:
     """Eq. 2, then the companion on what the generator makes; done here by hand."""
     found, log = fit(SHIP, known)
     torch.manual_seed(0)
-    shown = DATA.show(clip, known, lambda **_: None, 3)
+    labelled = DATA.show(clip, known, lambda **_: None, 3)
     rows = list[dict[str, Any]]()
     maker = VAE.learn(
-        clip, shown, known.classes, texts(clip, known), lambda **row: rows.append(row)
+        clip, labelled, known.classes, texts(clip, known), lambda **row: rows.append(row)
     )
     seed = seeded_rng(0, MADE).initial_seed()
-    made = Made(torch.tensor([0, 2]), maker.sample, seed)
-    then = THEN["coop"].learn(clip, shown, known.classes, lambda **_: None, made, "all")
+    synthetic = SyntheticFeatures(torch.tensor([0, 2]), maker.sample, seed)
+    then = THEN["coop"].learn(clip, labelled, known.classes, lambda **_: None, synthetic, "all")
     torch.testing.assert_close(found.weights, then.weights)  # last bits hang on the memory's places
     ship = [row for row in log if row.get("stage") == "ship"]
     assert [row["epoch"] for row in ship] == [0, 1, 2]
     for mine, others in zip(ship, [r for r in rows if r.get("stage") == "ship"], strict=True):
         assert mine.pop("stage") == others.pop("stage")
         assert mine == pytest.approx(others, rel=1e-5, abs=1e-6)
-    facts = maker.facts | {"labelled_pictures": 10}
+    facts = maker.facts | {"labelled_images": 10}
     assert found.record["facts"] == pytest.approx(facts, rel=1e-5, abs=1e-6)
 
 
 @every
-def test_fit__controls_stand_beside_it(fit: Fit, known: Photos, then: Any) -> None:
+def test_fit__controls_stand_beside_it(fit: Fit, known: ImageDataset, then: Any) -> None:
     how = replace(SHIP, then=then)
     found = fit(replace(how, controls=True), known)[0]
     assert content(found) == content(fit(how, known)[0])
@@ -246,14 +258,16 @@ def test_fit__controls_stand_beside_it(fit: Fit, known: Photos, then: Any) -> No
     assert fit(how, known)[0].record["controls"] == {}
 
 
-def test_fit__a_control_is_fitted_once(fit: Fit, known: Photos, steps: list[Step]) -> None:
+def test_fit__a_control_is_fitted_once(fit: Fit, known: ImageDataset, steps: list[Step]) -> None:
     found = fit(replace(SHIP, synthetic="text", controls=True), known)[0]
     assert len(steps) == 2 * 9
     assert content(found.record["controls"]["text"]) == content(found)
 
 
 @every
-def test_save__and_load_are_the_same(fit: Fit, known: Photos, tmp_path: Path, then: Any) -> None:
+def test_save__and_load_are_the_same(
+    fit: Fit, known: ImageDataset, tmp_path: Path, then: Any
+) -> None:
     found = fit(replace(SHIP, then=then), known)[0]
     found.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
@@ -261,7 +275,7 @@ def test_save__and_load_are_the_same(fit: Fit, known: Photos, tmp_path: Path, th
     assert np.array_equal(again.predict_proba(known), found.predict_proba(known))
 
 
-def test_fit__every_model(every_clip: str, known: Photos) -> None:
+def test_fit__every_model(every_clip: str, known: ImageDataset) -> None:
     clip = Backbone.load(every_clip, engine="torch")
     how = Ship(
         then=replace(THEN["coop"], epochs=1, batch_size=None),
@@ -270,17 +284,19 @@ def test_fit__every_model(every_clip: str, known: Photos) -> None:
     torch.manual_seed(0)
     found = how.fit(clip, known, lambda **_: None)
     assert np.allclose(found.predict_proba(known).sum(1), 1, atol=1e-5)
-    start = Slots(clip, known.classes.prompts, 4)
+    start = PromptLearner(clip, known.classes.prompts, 4)
     assert not torch.equal(found.weights, start.all_features(start.spoken("a photo of a")))
 
 
 @pytest.mark.parametrize("synthetic", ["mean", "text", "none"])
-def test_fit__the_order_of_classes_does_not_matter(fit: Fit, known: Photos, synthetic: Any) -> None:
+def test_fit__the_order_of_classes_does_not_matter(
+    fit: Fit, known: ImageDataset, synthetic: Any
+) -> None:
     """Where nothing is drawn by class: codes and classes of `generator` are, in their order."""
     to = np.array([2, 0, 3, 1])
     names = [known.classes.names[int(np.flatnonzero(to == c)[0])] for c in range(4)]
     moved = replace(
-        Photos.read(known.root, names),
+        ImageDataset.read(known.root, names),
         labels=np.where(known.labels < 0, -1, to[known.labels]),
     )
     how = replace(SHIP, then=THEN["gda"], synthetic=synthetic)
@@ -297,7 +313,7 @@ def test_fit__the_order_of_classes_does_not_matter(fit: Fit, known: Photos, synt
 @every
 @pytest.mark.parametrize("views", [3, 0])
 def test_fit__without_a_named_class_is_the_plain_companion(
-    fit: Fit, everyone: Photos, then: Any, views: int
+    fit: Fit, everyone: ImageDataset, then: Any, views: int
 ) -> None:
     then = replace(then, data=FewShot(views=views))
     found, log = fit(replace(SHIP, then=then, controls=True), everyone)
@@ -310,15 +326,17 @@ def test_fit__without_a_named_class_is_the_plain_companion(
 
 
 @every
-def test_fit__refuses(fit: Fit, photos: Photos, then: Any) -> None:
+def test_fit__refuses(fit: Fit, dataset: ImageDataset, then: Any) -> None:
     how = replace(SHIP, then=then)
     with pytest.raises(RequestError, match="names alone there are latteclip-plus"):
-        fit(how, photos)
+        fit(how, dataset)
     with pytest.raises(RequestError, match="two names"):
-        fit(how, Photos.read(photos.root, ["only one"]))
+        fit(how, ImageDataset.read(dataset.root, ["only one"]))
 
 
-def test_fit__words_are_refused_before_anything_is_learned(clip: Backbone, known: Photos) -> None:
+def test_fit__words_are_refused_before_anything_is_learned(
+    clip: Backbone, known: ImageDataset
+) -> None:
     how, log = replace(SHIP, then=replace(THEN["coop"], words="a photo")), list[Any]()
     with pytest.raises(RequestError, match="not 4 words of this model"):
         how.fit(clip, known, lambda **row: log.append(row))
@@ -326,9 +344,9 @@ def test_fit__words_are_refused_before_anything_is_learned(clip: Backbone, known
     assert all(parameter.requires_grad for parameter in clip.model.parameters())
 
 
-def test_fit__says_once_which_name_is_cut(fit: Fit, known: Photos) -> None:
+def test_fit__says_once_which_name_is_cut(fit: Fit, known: ImageDataset) -> None:
     names = (*known.classes.names[:3], "a " * 20 + "dog")
-    long = replace(Photos.read(known.root, names), labels=known.labels)
+    long = replace(ImageDataset.read(known.root, names), labels=known.labels)
     warned = [row["warning"] for row in fit(SHIP, long)[1] if "warning" in row]
     assert sum("may not read the end" in text for text in warned) == 1
 
@@ -350,7 +368,7 @@ class Killed(Exception):
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
     clip: Backbone,
-    known: Photos,
+    known: ImageDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     at: int,
@@ -383,7 +401,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 
 
 @pytest.fixture
-def source(fit: Fit, known: Photos, tmp_path: Path) -> tuple[Path, Classifier]:
+def source(fit: Fit, known: ImageDataset, tmp_path: Path) -> tuple[Path, Classifier]:
     """A run folder as far as SHIP reads it, and its classifier."""
     found = fit(SHIP, known)[0]
     found.record["files"][GENERATOR](tmp_path / "run" / "model" / GENERATOR)
@@ -391,9 +409,9 @@ def source(fit: Fit, known: Photos, tmp_path: Path) -> tuple[Path, Classifier]:
 
 
 def test_source__generator_is_taken_instead_of_learned(
-    fit: Fit, known: Photos, source: Any
+    fit: Fit, known: ImageDataset, source: Any
 ) -> None:
-    """With the same pictures and seed the result is the same."""
+    """With the same images and seed the result is the same."""
     again, log = fit(replace(SHIP, source=str(source[0])), known)
     assert torch.equal(again.weights, source[1].weights)
     assert not any("reconstruction_loss" in row for row in log)
@@ -402,29 +420,29 @@ def test_source__generator_is_taken_instead_of_learned(
 
 
 @pytest.fixture
-def target(photos: Photos) -> Photos:
+def target(dataset: ImageDataset) -> ImageDataset:
     """Other names, one of them the same, and no label."""
-    return Photos.read(photos.root, ["big dog", "art", "kite-7", "soft paper b2", "house"])
+    return ImageDataset.read(dataset.root, ["big dog", "art", "kite-7", "soft paper b2", "house"])
 
 
 def test_transfer__without_a_step_is_the_learned_words_with_other_names(
-    fit: Fit, clip: Backbone, target: Photos, source: Any
+    fit: Fit, clip: Backbone, target: ImageDataset, source: Any
 ) -> None:
     how = replace(SHIP, source=str(source[0]), transfer_steps=0)
     found, _ = fit(how, target)
-    slots = Slots(clip, target.classes.prompts, 4)
+    learner = PromptLearner(clip, target.classes.prompts, 4)
     words = source[1].record["context"]
     assert not words.requires_grad
-    assert not torch.allclose(words, slots.spoken("a photo of a"), atol=1e-2)
-    assert torch.allclose(found.weights, slots.all_features(words), atol=1e-6)
+    assert not torch.allclose(words, learner.spoken("a photo of a"), atol=1e-2)
+    assert torch.allclose(found.weights, learner.all_features(words), atol=1e-6)
     assert torch.allclose(found.weights[1], source[1].weights[2], atol=1e-6)  # "art" in both
     found, _ = fit(replace(how, transfer_start="words"), target)
-    usual = slots.all_features(slots.spoken("a photo of a"))
+    usual = learner.all_features(learner.spoken("a photo of a"))
     assert torch.allclose(found.weights, usual, atol=1e-6)
 
 
 def test_transfer__learns_from_made_features_alone(
-    fit: Fit, clip: Backbone, target: Photos, source: Any
+    fit: Fit, clip: Backbone, target: ImageDataset, source: Any
 ) -> None:
     """Two steps, done here by hand."""
     how = replace(SHIP, source=str(source[0]), transfer_steps=2, transfer_size=7, transfer_lr=0.05)
@@ -432,14 +450,14 @@ def test_transfer__learns_from_made_features_alone(
     place = source[0] / "model" / GENERATOR
     maker, words = Generator.load(place, clip, target.classes, texts(clip, target))
     assert words is not None
-    v, slots = words.clone().requires_grad_(), Slots(clip, target.classes.prompts, 4)
+    v, learner = words.clone().requires_grad_(), PromptLearner(clip, target.classes.prompts, 4)
     adam = torch.optim.AdamW([v], eps=1e-4)
-    made = Made(torch.arange(5), maker.sample, seeded_rng(0, MADE).initial_seed())
+    synthetic = SyntheticFeatures(torch.arange(5), maker.sample, seeded_rng(0, MADE).initial_seed())
     losses = []
     for step, rate in enumerate((0.05, 0.025)):  # half a cosine
-        x, c = made.batch(step, 7)
-        chances = (clip.logit_scale.detach() * x @ slots.features(v).T).log_softmax(1)
-        loss = -chances[torch.arange(7), c].mean()
+        x, c = synthetic.batch(step, 7)
+        probabilities = (clip.logit_scale.detach() * x @ learner.features(v).T).log_softmax(1)
+        loss = -probabilities[torch.arange(7), c].mean()
         adam.zero_grad()
         loss.backward(inputs=[v])
         adam.param_groups[0]["lr"] = rate
@@ -447,13 +465,13 @@ def test_transfer__learns_from_made_features_alone(
         losses.append(float(loss.detach()))
     found_losses = [row["transfer_loss"] for row in log if "transfer_loss" in row]
     assert found_losses == pytest.approx(losses, rel=1e-5)
-    assert torch.allclose(found.weights, slots.all_features(v.detach()), atol=1e-5)
+    assert torch.allclose(found.weights, learner.all_features(v.detach()), atol=1e-5)
     assert found.classes_ == list(target.classes.names)
     assert found.method == "ship"
 
 
 def test_transfer__is_drawn_by_the_seed_and_goes_on_after_a_kill(
-    fit: Fit, clip: Backbone, target: Photos, source: Any, monkeypatch: Any, tmp_path: Path
+    fit: Fit, clip: Backbone, target: ImageDataset, source: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
     how = replace(SHIP, source=str(source[0]), transfer_steps=9, transfer_lr=0.05)
     first, again, other = (fit(how, target, seed=seed)[0].weights for seed in (0, 0, 1))
@@ -471,7 +489,9 @@ def test_transfer__is_drawn_by_the_seed_and_goes_on_after_a_kill(
     assert torch.equal(fit(how, target, scratch=tmp_path / "scratch")[0].weights, first)
 
 
-def test_transfer__has_controls_too(fit: Fit, clip: Backbone, target: Photos, source: Any) -> None:
+def test_transfer__has_controls_too(
+    fit: Fit, clip: Backbone, target: ImageDataset, source: Any
+) -> None:
     how = replace(SHIP, source=str(source[0]), transfer_steps=3, transfer_lr=0.05, controls=True)
     found = fit(how, target)[0]
     text, none = (found.record["controls"][name].weights for name in ("text", "none"))
@@ -481,7 +501,7 @@ def test_transfer__has_controls_too(fit: Fit, clip: Backbone, target: Photos, so
 
 
 def test_transfer__can_be_a_source_itself(
-    fit: Fit, clip: Backbone, target: Photos, source: Any, tmp_path: Path
+    fit: Fit, clip: Backbone, target: ImageDataset, source: Any, tmp_path: Path
 ) -> None:
     how = replace(SHIP, source=str(source[0]), transfer_steps=3, transfer_lr=0.05)
     found = fit(how, target)[0]
@@ -491,23 +511,23 @@ def test_transfer__can_be_a_source_itself(
 
 
 def test_transfer__of_a_run_without_coop_starts_from_its_words(
-    fit: Fit, clip: Backbone, known: Photos, target: Photos, tmp_path: Path
+    fit: Fit, clip: Backbone, known: ImageDataset, target: ImageDataset, tmp_path: Path
 ) -> None:
-    found = fit(replace(SHIP, then=THEN["clip_adapter"]), known)[0]
+    found = fit(replace(SHIP, then=THEN["clip-adapter"]), known)[0]
     found.record["files"][GENERATOR](tmp_path / "model" / GENERATOR)
     how = Ship(then=Gda(), source=str(tmp_path), transfer_steps=0)  # the generator has 3 places
-    slots = Slots(clip, target.classes.prompts, 4)
-    usual = slots.all_features(slots.spoken("a photo of a"))
+    learner = PromptLearner(clip, target.classes.prompts, 4)
+    usual = learner.all_features(learner.spoken("a photo of a"))
     assert torch.allclose(fit(how, target)[0].weights, usual, atol=1e-6)
 
 
-def test_transfer__to_the_same_names(fit: Fit, photos: Photos, source: Any) -> None:
+def test_transfer__to_the_same_names(fit: Fit, dataset: ImageDataset, source: Any) -> None:
     how = replace(SHIP, source=str(source[0]), transfer_steps=0)
-    assert torch.allclose(fit(how, photos)[0].weights, source[1].weights, atol=1e-6)
+    assert torch.allclose(fit(how, dataset)[0].weights, source[1].weights, atol=1e-6)
 
 
-def test_source__that_is_none_is_refused_before_pictures_are_embedded(
-    clip: Backbone, known: Photos, tmp_path: Path, tiny_clip: Callable[..., str], source: Any
+def test_source__that_is_none_is_refused_before_images_are_embedded(
+    clip: Backbone, known: ImageDataset, tmp_path: Path, tiny_clip: Callable[..., str], source: Any
 ) -> None:
     log = list[Any]()
     with pytest.raises(ModelError, match="is missing"):

@@ -1,6 +1,6 @@
 """SHIP's generator: its equations, its training against a slow reading, worlds it has to recover.
 
-n = 7 pictures of 2 of C = 5 classes, K = 2 views, D = 24, S = 4, Z = 6, L = 3, W = 40.
+n = 7 images of 2 of C = 5 classes, K = 2 views, D = 24, S = 4, Z = 6, L = 3, W = 40.
 """
 
 import json
@@ -22,7 +22,7 @@ from anyclass.backbone import Backbone, Words
 from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.few_shot import Shown
+from anyclass.methods.few_shot import LabelledFeatures
 from anyclass.methods.ship_vae import (
     CODES,
     LOOK,
@@ -69,17 +69,19 @@ def texts(clip: Backbone, classes: Classes = CLASSES) -> Tensor:
 
 
 @pytest.fixture
-def shown() -> Shown:
+def labelled() -> LabelledFeatures:
     c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return Shown(unit(7, 2, 24, seed=0), c, tuple("abcdefg"))
+    return LabelledFeatures(unit(7, 2, 24, seed=0), c, tuple("abcdefg"))
 
 
 def learn(
-    how: Vae, clip: Backbone, shown: Shown, seed: int = 0, classes: Classes = CLASSES
+    how: Vae, clip: Backbone, labelled: LabelledFeatures, seed: int = 0, classes: Classes = CLASSES
 ) -> tuple[Generator, list[dict[str, Any]]]:
     log = list[dict[str, Any]]()
     torch.manual_seed(seed)
-    return how.learn(clip, shown, classes, texts(clip, classes), lambda **row: log.append(row)), log
+    return how.learn(
+        clip, labelled, classes, texts(clip, classes), lambda **row: log.append(row)
+    ), log
 
 
 def terms(log: list[dict[str, Any]]) -> list[tuple[float, float]]:
@@ -225,12 +227,14 @@ def test_decoded__in_parts_is_the_same(
     assert torch.allclose(maker.decoded(z, c), whole, atol=1e-6)
 
 
-def test_loss__reaches_every_tensor_and_none_of_the_model(clip: Backbone, shown: Shown) -> None:
+def test_loss__reaches_every_tensor_and_none_of_the_model(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
     maker = Generator(SMALL, clip, CLASSES, texts(clip), seed=0)
     with frozen(clip):
-        mu, lambda_ = maker.encode(shown.x[:, 0], shown.c)
-        x = maker.decode(code(mu, lambda_, normal(7, 6)), shown.c)
-        loss = squared_distance(shown.x[:, 0], x) + kl_to_normal(mu, lambda_)
+        mu, lambda_ = maker.encode(labelled.x[:, 0], labelled.c)
+        x = maker.decode(code(mu, lambda_, normal(7, 6)), labelled.c)
+        loss = squared_distance(labelled.x[:, 0], x) + kl_to_normal(mu, lambda_)
         loss.mean().backward()
     for name, parameter in maker.named_parameters():
         assert parameter.grad is not None, name
@@ -280,9 +284,9 @@ def text(clip: Backbone, p: Tensor, name: str) -> Tensor:
 
 
 def truth(
-    how: Vae, clip: Backbone, shown: Shown, drawn: Tensor
+    how: Vae, clip: Backbone, labelled: LabelledFeatures, drawn: Tensor
 ) -> tuple[list[tuple[float, float]], Tensor]:
-    """Eq. 2 and 3 picture by picture, torch's AdamW; at the end code by code of class 4."""
+    """Eq. 2 and 3 image by image, torch's AdamW; at the end code by code of class 4."""
     maker = Generator(how, clip, CLASSES, texts(clip), seed=0)
     adam = torch.optim.AdamW(maker.parameters(), how.lr, weight_decay=how.weight_decay)
     losses = []
@@ -291,10 +295,10 @@ def truth(
         r = maker.r(z)
         return torch.stack([maker.words[i] + r for i in range(how.length)])
 
-    for batch in shown.batches(how.batch_size, how.epochs, 0).start(0):
+    for batch in labelled.batches(how.batch_size, how.epochs, 0).start(0):
         eps = torch.randn(len(batch.index), 6, generator=seeded_rng(0, batch.step, CODES))
         near, kl = [], []
-        for x, c, e in zip(batch.hidden, shown.c[batch.index].tolist(), eps, strict=True):
+        for x, c, e in zip(batch.hidden, labelled.c[batch.index].tolist(), eps, strict=True):
             h = maker.hidden(x)
             h = torch.where(h > 0, h, how.slope * h)
             posterior = Normal(maker.mu(h), (maker.lambda_(h) / 2).exp())
@@ -312,19 +316,21 @@ def truth(
 
 
 @pytest.mark.parametrize("kl_weight", [1.0, 0.3])
-def test_learn__equals_the_slow_truth(clip: Backbone, shown: Shown, kl_weight: float) -> None:
+def test_learn__equals_the_slow_truth(
+    clip: Backbone, labelled: LabelledFeatures, kl_weight: float
+) -> None:
     how, drawn = replace(SMALL, kl_weight=kl_weight), normal(3, 6)
-    maker, log = learn(how, clip, shown)
-    losses, made = truth(how, clip, shown, drawn)
+    maker, log = learn(how, clip, labelled)
+    losses, synthetic = truth(how, clip, labelled, drawn)
     assert len(losses) == 6  # 7 = 4 + 3
     assert [r for r, _ in terms(log)] == pytest.approx([r for r, _ in losses], rel=1e-4)
     assert [k for _, k in terms(log)] == pytest.approx([k for _, k in losses], 1e-3, abs=1e-7)
-    assert torch.allclose(maker.decoded(drawn, torch.full((3,), 4)), made, atol=1e-4)
+    assert torch.allclose(maker.decoded(drawn, torch.full((3,), 4)), synthetic, atol=1e-4)
 
 
-def test_learn__leaves_the_model_bit_for_bit(clip: Backbone, shown: Shown) -> None:
+def test_learn__leaves_the_model_bit_for_bit(clip: Backbone, labelled: LabelledFeatures) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-    one, again, other = (learn(SMALL, clip, shown, seed)[0] for seed in (0, 0, 1))
+    one, again, other = (learn(SMALL, clip, labelled, seed)[0] for seed in (0, 0, 1))
     after = clip.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(parameter.grad is not None for parameter in clip.model.parameters())
@@ -335,23 +341,27 @@ def test_learn__leaves_the_model_bit_for_bit(clip: Backbone, shown: Shown) -> No
 def test_learn__every_model(every_clip: str) -> None:
     clip = Backbone.load(every_clip, engine="torch")
     d = clip.fingerprint().shape[1]
-    shown = Shown(unit(5, 1, d, seed=2), torch.tensor([1, 3, 3, 1, 3]), tuple("abcde"))
+    labelled = LabelledFeatures(
+        unit(5, 1, d, seed=2), torch.tensor([1, 3, 3, 1, 3]), tuple("abcde")
+    )
     how = replace(SMALL, epochs=1, latent=None)
-    maker, log = learn(how, clip, shown)
-    assert (maker.latent, len(terms(log))) == (maker.slots.width, 2)
+    maker, log = learn(how, clip, labelled)
+    assert (maker.latent, len(terms(log))) == (maker.learner.width, 2)
     start = Generator(how, clip, CLASSES, maker.t, seed=0)
     for name, parameter in maker.named_parameters():
         assert not torch.equal(parameter, start.get_parameter(name)), name
     c = torch.tensor([4, 0])
-    made = maker.sample(c, seeded_rng(1))
+    synthetic = maker.sample(c, seeded_rng(1))
     with torch.no_grad():
         z = torch.randn(2, maker.latent, generator=seeded_rng(1))
         alone = torch.cat([maker.decode(z[i : i + 1], c[i : i + 1]) for i in range(2)])
-    assert torch.allclose(made, alone, atol=1e-5)
+    assert torch.allclose(synthetic, alone, atol=1e-5)
 
 
-def test_learn__mean_over_dimensions_is_a_part_of_the_sum(clip: Backbone, shown: Shown) -> None:
-    first = [terms(learn(replace(SMALL, reconstruction=r), clip, shown)[1])[0] for r in REDUCED]
+def test_learn__mean_over_dimensions_is_a_part_of_the_sum(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
+    first = [terms(learn(replace(SMALL, reconstruction=r), clip, labelled)[1])[0] for r in REDUCED]
     assert first[0][0] == pytest.approx(24 * first[1][0], rel=1e-5)
     assert first[0][1] == first[1][1]
 
@@ -359,22 +369,28 @@ def test_learn__mean_over_dimensions_is_a_part_of_the_sum(clip: Backbone, shown:
 REDUCED: Any = ("sum", "mean")
 
 
-def test_learn__has_as_many_steps_as_asked_for(clip: Backbone, shown: Shown) -> None:
-    counts = [len(terms(learn(replace(SMALL, least_steps=n), clip, shown)[1])) for n in (0, 6, 7)]
+def test_learn__has_as_many_steps_as_asked_for(clip: Backbone, labelled: LabelledFeatures) -> None:
+    counts = [
+        len(terms(learn(replace(SMALL, least_steps=n), clip, labelled)[1])) for n in (0, 6, 7)
+    ]
     assert counts == [6, 6, 8]
 
 
-def test_learn__words_stay_where_they_are_not_shared(clip: Backbone, shown: Shown) -> None:
-    maker = learn(replace(SMALL, shared_words=False), clip, shown)[0]
+def test_learn__words_stay_where_they_are_not_shared(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
+    maker = learn(replace(SMALL, shared_words=False), clip, labelled)[0]
     assert torch.equal(maker.words, torch.zeros(3, 40))
     assert "words" not in dict(maker.named_parameters())
     r = maker.prompts(normal(4, 6))
     assert torch.allclose(r, maker.r(normal(4, 6))[:, None].expand(-1, 3, -1))
 
 
-def test_learn__mlp_decodes_without_the_text_tower(clip: Backbone, shown: Shown) -> None:
+def test_learn__mlp_decodes_without_the_text_tower(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
     how = replace(SMALL, decoder="mlp", epochs=30)
-    maker, log = learn(how, clip, shown)
+    maker, log = learn(how, clip, labelled)
     assert [tuple(p.shape) for n, p in maker.named_parameters() if n.startswith("r.")] == [
         (19, 30),
         (19,),
@@ -395,9 +411,9 @@ def test_learn__mlp_decodes_without_the_text_tower(clip: Backbone, shown: Shown)
 
 
 def test_learn__logs_facts_before_each_epoch_and_after_the_last(
-    clip: Backbone, shown: Shown
+    clip: Backbone, labelled: LabelledFeatures
 ) -> None:
-    maker, log = learn(SMALL, clip, shown)
+    maker, log = learn(SMALL, clip, labelled)
     rows = [row for row in log if row.get("stage") == "ship"]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
     assert all(set(row) == FACTS | {"stage", "epoch"} for row in rows)
@@ -408,9 +424,9 @@ def test_learn__logs_facts_before_each_epoch_and_after_the_last(
 # --- facts
 
 
-def test_facts__equal_a_slow_reading(clip: Backbone, shown: Shown) -> None:
-    maker = learn(replace(SMALL, epochs=20, kl_weight=0.01), clip, shown)[0]
-    found, x, c = facts(maker, shown, seed=0, count=LOOK), shown.x, shown.c
+def test_facts__equal_a_slow_reading(clip: Backbone, labelled: LabelledFeatures) -> None:
+    maker = learn(replace(SMALL, epochs=20, kl_weight=0.01), clip, labelled)[0]
+    found, x, c = facts(maker, labelled, seed=0, count=LOOK), labelled.x, labelled.c
     with torch.no_grad():
         codes = [maker.encode(x[i : i + 1, 0], c[i : i + 1]) for i in range(7)]
         mu, lambda_ = (torch.cat(some) for some in zip(*codes, strict=True))
@@ -431,17 +447,17 @@ def test_facts__equal_a_slow_reading(clip: Backbone, shown: Shown) -> None:
     cos_text = sum(float(cosine(maker.t[k], real[k], dim=0)) for k in real) / 2
     assert found["cos_mean"] == pytest.approx(cos_mean, abs=0.02)
     assert found["cos_text"] == pytest.approx(cos_text, rel=1e-4)
-    made = sum(float(drawn[k].var(0).sum()) for k in real) / 2
-    assert found["spread"] == pytest.approx(made / spread(x, c)[1], rel=0.1)
+    synthetic = sum(float(drawn[k].var(0).sum()) for k in real) / 2
+    assert found["spread"] == pytest.approx(synthetic / spread(x, c)[1], rel=0.1)
     own = [(drawn[k] @ maker.t.T).argmax(1).eq(k).float().mean() for k in (0, 2, 4)]
     assert found["agree"] == pytest.approx(float(sum(own)) / 3, abs=0.06)
 
 
 def test_facts__leave_out_what_cannot_be_known(clip: Backbone, t: Tensor) -> None:
-    alone = Shown(unit(5, 2, 24, seed=0), torch.arange(5), tuple("abcde"))
+    alone = LabelledFeatures(unit(5, 2, 24, seed=0), torch.arange(5), tuple("abcde"))
     found = facts(Generator(SMALL, clip, CLASSES, t, 0), alone, seed=0, count=8)
     assert set(found) == FACTS - {"spread", "agree"}
-    one = Shown(unit(1, 1, 24, seed=0), torch.tensor([2]), ("a",))
+    one = LabelledFeatures(unit(1, 1, 24, seed=0), torch.tensor([2]), ("a",))
     found = facts(Generator(SMALL, clip, CLASSES, t, 0), one, seed=0, count=8)
     assert set(found) == FACTS - {"spread"}
     assert found["active"] == 0
@@ -452,12 +468,12 @@ def test_facts__of_an_epoch_cost_less_than_half_a_forward_pass_of_it(
 ) -> None:
     """However many classes have only a name."""
     names = Classes.of([f"{a} {b}" for a in ("dog", "toy", "art") for b in range(70)])
-    shown = Shown(unit(300, 1, 24, seed=0), torch.arange(300) % 100, ("",) * 300)
+    labelled = LabelledFeatures(unit(300, 1, 24, seed=0), torch.arange(300) % 100, ("",) * 300)
     read = list[int]()
     inner = clip.prompts
     monkeypatch.setattr(clip, "prompts", lambda words: read.append(len(words.ids)) or inner(words))
     monkeypatch.setattr("anyclass.methods.ship_vae.LOOK", 2)
-    learn(replace(SMALL, epochs=1, batch_size=300), clip, shown, classes=names)
+    learn(replace(SMALL, epochs=1, batch_size=300), clip, labelled, classes=names)
     assert 300 in read
     first = read.index(300)
     assert sum(read[:first]) < 300
@@ -469,14 +485,14 @@ def test_facts__of_an_epoch_cost_less_than_half_a_forward_pass_of_it(
 def test_noise__spreads_made_features_as_far_as_real_ones(clip: Backbone, t: Tensor) -> None:
     where = unit(2, 24, seed=3)
     x = normalize(where[torch.arange(60) % 2] + 0.12 * normal(60, 24), dim=1)[:, None]
-    shown = Shown(x, 1 + 2 * (torch.arange(60) % 2), ("",) * 60)
+    labelled = LabelledFeatures(x, 1 + 2 * (torch.arange(60) % 2), ("",) * 60)
     how = replace(SMALL, epochs=20)
-    plain, noisy = (learn(replace(how, noise=on), clip, shown)[0] for on in (False, True))
+    plain, noisy = (learn(replace(how, noise=on), clip, labelled)[0] for on in (False, True))
     assert plain.facts["spread"] < 0.3
     assert noisy.facts["spread"] == pytest.approx(1, abs=0.1)
     c = torch.arange(5).repeat(400)
     assert spread(noisy.sample(c, seeded_rng(1))[:, None], c)[1] == pytest.approx(
-        spread(shown.x, shown.c)[1], rel=0.1
+        spread(labelled.x, labelled.c)[1], rel=0.1
     )
     assert torch.allclose(noisy.sample(c, seeded_rng(1)).norm(dim=1), torch.ones(2000), rtol=1e-5)
     assert torch.equal(plain.mean(c), noisy.mean(c))  # noise is added to drawn features only
@@ -484,19 +500,19 @@ def test_noise__spreads_made_features_as_far_as_real_ones(clip: Backbone, t: Ten
     assert torch.cosine_similarity(*means, dim=0) > 0.98
 
 
-def test_noise__of_single_pictures_is_not_guessed(clip: Backbone) -> None:
-    alone = Shown(unit(3, 2, 24, seed=0), torch.tensor([0, 2, 3]), tuple("abc"))
+def test_noise__of_single_images_is_not_guessed(clip: Backbone) -> None:
+    alone = LabelledFeatures(unit(3, 2, 24, seed=0), torch.tensor([0, 2, 3]), tuple("abc"))
     maker, log = learn(replace(SMALL, noise=True), clip, alone)
     assert float(maker.sigma) == 0
-    assert any("no class has two pictures" in row.get("warning", "") for row in log)
+    assert any("no class has two images" in row.get("warning", "") for row in log)
 
 
-# --- a world with hidden words: pictures of class c are T(p*, c) and noise
+# --- a world with hidden words: images of class c are T(p*, c) and noise
 
 
 @pytest.fixture(scope="module")
-def world(tiny_clip: Callable[..., str]) -> tuple[Backbone, Classes, Shown, Tensor]:
-    """A tower that listens, 8 labelled classes of 16 pictures and 4 named ones; all T(p*, c)."""
+def world(tiny_clip: Callable[..., str]) -> tuple[Backbone, Classes, LabelledFeatures, Tensor]:
+    """A tower that listens, 8 labelled classes of 16 images and 4 named ones; all T(p*, c)."""
     clip = Backbone.load(tiny_clip("causal"), engine="torch")
     draw = torch.Generator().manual_seed(0)
     for name, parameter in clip.model.named_parameters():
@@ -507,11 +523,11 @@ def world(tiny_clip: Callable[..., str]) -> tuple[Backbone, Classes, Shown, Tens
     maker = Generator(replace(SMALL, length=4), clip, classes, texts(clip, classes), seed=0)
     hidden = torch.randn(4, 40, generator=draw)
     with torch.no_grad():
-        centres = maker.slots.all_features(hidden)
+        centres = maker.learner.all_features(hidden)
     c = torch.arange(128) % 8
     noise = 0.15 / 24**0.5 * torch.randn(128, 24, generator=draw)
-    shown = Shown(normalize(centres[c] + noise, dim=1)[:, None], c, ("",) * 128)
-    return clip, classes, shown, centres
+    labelled = LabelledFeatures(normalize(centres[c] + noise, dim=1)[:, None], c, ("",) * 128)
+    return clip, classes, labelled, centres
 
 
 WORLD = Vae(epochs=60, batch_size=64, lr=0.01, length=4, latent=6, encoder_width=64, bias_width=64)
@@ -519,24 +535,24 @@ WORLD = Vae(epochs=60, batch_size=64, lr=0.01, length=4, latent=6, encoder_width
 
 @pytest.fixture(scope="module")
 def recovered(world: Any) -> dict[float, tuple[Generator, list[dict[str, Any]]]]:
-    clip, classes, shown, _ = world
+    clip, classes, labelled, _ = world
     with frozen(clip):
         return {
-            weight: learn(replace(WORLD, kl_weight=weight), clip, shown, classes=classes)
+            weight: learn(replace(WORLD, kl_weight=weight), clip, labelled, classes=classes)
             for weight in (1.0, 0.01, 0.0)
         }
 
 
 def test_world__hidden_words_are_recovered_for_named_classes(world: Any, recovered: Any) -> None:
-    clip, classes, shown, centres = world
+    clip, classes, labelled, centres = world
     maker, log = recovered[1.0]
     first, last = terms(log)[0][0], maker.facts["reconstruction"]
     assert last < first / 4
     named = torch.arange(8, 12).repeat_interleave(50)
-    made = maker.sample(named, seeded_rng(5))
+    synthetic = maker.sample(named, seeded_rng(5))
     own, texts_own = (
         torch.einsum("md,md->m", some[named] if some is maker.t else some, centres[named]).mean()
-        for some in (made, maker.t)
+        for some in (synthetic, maker.t)
     )
     assert own > texts_own + 0.03
     assert own > 0.9
@@ -561,8 +577,8 @@ def test_world__the_code_collapses_and_says_so(world: Any, recovered: Any) -> No
 
 
 @pytest.fixture
-def saved(clip: Backbone, shown: Shown, tmp_path: Path) -> tuple[Generator, Path]:
-    maker = learn(replace(SMALL, noise=True), clip, shown)[0]
+def saved(clip: Backbone, labelled: LabelledFeatures, tmp_path: Path) -> tuple[Generator, Path]:
+    maker = learn(replace(SMALL, noise=True), clip, labelled)[0]
     maker.save(tmp_path / "g.safetensors", context=normal(5, 40))
     return maker, tmp_path / "g.safetensors"
 

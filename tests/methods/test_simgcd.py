@@ -1,6 +1,6 @@
 """SimGCD: its losses against loops, what it trains, that it finds classes, that it goes on.
 
-N = 6 views of B = 3 pictures, K = 4, E = 7; mosaics with 13 pictures, two labelled classes of four.
+N = 6 views of B = 3 images, K = 4, E = 7; mosaics with 13 images, two labelled classes of four.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError, TrainingError
 from anyclass.methods.gcd_common import HeadShape
 from anyclass.methods.simgcd import (
-    Head,
     Objective,
+    PrototypeHead,
     SimGcd,
     branch_loss,
     cluster_loss,
@@ -30,7 +30,7 @@ from anyclass.methods.simgcd import (
     unevenness,
 )
 from anyclass.training.losses import supervised_contrast, unsupervised_contrast
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 SMALL = HeadShape(12, 9)
@@ -39,12 +39,12 @@ SMALL = HeadShape(12, 9)
 def small(**changed: Any) -> SimGcd:
     """Six steps of B = 5 over three epochs."""
     how = {"epochs": 3, "batch_size": 5, "views": 3, "lr": 0.05, "decay": "matrices"}
-    how |= {name: changed.pop(name) for name in vars(PairTuning()) if name in changed}
-    return SimGcd(tuning=PairTuning(**how), head=SMALL, **changed)
+    how |= {name: changed.pop(name) for name in vars(TwoViewTuning()) if name in changed}
+    return SimGcd(tuning=TwoViewTuning(**how), head=SMALL, **changed)
 
 
 def given() -> tuple[Tensor, Tensor, Tensor]:
-    """h, cosines and labels of six views; the second picture is unlabelled."""
+    """h, cosines and labels of six views; the second image is unlabelled."""
     draw = torch.Generator().manual_seed(2)
     h = normalize(torch.randn(6, 7, generator=draw), dim=-1)
     return h, 2 * torch.rand(6, 4, generator=draw) - 1, torch.tensor([2, -1, 0, 2, -1, 0])
@@ -119,7 +119,7 @@ def test_objective__teacher_cools_down() -> None:
 
 def test_head__reads_h_from_the_raw_feature_and_cosines_from_its_direction() -> None:
     torch.manual_seed(0)
-    head, f = Head(6, 4, SMALL), torch.randn(5, 6)
+    head, f = PrototypeHead(6, 4, SMALL), torch.randn(5, 6)
     for layer in head.mlp:
         if isinstance(layer, torch.nn.Linear):
             torch.nn.init.normal_(layer.weight)
@@ -130,13 +130,16 @@ def test_head__reads_h_from_the_raw_feature_and_cosines_from_its_direction() -> 
     assert torch.allclose(h.norm(dim=1), torch.ones(5), atol=1e-6)
     wanted = [[float(a @ c / a.norm() / c.norm()) for c in head.prototypes.detach()] for a in f]
     assert torch.allclose(cosines, torch.tensor(wanted), atol=1e-5)
-    assert sum(p.numel() for p in Head(768, 200, HeadShape()).parameters()) == 6_295_808 + 153_600
+    assert (
+        sum(p.numel() for p in PrototypeHead(768, 200, HeadShape()).parameters())
+        == 6_295_808 + 153_600
+    )
 
 
 def test_first_step__has_the_values_of_a_beginning() -> None:
     """K = 200 and B = 128 at the width of ViT-B/16."""
     torch.manual_seed(0)
-    head, f = Head(768, 200, HeadShape()), torch.randn(256, 768)
+    head, f = PrototypeHead(768, 200, HeadShape()), torch.randn(256, 768)
     labels = torch.arange(128).clamp_max(99).repeat(2)
     terms = branch_loss(*head(f), labels, 0.07, Objective())
     assert terms["label_loss"].item() / 0.35 == pytest.approx(log(200), abs=0.15)
@@ -146,7 +149,7 @@ def test_first_step__has_the_values_of_a_beginning() -> None:
 
 
 def test_fit__trains_last_block_and_head_alone(
-    fit: Fit, clip: Backbone, half_known: Photos
+    fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     tuned = fit(small(), half_known)[0].clip.model.state_dict()
@@ -160,7 +163,7 @@ def test_fit__trains_last_block_and_head_alone(
 
 
 def test_fit__backbone_lr_moves_the_tower_less(
-    fit: Fit, clip: Backbone, half_known: Photos
+    fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     def way(**how: Any) -> float:
         tuned = fit(small(**how), half_known)[0].clip.model.state_dict()
@@ -170,7 +173,7 @@ def test_fit__backbone_lr_moves_the_tower_less(
     assert 0 < way(backbone_lr=1e-4) < 0.02 * way()
 
 
-def test_fit__predicts_by_the_nearest_prototype(fit: Fit, half_known: Photos) -> None:
+def test_fit__predicts_by_the_nearest_prototype(fit: Fit, half_known: ImageDataset) -> None:
     classifier, _ = fit(small(), half_known)
     assert classifier.weights.shape == (4, 32)
     assert classifier.classes_ == ["two", "discovered 1", "art", "discovered 2"]
@@ -182,14 +185,16 @@ def test_fit__predicts_by_the_nearest_prototype(fit: Fit, half_known: Photos) ->
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any], seed: int) -> None:
-    how = PairTuning(tune="head", epochs=60, batch_size=64, decay="matrices")
+    how = TwoViewTuning(tune="head", epochs=60, batch_size=64, decay="matrices")
     problem = blobs(seed)
-    found = problem.scores(fit(SimGcd(tuning=how, head=HeadShape(64, 32)), problem.photos, seed)[0])
+    found = problem.scores(
+        fit(SimGcd(tuning=how, head=HeadShape(64, 32)), problem.dataset, seed)[0]
+    )
     assert found["all"] > 0.95
     assert found["old_fixed"] > 0.95
 
 
-def test_fit__same_seed_same_bytes(fit: Fit, half_known: Photos) -> None:
+def test_fit__same_seed_same_bytes(fit: Fit, half_known: ImageDataset) -> None:
     from_seed = [fit(small(), half_known, seed)[0] for seed in (3, 3, 4)]
     weights = [made.weights for made in from_seed]
     assert torch.equal(weights[0], weights[1])
@@ -198,7 +203,11 @@ def test_fit__same_seed_same_bytes(fit: Fit, half_known: Photos) -> None:
 
 @pytest.mark.parametrize("how", [{}, {"views": 0}, {"tune": "head"}], ids=str)
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
-    fit: Fit, half_known: Photos, tmp_path: Path, killed: Callable[..., None], how: dict[str, Any]
+    fit: Fit,
+    half_known: ImageDataset,
+    tmp_path: Path,
+    killed: Callable[..., None],
+    how: dict[str, Any],
 ) -> None:
     unbroken, rows = fit(small(**how), half_known)
     killed(small(**how), half_known, tmp_path, "fit", 3)
@@ -215,18 +224,18 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     assert sum(row["stage"] == "simgcd" for row in told(rows)) == 2
 
 
-def test_fit__reads_no_name_without_a_label(fit: Fit, half_known: Photos) -> None:
+def test_fit__reads_no_name_without_a_label(fit: Fit, half_known: ImageDataset) -> None:
     classes = half_known.classes
     renamed = replace(classes, names=("two", "kite", "art"), prompts=("two", "kite", "art"))
     first, other = (
-        fit(small(), photos)[0].weights
-        for photos in (half_known, replace(half_known, classes=renamed))
+        fit(small(), dataset)[0].weights
+        for dataset in (half_known, replace(half_known, classes=renamed))
     )
     assert torch.equal(first, other)
 
 
-def test_fit__one_class_for_all_is_an_error(fit: Fit, half_known: Photos) -> None:
-    """The random tower sees pictures so much alike that sharp predictions are all the same."""
+def test_fit__one_class_for_all_is_an_error(fit: Fit, half_known: ImageDataset) -> None:
+    """The random tower sees images so much alike that sharp predictions are all the same."""
     still = small(lr=0.0, epochs=5, objective=Objective(student_temperature=0.01))
     with pytest.raises(
         TrainingError,
@@ -235,11 +244,11 @@ def test_fit__one_class_for_all_is_an_error(fit: Fit, half_known: Photos) -> Non
         fit(still, half_known)
 
 
-def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: Photos) -> None:
-    with pytest.raises(RequestError, match="no picture has a label"):
+def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: ImageDataset) -> None:
+    with pytest.raises(RequestError, match="no image has a label"):
         fit(small(), half_known.unlabelled_copy())
     many = replace(half_known, classes=replace(half_known.classes, unknown=20))
-    with pytest.raises(RequestError, match="23 classes cannot be found in 13 pictures"):
+    with pytest.raises(RequestError, match="23 classes cannot be found in 13 images"):
         fit(small(), many)
 
 
@@ -247,13 +256,15 @@ def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: Photos) -> None:
     "labels",
     [
         [0] * 5 + [-1] * 8,  # one known class
-        [0, 2] + [-1] * 11,  # one picture for each
+        [0, 2] + [-1] * 11,  # one image for each
         [0] * 6 + [2] * 6 + [-1],  # hardly anything unlabelled
     ],
     ids=str,
 )
-def test_fit__of_few_labels_is_finite(fit: Fit, half_known: Photos, labels: list[int]) -> None:
-    photos = replace(half_known, labels=np.array(labels))
-    classifier, log = fit(small(batch_size=100), photos)  # |D| < B
-    assert np.isfinite(classifier.predict_proba(photos)).all()
+def test_fit__of_few_labels_is_finite(
+    fit: Fit, half_known: ImageDataset, labels: list[int]
+) -> None:
+    dataset = replace(half_known, labels=np.array(labels))
+    classifier, log = fit(small(batch_size=100), dataset)  # |D| < B
+    assert np.isfinite(classifier.predict_proba(dataset)).all()
     assert len([row for row in log if row.get("stage") == "fit"]) == 3

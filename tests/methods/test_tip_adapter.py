@@ -1,6 +1,6 @@
 """Tip-Adapter: its memory against a slow reading of it, its training, its search.
 
-n = 7 pictures of 2 of C = 5 classes, K = 3 views, D = 24.
+n = 7 images of 2 of C = 5 classes, K = 3 views, D = 24.
 """
 
 from dataclasses import replace
@@ -15,10 +15,10 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import Keys
+from anyclass.classifier.heads import CacheModel
 from anyclass.data import Classes
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.few_shot import Made, Shown
+from anyclass.methods.few_shot import LabelledFeatures, SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter, _Most, grid, labels_of, search
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
@@ -29,13 +29,13 @@ def unit(*shape: int, seed: int) -> Tensor:
 
 
 @pytest.fixture
-def shown() -> Shown:
+def labelled() -> LabelledFeatures:
     c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return Shown(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
+    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
 @pytest.fixture
-def made() -> Made:
+def synthetic() -> SyntheticFeatures:
     """Features of class c are row c of a table, counted on from there."""
     table = unit(90, 24, seed=8)
     counted = list[int]()
@@ -44,18 +44,20 @@ def made() -> Made:
         counted.extend(c.tolist())
         return table[[int(i) * 10 + place % 7 for place, i in enumerate(c)]]
 
-    return Made(torch.tensor([0, 2, 4]), make, seed=5)
+    return SyntheticFeatures(torch.tensor([0, 2, 4]), make, seed=5)
 
 
-def learn(how: TipAdapter, clip: Backbone, shown: Shown, **more: Any) -> tuple[Classifier, Keys]:
+def learn(
+    how: TipAdapter, clip: Backbone, labelled: LabelledFeatures, **more: Any
+) -> tuple[Classifier, CacheModel]:
     torch.manual_seed(0)
-    found = how.learn(clip, shown, CLASSES, lambda **_: None, **more)
-    assert isinstance(found.head, Keys)
+    found = how.learn(clip, labelled, CLASSES, lambda **_: None, **more)
+    assert isinstance(found.head, CacheModel)
     return found, found.head
 
 
-def logits_of(clip: Backbone, head: Keys, w: Tensor, f: Tensor) -> Tensor:
-    """Picture by picture, class by class, key by key."""
+def logits_of(clip: Backbone, head: CacheModel, w: Tensor, f: Tensor) -> Tensor:
+    """Image by image, class by class, key by key."""
     rows = []
     for one in f:
         row = []
@@ -68,12 +70,14 @@ def logits_of(clip: Backbone, head: Keys, w: Tensor, f: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def test_learn__remembers_means_of_views_and_labels(clip: Backbone, shown: Shown) -> None:
-    found, head = learn(TipAdapter(train=False, alpha=2.0, beta=3.0), clip, shown)
+def test_learn__remembers_means_of_views_and_labels(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
+    found, head = learn(TipAdapter(train=False, alpha=2.0, beta=3.0), clip, labelled)
     for i in range(7):
-        mean = (shown.x[i, 0] + shown.x[i, 1] + shown.x[i, 2]) / 3
+        mean = (labelled.x[i, 0] + labelled.x[i, 1] + labelled.x[i, 2]) / 3
         assert torch.allclose(head.keys[i], mean / mean.norm(), atol=1e-6)
-        assert head.values[i].tolist() == [float(c == shown.c[i]) for c in range(5)]
+        assert head.values[i].tolist() == [float(c == labelled.c[i]) for c in range(5)]
     assert torch.equal(found.weights, class_features(clip, CLASSES.prompts, [PLAIN]))
     f = unit(6, 24, seed=3)
     wanted = logits_of(clip, head, found.weights, f)
@@ -83,17 +87,19 @@ def test_learn__remembers_means_of_views_and_labels(clip: Backbone, shown: Shown
 
 @pytest.mark.parametrize(("over", "columns"), [("labelled", [1, 3]), ("all", [0, 1, 2, 3, 4])])
 def test_learn__training_equals_the_slow_truth(
-    clip: Backbone, shown: Shown, over: str, columns: list[int]
+    clip: Backbone, labelled: LabelledFeatures, over: str, columns: list[int]
 ) -> None:
     how = TipAdapter(epochs=2, batch_size=4, lr=0.02, alpha=2.0, beta=3.0)
-    found, head = learn(how, clip, shown, over=over)
-    start = learn(replace(how, train=False), clip, shown)[1]
+    found, head = learn(how, clip, labelled, over=over)
+    start = learn(replace(how, train=False), clip, labelled)[1]
     keys, w = start.keys.clone().requires_grad_(), found.weights
     adam = torch.optim.AdamW([keys], lr=0.02, eps=1e-4, weight_decay=0.01)
-    batches = shown.batches(4, 2, seed=0)
+    batches = labelled.batches(4, 2, seed=0)
     for batch in batches.start(0):
-        said = logits_of(clip, Keys(keys, start.values, 2.0, 3.0), w, batch.hidden)[:, columns]
-        places = [columns.index(c) for c in shown.c[batch.index].tolist()]
+        said = logits_of(clip, CacheModel(keys, start.values, 2.0, 3.0), w, batch.hidden)[
+            :, columns
+        ]
+        places = [columns.index(c) for c in labelled.c[batch.index].tolist()]
         loss = (said.logsumexp(1) - said[range(len(said)), places]).mean()
         adam.param_groups[0]["lr"] = 0.02 * (1 + cos(pi * batch.step / len(batches))) / 2
         adam.zero_grad()
@@ -105,22 +111,22 @@ def test_learn__training_equals_the_slow_truth(
     assert (head.alpha, head.beta) == (2.0, 3.0)
 
 
-def test_learn__no_step_is_training_free(clip: Backbone, shown: Shown) -> None:
+def test_learn__no_step_is_training_free(clip: Backbone, labelled: LabelledFeatures) -> None:
     still, free = (
-        learn(h, clip, shown)[1] for h in (TipAdapter(epochs=0), TipAdapter(train=False))
+        learn(h, clip, labelled)[1] for h in (TipAdapter(epochs=0), TipAdapter(train=False))
     )
     assert torch.equal(still.keys, free.keys)
     assert torch.equal(still.values, free.values)
 
 
-def test_logits__alpha_0_is_zero_shot(clip: Backbone, shown: Shown) -> None:
-    found, f = learn(TipAdapter(alpha=0.0), clip, shown)[0], unit(6, 24, seed=3)
+def test_logits__alpha_0_is_zero_shot(clip: Backbone, labelled: LabelledFeatures) -> None:
+    found, f = learn(TipAdapter(alpha=0.0), clip, labelled)[0], unit(6, 24, seed=3)
     wanted = (clip.logit_scale * f @ found.weights.T).softmax(1)
     assert torch.allclose(found.probabilities(f), wanted, atol=1e-6)
 
 
-def test_logits__beta_0_counts_keys(clip: Backbone, shown: Shown) -> None:
-    found, head = learn(TipAdapter(train=False, alpha=0.7, beta=0.0), clip, shown)
+def test_logits__beta_0_counts_keys(clip: Backbone, labelled: LabelledFeatures) -> None:
+    found, head = learn(TipAdapter(train=False, alpha=0.7, beta=0.0), clip, labelled)
     f = unit(6, 24, seed=3)
     more = head.logits(clip, (), found.weights, f) - clip.logit_scale * f @ found.weights.T
     assert torch.allclose(more, 0.7 * torch.tensor([0.0, 3, 0, 4, 0]).expand(6, -1), atol=1e-5)
@@ -128,19 +134,22 @@ def test_logits__beta_0_counts_keys(clip: Backbone, shown: Shown) -> None:
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 50.0])
 def test_logits__a_key_itself_adds_alpha_at_least(
-    clip: Backbone, shown: Shown, beta: float
+    clip: Backbone, labelled: LabelledFeatures, beta: float
 ) -> None:
-    found, head = learn(TipAdapter(train=False, alpha=0.7, beta=beta), clip, shown)
+    found, head = learn(TipAdapter(train=False, alpha=0.7, beta=beta), clip, labelled)
     f = head.keys
     more = head.logits(clip, (), found.weights, f) - clip.logit_scale * f @ found.weights.T
-    assert (more[range(7), shown.c] >= 0.7 - 1e-4).all()
+    assert (more[range(7), labelled.c] >= 0.7 - 1e-4).all()
 
 
 def test_learn__keys_of_named_classes_leave_other_columns(
-    clip: Backbone, shown: Shown, made: Made
+    clip: Backbone, labelled: LabelledFeatures, synthetic: SyntheticFeatures
 ) -> None:
     how = TipAdapter(train=False)
-    (found, plain), (_, more) = learn(how, clip, shown), learn(how, clip, shown, made=made)
+    (found, plain), (_, more) = (
+        learn(how, clip, labelled),
+        learn(how, clip, labelled, synthetic=synthetic),
+    )
     assert more.values[7:].argmax(1).tolist() == [0] * 4 + [2] * 4 + [4] * 4  # median of 3 and 4
     assert torch.equal(more.values[7:].sum(1), torch.ones(12))
     f = unit(6, 24, seed=3)
@@ -150,11 +159,13 @@ def test_learn__keys_of_named_classes_leave_other_columns(
 
 
 def test_learn__a_named_key_may_be_a_mean_of_draws(
-    clip: Backbone, shown: Shown, made: Made
+    clip: Backbone, labelled: LabelledFeatures, synthetic: SyntheticFeatures
 ) -> None:
-    head = learn(TipAdapter(train=False, named_keys=2, draws=3), clip, shown, made=made)[1]
+    head = learn(
+        TipAdapter(train=False, named_keys=2, draws=3), clip, labelled, synthetic=synthetic
+    )[1]
     assert head.values[7:].argmax(1).tolist() == [0, 0, 2, 2, 4, 4]
-    x, _ = made.each(6)
+    x, _ = synthetic.each(6)
     for i in range(6):
         mean = x[3 * i] + x[3 * i + 1] + x[3 * i + 2]
         assert torch.allclose(head.keys[7 + i], mean / mean.norm(), atol=1e-6)
@@ -175,17 +186,19 @@ def test_grid__is_that_of_the_released_code() -> None:
     assert values[-1] == pytest.approx(7.0 - 6.9 / 200)
 
 
-def accuracy(clip: Backbone, head: Keys, w: Tensor, f: Tensor, c: Tensor) -> int:
+def accuracy(clip: Backbone, head: CacheModel, w: Tensor, f: Tensor, c: Tensor) -> int:
     return int((head.logits(clip, (), w, f)[:, [1, 3]].argmax(1) == (c == 3).int()).sum())
 
 
-def test_search__returns_the_first_best(clip: Backbone, shown: Shown) -> None:
+def test_search__returns_the_first_best(clip: Backbone, labelled: LabelledFeatures) -> None:
     """The best is planted: a class text that errs needs a memory that is heard."""
     w = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
-    held = Shown(unit(9, 2, 24, seed=4), torch.tensor([1, 3] * 4 + [3]), tuple("ABCDEFGHI"))
+    held = LabelledFeatures(
+        unit(9, 2, 24, seed=4), torch.tensor([1, 3] * 4 + [3]), tuple("ABCDEFGHI")
+    )
     noise = 0.9 * unit(9, 24, seed=6)
     keys = normalize(held.means + noise, dim=-1)
-    head = Keys(keys, labels_of(held.c, 5, balanced=False), 1.0, 1.0)
+    head = CacheModel(keys, labels_of(held.c, 5, balanced=False), 1.0, 1.0)
     with torch.no_grad():
         found = search(head, clip, w, held, torch.tensor([1, 3]), _Most(beta=12.0, alpha=40.0))
         scores = {
@@ -202,26 +215,28 @@ def test_search__returns_the_first_best(clip: Backbone, shown: Shown) -> None:
     assert (found.beta, found.alpha) != (0.1, 0.1)
 
 
-def test_search__takes_labelled_pictures_only() -> None:
-    """`Shown` is made by `FewShot.show` of labelled training pictures; there is no other label."""
+def test_search__takes_labelled_images_only() -> None:
+    """Only labelled training images become `LabelledFeatures`; no other label is read."""
     kinds = {name: p.annotation for name, p in signature(search).parameters.items()}
-    assert kinds["held"] is Shown
+    assert kinds["held"] is LabelledFeatures
     assert set(kinds) == {"head", "clip", "w", "held", "columns", "most"}
 
 
-def test_learn__held_out_pictures_are_no_keys(clip: Backbone, shown: Shown) -> None:
-    found, head = learn(TipAdapter(train=False, search=0.4), clip, shown)
-    rest, held = shown.split(0.4, 0)
+def test_learn__held_out_images_are_no_keys(clip: Backbone, labelled: LabelledFeatures) -> None:
+    found, head = learn(TipAdapter(train=False, search=0.4), clip, labelled)
+    rest, held = labelled.split(0.4, 0)
     assert (len(rest.c), len(held.c)) == (4, 3)
     assert torch.equal(head.keys, rest.means)
     assert found.record["facts"] == {"keys": 4, "alpha": head.alpha, "beta": head.beta}
 
 
-def test_learn__says_when_nothing_can_be_held_out(clip: Backbone, shown: Shown) -> None:
-    alone = Shown(shown.x[:2], shown.c[:2], shown.files[:2])
+def test_learn__says_when_nothing_can_be_held_out(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
+    alone = LabelledFeatures(labelled.x[:2], labelled.c[:2], labelled.files[:2])
     log = list[dict[str, Any]]()
     how = TipAdapter(train=False, search=0.4)
     head = how.learn(clip, alone, CLASSES, lambda **row: log.append(row)).head
-    assert isinstance(head, Keys)
+    assert isinstance(head, CacheModel)
     assert (head.alpha, head.beta) == (1.17, 1.0)
     assert any("hold one out" in row.get("warning", "") for row in log)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.text import openai_templates
 from anyclass.methods.zero_shot import ZeroShot
@@ -31,53 +31,53 @@ def slow_weights(clip: Backbone, prompts: list[str], templates: list[str]) -> to
 
 
 @torch.no_grad()
-def test_fit__labels_by_the_nearest_text(fit: Fit, clip: Backbone, photos: Photos) -> None:
+def test_fit__labels_by_the_nearest_text(fit: Fit, clip: Backbone, dataset: ImageDataset) -> None:
     classifier, log = fit(ZeroShot())
-    weights = slow_weights(clip, list(photos.classes.prompts), ["a photo of a {}."])
+    weights = slow_weights(clip, list(dataset.classes.prompts), ["a photo of a {}."])
     assert torch.allclose(classifier.weights, weights, atol=1e-6)
-    wanted, chances = [], classifier.predict_proba(photos)
-    for i in range(len(photos)):
-        view = clip.preprocessing.view(Image.open(photos.path(i)))
+    wanted, probabilities = [], classifier.predict_proba(dataset)
+    for i in range(len(dataset)):
+        view = clip.preprocessing.view(Image.open(dataset.path(i)))
         f = clip.images(clip.preprocessing.normalise(view[None]))[0]
         cosines = [float(f @ w) / float(f.norm() * w.norm()) for w in weights]
-        wanted.append(photos.classes.names[int(np.argmax(cosines))])
+        wanted.append(dataset.classes.names[int(np.argmax(cosines))])
         odds = np.exp(float(clip.logit_scale) * np.array(cosines))
-        assert np.allclose(chances[i], odds / odds.sum(), atol=1e-5)
-    assert classifier.predict(photos) == wanted
+        assert np.allclose(probabilities[i], odds / odds.sum(), atol=1e-5)
+    assert classifier.predict(dataset) == wanted
     assert len(set(wanted)) == 4
     assert log == []
 
 
 def test_fit__ensemble_is_the_mean_of_80_unit_texts(
-    fit: Fit, clip: Backbone, photos: Photos
+    fit: Fit, clip: Backbone, dataset: ImageDataset
 ) -> None:
     one, many = (fit(ZeroShot(ensemble=how))[0].weights for how in (False, True))
     templates = list(openai_templates())
     assert len(set(templates)) == 80
     assert templates[0] == "a bad photo of a {}."
     assert torch.allclose(
-        many, slow_weights(clip, list(photos.classes.prompts), templates), atol=1e-5
+        many, slow_weights(clip, list(dataset.classes.prompts), templates), atol=1e-5
     )
     assert not torch.allclose(one, many, atol=1e-3)
 
 
-def test_fit__template_and_prompts(fit: Fit, clip: Backbone, photos: Photos) -> None:
-    pictures = replace(photos, classes=Classes.of(["red_kite", "b"], ["", "small toy"]))
-    prompts = list(pictures.classes.prompts)
-    weights = fit(ZeroShot(template="{c} texture."), pictures)[0].weights
+def test_fit__template_and_prompts(fit: Fit, clip: Backbone, dataset: ImageDataset) -> None:
+    images = replace(dataset, classes=Classes.of(["red_kite", "b"], ["", "small toy"]))
+    prompts = list(images.classes.prompts)
+    weights = fit(ZeroShot(template="{c} texture."), images)[0].weights
     assert torch.allclose(weights, slow_weights(clip, prompts, ["{} texture."]), atol=1e-6)
     with pytest.raises(RequestError, match="brace"):
-        fit(ZeroShot(template="a {0}"), pictures)
+        fit(ZeroShot(template="a {0}"), images)
 
 
-def test_fit__reads_no_picture_and_no_label(fit: Fit, photos: Photos, tmp_path: Path) -> None:
-    gone = replace(photos, root=tmp_path / "gone")
-    known = replace(photos, labels=np.arange(13, dtype=np.int64) % 4)
+def test_fit__reads_no_image_and_no_label(fit: Fit, dataset: ImageDataset, tmp_path: Path) -> None:
+    gone = replace(dataset, root=tmp_path / "gone")
+    known = replace(dataset, labels=np.arange(13, dtype=np.int64) % 4)
     weights = fit(ZeroShot())[0].weights
     assert torch.equal(fit(ZeroShot(), gone)[0].weights, weights)
     assert torch.equal(fit(ZeroShot(), known)[0].weights, weights)
 
 
-def test_fit__one_class_is_enough(fit: Fit, photos: Photos) -> None:
-    classifier, _ = fit(ZeroShot(), Photos.read(photos.root, ["only one"]))
-    assert classifier.predict_proba(photos).tolist() == [[1.0]] * 13
+def test_fit__one_class_is_enough(fit: Fit, dataset: ImageDataset) -> None:
+    classifier, _ = fit(ZeroShot(), ImageDataset.read(dataset.root, ["only one"]))
+    assert classifier.predict_proba(dataset).tolist() == [[1.0]] * 13

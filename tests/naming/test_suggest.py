@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.captioning import Scene
+from anyclass.captioning import CaptionContext
 from anyclass.data import Classes
 from anyclass.errors import RequestError
 from anyclass.naming.suggest import (
@@ -48,8 +48,8 @@ def encode(words: Sequence[str]) -> Tensor:
     return torch.stack([feature(word) for word in words])
 
 
-def pictures(names: Sequence[str], each: int = 6, noise: float = 0.15, seed: int = 0) -> Sorted:
-    """`each` pictures of every name, all shifted by what pictures share."""
+def images(names: Sequence[str], each: int = 6, noise: float = 0.15, seed: int = 0) -> Sorted:
+    """`each` images of every name, all shifted by what images share."""
     draw = torch.Generator().manual_seed(seed)
     z = encode(names).repeat_interleave(each, 0) - torch.arange(D) / D
     z = normalize(z + noise * torch.randn(z.shape, generator=draw), dim=1)
@@ -66,8 +66,8 @@ def classes(names: Sequence[str], labelled: int) -> Classes:
 
 
 def test_nearness__is_that_of_a_slow_loop() -> None:
-    found, texts = pictures(["ant", "bee", "cow"], each=4), encode(WORDS)
-    pseudo = pictures(["ant", "bee", "cow"], each=4, seed=3).z
+    found, texts = images(["ant", "bee", "cow"], each=4), encode(WORDS)
+    pseudo = images(["ant", "bee", "cow"], each=4, seed=3).z
     found = Sorted(
         found.z, torch.tensor([0, 0, 1, 3, 3, 3, 1, 0, 3, 3, 1, 0]), found.margin, pseudo
     )
@@ -83,12 +83,12 @@ def test_nearness__is_that_of_a_slow_loop() -> None:
                     t = texts[w] - sum(row for row in texts) / len(texts)
                     total += weight * float((c / c.norm()) @ (t / t.norm()))
             assert float(scores[k, w]) == pytest.approx(total, abs=1e-5)
-    assert (scores[2] == 0).all(), "a class without a picture is near to nothing"
+    assert (scores[2] == 0).all(), "a class without an image is near to nothing"
 
 
 def test_suggest__finds_the_words_and_leaves_labelled_names_alone() -> None:
     names = WORDS[:7]
-    naming = suggest(pictures(names), classes(names, 4), [], WORDS, encode)
+    naming = suggest(images(names), classes(names, 4), [], WORDS, encode)
     assert [name.words[0] for name in naming.names] == list(names)
     assert [len(name.words) for name in naming.names] == [1, 1, 1, 1, 5, 5, 5]
     assert naming.trial[:3] == (4, 1.0, 1.0)
@@ -102,7 +102,7 @@ def test_suggest__finds_the_words_and_leaves_labelled_names_alone() -> None:
 
 def test_suggest__names_that_were_listed_come_first() -> None:
     names = WORDS[:6]
-    found, about = pictures(names), classes(names, 3)
+    found, about = images(names), classes(names, 3)
     naming = suggest(found, about, ["Fox"], [w for w in WORDS if w != "fox"], encode)
     assert naming.names[5].words[0] in WORDS
     listed = ["duck", "eel", "fox"]
@@ -112,7 +112,7 @@ def test_suggest__names_that_were_listed_come_first() -> None:
 
 
 def test_suggest__empty_classes_no_labels_and_few_words() -> None:
-    found = pictures(["ant", "bee"])
+    found = images(["ant", "bee"])
     nameless = Classes((), (), (), 3).discovered(())
     naming = suggest(found, nameless, [], ["ant"], encode)
     assert naming.trial == (0, None, None, None)
@@ -157,7 +157,7 @@ def test_trial__counts_first_words_and_first_five() -> None:
 
 
 def test_examples__typical_ones_differ_and_doubtful_ones_are_others() -> None:
-    found = pictures(["ant", "bee"], each=20, noise=0.4)
+    found = images(["ant", "bee"], each=20, noise=0.4)
     z = found.z.clone()
     z[1:5] = z[0]  # five that look the same
     found = Sorted(z, found.predicted, found.margin)
@@ -185,12 +185,12 @@ def test_distinct__the_first_spelling_of_a_name_stays() -> None:
 
 
 class Says:
-    """A describer that has its answers ready, and notes what it is asked."""
+    """A captioner that has its answers ready, and notes what it is asked."""
 
     def __init__(self, *answers: str | None) -> None:
         self.answers, self.requests = list(answers), list[Any]()
 
-    def describe(self, requests: Sequence[Any], scene: Any, log: Any) -> list[str | None]:
+    def describe(self, requests: Sequence[Any], context: Any, log: Any) -> list[str | None]:
         self.requests += requests
         return [self.answers.pop(0) for _ in requests]
 
@@ -198,7 +198,7 @@ class Says:
 def test_asked__once_more_where_names_are_alike_then_numbers() -> None:
     says = Says("A Dog.", "the dog", "dog", "An owl", None, "a puppy", "dog!", "Dog")
     typical = {3: [1, 2], 4: [5], 5: [6], 6: [8, 9], 7: [7], 8: []}
-    names = asked(says, Scene(None, None, None), typical, print)  # type: ignore[arg-type]
+    names = asked(says, CaptionContext(None, None, None), typical, print)  # type: ignore[arg-type]
     assert names == {3: "puppy", 4: "dog 1", 5: "dog 2", 6: "owl", 7: None, 8: None}
     assert [request.rows for request in says.requests[5:]] == [(1, 2), (5,), (6,)]
     assert {request.variant for request in says.requests[5:]} == {1}

@@ -12,7 +12,7 @@ from anyclass.files import write_manifest
 from anyclass.run.folder import FILES, SCRATCH, begin, check_finished, is_run, opened
 
 CONFIG = {"images": "/a", "asked": "auto", "method": "latteclip", "version": "0", "why": ["so"]}
-CONFIG |= {"seed": 0, "fields": {"alpha": 0.99, "describer": {"most": 4}}}
+CONFIG |= {"seed": 0, "fields": {"alpha": 0.99, "captioner": {"most": 4}}}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -69,7 +69,7 @@ def test_opened__changes_nothing_before_it_begins(tmp_path: Path) -> None:
 
 def test_opened__another_request_is_refused_with_what_differs(tmp_path: Path) -> None:
     stop(tmp_path)
-    fields = {"alpha": 0.5, "describer": {"most": 2}}
+    fields = {"alpha": 0.5, "captioner": {"most": 2}}
     with pytest.raises(RequestError) as refused:
         start(tmp_path, seed=3, fields=fields)
     assert "alpha (0.99, now 0.5)" in str(refused.value)

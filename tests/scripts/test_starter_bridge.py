@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from starter_bridge import (
     Bridge,
-    Lesson,
+    LabelledFeatures,
     Photographs,
     Settings,
-    Shown,
+    TrainingSet,
     beginning,
     evidence_of,
     likeliest_scale,
@@ -99,20 +99,20 @@ def test_text_map__is_weighted_least_squares(drawn: torch.Generator) -> None:
     The V forms of a text share its weight.
     """
     evidence, centre = torch.randn(K, K, generator=drawn), torch.randn(T, generator=drawn)
-    one = Lesson(
+    one = TrainingSet(
         torch.randn(4, 2, T, generator=drawn),
         [[0], [1, 5], [8], [2, 3, 4]],
         torch.tensor([1.0, 0.5, 2.0, 0.1]),
     )
-    two = Lesson(torch.randn(2, 3, T, generator=drawn), [[6], [7]], torch.tensor([0.3, 0.7]))
+    two = TrainingSet(torch.randn(2, 3, T, generator=drawn), [[6], [7]], torch.tensor([0.3, 0.7]))
     x, y, root = [], [], []
-    for lesson in (one, two):
-        forms = lesson.texts.shape[1]
-        for i, classes in enumerate(lesson.classes):
+    for training_set in (one, two):
+        forms = training_set.texts.shape[1]
+        for i, classes in enumerate(training_set.classes):
             for form in range(forms):
-                x.append(lesson.texts[i, form] - centre)
+                x.append(training_set.texts[i, form] - centre)
                 y.append(normalize(evidence[classes].mean(0), dim=0))
-                root.append((lesson.weights[i] / forms).sqrt())
+                root.append((training_set.weights[i] / forms).sqrt())
     a = torch.cat([torch.stack(x) * torch.stack(root)[:, None], 2.5**0.5 * torch.eye(T)])
     b = torch.cat([torch.stack(y) * torch.stack(root)[:, None], torch.zeros(T, K)])
     wanted = torch.linalg.lstsq(a, b).solution
@@ -138,16 +138,16 @@ def test_several_right__is_the_mean_over_right_texts(drawn: torch.Generator) -> 
 @pytest.fixture
 def begun(
     photographs: Photographs, drawn: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], tuple[Bridge, Shown, Tensor]]:
+) -> Callable[[], tuple[Bridge, LabelledFeatures, Tensor]]:
     """A small bridge before training, drawings of four things, and Q'."""
     monkeypatch.setattr(starter_bridge, "WIDTH", D)
     units = class_units(photographs.rows, torch.zeros(K))
     q = torch.randn(T, K, generator=drawn)
     features = 3 * torch.rand(4, 5, W, generator=drawn)
     words = [{"name": [0]}, {"name": [1], "synonym": [2, 4]}, {"folder": [3, 4]}, {"gloss": [5]}]
-    shown = Shown(features, words, torch.randn(6, 2, T, generator=drawn))
+    shown = LabelledFeatures(features, words, torch.randn(6, 2, T, generator=drawn))
 
-    def made() -> tuple[Bridge, Shown, Tensor]:
+    def made() -> tuple[Bridge, LabelledFeatures, Tensor]:
         bridge = beginning(
             photographs, units, (q, torch.full((T,), 0.1)), features.flatten(0, 1), Settings()
         )
@@ -157,7 +157,7 @@ def begun(
 
 
 def test_beginning__ranks_classes_by_evidence(
-    begun: Callable[[], tuple[Bridge, Shown, Tensor]], photographs: Photographs
+    begun: Callable[[], tuple[Bridge, LabelledFeatures, Tensor]], photographs: Photographs
 ) -> None:
     bridge, shown, q = begun()
     f, t = photographs.ideal(torch.arange(K), 5.0), shown.texts[:, 0]
@@ -169,10 +169,10 @@ def test_beginning__ranks_classes_by_evidence(
 
 @torch.no_grad()
 def test_bridge_tensors__say_the_same_once_saved(
-    begun: Callable[[], tuple[Bridge, Shown, Tensor]], tmp_path: Path
+    begun: Callable[[], tuple[Bridge, LabelledFeatures, Tensor]], tmp_path: Path
 ) -> None:
     bridge, shown, _ = begun()
-    bridge.picture_projection.copy_(torch.randn(2 * D - K, D))
+    bridge.image_projection.copy_(torch.randn(2 * D - K, D))
     save_file(bridge.tensors(12.0), tmp_path / "bridge.safetensors")
     read = {name: t.float() for name, t in load_file(tmp_path / "bridge.safetensors").items()}
     f, t = shown.features[:, 0], shown.texts[:, 0]
@@ -185,8 +185,8 @@ def test_bridge_tensors__say_the_same_once_saved(
     assert read["logit_scale"].exp().item() == pytest.approx(12)
 
 
-def test_train__moves_the_picture_part_alone_and_repeats(
-    begun: Callable[[], tuple[Bridge, Shown, Tensor]], photographs: Photographs
+def test_train__moves_the_image_part_alone_and_repeats(
+    begun: Callable[[], tuple[Bridge, LabelledFeatures, Tensor]], photographs: Photographs
 ) -> None:
     settings = Settings(steps=120, batch=16, quiet=0.1, rate=0.03, scale=5.0)
     (first, shown, _), (second, _, _), (before, _, _) = begun(), begun(), begun()
@@ -195,12 +195,12 @@ def test_train__moves_the_picture_part_alone_and_repeats(
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     for name, tensor in before.state_dict().items():
         same = torch.equal(tensor, first.state_dict()[name])
-        assert same != name.startswith("picture"), name
+        assert same != name.startswith("image"), name
         assert torch.equal(first.state_dict()[name], second.state_dict()[name])
 
 
 def test_train__keeps_quiet_on_photographs(
-    begun: Callable[[], tuple[Bridge, Shown, Tensor]], photographs: Photographs
+    begun: Callable[[], tuple[Bridge, LabelledFeatures, Tensor]], photographs: Photographs
 ) -> None:
     loud = []
     for quiet in (0.0, 30.0):
@@ -214,7 +214,7 @@ def test_train__keeps_quiet_on_photographs(
         random = np.random.default_rng(1)
         f = photographs.made_up(torch.arange(K), shown.features.flatten(0, 1), Settings(), random)
         with torch.no_grad():
-            loud.append(float(bridge.pictures(f).norm() / bridge.classes(f).norm()))
+            loud.append(float(bridge.images(f).norm() / bridge.classes(f).norm()))
     assert loud[1] < 0.5 * loud[0]
 
 

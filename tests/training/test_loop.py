@@ -18,7 +18,7 @@ from anyclass.errors import TrainingError
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import AdamW, Rate, Schedule, Sgd
+from anyclass.training.optim import AdamW, LearningRate, Schedule, Sgd
 
 B, D, C = 6, 4, 3
 Loss = Callable[[Batch], dict[str, Tensor]]
@@ -66,7 +66,7 @@ def loss_of(given: dict[str, nn.Parameter], seen: Tensor | None = None) -> Loss:
     return loss
 
 
-SCHEDULE = AdamW(Rate(0.05, warm_up=3), 0.2, (0.9, 0.98), 1e-6, "matrices")
+SCHEDULE = AdamW(LearningRate(0.05, warm_up=3), 0.2, (0.9, 0.98), 1e-6, "matrices")
 
 
 def quiet(**_: Any) -> None:
@@ -104,7 +104,7 @@ def test_optimise__decays_matrices_only() -> None:
         lambda _: {name: term() for name, term in still.items()},
         given,
         Noise(2),
-        AdamW(Rate(0.1, warm_up=1), 0.25, decay="matrices"),
+        AdamW(LearningRate(0.1, warm_up=1), 0.25, decay="matrices"),
         quiet,
     )
     kept = before["matrix"] * (1 - 0.1 * 0.25) * (1 - 0.1 * 0.25)  # both steps at full rate
@@ -115,7 +115,7 @@ def test_optimise__decays_matrices_only() -> None:
 
 def test_optimise__sgd_is_sgd_with_momentum_by_hand() -> None:
     found, wanted = parameters(), parameters()
-    optimise(loss_of(found), found, Noise(4), Sgd(Rate(0.05, least=None), 0.8, 0.1), quiet)
+    optimise(loss_of(found), found, Noise(4), Sgd(LearningRate(0.05, min_lr=None), 0.8, 0.1), quiet)
 
     speed = {name: torch.zeros_like(parameter) for name, parameter in wanted.items()}
     for batch in Noise(4).start(0):
@@ -149,7 +149,7 @@ def test_optimise__keeps_the_logit_scale_between_0_and_ln_100(
         seen.append(float(given["logit_scale"].detach()))
         return {"push": push * 9 * (given["logit_scale"] + given["tau"].sum())}
 
-    optimise(loss, given, Noise(4), AdamW(Rate(0.5)), quiet)
+    optimise(loss, given, Noise(4), AdamW(LearningRate(0.5)), quiet)
     assert seen[1:] == pytest.approx([end] * 3)
     assert given["tau"].detach().abs().min() > 1.2 or given["tau"].detach().max() < 0.2
 
@@ -172,8 +172,8 @@ def test_optimise__logs_every_term_of_every_step() -> None:
     ]
 
 
-@pytest.mark.parametrize(("value", "shown"), [("nan", "nan"), ("inf", "inf"), ("-inf", "-inf")])
-def test_optimise__stops_before_a_step_that_is_not_finite(value: str, shown: str) -> None:
+@pytest.mark.parametrize(("value", "text"), [("nan", "nan"), ("inf", "inf"), ("-inf", "-inf")])
+def test_optimise__stops_before_a_step_that_is_not_finite(value: str, text: str) -> None:
     given, lines = parameters(), []
     inner, before = loss_of(given), {}
 
@@ -187,7 +187,7 @@ def test_optimise__stops_before_a_step_that_is_not_finite(value: str, shown: str
     with pytest.raises(TrainingError) as caught:
         optimise(loss, given, Noise(5), SCHEDULE, lambda **line: lines.append(line))
     assert str(caught.value) == (
-        f"push became {shown} at step 3; its 6 pictures begin with 2-0.png, 2-1.png, 2-2.png. "
+        f"push became {text} at step 3; its 6 images begin with 2-0.png, 2-1.png, 2-2.png. "
         "Nothing was saved over; try a smaller --lr"
     )
     assert all(torch.equal(given[name].detach(), before[name]) for name in given)
@@ -243,7 +243,10 @@ def test_checkpoint__continues_to_the_bit(
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_checkpoint__of_sgd_continues_to_the_bit(tmp_path: Path, momentum: float) -> None:
-    path, schedule = tmp_path / "training.safetensors", Sgd(Rate(0.05, least=None), momentum)
+    path, schedule = (
+        tmp_path / "training.safetensors",
+        Sgd(LearningRate(0.05, min_lr=None), momentum),
+    )
     run(path, (4, Killed), schedule)
     assert run(path, None, schedule) == run(None, None, schedule) != run(None)
 

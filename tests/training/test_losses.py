@@ -39,8 +39,8 @@ def by_loops(images: Tensor, texts: Tensor, labels: Tensor, collisions: str) -> 
         for i in range(B):
             row = [logit[i][j] if direction == 0 else logit[j][i] for j in range(B)]
             friends = [j for j in range(B) if labels[i] == labels[j]]
-            rivals = [j for j in range(B) if collisions != "mask" or j == i or j not in friends]
-            denominator = sum(exp(row[j]) for j in rivals)
+            negatives = [j for j in range(B) if collisions != "mask" or j == i or j not in friends]
+            denominator = sum(exp(row[j]) for j in negatives)
             right = friends if collisions == "multi_positive" else [i]
             total += sum(-log(exp(row[j]) / denominator) for j in right) / len(right) / B
     return total / 2
@@ -132,8 +132,8 @@ def test_unsupervised_contrast__equals_the_loop(tau: float) -> None:
     h = views(6)
     total = 0.0
     for i in range(6):
-        rivals = sum(exp(float(h[i] @ h[j]) / tau) for j in range(6) if j != i)
-        total -= log(exp(float(h[i] @ h[(i + 3) % 6]) / tau) / rivals)
+        negatives = sum(exp(float(h[i] @ h[j]) / tau) for j in range(6) if j != i)
+        total -= log(exp(float(h[i] @ h[(i + 3) % 6]) / tau) / negatives)
     assert unsupervised_contrast(h, tau).item() == pytest.approx(total / 6, abs=1e-5)
 
 
@@ -143,9 +143,9 @@ def test_supervised_contrast__equals_the_loop(tau: float) -> None:
     rows = [i for i in range(8) if labels[i] >= 0]
     total = 0.0
     for i in rows:
-        rivals = sum(exp(float(h[i] @ h[j]) / tau) for j in rows if j != i)
+        negatives = sum(exp(float(h[i] @ h[j]) / tau) for j in rows if j != i)
         same = [p for p in rows if p != i and labels[p] == labels[i]]
-        total -= sum(log(exp(float(h[i] @ h[p]) / tau) / rivals) for p in same) / len(same)
+        total -= sum(log(exp(float(h[i] @ h[p]) / tau) / negatives) for p in same) / len(same)
     found = supervised_contrast(h, torch.tensor(labels), tau)
     assert found.item() == pytest.approx(total / len(rows), abs=1e-5)
 
@@ -162,7 +162,7 @@ def test_contrasts__of_known_features() -> None:
     assert supervised_contrast(torch.ones(6, 1), labels).item() == pytest.approx(log(3), abs=1e-5)
 
 
-def test_supervised_contrast__with_a_class_per_picture_is_the_unsupervised() -> None:
+def test_supervised_contrast__with_a_class_per_image_is_the_unsupervised() -> None:
     h = views(10)
     found = supervised_contrast(h, torch.arange(5).repeat(2), 1.0)
     assert found.item() == pytest.approx(unsupervised_contrast(h).item(), abs=1e-6)

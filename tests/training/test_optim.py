@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from anyclass.training.loop import _set_rate
-from anyclass.training.optim import AdamW, Rate, Sgd
+from anyclass.training.optim import AdamW, LearningRate, Sgd
 
 
 def test_rate__warms_up_then_follows_a_cosine_to_zero() -> None:
-    rate, steps = Rate(1e-6, warm_up=37), 1850  # EuroSAT: 18,900 pictures, 512 at once
+    rate, steps = LearningRate(1e-6, warm_up=37), 1850  # EuroSAT: 18,900 images, 512 at once
     rates = [rate.at(step, steps) for step in range(steps)]
     assert rates[:3] == pytest.approx([1e-6 / 37, 2e-6 / 37, 3e-6 / 37])
     assert rates[36] == rates[37] == max(rates) == pytest.approx(1e-6)
@@ -32,23 +32,23 @@ def test_rate__warms_up_then_follows_a_cosine_to_zero() -> None:
     ],
 )
 def test_rate__of_few_steps(warm_up: int, steps: int, wanted: list[float]) -> None:
-    rate = Rate(1.0, warm_up)
+    rate = LearningRate(1.0, warm_up)
     assert [rate.at(step, steps) for step in range(steps)] == pytest.approx(wanted)
 
 
 def test_rate__without_a_cosine_stays() -> None:
-    assert {Rate(0.3, least=None).at(step, 9) for step in range(9)} == {0.3}
+    assert {LearningRate(0.3, min_lr=None).at(step, 9) for step in range(9)} == {0.3}
 
 
 def test_rate__of_epochs_is_that_of_get() -> None:
-    rate = Rate(0.1, least=1e-4, epoch=46)  # CUB: 46 steps an epoch, 200 epochs
+    rate = LearningRate(0.1, min_lr=1e-4, epoch=46)  # CUB: 46 steps an epoch, 200 epochs
     found = [rate.at(46 * epoch + 45, 46 * 200) for epoch in (0, 100, 199)]
     assert found == pytest.approx([0.1, 0.05005, 1.0616e-4], rel=1e-4)
     assert len({rate.at(step, 46 * 200) for step in range(46 * 7)}) == 7
 
 
 def test_rate__of_the_first_epoch_is_that_of_coop() -> None:
-    rate = Rate(2e-3, epoch=5, first=1e-5)
+    rate = LearningRate(2e-3, epoch=5, first=1e-5)
     rates = [rate.at(step, 20) for step in range(20)]
     wanted = [1e-5, *(1e-3 * (1 + cos(pi * epoch / 4)) for epoch in (1, 2, 3))]
     assert rates == pytest.approx([each for each in wanted for _ in range(5)])
@@ -57,16 +57,16 @@ def test_rate__of_the_first_epoch_is_that_of_coop() -> None:
 @pytest.mark.parametrize("kind", [AdamW, Sgd])
 def test_optimiser__decays_matrices_only_if_told(kind: type[AdamW | Sgd]) -> None:
     given = {"matrix": nn.Parameter(torch.zeros(2, 3)), "bias": nn.Parameter(torch.zeros(4))}
-    (everything,) = kind(Rate(0.1), weight_decay=0.5).optimiser(given).param_groups
+    (everything,) = kind(LearningRate(0.1), weight_decay=0.5).optimiser(given).param_groups
     assert (everything["weight_decay"], len(everything["params"])) == (0.5, 2)
-    some = kind(Rate(0.1), weight_decay=0.5, decay="matrices").optimiser(given).param_groups
+    some = kind(LearningRate(0.1), weight_decay=0.5, decay="matrices").optimiser(given).param_groups
     assert [(g["weight_decay"], g["params"][0].ndim) for g in some] == [(0.5, 2), (0.0, 1)]
 
 
 def test_sgd__gives_parts_of_a_model_a_share_of_the_rate() -> None:
     names = ("visual.block.weight", "head.weight", "visual.block.bias")
     given = {name: nn.Parameter(torch.ones(2, *[3] * (name != names[2]))) for name in names}
-    sgd = Sgd(Rate(0.1), 0.0, weight_decay=0.5, decay="matrices", shares={"visual.": 0.01})
+    sgd = Sgd(LearningRate(0.1), 0.0, weight_decay=0.5, decay="matrices", shares={"visual.": 0.01})
     optimiser = sgd.optimiser(given)
     _set_rate(optimiser, 0.04)
     found = {

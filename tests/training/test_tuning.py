@@ -10,11 +10,11 @@ from anyclass.methods.kmeans import KMeans
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.training.optim import AdamW, Rate
+from anyclass.training.optim import AdamW, LearningRate
 from anyclass.training.tuning import Tuning, cached_views, trained_part
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
-PAPER_STEPS = {  # pictures for training -> steps, paper section 4
+PAPER_STEPS = {  # images for training -> steps, paper section 4
     5777: 600,
     3948: 400,
     18900: 1850,
@@ -28,23 +28,23 @@ PAPER_STEPS = {  # pictures for training -> steps, paper section 4
 }
 
 
-@pytest.mark.parametrize(("pictures", "steps"), PAPER_STEPS.items())
-def test_steps__of_the_ten_sets(pictures: int, steps: int) -> None:
+@pytest.mark.parametrize(("images", "steps"), PAPER_STEPS.items())
+def test_steps__of_the_ten_sets(images: int, steps: int) -> None:
     how = Tuning()
-    assert how.steps_of(pictures) == steps
-    assert how.schedule(pictures) == AdamW(
-        Rate(1e-7, -(-pictures // 512)), 0.2, (0.9, 0.98), 1e-6, "matrices"
+    assert how.steps_of(images) == steps
+    assert how.schedule(images) == AdamW(
+        LearningRate(1e-7, -(-images // 512)), 0.2, (0.9, 0.98), 1e-6, "matrices"
     )
 
 
 @pytest.mark.parametrize(("tune", "path"), [("head", 5e-4), ("tail", 3e-4)])
-@pytest.mark.parametrize(("pictures", "steps"), [(263, 50), (3409, 350), (10000, 1000)])
+@pytest.mark.parametrize(("images", "steps"), [(263, 50), (3409, 350), (10000, 1000)])
 def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
-    tune: Part, path: float, pictures: int, steps: int
+    tune: Part, path: float, images: int, steps: int
 ) -> None:
-    assert Tuning(tune=tune).schedule(pictures).rate.highest * steps == pytest.approx(path)
-    assert Tuning(tune=tune, steps=0).schedule(pictures).rate.highest == pytest.approx(path)
-    assert Tuning(tune=tune, lr=0.25).schedule(pictures).rate.highest == 0.25
+    assert Tuning(tune=tune).schedule(images).rate.peak_lr * steps == pytest.approx(path)
+    assert Tuning(tune=tune, steps=0).schedule(images).rate.peak_lr == pytest.approx(path)
+    assert Tuning(tune=tune, lr=0.25).schedule(images).rate.peak_lr == 0.25
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_schedule__of_head_and_tail_moves_weights_as_far_in_any_folder(
         (LatteClip(tuning=Tuning("tail", views=3)), "tail", 3),
         (Reclip(tune="tail"), "tail", 0),
         (Get(), "tail", 8),
-        (Get(tuning=PairTuning("head", views=2)), "head", 2),
+        (Get(tuning=TwoViewTuning("head", views=2)), "head", 2),
         (KMeans(), None, 0),
     ],
 )

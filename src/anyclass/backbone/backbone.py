@@ -1,4 +1,4 @@
-"""`Backbone`: one open_clip model as functions of pictures and texts."""
+"""`Backbone`: one open_clip model as functions of images and texts."""
 
 import copy
 import hashlib
@@ -90,7 +90,7 @@ class Backbone:
         return cls(model.to(device), tokenizer, model_id, engine, precision)
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Unit features of preprocessed pictures."""
+        """Unit features of preprocessed images."""
         with self._autocast():
             return _unit(self.model.encode_image(pixels))
 
@@ -266,16 +266,16 @@ class Backbone:
 
     @torch.no_grad()
     def fingerprint(self) -> Float[Tensor, "3 D"]:
-        """Features of three synthetic pictures, through preprocessing and image tower.
+        """Features of three synthetic images, through preprocessing and image tower.
 
-        Two models with equal fingerprints see pictures alike; a swapped mean or a changed weight
+        Two models with equal fingerprints see images alike; a swapped mean or a changed weight
         shows.
         """
         return self.images(self.synthetic()).cpu()
 
     def synthetic(self) -> Float[Tensor, "3 3 H W"]:
-        """Three synthetic pictures, preprocessed."""
-        views = torch.stack([self.preprocessing.view(picture) for picture in _synthetic_pictures()])
+        """Three synthetic images, preprocessed."""
+        views = torch.stack([self.preprocessing.view(image) for image in _synthetic_images()])
         return self.preprocessing.normalise(views).to(self.device)
 
     def copy(self) -> "Backbone":
@@ -312,7 +312,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _synthetic_pictures() -> list[Image.Image]:
+def _synthetic_images() -> list[Image.Image]:
     """A gradient, a chequerboard and fixed noise, none of them square."""
     rows, columns = np.mgrid[0:240, 0:320]
     gradient = np.stack([rows, columns, rows + columns], axis=-1) * 255 // 560

@@ -2,7 +2,7 @@
 
 On a CPU a convolutional tower runs several times faster in ONNX Runtime, and a transformer in
 bfloat16 where the processor has AMX. An engine is used only if it agrees with PyTorch: cosine above
-0.999 on synthetic pictures. `benchmarks/speed.py` measures them.
+0.999 on synthetic images. `benchmarks/speed.py` measures them.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.errors import RequestError
-from anyclass.files import cache_folder, whole
+from anyclass.files import atomic_write, cache_folder
 
 AGREEMENT = 0.999
 """Least cosine between the features of an engine and PyTorch's."""
@@ -73,7 +73,7 @@ def has_amx() -> bool:
 
 @torch.no_grad()
 def _agrees(clip: Backbone, part: Part, made: Engine) -> bool:
-    """Whether features by this engine are those of PyTorch, on three noisy pictures."""
+    """Whether features by this engine are those of PyTorch, on three noisy images."""
     noise = torch.Generator().manual_seed(0)
     pixels = torch.rand(3, 3, *clip.preprocessing.size, generator=noise) * 2 - 1
     features = clip.tail(made.run(pixels), part)
@@ -158,6 +158,6 @@ def _export(clip: Backbone, part: Part, path: Path) -> Path:
         )
     except torch.onnx.OnnxExporterError as wrong:
         raise RequestError("this tower could not be exported; use --engine torch") from wrong
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         program.save(draft)
     return path

@@ -1,6 +1,6 @@
 """An image tower in three pieces: `images(x) = unit(head(last(trunk(x))))`.
 
-The *trunk* stays frozen and can be run once per picture; *last* is the last stage (a transformer
+The *trunk* stays frozen and can be run once per image; *last* is the last stage (a transformer
 block with its norm, or the last stage of a convolutional tower) and *head* the projection into the
 space shared with texts.
 """

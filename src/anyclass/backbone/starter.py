@@ -3,12 +3,12 @@
 Two pretrained towers from PyPI packages (tf_efficientnet_lite0 on ImageNet, Apache-2.0; MiniLM-L6
 for sentences, MIT) stay as they come. What joins them is `starter.safetensors`, trained by
 `scripts/train_starter.py` on names and drawings; `docs/starter.md` is its card. With f (1280,) the
-pooled features of a picture, t (384,) those of a text, W (1000, 1280) and b (1000,) the image
+pooled features of an image, t (384,) those of a text, W (1000, 1280) and b (1000,) the image
 tower's own classifier:
 
     z      = (W - mean W) f + b - mean b                    centred logits
     h      = GELU((z - PEAK) / SPREAD - 3/4)                class units: -h is about exp(z / 2)
-    g      = GELU(A f + a)                                  picture units, for what is no photograph
+    g      = GELU(A f + a)                                  image units, for what is no photograph
     image  = [h; g] P                                       open_clip's `mlp` projection
     text   = (t - n) Q
 
@@ -30,11 +30,11 @@ from torch import Tensor
 
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import (
+    atomic_write,
     cache_folder,
     check_manifest,
     read_json,
     sha256,
-    whole,
     write_json,
     write_manifest,
 )
@@ -105,7 +105,7 @@ def assemble(folder: Path, bridge: Path = BRIDGE) -> None:
     building.mkdir(parents=True)
     model, _, rows, biases = towers(building)
     _fill_bridge(model, rows, biases, bridge)
-    with whole(building / "open_clip_model.safetensors") as path:
+    with atomic_write(building / "open_clip_model.safetensors") as path:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     write_json(building / "open_clip_config.json", _config(folder))
     write_manifest(building)

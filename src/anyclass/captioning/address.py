@@ -1,4 +1,4 @@
-"""Where pictures may be sent: this machine, and the one host that the user names."""
+"""Where images may be sent: this machine, and the one host that the user names."""
 
 import re
 from ipaddress import ip_address
@@ -14,7 +14,7 @@ _ADDRESS = re.compile(
 
 
 def remote_host(url: str, allowed: str) -> str:
-    """The host that pictures leave this machine for; nothing when they stay.
+    """The host that images leave this machine for; nothing when they stay.
 
     Raises:
         RequestError: `url` is none, or leads elsewhere than to this machine or to `allowed`.
@@ -28,11 +28,11 @@ def remote_host(url: str, allowed: str) -> str:
         return ""
     if host != allowed.lower():
         raise RequestError(
-            f"{url} is on another machine, and pictures would leave this one. "
+            f"{url} is on another machine, and images would leave this one. "
             f"If they may, say so by its name: --allow-remote {host}."
         )
     if match["scheme"].lower() != "https":
-        raise RequestError(f"pictures go to {host} over https only, and {url} is plain http.")
+        raise RequestError(f"images go to {host} over https only, and {url} is plain http.")
     return host
 
 

@@ -1,4 +1,4 @@
-"""The describer for answers that come later: questions go into files, answers come as files.
+"""The captioner for answers that come later: questions go into files, answers come as files.
 
 The files are those of OpenAI's batch service; vLLM (`run-batch`) and others read and write them
 as well.
@@ -15,15 +15,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import Suppress, arg
 
-from anyclass.captioning.captioner import Request, Scene
+from anyclass.captioning.captioner import CaptionContext, CaptionRequest
 from anyclass.captioning.cleaning import cleaned
 from anyclass.captioning.collage import jpeg, preparation
-from anyclass.captioning.cost import Estimate, estimated
+from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import MAX_FAILURES, Failure, Outcome, answered, shown
 from anyclass.captioning.messages import UNREADABLE, answer, question
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.files import whole
+from anyclass.files import atomic_write
 from anyclass.log import Log
 
 URL = "/v1/chat/completions"
@@ -38,17 +38,17 @@ _QUESTIONS = re.compile(r"requests-\d+\.jsonl")
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
-class Batch:
+class BatchFiles:
     """Writes questions into files and reads answers from files: this program sends nothing."""
 
     model: str
     """Which model shall answer; its name stands in each question."""
     kind: Suppress[Literal["batch"]] = "batch"
-    """Tells describers apart in a saved configuration."""
+    """Tells captioners apart in a saved configuration."""
     folder: Annotated[str, arg(metavar="DIR")] = "batch"
     """Gets the questions as requests-1.jsonl ...; answers are read from all its other *.jsonl."""
     size: Annotated[int, Field(gt=0)] = 672
-    """Longer side of a single picture in a question, in pixels; a smaller one stays as it is."""
+    """Longer side of a single image in a question, in pixels; a smaller one stays as it is."""
     max_tokens: Annotated[int, Field(gt=0)] = 77
     """Longest answer (LatteCLIP's)."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
@@ -56,11 +56,13 @@ class Batch:
     max_failures: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the questions that may stay without a text, once all have come back."""
     price_in: Annotated[float, Field(ge=0)] = 0.0
-    """Dollars for a million tokens of pictures and questions; 0 where not known."""
+    """Dollars for a million tokens of images and questions; 0 where not known."""
     price_out: Annotated[float, Field(ge=0)] = 0.0
     """Dollars for a million tokens of answers; 0 where not known."""
 
-    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
+    def describe(
+        self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
+    ) -> list[str | None]:
         """One sentence for each request, from the journal or from the files of answers.
 
         Raises:
@@ -68,22 +70,22 @@ class Batch:
         """
         folder = Path(self.folder)
 
-        def ask(missing: Mapping[Request, str]) -> Generator[Outcome, None, None]:
+        def ask(missing: Mapping[CaptionRequest, str]) -> Generator[Outcome, None, None]:
             texts = _texts(folder, missing.values(), log)
             yield from ((r, texts[key]) for r, key in missing.items() if texts.get(key))
             open_ = {r: key for r, key in missing.items() if not texts.get(key)}
             few = len(open_) <= self.max_failures * len(requests)
             if few and texts.keys() == set(missing.values()):
                 return
-            if written := _written(folder, self._questions(open_, scene.photos)):
+            if written := _written(folder, self._questions(open_, context.dataset)):
                 raise RequestError(_to_do(folder, written))
 
         identity = {"kind": self.kind, "model": self.model, **self._generation}
         identity |= {"picture": preparation(self.size)}
         most = max(self.max_failures, MAX_FAILURES)
-        return answered(requests, scene, identity, ask, log, most)
+        return answered(requests, context, identity, ask, log, most)
 
-    def estimate(self, calls: int) -> Estimate:
+    def estimate(self, calls: int) -> CostEstimate:
         """What `calls` answers cost; when they come is not known."""
         prices = (self.price_in, self.price_out)
         sent_to = f"whoever gets the files in {self.folder}"
@@ -93,10 +95,12 @@ class Batch:
     def _generation(self) -> dict[str, Any]:
         return {"max_tokens": self.max_tokens, "temperature": self.temperature}
 
-    def _questions(self, open_: Mapping[Request, str], photos: Photos) -> Iterator[bytes]:
-        """The questions; one about a picture that cannot be used is left out."""
+    def _questions(
+        self, open_: Mapping[CaptionRequest, str], dataset: ImageDataset
+    ) -> Iterator[bytes]:
+        """The questions; one about an image that cannot be used is left out."""
         for request, key in open_.items():
-            image = shown(request, photos, self.size)
+            image = shown(request, dataset, self.size)
             if not isinstance(image, Failure):
                 body = question(request.question, jpeg(image), self.model, **self._generation)
                 row = {"custom_id": key, "method": "POST", "url": URL, "body": body}
@@ -117,7 +121,7 @@ def _written(folder: Path, lines: Iterator[bytes]) -> dict[str, int]:
     line = next(lines, None)
     while line is not None:
         path = folder / f"requests-{len(written) + 1}.jsonl"
-        with whole(path) as draft, draft.open("wb") as file:
+        with atomic_write(path) as draft, draft.open("wb") as file:
             written[path.name], line = _fill(file, line, lines)
     for path in folder.glob("requests-*.jsonl"):
         if _QUESTIONS.fullmatch(path.name) and path.name not in written:

@@ -1,4 +1,4 @@
-"""What is asked of a describer, and what it gets to see."""
+"""What is asked of a captioner, and what it gets to see."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -7,28 +7,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.log import Log
 
 
-class Request(NamedTuple):
-    """One question about one picture, or about several at once."""
+class CaptionRequest(NamedTuple):
+    """One question about one image, or about several at once."""
 
     rows: tuple[int, ...]
-    """Places of the pictures in their `Photos`."""
+    """Places of the images in their `ImageDataset`."""
     question: str
     """What to say of them: "Describe the object in the photo concisely, less than 20 words."."""
     noun: str
-    """What the pictures show, in a word: "object"."""
+    """What the images show, in a word: "object"."""
     variant: int = 0
     """The how-manieth answer to the same question."""
 
 
-class Scene(NamedTuple):
-    """What a describer may look at."""
+class CaptionContext(NamedTuple):
+    """What a captioner may look at."""
 
-    photos: Photos
-    """The N pictures."""
+    dataset: ImageDataset
+    """The N images."""
     clip: Backbone
     """The untrained model."""
     features: Float[Tensor, "N D"]
@@ -36,8 +36,10 @@ class Scene(NamedTuple):
 
 
 @runtime_checkable
-class Describer(Protocol):
-    """Answers questions about pictures."""
+class Captioner(Protocol):
+    """Answers questions about images."""
 
-    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
+    def describe(
+        self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
+    ) -> list[str | None]:
         """One sentence for each request; None where there is none."""

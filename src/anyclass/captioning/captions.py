@@ -1,7 +1,7 @@
-"""Machine-written texts of pictures and of groups of pictures, and their features.
+"""Machine-written texts of images and of groups of images, and their features.
 
-Group texts form one pool per class: K texts, each about n pictures that share a label, whatever the
-number of pictures.
+Group texts form one pool per class: K texts, each about n images that share a label, whatever the
+number of images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from anyclass.backbone import Backbone, Part
 from anyclass.backbone.checkpointing import checkpointed
-from anyclass.captioning import Describer, Request, Scene
-from anyclass.data import Photos
+from anyclass.captioning import CaptionContext, Captioner, CaptionRequest
+from anyclass.data import ImageDataset
 from anyclass.log import Log
 
 Text = Literal["class", "image", "group"]
-"""A kind of text: made of the class name, written about one picture, about several."""
+"""A kind of text: made of the class name, written about one image, about several."""
 
 NONE = -1
 """Number of a text that is missing."""
@@ -30,10 +30,10 @@ NONE = -1
 def draw_groups(
     labels: Int[Tensor, " N"], classes: int, size: int, most: int, seed: int
 ) -> list[list[tuple[int, ...]]]:
-    """For each class, the rows of the pictures of each of its groups.
+    """For each class, the rows of the images of each of its groups.
 
-    K = min(most, pictures of the class) groups of `size` pictures, drawn without replacement; with
-    it only when the class has fewer than `size`. A class without pictures has no group.
+    K = min(most, images of the class) groups of `size` images, drawn without replacement; with
+    it only when the class has fewer than `size`. A class without images has no group.
     """
     generator = torch.Generator().manual_seed(seed)
     groups: list[list[tuple[int, ...]]] = []
@@ -54,13 +54,13 @@ def _draw(members: Int[Tensor, " n"], size: int, generator: torch.Generator) -> 
 class Asked(NamedTuple):
     """The questions of one run, and where each answer belongs."""
 
-    images: list[list[Request]]
-    """Of each picture; none where image texts are not used."""
-    groups: list[list[Request]]
+    images: list[list[CaptionRequest]]
+    """Of each image; none where image texts are not used."""
+    groups: list[list[CaptionRequest]]
     """Of each class."""
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[CaptionRequest]:
         """All of them, each once."""
         return list(
             dict.fromkeys(request for some in self.images + self.groups for request in some)
@@ -68,18 +68,18 @@ class Asked(NamedTuple):
 
 
 class Answers:
-    """What the describer said of the N pictures; nothing is asked for twice."""
+    """What the captioner said of the N images; nothing is asked for twice."""
 
-    def __init__(self, describer: Describer, scene: Scene, log: Log) -> None:
-        """Ask `describer` about the pictures of `scene`."""
-        self._describer, self._scene, self._log = describer, scene, log
-        self._known: dict[Request, str | None] = {}
+    def __init__(self, captioner: Captioner, context: CaptionContext, log: Log) -> None:
+        """Ask `captioner` about the images of `context`."""
+        self._captioner, self._scene, self._log = captioner, context, log
+        self._known: dict[CaptionRequest, str | None] = {}
 
-    def to(self, requests: Sequence[Request]) -> Mapping[Request, str | None]:
+    def to(self, requests: Sequence[CaptionRequest]) -> Mapping[CaptionRequest, str | None]:
         """All that is known once `requests` are answered; None or nothing: it has no answer."""
         new = [request for request in requests if request not in self._known]
         if new:
-            said = self._describer.describe(new, self._scene, self._log)
+            said = self._captioner.describe(new, self._scene, self._log)
             self._known.update(zip(new, said, strict=True))
         return self._known
 
@@ -95,7 +95,7 @@ class Captions:
     classes: Int[Tensor, " C"]
     """Class text of each class."""
     images: Int[Tensor, "N R"]
-    """R texts of each picture; -1 where an answer is missing."""
+    """R texts of each image; -1 where an answer is missing."""
     groups: Int[Tensor, "C K"]
     """Pool of each class, filled up with -1."""
 
@@ -107,7 +107,7 @@ class Captions:
         strings = list(dict.fromkeys([*class_texts, *written]))
         number = {text: i for i, text in enumerate(strings)}
 
-        def table(asked: list[list[Request]]) -> Int[Tensor, "M R"]:
+        def table(asked: list[list[CaptionRequest]]) -> Int[Tensor, "M R"]:
             rows = [[number.get(known[request] or "", NONE) for request in some] for some in asked]
             tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
             return pad_sequence(tensors, batch_first=True, padding_value=NONE)
@@ -126,8 +126,8 @@ class Captions:
         """The texts of a batch: one of each kind, for each of two branches.
 
         Args:
-            index: rows of the pictures; both branches have the same text of a picture.
-            labels: class of each picture in each branch.
+            index: rows of the images; both branches have the same text of an image.
+            labels: class of each image in each branch.
             pools: class whose pool its group text is drawn from. One row: the same text for both
                 branches. Two rows: one for each, and where the second pool is empty the first's.
             kinds: kinds of text that are used.
@@ -145,20 +145,20 @@ class Captions:
             )
         return torch.stack(rows, dim=1)
 
-    def rows(self, photos: Photos) -> list[Mapping[str, Any]]:
+    def rows(self, dataset: ImageDataset) -> list[Mapping[str, Any]]:
         """What was written, for inspection: one mapping per text with what it is about."""
-        names = photos.classes.names
+        names = dataset.classes.names
         said = zip(names, self.classes.tolist(), strict=True)
         rows: list[Mapping[str, Any]] = [
             {"kind": "class", "class": name, "text": self._text(n)} for name, n in said
         ]
         for some, numbers in zip(self.asked.images, self.images.tolist(), strict=True):
             for request, n in zip(some, numbers, strict=True):
-                file = photos.files[request.rows[0]]
+                file = dataset.files[request.rows[0]]
                 rows.append({"kind": "image", "file_name": file, "text": self._text(n)})
         for name, pool, numbers in zip(names, self.asked.groups, self.groups.tolist(), strict=True):
             for request, n in zip(pool, numbers, strict=False):
-                files = [photos.files[i] for i in request.rows]
+                files = [dataset.files[i] for i in request.rows]
                 rows.append({"kind": "group", "class": name, "files": files, "text": self._text(n)})
         return rows
 

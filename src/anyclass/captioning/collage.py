@@ -1,4 +1,4 @@
-"""The picture that a describer is shown: one picture alone, or a collage of several."""
+"""The image that a captioner is shown: one image alone, or a collage of several."""
 
 import io
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from anyclass.captioning.captioner import Request
-from anyclass.data import Photos, open_image
+from anyclass.captioning.captioner import CaptionRequest
+from anyclass.data import ImageDataset, open_image
 
 SIDE = 672
 """Width and height of a collage, in pixels."""
@@ -18,13 +18,13 @@ QUALITY = 90
 """Of the JPEG that is sent."""
 
 
-def picture(request: Request, photos: Photos, size: int) -> Image.Image:
-    """What `request` is about: one picture of at most `size` pixels, or the collage of several.
+def image(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image.Image:
+    """What `request` is about: one image of at most `size` pixels, or the collage of several.
 
     Raises:
-        PictureError: one of the pictures cannot be used.
+        ImageError: one of the images cannot be used.
     """
-    images = [open_image(photos.path(row), photos.root) for row in request.rows]
+    images = [open_image(dataset.path(row), dataset.root) for row in request.rows]
     if len(images) > 1:
         return collage(images)
     images[0].thumbnail((size, size), Image.Resampling.LANCZOS)
@@ -32,7 +32,7 @@ def picture(request: Request, photos: Photos, size: int) -> Image.Image:
 
 
 def collage(images: Sequence[Image.Image]) -> Image.Image:
-    """The pictures row by row, each as large as its cell allows and in its middle, on black."""
+    """The images row by row, each as large as its cell allows and in its middle, on black."""
     across = max(2, isqrt(len(images) - 1) + 1)
     cell = (SIDE - GAP * (across - 1)) // across
     canvas = Image.new("RGB", (SIDE, SIDE))
@@ -53,5 +53,5 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def preparation(size: int) -> dict[str, Any]:
-    """Everything that decides what a describer sees of given pictures."""
+    """Everything that decides what a captioner sees of given images."""
     return {"size": size, "side": SIDE, "gap": GAP, "jpeg": QUALITY}

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
-from anyclass.captioning.captioner import Request, Scene
+from anyclass.captioning.captioner import CaptionContext, CaptionRequest
 from anyclass.captioning.cleaning import cleaned
-from anyclass.captioning.collage import picture
-from anyclass.captioning.response_cache import Journal, key_of
-from anyclass.data import Photos, content_hashes
-from anyclass.errors import AnyclassError, PictureError
+from anyclass.captioning.collage import image
+from anyclass.captioning.response_cache import ResponseCache, key_of
+from anyclass.data import ImageDataset, content_hashes
+from anyclass.errors import AnyclassError, ImageError
 from anyclass.log import Log
 
 MAX_FAILURES = 0.1
@@ -30,15 +30,15 @@ class Failure(NamedTuple):
     """One line, for people."""
 
 
-Outcome = tuple[Request, str | Failure]
+Outcome = tuple[CaptionRequest, str | Failure]
 """A question and what came of it."""
-Ask = Callable[[Mapping[Request, str]], Generator[Outcome, None, None]]
+Ask = Callable[[Mapping[CaptionRequest, str]], Generator[Outcome, None, None]]
 """Puts questions, each with its key, and yields each outcome as it arrives, in any order."""
 
 
 def answered(
-    requests: Sequence[Request],
-    scene: Scene,
+    requests: Sequence[CaptionRequest],
+    context: CaptionContext,
     identity: Mapping[str, Any],
     ask: Ask,
     log: Log,
@@ -46,13 +46,13 @@ def answered(
 ) -> list[str | None]:
     """The texts for `requests`, from the journal where it knows them; None where there is none.
 
-    Equal questions about equal pictures are put once. A failure and an empty answer are not
+    Equal questions about equal images are put once. A failure and an empty answer are not
     journalled, so a later call asks again, and for these alone.
 
     Args:
         requests: the questions.
-        scene: their pictures.
-        identity: what an answer depends on beside question and pictures, as JSON has it: the
+        context: their images.
+        identity: what an answer depends on beside question and images, as JSON has it: the
             `model`, and how it is asked.
         ask: puts the questions that the journal does not know.
         log: gets the progress, and one warning about failures.
@@ -63,12 +63,12 @@ def answered(
     """
     if not requests:
         return []
-    pictures, reasons = _hashed(requests, scene.photos)
-    keys = {r: key_of(identity, r.question, r.variant, hashes) for r, hashes in pictures.items()}
+    images, reasons = _hashed(requests, context.dataset)
+    keys = {r: key_of(identity, r.question, r.variant, hashes) for r, hashes in images.items()}
     asked = {key: request for request, key in keys.items()}
     total = len(asked) + len(reasons)
-    with Journal(log) as journal:
-        texts = journal.known(asked)
+    with ResponseCache(log) as cache:
+        texts = cache.known(asked)
         missing = {request: key for key, request in asked.items() if key not in texts}
         log(stage="describe", done=total - len(missing), total=total, failed=len(reasons))
         for request, outcome in _outcomes(ask, missing):
@@ -77,7 +77,7 @@ def answered(
             elif text := cleaned(outcome):
                 texts[keys[request]] = text
                 about = {"model": str(identity["model"]), "question": request.question}
-                journal.keep(keys[request], text, pictures=" ".join(pictures[request]), **about)
+                cache.keep(keys[request], text, pictures=" ".join(images[request]), **about)
             else:
                 reasons.append("it was empty")
             done = len(texts) + len(reasons)
@@ -86,16 +86,18 @@ def answered(
     return [texts.get(keys.get(request, "")) for request in requests]
 
 
-def shown(request: Request, photos: Photos, size: int) -> Image | Failure:
-    """The picture that `request` is about, at most `size` pixels long; or why there is none."""
+def shown(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image | Failure:
+    """The image that `request` is about, at most `size` pixels long; or why there is none."""
     try:
-        return picture(request, photos, size)
-    except PictureError as error:
-        return Failure(f"a picture cannot be used ({error})")
+        return image(request, dataset, size)
+    except ImageError as error:
+        return Failure(f"an image cannot be used ({error})")
 
 
 def side_by_side(
-    answer: Callable[[Request], str | Failure], requests: Iterable[Request], at_once: int
+    answer: Callable[[CaptionRequest], str | Failure],
+    requests: Iterable[CaptionRequest],
+    at_once: int,
 ) -> Generator[Outcome, None, None]:
     """Puts `requests` to `answer`, `at_once` of them at a time, and yields as they arrive.
 
@@ -105,7 +107,7 @@ def side_by_side(
     Raises:
         AnyclassError: `IN_A_ROW` failures came one after the other; or what `answer` raises.
     """
-    waiting, running = iter(requests), dict[Future[str | Failure], Request]()
+    waiting, running = iter(requests), dict[Future[str | Failure], CaptionRequest]()
     course = _Course()
     with ThreadPoolExecutor(at_once) as threads:
         while True:
@@ -156,14 +158,14 @@ _NEXT = "What was answered is kept: mend the cause and give the same command aga
 
 
 def _hashed(
-    requests: Sequence[Request], photos: Photos
-) -> tuple[dict[Request, list[str]], list[str]]:
-    """Checksums of each request's pictures; for one with an unreadable picture, why it fails."""
+    requests: Sequence[CaptionRequest], dataset: ImageDataset
+) -> tuple[dict[CaptionRequest, list[str]], list[str]]:
+    """Checksums of each request's images; for one with an unreadable image, why it fails."""
     rows = sorted({row for request in requests for row in request.rows})
-    hashes = dict(zip(rows, content_hashes(photos[rows], _READERS), strict=True))
-    whole, reasons = dict[Request, list[str]](), list[str]()
+    hashes = dict(zip(rows, content_hashes(dataset[rows], _READERS), strict=True))
+    whole, reasons = dict[CaptionRequest, list[str]](), list[str]()
     for request in dict.fromkeys(requests):
-        lost = [photos.files[row] for row in request.rows if hashes[row] is None]
+        lost = [dataset.files[row] for row in request.rows if hashes[row] is None]
         if lost:
             reasons.append(f"{lost[0]} cannot be read")
         else:
@@ -171,7 +173,7 @@ def _hashed(
     return whole, reasons
 
 
-def _outcomes(ask: Ask, requests: Mapping[Request, str]) -> Iterator[Outcome]:
+def _outcomes(ask: Ask, requests: Mapping[CaptionRequest, str]) -> Iterator[Outcome]:
     """What `ask` yields, and a failure for each request that it says nothing of."""
     silent = dict.fromkeys(requests)
     if not requests:

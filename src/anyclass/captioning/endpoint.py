@@ -1,4 +1,4 @@
-"""The describer that asks a language model behind an address: on this machine, or a hosted one."""
+"""The captioner that asks a language model behind an address: on this machine, or a hosted one."""
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from pydantic.dataclasses import dataclass
 from tyro.conf import Suppress, arg
 
 from anyclass.captioning.address import proxy_for, remote_host
-from anyclass.captioning.captioner import Request, Scene
+from anyclass.captioning.captioner import CaptionContext, CaptionRequest
 from anyclass.captioning.collage import jpeg, preparation
-from anyclass.captioning.cost import Estimate, estimated
+from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import (
     MAX_FAILURES,
     Failure,
@@ -36,22 +36,22 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Endpoint:
-    """Asks a language model that sees pictures, through the OpenAI protocol.
+    """Asks a language model that sees images, through the OpenAI protocol.
 
-    Ollama, vLLM, SGLang, llama.cpp and hosted services speak it. Pictures leave this machine only
+    Ollama, vLLM, SGLang, llama.cpp and hosted services speak it. Images leave this machine only
     for the host in `allow_remote`. The server's key stands in $ANYCLASS_ENDPOINT_KEY, nowhere else.
     """
 
     kind: Suppress[Literal["endpoint"]] = "endpoint"
-    """Tells describers apart in a saved configuration."""
+    """Tells captioners apart in a saved configuration."""
     url: str = "http://127.0.0.1:11434/v1"
     """Address of the server, up to `/v1` (Ollama's on this machine)."""
     model: str = ""
     """Which of its models; empty takes the only one it has."""
     allow_remote: Annotated[str, arg(prefix_name=False, metavar="HOST")] = ""
-    """Name of the one other machine that pictures may be sent to."""
+    """Name of the one other machine that images may be sent to."""
     size: Count = 672
-    """Longer side of a single picture that is sent, in pixels; a smaller one stays as it is."""
+    """Longer side of a single image that is sent, in pixels; a smaller one stays as it is."""
     max_tokens: Count = 77
     """Longest answer (LatteCLIP's)."""
     temperature: NotNegative = 0.0
@@ -65,15 +65,17 @@ class Endpoint:
     max_failures: Annotated[float, Field(ge=0, le=1)] = MAX_FAILURES
     """Share of the questions that may stay without an answer."""
     price_in: NotNegative = 0.0
-    """Dollars for a million tokens of pictures and questions; 0 where not known."""
+    """Dollars for a million tokens of images and questions; 0 where not known."""
     price_out: NotNegative = 0.0
     """Dollars for a million tokens of answers; 0 where not known."""
 
-    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
+    def describe(
+        self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
+    ) -> list[str | None]:
         """One sentence for each request, from the journal where it knows one.
 
         Raises:
-            RequestError: pictures would go where they may not, or key or model are wrong.
+            RequestError: images would go where they may not, or key or model are wrong.
             AnyclassError: there is no server, or too many questions failed.
         """
         if not requests:
@@ -83,38 +85,38 @@ class Endpoint:
         with _server(self, host) as server:
             model = self.model or server.only_model()
 
-            def answer(request: Request) -> str | Failure:
-                image = shown(request, scene.photos, self.size)
+            def answer(request: CaptionRequest) -> str | Failure:
+                image = shown(request, context.dataset, self.size)
                 if isinstance(image, Failure):
                     return image
                 return server.answer(request.question, jpeg(image), model, **generation)
 
-            def ask(missing: Mapping[Request, str]) -> Generator[Outcome, None, None]:
+            def ask(missing: Mapping[CaptionRequest, str]) -> Generator[Outcome, None, None]:
                 if host:
                     log(warning=self._leaving(missing))
                 yield from side_by_side(answer, missing, self.concurrency)
 
             asked = {"kind": self.kind, "url": self.url, "model": model, **generation}
             identity = asked | {"picture": preparation(self.size)}
-            return answered(requests, scene, identity, ask, log, self.max_failures)
+            return answered(requests, context, identity, ask, log, self.max_failures)
 
-    def estimate(self, calls: int) -> Estimate:
+    def estimate(self, calls: int) -> CostEstimate:
         """What `calls` answers cost; time as if each took `SECONDS`.
 
         Raises:
-            RequestError: pictures would go where they may not.
+            RequestError: images would go where they may not.
         """
         host = remote_host(self.url, self.allow_remote)
         seconds, prices = SECONDS / self.concurrency, (self.price_in, self.price_out)
         return estimated(calls, self.size, self.max_tokens, seconds, prices, host)
 
-    def _leaving(self, missing: Collection[Request]) -> str:
+    def _leaving(self, missing: Collection[CaptionRequest]) -> str:
         """What is about to leave this machine, said before it does."""
-        pictures = len({row for request in missing for row in request.rows})
+        images = len({row for request in missing for row in request.rows})
         cost = self.estimate(len(missing))
         price = "at a price not known" if cost.dollars is None else f"for ${cost.dollars:.2f}"
         return (
-            f"{pictures} pictures leave this machine for {cost.sent_to}, in {len(missing)} "
+            f"{images} images leave this machine for {cost.sent_to}, in {len(missing)} "
             f"questions of about {cost.megabytes_sent:.1f} MB altogether, {price}."
         )
 
@@ -126,7 +128,7 @@ def _server(endpoint: Endpoint, host: str) -> Generator["Server", None, None]:
         from anyclass.captioning.server import Server
     except ImportError as error:
         raise RequestError(
-            f"the describer `endpoint` needs the package {error.name}: pip install 'anyclass[lmm]'"
+            f"the captioner `endpoint` needs the package {error.name}: pip install 'anyclass[lmm]'"
         ) from error
     proxy = proxy_for(host) if host else None
     with Server(endpoint.url, proxy, endpoint.timeout, endpoint.retries) as server:

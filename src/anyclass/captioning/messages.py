@@ -7,9 +7,9 @@ UNREADABLE = (ValueError, LookupError, TypeError, RecursionError)
 """What an answer of another shape than expected raises."""
 
 
-def question(text: str, picture: bytes, model: str, **generation: Any) -> dict[str, Any]:
+def question(text: str, image: bytes, model: str, **generation: Any) -> dict[str, Any]:
     """The body of a question about a JPEG, which stands before the text as a data URI."""
-    url = f"data:image/jpeg;base64,{b64encode(picture).decode()}"
+    url = f"data:image/jpeg;base64,{b64encode(image).decode()}"
     content = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": text},

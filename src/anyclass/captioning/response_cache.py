@@ -1,7 +1,7 @@
 """The journal: every paid answer is on the disk before the next one is looked at.
 
 A SQLite file in the cache, one commit per answer. An answer is found again by what it depends on:
-the content of the pictures, the question, who was asked, and how.
+the content of the images, the question, who was asked, and how.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ def key_of(identity: Mapping[str, Any], question: str, variant: int, hashes: Ite
     """The checksum of all that an answer depends on.
 
     Args:
-        identity: who is asked and how: kind, url, model, generation, preparation of the pictures.
+        identity: who is asked and how: kind, url, model, generation, preparation of the images.
         question: in full.
         variant: the how-manieth answer to it.
-        hashes: of the content of each picture, in order.
+        hashes: of the content of each image, in order.
     """
     parts = {"question": question, "variant": variant, "pictures": list(hashes)}
     whole = {"format": FORMAT, "identity": identity, **parts}
@@ -47,7 +47,7 @@ def key_of(identity: Mapping[str, Any], question: str, variant: int, hashes: Ite
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Journal(AbstractContextManager["Journal"]):
+class ResponseCache(AbstractContextManager["ResponseCache"]):
     """Answers by key, for several threads and several processes at once."""
 
     def __init__(self, log: Log, path: Path | None = None) -> None:

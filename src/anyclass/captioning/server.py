@@ -48,16 +48,16 @@ class Server(AbstractContextManager["Server"]):
         names = self._models()
         if len(names) != 1:
             has = f"several models: {listed(names, 20)}" if names else "no model"
-            raise RequestError(f"{self._url} has {has}: name one as the describer's model.")
+            raise RequestError(f"{self._url} has {has}: name one as the captioner's model.")
         return names[0]
 
-    def answer(self, text: str, picture: bytes, model: str, **generation: Any) -> str | Failure:
+    def answer(self, text: str, image: bytes, model: str, **generation: Any) -> str | Failure:
         """What `model` says to a question about a JPEG.
 
         Raises:
             AnyclassError: every other question would fail as well: no server, no right, no model.
         """
-        body = question(text, picture, model, **generation)
+        body = question(text, image, model, **generation)
         try:
             said = self._client.chat.completions.with_raw_response.create(**body)
             return answer(json.loads(said.content))

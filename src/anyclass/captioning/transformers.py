@@ -1,4 +1,4 @@
-"""The describer that runs a language model that sees pictures in this process.
+"""The captioner that runs a language model that sees images in this process.
 
 Any model of the Hugging Face Hub's kind image-text-to-text: LLaVA-1.6, Qwen2.5-VL, SmolVLM.
 """
@@ -17,11 +17,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import Suppress
 
-from anyclass.captioning.captioner import Request, Scene
+from anyclass.captioning.captioner import CaptionContext, CaptionRequest
 from anyclass.captioning.collage import preparation
-from anyclass.captioning.cost import Estimate, estimated
+from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import Failure, Outcome, answered, shown
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.data.image import one_line
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import sha256
@@ -38,18 +38,18 @@ AROUND = ["*.json", "*.txt", "*.jinja", "*.model"]
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Transformers:
-    """Asks a language model that sees pictures, in this process: nothing leaves the machine."""
+    """Asks a language model that sees images, in this process: nothing leaves the machine."""
 
     kind: Suppress[Literal["transformers"]] = "transformers"
-    """Tells describers apart in a saved configuration."""
+    """Tells captioners apart in a saved configuration."""
     model: str = "llava-hf/llava-v1.6-mistral-7b-hf"
     """An image-text-to-text model of the Hugging Face Hub, or its folder (default: the paper's)."""
     size: Annotated[int, Field(gt=0)] = 672
-    """Longest side of a picture that is shown, in pixels."""
+    """Longest side of an image that is shown, in pixels."""
     max_tokens: Annotated[int, Field(gt=0)] = 77
     """Longest answer, in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
-    """Of further texts of one picture; the first takes the likeliest token each time."""
+    """Of further texts of one image; the first takes the likeliest token each time."""
     batch_size: Annotated[int, Field(gt=0)] = 8
     """Questions at a time; halved when memory runs out."""
     device: str = "auto"
@@ -59,7 +59,9 @@ class Transformers:
     four_bit: bool = False
     """Weights in 4 bits (NF4, the paper's): 5 GB of GPU memory where fp16 takes 15."""
 
-    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
+    def describe(
+        self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
+    ) -> list[str | None]:
         """One sentence for each request; what the journal knows is not asked again.
 
         Raises:
@@ -80,12 +82,12 @@ class Transformers:
             "temperature": self.temperature,
         }
 
-        def ask(open_: Mapping[Request, str]) -> Generator[Outcome, None, None]:
-            yield from self._outcomes(self._loaded(), open_, scene.photos)
+        def ask(open_: Mapping[CaptionRequest, str]) -> Generator[Outcome, None, None]:
+            yield from self._outcomes(self._loaded(), open_, context.dataset)
 
-        return answered(requests, scene, identity | preparation(self.size), ask, log)
+        return answered(requests, context, identity | preparation(self.size), ask, log)
 
-    def estimate(self, calls: int) -> Estimate:
+    def estimate(self, calls: int) -> CostEstimate:
         """What `calls` answers cost: time."""
         seconds = SECONDS["cuda" if self._device.startswith("cuda") else "cpu"]
         return estimated(calls, self.size, self.max_tokens, seconds)._replace(dollars=0.0)
@@ -108,17 +110,17 @@ class Transformers:
         """Refuse what this machine cannot do, before anything is fetched."""
         if find_spec("transformers") is None:
             raise RequestError(
-                "the describer `transformers` needs a package: pip install 'anyclass[hf-lmm]'"
+                "the captioner `transformers` needs a package: pip install 'anyclass[hf-lmm]'"
             )
         if not self.four_bit:
             return
         if not self._device.startswith("cuda"):
             raise RequestError(
-                f"--describer.four-bit needs a GPU, and the device is {self._device}: leave it out"
+                f"--captioner.four-bit needs a GPU, and the device is {self._device}: leave it out"
             )
         if missing := [name for name in ("accelerate", "bitsandbytes") if not find_spec(name)]:
             raise RequestError(
-                f"--describer.four-bit needs packages: pip install {' '.join(missing)}"
+                f"--captioner.four-bit needs packages: pip install {' '.join(missing)}"
             )
 
     def _loaded(self) -> "_Loaded":
@@ -147,14 +149,14 @@ class Transformers:
             ) from wrong
 
     def _outcomes(
-        self, model: "_Loaded", requests: Iterable[Request], photos: Photos
+        self, model: "_Loaded", requests: Iterable[CaptionRequest], dataset: ImageDataset
     ) -> Generator[Outcome, None, None]:
         """What comes of the requests, a batch at a time; a batch has one variant."""
         size, asked = self.batch_size, sorted(requests, key=lambda request: request.variant)
         for variant, same in groupby(asked, lambda request: request.variant):
             rest = list(same)
             while rest:
-                batch = {request: shown(request, photos, self.size) for request in rest[:size]}
+                batch = {request: shown(request, dataset, self.size) for request in rest[:size]}
                 failed = {r: image for r, image in batch.items() if isinstance(image, Failure)}
                 seen = {r: image for r, image in batch.items() if not isinstance(image, Failure)}
                 try:
@@ -166,7 +168,9 @@ class Transformers:
                 yield from zip(seen, texts, strict=True)
                 rest = rest[len(batch) :]
 
-    def _texts(self, model: "_Loaded", seen: Mapping[Request, Image], variant: int) -> list[str]:
+    def _texts(
+        self, model: "_Loaded", seen: Mapping[CaptionRequest, Image], variant: int
+    ) -> list[str]:
         """The answers to a batch: the likeliest words; for a variant, words drawn by its number."""
         if not seen:
             return []
@@ -179,16 +183,16 @@ class Transformers:
 
 
 class _Loaded(NamedTuple):
-    """A language model that sees pictures."""
+    """A language model that sees images."""
 
     processor: Any
     model: Any
 
     @torch.inference_mode()
     def answer(
-        self, pictures: Sequence[Image], questions: Sequence[str], how: Mapping[str, Any]
+        self, images: Sequence[Image], questions: Sequence[str], how: Mapping[str, Any]
     ) -> list[str]:
-        """What it says of each picture, shown before its question."""
+        """What it says of each image, shown before its question."""
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"  # answers begin where all questions end
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -200,7 +204,7 @@ class _Loaded(NamedTuple):
         begun = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
         given = self.processor(
             text=texts,
-            images=[[picture] for picture in pictures],
+            images=[[image] for image in images],
             padding=True,
             add_special_tokens=not begun,
             return_tensors="pt",
@@ -217,8 +221,8 @@ def _smaller(batch: int, error: RuntimeError) -> int:
         raise error
     if batch == 1:
         raise AnyclassError(
-            "there is no memory for a single question: take a smaller --describer.model, "
-            "--describer.four-bit or a smaller --describer.size. What was answered is kept."
+            "there is no memory for a single question: take a smaller --captioner.model, "
+            "--captioner.four-bit or a smaller --captioner.size. What was answered is kept."
         ) from error
     return batch // 2
 

@@ -1,4 +1,4 @@
-"""The describer that needs no language model.
+"""The captioner that needs no language model.
 
 It writes with the words that the backbone finds nearest to what it sees.
 """
@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 from tyro.conf import Suppress
 
 from anyclass.backbone import Backbone
-from anyclass.captioning.captioner import Request, Scene
-from anyclass.captioning.cost import Estimate
+from anyclass.captioning.captioner import CaptionContext, CaptionRequest
+from anyclass.captioning.cost import CostEstimate
 from anyclass.log import Log
 
 
@@ -28,23 +28,25 @@ class Vocabulary:
     """Writes with the nearest words of a list: colours, materials, textures, shapes, parts, scenes.
 
     No language model is asked: for each kind of word it takes the one whose text feature is nearest
-    to the picture, or to the mean feature of a group, counted from how near it is to the average
-    picture of the folder; the surest kinds make the sentence. It knows nothing that the backbone
+    to the image, or to the mean feature of a group, counted from how near it is to the average
+    image of the folder; the surest kinds make the sentence. It knows nothing that the backbone
     does not know, and says it in words the text tower reads.
     """
 
     kind: Suppress[Literal["vocabulary"]] = "vocabulary"
-    """Tells describers apart in a saved configuration."""
+    """Tells captioners apart in a saved configuration."""
     most: Annotated[int, Field(gt=0)] = 4
     """Words in a description, each of another kind."""
     words: tuple[str, ...] = ()
     """Words of your own, a further kind."""
 
-    def describe(self, requests: Sequence[Request], scene: Scene, log: Log) -> list[str | None]:
-        """One sentence for each request, from the unit features of the pictures."""
+    def describe(
+        self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
+    ) -> list[str | None]:
+        """One sentence for each request, from the unit features of the images."""
         if not requests:
             return []
-        clip, features = scene.clip, scene.features
+        clip, features = context.clip, context.features
         kinds = _shipped_words() | ({"own": self.words} if self.words else {})
         seen = torch.stack([features[list(r.rows)].mean(0) for r in requests])
         ranked = {
@@ -56,9 +58,9 @@ class Vocabulary:
             for i, request in enumerate(requests)
         ]
 
-    def estimate(self, calls: int) -> Estimate:
+    def estimate(self, calls: int) -> CostEstimate:
         """No language model is asked: nothing."""
-        return Estimate()
+        return CostEstimate()
 
     @torch.no_grad()
     def _near(
@@ -81,7 +83,7 @@ class Vocabulary:
 
 
 def _ranked(
-    words: Sequence[str], scores: Float[Tensor, "R V"], requests: Sequence[Request]
+    words: Sequence[str], scores: Float[Tensor, "R V"], requests: Sequence[CaptionRequest]
 ) -> list[tuple[float, str]]:
     """For each request its nearest word (a variant: one of the next ones) and the score."""
     order = scores.argsort(dim=1, descending=True, stable=True)
@@ -114,7 +116,7 @@ def _standardised(
 ) -> Float[Tensor, "R V"]:
     """How much nearer a word is to a request than to the folder, in standard deviations.
 
-    With a single picture there is nothing to compare with: then nearness among the words counts.
+    With a single image there is nothing to compare with: then nearness among the words counts.
     """
     if len(all_near) < 2:
         return near - near.mean(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What `fit` returns: a model that labels new pictures."""
+"""What `fit` returns: a model that labels new images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ from torch.nn.functional import cosine_similarity
 
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.classifier.heads import Head, assemble, parts
-from anyclass.data import Classes, Photos, Rejection
-from anyclass.errors import AnyclassError, ModelError, PictureError
-from anyclass.estimators.whitening import Spaces
+from anyclass.data import Classes, ImageDataset, Rejection
+from anyclass.errors import AnyclassError, ImageError, ModelError
+from anyclass.estimators.whitening import WhitenedPCA
 from anyclass.features.extract import side_by_side, stream, with_own
-from anyclass.files import read_json, whole, write_json
+from anyclass.files import atomic_write, read_json, write_json
 
 SAME = 0.9999
 """Least cosine between fingerprints of one and the same model on two machines."""
@@ -31,10 +31,10 @@ _HEAD = "head."
 
 
 class Prediction(NamedTuple):
-    """Probabilities of one stretch of pictures."""
+    """Probabilities of one stretch of images."""
 
     rows: list[int]
-    """Places of the pictures that could be read."""
+    """Places of the images that could be read."""
     probabilities: Float[Tensor, "b C"]
     """Of each class."""
     rejections: list[Rejection]
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
 
 @dataclass
 class Classifier:
-    """A picture's class is the nearest row of `weights`, seen through the trained image tower."""
+    """An image's class is the nearest row of `weights`, seen through the trained image tower."""
 
     clip: Backbone
     """The model, trained."""
@@ -97,33 +97,35 @@ class Classifier:
         return (scale * products).softmax(dim=1)
 
     @torch.no_grad()
-    def stream(self, photos: Photos) -> Iterator[Prediction]:
-        """Label pictures in their order, in bounded memory."""
+    def stream(self, dataset: ImageDataset) -> Iterator[Prediction]:
+        """Label images in their order, in bounded memory."""
         how = (self.beside, self.own, self.pooled)
-        seen = stream(self.clip, photos, self.part or "head", *how)
+        seen = stream(self.clip, dataset, self.part or "head", *how)
         for index, features, rejections in seen:
-            chances = self.probabilities(features) if index else torch.empty(0, len(self.classes))
-            yield Prediction(index, chances.cpu(), rejections)
+            probabilities = (
+                self.probabilities(features) if index else torch.empty(0, len(self.classes))
+            )
+            yield Prediction(index, probabilities.cpu(), rejections)
 
     def predict_proba(
-        self, pictures: Photos | Path | str | Sequence[Path | str]
+        self, images: ImageDataset | Path | str | Sequence[Path | str]
     ) -> Float[np.ndarray, "N C"]:
-        """Probability of each class for each picture: a folder, a list of files or `Photos`.
+        """Probability of each class for each image: a folder, a list of files or `ImageDataset`.
 
         Raises:
-            PictureError: a picture cannot be read (`anyclass.predict` goes on without it instead).
+            ImageError: an image cannot be read (`anyclass.predict` goes on without it instead).
         """
         rows = []
-        for part in self.stream(_photos(pictures)):
+        for part in self.stream(_photos(images)):
             if part.rejections:
                 bad = part.rejections[0]
-                raise PictureError(bad.reason, f"{bad.file_name}: {bad.detail}")
+                raise ImageError(bad.reason, f"{bad.file_name}: {bad.detail}")
             rows.append(part.probabilities.numpy())
         return np.concatenate(rows)
 
-    def predict(self, pictures: Photos | Path | str | Sequence[Path | str]) -> list[str]:
-        """The likeliest class of each picture."""
-        return [self.classes.names[c] for c in self.predict_proba(pictures).argmax(1)]
+    def predict(self, images: ImageDataset | Path | str | Sequence[Path | str]) -> list[str]:
+        """The likeliest class of each image."""
+        return [self.classes.names[c] for c in self.predict_proba(images).argmax(1)]
 
     def save(self, folder: Path | str) -> None:
         """Write `classifier.safetensors` and `classifier.json` into `folder`, each whole."""
@@ -133,7 +135,7 @@ class Classifier:
         tensors, numbers = parts(self.head) if self.head else ({}, {})
         own |= {f"{_HEAD}{name}": tensor for name, tensor in tensors.items()}
         own |= {} if self.bias is None else {"bias": self.bias}
-        with whole(Path(folder) / _TENSORS) as path:
+        with atomic_write(Path(folder) / _TENSORS) as path:
             save_file(
                 {n: tensor.detach().cpu().contiguous() for n, tensor in (own | trained).items()},
                 path,
@@ -189,21 +191,21 @@ class Classifier:
             of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_HEAD)}
             _put_back(clip, settings.part, tensors)
             if clip.preprocessing.to_json() != settings.preprocessing:
-                raise ValueError("pictures are prepared otherwise (size, mean or deviation)")
+                raise ValueError("images are prepared otherwise (size, mean or deviation)")
             seen = _fingerprint(clip, beside)
             head = _head(settings.head, of_head, (len(classes), seen.shape[1]), device)
             rows = seen
             if settings.own or settings.pooled:
                 before = clip.trunk(clip.synthetic(), "head").cpu()
                 rows = with_own(seen, before) if settings.own else clip.pooled(before, "head")
-            wide = head.width if isinstance(head, Spaces) else rows.shape[1]
+            wide = head.width if isinstance(head, WhitenedPCA) else rows.shape[1]
             _compare(seen, (len(classes), wide), tensors)
         except ValueError as wrong:
             raise ModelError(
                 f"{folder} does not fit {settings.model}: {wrong}; load the model it was fitted on"
             ) from wrong
         weights = tensors["weights"].to(device)
-        about = (settings.method, settings.fields)
+        about = (settings.method.replace("_", "-"), settings.fields)  # 0.1 wrote zero_shot
         how: dict[str, Any] = {"beside": beside, "own": settings.own, "head": head}
         how |= {"pooled": settings.pooled, "scale": settings.scale}
         how |= {"bias": tensors["bias"].to(device) if "bias" in tensors else None}
@@ -294,7 +296,7 @@ def _put_back(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) 
 
 
 def _fingerprint(clip: Backbone, beside: Backbone | None) -> Float[Tensor, "3 E"]:
-    """What all towers of a classifier make of the synthetic pictures."""
+    """What all towers of a classifier make of the synthetic images."""
     towers = [clip] if beside is None else [clip, beside]
     return side_by_side([tower.fingerprint() for tower in towers])
 
@@ -302,17 +304,17 @@ def _fingerprint(clip: Backbone, beside: Backbone | None) -> Float[Tensor, "3 E"
 def _compare(
     now: Float[Tensor, "3 E"], shape: tuple[int, int], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Same shapes, same features of the synthetic pictures."""
+    """Same shapes, same features of the synthetic images."""
     then = tensors["fingerprint"]
     if now.shape != then.shape or tensors["weights"].shape != shape:
         raise ValueError("features have another width, or classes another number")
     if "bias" in tensors and tensors["bias"].shape != shape[:1]:
         raise ValueError("classes have another number")
     if not cosine_similarity(now, then).min() > SAME:
-        raise ValueError("its features of the synthetic pictures differ: other weights")
+        raise ValueError("its features of the synthetic images differ: other weights")
 
 
-def _photos(pictures: Photos | Path | str | Sequence[Path | str]) -> Photos:
-    if isinstance(pictures, Photos):
-        return pictures
-    return Photos.read(pictures) if isinstance(pictures, Path | str) else Photos.of(pictures)
+def _photos(images: ImageDataset | Path | str | Sequence[Path | str]) -> ImageDataset:
+    if isinstance(images, ImageDataset):
+        return images
+    return ImageDataset.read(images) if isinstance(images, Path | str) else ImageDataset.of(images)

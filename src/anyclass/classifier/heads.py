@@ -1,6 +1,6 @@
-"""Small parts that stand between features and logits, learned from few pictures.
+"""Small parts that stand between features and logits, learned from few images.
 
-A head is a frozen dataclass of tensors and numbers; `Classifier` saves both. Letters: n pictures,
+A head is a frozen dataclass of tensors and numbers; `Classifier` saves both. Letters: n images,
 C classes, D dimensions, F (n, D) unit features, W (C, D) class texts, s = 1 / tau.
 """
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier.prompt_learner import AT_ONCE, Slots
+from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.errors import ModelError
-from anyclass.estimators.whitening import Spaces
+from anyclass.estimators.whitening import WhitenedPCA
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Keys:
-    """Tip-Adapter: pictures that are remembered with their labels.
+class CacheModel:
+    """Tip-Adapter: images that are remembered with their labels.
 
     Zhang et al., ECCV 2022, arXiv 2207.09519.
     """
 
     kind: ClassVar = "keys"
     keys: Float[Tensor, "k D"]
-    """Features of the pictures; unit ones, unless they were trained."""
+    """Features of the images; unit ones, unless they were trained."""
     values: Float[Tensor, "k C"]
     """Their labels, one-hot."""
     alpha: float
@@ -81,8 +81,8 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Conditional:
-    """CoCoOp: learned words that each picture shifts.
+class MetaNet:
+    """CoCoOp: learned words that each image shifts.
 
     Zhou et al., CVPR 2022, arXiv 2203.05557: v_m + pi(f), pi(f) = U2 relu(U1 f + c1) + c2.
     """
@@ -106,30 +106,34 @@ class Conditional:
         w: Float[Tensor, "C D"],
         f: Float[Tensor, "n D"],
     ) -> Float[Tensor, "n C"]:
-        """S cos(f, text of class c with the words of this picture): n C texts."""
-        return self.of(clip, Slots(clip, prompts, len(self.context)), f)
+        """S cos(f, text of class c with the words of this image): n C texts."""
+        return self.of(clip, PromptLearner(clip, prompts, len(self.context)), f)
 
     def of(
-        self, clip: Backbone, slots: Slots, f: Float[Tensor, "n D"], at_once: int = AT_ONCE
+        self,
+        clip: Backbone,
+        prompts: PromptLearner,
+        f: Float[Tensor, "n D"],
+        at_once: int = AT_ONCE,
     ) -> Float[Tensor, "n C"]:
         """The same, of slots that are there already; so many texts are encoded at once.
 
         Raises:
             ModelError: words of this model have another width.
         """
-        if slots.width != self.context.shape[1]:
+        if prompts.width != self.context.shape[1]:
             raise ModelError(
-                f"{clip.model_id}: its words are {slots.width} wide, those that were learned "
+                f"{clip.model_id}: its words are {prompts.width} wide, those that were learned "
                 f"{self.context.shape[1]}; load the model it was fitted on"
             )
         shift = (f @ self.u1.T + self.c1).relu() @ self.u2.T + self.c2  # pi (n, W)
-        pairs = torch.cartesian_prod(torch.arange(len(f)), torch.arange(len(slots)))
+        pairs = torch.cartesian_prod(torch.arange(len(f)), torch.arange(len(prompts)))
         rows = []
         for pair in pairs.split(at_once):
             i, c = pair.T
-            t = clip.prompts(slots.filled(self.context + shift[i, None], c))
+            t = clip.prompts(prompts.filled(self.context + shift[i, None], c))
             rows.append(torch.einsum("pd,pd->p", f[i], t))
-        return clip.logit_scale.to(f) * torch.cat(rows).reshape(len(f), len(slots))
+        return clip.logit_scale.to(f) * torch.cat(rows).reshape(len(f), len(prompts))
 
 
 def fresh(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "rows columns"]:
@@ -138,10 +142,12 @@ def fresh(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "r
     return torch.empty(rows, columns).uniform_(-bound, bound, generator=drawing)
 
 
-Head = Adapter | Keys | Conditional | Spaces
+Head = Adapter | CacheModel | MetaNet | WhitenedPCA
 """What a classifier may have between features and logits."""
 
-HEADS: dict[str, type[Head]] = {kind.kind: kind for kind in (Adapter, Keys, Conditional, Spaces)}
+HEADS: dict[str, type[Head]] = {
+    kind.kind: kind for kind in (Adapter, CacheModel, MetaNet, WhitenedPCA)
+}
 """By the name they are saved under."""
 
 

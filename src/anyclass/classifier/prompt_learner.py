@@ -23,7 +23,7 @@ AT_ONCE = 256
 """Texts that are encoded at once where nothing is learned."""
 
 
-class Slots:
+class PromptLearner:
     """Texts of C classes with L places before the name; tokenised and embedded once."""
 
     def __init__(self, clip: Backbone, prompts: Sequence[str], length: int) -> None:

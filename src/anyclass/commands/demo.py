@@ -1,9 +1,9 @@
-"""`demo`: emoji pictures, the starter model and LatteCLIP-plus, from nothing to a report."""
+"""`demo`: emoji images, the starter model and LatteCLIP-plus, from nothing to a report."""
 
 from pathlib import Path
 from typing import Any
 
-from anyclass.commands.emoji import PICTURES, draw
+from anyclass.commands.emoji import IMAGES, draw
 from anyclass.commands.fit import fit
 from anyclass.files import MANIFEST, cache_folder, read_json
 from anyclass.methods import METHODS
@@ -20,14 +20,14 @@ def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
     Returns:
         The content of `metrics.json`, with `out` and `images`.
     """
-    pictures = draw(cache_folder("demo", "emoji"))
+    images = draw(cache_folder("demo", "emoji"))
     method = METHODS["latteclip-plus"]()
-    names = tuple(PICTURES)
-    again = (out / MANIFEST).is_file() and _of_demo(out, pictures)
-    metrics = fit(method, out, again, images=pictures, classes=names, labels="folders", seed=seed)
-    return metrics | {"out": str(out), "images": str(pictures)}
+    names = tuple(IMAGES)
+    again = (out / MANIFEST).is_file() and _of_demo(out, images)
+    metrics = fit(method, out, again, images=images, classes=names, labels="folders", seed=seed)
+    return metrics | {"out": str(out), "images": str(images)}
 
 
-def _of_demo(out: Path, pictures: Path) -> bool:
+def _of_demo(out: Path, images: Path) -> bool:
     """Whether a run folder is that of a demo."""
-    return is_run(out) and read_json(out / "config.json")["images"] == str(pictures.resolve())
+    return is_run(out) and read_json(out / "config.json")["images"] == str(images.resolve())

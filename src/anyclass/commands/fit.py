@@ -1,4 +1,4 @@
-"""`fit`: a folder of pictures becomes a run folder with a classifier, zero-shot beside it."""
+"""`fit`: a folder of images becomes a run folder with a classifier, zero-shot beside it."""
 
 import json
 import random
@@ -16,9 +16,9 @@ import torch
 
 import anyclass
 from anyclass.backbone import Backbone, Part
-from anyclass.commands.discovery import counted, discovery, held_back, rivals
+from anyclass.commands.discovery import counted, discovery, fit_baselines, hold_out
 from anyclass.commands.request import Choice, Request, choose, remarks, request_of
-from anyclass.data import Photos, Rejection, content_hashes
+from anyclass.data import ImageDataset, Rejection, content_hashes
 from anyclass.errors import AnyclassError
 from anyclass.features.extract import Embedding, cached_part, embed
 from anyclass.features.text import PLAIN
@@ -29,7 +29,7 @@ from anyclass.report.html import write
 from anyclass.report.model_card import card
 from anyclass.run.folder import CONTROLS, SCRATCH, begin, environment, opened
 from anyclass.run.progress import Callback, Progress
-from anyclass.run.scoring import beat, compare, see
+from anyclass.run.scoring import compare, predict_all, score_baselines
 from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
 from anyclass.training.tuning import trained_part
 
@@ -60,11 +60,11 @@ def fit(
 
     Raises:
         RequestError: the request cannot be met; the message says what to change.
-        AnyclassError: too many pictures are unreadable, training failed, or the disk is full.
+        AnyclassError: too many images are unreadable, training failed, or the disk is full.
     """
     request = request_of(options)
-    photos = request.photos("fit")
-    choice = choose(method, photos, request.unknown)
+    dataset = request.dataset("fit")
+    choice = choose(method, dataset, request.unknown)
     config = _config(request, choice)
     with opened(Path(out), config, overwrite) as folder:
         clip = request.backbone()  # a model that cannot be had leaves the folder as it was
@@ -72,46 +72,53 @@ def fit(
         with Progress(folder / "log.jsonl", callback) as log:
             if choice.asked == "auto":
                 log.say(f"auto takes {choice.name}: {'; '.join(choice.why)}")
-            for remark in remarks(photos, choice.method, request.torch_device, request.precision):
+            for remark in remarks(dataset, choice.method, request.torch_device, request.precision):
                 log.say(remark)
-            return _fit(folder, request, clip, photos, choice.method, log)
+            return _fit(folder, request, clip, dataset, choice.method, log)
 
 
 def _fit(
-    folder: Path, request: Request, clip: Backbone, photos: Photos, method: Method, log: Progress
+    folder: Path,
+    request: Request,
+    clip: Backbone,
+    dataset: ImageDataset,
+    method: Method,
+    log: Progress,
 ) -> Json:
     """Everything between a run folder that has begun and its manifest."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), _Clock()
-    everything = photos
+    everything = dataset
     part = cached_part(trained_part(method))
-    photos, rejections = readable(clip, photos, part, request.max_rejected, log)
+    dataset, rejections = readable(clip, dataset, part, request.max_rejected, log)
     clock("embed")
     seed_everything(request.seed)
-    scratch = _scratch(folder, clip, photos)
-    shown, found = held_back(photos, request.holdout, request.seed), None
+    scratch = _scratch(folder, clip, dataset)
+    features, found = hold_out(dataset, request.holdout, request.seed), None
     if request.unknown == "auto":
-        shown, found = counted(clip, shown, part, request.seed, log, scratch)
+        features, found = counted(clip, features, part, request.seed, log, scratch)
         log.say(found["why"])
         clock("count")
-    classifier = method.fit(clip, shown, log, scratch)
+    classifier = method.fit(clip, features, log, scratch)
     clock("fit")
-    photos, everything = (
-        replace(some, classes=classifier.classes) for some in (photos, everything)
+    dataset, everything = (
+        replace(some, classes=classifier.classes) for some in (dataset, everything)
     )
-    seen = see(clip, classifier, photos, log)
+    seen = predict_all(clip, classifier, dataset, log)
     rows = compared_rows(everything, seen, rejections)
-    scored, caveats = _unseen(photos, classifier.record.get("learned_from", ()))
-    controls = classifier.record.get("controls", {}) | rivals(clip, shown, photos.classes, log)
-    metrics = compare(scored.labels, seen, photos.classes) | {
+    scored, caveats = _unseen(dataset, classifier.record.get("learned_from", ()))
+    controls = classifier.record.get("controls", {}) | fit_baselines(
+        clip, features, dataset.classes, log
+    )
+    metrics = compare(scored.labels, seen, dataset.classes) | {
         "n": len(everything),
         "rejected": len(rejections),
         "facts": classifier.record.get("facts", {}),
-        "controls": beat(clip, controls, scored, log),
+        "controls": score_baselines(clip, controls, scored, log),
         "classes_estimated": found,
     }
-    metrics |= discovery(seen.adapted.argmax(1), photos.classes, metrics, not caveats)
+    metrics |= discovery(seen.adapted.argmax(1), dataset.classes, metrics, not caveats)
     metrics["warnings"] = [*log.warnings, *caveats, *metrics["warnings"]]
-    naming = name_classes(clip, classifier, shown, seen.adapted, request.names, log)
+    naming = name_classes(clip, classifier, features, seen.adapted, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
@@ -125,7 +132,7 @@ def _fit(
     write_table(folder / "predictions.parquet", rows, COMPARED)
     write_table(folder / "predictions.csv", rows, COMPARED)
     write_rejected(folder / "rejected.csv", rejections)
-    write_json(folder / "classes.json", photos.classes.to_json())
+    write_json(folder / "classes.json", dataset.classes.to_json())
     write_json(folder / "metrics.json", metrics)
     if naming:
         write_naming(folder, naming)
@@ -140,19 +147,19 @@ def _fit(
     return metrics
 
 
-def _unseen(photos: Photos, learned_from: Sequence[str]) -> tuple[Photos, list[str]]:
-    """The pictures with the labels that may score, and what has to be said of the score.
+def _unseen(dataset: ImageDataset, learned_from: Sequence[str]) -> tuple[ImageDataset, list[str]]:
+    """The images with the labels that may score, and what has to be said of the score.
 
     No label that was learned from scores, as long as there are others.
     """
-    learned = np.isin(photos.files, learned_from)
-    labelled = photos.labels >= 0
+    learned = np.isin(dataset.files, learned_from)
+    labelled = dataset.labels >= 0
     if not (learned & labelled).any():
-        return photos, []
+        return dataset, []
     if (labelled & ~learned).any():
-        return replace(photos, labels=np.where(learned, -1, photos.labels)), []
-    return photos, [
-        "every label was learned from, so the scores here are of pictures that it knows; for an "
+        return replace(dataset, labels=np.where(learned, -1, dataset.labels)), []
+    return dataset, [
+        "every label was learned from, so the scores here are of images that it knows; for an "
         "honest one run `anyclass evaluate` on others, or keep some back (--holdout 0.1)"
     ]
 
@@ -172,9 +179,9 @@ def _config(request: Request, choice: Choice) -> Json:
     return dict(json.loads(json.dumps(config | {"fields": fields})))
 
 
-def _scratch(folder: Path, clip: Backbone, photos: Photos) -> Path:
-    """What an unfinished run goes on from, as long as model and pictures are the same."""
-    key = json.dumps([clip.weights_sha256, photos.files, content_hashes(photos)])
+def _scratch(folder: Path, clip: Backbone, dataset: ImageDataset) -> Path:
+    """What an unfinished run goes on from, as long as model and images are the same."""
+    key = json.dumps([clip.weights_sha256, dataset.files, content_hashes(dataset)])
     scratch = folder / SCRATCH / sha256(key.encode()).hexdigest()[:24]
     scratch.mkdir(exist_ok=True)
     return scratch
@@ -197,23 +204,23 @@ class _Clock:
 
 
 def readable(
-    clip: Backbone, photos: Photos, part: Part, max_rejected: float, log: Progress
-) -> tuple[Photos, list[Rejection]]:
-    """The pictures that can be used, embedded once, and why the others cannot.
+    clip: Backbone, dataset: ImageDataset, part: Part, max_rejected: float, log: Progress
+) -> tuple[ImageDataset, list[Rejection]]:
+    """The images that can be used, embedded once, and why the others cannot.
 
     Raises:
         AnyclassError: more than `max_rejected` of them cannot, or all.
     """
-    features = embed(clip, photos, Embedding(part), log)
+    features = embed(clip, dataset, Embedding(part), log)
     lost = len(features.rejections)
     for row in features.rejections[:3]:
         log.say(f"rejected {row.file_name}: {row.reason}. {row.detail}")
-    if lost == len(photos) or lost > max_rejected * len(photos):
+    if lost == len(dataset) or lost > max_rejected * len(dataset):
         first = features.rejections[0]
         few = f"more than --max-rejected allows ({max_rejected:.0%})"
         raise AnyclassError(
-            f"{lost} of {len(photos)} pictures cannot be used, "
-            f"{few if lost < len(photos) else 'so there is nothing to learn from'}.\n"
+            f"{lost} of {len(dataset)} images cannot be used, "
+            f"{few if lost < len(dataset) else 'so there is nothing to learn from'}.\n"
             f"The first is {first.file_name} ({first.reason}): repair or remove such files"
         )
-    return photos[features.ok], features.rejections
+    return dataset[features.ok], features.rejections

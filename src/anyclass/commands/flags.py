@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
-from anyclass.captioning import DESCRIBERS
+from anyclass.captioning import CAPTIONERS
 from anyclass.commands.describe import describe
 from anyclass.commands.fit import fit
 from anyclass.commands.plan import plan
@@ -18,13 +18,13 @@ from anyclass.commands.request import Request
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
 
-PARTS = {"describer": "latteclip", "then": "ship"}
+PARTS = {"captioner": "latteclip", "then": "ship"}
 """Flags that choose a part of a method by its name, and a method that has it."""
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Fit a method on a folder of pictures and leave a run folder with a report."""
+    """Fit a method on a folder of images and leave a run folder with a report."""
 
     request: Annotated[Request, arg(name="")]
     """What to fit on."""
@@ -52,7 +52,7 @@ class _Fit:
 def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[_Fit]:
     """Flags of `anyclass fit NAME` and `plan NAME`: request, folder, the fields of the method.
 
-    A part of the method (its describer, say) has flags as well: those of the one that is `chosen`.
+    A part of the method (its captioner, say) has flags as well: those of the one that is `chosen`.
 
     Raises:
         RequestError: there is no such part, or the method has none.
@@ -82,22 +82,22 @@ def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> 
     return command
 
 
-def describe_command(describer: str | None = None) -> type[Any]:
-    """`describe` as a class whose fields are flags; its describer is the one of that name."""
-    return _with_describer(describe, describer or "vocabulary")
+def describe_command(captioner: str | None = None) -> type[Any]:
+    """`describe` as a class whose fields are flags; its captioner is the one of that name."""
+    return _with_captioner(describe, captioner or "vocabulary")
 
 
-def rename_command(describer: str | None = None) -> Any:
-    """`rename`, or as a class whose fields are flags, where a describer of that name is asked."""
-    return rename if describer is None else _with_describer(rename, describer)
+def rename_command(captioner: str | None = None) -> Any:
+    """`rename`, or as a class whose fields are flags, where a captioner of that name is asked."""
+    return rename if captioner is None else _with_captioner(rename, captioner)
 
 
-def _with_describer(what: Callable[..., Any], describer: str) -> type[Any]:
-    """A function as a class whose fields are flags, those of a describer too."""
+def _with_captioner(what: Callable[..., Any], captioner: str) -> type[Any]:
+    """A function as a class whose fields are flags, those of a captioner too."""
     given = signature(what).parameters
-    flags = _flags("describer", describer, DESCRIBERS)
-    kinds = get_type_hints(what, include_extras=True) | {"describer": flags}
-    needed = {name for name in given if given[name].default is Parameter.empty} | {"describer"}
+    flags = _flags("captioner", captioner, CAPTIONERS)
+    kinds = get_type_hints(what, include_extras=True) | {"captioner": flags}
+    needed = {name for name in given if given[name].default is Parameter.empty} | {"captioner"}
     parts: list[Any] = [
         (name, kinds[name], field(default=MISSING if name in needed else given[name].default))
         for name in given

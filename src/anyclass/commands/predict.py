@@ -1,4 +1,4 @@
-"""`predict`: label a folder of any size; `evaluate`: score a classifier on labelled pictures."""
+"""`predict`: label a folder of any size; `evaluate`: score a classifier on labelled images."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from anyclass.backbone import EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.request import check_share
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
@@ -29,43 +29,43 @@ def predict(
     engine: EngineName = "auto",
     max_rejected: float = 0.1,
     allow_pickle: bool = False,
-    least_score: float = 0.0,
+    min_score: float = 0.0,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
-    """Label every picture of a folder with a fitted run, in bounded memory.
+    """Label every image of a folder with a fitted run, in bounded memory.
 
     Args:
         run: a run folder.
-        images: folder of pictures, walked recursively.
-        out: table to write, `.csv` or `.parquet`; one row per picture, rejected ones too.
+        images: folder of images, walked recursively.
+        out: table to write, `.csv` or `.parquet`; one row per image, rejected ones too.
         overwrite: replace a file that is there.
         device: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.
         engine: what runs the frozen image tower on a CPU.
-        max_rejected: largest share of pictures that may be unreadable.
+        max_rejected: largest share of images that may be unreadable.
         allow_pickle: accept model weights that are not safetensors from a local folder.
-        least_score: pictures whose best probability is lower get no label: status `unsure`.
+        min_score: images whose best probability is lower get no label: status `unsure`.
         callback: gets `done` and `total`.
 
     Returns:
-        `n`, `rejected`, `unsure`, `out` and how many pictures each class got.
+        `n`, `rejected`, `unsure`, `out` and how many images each class got.
 
     Raises:
-        RequestError: there is no fitted run, no picture, or the table cannot be written there.
-        AnyclassError: too many pictures are unreadable (the table is written all the same).
+        RequestError: there is no fitted run, no image, or the table cannot be written there.
+        AnyclassError: too many images are unreadable (the table is written all the same).
     """
     check_out(Path(out), overwrite, (".csv", ".parquet"))
     check_share(max_rejected)
-    check_share(least_score, "--least-score")
+    check_share(min_score, "--min-score")
     classifier = load(run, device, allow_pickle, engine)
-    photos = Photos.read(images)
-    result: Json = {"n": len(photos), "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
+    dataset = ImageDataset.read(images)
+    result: Json = {"n": len(dataset), "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
     with Progress(callback=callback) as log:
-        for sentence in photos.skipped:
+        for sentence in dataset.skipped:
             log.say(sentence)
-        write_table(Path(out), _rows(classifier, photos, least_score, result, log), PREDICTION)
-    if result["rejected"] > max_rejected * len(photos):
+        write_table(Path(out), _rows(classifier, dataset, min_score, result, log), PREDICTION)
+    if result["rejected"] > max_rejected * len(dataset):
         raise AnyclassError(
-            f"{result['rejected']} of {len(photos)} pictures could not be read; "
+            f"{result['rejected']} of {len(dataset)} images could not be read; "
             f"the reasons are in {out}. --max-rejected allows {max_rejected:.0%}"
         )
     return result
@@ -104,21 +104,21 @@ def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
 
 
 def _rows(
-    classifier: Classifier, photos: Photos, least: float, result: Json, log: Progress
+    classifier: Classifier, dataset: ImageDataset, least: float, result: Json, log: Progress
 ) -> Iterator[Row]:
-    """One row per picture, in order; counts into `result`."""
+    """One row per image, in order; counts into `result`."""
     done = 0
-    for part in classifier.stream(photos):
+    for part in classifier.stream(dataset):
         rows = {row.file_name: rejected_row(row) for row in part.rejections}
         result["rejected"] += len(rows)
-        for index, chances in zip(part.rows, part.probabilities.numpy(), strict=True):
-            row = prediction_row(photos.files[index], chances, classifier.classes, least)
+        for index, probabilities in zip(part.rows, part.probabilities.numpy(), strict=True):
+            row = prediction_row(dataset.files[index], probabilities, classifier.classes, least)
             rows[row["file_name"]], name = row, row["label"]
             if name is None:
                 result["unsure"] += 1
             else:
                 result["classes"][name] = result["classes"].get(name, 0) + 1
-        for file in photos.files[done : done + len(rows)]:
+        for file in dataset.files[done : done + len(rows)]:
             yield rows[file]
         done += len(rows)
-        log(stage="predict", done=done, total=len(photos))
+        log(stage="predict", done=done, total=len(dataset))

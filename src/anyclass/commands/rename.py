@@ -18,19 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tyro.conf import Suppress
 
-from anyclass.captioning import AnyDescriber
+from anyclass.captioning import AnyCaptioner
 from anyclass.data import Classes
 from anyclass.data.classes import normal
 from anyclass.errors import RequestError
 from anyclass.files import (
     MANIFEST,
+    atomic_write,
     csv_cell,
     csv_text,
     lock,
     read_json,
     sha256,
     sweep,
-    whole,
     write_json,
     write_text,
 )
@@ -50,17 +50,17 @@ RENAMED = ("label", "runner_up")
 
 
 def rename(
-    run: Path | str, accept: bool = False, describer: Suppress[AnyDescriber | None] = None
+    run: Path | str, accept: bool = False, captioner: Suppress[AnyCaptioner | None] = None
 ) -> Json:
     """Give discovered classes the names in the column `name` of RUN/classes.csv.
 
-    Only names change, in the classes, the model, the predictions and the report: which picture is
+    Only names change, in the classes, the model, the predictions and the report: which image is
     in which class stays as it is.
 
     Args:
         run: a run folder with discovered classes.
         accept: take the suggested name of every class that is still called "discovered N".
-        describer: first has discovered classes named by whom; those names are then suggested.
+        captioner: first has discovered classes named by whom; those names are then suggested.
 
     Returns:
         `renamed` (old name: new name), `nameless` (classes that are still called "discovered N")
@@ -80,9 +80,9 @@ def rename(
             raise RequestError(f"{run} has no discovered classes, so there is nothing to rename")
         classes = Classes.from_json(read_json(run / "classes.json"))
         naming = read_json(run / NAMING)
-        if describer is not None:
+        if captioner is not None:
             with Progress() as log:
-                naming = described(run, describer, log)
+                naming = described(run, captioner, log)
         names = _names(run / TABLE, classes)
         if accept:
             names = _accepted(names, [row["suggested"] for row in naming["classes"]])
@@ -251,13 +251,13 @@ def _parquet(source: Path, target: Path, new: Mapping[str, str]) -> None:
         cells = [new.get(name, name) for name in table[column].to_pylist()]
         at = table.schema.get_field_index(column)
         table = table.set_column(at, table.schema.field(at), pa.array(cells, pa.string()))
-    with whole(target) as draft:
+    with atomic_write(target) as draft:
         pq.write_table(table, draft)
 
 
 def _csv(source: Path, target: Path, new: Mapping[str, str]) -> None:
     """The table with what was corrected by hand in it."""
-    with whole(target) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(target) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = None
         for row in read_rows(source, RENAMED):
             for column in RENAMED:

@@ -12,13 +12,13 @@ from tyro.conf import arg
 from anyclass.backbone import Backbone, EngineName, Precision
 from anyclass.backbone.device import torch_device
 from anyclass.backbone.engine import has_amx
-from anyclass.captioning import DESCRIBERS
-from anyclass.data import Photos, near_duplicates
+from anyclass.captioning import CAPTIONERS
+from anyclass.data import ImageDataset, near_duplicates
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method, suggest
 from anyclass.naming.suggest import read_words
 from anyclass.training.tuning import trained_part
-from anyclass.training.two_views import PairTuning, steps_of_epoch
+from anyclass.training.two_views import TwoViewTuning, steps_of_epoch
 
 PAIRS_A_MINUTE = 12_800
 """Of views through the starter's last stage, or of texts through its text tower, on two cores."""
@@ -29,22 +29,22 @@ TEN = 10
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Request:
-    """Which pictures, what is known of them, and how to run."""
+    """Which images, what is known of them, and how to run."""
 
     images: Path
-    """Folder of pictures, walked recursively."""
+    """Folder of images, walked recursively."""
     classes: Annotated[Path | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")] = None
     """File with one class name a line, or the names themselves."""
     labels: Annotated[str | None, arg(metavar="folders|FILE")] = None
-    """`folders` (a picture's parent folder is its label) or a table of file_name and label."""
+    """`folders` (an image's parent folder is its label) or a table of file_name and label."""
     file_column: str = "file_name"
-    """Column of the table that names the pictures."""
+    """Column of the table that names the images."""
     label_column: str = "label"
     """Column of the table that holds their labels."""
     unknown: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
-    """How many further classes to discover; auto: estimated from the labelled pictures."""
+    """How many further classes to discover; auto: estimated from the labelled images."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the labelled pictures whose labels are kept back and only score."""
+    """Share of the labelled images whose labels are kept back and only score."""
     names: Annotated[Path | None, arg(metavar="FILE")] = None
     """What discovered classes may be called, one a line; by default thousands of common nouns."""
     model: str = "starter"
@@ -58,15 +58,15 @@ class Request:
     precision: Precision = "float32"
     """In what towers are trained on a CPU; bf16: twice as fast on a processor with AMX."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Largest share of pictures that may be unreadable."""
+    """Largest share of images that may be unreadable."""
     allow_pickle: bool = False
     """Accept model weights that are not safetensors from a local folder."""
 
-    def photos(self, split: Literal["fit", "all"] = "fit") -> Photos:
-        """The pictures, with the labels and classes that are known."""
+    def dataset(self, split: Literal["fit", "all"] = "fit") -> ImageDataset:
+        """The images, with the labels and classes that are known."""
         columns = (self.file_column, self.label_column)
         unknown = 0 if self.unknown == "auto" else self.unknown
-        return Photos.read(self.images, self.classes, self.labels, unknown, split, *columns)
+        return ImageDataset.read(self.images, self.classes, self.labels, unknown, split, *columns)
 
     def backbone(self) -> Backbone:
         """The model, loaded."""
@@ -114,7 +114,7 @@ def request_of(options: Mapping[str, Any]) -> Request:
 def first_problem(wrong: ValidationError) -> str:
     """The first complaint of pydantic, in one line."""
     first = wrong.errors()[0]
-    part = "describer." if wrong.title in {kind.__name__ for kind in DESCRIBERS.values()} else ""
+    part = "captioner." if wrong.title in {kind.__name__ for kind in CAPTIONERS.values()} else ""
     flag = f"--{part}{first['loc'][0]}".replace("_", "-")
     given = "" if first["type"].startswith("missing") else f" (got {first['input']!r:.100})"
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
@@ -133,12 +133,14 @@ class Choice(NamedTuple):
     """The facts that decided it, a sentence each."""
 
 
-def choose(method: Method | str, photos: Photos, unknown: int | Literal["auto"] = 0) -> Choice:
+def choose(
+    method: Method | str, dataset: ImageDataset, unknown: int | Literal["auto"] = 0
+) -> Choice:
     """A method as it is, by its name with its defaults, or for `auto` the one that fits.
 
     Args:
         method: what was asked for.
-        photos: pictures, labels and classes.
+        dataset: images, labels and classes.
         unknown: how many classes are to be discovered.
 
     Raises:
@@ -148,19 +150,19 @@ def choose(method: Method | str, photos: Photos, unknown: int | Literal["auto"] 
     asked = method if isinstance(method, str) else _name(method)
     if asked not in ("auto", *METHODS):
         raise RequestError(f"no method is called {asked!r}: use auto, {', '.join(METHODS)}")
-    if len(photos.classes) == 0 and not unknown:
+    if len(dataset.classes) == 0 and not unknown:
         raise RequestError(
             "nothing is known of the classes: give their names (--classes FILE, one a line), "
-            "sort pictures into folders named by class (--labels folders), or say how many classes "
+            "sort images into folders named by class (--labels folders), or say how many classes "
             "to find (--unknown N)"
         )
-    if unknown == "auto" and not (photos.labels >= 0).any():
+    if unknown == "auto" and not (dataset.labels >= 0).any():
         raise RequestError(
-            "--unknown auto counts classes with the help of labels, and no picture has one: label "
+            "--unknown auto counts classes with the help of labels, and no image has one: label "
             "some (--labels), or give a number"
         )
     if asked == "auto":
-        return Choice(asked, *suggest(photos, unknown))
+        return Choice(asked, *suggest(dataset, unknown))
     if unknown and not _discovers(METHODS[asked]):
         able = ", ".join(name for name, kind in METHODS.items() if _discovers(kind))
         raise RequestError(
@@ -184,12 +186,12 @@ def _name(method: Method) -> str:
 
 
 def remarks(
-    photos: Photos, method: Method, device: str, precision: Precision = "float32"
+    dataset: ImageDataset, method: Method, device: str, precision: Precision = "float32"
 ) -> list[str]:
     """What a user may want to know before anything is computed."""
-    pairs = [f"{a!r} and {b!r}" for a, b in near_duplicates(photos.classes.names)]
+    pairs = [f"{a!r} and {b!r}" for a, b in near_duplicates(dataset.classes.names)]
     twins = [f"class names that look alike: {', '.join(pairs)}"] if pairs else []
-    said = [*photos.skipped, *twins]
+    said = [*dataset.skipped, *twins]
     if device != "cpu":
         return said
     if trained_part(method) == "all":
@@ -199,19 +201,19 @@ def remarks(
         said.append("this processor has no AMX: --precision bf16 is slower than float32 here")
     rate = PAIRS_A_MINUTE * (2 if amx and bf16 else 1)
     faster = ", with --precision bf16 half of it" if amx and not bf16 else ""
-    return [*said, *_long(len(photos), method, rate, faster)]
+    return [*said, *_long(len(dataset), method, rate, faster)]
 
 
-def _long(pictures: int, method: Method, pairs_a_minute: int, faster: str) -> list[str]:
+def _long(images: int, method: Method, pairs_a_minute: int, faster: str) -> list[str]:
     """How long pairs of views train the last stage of a tower without a GPU, where that is long."""
     tuning = getattr(method, "tuning", None)
-    if not isinstance(tuning, PairTuning) or tuning.tune != "tail" or not pictures:
+    if not isinstance(tuning, TwoViewTuning) or tuning.tune != "tail" or not images:
         return []
     if tuning.views == 0:
-        return ["no GPU: --views 0 reads every picture anew in each epoch, for hours or days"]
+        return ["no GPU: --views 0 reads every image anew in each epoch, for hours or days"]
     texts = getattr(method, "tes_epochs", 0) if getattr(method, "text_branch", False) else 0
-    size = min(tuning.batch_size, pictures)
-    minutes = size * steps_of_epoch(pictures, size) / pairs_a_minute  # of an epoch
+    size = min(tuning.batch_size, images)
+    minutes = size * steps_of_epoch(images, size) / pairs_a_minute  # of an epoch
     asked = minutes * (tuning.epochs + texts)
     if asked <= 2 * TEN:
         return []

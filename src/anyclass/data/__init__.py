@@ -1,6 +1,6 @@
-"""Pictures and class names in, tensors out.
+"""Images and class names in, tensors out.
 
-`classes` names what is to be told apart, `photos` is the immutable table of pictures, `image`
+`classes` names what is to be told apart, `dataset` is the immutable table of images, `image`
 the one way in for hostile files, `views` the pixels a model sees, `reading` the batches.
 What needs torch is imported when it is first used.
 """
@@ -9,49 +9,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anyclass.data.classes import Classes, Kind, near_duplicates
-from anyclass.data.dataset import Photos
+from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, open_bytes, open_image, read_bytes
 
 if TYPE_CHECKING:
-    from anyclass.data.loader import Batch, Rejection, content_hashes, read
+    from anyclass.data.loader import ImageBatch, Rejection, content_hashes, load_batches
     from anyclass.data.transforms import (
         Augmentation,
         AugmentedViews,
         CropAndFlip,
         Preprocessing,
-        TestView,
+        TestTransform,
     )
 
 __all__ = [
     "Augmentation",
     "AugmentedViews",
-    "Batch",
     "Classes",
     "CropAndFlip",
+    "ImageBatch",
+    "ImageDataset",
     "Kind",
     "Limits",
-    "Photos",
     "Preprocessing",
     "Rejection",
-    "TestView",
+    "TestTransform",
     "content_hashes",
+    "load_batches",
     "near_duplicates",
     "open_bytes",
     "open_image",
-    "read",
     "read_bytes",
 ]
 
 _HOMES = {
     "Augmentation": "transforms",
     "AugmentedViews": "transforms",
-    "Batch": "loader",
     "CropAndFlip": "transforms",
+    "ImageBatch": "loader",
     "Preprocessing": "transforms",
     "Rejection": "loader",
-    "TestView": "transforms",
+    "TestTransform": "transforms",
     "content_hashes": "loader",
-    "read": "loader",
+    "load_batches": "loader",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from anyclass.errors import ModelError, RequestError
 
 Kind = Literal["labelled", "named", "unknown"]
-"""Some pictures carry the label | there is a name only | not even a name, it was discovered."""
+"""Some images carry the label | there is a name only | not even a name, it was discovered."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Classes:
         Args:
             names: one per class, any Unicode, commas and many words allowed.
             prompts: one per class; by default the name with `_` as a space.
-            labelled: the names that some picture carries as its label.
+            labelled: the names that some image carries as its label.
             unknown: how many further classes there are to discover.
         """
         names = tuple(normal(name) for name in names)
@@ -160,12 +160,12 @@ class Classes:
 
     @property
     def labelled(self) -> list[int]:
-        """Indices of the classes that some picture carries as its label."""
+        """Indices of the classes that some image carries as its label."""
         return [c for c, kind in enumerate(self.kinds) if kind == "labelled"]
 
     @property
     def named(self) -> list[int]:
-        """Indices of the classes that have a name and not one labelled picture."""
+        """Indices of the classes that have a name and not one labelled image."""
         return [c for c, kind in enumerate(self.kinds) if kind == "named"]
 
     @property

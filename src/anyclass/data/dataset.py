@@ -1,7 +1,7 @@
-"""The table of pictures: which files, which labels, which classes.
+"""The table of images: which files, which labels, which classes.
 
-Labels are the parent folders, a table of any subset of the pictures, or nothing.
-Letters: N pictures, M of them selected.
+Labels are the parent folders, a table of any subset of the images, or nothing.
+Letters: N images, M of them selected.
 """
 
 import os
@@ -17,7 +17,7 @@ from anyclass.data.classes import Classes, listed, normal
 from anyclass.data.label_tables import read_labels
 from anyclass.errors import RequestError
 
-_NO_PICTURE = {
+_NO_IMAGE = {
     *(".txt", ".csv", ".json", ".jsonl", ".md", ".py", ".html", ".parquet"),
     *(".pdf", ".xml", ".yaml", ".yml", ".db"),
 }
@@ -25,8 +25,8 @@ _SPLITS = {"train", "val", "valid", "validation", "test"}
 
 
 @dataclass(frozen=True, eq=False)
-class Photos:
-    """Immutable table of pictures; row i everywhere is picture i here."""
+class ImageDataset:
+    """Immutable table of images; row i everywhere is image i here."""
 
     root: Path
     """The folder they lie in, absolute and without links."""
@@ -35,7 +35,7 @@ class Photos:
     """POSIX paths relative to `root`; `read` sorts them by code point."""
 
     labels: Int64[np.ndarray, " N"]
-    """Class of each picture, -1 where it is unlabelled; read-only."""
+    """Class of each image, -1 where it is unlabelled; read-only."""
 
     classes: Classes
     """What the labels mean; empty when nothing is known of the classes."""
@@ -48,8 +48,10 @@ class Photos:
         self.labels.setflags(write=False)
 
     @classmethod
-    def of(cls, paths: Iterable[Path | str], classes: Classes | Sequence[str] = ()) -> "Photos":
-        """The pictures at `paths`, in that order and unlabelled.
+    def of(
+        cls, paths: Iterable[Path | str], classes: Classes | Sequence[str] = ()
+    ) -> "ImageDataset":
+        """The images at `paths`, in that order and unlabelled.
 
         Raises:
             RequestError: there is no path, or they share no folder (two drives).
@@ -58,9 +60,7 @@ class Photos:
         try:
             root = Path(os.path.commonpath([place.parent for place in places]))
         except ValueError as error:
-            raise RequestError(
-                "give at least one picture, and all of them on one drive."
-            ) from error
+            raise RequestError("give at least one image, and all of them on one drive.") from error
         return cls(
             root=root,
             files=tuple(_utf8(place.relative_to(root).as_posix()) for place in places),
@@ -78,13 +78,13 @@ class Photos:
         split: Literal["fit", "all"] = "all",
         file_column: str = "file_name",
         label_column: str = "label",
-    ) -> "Photos":
+    ) -> "ImageDataset":
         """Walks `images` recursively and labels what is known.
 
         Args:
-            images: the folder; every file in it that may be a picture becomes a row.
+            images: the folder; every file in it that may be an image becomes a row.
             classes: names, or a file of names; by default those that the labels give.
-            labels: "folders" (each picture's parent folder; an empty folder is a named class), or
+            labels: "folders" (each image's parent folder; an empty folder is a named class), or
                 a table whose paths are relative to itself, else to `images`.
             unknown: how many further classes there are to discover.
             split: "fit" leaves out `test` when the folders at the top are train/val/test.
@@ -92,7 +92,7 @@ class Photos:
             label_column: the table's column of labels; an empty cell is no label.
 
         Raises:
-            RequestError: no pictures, or names, labels and pictures do not go together.
+            RequestError: no images, or names, labels and images do not go together.
         """
         root = _existing(Path(images))
         found = _walk(root)
@@ -105,7 +105,7 @@ class Photos:
         kept = found.without_test() if split == "fit" else found
         skipped = (*kept.skipped, *said)
         if not kept.files:
-            raise RequestError(f"there is no picture in {root}. {' '.join(skipped)}".rstrip())
+            raise RequestError(f"there is no image in {root}. {' '.join(skipped)}".rstrip())
         given = [known.get(file) for file in kept.files]
         used = {name for name in given if name is not None}
         if classes is None:
@@ -122,38 +122,38 @@ class Photos:
 
     def __getitem__(
         self, index: slice | Sequence[int] | Bool[np.ndarray, " N"] | Int[np.ndarray, " M"]
-    ) -> "Photos":
-        """The pictures that a mask or a list of places selects, of the same classes."""
+    ) -> "ImageDataset":
+        """The images that a mask or a list of places selects, of the same classes."""
         places = np.arange(len(self))[index]
         files = tuple(self.files[i] for i in places)
         return replace(self, files=files, labels=self.labels[places])
 
     def path(self, i: int) -> Path:
-        """Where picture i lies."""
+        """Where image i lies."""
         return self.root / self.files[i]
 
     @property
-    def labelled(self) -> "Photos":
-        """The pictures that have a label."""
+    def labelled(self) -> "ImageDataset":
+        """The images that have a label."""
         return self[self.labels >= 0]
 
-    def unlabelled_copy(self) -> "Photos":
-        """The same pictures and classes, without any label."""
+    def unlabelled_copy(self) -> "ImageDataset":
+        """The same images and classes, without any label."""
         return replace(self, labels=np.full(len(self), -1))
 
-    def naming_only(self, names: Collection[str]) -> "Photos":
-        """The same pictures with the labels of some classes hidden: these are known by name only.
+    def naming_only(self, names: Collection[str]) -> "ImageDataset":
+        """The same images with the labels of some classes hidden: these are known by name only.
 
         With `classes.second_half` this is base-to-new generalization; with the unseen classes of a
         published split, generalized zero-shot; with all names, cross-dataset transfer.
         """
         classes = self.classes
         kept = [name for name in classes.names if name not in set(names)]
-        shown = np.isin(self.labels, [classes.index(name) for name in kept])
-        known = {classes.names[c] for c in np.unique(self.labels[shown]).tolist()}
+        features = np.isin(self.labels, [classes.index(name) for name in kept])
+        known = {classes.names[c] for c in np.unique(self.labels[features]).tolist()}
         return replace(
             self,
-            labels=np.where(shown, self.labels, -1),
+            labels=np.where(features, self.labels, -1),
             classes=Classes.of(classes.names, classes.prompts, labelled=known),
         )
 
@@ -162,7 +162,7 @@ def _existing(folder: Path) -> Path:
     """`folder`, absolute and without links."""
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise RequestError(f"{folder} {what}. Give the folder that holds the pictures.")
+        raise RequestError(f"{folder} {what}. Give the folder that holds the images.")
     return folder.resolve()
 
 
@@ -170,10 +170,10 @@ class _Found(NamedTuple):
     """What a walk finds; all paths POSIX, relative and sorted by code point."""
 
     files: tuple[str, ...]
-    """What may be a picture."""
+    """What may be an image."""
 
     empty: tuple[str, ...]
-    """Folders that hold neither pictures nor folders."""
+    """Folders that hold neither images nor folders."""
 
     splits: bool
     """Whether the folders at the top are train/val/test and nothing else."""
@@ -195,12 +195,12 @@ class _Found(NamedTuple):
         files = tuple(file for file in self.files if _top(file) != "test")
         empty = tuple(folder for folder in self.empty if _top(folder) != "test")
         left = len(self.files) - len(files)
-        said = (f"left out, pictures of the test split ({left}).",) if left else ()
+        said = (f"left out, images of the test split ({left}).",) if left else ()
         return _Found(files, empty, self.splits, self.skipped + said)
 
 
 def _walk(root: Path) -> _Found:
-    """Lists what may be a picture, and what was left out and why."""
+    """Lists what may be an image, and what was left out and why."""
     files: list[str] = []
     empty: list[str] = []
     left: dict[str, list[str]] = {}
@@ -218,9 +218,9 @@ def _walk(root: Path) -> _Found:
     for folder, folders, names in os.walk(root, onerror=denied):
         prefix = Path(folder).relative_to(root).as_posix() + "/" if Path(folder) != root else ""
         folders[:] = keep(folders, prefix, _no_folder)
-        pictures = keep(names, prefix, _no_picture)
-        files += [prefix + name for name in pictures]
-        empty += [] if folders or pictures or not prefix else [prefix[:-1]]
+        images = keep(names, prefix, _no_image)
+        files += [prefix + name for name in images]
+        empty += [] if folders or images or not prefix else [prefix[:-1]]
         top += [] if prefix else folders
     said = [f"left out, {why} ({len(v)}): {listed(sorted(v), 3)}." for why, v in left.items()]
     at_top = {name.casefold() for name in top}
@@ -237,15 +237,15 @@ def _no_folder(path: Path) -> str:
     return "linked folders" if os.path.islink(path) else ""  # noqa: PTH114 (never raises)
 
 
-def _no_picture(path: Path) -> str:
+def _no_image(path: Path) -> str:
     """Why a file is no candidate, empty if it is: otherwise its content decides, not its name."""
     if path.name.startswith("."):
         return "hidden files"
     if _utf8(path.name) != path.name:
         return "files whose names are not UTF-8"
     bare = not path.suffix and os.path.isfile(path)  # noqa: PTH113 (never raises)
-    if path.suffix.lower() in _NO_PICTURE or (bare and path.stat().st_size == 0):
-        return "files that are no pictures"
+    if path.suffix.lower() in _NO_IMAGE or (bare and path.stat().st_size == 0):
+        return "files that are no images"
     return ""
 
 

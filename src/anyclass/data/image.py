@@ -1,4 +1,4 @@
-"""The one way in for pictures: six steps between a hostile file and an RGB image.
+"""The one way in for images: six steps between a hostile file and an RGB image.
 
 1. a regular file inside the folder, not too large     4. load: the only real check
 2. one of six formats, decided by content              5. the EXIF rotation is applied
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from anyclass.errors import PictureError
+from anyclass.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What Pillow may try. Without the list an EPS called `.jpg` would start Ghostscript."""
@@ -27,7 +27,7 @@ _WARNINGS = threading.Lock()
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may cost before it is rejected."""
+    """What an image may cost before it is rejected."""
 
     bytes: int = 128 * 2**20
     """Largest file, in bytes."""
@@ -40,7 +40,7 @@ def open_image(path: Path, root: Path | None = None, limits: Limits = Limits()) 
     """Decodes the first frame of `path`: RGB, upright, on white, without metadata.
 
     Raises:
-        PictureError: and nothing else, whatever the file holds.
+        ImageError: and nothing else, whatever the file holds.
     """
     return open_bytes(read_bytes(path, root, limits), limits)
 
@@ -49,22 +49,22 @@ def read_bytes(path: Path, root: Path | None = None, limits: Limits = Limits()) 
     """The bytes of a regular file, after resolving links; with `root` it must lie inside.
 
     Raises:
-        PictureError: it is missing, no regular file (it is not even opened), outside or too large.
+        ImageError: it is missing, no regular file (it is not even opened), outside or too large.
     """
     try:
         real = path.resolve(strict=True)
         if root is not None and not real.is_relative_to(root.resolve()):
-            raise PictureError("outside the folder", f"it leads to {real}")
+            raise ImageError("outside the folder", f"it leads to {real}")
         if not stat.S_ISREG(real.stat().st_mode):
-            raise PictureError("not a regular file")
+            raise ImageError("not a regular file")
         with open(real, "rb", opener=_without_waiting) as file:  # noqa: PTH123 (has no opener)
             data = file.read(limits.bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise PictureError("missing") from error
+        raise ImageError("missing") from error
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
-        raise PictureError("unreadable", one_line(error)) from error
+        raise ImageError("unreadable", one_line(error)) from error
     if len(data) > limits.bytes:
-        raise PictureError("too many bytes", f"more than {limits.bytes}")
+        raise ImageError("too many bytes", f"more than {limits.bytes}")
     return data
 
 
@@ -74,21 +74,21 @@ def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
     Pillow's warnings are process-wide settings: one thread decodes at a time.
 
     Raises:
-        PictureError: and nothing else, whatever the bytes are.
+        ImageError: and nothing else, whatever the bytes are.
     """
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             return _decode(data, limits)
-        except PictureError:
+        except ImageError:
             raise
         except UnidentifiedImageError as error:
-            raise PictureError("not a picture", f"none of {', '.join(FORMATS)}") from error
+            raise ImageError("not an image", f"none of {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise PictureError("too many pixels", one_line(error)) from error
+            raise ImageError("too many pixels", one_line(error)) from error
         except Exception as error:  # decoders raise whatever they like at hostile bytes
-            raise PictureError("truncated or damaged", one_line(error)) from error
+            raise ImageError("truncated or damaged", one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:
@@ -101,7 +101,7 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > limits.pixels:
-            raise PictureError("too many pixels", f"{width} x {height}")
+            raise ImageError("too many pixels", f"{width} x {height}")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _rgb(image)
@@ -112,7 +112,7 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     """Step 6: every mode as RGB, what is transparent on white."""
     if image.mode in ("F", "I"):
-        raise PictureError("unsupported mode", f"mode {image.mode} has no known full range")
+        raise ImageError("unsupported mode", f"mode {image.mode} has no known full range")
     if image.mode.startswith("I;16"):
         image = _eight_bits(image)
     if not image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""Tables that label pictures: CSV, Parquet or JSONL, one row per picture, any subset of them."""
+"""Tables that label images: CSV, Parquet or JSONL, one row per image, any subset of them."""
 
 import csv
 import json
@@ -19,13 +19,13 @@ def read_labels(
 
     Args:
         table: its paths are relative to its own folder, else to `root`.
-        root: the folder of the pictures, without links; no path may lead out of it.
-        files: the pictures there are, relative to `root`.
+        root: the folder of the images, without links; no path may lead out of it.
+        files: the images there are, relative to `root`.
         columns: names of the columns of paths and labels; an empty label is none.
 
     Raises:
         RequestError: the table is damaged, leads out of `root`, contradicts itself or labels
-            no picture at all.
+            no image at all.
     """
     known: dict[str, str] = {}
     absent = []
@@ -42,8 +42,8 @@ def read_labels(
             both = listed([known[file], label])
             raise RequestError(f"{table}, row {number}: {cell!r} has two labels, {both}.")
     if absent and not known:
-        raise RequestError(f"{table} labels no picture of {root}; it names {listed(absent, 3)}.")
-    said = f"left out, rows of {table.name} without a picture ({len(absent)}): {listed(absent, 3)}."
+        raise RequestError(f"{table} labels no image of {root}; it names {listed(absent, 3)}.")
+    said = f"left out, rows of {table.name} without an image ({len(absent)}): {listed(absent, 3)}."
     return known, (said,) if absent else ()
 
 

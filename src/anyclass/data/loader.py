@@ -1,7 +1,7 @@
-"""Pictures from the disk in batches, read ahead of the model by worker processes.
+"""Images from the disk in batches, read ahead of the model by worker processes.
 
-Whatever is wrong with a picture becomes a `Rejection`, and the run goes on without it.
-Letters: b pictures of a batch, K views of each, H and W their size.
+Whatever is wrong with an image becomes a `Rejection`, and the run goes on without it.
+Letters: b images of a batch, K views of each, H and W their size.
 """
 
 import os
@@ -21,22 +21,22 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anyclass.data.dataset import Photos
+from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, one_line, open_bytes, read_bytes
-from anyclass.errors import AnyclassError, PictureError, Reason
+from anyclass.errors import AnyclassError, ImageError, Reason
 
 SETTLED = 2.0
 """Seconds after which a file that changes again gets other stamps on any file system."""
 
 Draw = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
-"""Turns a picture and the checksum of its file into K views; must be picklable."""
+"""Turns an image and the checksum of its file into K views; must be picklable."""
 
 
 class Rejection(NamedTuple):
     """A row of rejected.csv."""
 
     file_name: str
-    """As in `Photos.files`."""
+    """As in `ImageDataset.files`."""
 
     reason: Reason
     """One of the closed list."""
@@ -46,11 +46,11 @@ class Rejection(NamedTuple):
 
 
 @dataclass
-class Batch:
-    """The readable pictures of one stretch of `Photos`."""
+class ImageBatch:
+    """The readable images of one stretch of `ImageDataset`."""
 
     indices: list[int]
-    """Their places in `Photos`, ascending."""
+    """Their places in `ImageDataset`, ascending."""
 
     pixels: UInt8[Tensor, "b K 3 H W"]
     """Their views; of shape (0, 0, 3, 0, 0) where none could be read."""
@@ -59,25 +59,27 @@ class Batch:
     """sha256 of the very bytes that `pixels` were made of."""
 
 
-def content_hashes(photos: Photos, workers: int = 0, limits: Limits = Limits()) -> list[str | None]:
-    """sha256 of the content of each picture; None where it cannot be read.
+def content_hashes(
+    dataset: ImageDataset, workers: int = 0, limits: Limits = Limits()
+) -> list[str | None]:
+    """sha256 of the content of each image; None where it cannot be read.
 
     A file whose stamps are those of a moment ago is not read again: a run asks several times.
 
     Args:
-        photos: what to read.
+        dataset: what to read.
         workers: threads that read side by side.
-        limits: what a picture may cost.
+        limits: what an image may cost.
     """
 
     def checksum(index: int) -> str | None:
         try:
-            return _checksum(photos.path(index), photos.root, limits)
-        except PictureError:
+            return _checksum(dataset.path(index), dataset.root, limits)
+        except ImageError:
             return None
 
     with ThreadPoolExecutor(max(1, workers)) as threads:
-        return list(threads.map(checksum, range(len(photos))))
+        return list(threads.map(checksum, range(len(dataset))))
 
 
 def _checksum(path: Path, root: Path, limits: Limits) -> str:
@@ -100,66 +102,66 @@ def _known_checksum(path: Path, root: Path, limits: Limits, stamp: tuple[int, ..
     return _read_checksum(path, root, limits)
 
 
-def read(
-    photos: Photos,
+def load_batches(
+    dataset: ImageDataset,
     draw: Draw,
     batch_size: int,
     workers: int | None = None,
     limits: Limits = Limits(),
-) -> Iterator[tuple[Batch, list[Rejection]]]:
-    """Yields the pictures in their order, `batch_size` at a time, with what was rejected of them.
+) -> Iterator[tuple[ImageBatch, list[Rejection]]]:
+    """Yields the images in their order, `batch_size` at a time, with what was rejected of them.
 
     Args:
-        photos: what to read.
-        draw: the views of a picture.
-        batch_size: pictures of a batch, before rejections.
-        workers: processes that read ahead; by default none below 128 pictures, else one per core.
-        limits: what a picture may cost.
+        dataset: what to read.
+        draw: the views of an image.
+        batch_size: images of a batch, before rejections.
+        workers: processes that read ahead; by default none below 128 images, else one per core.
+        limits: what an image may cost.
 
     Raises:
-        AnyclassError: a process was killed; the message names the pictures it was reading.
+        AnyclassError: a process was killed; the message names the images it was reading.
     """
-    count = _processes(len(photos)) if workers is None else workers
-    places = range(len(photos))
+    count = _processes(len(dataset)) if workers is None else workers
+    places = range(len(dataset))
     stretches = [list(places[i : i + batch_size]) for i in places[::batch_size]]
-    batches = _started(_Pictures(photos, draw, limits), stretches, count)
+    batches = _started(_Images(dataset, draw, limits), stretches, count)
     for stretch in stretches:
         try:
             indices, pixels, hashes, rejections = next(batches)
         except RuntimeError as error:
-            first, last = (photos.files[i] for i in (stretch[0], stretch[-1]))
+            first, last = (dataset.files[i] for i in (stretch[0], stretch[-1]))
             raise AnyclassError(
-                f"a process that reads pictures was killed, at or soon after {first} ... {last}. "
+                f"a process that reads images was killed, at or soon after {first} ... {last}. "
                 "If memory is short, read with fewer workers or a smaller batch."
             ) from error
-        yield Batch(indices, torch.from_numpy(pixels), hashes), rejections
+        yield ImageBatch(indices, torch.from_numpy(pixels), hashes), rejections
 
 
 _Read = tuple[list[int], UInt8[np.ndarray, "b K 3 H W"], list[str], list[Rejection]]
 
 
 @dataclass(frozen=True)
-class _Pictures(Dataset[_Read]):
-    """What a worker does: one stretch of pictures at a time.
+class _Images(Dataset[_Read]):
+    """What a worker does: one stretch of images at a time.
 
     Pixels leave it as numpy, so that they travel through a pipe: containers keep the shared
     memory that tensors travel through at 64 MB, and kill the worker beyond.
     """
 
-    photos: Photos
+    dataset: ImageDataset
     draw: Draw
     limits: Limits
 
     def __getitem__(self, stretch: list[int]) -> _Read:
-        """Reads the pictures at the places in `stretch`."""
+        """Reads the images at the places in `stretch`."""
         indices, views, hashes, rejections = [], [], [], []
         for index in stretch:
             try:
-                data = read_bytes(self.photos.path(index), self.photos.root, self.limits)
+                data = read_bytes(self.dataset.path(index), self.dataset.root, self.limits)
                 content = sha256(data).hexdigest()
                 views.append(self.draw(open_bytes(data, self.limits), content).numpy())
-            except Exception as error:  # one picture, whatever is wrong with it, never ends a run
-                rejections.append(_rejection(self.photos.files[index], error))
+            except Exception as error:  # one image, whatever is wrong with it, never ends a run
+                rejections.append(_rejection(self.dataset.files[index], error))
             else:
                 indices.append(index)
                 hashes.append(content)
@@ -168,20 +170,20 @@ class _Pictures(Dataset[_Read]):
 
 
 def _rejection(file_name: str, error: Exception) -> Rejection:
-    """The row for a picture that `error` made unusable."""
-    if isinstance(error, PictureError):
+    """The row for an image that `error` made unusable."""
+    if isinstance(error, ImageError):
         return Rejection(file_name, error.reason, error.detail)
     return Rejection(file_name, "unreadable", one_line(error))
 
 
-def _started(pictures: _Pictures, stretches: list[list[int]], workers: int) -> Iterator[_Read]:
+def _started(images: _Images, stretches: list[list[int]], workers: int) -> Iterator[_Read]:
     """The running loader, with a random generator of its own: reading changes no global state.
 
     It is started from a thread of its own: only there torch leaves SIGCHLD alone, whose handler
     would raise in whatever line of the caller is running when a worker dies.
     """
     loader = DataLoader(
-        pictures,
+        images,
         sampler=stretches,
         batch_size=None,
         num_workers=workers,
@@ -192,13 +194,13 @@ def _started(pictures: _Pictures, stretches: list[list[int]], workers: int) -> I
         return thread.submit(iter, loader).result()
 
 
-def _as_it_is(read: Any) -> Any:
-    return read
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
-def _processes(pictures: int) -> int:
+def _processes(images: int) -> int:
     """One worker per core, 8 at most; none where starting them would cost more than it gains."""
-    if pictures < 128:
+    if images < 128:
         return 0
     if hasattr(os, "sched_getaffinity"):
         return min(len(os.sched_getaffinity(0)), 8)

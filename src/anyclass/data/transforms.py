@@ -1,6 +1,6 @@
-"""The pixels a model sees: the one test view of a picture, and its augmented views.
+"""The pixels a model sees: the one test view of an image, and its augmented views.
 
-Letters: b pictures, K views of each, H and W the size of the model's input.
+Letters: b images, K views of each, H and W the size of the model's input.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ from torchvision.transforms import (
 from torchvision.transforms.functional import pil_to_tensor
 
 from anyclass.data.image import Limits
-from anyclass.errors import ModelError, PictureError
+from anyclass.errors import ImageError, ModelError
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model wants its pictures, in open_clip's words."""
+    """How a model wants its images, in open_clip's words."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -94,10 +94,10 @@ class Preprocessing:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     def view(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-        """The picture as the model wants it, before `normalise`.
+        """The image as the model wants it, before `normalise`.
 
         Raises:
-            PictureError: it is so narrow that resizing it would fill the memory.
+            ImageError: it is so narrow that resizing it would fill the memory.
         """
         if self.resize_mode == "shortest":
             _refuse_narrow(image, max(self.size))
@@ -117,7 +117,7 @@ class Augmentation:
     """Random views; the defaults are those of LatteCLIP's scripts: crop, jitter, grey, no flip."""
 
     scale: tuple[float, float] = (0.9, 1.0)
-    """Least and largest share of the picture that a crop keeps."""
+    """Least and largest share of the image that a crop keeps."""
 
     jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.1)
     """Largest change of brightness, contrast, saturation and hue."""
@@ -152,7 +152,7 @@ class CropAndFlip:
     """Random views as in SimGCD's and GET's scripts: short side resized, a crop, a flip."""
 
     share: float = 0.875
-    """Side of the crop, of the short side of the picture."""
+    """Side of the crop, of the short side of the image."""
 
     flip_probability: float = 0.5
     """How often left and right are swapped."""
@@ -161,7 +161,7 @@ class CropAndFlip:
         """One view of height and width `size`, a pure function of `image` and `seed`.
 
         Raises:
-            PictureError: it is so narrow that resizing it would fill the memory.
+            ImageError: it is so narrow that resizing it would fill the memory.
         """
         side = round(max(size) / self.share)
         _refuse_narrow(image, side)
@@ -174,13 +174,13 @@ class CropAndFlip:
 
 
 @dataclass(frozen=True)
-class TestView:
+class TestTransform:
     """Draws the one view that a model is tested with."""
 
     __test__: ClassVar = False  # it is no test case, whatever pytest makes of its name
 
     preprocessing: Preprocessing
-    """How the model wants its pictures."""
+    """How the model wants its images."""
 
     def __call__(self, image: Image.Image, content: str) -> UInt8[Tensor, "1 3 H W"]:
         """The view of `image`; `content`, the checksum of its file, changes nothing."""
@@ -189,7 +189,7 @@ class TestView:
 
 @dataclass(frozen=True)
 class AugmentedViews:
-    """Draws K random views that depend on the picture's content and the seed only."""
+    """Draws K random views that depend on the image's content and the seed only."""
 
     preprocessing: Preprocessing
     """Gives the size of the views."""
@@ -198,7 +198,7 @@ class AugmentedViews:
     """How they vary."""
 
     count: int
-    """K, how many there are of each picture."""
+    """K, how many there are of each image."""
 
     seed: int = 0
     """Another seed gives other views."""
@@ -214,11 +214,11 @@ def _refuse_narrow(image: Image.Image, side: int) -> None:
     """Refuse what would fill the memory once its short side is `side` pixels long."""
     short, long = sorted(image.size)
     if side**2 * (long / short) > Limits().pixels:
-        raise PictureError("too many pixels", f"{image.width} x {image.height} is too narrow")
+        raise ImageError("too many pixels", f"{image.width} x {image.height} is too narrow")
 
 
 def _seed(content: str, seed: int, k: int) -> int:
-    """A number below 2^63 for view k of a picture."""
+    """A number below 2^63 for view k of an image."""
     return int.from_bytes(sha256(f"{content} {seed} {k}".encode()).digest()[:8]) >> 1
 
 

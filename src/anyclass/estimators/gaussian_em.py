@@ -3,17 +3,17 @@
 The project's own, after TransCLIP (arXiv 2406.01837) and Gaussian discriminant analysis on CLIP
 (arXiv 2402.04087); `latteclip-plus` and `ship-plus` are made of it.
 
-    z_ic = softmax_c( l_ic + w g_c(h_i) + s' log pi_c )      classes of a picture, softly
+    z_ic = softmax_c( l_ic + w g_c(h_i) + s' log pi_c )      classes of an image, softly
     z_ic = 1 if c is its label, else 0                       where it has one
     g_c  = mu_c Sigma^-1 h - mu_c Sigma^-1 mu_c / 2          log density, up to what classes share
     mu_c = sum_i z_ic h_i / sum_i z_ic
     Sigma = (1 - lambda) S + lambda tr(S) / H I              S: covariance within classes
-    pi_c = (n_c + a) / (N' + a C),  n_c = sum z_ic           over the N' pictures without a label
+    pi_c = (n_c + a) / (N' + a C),  n_c = sum z_ic           over the N' images without a label
     s = N / (N + b C),  s' = N' / (N' + b C)
     w = beta s spread(l) / spread(g)
 
-Letters: N pictures, C classes, l (N, C) logits of class texts, h (N, H) centred features. z starts
-at softmax(l). g of a picture comes from the other folds' pictures alone, or it would confirm what
+Letters: N images, C classes, l (N, C) logits of class texts, h (N, H) centred features. z starts
+at softmax(l). g of an image comes from the other folds' images alone, or it would confirm what
 it was told.
 """
 
@@ -46,21 +46,21 @@ class Linear(NamedTuple):
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
-class Gaussians:
-    """How Gaussians and class texts are brought to agree."""
+class GaussianEM:
+    """How GaussianEM and class texts are brought to agree."""
 
     rounds: Annotated[int, Field(ge=0)] = 2
-    """How often Gaussians are fitted; 0: not at all."""
+    """How often GaussianEM are fitted; 0: not at all."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """beta, spread of the Gaussians' logits over classes against that of the class texts'."""
+    """beta, spread of the GaussianEM' logits over classes against that of the class texts'."""
     shrink: Annotated[float, Field(ge=0, le=1)] = 0.9
     """lambda, share of one number for all dimensions in the covariance."""
     trust: Annotated[float, Field(ge=0)] = 10.0
-    """b, pictures per class at which the Gaussians count half."""
+    """b, images per class at which the GaussianEM count half."""
     prior: Annotated[float, Field(ge=0)] = 5.0
-    """a, pictures that each class has beforehand."""
+    """a, images that each class has beforehand."""
     folds: Annotated[int, Field(gt=1)] = 5
-    """Parts of the folder; a picture is judged by Gaussians of the other parts."""
+    """Parts of the folder; an image is judged by GaussianEM of the other parts."""
 
     def learn(
         self,
@@ -75,7 +75,7 @@ class Gaussians:
             logits: l, what class texts say.
             h: centred features.
             labels: -1 where there is none.
-            log: gets the share of pictures that leave their zero-shot class, for each round.
+            log: gets the share of images that leave their zero-shot class, for each round.
         """
         n, c = logits.shape
         given, free = one_hot(labels.clamp_min(0), c).to(logits), (labels < 0)[:, None]
@@ -107,7 +107,7 @@ class Gaussians:
 def gaussians(
     h: Float[Tensor, "n H"], z: Float[Tensor, "n C"], scatter: Float[Tensor, "H H"], shrink: float
 ) -> Linear:
-    """g, the log densities of Gaussians with one covariance, up to what all classes share.
+    """g, the log densities of GaussianEM with one covariance, up to what all classes share.
 
     Args:
         h: features.
@@ -128,12 +128,12 @@ def gaussians(
 def log_frequencies(
     z: Float[Tensor, "n C"], free: Bool[Tensor, "n 1"], prior: float, least: float
 ) -> Float[Tensor, " C"]:
-    """The log of pi: how often classes occur among the free pictures.
+    """The log of pi: how often classes occur among the free images.
 
     Args:
-        z: how much each picture belongs to each class.
-        free: which pictures have no label.
-        prior: a, pictures that each class has beforehand.
+        z: how much each image belongs to each class.
+        free: which images have no label.
+        prior: a, images that each class has beforehand.
         least: smallest pi.
     """
     seen = torch.where(free, z, 0).sum(0) + prior
@@ -141,5 +141,5 @@ def log_frequencies(
 
 
 def spread(logits: Float[Tensor, "n C"]) -> Float[Tensor, ""]:
-    """Mean over pictures of the deviation over classes."""
+    """Mean over images of the deviation over classes."""
     return logits.std(dim=1).mean()

@@ -5,7 +5,7 @@ Semi-supervised k-means and the estimate are those of GCD (Vaze et al., CVPR 202
 
     |x - mu|^2 = |x|^2 - 2 x . mu + |mu|^2         one matrix product for all restarts at once
 
-Letters: n pictures, D dimensions, K clusters, R restarts; x (n, D) unit features, mu centres.
+Letters: n images, D dimensions, K clusters, R restarts; x (n, D) unit features, mu centres.
 """
 
 from collections.abc import Callable
@@ -33,22 +33,22 @@ AT_ONCE = 2**25
 """Distances that are held at once; more restarts wait."""
 
 MOST = 1000
-"""Largest number of classes that is looked for (the official code's), and a quarter of pictures."""
+"""Largest number of classes that is looked for (the official code's), and a quarter of images."""
 
 COARSE = 15
 """Numbers of classes on the coarse grid."""
 
 SHOWN = 2000
-"""Pictures whose silhouette decides between equal scores."""
+"""Images whose silhouette decides between equal scores."""
 
 
 class Clusters(NamedTuple):
     """What k-means found."""
 
     labels: Int[Tensor, " n"]
-    """Cluster of each picture."""
+    """Cluster of each image."""
     centres: Float[Tensor, "K D"]
-    """Mean of the pictures of each cluster."""
+    """Mean of the images of each cluster."""
     inertia: float
     """Sum of squared distances to them."""
 
@@ -57,7 +57,7 @@ def kmeans(x: Float[Tensor, "n D"], k: int, restarts: int = 10, seed: int = 0) -
     """Plain k-means: k-means++ starts, at most 300 iterations, tolerance 1e-4; the best restart.
 
     Raises:
-        RequestError: more clusters than pictures.
+        RequestError: more clusters than images.
     """
     _check(k, len(x))
     rows = x.detach().cpu().double().numpy()
@@ -78,22 +78,22 @@ def semi_supervised_kmeans(
     iterations: int = 200,
     seed: int = 0,
 ) -> Clusters:
-    """k-means in which labelled pictures stay in their class, whose index is the cluster's.
+    """k-means in which labelled images stay in their class, whose index is the cluster's.
 
     Other centres begin by k-means++ among the unlabelled, where the means of the labelled classes
     count as centres already. The restart with the least inertia wins. A cluster that becomes empty
-    moves to the unlabelled picture farthest from its centre (the official code: not a number).
+    moves to the unlabelled image farthest from its centre (the official code: not a number).
 
     Args:
         x: features, unit or not.
-        labels: class of each labelled picture, -1 otherwise.
+        labels: class of each labelled image, -1 otherwise.
         k: K, more than the largest label.
         restarts: R.
         iterations: most rounds of a restart.
         seed: of the restarts.
 
     Raises:
-        RequestError: more clusters than pictures can fill.
+        RequestError: more clusters than images can fill.
     """
     free, known = x[labels < 0], x[labels >= 0]
     problem = _Problem(free, known, labels[labels >= 0], k)
@@ -109,14 +109,14 @@ def semi_supervised_kmeans(
     return Clusters(found, torch.cat([run.centres for run in runs])[best], float(inertia))
 
 
-def offsets(centres: Float[Tensor, "K E"]) -> Float[Tensor, " K"]:
+def centroid_bias(centres: Float[Tensor, "K E"]) -> Float[Tensor, " K"]:
     """-|mu|^2 / 2: with it, the largest product is the nearest centre."""
     return -centres.square().sum(1) / 2
 
 
 def nearest(x: Float[Tensor, "n E"], centres: Float[Tensor, "K E"]) -> Int[Tensor, " n"]:
     """The nearest centre of each row."""
-    return (x @ centres.T + offsets(centres)).argmax(1)
+    return (x @ centres.T + centroid_bias(centres)).argmax(1)
 
 
 TOLERANCE = 1e-4
@@ -243,21 +243,21 @@ def estimate_classes(
     search: Search = "brent",
     seed: int = 0,
 ) -> Estimate:
-    """The number of classes at which k-means on all pictures agrees best with the labelled ones.
+    """The number of classes at which k-means on all images agrees best with the labelled ones.
 
-    An estimate: it sees labelled pictures only, so it does not notice how new classes merge or
+    An estimate: it sees labelled images only, so it does not notice how new classes merge or
     split. No K is looked at twice; among equal scores the silhouette decides.
 
     Args:
         x: unit features.
-        labels: class of each labelled picture, -1 otherwise.
+        labels: class of each labelled image, -1 otherwise.
         most: largest K; None: min(1000, n / 4), and more than there are labelled classes.
         search: `brent` (the official code), `grid` (log-spaced, then Brent between the neighbours
             of the best), `binary`.
         seed: of k-means.
 
     Raises:
-        RequestError: no picture is labelled, or there are fewer pictures than K.
+        RequestError: no image is labelled, or there are fewer images than K.
     """
     known = labels >= 0
     if not bool(known.any()):
@@ -269,7 +269,7 @@ def estimate_classes(
     found: dict[int, Clusters] = {}
 
     def score(k: int) -> float:
-        """Share of the labelled pictures that one-to-one assigned clusters get right."""
+        """Share of the labelled images that one-to-one assigned clusters get right."""
         if k not in curve:
             found[k] = kmeans(x, k, seed=seed)
             guess = found[k].labels[known].cpu().numpy()
@@ -320,8 +320,8 @@ def _silhouette(x: Float[np.ndarray, "n D"], labels: Int[Tensor, " n"]) -> float
     return float(silhouette_score(rows, c))
 
 
-def _check(clusters: int, pictures: int) -> None:
-    if clusters > pictures:
+def _check(clusters: int, images: int) -> None:
+    if clusters > images:
         raise RequestError(
-            f"{clusters} classes cannot be found in {pictures} pictures; ask for fewer (--unknown)"
+            f"{clusters} classes cannot be found in {images} images; ask for fewer (--unknown)"
         )

@@ -1,10 +1,10 @@
 """How often classes occur: what zero-shot logits over-guess is taken back, without a label.
 
 Each function returns a bias (C,) to be added to logits (N, C), so that what was found on one set of
-pictures serves for others.
+images serves for others.
 
     sinkhorn      InMaP, Qian et al., NeurIPS 2023, arXiv 2310.19752; one round is DPA's marginal
-                  correction with the mean over all pictures, Ali et al., arXiv 2408.03403
+                  correction with the mean over all images, Ali et al., arXiv 2408.03403
     fixed_point   Frolic, Zhu et al., NeurIPS 2024, arXiv 2410.19294
 """
 
@@ -47,7 +47,7 @@ def sinkhorn(
 def fixed_point(logits: Float[Tensor, "N C"], rounds: int = GUESSED) -> Float[Tensor, " C"]:
     """Bias -ln pi, pi the class frequencies that predictions reproduce, again and again.
 
-    M[k', k] = mean softmax_k' of the sure pictures predicted k (top two further apart than 1 / C);
+    M[k', k] = mean softmax_k' of the sure images predicted k (top two further apart than 1 / C);
     pi = M pi by power iteration.
     """
     classes, bias = logits.shape[1], torch.zeros_like(logits[0])
@@ -62,7 +62,7 @@ def fixed_point(logits: Float[Tensor, "N C"], rounds: int = GUESSED) -> Float[Te
 
 
 def _stationary(q: Float[Tensor, "N C"]) -> Float[Tensor, " C"]:
-    """Pi = M pi from the uniform; uniform where no picture is sure."""
+    """Pi = M pi from the uniform; uniform where no image is sure."""
     classes = q.shape[1]
     best = q.topk(2, dim=1).values
     sure = q[best[:, 0] - best[:, 1] > 1 / classes]

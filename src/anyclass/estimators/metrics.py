@@ -1,4 +1,4 @@
-"""How good predictions are. N pictures, C classes; a label of -1 is unknown and leaves its row out.
+"""How good predictions are. N images, C classes; a label of -1 is unknown and leaves its row out.
 
 Every score is a share from 0 to 1, and `None` where nothing is labelled: a number that cannot be
 known is never made up.
@@ -23,7 +23,7 @@ Labels = Int[np.ndarray, " N"]
 
 
 def score(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, object] | None:
-    """Every number of a prediction: accuracy, mean_per_class, n (labelled pictures), per_class."""
+    """Every number of a prediction: accuracy, mean_per_class, n (labelled images), per_class."""
     value = accuracy(labels, predicted)
     if value is None:
         return None
@@ -36,13 +36,13 @@ def score(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, 
 
 
 def accuracy(labels: Labels, predicted: Labels) -> float | None:
-    """Share of the labelled pictures whose prediction is right."""
+    """Share of the labelled images whose prediction is right."""
     known = labels >= 0
     return float(accuracy_score(labels[known], predicted[known])) if known.any() else None
 
 
 def mean_per_class(labels: Labels, predicted: Labels) -> float | None:
-    """Mean of the accuracies of the classes that have a labelled picture: all weigh the same."""
+    """Mean of the accuracies of the classes that have a labelled image: all weigh the same."""
     shares = [accuracy(labels[labels == c], predicted[labels == c]) for c in np.unique(labels)]
     known = [share for share in shares if share is not None]
     return float(np.mean(known)) if known else None
@@ -51,7 +51,7 @@ def mean_per_class(labels: Labels, predicted: Labels) -> float | None:
 def per_class(
     labels: Labels, predicted: Labels, names: Sequence[str]
 ) -> list[dict[str, str | int | float | None]]:
-    """One row for each of the C names: name, n (labelled pictures), accuracy (`None` if n = 0)."""
+    """One row for each of the C names: name, n (labelled images), accuracy (`None` if n = 0)."""
     return [
         {
             "name": name,
@@ -91,7 +91,7 @@ def expected_calibration_error(
 
 
 def pair_f1(labels: Labels, predicted: Labels) -> float:
-    """How well "in one cluster" says "of one class", over pairs of pictures; 0 without a pair.
+    """How well "in one cluster" says "of one class", over pairs of images; 0 without a pair.
 
     F1 = 2 tp / (2 tp + fp + fn), tp: pairs of one class in one cluster.
     """
@@ -117,7 +117,7 @@ def base_to_new(
     Args:
         labels: true classes.
         probabilities: of all classes.
-        new: which classes had no labelled picture to learn from.
+        new: which classes had no labelled image to learn from.
 
     Returns:
         sliced: each half against its own classes only.
@@ -148,8 +148,8 @@ def clustering(labels: Labels, predicted: Labels, known: Collection[int]) -> dic
     """How good clusters are, those of `known` (old) and of other classes (new) apart.
 
     Clustering accuracy "v2" of category discovery: one assignment of clusters to classes for all
-    pictures, known classes without privilege. `old_fixed` is what a user of the known names meets:
-    the share of old pictures predicted with exactly their own index. `per_class` weighs all
+    images, known classes without privilege. `old_fixed` is what a user of the known names meets:
+    the share of old images predicted with exactly their own index. `per_class` weighs all
     classes alike. Labels are those that were hidden from the method; -1 leaves a row out.
 
     Returns:

@@ -3,15 +3,15 @@
 The project's own, after the estimate of GCD (arXiv 2201.02609; `clusters.estimate_classes`), which
 asks at which number k-means of frozen features agrees best with labels.
 
-    score(K) = F1 of pairs of held-out pictures: of one class if and only if in one cluster
+    score(K) = F1 of pairs of held-out images: of one class if and only if in one cluster
     K^       = the largest K with score(K) >= b - 0.05 min(b, 5 (1 - b)),   b = max score
 
 Half of the labels of each class are held out, then the other half. Those that are given sharpen
-the features (`whitening.py`); k-means of all pictures sees no label at all. Up to the true number
+the features (`whitening.py`); k-means of all images sees no label at all. Up to the true number
 the score hardly changes, since new classes take clusters of their own; beyond it, clusters that
 are too many split known classes as well.
 
-Letters: N pictures, K classes.
+Letters: N images, K classes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from torch import Tensor
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import MOST, semi_supervised_kmeans
 from anyclass.estimators.metrics import pair_f1
-from anyclass.estimators.whitening import Sharpening
+from anyclass.estimators.whitening import Whitening
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 
@@ -42,7 +42,7 @@ PATIENCE = 3
 RESTARTS = 10
 """Of k-means."""
 DRAWS, ENOUGH = 5, 500
-"""How often labels are cut in halves at most: until so many pictures were held out in all."""
+"""How often labels are cut in halves at most: until so many images were held out in all."""
 
 
 class Count(NamedTuple):
@@ -58,13 +58,13 @@ class Count(NamedTuple):
     """Standard error of the best score."""
 
 
-def count_classes(
+def estimate_num_classes(
     rows: Float[Tensor, "N E"],
     d: int,
     labels: Int[Tensor, " N"],
     log: Log,
     most: int | None = None,
-    how: Sharpening = Sharpening(),  # noqa: B008 (frozen)
+    how: Whitening = Whitening(),  # noqa: B008 (frozen)
     seed: int = 0,
 ) -> Count:
     """Estimate the number of classes from the labels of some.
@@ -74,30 +74,30 @@ def count_classes(
     Args:
         rows: [x | h | 1], features of both spaces.
         d: how many columns are x.
-        labels: class of each labelled picture, -1 otherwise.
+        labels: class of each labelled image, -1 otherwise.
         log: gets the progress, the last number tried counting for all that are left.
         most: largest K; None: min(1000, N / 4).
         how: what is done to the features.
         seed: of halves and of k-means.
 
     Raises:
-        RequestError: no class has two labelled pictures, so none can be held out.
+        RequestError: no class has two labelled images, so none can be held out.
     """
     known = len(labels[labels >= 0].unique())
     most = max(known, min(MOST, len(rows) // 4)) if most is None else max(known, most)
-    pictures = int((labels >= 0).sum())
-    draws = min(DRAWS, ceil(ENOUGH / max(1, pictures)))
+    images = int((labels >= 0).sum())
+    draws = min(DRAWS, ceil(ENOUGH / max(1, images)))
     halves = [(given, held) for given, held in _halves(labels, draws, seed) if (held >= 0).any()]
     if not halves:
         raise RequestError(
             "the number of classes is estimated from labels, and no class has two labelled "
-            "pictures; label more, or say how many there are (--unknown N)"
+            "images; label more, or say how many there are (--unknown N)"
         )
     trials = [_Trial(rows, d, *pair, 2 * most, how) for pair in halves]
     numbers, curve = list(_numbers(known, most)), dict[int, float]()
     for k in numbers:
         curve[k] = sum(trial.score(k, seed) for trial in trials) / len(trials)
-        found = judged(curve, pictures)
+        found = judged(curve, images)
         over = sum(other > found.range[1] for other in curve) >= PATIENCE
         log(stage="count", done=len(numbers) if over else len(curve), total=len(numbers))
         if over:
@@ -105,11 +105,11 @@ def count_classes(
     return found
 
 
-def judged(curve: Mapping[int, float], pictures: int) -> Count:
-    """What the scores of some numbers, and of how many labelled pictures, say."""
+def judged(curve: Mapping[int, float], images: int) -> Count:
+    """What the scores of some numbers, and of how many labelled images, say."""
     best = max(curve.values())
     loss = min(best, 5 * (1 - best))
-    margin = sqrt((best * (1 - best) + 1 / pictures) / pictures)  # 1 is not certain either
+    margin = sqrt((best * (1 - best) + 1 / images) / images)  # 1 is not certain either
     good = [k for k in curve if curve[k] >= best - GOOD * loss]
     possible = [k for k in curve if curve[k] >= best - POSSIBLE * loss - margin]
     return Count(max(good), (min(good), max(possible)), dict(sorted(curve.items())), margin)
@@ -134,7 +134,7 @@ class _Trial:
         given: Int[Tensor, " N"],
         held: Int[Tensor, " N"],
         q: int,
-        how: Sharpening,
+        how: Whitening,
     ) -> None:
         self.held = held.cpu().numpy()
         self.space = how.spaces(rows, d, given, q)

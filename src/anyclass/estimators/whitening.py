@@ -8,7 +8,7 @@ pose and background; undone, what is left varies between classes, named or not.
     r_x                                                the same of x, the space shared with texts
     u   = unit( [r_h | beta r_x] )
 
-Letters: N pictures, D dimensions, x (N, D) unit features, h (N, H) features of the image tower
+Letters: N images, D dimensions, x (N, D) unit features, h (N, H) features of the image tower
 before its projection, u (N, R).
 """
 
@@ -24,7 +24,7 @@ from torch.nn.functional import normalize, one_hot
 
 
 @plain_dataclass(frozen=True)
-class Spaces:
+class WhitenedPCA:
     """GET-plus: two spaces, each sharpened by labelled classes and reduced, side by side.
 
     Rows are [x | h | 1]: features shared with texts, and the image tower's own. `weights` are of
@@ -84,7 +84,7 @@ class Spaces:
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
-class Sharpening:
+class Whitening:
     """How features are sharpened by labels."""
 
     sharpen: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -95,7 +95,7 @@ class Sharpening:
 
     def spaces(
         self, rows: Float[Tensor, "N E"], d: int, labels: Int[Tensor, " N"], q: int
-    ) -> Spaces:
+    ) -> WhitenedPCA:
         """Both spaces, sharpened and reduced.
 
         Args:
@@ -106,7 +106,7 @@ class Sharpening:
         """
         x, h = rows[:, :d], rows[:, d:-1]
         of_x, of_h = (sharpened(some, labels, q, self.sharpen) for some in (x, h))
-        return Spaces(*of_x, *of_h, share=self.shared)
+        return WhitenedPCA(*of_x, *of_h, share=self.shared)
 
 
 def sharpened(

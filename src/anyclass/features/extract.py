@@ -1,6 +1,6 @@
-"""Embed once, keep on disk: what the frozen trunk says of each picture, found again by content.
+"""Embed once, keep on disk: what the frozen trunk says of each image, found again by content.
 
-A row is kept under the sha256 of the picture's bytes, in a folder that stands for the model's
+A row is kept under the sha256 of the image's bytes, in a folder that stands for the model's
 weights, its preprocessing, the part that is frozen, the views and the engine. Nothing depends on
 names or dates; a killed run goes on where it was; a damaged file is computed again.
 """
@@ -27,33 +27,33 @@ from anyclass.data import (
     Augmentation,
     AugmentedViews,
     CropAndFlip,
-    Photos,
+    ImageDataset,
     Rejection,
-    TestView,
+    TestTransform,
     content_hashes,
-    read,
+    load_batches,
 )
 from anyclass.errors import AnyclassError
-from anyclass.files import cache_folder, whole, write_json
+from anyclass.files import atomic_write, cache_folder, write_json
 from anyclass.log import Log
 
 SHARD = 512
-"""Pictures a file of the cache holds: what a kill can cost."""
+"""Images a file of the cache holds: what a kill can cost."""
 
 BATCH = 64
-"""Pictures that go through the trunk at once; halved when memory runs out."""
+"""Images that go through the trunk at once; halved when memory runs out."""
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """How pictures are embedded; with the model's weights, the key of the cache."""
+    """How images are embedded; with the model's weights, the key of the cache."""
 
     part: Part = "head"
     """What will be trained on the outputs."""
     augmentation: Augmentation | CropAndFlip | None = None
     """How views vary; None: the one test view."""
     views: int = 1
-    """K, augmented views of each picture."""
+    """K, augmented views of each image."""
     seed: int = 0
     """Of the views."""
 
@@ -67,7 +67,7 @@ def cached_part(trained: Part | None) -> Part:
 
 
 class Features:
-    """Trunk outputs of N pictures, memory-mapped: `features[index]` is (b, K, ...) in float32."""
+    """Trunk outputs of N images, memory-mapped: `features[index]` is (b, K, ...) in float32."""
 
     def __init__(
         self,
@@ -75,23 +75,23 @@ class Features:
         place: Int[np.ndarray, "N 2"],
         rejections: Sequence[Rejection],
     ) -> None:
-        """Rows `place[i] = (shard, row)`, (-1, -1) for a rejected picture."""
+        """Rows `place[i] = (shard, row)`, (-1, -1) for a rejected image."""
         self._shards = shards
         self._place = place
         self.rejections = list(rejections)
-        """Why a picture has no row."""
+        """Why an image has no row."""
 
     def __len__(self) -> int:
-        """N, rejected pictures included."""
+        """N, rejected images included."""
         return len(self._place)
 
     @property
     def ok(self) -> Bool[np.ndarray, " N"]:
-        """Which pictures have a row."""
+        """Which images have a row."""
         return self._place[:, 0] >= 0
 
     def __getitem__(self, index: Int[Tensor, " b"] | Sequence[int]) -> Float[Tensor, "b K ..."]:
-        """Rows of some pictures.
+        """Rows of some images.
 
         Raises:
             AnyclassError: one of them was rejected.
@@ -100,7 +100,7 @@ class Features:
         return torch.stack([self._shards[shard][row] for shard, row in places]).float()
 
     def views(self, index: Int[Tensor, " b"], view: Int[Tensor, " b"]) -> Float[Tensor, "b ..."]:
-        """One view of each of some pictures; the others are not even read."""
+        """One view of each of some images; the others are not even read."""
         places = zip(self._places(index), view.tolist(), strict=True)
         return torch.stack([self._shards[shard][row, k] for (shard, row), k in places]).float()
 
@@ -112,30 +112,30 @@ class Features:
         return places
 
 
-def embed(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
-    """Trunk outputs of all pictures: from the cache, or computed and kept there.
+def embed(clip: Backbone, dataset: ImageDataset, how: Embedding, log: Log) -> Features:
+    """Trunk outputs of all images: from the cache, or computed and kept there.
 
     Args:
         clip: the model, its trunk untrained.
-        photos: the pictures.
+        dataset: the images.
         how: part and views.
         log: gets `stage="embed"`, `done` and `total`.
     """
     machine = engine(clip, how.part)
     folder = _folder(clip, how, machine.name)
     cache = _Cache.open(folder, log)
-    hashes = content_hashes(photos)
+    hashes = content_hashes(dataset)
     bad: dict[str, Rejection] = {}
-    for rows, keys, refused in _compute(clip, photos[_missing(hashes, cache)], how, machine, log):
+    for rows, keys, refused in _compute(clip, dataset[_missing(hashes, cache)], how, machine, log):
         bad |= {row.file_name: row for row in refused}
-        cache.add(folder, rows, keys, _lasting(photos, hashes, refused))
+        cache.add(folder, rows, keys, _lasting(dataset, hashes, refused))
     place = np.array(
         [cache.place.get(str(key), (-1, -1)) for key in hashes], dtype=np.int64
     ).reshape(-1, 2)
-    content = dict(zip(photos.files, hashes, strict=True))
+    content = dict(zip(dataset.files, hashes, strict=True))
     known = {str(content[name]): row for name, row in bad.items() if content[name]} | cache.refused
     changed = Rejection("", "unreadable", "it changed while it was read")
-    without = [photos.files[i] for i in np.flatnonzero(place[:, 0] < 0)]
+    without = [dataset.files[i] for i in np.flatnonzero(place[:, 0] < 0)]
     why = [bad.get(name) or known.get(str(content[name]), changed) for name in without]
     rejections = [row._replace(file_name=name) for row, name in zip(why, without, strict=True)]
     return Features(cache.shards, place, rejections)
@@ -145,7 +145,7 @@ def embed(clip: Backbone, photos: Photos, how: Embedding, log: Log) -> Features:
 def image_features(
     clip: Backbone, features: Features, part: Part, index: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n D"]:
-    """Unit features through the tail, of the first view of all N pictures or of rows `index`."""
+    """Unit features through the tail, of the first view of all N images or of rows `index`."""
     return through(lambda hidden: clip.tail(hidden, part), clip.device, features, index)
 
 
@@ -156,14 +156,14 @@ def through(
     features: Features,
     index: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n W"]:
-    """What a function makes of the first view of all N pictures or of rows `index`."""
+    """What a function makes of the first view of all N images or of rows `index`."""
     rows = torch.arange(len(features)) if index is None else index.cpu()
     hidden = (features[some][:, 0].to(device) for some in rows.split(SHARD))
     return torch.cat([what(some) for some in hidden])
 
 
 def pooled_features(clip: Backbone, features: Features, part: Part) -> Float[Tensor, "N H"]:
-    """Unit features before the projection, of the first view of all N pictures."""
+    """Unit features before the projection, of the first view of all N images."""
     return through(lambda x: normalize(clip.pooled(x, part), dim=-1), clip.device, features)
 
 
@@ -171,7 +171,7 @@ def pooled_features(clip: Backbone, features: Features, part: Part) -> Float[Ten
 def every_view(
     what: Callable[[Tensor], Tensor], device: torch.device, features: Features
 ) -> Features:
-    """What a function makes of every view of all N pictures, none of them rejected; in memory."""
+    """What a function makes of every view of all N images, none of them rejected; in memory."""
     parts = []
     for some in torch.arange(len(features)).split(max(1, BATCH // features[[0]].shape[1])):
         hidden = features[some].to(device)
@@ -193,7 +193,7 @@ def _folder(clip: Backbone, how: Embedding, engine_name: str) -> Path:
 
 @dataclass
 class _Cache:
-    """What is known by content: rows in memory-mapped shards, and why pictures were refused."""
+    """What is known by content: rows in memory-mapped shards, and why images were refused."""
 
     shards: list[Tensor]
     place: dict[str, tuple[int, int]]
@@ -219,7 +219,7 @@ class _Cache:
             {"keys": keys, "refused": {key: list(row) for key, row in refused.items()}}
         )
         path = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             save_file({"rows": rows}, draft, {"about": about})
         self._take(path)
 
@@ -233,20 +233,20 @@ class _Cache:
 
 
 def _lasting(
-    photos: Photos, hashes: Sequence[str | None], rows: Sequence[Rejection]
+    dataset: ImageDataset, hashes: Sequence[str | None], rows: Sequence[Rejection]
 ) -> dict[str, Rejection]:
     """Rejections by content, where that content is the reason and still lies there."""
     of = {row.file_name: row for row in rows if row.reason != "unreadable"}
-    index = [i for i, name in enumerate(photos.files) if name in of]
-    now = content_hashes(photos[index])
+    index = [i for i, name in enumerate(dataset.files) if name in of]
+    now = content_hashes(dataset[index])
     pairs = zip(index, now, strict=True)
-    return {key: of[photos.files[i]] for i, key in pairs if key and key == hashes[i]}
+    return {key: of[dataset.files[i]] for i, key in pairs if key and key == hashes[i]}
 
 
 def _missing(hashes: Sequence[str | None], cache: _Cache) -> list[int]:
-    """One picture for each content that is not in the cache, then all that cannot be read.
+    """One image for each content that is not in the cache, then all that cannot be read.
 
-    In this order, so that a run that goes on after a kill puts the same pictures into the same
+    In this order, so that a run that goes on after a kill puts the same images into the same
     batches.
     """
     seen = {None, *cache.place, *cache.refused}
@@ -260,32 +260,32 @@ def _missing(hashes: Sequence[str | None], cache: _Cache) -> list[int]:
 
 @torch.no_grad()
 def _compute(
-    clip: Backbone, photos: Photos, how: Embedding, machine: Engine, log: Log
+    clip: Backbone, dataset: ImageDataset, how: Embedding, machine: Engine, log: Log
 ) -> Iterator[tuple[Tensor, list[str], list[Rejection]]]:
     """Rows, their contents and what was refused, a shard at a time."""
     rows, keys, refused = [], [], []
     draw = drawing(clip, how.augmentation, how.views, how.seed)
     done = 0
-    for batch, bad in read(photos, draw, BATCH):
+    for batch, bad in load_batches(dataset, draw, BATCH):
         done += len(batch.indices) + len(bad)
         refused += bad
         if batch.indices:
             rows.append(_forward(machine, clip.preprocessing.normalise, batch.pixels))
             keys += batch.hashes
-        log(stage="embed", done=done, total=len(photos))
+        log(stage="embed", done=done, total=len(dataset))
         if len(keys) >= SHARD:
             yield torch.cat(rows), keys, refused
             rows, keys, refused = [], [], []
-    if len(photos):
+    if len(dataset):
         yield torch.cat(rows) if rows else torch.empty(0), keys, refused
 
 
 def drawing(
     clip: Backbone, augmentation: Augmentation | CropAndFlip | None, views: int, seed: int
-) -> TestView | AugmentedViews:
-    """What turns a picture into its views."""
+) -> TestTransform | AugmentedViews:
+    """What turns an image into its views."""
     if augmentation is None:
-        return TestView(clip.preprocessing)
+        return TestTransform(clip.preprocessing)
     return AugmentedViews(clip.preprocessing, augmentation, views, seed)
 
 
@@ -313,15 +313,15 @@ def _halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 @torch.no_grad()
 def stream(
     clip: Backbone,
-    photos: Photos,
+    dataset: ImageDataset,
     part: Part,
     beside: Backbone | None = None,
     own: bool = False,
     pooled: bool = False,
 ) -> Iterator[tuple[list[int], Float[Tensor, "b E"], list[Rejection]]]:
-    """Unit features of pictures in their order, in bounded memory and without the cache.
+    """Unit features of images in their order, in bounded memory and without the cache.
 
-    Yields rows of `photos`, their features, and what was rejected beside them. The features of
+    Yields rows of `dataset`, their features, and what was rejected beside them. The features of
     `beside`, a model with the same trunk, stand beside those of `clip`; with `own` the tower's own;
     with `pooled` they are those before the projection instead.
     """
@@ -334,7 +334,7 @@ def stream(
         seen = side_by_side([tower.tail(hidden, part) for tower in towers])
         return (with_own(seen, hidden) if own else seen).cpu()
 
-    for batch, bad in read(photos, TestView(clip.preprocessing), BATCH):
+    for batch, bad in load_batches(dataset, TestTransform(clip.preprocessing), BATCH):
         hidden = torch.empty(0, 0)
         if batch.indices:
             pixels = clip.preprocessing.normalise(batch.pixels[:, 0])
@@ -351,7 +351,7 @@ def side_by_side(rows: Sequence[Float[Tensor, "n D"]]) -> Float[Tensor, "n E"]:
 
 
 def tower_features(features: Features) -> Float[Tensor, "N H"]:
-    """What the image tower makes of the first view of all N pictures before its projection."""
+    """What the image tower makes of the first view of all N images before its projection."""
     return through(_pooled, torch.device("cpu"), features)
 
 
@@ -367,26 +367,26 @@ def _pooled(hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n H"]:
 
 def current_features(
     clip: Backbone,
-    photos: Photos,
+    dataset: ImageDataset,
     part: Part,
-    shown: Features,
+    cached: Features,
     index: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n D"]:
     """Unit features of the test views by the model of now, whatever of it is being trained.
 
     Args:
         clip: the model of now.
-        photos: the N pictures, all readable.
+        dataset: the N images, all readable.
         part: what is trained.
-        shown: trunk outputs of their test views (not used when everything is trained).
+        cached: trunk outputs of their test views (not used when everything is trained).
         index: rows that are wanted; None: all.
 
     Raises:
-        AnyclassError: a picture is no longer readable.
+        AnyclassError: an image is no longer readable.
     """
     if part != "all":
-        return image_features(clip, shown, part, index)
-    wanted = photos if index is None else photos[index.numpy()]
+        return image_features(clip, cached, part, index)
+    wanted = dataset if index is None else dataset[index.numpy()]
     rows = []
     for _, features, bad in stream(clip, wanted, part):
         stop_if(bad)
@@ -395,7 +395,7 @@ def current_features(
 
 
 def stop_if(bad: Sequence[Rejection]) -> None:
-    """Rows and pictures would no longer go together."""
+    """Rows and images would no longer go together."""
     if bad:
         why = f"{bad[0].reason} {bad[0].detail}".strip()
         raise AnyclassError(f"{bad[0].file_name} changed while training: {why}")

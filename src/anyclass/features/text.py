@@ -19,26 +19,26 @@ PLAIN = "a photo of a {}."
 """The template of CLIP's paper, and LatteCLIP's for class texts and all baselines."""
 
 BRIEFLY = "concisely, less than 20 words."
-"""How every question to a describer ends, in LatteCLIP's official scripts."""
+"""How every question to a captioner ends, in LatteCLIP's official scripts."""
 
 
 class Domain(NamedTuple):
-    """How to speak of one kind of picture."""
+    """How to speak of one kind of image."""
 
     image: str
-    """What a describer is asked about in one picture; `{c}` is the class, where it is named."""
+    """What a captioner is asked about in one image; `{c}` is the class, where it is named."""
     group: str
-    """What it is asked about in several pictures."""
+    """What it is asked about in several images."""
     template: str
     """Class template of LatteCLIP's official scripts for the set."""
 
     @property
     def noun(self) -> str:
-        """What a picture shows, in a word or a few: "object"."""
+        """What an image shows, in a word or a few: "object"."""
         return self.image.removeprefix("the ").replace("{c} ", "").split(" in the ")[0]
 
     def ask_image(self, prompt: str = "") -> str:
-        """The question about one picture; with `prompt` it names the class, where it has a place.
+        """The question about one image; with `prompt` it names the class, where it has a place.
 
         As in: Describe the object in the photo concisely, less than 20 words.
         """
@@ -46,7 +46,7 @@ class Domain(NamedTuple):
         return f"Describe {about} {BRIEFLY}"
 
     def ask_group(self) -> str:
-        """The question about several pictures at once."""
+        """The question about several images at once."""
         return f"Describe the common visual attributes of {self.group} {BRIEFLY}"
 
 

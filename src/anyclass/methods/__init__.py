@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
@@ -31,9 +31,9 @@ class Method(Protocol):
     """A frozen dataclass of hyper-parameters that can be fitted."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from the pictures; the model is left as it is, `scratch` survives a kill."""
+        """Learn from the images; the model is left as it is, `scratch` survives a kill."""
 
 
 METHODS: dict[str, Any] = {
@@ -41,13 +41,13 @@ METHODS: dict[str, Any] = {
     "latteclip-plus": LatteClipPlus,
     "ship": Ship,
     "ship-plus": ShipPlus,
-    "zero_shot": ZeroShot,
+    "zero-shot": ZeroShot,
     "flyp": Flyp,
     "reclip": Reclip,
     "coop": CoOp,
     "cocoop": CoCoOp,
-    "clip_adapter": ClipAdapter,
-    "tip_adapter": TipAdapter,
+    "clip-adapter": ClipAdapter,
+    "tip-adapter": TipAdapter,
     "gda": Gda,
     "get": Get,
     "get-plus": GetPlus,
@@ -58,19 +58,21 @@ METHODS: dict[str, Any] = {
 """Name on the command line -> its class."""
 
 
-def suggest(photos: Photos, unknown: int | Literal["auto"] = 0) -> tuple[str, Method, list[str]]:
+def suggest(
+    dataset: ImageDataset, unknown: int | Literal["auto"] = 0
+) -> tuple[str, Method, list[str]]:
     """The best method for what is known of the classes, and the facts that decided it.
 
     Args:
-        photos: pictures, labels and classes.
+        dataset: images, labels and classes.
         unknown: how many further classes there are; auto: some, their number is to be estimated.
     """
-    classes, labelled = photos.classes, int((photos.labels >= 0).sum())
+    classes, labelled = dataset.classes, int((dataset.labels >= 0).sum())
     if unknown:
-        return _discovery(len(photos), labelled, len(classes.labelled), unknown)
+        return _discovery(len(dataset), labelled, len(classes.labelled), unknown)
     if len(classes) < 2:
         return (
-            "zero_shot",
+            "zero-shot",
             ZeroShot(),
             ["a single class cannot be told from others: zero-shot only"],
         )
@@ -79,28 +81,28 @@ def suggest(photos: Photos, unknown: int | Literal["auto"] = 0) -> tuple[str, Me
             "ship-plus",
             ShipPlus(),
             [
-                f"{len(classes.labelled)} classes have {labelled} labelled pictures and "
+                f"{len(classes.labelled)} classes have {labelled} labelled images and "
                 f"{len(classes.named)} only a name: SHIP-plus learns from labels and names"
             ],
         )
     named = f"all {len(classes)} classes have a name"
-    why = [f"{named} and no picture has a label: LatteCLIP-plus learns from names alone"]
+    why = [f"{named} and no image has a label: LatteCLIP-plus learns from names alone"]
     if labelled:
         why = [
-            f"{named}, {labelled} of {len(photos)} pictures have a label: LatteCLIP-plus learns "
+            f"{named}, {labelled} of {len(dataset)} images have a label: LatteCLIP-plus learns "
             "from names alone, the labels only score it"
         ]
     return "latteclip-plus", LatteClipPlus(), why
 
 
 def _discovery(
-    pictures: int, labelled: int, known: int, unknown: int | Literal["auto"]
+    images: int, labelled: int, known: int, unknown: int | Literal["auto"]
 ) -> tuple[str, Method, list[str]]:
     """The method for classes without a name."""
     further = "some" if unknown == "auto" else unknown
     if labelled:
-        why = f"{known} classes have {labelled} labelled pictures and {further} further ones have "
-        said = f"{why}not even a name: GET-plus discovers them among the other pictures"
+        why = f"{known} classes have {labelled} labelled images and {further} further ones have "
+        said = f"{why}not even a name: GET-plus discovers them among the other images"
         return "get-plus", GetPlus(), [said]
-    why = f"{further} classes have no name and no picture has a label"
-    return "kmeans", KMeans(), [f"{why}: k-means groups the {pictures} pictures by their features"]
+    why = f"{further} classes have no name and no image has a label"
+    return "kmeans", KMeans(), [f"{why}: k-means groups the {images} images by their features"]

@@ -1,4 +1,4 @@
-"""CoCoOp: learn words before the class name that every picture shifts; both towers stay frozen.
+"""CoCoOp: learn words before the class name that every image shifts; both towers stay frozen.
 
 Zhou et al., CVPR 2022, arXiv 2203.05557.   Needs: labels for some classes, a name for every class.
 
@@ -6,8 +6,8 @@ Zhou et al., CVPR 2022, arXiv 2203.05557.   Needs: labels for some classes, a na
     t_c(f) = g( [v_1 + pi(f), ..., v_L + pi(f), name of c] )
     L      = cross-entropy of softmax_c( cos(f, t_c(f)) / tau )
 
-Letters: C classes, D dimensions, L words of width W, f (D,) unit features of a picture, g the text
-tower. Every picture needs C texts of its own, in training and afterwards: it is slow.
+Letters: C classes, D dimensions, L words of width W, f (D,) unit features of an image, g the text
+tower. Every image needs C texts of its own, in training and afterwards: it is slow.
 """
 
 from dataclasses import asdict
@@ -24,12 +24,20 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import Conditional, fresh
-from anyclass.classifier.prompt_learner import Slots
-from anyclass.data import Classes, Photos
+from anyclass.classifier.heads import MetaNet, fresh
+from anyclass.classifier.prompt_learner import PromptLearner
+from anyclass.data import Classes, ImageDataset
 from anyclass.log import Log
 from anyclass.methods.coop import RECIPES, WIDE_CROPS, context, warn_of_long_names
-from anyclass.methods.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
+from anyclass.methods.few_shot import (
+    START,
+    FewShot,
+    LabelledFeatures,
+    Over,
+    SyntheticFeatures,
+    TrainingSet,
+    refuse_one_class,
+)
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -37,10 +45,10 @@ from anyclass.training.loop import Checkpoint, optimise
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class CoCoOp:
-    """Learns words before the class name, and how a picture shifts them."""
+    """Learns words before the class name, and how an image shifts them."""
 
     data: Annotated[FewShot, arg(name="")] = FewShot(augmentation=WIDE_CROPS)
-    """Labelled pictures that are learned from, and their views."""
+    """Labelled images that are learned from, and their views."""
     words: str | None = "a photo of a"
     """Words that learning starts from (paper: these); None: random vectors."""
     length: Annotated[int, Field(gt=0)] = 4
@@ -52,42 +60,42 @@ class CoCoOp:
     lr: Annotated[float, Field(ge=0)] = 2e-3
     """Learning rate of CoOp's SGD: momentum 0.9, decay 5e-4, cosine per epoch after one at 1e-5."""
     epochs: Annotated[int, Field(ge=0)] = 10
-    """Passes over the labelled pictures (paper: 10)."""
+    """Passes over the labelled images (paper: 10)."""
     batch_size: Annotated[int, Field(gt=0)] = 1
-    """Pictures of a step (paper: 1); whole batches only."""
+    """Images of a step (paper: 1); whole batches only."""
     at_once: Annotated[int, Field(gt=0)] = 256
     """Texts that go through the tower at once while training: the same numbers."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled pictures; other classes get the words with their own name.
+        """Learn from labelled images; other classes get the words with their own name.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; those without a label are not looked at.
+            dataset: images, all readable; those without a label are not looked at.
             log: gets the loss.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
-            RequestError: fewer than two classes, no picture with a label, or `words` that are not
+            RequestError: fewer than two classes, no image with a label, or `words` that are not
                 `length` words of the model.
         """
-        refuse_one_class(photos.classes, "CoCoOp")
-        slots = Slots(clip, photos.classes.prompts, self.length)
-        context(slots, self.words, self.deviation, seed=0)  # refuses before pictures are embedded
-        warn_of_long_names(slots, log)
-        shown = self.data.show(clip, photos, log, self.epochs)
+        refuse_one_class(dataset.classes, "CoCoOp")
+        learner = PromptLearner(clip, dataset.classes.prompts, self.length)
+        context(learner, self.words, self.deviation, seed=0)  # refuses before images are embedded
+        warn_of_long_names(learner, log)
+        labelled = self.data.show(clip, dataset, log, self.epochs)
         keep = scratch / "training.safetensors" if scratch else None
-        return self.learn(clip, shown, photos.classes, log, keep=keep)
+        return self.learn(clip, labelled, dataset.classes, log, keep=keep)
 
     def learn(
         self,
         clip: Backbone,
-        shown: Shown,
+        labelled: LabelledFeatures,
         classes: Classes,
         log: Log,
-        made: Made | None = None,
+        synthetic: SyntheticFeatures | None = None,
         over: Over = "labelled",
         keep: Path | None = None,
     ) -> Classifier:
@@ -95,35 +103,40 @@ class CoCoOp:
 
         Args:
             clip: the model; it is left as it is.
-            shown: labelled pictures.
+            labelled: labelled images.
             classes: all classes.
             log: gets the loss.
-            made: features of named classes; then the loss tells all classes apart.
+            synthetic: features of named classes; then the loss tells all classes apart.
             over: classes that the loss tells apart.
             keep: file for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
             RequestError: `words` are not `length` words of the model.
         """
-        lesson, seed = Lesson.of(shown, classes, made, over, log), torch.initial_seed()
-        everyone = Slots(clip, classes.prompts, self.length)
-        slots = Slots(clip, [classes.prompts[c] for c in lesson.columns.tolist()], self.length)
-        learned = self._start(context(everyone, self.words, self.deviation, seed), shown.x, seed)
-        head = Conditional(**learned)
+        training_set, seed = (
+            TrainingSet.of(labelled, classes, synthetic, over, log),
+            torch.initial_seed(),
+        )
+        everyone = PromptLearner(clip, classes.prompts, self.length)
+        learner = PromptLearner(
+            clip, [classes.prompts[c] for c in training_set.columns.tolist()], self.length
+        )
+        learned = self._start(context(everyone, self.words, self.deviation, seed), labelled.x, seed)
+        head = MetaNet(**learned)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            f, y = lesson.step(batch)
-            return {"cocoop_loss": cross_entropy(head.of(clip, slots, f, self.at_once), y)}
+            f, y = training_set.step(batch)
+            return {"cocoop_loss": cross_entropy(head.of(clip, learner, f, self.at_once), y)}
 
         how = RECIPES["coop"]
-        batches = shown.batches(self.batch_size, self.epochs, seed, whole=how.by_epoch)
+        batches = labelled.batches(self.batch_size, self.epochs, seed, whole=how.by_epoch)
         schedule = how.schedule(self.lr, batches.per_epoch)
         optimise(loss, learned, batches, schedule, log, Checkpoint.at(keep))
         found = {name: parameter.detach() for name, parameter in learned.items()}
-        facts = {"labelled_pictures": len(shown.c)}
-        record = {"facts": facts, "learned_from": shown.files}
+        facts = {"labelled_images": len(labelled.c)}
+        record = {"facts": facts, "learned_from": labelled.files}
         about = ("cocoop", asdict(self), record)
-        weights, head = everyone.all_features(found["context"]), Conditional(**found)
+        weights, head = everyone.all_features(found["context"]), MetaNet(**found)
         return Classifier(clip, None, classes, weights, *about, head=head)
 
     def _start(

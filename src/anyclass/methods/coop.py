@@ -7,7 +7,7 @@ Zhou et al., IJCV 2022, arXiv 2109.01134.   Needs: labels for some classes, a na
     argmax_c cos( f, t_c )                              also for classes that were not learned
 
 Letters: C classes, M of them in the cross-entropy, D dimensions, L words of width W, f (D,) unit
-features of a picture, g the text tower.
+features of an image, g the text tower.
 """
 
 from dataclasses import asdict
@@ -25,26 +25,34 @@ from tyro.conf import Suppress, arg
 from anyclass.backbone import Backbone
 from anyclass.backbone.checkpointing import checkpointed
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.prompt_learner import Slots
-from anyclass.data import Augmentation, Classes, Photos
+from anyclass.classifier.prompt_learner import PromptLearner
+from anyclass.data import Augmentation, Classes, ImageDataset
 from anyclass.log import Log
-from anyclass.methods.few_shot import START, FewShot, Lesson, Made, Over, Shown, refuse_one_class
+from anyclass.methods.few_shot import (
+    START,
+    FewShot,
+    LabelledFeatures,
+    Over,
+    SyntheticFeatures,
+    TrainingSet,
+    refuse_one_class,
+)
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import Rate, Sgd
+from anyclass.training.optim import LearningRate, Sgd
 
 WIDE_CROPS = Augmentation(
     (0.08, 1.0), jitter_probability=0.0, grey_probability=0.0, flip_probability=0.5
 )
-"""Views of CoOp and CoCoOp: a twelfth of the picture or more, mirrored or not."""
+"""Views of CoOp and CoCoOp: a twelfth of the image or more, mirrored or not."""
 
 
 class Recipe(NamedTuple):
     """How CoOp steps: stochastic gradient descent."""
 
     batch_size: int
-    """S, real pictures of a step."""
+    """S, real images of a step."""
     momentum: float = 0.0
     """Share of the last step in the next."""
     weight_decay: float = 0.0
@@ -56,7 +64,7 @@ class Recipe(NamedTuple):
 
     def schedule(self, lr: float, per_epoch: int) -> Sgd:
         """Optimiser and learning rates, for as many steps per epoch."""
-        rate = Rate(lr, epoch=per_epoch if self.by_epoch else 1, first=self.first)
+        rate = LearningRate(lr, epoch=per_epoch if self.by_epoch else 1, first=self.first)
         return Sgd(rate, self.momentum, self.weight_decay)
 
 
@@ -69,12 +77,12 @@ RECIPES = {
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class CoOp:
-    """Learns the words before the class name from labelled pictures."""
+    """Learns the words before the class name from labelled images."""
 
     kind: Suppress[Literal["coop"]] = "coop"
     """Tells it apart from other methods in a file."""
     data: Annotated[FewShot, arg(name="")] = FewShot(augmentation=WIDE_CROPS)
-    """Labelled pictures that are learned from, and their views (crops of 0.08 to 1; SHIP's code:
+    """Labelled images that are learned from, and their views (crops of 0.08 to 1; SHIP's code:
     0.5 to 1)."""
     words: str | None = "a photo of a"
     """Words that learning starts from (paper, for named classes: these); None: random vectors."""
@@ -88,43 +96,43 @@ class CoOp:
     lr: Annotated[float, Field(ge=0)] = 2e-3
     """Learning rate (both)."""
     epochs: Annotated[int, Field(ge=0)] = 200
-    """Passes over the labelled pictures (both; CoOp on ImageNet: 50)."""
+    """Passes over the labelled images (both; CoOp on ImageNet: 50)."""
     batch_size: Annotated[int, Field(gt=0)] | None = None
-    """S, all pictures where there are fewer; None: the recipe's."""
+    """S, all images where there are fewer; None: the recipe's."""
     at_once: Annotated[int, Field(gt=0)] | None = None
     """Texts that go through the tower at once where memory is short: the same numbers for a second
     forward pass; None: all."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled pictures; other classes get the words with their own name.
+        """Learn from labelled images; other classes get the words with their own name.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; those without a label are not looked at.
+            dataset: images, all readable; those without a label are not looked at.
             log: gets the loss.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
-            RequestError: fewer than two classes, no picture with a label, or `words` that are not
+            RequestError: fewer than two classes, no image with a label, or `words` that are not
                 `length` words of the model.
         """
-        refuse_one_class(photos.classes, "CoOp")
-        slots = Slots(clip, photos.classes.prompts, self.length)
-        context(slots, self.words, self.deviation, seed=0)  # refuses before pictures are embedded
-        warn_of_long_names(slots, log)
-        shown = self.data.show(clip, photos, log, self.epochs)
+        refuse_one_class(dataset.classes, "CoOp")
+        learner = PromptLearner(clip, dataset.classes.prompts, self.length)
+        context(learner, self.words, self.deviation, seed=0)  # refuses before images are embedded
+        warn_of_long_names(learner, log)
+        labelled = self.data.show(clip, dataset, log, self.epochs)
         keep = scratch / "training.safetensors" if scratch else None
-        return self.learn(clip, shown, photos.classes, log, keep=keep)
+        return self.learn(clip, labelled, dataset.classes, log, keep=keep)
 
     def learn(
         self,
         clip: Backbone,
-        shown: Shown,
+        labelled: LabelledFeatures,
         classes: Classes,
         log: Log,
-        made: Made | None = None,
+        synthetic: SyntheticFeatures | None = None,
         over: Over = "labelled",
         keep: Path | None = None,
     ) -> Classifier:
@@ -132,49 +140,56 @@ class CoOp:
 
         Args:
             clip: the model; it is left as it is.
-            shown: labelled pictures.
+            labelled: labelled images.
             classes: all classes.
             log: gets the loss.
-            made: features of named classes; then the loss tells all classes apart.
+            synthetic: features of named classes; then the loss tells all classes apart.
             over: classes that the loss tells apart.
             keep: file for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
             RequestError: `words` are not `length` words of the model.
         """
-        slots, seed = Slots(clip, classes.prompts, self.length), torch.initial_seed()
-        v = nn.Parameter(context(slots, self.words, self.deviation, seed))
-        lesson, scale = Lesson.of(shown, classes, made, over, log), clip.logit_scale.detach()
+        learner, seed = PromptLearner(clip, classes.prompts, self.length), torch.initial_seed()
+        v = nn.Parameter(context(learner, self.words, self.deviation, seed))
+        training_set, scale = (
+            TrainingSet.of(labelled, classes, synthetic, over, log),
+            clip.logit_scale.detach(),
+        )
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            f, y = lesson.step(batch)
-            t = checkpointed(lambda c: slots.features(v, c), lesson.columns, self.at_once)  # (M, D)
+            f, y = training_set.step(batch)
+            t = checkpointed(
+                lambda c: learner.features(v, c), training_set.columns, self.at_once
+            )  # (M, D)
             return {"coop_loss": cross_entropy(scale * f @ t.T, y)}
 
         how = RECIPES[self.recipe]
         size = self.batch_size or how.batch_size
-        batches = shown.batches(size, self.epochs, seed, whole=how.by_epoch)
+        batches = labelled.batches(size, self.epochs, seed, whole=how.by_epoch)
         schedule = how.schedule(self.lr, batches.per_epoch)
         optimise(loss, {"context": v}, batches, schedule, log, Checkpoint.at(keep))
-        weights = slots.all_features(v)
-        facts = {"labelled_pictures": len(shown.c)}
-        record = {"facts": facts, "learned_from": shown.files, "context": v.detach()}
+        weights = learner.all_features(v)
+        facts = {"labelled_images": len(labelled.c)}
+        record = {"facts": facts, "learned_from": labelled.files, "context": v.detach()}
         return Classifier(clip, None, classes, weights, "coop", asdict(self), record)
 
 
-def context(slots: Slots, words: str | None, deviation: float, seed: int) -> Float[Tensor, "L W"]:
+def context(
+    learner: PromptLearner, words: str | None, deviation: float, seed: int
+) -> Float[Tensor, "L W"]:
     """Vectors that learning starts from: those of words, or random ones.
 
     Raises:
         RequestError: the words are not as many as there are places.
     """
     if words is not None:
-        return slots.spoken(words)
-    drawn = torch.randn(slots.length, slots.width, generator=seeded_rng(seed, START))
-    return deviation * drawn.to(slots.device)
+        return learner.spoken(words)
+    drawn = torch.randn(learner.length, learner.width, generator=seeded_rng(seed, START))
+    return deviation * drawn.to(learner.device)
 
 
-def warn_of_long_names(slots: Slots, log: Log) -> None:
+def warn_of_long_names(learner: PromptLearner, log: Log) -> None:
     """Say which names are so long that the model may not read their end."""
-    for prompt in slots.cut_short:
+    for prompt in learner.cut_short:
         log(warning=f"the model may not read the end of the class name {prompt!r:.80}")

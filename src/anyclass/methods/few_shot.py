@@ -1,6 +1,6 @@
-"""What few-shot methods learn from: unit features of labelled pictures, and of none.
+"""What few-shot methods learn from: unit features of labelled images, and of none.
 
-Letters: n labelled pictures, K views of each, D dimensions, C classes.
+Letters: n labelled images, K views of each, D dimensions, C classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.data import Augmentation, Classes, Photos
+from anyclass.data import Augmentation, Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import Embedding, embed
 from anyclass.log import Log
@@ -26,13 +26,13 @@ from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 
 CROPS = Augmentation((0.5, 1.0), jitter_probability=0.0, grey_probability=0.0, flip_probability=0.5)
-"""Views of Tip-Adapter, GDA and SHIP: half of the picture or more, mirrored or not."""
+"""Views of Tip-Adapter, GDA and SHIP: half of the image or more, mirrored or not."""
 
 START, HELD_OUT = -2, -3
-"""Set the draws of what is learned, and of held-out pictures, apart from others by one seed."""
+"""Set the draws of what is learned, and of held-out images, apart from others by one seed."""
 
 Over = Literal["labelled", "all"]
-"""Classes that a picture may belong to while training: those with labelled pictures, or all."""
+"""Classes that an image may belong to while training: those with labelled images, or all."""
 
 
 def refuse_one_class(classes: Classes, who: str) -> None:
@@ -47,46 +47,48 @@ def refuse_one_class(classes: Classes, who: str) -> None:
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class FewShot:
-    """Which labelled pictures are learned from, and as what views."""
+    """Which labelled images are learned from, and as what views."""
 
     shots: Annotated[int, Field(gt=0)] | None = None
-    """Most labelled pictures of a class that are learned from, drawn by the seed; None: all."""
+    """Most labelled images of a class that are learned from, drawn by the seed; None: all."""
     views: Annotated[int, Field(ge=0)] = 10
     """K, augmented views of each that are embedded once; 0: a new one for every epoch."""
     augmentation: Augmentation = CROPS
     """How views vary."""
 
-    def show(self, clip: Backbone, photos: Photos, log: Log, epochs: int) -> "Shown":
-        """Embed the views of the labelled pictures, or find them in the cache.
+    def show(
+        self, clip: Backbone, dataset: ImageDataset, log: Log, epochs: int
+    ) -> "LabelledFeatures":
+        """Embed the views of the labelled images, or find them in the cache.
 
         Args:
             clip: the model.
-            photos: pictures, all readable; those without a label are left alone.
+            dataset: images, all readable; those without a label are left alone.
             log: gets the progress of embedding.
             epochs: of the training that follows, for `views` = 0.
 
         Raises:
-            RequestError: no picture has a label.
+            RequestError: no image has a label.
         """
         seed = torch.initial_seed()
-        chosen = photos[draw_shots(photos.labels, self.shots, seed)]
+        chosen = dataset[draw_shots(dataset.labels, self.shots, seed)]
         if not len(chosen):
             raise RequestError(
-                "no picture has a label to learn from: give some (--labels folders|FILE); for "
-                "names alone there are latteclip-plus, latteclip and zero_shot"
+                "no image has a label to learn from: give some (--labels folders|FILE); for "
+                "names alone there are latteclip-plus, latteclip and zero-shot"
             )
         how = Embedding("head", self.augmentation, self.views or max(1, epochs), seed)
         hidden = embed(clip, chosen, how, log)
         with torch.no_grad():
             rows = torch.arange(len(chosen)).split(64)
             x = torch.cat([_unit_views(clip, hidden[some].to(clip.device)) for some in rows])
-        return Shown(x, torch.tensor(chosen.labels), chosen.files, fresh=not self.views)
+        return LabelledFeatures(x, torch.tensor(chosen.labels), chosen.files, fresh=not self.views)
 
 
 def draw_shots(
     labels: Int[np.ndarray, " N"], shots: int | None, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """Rows of labelled pictures, in order: at most `shots` of each class, without replacement."""
+    """Rows of labelled images, in order: at most `shots` of each class, without replacement."""
     drawn = []
     for c in np.unique(labels[labels >= 0]):
         rows = np.flatnonzero(labels == c)
@@ -96,8 +98,8 @@ def draw_shots(
 
 
 @plain_dataclass(frozen=True)
-class Shown:
-    """Labelled pictures as features."""
+class LabelledFeatures:
+    """Labelled images as features."""
 
     x: Float[Tensor, "n K D"]
     """Unit features of K views."""
@@ -110,54 +112,54 @@ class Shown:
 
     @property
     def means(self) -> Float[Tensor, "n D"]:
-        """Mean over the views of each picture, made unit again (Tip-Adapter's keys)."""
+        """Mean over the views of each image, made unit again (Tip-Adapter's keys)."""
         means: Tensor = normalize(self.x.mean(dim=1), dim=-1)
         return means
 
     @property
-    def labelled(self) -> Int[Tensor, " B"]:
+    def classes(self) -> Int[Tensor, " B"]:
         """Classes that occur, sorted."""
         classes: Tensor = self.c.unique()
         return classes
 
-    def split(self, share: float, seed: int) -> tuple["Shown", "Shown"]:
-        """Pictures to learn from and pictures held out, drawn by the seed within each class.
+    def split(self, share: float, seed: int) -> tuple["LabelledFeatures", "LabelledFeatures"]:
+        """Images to learn from and images held out, drawn by the seed within each class.
 
-        Of n pictures round(share n) are held out, but never a class's last.
+        Of n images round(share n) are held out, but never a class's last.
         """
         held = torch.zeros(len(self.c), dtype=torch.bool)
-        for c in self.labelled.tolist():
+        for c in self.classes.tolist():
             rows = (self.c == c).nonzero()[:, 0]
             order = torch.randperm(len(rows), generator=seeded_rng(seed, c, HELD_OUT))
             held[rows[order[: min(round(share * len(rows)), len(rows) - 1)]]] = True
         return self._only(~held), self._only(held)
 
-    def _only(self, chosen: Bool[Tensor, " n"]) -> "Shown":
+    def _only(self, chosen: Bool[Tensor, " n"]) -> "LabelledFeatures":
         files = tuple(self.files[i] for i in chosen.nonzero()[:, 0].tolist())
-        return Shown(self.x[chosen.to(self.x.device)], self.c[chosen], files, self.fresh)
+        return LabelledFeatures(self.x[chosen.to(self.x.device)], self.c[chosen], files, self.fresh)
 
-    def batches(self, size: int, epochs: int, seed: int, whole: bool = False) -> "ShownBatches":
-        """Batches of features: one view of each picture in each epoch.
+    def batches(self, size: int, epochs: int, seed: int, whole: bool = False) -> "LabelledBatches":
+        """Batches of features: one view of each image in each epoch.
 
         Args:
-            size: pictures of a batch; all of them where there are fewer.
-            epochs: passes over the pictures.
+            size: images of a batch; all of them where there are fewer.
+            epochs: passes over the images.
             seed: of order and views.
             whole: leave the last, smaller batch of an epoch out.
         """
-        return ShownBatches(self, min(size, len(self.c)), epochs, seed, whole)
+        return LabelledBatches(self, min(size, len(self.c)), epochs, seed, whole)
 
 
 @plain_dataclass(frozen=True)
-class ShownBatches:
+class LabelledBatches:
     """`Batches` for `optimise`: a pure function of the seed and the step."""
 
-    shown: Shown
-    """The pictures."""
+    labelled: LabelledFeatures
+    """The images."""
     size: int
-    """S, pictures of a batch."""
+    """S, images of a batch."""
     epochs: int
-    """Passes over the pictures."""
+    """Passes over the images."""
     seed: int
     """Of order and views."""
     whole: bool
@@ -166,7 +168,7 @@ class ShownBatches:
     @property
     def per_epoch(self) -> int:
         """Steps of one pass."""
-        n = len(self.shown.c)
+        n = len(self.labelled.c)
         return n // self.size if self.whole else ceil(n / self.size)
 
     def __len__(self) -> int:
@@ -175,22 +177,22 @@ class ShownBatches:
 
     def start(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on."""
-        n, views = self.shown.x.shape[:2]
+        n, views = self.labelled.x.shape[:2]
         for epoch in range(step // self.per_epoch, self.epochs):
             order = torch.randperm(n, generator=seeded_rng(self.seed, epoch))
             drawn = torch.randint(views, (n,), generator=seeded_rng(self.seed, epoch, views))
-            view = torch.full((n,), epoch % views) if self.shown.fresh else drawn
+            view = torch.full((n,), epoch % views) if self.labelled.fresh else drawn
             parts = order.split(self.size)[: self.per_epoch]
             for position in range(step % self.per_epoch, len(parts)):
                 index = parts[position]
-                files = tuple(self.shown.files[i] for i in index.tolist())
-                yield Batch(step, position == 0, index, self.shown.x[index, view[index]], files)
+                files = tuple(self.labelled.files[i] for i in index.tolist())
+                yield Batch(step, position == 0, index, self.labelled.x[index, view[index]], files)
                 step += 1
 
 
 @plain_dataclass(frozen=True)
-class Made:
-    """Features of named classes that no picture shows."""
+class SyntheticFeatures:
+    """Features of named classes that no image shows."""
 
     named: Int[Tensor, " M"]
     """Classes that they are made for."""
@@ -227,33 +229,38 @@ class Made:
 
 
 @plain_dataclass(frozen=True)
-class Lesson:
+class TrainingSet:
     """What a step learns from: real features, those made for named classes, and which columns."""
 
-    shown: Shown
-    """Labelled pictures."""
-    made: Made | None
+    labelled: LabelledFeatures
+    """Labelled images."""
+    synthetic: SyntheticFeatures | None
     """Features of named classes, if there are any."""
     columns: Int[Tensor, " M"]
     """Classes that cross-entropy tells apart, sorted."""
 
     @classmethod
     def of(
-        cls, shown: Shown, classes: Classes, made: Made | None, over: Over, log: Log
-    ) -> "Lesson":
+        cls,
+        labelled: LabelledFeatures,
+        classes: Classes,
+        synthetic: SyntheticFeatures | None,
+        over: Over,
+        log: Log,
+    ) -> "TrainingSet":
         """Over all classes if features are made or if told so, else over the labelled ones."""
-        everything = made is not None or over == "all"
-        columns = torch.arange(len(classes)) if everything else shown.labelled
+        everything = synthetic is not None or over == "all"
+        columns = torch.arange(len(classes)) if everything else labelled.classes
         if len(columns) < 2:
-            log(warning="one class alone has labelled pictures: there is nothing to tell it from")
-        return cls(shown, made, columns)
+            log(warning="one class alone has labelled images: there is nothing to tell it from")
+        return cls(labelled, synthetic, columns)
 
     def step(self, batch: Batch) -> tuple[Float[Tensor, "S D"], Int[Tensor, " S"]]:
         """Features of a step, real ones first, and their places among the columns."""
-        x, c = batch.hidden, self.shown.c[batch.index]
-        if self.made is not None:
-            x_made, c_made = self.made.batch(batch.step, len(c))
-            x, c = torch.cat([x, x_made.to(x)]), torch.cat([c, c_made.to(c)])
+        x, c = batch.hidden, self.labelled.c[batch.index]
+        if self.synthetic is not None:
+            x_synthetic, c_synthetic = self.synthetic.batch(batch.step, len(c))
+            x, c = torch.cat([x, x_synthetic.to(x)]), torch.cat([c, c_synthetic.to(c)])
         return x, torch.searchsorted(self.columns, c).to(x.device)
 
 

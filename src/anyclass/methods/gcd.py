@@ -6,7 +6,7 @@ Vaze et al., CVPR 2022, arXiv 2201.02609.   Needs: labels for some classes, and 
     L = (1 - lambda) L_con^u(h) + lambda L_con^s(h)
     then semi-supervised k-means of v, by the trained tower, as unit vectors
 
-Letters: N views of B pictures, v (N, F) features of the image tower before its projection, MLP from
+Letters: N views of B images, v (N, F) features of the image tower before its projection, MLP from
 F to E, W (P, E) unit rows, h (N, P). The last stage of the tower is trained; MLP and W are thrown
 away; lambda = 0.35.
 """
@@ -25,8 +25,8 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
-from anyclass.estimators.kmeans import nearest, offsets, semi_supervised_kmeans
+from anyclass.data import ImageDataset
+from anyclass.estimators.kmeans import centroid_bias, nearest, semi_supervised_kmeans
 from anyclass.features.extract import Embedding, embed, pooled_features
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
@@ -41,7 +41,7 @@ from anyclass.methods.gcd_common import (
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.losses import supervised_contrast, unsupervised_contrast
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
 HEAD = 1
 """Names the random numbers that the head begins with."""
@@ -54,7 +54,7 @@ class Gcd:
     discovers: ClassVar[bool] = True
     """It finds classes that have no name."""
 
-    tuning: Annotated[PairTuning, arg(name="")] = PairTuning()
+    tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning()
     """What is trained, and how."""
     head: Annotated[HeadShape, arg(name="")] = HeadShape()
     """Widths of the MLP."""
@@ -72,28 +72,28 @@ class Gcd:
     """Of probabilities, softmax(-|x - mu|^2 / 2 temperature)."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled and unlabelled pictures.
+        """Learn from labelled and unlabelled images.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable, some labelled; classes beyond those are discovered.
+            dataset: images, all readable, some labelled; classes beyond those are discovered.
             log: gets both terms.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
-            RequestError: no label, fewer than two classes or more than pictures.
+            RequestError: no label, fewer than two classes or more than images.
             TrainingError: a term is not finite.
         """
-        known, k = labelled_classes(photos), photos.classes.total
+        known, k = labelled_classes(dataset), dataset.classes.total
         seed, tuned, part = torch.initial_seed(), clip.copy(), self.tuning.tune
-        views = self.tuning.embed(clip, photos, log, seed)
-        shown = embed(clip, photos, Embedding(part), log)
-        width = tuned.pooled(shown[[0]][:, 0].to(clip.device), part).shape[1]
+        views = self.tuning.embed(clip, dataset, log, seed)
+        features = embed(clip, dataset, Embedding(part), log)
+        width = tuned.pooled(features[[0]][:, 0].to(clip.device), part).shape[1]
         head = seeded(lambda: ContrastHead(width, self.head, self.rows), seed, HEAD)
         head.to(clip.device)
-        y = torch.from_numpy(photos.labels.copy()).to(clip.device)
+        y = torch.from_numpy(dataset.labels.copy()).to(clip.device)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             h, labels = head(tuned.pooled(batch.hidden, part)), y[batch.index]
@@ -105,18 +105,18 @@ class Gcd:
             }
 
         trained = last_stage(tuned, part) | prefixed(head=head)
-        batches = self.tuning.pairs(tuned, photos, views, seed)
+        batches = self.tuning.pairs(tuned, dataset, views, seed)
         keep = Checkpoint(scratch / "training.safetensors", {}) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(clip, len(photos)), log, keep)
-        x = pooled_features(tuned, shown, part)  # (N, F)
+        optimise(loss, trained, batches, self.tuning.schedule(clip, len(dataset)), log, keep)
+        x = pooled_features(tuned, features, part)  # (N, F)
         found = semi_supervised_kmeans(x, y, k, self.restarts, seed=seed % 2**32)
         record = {
             "predicted": nearest(x, found.centres).tolist(),
             "inertia": found.inertia,
-            "learned_from": photos.labelled.files,
+            "learned_from": dataset.labelled.files,
         }
-        about = (photos.classes.discovered(known), found.centres, "gcd", asdict(self), record)
-        bias, scale = offsets(found.centres), 1 / self.temperature
+        about = (dataset.classes.discovered(known), found.centres, "gcd", asdict(self), record)
+        bias, scale = centroid_bias(found.centres), 1 / self.temperature
         return Classifier(tuned, kept_part(part), *about, pooled=True, bias=bias, scale=scale)
 
 

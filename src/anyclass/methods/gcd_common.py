@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from anyclass.backbone import Backbone, Part
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError, TrainingError
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
@@ -34,7 +34,7 @@ known classes."""
 PATIENCE = 3
 """Epochs in a row after which that is an error: a narrow tower may begin so."""
 
-Made = TypeVar("Made", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -47,28 +47,28 @@ class HeadShape:
     """E, of h."""
 
 
-def labelled_classes(photos: Photos) -> list[int]:
-    """Indices of the classes that some picture carries as its label: the old ones.
+def labelled_classes(dataset: ImageDataset) -> list[int]:
+    """Indices of the classes that some image carries as its label: the old ones.
 
     Raises:
         RequestError: there is nothing to learn from, or nothing to tell apart.
     """
-    known, total = sorted(set(photos.labels[photos.labels >= 0].tolist())), photos.classes.total
+    known, total = sorted(set(dataset.labels[dataset.labels >= 0].tolist())), dataset.classes.total
     if not known:
         raise RequestError(
-            "no picture has a label, so there is no known class to learn from; label some "
+            "no image has a label, so there is no known class to learn from; label some "
             "(--labels), or use kmeans, which needs none"
         )
     if total < 2:
         raise RequestError("a single class cannot be told from others; say --unknown 1 or more")
-    if total > len(photos):
-        raise RequestError(f"{total} classes cannot be found in {len(photos)} pictures")
-    if total > len(known) and bool((photos.labels >= 0).all()):
-        raise RequestError("every picture has a label, so there is none to discover a class in")
+    if total > len(dataset):
+        raise RequestError(f"{total} classes cannot be found in {len(dataset)} images")
+    if total > len(known) and bool((dataset.labels >= 0).all()):
+        raise RequestError("every image has a label, so there is none to discover a class in")
     return known
 
 
-def seeded(make: Callable[[], Made], *key: int) -> Made:
+def seeded(make: Callable[[], AnyModule], *key: int) -> AnyModule:
     """A module whose first weights hang on the key alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seeded_rng(*key).initial_seed())
@@ -100,7 +100,7 @@ def prefixed(**modules: nn.Module) -> dict[str, nn.Parameter]:
     return {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
 
 
-class Usage:
+class CollapseMonitor:
     """How the K classes are used in each epoch, from the predictions of its batches."""
 
     FIGURES = ("entropy", "confidence", "new")
@@ -150,7 +150,7 @@ class Usage:
         self.state["collapsed"] += 1 if collapsed else -self.state["collapsed"]
         if int(self.state["collapsed"]) >= PATIENCE:
             raise TrainingError(
-                f"by step {batch.step} nearly all pictures fell into {spread} of {len(used)} "
+                f"by step {batch.step} nearly all images fell into {spread} of {len(used)} "
                 "classes; try a tenth of --lr, or of --backbone-lr, which is for the tower alone"
             )
         self.state["sums"].zero_()

@@ -9,8 +9,8 @@ Wang et al., "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", 
     S_c      = sum over rows_c of (x - t_c) (x - t_c)^T / (k - 1)
     P_named  = mean_c D ( (k - 1) S_c + tr(S_c) I )^-1
 
-Letters: n views of all labelled pictures, x (n, D) their unit features, C classes, f (D,) unit
-features of a picture, t (C, D) texts of the classes. All of it is linear in f.
+Letters: n views of all labelled images, x (n, D) their unit features, C classes, f (D,) unit
+features of an image, t (C, D) texts of the classes. All of it is linear in f.
 """
 
 from dataclasses import asdict
@@ -26,12 +26,18 @@ from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import with_own
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
-from anyclass.methods.few_shot import FewShot, Made, Over, Shown, refuse_one_class
+from anyclass.methods.few_shot import (
+    FewShot,
+    LabelledFeatures,
+    Over,
+    SyntheticFeatures,
+    refuse_one_class,
+)
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))
 """Weights that are tried (released code)."""
@@ -42,21 +48,21 @@ TINY = 1e-12
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Gda:
-    """Fits one Gaussian per class to labelled pictures, with one covariance; in seconds."""
+    """Fits one Gaussian per class to labelled images, with one covariance; in seconds."""
 
     kind: Suppress[Literal["gda"]] = "gda"
     """Tells it apart from other methods in a file."""
     data: Annotated[FewShot, arg(name="")] = FewShot()
-    """Labelled pictures that are learned from, and their views, all of which count."""
+    """Labelled images that are learned from, and their views, all of which count."""
     template: Template = PLAIN
     """Class text; `{}` is the class."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the Gaussians (paper: chosen on validation pictures)."""
+    """Weight of the GaussianEM (paper: chosen on validation images)."""
     precision: Literal["ridge", "pinv"] = "ridge"
     """P of labelled classes: Eq. 4, or the pseudo-inverse of the mean over classes of their
     covariance (released code, base-to-new)."""
     neighbours: Annotated[int, Field(gt=0)] = 64
-    """k, rows that stand for a class without a labelled picture (paper: 64)."""
+    """k, rows that stand for a class without a labelled image (paper: 64)."""
     copies: Annotated[int, Field(ge=0)] = 16
     """m, how often its text counts among them (released code: 16)."""
     share_precision: bool = False
@@ -64,35 +70,35 @@ class Gda:
     draws: Annotated[int, Field(gt=0)] = 64
     """Made features whose mean is mu of a named class, where features are made."""
     search: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the labelled pictures that is held out and chooses alpha; 0: none."""
+    """Share of the labelled images that is held out and chooses alpha; 0: none."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled pictures; other classes borrow from the nearest of them.
+        """Learn from labelled images; other classes borrow from the nearest of them.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; those without a label are not looked at.
+            dataset: images, all readable; those without a label are not looked at.
             log: gets the progress of embedding.
             scratch: not needed; what takes time is cached.
 
         Raises:
-            RequestError: fewer than two classes, no picture with a label, or no two views of any
+            RequestError: fewer than two classes, no image with a label, or no two views of any
                 class that differ.
         """
-        refuse_one_class(photos.classes, "GDA")
-        shown = self.data.show(clip, photos, log, epochs=1)
-        return self.learn(clip, shown, photos.classes, log)
+        refuse_one_class(dataset.classes, "GDA")
+        labelled = self.data.show(clip, dataset, log, epochs=1)
+        return self.learn(clip, labelled, dataset.classes, log)
 
     @torch.no_grad()
     def learn(
         self,
         clip: Backbone,
-        shown: Shown,
+        labelled: LabelledFeatures,
         classes: Classes,
         log: Log,
-        made: Made | None = None,
+        synthetic: SyntheticFeatures | None = None,
         over: Over = "labelled",
         keep: Path | None = None,
     ) -> Classifier:
@@ -100,10 +106,10 @@ class Gda:
 
         Args:
             clip: the model; it is left as it is.
-            shown: labelled pictures.
+            labelled: labelled images.
             classes: all classes.
             log: gets a warning where nothing can be held out.
-            made: features of named classes; their means replace those of neighbours.
+            synthetic: features of named classes; their means replace those of neighbours.
             over: not needed: no class stands against another while fitting.
             keep: not needed.
 
@@ -111,36 +117,43 @@ class Gda:
             RequestError: no two views of any class differ.
         """
         t, s = class_features(clip, classes.prompts, [self.template]), clip.logit_scale
-        learned, held = shown.split(self.search, torch.initial_seed())
-        g = self._gaussians(learned, t, made)
+        learned, held = labelled.split(self.search, torch.initial_seed())
+        g = self._gaussians(learned, t, synthetic)
         alpha = self.alpha
         if self.search and len(held.c):
-            alpha = search(g, s * t, held, learned.labelled)
+            alpha = search(g, s * t, held, learned.classes)
         elif self.search:
-            log(warning="no class has pictures enough to hold one out: alpha stays")
+            log(warning="no class has images enough to hold one out: alpha stays")
         rows = with_own(clip.fingerprint(), clip.trunk(clip.synthetic(), "head"))
         weights = t.new_zeros(len(t), rows.shape[1])  # [f | the tower's own | 1]
         weights[:, : t.shape[1]] = t + alpha * g.v / s
         weights[:, -1] = alpha * g.bias / s
-        record = {"facts": {"alpha": alpha}, "learned_from": shown.files}
+        record = {"facts": {"alpha": alpha}, "learned_from": labelled.files}
         about = ("gda", asdict(self), record)
         return Classifier(clip, None, classes, weights, *about, own=True)
 
-    def _gaussians(self, shown: Shown, t: Float[Tensor, "C D"], made: Made | None) -> "Linear":
+    def _gaussians(
+        self,
+        labelled: LabelledFeatures,
+        t: Float[Tensor, "C D"],
+        synthetic: SyntheticFeatures | None,
+    ) -> "Linear":
         """Log densities of all classes."""
-        x = shown.x.flatten(0, 1)
-        c = shown.c.repeat_interleave(shown.x.shape[1]).to(x.device)
+        x = labelled.x.flatten(0, 1)
+        c = labelled.c.repeat_interleave(labelled.x.shape[1]).to(x.device)
         p = {"ridge": ridge, "pinv": pseudo_inverse}[self.precision](x, c)
-        labelled = shown.labelled.to(x.device)
+        present = labelled.classes.to(x.device)
         mu = torch.zeros_like(t)
-        mu[labelled] = class_means(x, c, len(t))[labelled]
+        mu[present] = class_means(x, c, len(t))[present]
         g = discriminant(mu, p)
-        named = [i for i in range(len(t)) if i not in set(shown.c.tolist())]
+        named = [i for i in range(len(t)) if i not in set(labelled.c.tolist())]
         if not named:
             return g
-        if made is not None:
-            x_made, c_made = made.each(self.draws)
-            theirs = discriminant(class_means(x_made.to(x), c_made.to(x.device), len(t)), p)
+        if synthetic is not None:
+            x_synthetic, c_synthetic = synthetic.each(self.draws)
+            theirs = discriminant(
+                class_means(x_synthetic.to(x), c_synthetic.to(x.device), len(t)), p
+            )
         else:
             near = [neighbourhood(x, t[i], self.neighbours, self.copies) for i in named]
             p_named = torch.stack([one.precision for one in near]).mean(0)
@@ -159,14 +172,14 @@ class Linear(NamedTuple):
 
 
 class Near(NamedTuple):
-    """What stands for a class without a labelled picture."""
+    """What stands for a class without a labelled image."""
 
     mu: Float[Tensor, " D"]
     precision: Float[Tensor, "D D"]
 
 
 def discriminant(mu: Float[Tensor, "C D"], p: Float[Tensor, "D D"]) -> Linear:
-    """Log densities of Gaussians with precision P, up to what all classes share."""
+    """Log densities of GaussianEM with precision P, up to what all classes share."""
     v = mu @ p
     return Linear(v, -torch.einsum("cd,cd->c", mu, v) / 2)
 
@@ -213,14 +226,14 @@ def neighbourhood(
 
 @torch.no_grad()
 def search(
-    g: Linear, texts: Float[Tensor, "C D"], held: Shown, columns: Int[Tensor, " M"]
+    g: Linear, texts: Float[Tensor, "C D"], held: LabelledFeatures, columns: Int[Tensor, " M"]
 ) -> float:
-    """The smallest alpha that labels most held-out pictures right.
+    """The smallest alpha that labels most held-out images right.
 
     Args:
         g: log densities, of which none of them knows.
         texts: class texts over tau.
-        held: labelled pictures, held out.
+        held: labelled images, held out.
         columns: labelled classes, the only ones that are told apart here.
     """
     f, y = held.means, torch.searchsorted(columns, held.c).to(held.x.device)
@@ -235,7 +248,7 @@ def _centred(x: Float[Tensor, "n D"], c: Int[Tensor, " n"]) -> Float[Tensor, "n 
     z = rows - class_means(rows, c, int(c.max()) + 1)[c]
     if not z.abs().max() > 1e-6:
         raise RequestError(
-            "no two views of any class differ: GDA needs a second picture of some class, or views"
+            "no two views of any class differ: GDA needs a second image of some class, or views"
         )
     return z
 

@@ -1,17 +1,17 @@
-"""GET: discover classes by pictures and by the texts that they would have.
+"""GET: discover classes by images and by the texts that they would have.
 
 Wang et al., CVPR 2025, arXiv 2403.09974.   Needs: labels for some classes, and how many others.
 
-Stage 1, Text Embedding Synthesizer: a linear layer W turns a picture into M words.
+Stage 1, Text Embedding Synthesizer: a linear layer W turns an image into M words.
     z^   = T([SOT] W z [EOT])                                     T: CLIP's own frozen text tower
     L    = L_align(z, z^) + L_distill(z^, T("a photo of a {y}"))
-Stage 2: a picture v and its text t = ln_t(z^) pass through one head, and must agree.
+Stage 2: an image v and its text t = ln_t(z^) pass through one head, and must agree.
     a_c  = norm(mean of sg v over the labelled views of class c)   likewise of t
     s    = softmax_c(cos(v, a_c) / 0.4)
     L_CICO = mean_i H(sg s_i^t, s_i^v) + H(sg s_i^v, s_i^t)
     L    = L_SimGCD(v) + L_SimGCD(t) + lambda_c L_CICO
 
-Letters: N views of B pictures, K classes, C of them labelled, D dimensions shared by pictures and
+Letters: N views of B images, K classes, C of them labelled, D dimensions shared by images and
 texts, z (N, D) image features, M words, v (N, F) features before the projection. The last stage of
 the tower (one block of a ViT), ln_t, the head's MLP and its prototypes are trained; z^ is not.
 """
@@ -33,23 +33,23 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.features.extract import BATCH, Embedding, Features, embed, every_view, through
 from anyclass.features.text import Template, class_features
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
+    CollapseMonitor,
     HeadShape,
-    Usage,
     kept_part,
     labelled_classes,
     last_stage,
     seeded,
 )
-from anyclass.methods.simgcd import HEAD, NONE, Head, Objective, branch_loss, label_loss
+from anyclass.methods.simgcd import HEAD, NONE, Objective, PrototypeHead, branch_loss, label_loss
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
 STAGE_1, WORDS, TRANSLATOR, TEXT_HEAD = 2, 3, 4, 5
 """Name the random numbers of the first stage's batches and of first weights."""
@@ -66,12 +66,12 @@ Length = Literal["auto", "raw", "image"]
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Get:
-    """Discovers classes: pictures and the texts synthesised for them share one classifier."""
+    """Discovers classes: images and the texts synthesised for them share one classifier."""
 
     discovers: ClassVar[bool] = True
     """It finds classes that have no name."""
 
-    tuning: Annotated[PairTuning, arg(name="")] = PairTuning()
+    tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning()
     """What is trained in stage 2, and how."""
     objective: Annotated[Objective, arg(name="")] = Objective()
     """What each branch minimises."""
@@ -81,7 +81,7 @@ class Get:
     template: Template = "a photo of a {}"
     """Text of a labelled class; `{}` is the class."""
     words: Annotated[int, Field(gt=0)] = 7
-    """M, pseudo words of a picture."""
+    """M, pseudo words of an image."""
     tes_epochs: Annotated[int, Field(ge=0)] = 200
     """Epochs of stage 1; its optimiser is that of stage 2."""
     tes_input: Literal["raw", "unit"] = "raw"
@@ -91,7 +91,7 @@ class Get:
     align_scale: Annotated[float, Field(gt=0)] | None = None
     """Factor on cosines in L_align; None: the model's."""
     align_other_view: Literal["negative", "ignore"] = "negative"
-    """What the text of the other view of a picture is to it."""
+    """What the text of the other view of an image is to it."""
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
     """Of L_distill."""
     distill_temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -116,35 +116,37 @@ class Get:
     """Of both branches where their mean is predicted, for the record."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled and unlabelled pictures.
+        """Learn from labelled and unlabelled images.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable, some labelled; classes beyond those are discovered,
-                named or not: a name without a labelled picture is not read.
+            dataset: images, all readable, some labelled; classes beyond those are discovered,
+                named or not: a name without a labelled image is not read.
             log: gets every term of both stages, and how classes are used, for each epoch.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
-            RequestError: no label, fewer than two classes or more than pictures.
-            TrainingError: nearly all pictures fall into a few classes, or a term is not finite.
+            RequestError: no label, fewer than two classes or more than images.
+            TrainingError: nearly all images fall into a few classes, or a term is not finite.
         """
-        known, k = labelled_classes(photos), photos.classes.total
+        known, k = labelled_classes(dataset), dataset.classes.total
         seed, tuned, part = torch.initial_seed(), clip.copy(), self.tuning.tune
-        views = self.tuning.embed(clip, photos, log, seed)
-        shown = embed(clip, photos, Embedding(part), log)
-        texts = self._texts(clip, photos, views, shown, log, scratch) if self.text_branch else None
-        batches = self.tuning.pairs(tuned, photos, views, seed)
+        views = self.tuning.embed(clip, dataset, log, seed)
+        features = embed(clip, dataset, Embedding(part), log)
+        texts = (
+            self._texts(clip, dataset, views, features, log, scratch) if self.text_branch else None
+        )
+        batches = self.tuning.pairs(tuned, dataset, views, seed)
         see = tuned.pooled if self.feature == "unprojected" else tuned.projected
-        width = see(shown[[0]][:, 0].to(clip.device), part).shape[1]
+        width = see(features[[0]][:, 0].to(clip.device), part).shape[1]
         net = Branches(width, texts.width if texts else None, k, self, seed).to(clip.device)
-        y = torch.from_numpy(photos.labels.copy()).to(clip.device)
-        usage = Usage(k, known, ("agreement", "divergence") if texts else ())
+        y = torch.from_numpy(dataset.labels.copy()).to(clip.device)
+        monitor = CollapseMonitor(k, known, ("agreement", "divergence") if texts else ())
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            usage.begin(batch, log, "get")
+            monitor.begin(batch, log, "get")
             labels, epoch = y[batch.index], batch.step // batches.per_epoch
             branch = partial(
                 branch_loss,
@@ -157,40 +159,40 @@ class Get:
             p = (cosines / self.objective.student_temperature).softmax(1)
             terms = _named("image", branch(h, cosines))
             if texts is None:
-                usage.add(p)
+                monitor.add(p)
                 return terms
             t = net.ln_t(texts(batch))  # t (N, F)
             h_t, cosines_t = net.text_head(t)
             log_v, log_t = (anchored(f, labels, self.cico_temperature) for f in (v, t))
             agreement = (cosines.argmax(1) == cosines_t.argmax(1)).float().mean()
-            usage.add(p, agreement, divergence(log_v, log_t))
+            monitor.add(p, agreement, divergence(log_v, log_t))
             together = self.cico_weight * consistency(log_v, log_t, self.cico_direction)
             return terms | _named("text", branch(h_t, cosines_t)) | {"consistency_loss": together}
 
         trained = last_stage(tuned, part) | dict(net.named_parameters())
-        keep = Checkpoint(scratch / "training.safetensors", usage.state) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(clip, len(photos)), log, keep)
+        keep = Checkpoint(scratch / "training.safetensors", monitor.state) if scratch else None
+        optimise(loss, trained, batches, self.tuning.schedule(clip, len(dataset)), log, keep)
         weights = normalize(net.head.prototypes.detach(), dim=-1)
         with torch.no_grad():
-            image = through(lambda x: net.head(see(x, part))[1], clip.device, shown)
-            text = net.text_head(net.ln_t(texts.scale * texts.shown))[1] if texts else None
+            image = through(lambda x: net.head(see(x, part))[1], clip.device, features)
+            text = net.text_head(net.ln_t(texts.scale * texts.features))[1] if texts else None
         record = {
-            "facts": usage.facts() | ({"text_scale": texts.scale} if texts else {}),
-            "learned_from": photos.labelled.files,
+            "facts": monitor.facts() | ({"text_scale": texts.scale} if texts else {}),
+            "learned_from": dataset.labelled.files,
             **self._predictions(image, text),
         }
         if texts:
-            record["pseudo_texts"] = texts.shown
-        about = (photos.classes.discovered(known), weights, "get", asdict(self), record)
+            record["pseudo_texts"] = texts.features
+        about = (dataset.classes.discovered(known), weights, "get", asdict(self), record)
         pooled, scale = self.feature == "unprojected", 1 / self.objective.student_temperature
         return Classifier(tuned, kept_part(part), *about, pooled=pooled, scale=scale)
 
     def _texts(
         self,
         clip: Backbone,
-        photos: Photos,
+        dataset: ImageDataset,
         views: Features | None,
-        shown: Features,
+        features: Features,
         log: Log,
         scratch: Path | None,
     ) -> "Texts":
@@ -198,13 +200,13 @@ class Get:
         seed, part = torch.initial_seed(), self.tuning.tune
         project = partial(clip.projected, part=part)
         z_views = every_view(project, clip.device, views) if views else None
-        known = labelled_classes(photos)
-        row = torch.full((photos.classes.total,), NONE)
+        known = labelled_classes(dataset)
+        row = torch.full((dataset.classes.total,), NONE)
         row[known] = torch.arange(len(known))  # class -> its row of T_c; unlabelled stay -1
-        y = torch.from_numpy(photos.labels.copy())
+        y = torch.from_numpy(dataset.labels.copy())
         y = torch.where(y >= 0, row[y], NONE).to(clip.device)
         with torch.no_grad():
-            prompts = [photos.classes.prompts[c] for c in known]
+            prompts = [dataset.classes.prompts[c] for c in known]
             anchors = class_features(clip, prompts, [self.template])  # T_c (C, D)
         synthesizer = seeded(lambda: Synthesizer(clip, anchors.shape[1], self), seed, WORDS)
         synthesizer.to(clip.device)
@@ -227,11 +229,11 @@ class Get:
 
         how = replace(self.tuning, epochs=self.tes_epochs)
         own = seeded_rng(seed, STAGE_1).initial_seed()
-        batches, schedule = how.pairs(clip, photos, z_views, own), how.schedule(clip, len(photos))
+        batches, schedule = how.pairs(clip, dataset, z_views, own), how.schedule(clip, len(dataset))
         keep = Checkpoint(scratch / "synthesizer.safetensors", {}) if scratch else None
         optimise(loss, dict(synthesizer.named_parameters()), batches, schedule, say, keep)
         spoken = every_view(synthesizer, clip.device, z_views) if z_views else None
-        z = through(project, clip.device, shown)
+        z = through(project, clip.device, features)
         with torch.no_grad():
             z_hat = torch.cat([synthesizer(some) for some in z.split(BATCH)])
         scale = text_scale(z, z_hat, self.text_length)
@@ -240,7 +242,7 @@ class Get:
     def _predictions(
         self, image: Float[Tensor, "n K"], text: Float[Tensor, "n K"] | None
     ) -> dict[str, list[int]]:
-        """Classes of the pictures by the image branch, the one that counts, by texts, by both."""
+        """Classes of the images by the image branch, the one that counts, by texts, by both."""
         found = {"predicted": image.argmax(1).tolist()}
         if text is None:
             return found
@@ -252,7 +254,7 @@ class Get:
 
 
 class Synthesizer(nn.Module):
-    """z^: a picture as M pseudo words, read by the frozen text tower."""
+    """z^: an image as M pseudo words, read by the frozen text tower."""
 
     def __init__(self, clip: Backbone, width: int, how: Get) -> None:
         """For image features of `width` dimensions."""
@@ -279,7 +281,7 @@ class Texts:
     """Trunk outputs to z, by the frozen tower."""
     views: Features | None
     """z^ of the cached views; None: there are none."""
-    shown: Float[Tensor, "n D"]
+    features: Float[Tensor, "n D"]
     """z^ of the test views, as the tower gives it."""
     scale: float
     """Factor of z^ on entering ln_t."""
@@ -309,8 +311,8 @@ class Branches(nn.Module):
         """For F image and D text features (None: there is no text branch) and K classes."""
         super().__init__()
 
-        def head(key: int) -> Head:
-            return seeded(lambda: Head(width, classes, how.head), seed, key)
+        def head(key: int) -> PrototypeHead:
+            return seeded(lambda: PrototypeHead(width, classes, how.head), seed, key)
 
         self.head = head(HEAD)
         if text_width is not None:
@@ -323,7 +325,7 @@ def align(
 ) -> Float[Tensor, ""]:
     """L_align: each view finds its own text among all, and each text its view; their sum.
 
-    With `ignore` the other view of a picture, N / 2 further, is no rival.
+    With `ignore` the other view of an image, N / 2 further, is no rival.
     """
     s = scale * normalize(z, dim=-1) @ normalize(z_hat, dim=-1).T
     own = torch.arange(len(z), device=z.device)
@@ -352,7 +354,7 @@ def distance_loss(
 
 
 def text_scale(z: Float[Tensor, "n D"], z_hat: Float[Tensor, "n D"], length: Length) -> float:
-    """Factor of z^ before ln_t: 1, or what makes texts as long as pictures on average."""
+    """Factor of z^ before ln_t: 1, or what makes texts as long as images on average."""
     own, wanted = float(z_hat.norm(dim=1).mean()), float(z.norm(dim=1).mean())
     if length == "raw" or own == 0 or (length == "auto" and own >= min(LONG, wanted)):
         return 1.0

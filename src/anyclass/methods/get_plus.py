@@ -6,10 +6,10 @@ and how many others there are.
 
     K   = what was asked for, or the most that held-out labels allow (`estimators/num_classes.py`)
     u   = features of both spaces, sharpened by labels (`estimators/whitening.py`)
-    z   = semi-supervised k-means of u                 labelled pictures stay in their class
-    z_ik = softmax_k( g_k(u_i) + log pi_k )            then Gaussians, g as in `gaussian_em.py`
+    z   = semi-supervised k-means of u                 labelled images stay in their class
+    z_ik = softmax_k( g_k(u_i) + log pi_k )            then GaussianEM, g as in `gaussian_em.py`
 
-Letters: N pictures, K classes, u (N, R). No step of gradient is taken and nothing of the model
+Letters: N images, K classes, u (N, R). No step of gradient is taken and nothing of the model
 changes.
 """
 
@@ -27,11 +27,11 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.estimators.gaussian_em import Linear, gaussians, log_frequencies
-from anyclass.estimators.kmeans import offsets, semi_supervised_kmeans
-from anyclass.estimators.num_classes import count_classes
-from anyclass.estimators.whitening import Sharpening
+from anyclass.estimators.kmeans import centroid_bias, semi_supervised_kmeans
+from anyclass.estimators.num_classes import estimate_num_classes
+from anyclass.estimators.whitening import Whitening
 from anyclass.features.extract import Embedding, embed, image_features, tower_features, with_own
 from anyclass.log import Log
 from anyclass.methods.gcd_common import labelled_classes
@@ -44,7 +44,7 @@ class GetPlus:
     discovers: ClassVar[bool] = True
     """It finds classes that have no name."""
 
-    sharpening: Annotated[Sharpening, arg(name="")] = Sharpening()
+    sharpening: Annotated[Whitening, arg(name="")] = Whitening()
     """What is done to the features."""
     dimensions: Annotated[int, Field(gt=0)] | None = None
     """q, principal components of each space; None: 2 K."""
@@ -53,33 +53,33 @@ class GetPlus:
     restarts: Annotated[int, Field(gt=0)] = 30
     """Starts of k-means, of which the best is kept (GCD's own script: 100)."""
     rounds: Annotated[int, Field(ge=0)] = 10
-    """How often Gaussians are fitted after k-means; 0: k-means alone."""
+    """How often GaussianEM are fitted after k-means; 0: k-means alone."""
     shrink: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of one number for all dimensions in their covariance."""
     prior: Annotated[float, Field(ge=0)] = 5.0
-    """Pictures that each class has beforehand, in how frequent classes are."""
+    """Images that each class has beforehand, in how frequent classes are."""
 
     @torch.no_grad()
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled and unlabelled pictures.
+        """Learn from labelled and unlabelled images.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; `classes.total` of them are told apart, or fewer.
-            log: gets the share of pictures that change their class, for each round.
+            dataset: images, all readable; `classes.total` of them are told apart, or fewer.
+            log: gets the share of images that change their class, for each round.
             scratch: not needed; what takes time is cached.
 
         Raises:
-            RequestError: no label, nothing to tell apart, or more classes than pictures.
+            RequestError: no label, nothing to tell apart, or more classes than images.
         """
-        known = labelled_classes(photos)
-        shown = embed(clip, photos, Embedding("head"), log)
-        x = image_features(clip, shown, "head")
-        rows = with_own(x, tower_features(shown).to(x))  # [x | h | 1]
-        labels = torch.tensor(photos.labels, device=x.device)
-        k = self._number(rows, x.shape[1], labels, photos.classes, log)
+        known = labelled_classes(dataset)
+        features = embed(clip, dataset, Embedding("head"), log)
+        x = image_features(clip, features, "head")
+        rows = with_own(x, tower_features(features).to(x))  # [x | h | 1]
+        labels = torch.tensor(dataset.labels, device=x.device)
+        k = self._number(rows, x.shape[1], labels, dataset.classes, log)
         space = self.sharpening.spaces(rows, x.shape[1], labels, self.dimensions or 2 * k)
         u = space.seen(rows)  # (N, R)
         seed = torch.initial_seed() % 2**32
@@ -90,12 +90,12 @@ class GetPlus:
         counts = predicted.bincount(minlength=k)
         record = {
             "predicted": predicted.tolist(),
-            "learned_from": photos.labelled.files,
+            "learned_from": dataset.labelled.files,
             "facts": {"used_classes": int((counts >= 5).sum()), "inertia": found.inertia},
         }
         about = ("get-plus", asdict(self), record)
-        unknown = k - len(photos.classes)
-        classes = replace(photos.classes, unknown=unknown).discovered(known)
+        unknown = k - len(dataset.classes)
+        classes = replace(dataset.classes, unknown=unknown).discovered(known)
         return Classifier(clip, None, classes, weights, *about, own=True, head=space)
 
     def _number(
@@ -111,7 +111,7 @@ class GetPlus:
         if not self.may_find_fewer or int(labels[labels >= 0].bincount().max()) < 2:
             return asked
         seed = torch.initial_seed() % 2**32
-        found = count_classes(rows, d, labels, log, asked, self.sharpening, seed=seed)
+        found = estimate_num_classes(rows, d, labels, log, asked, self.sharpening, seed=seed)
         k = min(asked, max(found.range[1], known + 1, len(classes)))
         if k < asked:
             log(
@@ -128,7 +128,7 @@ class GetPlus:
         k: int,
         log: Log,
     ) -> Linear:
-        """Gaussians of u, from clusters on: logits as a linear function of u."""
+        """GaussianEM of u, from clusters on: logits as a linear function of u."""
         middle, free = u.mean(0), (labels < 0)[:, None]
         h, given = u - middle, one_hot(labels.clamp_min(0), k).to(u)
         z = one_hot(clusters, k).to(u)
@@ -147,4 +147,4 @@ class GetPlus:
 def _nearest(h: Float[Tensor, "N R"], z: Float[Tensor, "N K"]) -> Linear:
     """Nearest mean, as k-means has it."""
     mu = torch.einsum("nk,nr,k->kr", z, h, 1 / z.sum(0).clamp_min(1))
-    return Linear(mu.T.contiguous(), offsets(mu))
+    return Linear(mu.T.contiguous(), centroid_bias(mu))

@@ -2,10 +2,10 @@
 
 Vaze et al., CVPR 2022, arXiv 2201.02609 (with labels).   Needs: how many classes there are.
 
-    argmin sum_i |x_i - mu_c(i)|^2             labelled pictures stay in their class where they are
+    argmin sum_i |x_i - mu_c(i)|^2             labelled images stay in their class where they are
     c(x) = argmin_k |x - mu_k|^2 = argmax_k x . mu_k - |mu_k|^2 / 2
 
-Letters: N pictures, K classes, E dimensions of unit features x, mu (K, E) centres.
+Letters: N images, K classes, E dimensions of unit features x, mu (K, E) centres.
 """
 
 from dataclasses import asdict
@@ -22,26 +22,32 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.estimators.kmeans import Clusters, kmeans, nearest, offsets, semi_supervised_kmeans
+from anyclass.estimators.kmeans import (
+    Clusters,
+    centroid_bias,
+    kmeans,
+    nearest,
+    semi_supervised_kmeans,
+)
 from anyclass.features.extract import Embedding, embed, image_features, pooled_features
 from anyclass.log import Log
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class KMeans:
-    """Groups pictures by frozen features alone; in seconds."""
+    """Groups images by frozen features alone; in seconds."""
 
     discovers: ClassVar[bool] = True
     """It finds classes that have no name."""
 
     semi_supervised: bool = False
-    """Keep labelled pictures in their class and begin at the classes' means."""
+    """Keep labelled images in their class and begin at the classes' means."""
     feature: Literal["projected", "unprojected"] = "projected"
     """Features shared with texts, or those before the projection."""
     fit_on: Literal["unlabelled", "all"] = "unlabelled"
-    """Pictures that plain k-means groups; with `semi_supervised` all, always."""
+    """Images that plain k-means groups; with `semi_supervised` all, always."""
     restarts: Annotated[int, Field(gt=0)] | None = None
     """The best of so many; None: 10, with `semi_supervised` 100 (the official codes)."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
@@ -49,33 +55,33 @@ class KMeans:
 
     @torch.no_grad()
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Group the pictures; labels name the groups.
+        """Group the images; labels name the groups.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; labels are needed with `semi_supervised` alone.
+            dataset: images, all readable; labels are needed with `semi_supervised` alone.
             log: gets the progress of embedding.
             scratch: not needed; what takes time is cached.
 
         Raises:
-            RequestError: fewer than two classes or more than pictures, or no picture to group.
+            RequestError: fewer than two classes or more than images, or no image to group.
         """
-        k, y = photos.classes.total, torch.from_numpy(photos.labels.copy())
+        k, y = dataset.classes.total, torch.from_numpy(dataset.labels.copy())
         if k < 2:
             raise RequestError("a single class cannot be told from others; say --unknown 1 or more")
-        shown = embed(clip, photos, Embedding("head"), log)
+        features = embed(clip, dataset, Embedding("head"), log)
         seen = pooled_features if self.feature == "unprojected" else image_features
-        x = seen(clip, shown, "head").cpu()  # (N, E)
+        x = seen(clip, features, "head").cpu()  # (N, E)
         found = self._clusters(x, y, k)
         known = y[y >= 0].unique().tolist()
         record = {
             "predicted": nearest(x, found.centres).tolist(),
             "inertia": found.inertia,
-            "learned_from": photos.labelled.files,
+            "learned_from": dataset.labelled.files,
         }
-        about = (photos.classes.discovered(known), found.centres.to(clip.device))
+        about = (dataset.classes.discovered(known), found.centres.to(clip.device))
         return Classifier(
             clip,
             None,
@@ -84,7 +90,7 @@ class KMeans:
             asdict(self),
             record,
             pooled=self.feature == "unprojected",
-            bias=offsets(found.centres).to(clip.device),
+            bias=centroid_bias(found.centres).to(clip.device),
             scale=1 / self.temperature,
         )
 
@@ -93,7 +99,7 @@ class KMeans:
         seed = torch.initial_seed() % 2**32  # all that scikit-learn takes
         if self.semi_supervised:
             if not bool((y >= 0).any()):
-                raise RequestError("no picture has a label; leave --semi-supervised out")
+                raise RequestError("no image has a label; leave --semi-supervised out")
             return semi_supervised_kmeans(x, y, k, self.restarts or 100, seed=seed)
         some = x[y < 0] if self.fit_on == "unlabelled" else x
         found = kmeans(some, k, self.restarts or 10, seed)
@@ -102,7 +108,7 @@ class KMeans:
 
 
 def named(clusters: Int[Tensor, " l"], labels: Int[Tensor, " l"], k: int) -> Int[Tensor, " K"]:
-    """For each class the cluster that becomes it: one to one, as labelled pictures agree best.
+    """For each class the cluster that becomes it: one to one, as labelled images agree best.
 
     Clusters that are left over become the other classes, in their order.
     """

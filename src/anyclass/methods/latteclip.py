@@ -6,10 +6,10 @@ Cao et al., WACV 2025, arXiv 2410.08211.   Needs: a name for every class, and no
     m    = sum_k w_k v_k / sum_k w_k                  Eq. 2   k: class, image and group text
     t    = alpha p + (1 - alpha) m                            p: prototype of the assigned class
     L    = L_zs + L_ft,  each contrastive(F, t)       Eq. 3   one for each way of assigning
-    p_c <- norm(mean t over the pictures of c)                a moving average of m
+    p_c <- norm(mean t over the images of c)                a moving average of m
 
-Letters: N pictures, C classes, D dimensions, B batch, F (B, D) image features, P (C, D) prototypes.
-A picture is assigned c_zs, its class before training, and c_ft, its class by the current model and
+Letters: N images, C classes, D dimensions, B batch, F (B, D) image features, P (C, D) prototypes.
+An image is assigned c_zs, its class before training, and c_ft, its class by the current model and
 prototypes.
 """
 
@@ -29,7 +29,7 @@ from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
 from anyclass.backbone.checkpointing import checkpointed
-from anyclass.captioning import AnyDescriber, Request, Scene, Vocabulary
+from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
 from anyclass.captioning.captions import (
     NONE,
     Answers,
@@ -40,7 +40,7 @@ from anyclass.captioning.captions import (
     draw_groups,
 )
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import (
     Embedding,
@@ -62,31 +62,31 @@ BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
 
 ADRIFT = 0.5
-"""Share of pictures still in their zero-shot class below which the user is warned."""
+"""Share of images still in their zero-shot class below which the user is warned."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class LatteClip:
-    """Adapts the model to a folder of unlabelled pictures whose class names are known."""
+    """Adapts the model to a folder of unlabelled images whose class names are known."""
 
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
     """What of the towers is trained, and how."""
     template: Template = PLAIN
     """Class text; `{}` is the class."""
     domain: str = "object"
-    """What the pictures show, for the describer: a noun, or one of the paper's sets."""
+    """What the images show, for the captioner: a noun, or one of the paper's sets."""
     plural: str = ""
     """Of a noun in `domain` that does not take an s."""
     class_in_prompt: bool = False
-    """Name the zero-shot class when asking about a picture (the paper's flowers and food)."""
-    describer: Suppress[AnyDescriber] = Vocabulary()
+    """Name the zero-shot class when asking about an image (the paper's flowers and food)."""
+    captioner: Suppress[AnyCaptioner] = Vocabulary()
     """Who writes image and group texts."""
     texts: Annotated[tuple[Text, ...], Field(min_length=1)] = KINDS
     """Which kinds of text are used."""
     image_captions: Annotated[int, Field(gt=0)] = 1
-    """Texts per picture; one of them is drawn at each visit."""
+    """Texts per image; one of them is drawn at each visit."""
     group_size: Annotated[int, Field(gt=0)] = 4
-    """n, pictures of a group."""
+    """n, images of a group."""
     groups: Annotated[int, Field(gt=0)] = 32
     """Most groups per class, K."""
 
@@ -109,7 +109,7 @@ class LatteClip:
     relabel_view: Literal["train", "weak"] = "train"
     """c_ft of a batch from its augmented views, or from the test views (always for an epoch)."""
     collisions: Collisions = "ignore"
-    """What two pictures of one class in a batch are to each other."""
+    """What two images of one class in a batch are to each other."""
     loss: Literal["infonce", "classes"] = "infonce"
     """Contrast with the texts of the batch, or with the C prototypes (the project's own form)."""
     branches: Annotated[tuple[Branch, ...], Field(min_length=1)] = BRANCHES
@@ -124,31 +124,34 @@ class LatteClip:
     """Leave the text tower as it is."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from the pictures; their labels are never read.
+        """Learn from the images; their labels are never read.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable, and the names of two classes or more.
+            dataset: images, all readable, and the names of two classes or more.
             log: gets every loss term and how labels, weights and prototypes move.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
             RequestError: fewer than two classes, or a setting that cannot be met.
         """
-        self._check(photos)
+        self._check(dataset)
         seed, tune, micro = torch.initial_seed(), self.tuning.tune, self.tuning.micro_batch
         part = cached_part(tune)
-        shown = embed(clip, photos, Embedding(part), log)
-        f0 = image_features(clip, shown, part)  # F0 (N, D)
+        features = embed(clip, dataset, Embedding(part), log)
+        f0 = image_features(clip, features, part)  # F0 (N, D)
         with torch.no_grad():
-            p0 = class_features(clip, photos.classes.prompts, [self.template])  # W0 (C, D)
+            p0 = class_features(clip, dataset.classes.prompts, [self.template])  # W0 (C, D)
         c_zs = nearest(f0, p0)
         p, p_epoch, c_epoch, pool = p0.clone(), p0.clone(), c_zs.clone(), c_zs.clone()
-        tuned, answers = clip.copy(), Answers(self.describer, Scene(photos, clip, f0.cpu()), log)
-        batches = self.tuning.batches(tuned, photos, log, seed)
-        texts = self._texts(tuned, photos, answers, c_zs, pool)
+        tuned, answers = (
+            clip.copy(),
+            Answers(self.captioner, CaptionContext(dataset, clip, f0.cpu()), log),
+        )
+        batches = self.tuning.batches(tuned, dataset, log, seed)
+        texts = self._texts(tuned, dataset, answers, c_zs, pool)
         facts = torch.full((len(FACTS) + len(set(self.texts)),), float("nan"))
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -172,10 +175,10 @@ class LatteClip:
         def begin(batch: Batch) -> None:
             """What changes only now and then."""
             nonlocal texts
-            if self.regroup == "once" and batch.step == self.tuning.warm_up_of(len(photos)):
+            if self.regroup == "once" and batch.step == self.tuning.warm_up_of(len(dataset)):
                 pool.copy_(labels())
             if not torch.equal(pool, texts.pool):
-                texts = self._texts(tuned, photos, answers, c_zs, pool)
+                texts = self._texts(tuned, dataset, answers, c_zs, pool)
             if batch.starts_epoch:
                 p_epoch.copy_(p)
                 c_epoch.copy_(labels() if self.relabel == "epoch" else c_zs)
@@ -188,58 +191,58 @@ class LatteClip:
             return nearest(f, p) if self.relabel_view == "train" else labels(batch.index)
 
         def labels(index: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
-            """Classes by the model of now, on test views: of all pictures or of some."""
-            return nearest(current_features(tuned, photos, tune, shown, index), p)
+            """Classes by the model of now, on test views: of all images or of some."""
+            return nearest(current_features(tuned, dataset, tune, features, index), p)
 
         state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
         trained = tuned.parameters(tune, not self.freeze_text)
-        optimise(loss, trained, batches, self.tuning.schedule(len(photos)), log, keep)
+        optimise(loss, trained, batches, self.tuning.schedule(len(dataset)), log, keep)
         if facts[0] < ADRIFT:
-            log(warning=f"{1 - facts[0]:.0%} of the last pictures have left their zero-shot class")
+            log(warning=f"{1 - facts[0]:.0%} of the last images have left their zero-shot class")
         record = {
             "facts": self._named(facts),
-            "descriptions": texts.captions.rows(photos),
+            "descriptions": texts.captions.rows(dataset),
             "zero_shot_labels": c_zs.tolist(),
         }
-        return Classifier(tuned, tune, photos.classes, p, "latteclip", asdict(self), record)
+        return Classifier(tuned, tune, dataset.classes, p, "latteclip", asdict(self), record)
 
-    def questions(self, pictures: int, classes: int) -> int:
-        """How many texts the describer is asked for at most: of each picture and each group."""
-        images = pictures * self.image_captions if "image" in self.texts else 0
-        groups = min(pictures, classes * self.groups) if "group" in self.texts else 0
-        return images + groups
+    def questions(self, images: int, classes: int) -> int:
+        """How many texts the captioner is asked for at most: of each image and each group."""
+        alone = images * self.image_captions if "image" in self.texts else 0
+        groups = min(images, classes * self.groups) if "group" in self.texts else 0
+        return alone + groups
 
-    def _check(self, photos: Photos) -> None:
-        if len(photos.classes) < 2:
+    def _check(self, dataset: ImageDataset) -> None:
+        if len(dataset.classes) < 2:
             raise RequestError(
                 "LatteCLIP tells classes apart: it needs the names of two or more (--classes FILE)"
             )
 
     def _texts(
-        self, tuned: Backbone, photos: Photos, answers: Answers, c_zs: Tensor, pool: Tensor
+        self, tuned: Backbone, dataset: ImageDataset, answers: Answers, c_zs: Tensor, pool: Tensor
     ) -> "_Texts":
         """All texts, with the groups of `pool`; only what is new is asked for."""
         how = self.tuning
-        class_texts = [fill(self.template, prompt) for prompt in photos.classes.prompts]
-        captions = Captions.of(class_texts, self._asked(photos, c_zs, pool), answers)
+        class_texts = [fill(self.template, prompt) for prompt in dataset.classes.prompts]
+        captions = Captions.of(class_texts, self._asked(dataset, c_zs, pool), answers)
         encode = TextFeatures(tuned, captions.strings, how.tune, self.freeze_text, how.micro_batch)
         return _Texts(captions, encode, pool.clone())
 
-    def _asked(self, photos: Photos, c_zs: Tensor, pool: Tensor) -> Asked:
-        """The questions about each picture and about the groups of each class."""
-        about, prompts = domain(self.domain, self.plural), photos.classes.prompts
-        images: list[list[Request]] = [[] for _ in range(len(photos))]
-        groups: list[list[Request]] = [[] for _ in prompts]
+    def _asked(self, dataset: ImageDataset, c_zs: Tensor, pool: Tensor) -> Asked:
+        """The questions about each image and about the groups of each class."""
+        about, prompts = domain(self.domain, self.plural), dataset.classes.prompts
+        images: list[list[CaptionRequest]] = [[] for _ in range(len(dataset))]
+        groups: list[list[CaptionRequest]] = [[] for _ in prompts]
         if "image" in self.texts:
             for i, c in enumerate(c_zs.tolist()):
                 question = about.ask_image(prompts[c] if self.class_in_prompt else "")
                 variants = range(self.image_captions)
-                images[i] = [Request((i,), question, about.noun, r) for r in variants]
+                images[i] = [CaptionRequest((i,), question, about.noun, r) for r in variants]
         if "group" in self.texts:
             n, most, seed = self.group_size, self.groups, torch.initial_seed()
             for c, drawn in enumerate(draw_groups(pool, len(prompts), n, most, seed)):
-                groups[c] = [Request(rows, about.ask_group(), about.noun) for rows in drawn]
+                groups[c] = [CaptionRequest(rows, about.ask_group(), about.noun) for rows in drawn]
         return Asked(images, groups)
 
     def _drawn(
@@ -292,7 +295,7 @@ class _Texts(NamedTuple):
     captions: Captions
     encode: TextFeatures
     pool: Int[Tensor, " N"]
-    """Class whose pool holds the group texts of each picture."""
+    """Class whose pool holds the group texts of each image."""
 
 
 def nearest(f: Float[Tensor, "n D"], p: Float[Tensor, "C D"]) -> Int[Tensor, " n"]:

@@ -3,11 +3,11 @@
 The project's own, after LatteCLIP (arXiv 2410.08211), TransCLIP (arXiv 2406.01837) and Gaussian
 discriminant analysis on CLIP (arXiv 2402.04087).   Needs: a name for every class, no label at all.
 
-    l_ic = x_i . p_c / tau                                   what class texts say of a picture
+    l_ic = x_i . p_c / tau                                   what class texts say of an image
     z_ic = softmax_c( l_ic + w g_c(h_i) + s log pi_c )       its classes, softly: `gaussian_em.py`
-    argmax_c of the same, g and pi from all pictures         the classifier afterwards
+    argmax_c of the same, g and pi from all images         the classifier afterwards
 
-Letters: N pictures, C classes, D dimensions, x (N, D) unit features, h (N, H) features of the image
+Letters: N images, C classes, D dimensions, x (N, D) unit features, h (N, H) features of the image
 tower before its projection, p (C, D) class texts. No step of gradient is taken and nothing of the
 model changes.
 """
@@ -24,12 +24,12 @@ from torch import Tensor
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
-from anyclass.captioning import AnyDescriber, Request, Scene, Vocabulary
+from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
 from anyclass.captioning.captions import Answers
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.estimators.gaussian_em import Gaussians
+from anyclass.estimators.gaussian_em import GaussianEM
 from anyclass.estimators.logit_adjustment import fixed_point, sinkhorn
 from anyclass.features.extract import Embedding, embed, image_features, tower_features
 from anyclass.features.text import PLAIN, Template, class_features, domain
@@ -38,7 +38,7 @@ from anyclass.log import Log
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class LatteClipPlus:
-    """Fits a Gaussian per class to unlabelled pictures whose class names are known; in seconds."""
+    """Fits a Gaussian per class to unlabelled images whose class names are known; in seconds."""
 
     template: Template = PLAIN
     """Class text; `{}` is the class."""
@@ -46,41 +46,41 @@ class LatteClipPlus:
     """Whether classes that zero-shot guesses too often are first taken back, and by what rule."""
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Of Sinkhorn, 0: all classes are equally frequent; 1: as frequent as they are guessed."""
-    gaussians: Annotated[Gaussians, arg(name="")] = Gaussians()
+    gaussians: Annotated[GaussianEM, arg(name="")] = GaussianEM()
     """How the two are brought to agree."""
     descriptions: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a picture's description in what texts say of it while fitting; 0: none is asked."""
-    describer: AnyDescriber = Vocabulary()
+    """Share of an image's description in what texts say of it while fitting; 0: none is asked."""
+    captioner: AnyCaptioner = Vocabulary()
     """Who writes the descriptions."""
     domain: str = "object"
-    """What the pictures show, for the describer: a noun, or one of LatteCLIP's sets."""
+    """What the images show, for the captioner: a noun, or one of LatteCLIP's sets."""
     plural: str = ""
     """Of a noun in `domain` that does not take an s."""
 
     @torch.no_grad()
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from the pictures; their labels are never read.
+        """Learn from the images; their labels are never read.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable, and the names of two classes or more.
-            log: gets the share of pictures that leave their zero-shot class, for each round.
+            dataset: images, all readable, and the names of two classes or more.
+            log: gets the share of images that leave their zero-shot class, for each round.
             scratch: not needed; what takes time is cached.
 
         Raises:
             RequestError: fewer than two classes.
         """
-        if len(photos.classes) < 2:
+        if len(dataset.classes) < 2:
             raise RequestError(
                 "LatteCLIP-plus tells classes apart: it needs two names or more (--classes FILE)"
             )
-        shown = embed(clip, photos, Embedding("head"), log)
-        x = image_features(clip, shown, "head")  # (N, D)
-        h = tower_features(shown).to(x)  # (N, H)
-        p, scale = class_features(clip, photos.classes.prompts, [self.template]), clip.logit_scale
-        said, texts = self._said(Scene(photos, clip, x.cpu()), log)
+        features = embed(clip, dataset, Embedding("head"), log)
+        x = image_features(clip, features, "head")  # (N, D)
+        h = tower_features(features).to(x)  # (N, H)
+        p, scale = class_features(clip, dataset.classes.prompts, [self.template]), clip.logit_scale
+        said, texts = self._said(CaptionContext(dataset, clip, x.cpu()), log)
         names_say = scale * x @ p.T  # l (N, C)
         share = self.descriptions * (said != 0).any(1, keepdim=True)
         logits = (1 - share) * names_say + share * (scale * said @ p.T)
@@ -91,11 +91,11 @@ class LatteClipPlus:
         c_zs, c = names_say.argmax(1), (names_say + h @ learned.v + learned.bias).argmax(1)
         facts = {
             "agreement_with_zero_shot": float((c == c_zs).float().mean()),
-            "classes_without_pictures": int((c.bincount(minlength=len(p)) == 0).sum()),
+            "classes_without_images": int((c.bincount(minlength=len(p)) == 0).sum()),
         }
         record = {"facts": facts, "zero_shot_labels": c_zs.tolist(), "descriptions": texts}
         weights, about = learned.beside(p, scale), ("latteclip-plus", asdict(self), record)
-        return Classifier(clip, None, photos.classes, weights, *about, own=True)
+        return Classifier(clip, None, dataset.classes, weights, *about, own=True)
 
     def _taken_back(self, logits: Float[Tensor, "N C"]) -> Float[Tensor, " C"]:
         """A bias against classes that are guessed too often."""
@@ -107,21 +107,25 @@ class LatteClipPlus:
             case "none":
                 return torch.zeros_like(logits[0])
 
-    def questions(self, pictures: int, classes: int) -> int:
-        """How many texts the describer is asked for at most: one of each picture, or none."""
-        return pictures if self.descriptions else 0
+    def questions(self, images: int, classes: int) -> int:
+        """How many texts the captioner is asked for at most: one of each image, or none."""
+        return images if self.descriptions else 0
 
-    def _said(self, scene: Scene, log: Log) -> tuple[Float[Tensor, "N D"], list[dict[str, str]]]:
+    def _said(
+        self, context: CaptionContext, log: Log
+    ) -> tuple[Float[Tensor, "N D"], list[dict[str, str]]]:
         """Text features of the descriptions, zero where there is none; and what was written."""
-        features = torch.zeros_like(scene.features).to(scene.clip.device)
+        features = torch.zeros_like(context.features).to(context.clip.device)
         if self.descriptions == 0:
             return features, []
         about = domain(self.domain, self.plural)
-        asked = [Request((i,), about.ask_image(), about.noun) for i in range(len(scene.photos))]
-        known = Answers(self.describer, scene, log).to(asked)
+        asked = [
+            CaptionRequest((i,), about.ask_image(), about.noun) for i in range(len(context.dataset))
+        ]
+        known = Answers(self.captioner, context, log).to(asked)
         written = {i: text for i, r in enumerate(asked) if (text := known[r])}
         if written:
-            features[list(written)] = scene.clip.texts(list(written.values())).to(features)
-        files = scene.photos.files
+            features[list(written)] = context.clip.texts(list(written.values())).to(features)
+        files = context.dataset.files
         rows = [{"kind": "image", "file_name": files[i], "text": t} for i, t in written.items()]
         return features, rows

@@ -1,4 +1,4 @@
-"""ReCLIP: two copies of a CLIP model teach each other what the pictures look like among themselves.
+"""ReCLIP: two copies of a CLIP model teach each other what the images look like among themselves.
 
 Hu et al., WACV 2024, arXiv 2308.03793.   Needs: a name for every class, and no label at all.
 
@@ -10,7 +10,7 @@ Hu et al., WACV 2024, arXiv 2308.03793.   Needs: a name for every class, and no 
     L    = CE( X_T W^T / tau, y ) + CE( X_V Q^T / tau, y )    where labels of T and V agree
     logits = ( x_T . w_c + x_V . q_c ) / 2 tau
 
-Letters: N pictures, C classes, D dimensions, B batch, M = C + N nodes h: class texts and pictures.
+Letters: N images, C classes, D dimensions, B batch, M = C + N nodes h: class texts and images.
 T trains the norms of its text tower, W (C, D) are its class texts; V those of its image tower.
 """
 
@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import (
     Embedding,
@@ -45,12 +45,12 @@ from anyclass.features.extract import (
 )
 from anyclass.features.text import PLAIN, Template, class_features, fill, openai_templates
 from anyclass.log import Log
-from anyclass.training.batches import Batch, TrainingViews
+from anyclass.training.batches import Batch, TrainingBatches
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import Rate, Sgd
+from anyclass.training.optim import LearningRate, Sgd
 
 NONE = -1
-"""Label of a picture that has none: T and V do not agree, or nothing reaches it."""
+"""Label of an image that has none: T and V do not agree, or nothing reaches it."""
 
 BLOCK = 512
 """Rows of similarities that are held at once."""
@@ -59,13 +59,13 @@ MANY, FEWER = 500, 250
 """Beyond so many classes the paper keeps so many singular vectors."""
 
 FACTS = ("agreement_of_towers", "agreement_with_zero_shot", "residual")
-"""Share of pictures that T and V label alike; of these, those still in their zero-shot class; the
+"""Share of images that T and V label alike; of these, those still in their zero-shot class; the
 largest error that is left in the equations of label propagation."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Reclip:
-    """Adapts the norms of both towers to a folder of unlabelled pictures, class names known."""
+    """Adapts the norms of both towers to a folder of unlabelled images, class names known."""
 
     template: Template = PLAIN
     """Class text of T; `{}` is the class (paper: the first of the set's list)."""
@@ -75,7 +75,7 @@ class Reclip:
     """Norms of the whole image tower, from pixels (paper), or on cached features those of its last
     stage (the project's own)."""
     epochs: Annotated[int, Field(ge=0)] | None = None
-    """Passes over the pictures; None: min(100, floor(N / 5000) + 2) (paper)."""
+    """Passes over the images; None: min(100, floor(N / 5000) + 2) (paper)."""
     batch_size: Annotated[int, Field(gt=0)] = 64
     """B (paper: 64); B = N for smaller folders."""
     lr: Annotated[float, Field(ge=0)] = 1e-3
@@ -98,31 +98,31 @@ class Reclip:
     """Residual at which they stop (paper: 1e-6)."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from the pictures; their labels are never read.
+        """Learn from the images; their labels are never read.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable, and the names of two classes or more.
+            dataset: images, all readable, and the names of two classes or more.
             log: gets both losses, and how far labels agree.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
             RequestError: fewer than two classes, or a tower without a norm to train.
         """
-        if len(photos.classes) < 2:
+        if len(dataset.classes) < 2:
             raise RequestError("ReCLIP tells classes apart: it needs the names of two or more")
-        part, prompts = cached_part(self.tune), photos.classes.prompts
+        part, prompts = cached_part(self.tune), dataset.classes.prompts
         class_texts = [fill(self.template, prompt) for prompt in prompts]
         t, v = clip.copy(), clip.copy()
         trained = t.norms("text") | self._image_norms(v)
-        shown = embed(clip, photos, Embedding(part), log)
-        x_t = image_features(clip, shown, part)  # X_T (N, D)
+        features = embed(clip, dataset, Embedding(part), log)
+        x_t = image_features(clip, features, part)  # X_T (N, D)
         with torch.no_grad():
             anchors = class_features(clip, prompts, self._templates)  # V's, always
             c_zs = (x_t @ clip.texts(class_texts).T).argmax(1).cpu()
-        y, q = torch.full((len(photos),), NONE), anchors.clone()  # y (N,), Q (C, D)
+        y, q = torch.full((len(dataset),), NONE), anchors.clone()  # y (N,), Q (C, D)
         facts = torch.full((len(FACTS),), torch.nan)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -137,7 +137,7 @@ class Reclip:
         @torch.no_grad()
         def label() -> None:
             """The labels on which T and V agree, and V's centroids."""
-            x_v = current_features(v, photos, self.tune, shown).to(q)
+            x_v = current_features(v, dataset, self.tune, features).to(q)
             c_t, error_t = self._labels(class_features(t, prompts, self._templates), x_t)
             c_v, error_v = self._labels(anchors, x_v)
             q.copy_(centroids(torch.cat([anchors, x_v]), c_v, q))
@@ -148,18 +148,18 @@ class Reclip:
 
         state = {"y": y, "q": q, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
-        rate = Rate(self.lr, least=None)
+        rate = LearningRate(self.lr, min_lr=None)
         sgd = Sgd(rate, self.momentum, self.weight_decay)  # two SGDs alike are one
-        optimise(loss, trained, self._batches(v, photos, shown), sgd, log, keep)
+        optimise(loss, trained, self._batches(v, dataset, features), sgd, log, keep)
         with torch.no_grad():
             weights = side_by_side([q, t.texts(class_texts)])
         record = {"facts": _named(facts), "zero_shot_labels": c_zs.tolist()}
         about = ("reclip", asdict(self), record)
-        return Classifier(v, self.tune, photos.classes, weights, *about, beside=clip)
+        return Classifier(v, self.tune, dataset.classes, weights, *about, beside=clip)
 
-    def epochs_of(self, pictures: int) -> int:
-        """Passes over a set of `pictures`."""
-        return min(100, pictures // 5000 + 2) if self.epochs is None else self.epochs
+    def epochs_of(self, images: int) -> int:
+        """Passes over a set of `images`."""
+        return min(100, images // 5000 + 2) if self.epochs is None else self.epochs
 
     @property
     def _templates(self) -> Sequence[str]:
@@ -174,16 +174,18 @@ class Reclip:
             raise RequestError(f"{v.model_id}: the image tower has no norm there; use --tune all")
         return norms
 
-    def _batches(self, v: Backbone, photos: Photos, shown: Features) -> TrainingViews:
+    def _batches(self, v: Backbone, dataset: ImageDataset, features: Features) -> TrainingBatches:
         """Test views, shuffled in each epoch."""
-        n, cached = len(photos), None if self.tune == "all" else shown
+        n, cached = len(dataset), None if self.tune == "all" else features
         steps = self.epochs_of(n) * (n // min(n, self.batch_size))
-        return TrainingViews(photos, v, cached, None, self.batch_size, steps, torch.initial_seed())
+        return TrainingBatches(
+            dataset, v, cached, None, self.batch_size, steps, torch.initial_seed()
+        )
 
     def _labels(
         self, anchors: Float[Tensor, "C D"], x: Float[Tensor, "N D"]
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, ""]]:
-        """Labels of class texts and pictures, and the error of the equations."""
+        """Labels of class texts and images, and the error of the equations."""
         r = FEWER if self.directions is None and len(anchors) > MANY else self.directions
         h = normalize(torch.cat([anchors, x]) @ projection(anchors, r), dim=-1)  # (M, D)
         s = graph(h, self.neighbours)

@@ -1,11 +1,11 @@
-"""SHIP: synthesise image features for classes that have a name but no labelled picture.
+"""SHIP: synthesise image features for classes that have a name but no labelled image.
 
 Wang et al., ICCV 2023, arXiv 2307.07397.   Needs: labels for some classes, names for the rest.
 
     x^ = T([p(z), name of c]),  z ~ N(0, I)      made feature of class c; `ship_vae.py` learns p
     L  = cross-entropy of [x, x^] over all C     as many made features as real ones, always fresh
 
-A generator learns from the labelled classes what surrounds a name when pictures are meant; then any
+A generator learns from the labelled classes what surrounds a name when images are meant; then any
 few-shot method learns from real features of the labelled and made features of the named classes.
 Letters: C classes, M of them named, D dimensions, L words of width W.
 """
@@ -27,20 +27,20 @@ from tyro.conf import Suppress, arg
 from anyclass.backbone import Backbone
 from anyclass.backbone.checkpointing import checkpointed
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.prompt_learner import Slots
-from anyclass.data import Classes, Photos
+from anyclass.classifier.prompt_learner import PromptLearner
+from anyclass.data import Classes, ImageDataset
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp, context, warn_of_long_names
-from anyclass.methods.few_shot import FewShot, Made, refuse_one_class
+from anyclass.methods.few_shot import FewShot, SyntheticFeatures, refuse_one_class
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship_vae import Generator, Vae, frozen
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch, Steps
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import AdamW, Rate
+from anyclass.training.optim import AdamW, LearningRate
 
 Then = CoOp | ClipAdapter | TipAdapter | Gda
 """What learns from real and made features."""
@@ -65,7 +65,7 @@ class Ship:
     then: Suppress[Annotated[Then, Field(discriminator="kind")]] = CoOp(
         data=FewShot(), recipe="ship"
     )
-    """What learns from real and made features, and from which pictures (released code: CoOp)."""
+    """What learns from real and made features, and from which images (released code: CoOp)."""
     generator: Annotated[Vae, arg(name="")] = Vae()
     """How features are made."""
     synthetic: Synthetic = "generator"
@@ -91,68 +91,68 @@ class Ship:
     """AdamW's highest learning rate then (released code for ImageNet)."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled pictures and from the names of all classes.
+        """Learn from labelled images and from the names of all classes.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; those without a label are not looked at.
+            dataset: images, all readable; those without a label are not looked at.
             log: gets the losses, and after each epoch how far the code has collapsed.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
-            RequestError: fewer than two classes, no picture with a label and no source, or `words`
+            RequestError: fewer than two classes, no image with a label and no source, or `words`
                 of CoOp that are not `length` words of the model.
             ModelError: the source has no generator for this model.
         """
-        refuse_one_class(photos.classes, "SHIP")
-        labelled = set(photos.labels[photos.labels >= 0].tolist())
-        named = [c for c in range(len(photos.classes)) if c not in labelled]
+        refuse_one_class(dataset.classes, "SHIP")
+        labelled = set(dataset.labels[dataset.labels >= 0].tolist())
+        named = [c for c in range(len(dataset.classes)) if c not in labelled]
         if not named:
-            log(warning="every class has a labelled picture: there is nothing to make up")
-            return self._signed(self.then.fit(clip, photos, log, scratch), None, {})
-        self._check(clip, photos.classes, log)
+            log(warning="every class has a labelled image: there is nothing to make up")
+            return self._signed(self.then.fit(clip, dataset, log, scratch), None, {})
+        self._check(clip, dataset.classes, log)
         with torch.no_grad():
-            t = class_features(clip, photos.classes.prompts, [self.template])
+            t = class_features(clip, dataset.classes.prompts, [self.template])
         with frozen(clip):
             if self.source is not None and not labelled:
-                return self._transferred(clip, photos.classes, t, log, scratch)
-            return self._joint(clip, photos, t, log, scratch)
+                return self._transferred(clip, dataset.classes, t, log, scratch)
+            return self._joint(clip, dataset, t, log, scratch)
 
     def _check(self, clip: Backbone, classes: Classes, log: Log) -> None:
         """Say and refuse what need not wait for the generator."""
-        warn_of_long_names(Slots(clip, classes.prompts, self.generator.length), log)
+        warn_of_long_names(PromptLearner(clip, classes.prompts, self.generator.length), log)
         if isinstance(self.then, CoOp):
-            slots = Slots(clip, classes.prompts, self.then.length)
-            context(slots, self.then.words, self.then.deviation, seed=0)
+            learner = PromptLearner(clip, classes.prompts, self.then.length)
+            context(learner, self.then.words, self.then.deviation, seed=0)
 
     def _joint(
         self,
         clip: Backbone,
-        photos: Photos,
+        dataset: ImageDataset,
         t: Float[Tensor, "C D"],
         log: Log,
         scratch: Path | None,
     ) -> Classifier:
         """Real features of labelled classes and made ones of the others, learned together."""
-        classes, maker = photos.classes, None
+        classes, maker = dataset.classes, None
         needed = self.synthetic not in CONTROLS
-        if needed and self.source is not None:  # refuses before pictures are embedded
+        if needed and self.source is not None:  # refuses before images are embedded
             maker = self._source(clip, classes, t)[0]
         epochs = max(self.generator.epochs, getattr(self.then, "epochs", None) or 1)
-        shown = self.then.data.show(clip, photos, log, epochs)
+        labelled = self.then.data.show(clip, dataset, log, epochs)
         if needed and maker is None:
             keep = _in(scratch, "generator")
-            maker = self.generator.learn(clip, shown, classes, t, log, keep)
+            maker = self.generator.learn(clip, labelled, classes, t, log, keep)
         everything = torch.arange(len(classes))
-        named = everything[~torch.isin(everything, shown.labelled)]
-        ratio = self.ratio or len(named) / len(shown.labelled)
+        named = everything[~torch.isin(everything, labelled.classes)]
+        ratio = self.ratio or len(named) / len(labelled.classes)
         found: dict[str, Classifier] = {}
-        for synthetic in self._all:
-            keep = _in(scratch, f"then-{synthetic}")
-            made = self._made(synthetic, maker, t, named, ratio)
-            found[synthetic] = self.then.learn(clip, shown, classes, log, made, "all", keep)
+        for kind in self._all:
+            keep = _in(scratch, f"then-{kind}")
+            synthetic = self._made(kind, maker, t, named, ratio)
+            found[kind] = self.then.learn(clip, labelled, classes, log, synthetic, "all", keep)
         return self._signed(found[self.synthetic], maker, found)
 
     @property
@@ -162,21 +162,21 @@ class Ship:
 
     def _made(
         self,
-        synthetic: Synthetic,
+        kind: Synthetic,
         maker: Generator | None,
         t: Float[Tensor, "C D"],
         named: Int[Tensor, " M"],
         ratio: float,
-    ) -> Made | None:
+    ) -> SyntheticFeatures | None:
         """Features of the named classes, as many as the ratio says; None: none."""
         seed = seeded_rng(torch.initial_seed(), MADE).initial_seed()
-        if synthetic == "text":
-            return Made(named, lambda c, _: t[c], seed, ratio)
-        if synthetic == "none" or maker is None:
+        if kind == "text":
+            return SyntheticFeatures(named, lambda c, _: t[c], seed, ratio)
+        if kind == "none" or maker is None:
             return None
-        if synthetic == "mean":
-            return Made(named, maker.mean, seed, ratio)
-        return Made(named, maker.sample, seed, ratio, self.pool)
+        if kind == "mean":
+            return SyntheticFeatures(named, maker.mean, seed, ratio)
+        return SyntheticFeatures(named, maker.sample, seed, ratio, self.pool)
 
     def _signed(
         self, learned: Classifier, maker: Generator | None, found: Mapping[str, Classifier]
@@ -204,43 +204,50 @@ class Ship:
         log: Log,
         scratch: Path | None,
     ) -> Classifier:
-        """CoOp of the source goes on, with features of other names and no picture at all."""
+        """CoOp of the source goes on, with features of other names and no image at all."""
         maker, start = self._source(clip, classes, t)
         coop = self.then if isinstance(self.then, CoOp) else CoOp()
         if start is None or self.transfer_start == "words":
-            slots = Slots(clip, classes.prompts, coop.length)
-            start = context(slots, coop.words, coop.deviation, torch.initial_seed())
-        slots, named = Slots(clip, classes.prompts, len(start)), torch.arange(len(classes))
+            learner = PromptLearner(clip, classes.prompts, coop.length)
+            start = context(learner, coop.words, coop.deviation, torch.initial_seed())
+        learner, named = (
+            PromptLearner(clip, classes.prompts, len(start)),
+            torch.arange(len(classes)),
+        )
         found: dict[str, Classifier] = {}
-        for synthetic in self._all:
-            keep = _in(scratch, f"then-{synthetic}")
-            made = self._made(synthetic, maker, t, named, 1.0)
-            words = start if made is None else self._gone_on(clip, slots, start, made, log, keep)
+        for kind in self._all:
+            keep = _in(scratch, f"then-{kind}")
+            synthetic = self._made(kind, maker, t, named, 1.0)
+            words = (
+                start
+                if synthetic is None
+                else self._gone_on(clip, learner, start, synthetic, log, keep)
+            )
             record = {"context": words, "facts": {"transfer_steps": self.transfer_steps}}
-            weights = slots.all_features(words)
-            found[synthetic] = Classifier(clip, None, classes, weights, "ship", record=record)
+            weights = learner.all_features(words)
+            found[kind] = Classifier(clip, None, classes, weights, "ship", record=record)
         return self._signed(found[self.synthetic], maker, found)
 
     def _gone_on(
         self,
         clip: Backbone,
-        slots: Slots,
+        learner: PromptLearner,
         start: Float[Tensor, "L W"],
-        made: Made,
+        synthetic: SyntheticFeatures,
         log: Log,
         keep: Path | None,
     ) -> Float[Tensor, "L W"]:
         """Words before the name, learned from made features alone."""
-        v, everything = nn.Parameter(start.clone()), torch.arange(len(slots))
+        v, everything = nn.Parameter(start.clone()), torch.arange(len(learner))
         at_once = self.then.at_once if isinstance(self.then, CoOp) else None
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            x, c = made.batch(batch.step, self.transfer_size)
-            t = checkpointed(lambda some: slots.features(v, some), everything, at_once)
+            x, c = synthetic.batch(batch.step, self.transfer_size)
+            t = checkpointed(lambda some: learner.features(v, some), everything, at_once)
             logits = clip.logit_scale.detach() * x @ t.T
             return {"transfer_loss": cross_entropy(logits, c.to(logits.device))}
 
-        adam, steps = AdamW(Rate(self.transfer_lr), eps=1e-4), Steps(self.transfer_steps)
+        adam, steps = AdamW(LearningRate(self.transfer_lr), eps=1e-4), Steps(self.transfer_steps)
         optimise(loss, {"context": v}, steps, adam, log, Checkpoint.at(keep))
         return v.detach()
 

@@ -8,7 +8,7 @@ Wang et al., ICCV 2023, arXiv 2307.07397.
     x^   = T([p(z), name of c])                                        the tower stays frozen
     L    = |x - x^|^2 + KL( N(mu, e^lambda) || N(0, I) )       Eq. 2
 
-Letters: n labelled pictures, K views, S batch, C classes, B of them labelled, D dimensions, Z of a
+Letters: n labelled images, K views, S batch, C classes, B of them labelled, D dimensions, Z of a
 code, L words of width W.
 """
 
@@ -27,25 +27,25 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, leaky_relu, normalize
 
 from anyclass.backbone import Backbone
-from anyclass.classifier.prompt_learner import AT_ONCE, Slots
+from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.data import Classes
 from anyclass.errors import ModelError
-from anyclass.files import whole
+from anyclass.files import atomic_write
 from anyclass.log import Log
-from anyclass.methods.few_shot import Shown
+from anyclass.methods.few_shot import LabelledFeatures
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import AdamW, Rate
+from anyclass.training.optim import AdamW, LearningRate
 
 START = 0.02
 """Deviation of all weights at the start (released code)."""
 
 ALIVE = 0.01
-"""Variance over pictures above which a latent counts as used."""
+"""Variance over images above which a latent counts as used."""
 
 GLANCE, LOOK = 64, 512
-"""Made features that the facts of an epoch (never more than a quarter of the pictures), and of the
+"""Made features that the facts of an epoch (never more than a quarter of the images), and of the
 end, are computed from."""
 
 TINY = 1e-3
@@ -60,7 +60,7 @@ class Vae:
     """How the generator is built and learned."""
 
     epochs: Annotated[int, Field(gt=0)] = 50
-    """Passes over the labelled pictures (released code; 10 for ImageNet)."""
+    """Passes over the labelled images (released code; 10 for ImageNet)."""
     least_steps: Annotated[int, Field(ge=0)] = 0
     """More passes, until there are as many steps."""
     batch_size: Annotated[int, Field(gt=0)] = 256
@@ -88,7 +88,7 @@ class Vae:
     slope: Annotated[float, Field(ge=0)] = 0.0
     """Of hidden units below zero (0: ReLU; released code, ImageNet only: 0.2)."""
     sees_class: bool = False
-    """Whether the encoder reads the class text beside the picture (paper: no)."""
+    """Whether the encoder reads the class text beside the image (paper: no)."""
     decoder: Literal["text_tower", "mlp"] = "text_tower"
     """The model's text tower (paper), or three layers on code and class text (its ablation)."""
     noise: bool = False
@@ -97,17 +97,17 @@ class Vae:
     def learn(
         self,
         clip: Backbone,
-        shown: Shown,
+        labelled: LabelledFeatures,
         classes: Classes,
         t: Float[Tensor, "C D"],
         log: Log,
         keep: Path | None = None,
     ) -> "Generator":
-        """A generator of features of all classes, learned from pictures of some.
+        """A generator of features of all classes, learned from images of some.
 
         Args:
             clip: the model; it is left as it is.
-            shown: the labelled pictures.
+            labelled: the labelled images.
             classes: all C classes.
             t: their texts, without a gradient.
             log: gets both terms of each step, and the facts of each epoch.
@@ -115,14 +115,14 @@ class Vae:
         """
         seed = torch.initial_seed()
         maker = Generator(self, clip, classes, t, seed)
-        once = shown.batches(self.batch_size, 1, seed).per_epoch
+        once = labelled.batches(self.batch_size, 1, seed).per_epoch
         epochs = max(self.epochs, -(-self.least_steps // once))
-        glance = max(8, min(GLANCE, len(shown.c) // 4))
+        glance = max(8, min(GLANCE, len(labelled.c) // 4))
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            x, c = batch.hidden, shown.c[batch.index]  # (S, D), (S,)
+            x, c = batch.hidden, labelled.c[batch.index]  # (S, D), (S,)
             if batch.starts_epoch:
-                log(stage="ship", epoch=batch.step // once, **facts(maker, shown, seed, glance))
+                log(stage="ship", epoch=batch.step // once, **facts(maker, labelled, seed, glance))
             mu, lambda_ = maker.encode(x, c)
             z = code(mu, lambda_, _normal(mu, seeded_rng(seed, batch.step, CODES)))
             apart = squared_distance(x, maker.decode(z, c))
@@ -131,14 +131,14 @@ class Vae:
             terms = apart.mean(), self.kl_weight * kl.mean()  # Eq. 2
             return dict(zip(("reconstruction_loss", "kl_loss"), terms, strict=True))
 
-        adam = AdamW(Rate(self.lr, least=None), self.weight_decay)
-        batches = shown.batches(self.batch_size, epochs, seed)
+        adam = AdamW(LearningRate(self.lr, min_lr=None), self.weight_decay)
+        batches = labelled.batches(self.batch_size, epochs, seed)
         parameters = dict(maker.named_parameters())
         optimise(loss, parameters, batches, adam, log, Checkpoint.at(keep))
-        maker.facts = facts(maker, shown, seed, LOOK)
+        maker.facts = facts(maker, labelled, seed, LOOK)
         if self.noise:
-            maker.blur(shown, log)
-            maker.facts = facts(maker, shown, seed, LOOK)
+            maker.blur(labelled, log)
+            maker.facts = facts(maker, labelled, seed, LOOK)
         log(stage="ship", epoch=epochs, **maker.facts)
         return maker
 
@@ -171,9 +171,9 @@ class Generator(nn.Module):
         """New weights for classes with texts t; equal for equal seeds."""
         super().__init__()
         self.how, self.t, self._clip = how, t, (clip,)
-        self.slots = Slots(clip, classes.prompts, how.length)
+        self.learner = PromptLearner(clip, classes.prompts, how.length)
         self.facts: dict[str, float] = {}
-        d, w = t.shape[1], self.slots.width
+        d, w = t.shape[1], self.learner.width
         self.latent = how.latent or w
         self.hidden = nn.Linear(d * (1 + how.sees_class), how.encoder_width)
         self.mu = nn.Linear(how.encoder_width, self.latent)
@@ -204,14 +204,14 @@ class Generator(nn.Module):
 
     def prompts(self, z: Float[Tensor, "S Z"]) -> Float[Tensor, "S L W"]:
         """p(z), the words before the name."""
-        r: Tensor = self.r(z).reshape(len(z), -1, self.slots.width)  # one for all words, or L
+        r: Tensor = self.r(z).reshape(len(z), -1, self.learner.width)  # one for all words, or L
         return self.words + r  # Eq. 3
 
     def decode(self, z: Float[Tensor, "S Z"], c: Int[Tensor, " S"]) -> Float[Tensor, "S D"]:
         """x^, the unit features of codes and classes."""
         if self.how.decoder == "mlp":
             return normalize(self.r(torch.cat([z, self.t[c]], dim=1)), dim=-1)
-        return self._clip[0].prompts(self.slots.filled(self.prompts(z), c))
+        return self._clip[0].prompts(self.learner.filled(self.prompts(z), c))
 
     @torch.no_grad()
     def decoded(self, z: Float[Tensor, "m Z"], c: Int[Tensor, " m"]) -> Float[Tensor, "m D"]:
@@ -231,26 +231,26 @@ class Generator(nn.Module):
         """Features of classes c with code 0."""
         return self.decoded(self.words.new_zeros(len(c), self.latent), c)
 
-    def blur(self, shown: Shown, log: Log) -> None:
+    def blur(self, labelled: LabelledFeatures, log: Log) -> None:
         """Set the noise to what real features spread within a class beyond made ones.
 
         Noise of total variance v, then made unit again, turns the variance w of unit vectors into
         1 - (1 - w) / (1 + v).
         """
-        real = spread(shown.x, shown.c)[1]
+        real = spread(labelled.x, labelled.c)[1]
         if not real:
-            log(warning="no class has two pictures, so there is no spread to add noise up to")
+            log(warning="no class has two images, so there is no spread to add noise up to")
             return
-        made = real * self.facts.get("spread", 1.0)
-        v = max(0.0, real - made) / max(TINY, 1 - real)
-        self.sigma.fill_((v / shown.x.shape[2]) ** 0.5)
+        synthetic = real * self.facts.get("spread", 1.0)
+        v = max(0.0, real - synthetic) / max(TINY, 1 - real)
+        self.sigma.fill_((v / labelled.x.shape[2]) ** 0.5)
 
     def save(self, path: Path, context: Float[Tensor, "L W"] | None = None) -> None:
         """Write everything that other names need; `context`: learned words to go on from."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
         tensors |= {} if context is None else {"context": context.detach().cpu().contiguous()}
         about = TypeAdapter(Vae).dump_json(self.how).decode()
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             save_file(tensors, draft, {"vae": about, "model": self._clip[0].weights_sha256})
 
     @classmethod
@@ -314,29 +314,29 @@ def spread(x: Float[Tensor, "m K D"], c: Int[Tensor, " m"]) -> tuple[Float[Tenso
 
 
 @torch.no_grad()
-def facts(maker: Generator, shown: Shown, seed: int, count: int) -> dict[str, float]:
+def facts(maker: Generator, labelled: LabelledFeatures, seed: int, count: int) -> dict[str, float]:
     """How good the generator is, and how far its code has collapsed.
 
     Args:
         maker: the generator.
-        shown: the labelled pictures.
+        labelled: the labelled images.
         seed: of what is drawn.
-        count: pictures, and features made of labelled and again of other classes, that it looks at;
+        count: images, and features made of labelled and again of other classes, that it looks at;
             of more classes than it can, it draws some.
 
     Returns:
         reconstruction: mean |x - x^|^2.
         kl: mean KL of the codes, in nats.
-        active: latents whose mean varies over the pictures by more than 0.01.
-        collapsed: the reconstruction of the same pictures with code 0 instead.
+        active: latents whose mean varies over the images by more than 0.01.
+        collapsed: the reconstruction of the same images with code 0 instead.
         spread: variance within labelled classes, of made over real features; left out where no
-            class has two pictures.
+            class has two images.
         cos_mean: mean cosine between a labelled class's mean made and mean real feature.
         cos_text: the same of the class text instead of made features.
         agree: share of made features of the other classes that lie nearest to their own text; left
             out where there are none.
     """
-    x, c, drawing = shown.x, shown.c, seeded_rng(seed, FACTS)
+    x, c, drawing = labelled.x, labelled.c, seeded_rng(seed, FACTS)
     mu, lambda_ = maker.encode(x[:, 0], c)
     rows = _some(torch.arange(len(c)), count, drawing)
     z = code(mu[rows], lambda_[rows], _normal(mu[rows], drawing))
@@ -348,15 +348,15 @@ def facts(maker: Generator, shown: Shown, seed: int, count: int) -> dict[str, fl
         "active": (mu.var(0) > ALIVE).sum() if len(mu) > 1 else 0.0,
         "collapsed": squared_distance(x[rows, 0], maker.mean(classes)[place]).mean(),
     }
-    base = _some(shown.labelled, max(1, count // 2), drawing)
-    made_c, kept = base.repeat_interleave(max(2, count // len(base))), torch.isin(c, base)
-    mean, apart = spread(maker.sample(made_c, drawing)[:, None], made_c)
+    base = _some(labelled.classes, max(1, count // 2), drawing)
+    c_synthetic, kept = base.repeat_interleave(max(2, count // len(base))), torch.isin(c, base)
+    mean, apart = spread(maker.sample(c_synthetic, drawing)[:, None], c_synthetic)
     real, far = spread(x[kept.to(x.device)], c[kept])
     found |= {"spread": apart / far} if far else {}
     found["cos_mean"] = cosine_similarity(mean, real).mean()
     found["cos_text"] = cosine_similarity(maker.t[base], real).mean()
     others = torch.arange(len(maker.t))
-    named = _some(others[~torch.isin(others, shown.labelled)], count, drawing)
+    named = _some(others[~torch.isin(others, labelled.classes)], count, drawing)
     if len(named):
         wanted = named.repeat_interleave(count // len(named))
         guess = (maker.sample(wanted, drawing) @ maker.t.T).argmax(1)

@@ -4,12 +4,12 @@ Wen, Zhao, Qi, ICCV 2023, arXiv 2211.11727.   Needs: labels for some classes, an
 
     l_k  = cos(f, c_k),   h = norm(MLP(f))
     p    = softmax(l / 0.1),   q = sg softmax(l / tau),  tau from 0.07 to 0.04
-    L_cluster = mean_i H(q_i', p_i)                  i' is the other view of the picture of view i
+    L_cluster = mean_i H(q_i', p_i)                  i' is the other view of the image of view i
     R    = log K - H(mean_i p_i)                     0 where all classes are used alike
     L    = (1 - lambda) (L_cluster + eps R) + lambda H(y, p)
          + (1 - lambda) L_con^u(h) + lambda L_con^s(h)
 
-Letters: N views of B pictures, K classes, f (N, F) features of the image tower before its
+Letters: N views of B images, K classes, f (N, F) features of the image tower before its
 projection, c (K, F) prototypes, MLP from F to E. The last stage of the tower, the MLP and the
 prototypes are trained; lambda = 0.35.
 """
@@ -29,12 +29,12 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.features.extract import Embedding, embed, pooled_features
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
+    CollapseMonitor,
     HeadShape,
-    Usage,
     kept_part,
     labelled_classes,
     last_stage,
@@ -45,7 +45,7 @@ from anyclass.methods.gcd_common import (
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.losses import supervised_contrast, unsupervised_contrast
-from anyclass.training.two_views import PairTuning
+from anyclass.training.two_views import TwoViewTuning
 
 NONE = -1
 """Label of an unlabelled view."""
@@ -90,7 +90,7 @@ class SimGcd:
     discovers: ClassVar[bool] = True
     """It finds classes that have no name."""
 
-    tuning: Annotated[PairTuning, arg(name="")] = PairTuning(decay="matrices")
+    tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning(decay="matrices")
     """What is trained, and how."""
     objective: Annotated[Objective, arg(name="")] = Objective()
     """What is minimised."""
@@ -98,53 +98,56 @@ class SimGcd:
     """Widths of the MLP."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled and unlabelled pictures.
+        """Learn from labelled and unlabelled images.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable, some labelled; classes beyond those are discovered.
+            dataset: images, all readable, some labelled; classes beyond those are discovered.
             log: gets every term, and how classes are used, for each epoch.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
-            RequestError: no label, fewer than two classes or more than pictures.
-            TrainingError: nearly all pictures fall into a few classes, or a term is not finite.
+            RequestError: no label, fewer than two classes or more than images.
+            TrainingError: nearly all images fall into a few classes, or a term is not finite.
         """
-        known, k = labelled_classes(photos), photos.classes.total
+        known, k = labelled_classes(dataset), dataset.classes.total
         seed, tuned, part = torch.initial_seed(), clip.copy(), self.tuning.tune
-        views = self.tuning.embed(clip, photos, log, seed)
-        shown = embed(clip, photos, Embedding(part), log)
-        batches = self.tuning.pairs(tuned, photos, views, seed)
-        width = tuned.pooled(shown[[0]][:, 0].to(clip.device), part).shape[1]
-        head = seeded(lambda: Head(width, k, self.head), seed, HEAD).to(clip.device)
-        y, usage = torch.from_numpy(photos.labels.copy()).to(clip.device), Usage(k, known)
+        views = self.tuning.embed(clip, dataset, log, seed)
+        features = embed(clip, dataset, Embedding(part), log)
+        batches = self.tuning.pairs(tuned, dataset, views, seed)
+        width = tuned.pooled(features[[0]][:, 0].to(clip.device), part).shape[1]
+        head = seeded(lambda: PrototypeHead(width, k, self.head), seed, HEAD).to(clip.device)
+        y, monitor = (
+            torch.from_numpy(dataset.labels.copy()).to(clip.device),
+            CollapseMonitor(k, known),
+        )
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            usage.begin(batch, log, "simgcd")
+            monitor.begin(batch, log, "simgcd")
             h, cosines = head(tuned.pooled(batch.hidden, part))
-            usage.add((cosines / self.objective.student_temperature).softmax(1))
+            monitor.add((cosines / self.objective.student_temperature).softmax(1))
             tau = self.objective.teacher(batch.step // batches.per_epoch, self.tuning.epochs)
             return branch_loss(h, cosines, y[batch.index], tau, self.objective)
 
         trained = last_stage(tuned, part) | prefixed(head=head)
-        keep = Checkpoint(scratch / "training.safetensors", usage.state) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(clip, len(photos)), log, keep)
+        keep = Checkpoint(scratch / "training.safetensors", monitor.state) if scratch else None
+        optimise(loss, trained, batches, self.tuning.schedule(clip, len(dataset)), log, keep)
         with torch.no_grad():
             weights = normalize(head.prototypes, dim=-1)
-            guess = (pooled_features(tuned, shown, part) @ weights.T).argmax(1)
+            guess = (pooled_features(tuned, features, part) @ weights.T).argmax(1)
         record = {
-            "facts": usage.facts(),
+            "facts": monitor.facts(),
             "predicted": guess.tolist(),
-            "learned_from": photos.labelled.files,
+            "learned_from": dataset.labelled.files,
         }
-        about = (photos.classes.discovered(known), weights, "simgcd", asdict(self), record)
+        about = (dataset.classes.discovered(known), weights, "simgcd", asdict(self), record)
         scale = 1 / self.objective.student_temperature
         return Classifier(tuned, kept_part(part), *about, pooled=True, scale=scale)
 
 
-class Head(nn.Module):
+class PrototypeHead(nn.Module):
     """What both losses read of a feature: h, and its cosines with the prototypes."""
 
     def __init__(self, width: int, classes: int, shape: HeadShape) -> None:
@@ -167,7 +170,7 @@ def branch_loss(
     tau: float,
     how: Objective,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The terms of L, weighted; view i and view i + N / 2 are of one picture, label -1: none."""
+    """The terms of L, weighted; view i and view i + N / 2 are of one image, label -1: none."""
     supervised, alone = how.sup_weight, 1 - how.sup_weight  # lambda
     log_p = (cosines / how.student_temperature).log_softmax(dim=1)
     return {
@@ -182,7 +185,7 @@ def branch_loss(
 def cluster_loss(
     log_p: Float[Tensor, "N K"], cosines: Float[Tensor, "N K"], tau: float
 ) -> Float[Tensor, ""]:
-    """L_cluster: what a view says teaches the other view of its picture; teachers are detached."""
+    """L_cluster: what a view says teaches the other view of its image; teachers are detached."""
     q = (cosines.detach() / tau).softmax(dim=1).roll(len(log_p) // 2, dims=0)  # q_i'
     return -torch.einsum("nk,nk->n", q, log_p).mean()
 

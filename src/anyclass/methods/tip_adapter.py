@@ -1,12 +1,12 @@
-"""Tip-Adapter: remember the labelled pictures, and let new ones ask the nearest of them.
+"""Tip-Adapter: remember the labelled images, and let new ones ask the nearest of them.
 
 Zhang et al., ECCV 2022, arXiv 2207.09519.   Needs: labels for some classes, a name for every class.
 
     logits = f W^T / tau + alpha exp( -beta (1 - f F^T) ) Y
     L      = cross-entropy of the logits           F learns (Tip-Adapter-F), alpha and beta stay
 
-Letters: C classes, D dimensions, k keys, f (D,) unit features of a picture, W (C, D) texts of the
-classes, F (k, D) keys, one for each labelled picture, Y (k, C) their labels, one-hot. alpha weighs
+Letters: C classes, D dimensions, k keys, f (D,) unit features of an image, W (C, D) texts of the
+classes, F (k, D) keys, one for each labelled image, Y (k, C) their labels, one-hot. alpha weighs
 the memory, beta says how fast a key's say falls with distance.
 """
 
@@ -25,14 +25,21 @@ from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import Keys
-from anyclass.data import Classes, Photos
+from anyclass.classifier.heads import CacheModel
+from anyclass.data import Classes, ImageDataset
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
-from anyclass.methods.few_shot import FewShot, Lesson, Made, Over, Shown, refuse_one_class
+from anyclass.methods.few_shot import (
+    FewShot,
+    LabelledFeatures,
+    Over,
+    SyntheticFeatures,
+    TrainingSet,
+    refuse_one_class,
+)
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import AdamW, Rate
+from anyclass.training.optim import AdamW, LearningRate
 
 LEAST, BETAS, ALPHAS = 0.1, 200, 20
 """Where the grid of the search begins, and its size (released code)."""
@@ -40,12 +47,12 @@ LEAST, BETAS, ALPHAS = 0.1, 200, 20
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class TipAdapter:
-    """Remembers labelled pictures beside the class texts, and may train that memory."""
+    """Remembers labelled images beside the class texts, and may train that memory."""
 
-    kind: Suppress[Literal["tip_adapter"]] = "tip_adapter"
+    kind: Suppress[Literal["tip-adapter"]] = "tip-adapter"
     """Tells it apart from other methods in a file."""
     data: Annotated[FewShot, arg(name="")] = FewShot()
-    """Labelled pictures that are learned from, and their views."""
+    """Labelled images that are learned from, and their views."""
     template: Template = PLAIN
     """Class text; `{}` is the class."""
     train: bool = True
@@ -59,48 +66,48 @@ class TipAdapter:
     eps: Annotated[float, Field(gt=0)] = 1e-4
     """AdamW's floor (released code)."""
     epochs: Annotated[int, Field(ge=0)] = 20
-    """Passes over the labelled pictures (paper; EuroSAT: 100)."""
+    """Passes over the labelled images (paper; EuroSAT: 100)."""
     batch_size: Annotated[int, Field(gt=0)] = 256
-    """Pictures of a step, all where there are fewer (paper)."""
+    """Images of a step, all where there are fewer (paper)."""
     balanced: bool = False
     """Whether keys of a class with many weigh less, so that all classes have an equal say."""
     named_keys: Annotated[int, Field(gt=0)] | None = None
-    """Keys of a class that features are made for; None: the median of pictures per class."""
+    """Keys of a class that features are made for; None: the median of images per class."""
     draws: Annotated[int, Field(gt=0)] = 1
     """Made features whose mean is one key."""
     search: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the labelled pictures that is held out and chooses alpha and beta; 0: none."""
+    """Share of the labelled images that is held out and chooses alpha and beta; 0: none."""
     beta_max: Annotated[float, Field(gt=0)] = 7.0
     """End of the search for beta (released code: 7 for ImageNet, 7 to 50 elsewhere)."""
     alpha_max: Annotated[float, Field(gt=0)] = 3.0
     """End of the search for alpha (released code: 3 for ImageNet, 3 to 50 elsewhere)."""
 
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Learn from labelled pictures; other classes have their text alone.
+        """Learn from labelled images; other classes have their text alone.
 
         Args:
             clip: the model; it is left as it is.
-            photos: pictures, all readable; those without a label are not looked at.
+            dataset: images, all readable; those without a label are not looked at.
             log: gets the loss.
             scratch: folder for what a run after a kill goes on from; None keeps nothing.
 
         Raises:
-            RequestError: fewer than two classes, or no picture with a label.
+            RequestError: fewer than two classes, or no image with a label.
         """
-        refuse_one_class(photos.classes, "Tip-Adapter")
-        shown = self.data.show(clip, photos, log, self.epochs)
+        refuse_one_class(dataset.classes, "Tip-Adapter")
+        labelled = self.data.show(clip, dataset, log, self.epochs)
         keep = scratch / "training.safetensors" if scratch else None
-        return self.learn(clip, shown, photos.classes, log, keep=keep)
+        return self.learn(clip, labelled, dataset.classes, log, keep=keep)
 
     def learn(
         self,
         clip: Backbone,
-        shown: Shown,
+        labelled: LabelledFeatures,
         classes: Classes,
         log: Log,
-        made: Made | None = None,
+        synthetic: SyntheticFeatures | None = None,
         over: Over = "labelled",
         keep: Path | None = None,
     ) -> Classifier:
@@ -108,61 +115,66 @@ class TipAdapter:
 
         Args:
             clip: the model; it is left as it is.
-            shown: labelled pictures.
+            labelled: labelled images.
             classes: all classes.
             log: gets the loss.
-            made: features of named classes; they become keys, and the loss tells all classes apart.
+            synthetic: features of named classes; they become keys and count in the loss.
             over: classes that the loss tells apart.
             keep: file for what a run after a kill goes on from; None keeps nothing.
         """
         with torch.no_grad():
             w = class_features(clip, classes.prompts, [self.template])
-        learned, held = shown.split(self.search, torch.initial_seed())
-        head = self._memory(learned, made, len(classes))
+        learned, held = labelled.split(self.search, torch.initial_seed())
+        head = self._memory(learned, synthetic, len(classes))
         if self.train:
-            lesson = Lesson.of(learned, classes, made, over, log)
-            head = replace(head, keys=self._trained(clip, head, w, lesson, log, keep))
+            training_set = TrainingSet.of(learned, classes, synthetic, over, log)
+            head = replace(head, keys=self._trained(clip, head, w, training_set, log, keep))
         if self.search and len(held.c):
             most = _Most(self.beta_max, self.alpha_max)
-            head = search(head, clip, w, held, learned.labelled, most)
+            head = search(head, clip, w, held, learned.classes, most)
         elif self.search:
-            log(warning="no class has pictures enough to hold one out: alpha and beta stay")
+            log(warning="no class has images enough to hold one out: alpha and beta stay")
         facts = {"keys": len(head.keys), "alpha": head.alpha, "beta": head.beta}
-        record = {"facts": facts, "learned_from": shown.files}
-        about = ("tip_adapter", asdict(self), record)
+        record = {"facts": facts, "learned_from": labelled.files}
+        about = ("tip-adapter", asdict(self), record)
         return Classifier(clip, None, classes, w, *about, head=head)
 
-    def _memory(self, shown: Shown, made: Made | None, classes: int) -> Keys:
-        """Keys of labelled pictures, then those that are made."""
-        keys, c = shown.means, shown.c
-        if made is not None:
-            usual = round(median(shown.c.bincount()[shown.labelled].tolist()))
-            x, c_made = made.each((self.named_keys or usual) * self.draws)
+    def _memory(
+        self, labelled: LabelledFeatures, synthetic: SyntheticFeatures | None, classes: int
+    ) -> CacheModel:
+        """Keys of labelled images, then those that are made."""
+        keys, c = labelled.means, labelled.c
+        if synthetic is not None:
+            usual = round(median(labelled.c.bincount()[labelled.classes].tolist()))
+            x, c_synthetic = synthetic.each((self.named_keys or usual) * self.draws)
             x = normalize(x.unflatten(0, (-1, self.draws)).mean(1), dim=-1)
-            keys, c = torch.cat([keys, x.to(keys)]), torch.cat([c, c_made[:: self.draws].to(c)])
+            keys, c = (
+                torch.cat([keys, x.to(keys)]),
+                torch.cat([c, c_synthetic[:: self.draws].to(c)]),
+            )
         values = labels_of(c, classes, self.balanced).to(keys)
-        return Keys(keys, values, self.alpha, self.beta)
+        return CacheModel(keys, values, self.alpha, self.beta)
 
     def _trained(
         self,
         clip: Backbone,
-        head: Keys,
+        head: CacheModel,
         w: Float[Tensor, "C D"],
-        lesson: Lesson,
+        training_set: TrainingSet,
         log: Log,
         keep: Path | None,
     ) -> Float[Tensor, "k D"]:
         """F, the keys, trained (Tip-Adapter-F)."""
-        keys, columns = nn.Parameter(head.keys.clone()), lesson.columns
+        keys, columns = nn.Parameter(head.keys.clone()), training_set.columns
         training = replace(head, keys=keys, values=head.values[:, columns])
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            f, y = lesson.step(batch)
+            f, y = training_set.step(batch)
             logits = training.logits(clip, (), w[columns], f)
             return {"tip_adapter_loss": cross_entropy(logits, y)}
 
-        batches = lesson.shown.batches(self.batch_size, self.epochs, torch.initial_seed())
-        schedule = AdamW(Rate(self.lr), eps=self.eps)
+        batches = training_set.labelled.batches(self.batch_size, self.epochs, torch.initial_seed())
+        schedule = AdamW(LearningRate(self.lr), eps=self.eps)
         optimise(loss, {"keys": keys}, batches, schedule, log, Checkpoint.at(keep))
         return keys.detach()
 
@@ -183,20 +195,20 @@ def labels_of(c: Int[Tensor, " k"], classes: int, balanced: bool) -> Float[Tenso
 
 @torch.no_grad()
 def search(
-    head: Keys,
+    head: CacheModel,
     clip: Backbone,
     w: Float[Tensor, "C D"],
-    held: Shown,
+    held: LabelledFeatures,
     columns: Int[Tensor, " M"],
     most: _Most,
-) -> Keys:
-    """The first alpha and beta of the grid that label most held-out pictures right.
+) -> CacheModel:
+    """The first alpha and beta of the grid that label most held-out images right.
 
     Args:
         head: the memory, in which none of them is.
         clip: the model, for its scale.
         w: class texts.
-        held: labelled pictures, held out.
+        held: labelled images, held out.
         columns: labelled classes, the only ones that are told apart here.
         most: ends of the grid.
     """

@@ -16,14 +16,14 @@ from pydantic.dataclasses import dataclass
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Photos
+from anyclass.data import ImageDataset
 from anyclass.features.text import PLAIN, Template, class_features, openai_templates
 from anyclass.log import Log
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class ZeroShot:
-    """Labels pictures by the names alone."""
+    """Labels images by the names alone."""
 
     template: Template = PLAIN
     """How a class is put into words; `{}` is its name."""
@@ -32,9 +32,9 @@ class ZeroShot:
 
     @torch.no_grad()
     def fit(
-        self, clip: Backbone, photos: Photos, log: Log, scratch: Path | None = None
+        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
     ) -> Classifier:
-        """Put the class names into words; no picture is looked at."""
+        """Put the class names into words; no image is looked at."""
         templates = openai_templates() if self.ensemble else [self.template]
-        weights = class_features(clip, photos.classes.prompts, templates)
-        return Classifier(clip, None, photos.classes, weights, "zero_shot", asdict(self))
+        weights = class_features(clip, dataset.classes.prompts, templates)
+        return Classifier(clip, None, dataset.classes, weights, "zero-shot", asdict(self))

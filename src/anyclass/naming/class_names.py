@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.backbone.device import torch_device
-from anyclass.captioning import AnyDescriber, Scene
+from anyclass.captioning import AnyCaptioner, CaptionContext
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import (
     Embedding,
@@ -33,7 +33,7 @@ from anyclass.features.extract import (
     image_features,
 )
 from anyclass.features.text import PLAIN, class_features
-from anyclass.files import cache_folder, read_json, whole, write_json
+from anyclass.files import atomic_write, cache_folder, read_json, write_json
 from anyclass.log import Log
 from anyclass.naming.suggest import ALPHA, TOP, Name, Sorted, asked, nearness, read_words, suggest
 from anyclass.run.tables import write_table
@@ -62,8 +62,8 @@ COLUMNS = pa.schema(
 def name_classes(
     clip: Backbone,
     classifier: Classifier,
-    photos: Photos,
-    chances: Float[ndarray, "N K"],
+    dataset: ImageDataset,
+    probabilities: Float[ndarray, "N K"],
     words: Path | None,
     log: Log,
 ) -> Json | None:
@@ -72,8 +72,8 @@ def name_classes(
     Args:
         clip: the model before training.
         classifier: what discovered them.
-        photos: the N pictures it was fitted on, with the classes as the user gave them.
-        chances: its probabilities of them.
+        dataset: the N images it was fitted on, with the classes as the user gave them.
+        probabilities: its probabilities of them.
         words: file of candidate words; None: the shipped nouns.
         log: gets the progress of embedding.
 
@@ -84,16 +84,16 @@ def name_classes(
     if "unknown" not in classes.kinds:
         return None
     part = cached_part(classifier.part)
-    z = current_features(clip, photos, part, embed(clip, photos, Embedding(part), log)).cpu()
-    top = torch.from_numpy(chances).topk(min(2, len(classes)), dim=1)
+    z = current_features(clip, dataset, part, embed(clip, dataset, Embedding(part), log)).cpu()
+    top = torch.from_numpy(probabilities).topk(min(2, len(classes)), dim=1)
     pseudo = classifier.record.get("pseudo_texts")
     found = Sorted(
         z,
-        torch.from_numpy(chances.argmax(1)),
+        torch.from_numpy(probabilities.argmax(1)),
         top.values[:, 0] - top.values[:, -1],
         None if pseudo is None else normalize(pseudo.cpu(), dim=-1),
     )
-    given = [photos.classes.names[c] for c in photos.classes.named]
+    given = [dataset.classes.names[c] for c in dataset.classes.named]
     encode = _Words(clip, str(classifier.fields.get("template", PLAIN)))
     names, trial, candidates = suggest(found, classes, given, read_words(words), encode)
     return {
@@ -102,7 +102,7 @@ def name_classes(
         "known": trial.known,
         "threshold": trial.threshold,
         "words": candidates,
-        "classes": [_row(name, classes, photos.files) for name in names],
+        "classes": [_row(name, classes, dataset.files) for name in names],
     }
 
 
@@ -113,36 +113,40 @@ def write_naming(run: Path, naming: Json) -> None:
 
 
 @torch.no_grad()
-def described(run: Path, describer: AnyDescriber, log: Log) -> Json:
-    """The content of `naming.json` once a describer has named the discovered classes.
+def described(run: Path, captioner: AnyCaptioner, log: Log) -> Json:
+    """The content of `naming.json` once a captioner has named the discovered classes.
 
     Its names come before the words; `rank` is that of a name among those words by the model, and it
     is likely where the model finds no other discovered class nearer to it.
 
     Args:
         run: a run folder.
-        describer: who is shown a collage of typical pictures of each class.
+        captioner: who is shown a collage of typical images of each class.
         log: gets the progress.
 
     Raises:
-        RequestError: the describer cannot be asked, or its answers are still to come.
+        RequestError: the captioner cannot be asked, or its answers are still to come.
         AnyclassError: too many questions have no answer.
     """
     naming, config = read_json(run / NAMING), read_json(run / "config.json")
-    everything = Photos.read(config["images"])
+    everything = ImageDataset.read(config["images"])
     place = {file: i for i, file in enumerate(everything.files)}
     asked_of = [row for row in naming["classes"] if row["kind"] == "unknown"]
     files = {r["index"]: [f for f in r["typical"] if f in place] for r in asked_of}
     rows = [(place[file], k) for k, some in files.items() for file in some]
     if not rows:
-        raise RequestError(f"none of the pictures to be shown is left in {config['images']}")
+        raise RequestError(f"none of the images to be shown is left in {config['images']}")
     how = (torch_device(config["device"]), config["allow_pickle"], config["engine"])
     clip = Backbone.load(config["model"], *how)
-    photos = everything[[i for i, _ in rows]]
-    z = image_features(clip, embed(clip, photos, Embedding("head"), log), "head").cpu()
+    dataset = everything[[i for i, _ in rows]]
+    z = image_features(clip, embed(clip, dataset, Embedding("head"), log), "head").cpu()
     owner = [k for _, k in rows]
     typical = {k: [i for i, mine in enumerate(owner) if mine == k] for k in files}
-    names = {k: v for k, v in asked(describer, Scene(photos, clip, z), typical, log).items() if v}
+    names = {
+        k: v
+        for k, v in asked(captioner, CaptionContext(dataset, clip, z), typical, log).items()
+        if v
+    }
     words = read_words(Path(config["names"]) if config.get("names") else None)
     encode = _Words(clip, config["template"])
     texts = torch.cat([encode(words), *([encode(list(names.values()))] if names else [])])
@@ -152,7 +156,7 @@ def described(run: Path, describer: AnyDescriber, log: Log) -> Json:
         row, mine = naming["classes"][k], float(scores[k, column])
         words_too = [w for w in (row["suggested"], *row["runners_up"]) if w and w != name]
         row["runners_up"] = words_too[: TOP - 1]
-        row["suggested"], row["source"] = name, describer.kind
+        row["suggested"], row["source"] = name, captioner.kind
         row["rank"] = 1 + int((scores[k, : len(words)] > mine).sum())
         nearest = max(names, key=lambda other: (float(scores[other, column]), other == k))
         row["confidence"] = "likely" if nearest == k else "maybe"
@@ -201,6 +205,6 @@ class _Words:
             return load_file(path)["words"]
         except (OSError, SafetensorError, KeyError):
             features = class_features(self.clip, words, [self.template]).cpu().float()
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             save_file({"words": features.contiguous()}, draft)
         return features

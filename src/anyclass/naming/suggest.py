@@ -1,7 +1,7 @@
-"""Names for discovered classes: the words that lie nearest to their pictures, and what to look at.
+"""Names for discovered classes: the words that lie nearest to their images, and what to look at.
 
-    c_k = norm(mean of z over S_k - mean of z)     S_k: the pictures of class k; e_k likewise of z^
-    t_w = norm(T_w - mean of T over the words)     what all pictures, or all words, share is no sign
+    c_k = norm(mean of z over S_k - mean of z)     S_k: the images of class k; e_k likewise of z^
+    t_w = norm(T_w - mean of T over the words)     what all images, or all words, share is no sign
     score(k, w) = alpha <c_k, t_w> + (1 - alpha) <e_k, t_w>
     margin(k) = score of its word - that of the best other word
 
@@ -9,7 +9,7 @@ A word is called likely where its margin is one at which labelled classes, treat
 name, were mostly given their own; else it is a mere maybe. A name is a suggestion: it stands beside
 the index of a class and changes no prediction.
 
-Letters: N pictures, K classes, D dimensions, V words, z (N, D) unit image features, z^ (N, D) unit
+Letters: N images, K classes, D dimensions, V words, z (N, D) unit image features, z^ (N, D) unit
 pseudo-texts, where a method makes some, T (V, D) unit text features.
 """
 
@@ -27,13 +27,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.captioning import Describer, Request, Scene
+from anyclass.captioning import CaptionContext, Captioner, CaptionRequest
 from anyclass.captioning.cleaning import cleaned
 from anyclass.data import Classes
 from anyclass.log import Log
 
 ALPHA = 0.5
-"""Weight of the pictures where there are pseudo-texts as well."""
+"""Weight of the images where there are pseudo-texts as well."""
 TOP = 5
 """Words that are kept of each class."""
 TRUST = 0.8
@@ -41,16 +41,16 @@ TRUST = 0.8
 FEWEST = 3
 """Known classes that this share is at least taken of."""
 TYPICAL, BORDERLINE = 9, 6
-"""Most pictures of a class that are shown as typical, and as doubtful."""
+"""Most images of a class that are shown as typical, and as doubtful."""
 SAME = 0.98
-"""Cosine from which on two pictures look the same, so that one of them is enough."""
+"""Cosine from which on two images look the same, so that one of them is enough."""
 LONGEST, WORDS = 40, 4
-"""Characters and words of a name that a describer may give."""
+"""Characters and words of a name that a captioner may give."""
 QUESTION = (
     "All these photos show the same kind of thing. Name it with one noun phrase of at most 4 "
     "words. Answer with the name alone."
 )
-"""What a describer is asked of a collage."""
+"""What a captioner is asked of a collage."""
 
 Encode = Callable[[Sequence[str]], Tensor]
 """Words -> unit text features (V, D)."""
@@ -58,7 +58,7 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Sorted:
-    """Pictures, and the class that each was sorted into."""
+    """Images, and the class that each was sorted into."""
 
     z: Float[Tensor, "N D"]
     """Unit image features."""
@@ -93,12 +93,12 @@ class Choice(NamedTuple):
 
 
 class Name(NamedTuple):
-    """What a class might be called, and the pictures to judge it by."""
+    """What a class might be called, and the images to judge it by."""
 
     k: int
     """Index of the class."""
     size: int
-    """Pictures in it."""
+    """Images in it."""
     words: list[str]
     """The suggestion, then the runners-up; the name alone of a class that has one."""
     margin: float | None
@@ -106,7 +106,7 @@ class Name(NamedTuple):
     likely: bool
     """Whether known classes with such a margin mostly got their own name."""
     typical: list[int]
-    """Rows of pictures, the most typical first."""
+    """Rows of images, the most typical first."""
     borderline: list[int]
     """Rows of others, the most doubtful first."""
 
@@ -133,12 +133,12 @@ def suggest(
     """Find a name for every class whose kind is unknown.
 
     Args:
-        found: pictures in classes.
+        found: images in classes.
         classes: all K classes.
         given: names that the user listed and nobody labelled: some of the unknown have them.
         words: the vocabulary, further candidates.
         encode: gives the features of words.
-        alpha: weight of the pictures where there are pseudo-texts as well.
+        alpha: weight of the images where there are pseudo-texts as well.
     """
     sizes = found.predicted.bincount(minlength=classes.total).tolist()
     own = [classes.names[k] for k in classes.labelled]
@@ -155,13 +155,13 @@ def suggest(
     words = words[len(distinct(own)) :]
 
     def name(k: int) -> Name:
-        shown = examples(found, k)
+        features = examples(found, k)
         if k not in of or not of[k].words:
             fixed = [] if classes.kind(k) == "unknown" else [classes.names[k]]
-            return Name(k, sizes[k], fixed, None, bool(fixed), *shown)
+            return Name(k, sizes[k], fixed, None, bool(fixed), *features)
         likely = tried.threshold is not None and of[k].margin >= tried.threshold
         said = [words[w] for w in of[k].words]
-        return Name(k, sizes[k], said, of[k].margin, likely, *shown)
+        return Name(k, sizes[k], said, of[k].margin, likely, *features)
 
     return Naming([name(k) for k in range(classes.total)], tried, len(words))
 
@@ -181,7 +181,7 @@ def nearness(
 def _centres(
     z: Float[Tensor, "N D"], predicted: Int[Tensor, " N"], classes: int
 ) -> Float[Tensor, "K D"]:
-    """c_k; zero for a class without a picture."""
+    """c_k; zero for a class without an image."""
     sums = z.new_zeros(classes, z.shape[1]).index_add_(0, predicted, z - z.mean(0))
     return normalize(sums, dim=-1)
 
@@ -256,7 +256,7 @@ def best(scores: Float[Tensor, " V"], most: int) -> list[int]:
 
 
 def examples(found: Sorted, k: int) -> tuple[list[int], list[int]]:
-    """Pictures of class k: the most typical, no two alike, and the most doubtful of the others."""
+    """Images of class k: the most typical, no two alike, and the most doubtful of the others."""
     rows = (found.predicted == k).nonzero()[:, 0]
     z = found.z[rows]
     near = z @ normalize(z.mean(0), dim=-1)
@@ -295,23 +295,23 @@ def _nouns() -> tuple[str, ...]:
 
 
 def asked(
-    describer: Describer, scene: Scene, typical: Mapping[int, Sequence[int]], log: Log
+    captioner: Captioner, context: CaptionContext, typical: Mapping[int, Sequence[int]], log: Log
 ) -> dict[int, str | None]:
-    """What a describer calls each class, no two alike; None where it gave no name.
+    """What a captioner calls each class, no two alike; None where it gave no name.
 
     Where it gives one name to several classes it is asked about those once more; what then is
     still alike is numbered. Answers are data: they are cleaned and never part of a question.
 
     Args:
-        describer: who is asked; pictures go where it sends them.
-        scene: the pictures.
-        typical: of each class, rows of the pictures that it is shown as one collage.
+        captioner: who is asked; images go where it sends them.
+        context: the images.
+        typical: of each class, rows of the images that it is shown as one collage.
         log: gets the progress.
     """
 
     def ask(some: Sequence[int], question: str, variant: int) -> dict[int, str | None]:
-        requests = [Request(tuple(typical[k]), question, "thing", variant) for k in some]
-        said = describer.describe(requests, scene, log)
+        requests = [CaptionRequest(tuple(typical[k]), question, "thing", variant) for k in some]
+        said = captioner.describe(requests, context, log)
         return {k: phrase(text) for k, text in zip(some, said, strict=True)}
 
     names = ask([k for k, rows in typical.items() if len(rows)], QUESTION, 0)

@@ -1,7 +1,7 @@
-"""What a report shows of the pictures and texts of a run: samples, made small and safe.
+"""What a report shows of the images and texts of a run: samples, made small and safe.
 
 Every text that comes out of here has lost its control and bidi characters and is cut to length;
-escaping it is left to whoever writes it down. Every picture is decoded and encoded again.
+escaping it is left to whoever writes it down. Every image is decoded and encoded again.
 """
 
 import json
@@ -18,27 +18,27 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from anyclass.data import open_image
-from anyclass.errors import AnyclassError, PictureError
+from anyclass.errors import AnyclassError, ImageError
 
 Json = dict[str, Any]
 """A JSON object: what a file of the run holds, or a part of the summary."""
 Draw = Callable[[str], str | None]
-"""File name of a picture -> its thumbnail as a data URI, or `None`."""
+"""File name of an image -> its thumbnail as a data URI, or `None`."""
 
 SIDE = 112
 """Longer side of a thumbnail, in pixels."""
 GALLERY = 200
-"""Most pictures in the gallery; with more classes than that, the first ones show one each."""
+"""Most images in the gallery; with more classes than that, the first ones show one each."""
 PER_CLASS = 10
-"""Most pictures of one class in the gallery."""
+"""Most images of one class in the gallery."""
 LISTED = 24
-"""Most pictures or texts in any other list."""
+"""Most images or texts in any other list."""
 ORDER = re.compile(
     r"\b(ignore|disregard|forget|override)\b.{0,60}\b(previous|prior|above|instructions?|rules)\b"
     r"|\b(system prompt|as an ai|you are an? (ai|assistant))\b",
     re.IGNORECASE | re.DOTALL,
 )
-"""A description that reads like an instruction: somebody may have written it into a picture."""
+"""A description that reads like an instruction: somebody may have written it into an image."""
 
 
 def plain(text: object, limit: int = 160) -> str:
@@ -48,10 +48,10 @@ def plain(text: object, limit: int = 160) -> str:
 
 
 def thumbnail(root: Path, file_name: str) -> str | None:
-    """The picture as a small JPEG in a data URI; `None` when it cannot be used any more."""
+    """The image as a small JPEG in a data URI; `None` when it cannot be used any more."""
     try:
         image = open_image(root / file_name, root)
-    except PictureError:
+    except ImageError:
         return None
     image.thumbnail((SIDE, SIDE))
     with BytesIO() as jpeg:
@@ -60,21 +60,21 @@ def thumbnail(root: Path, file_name: str) -> str | None:
 
 
 def gallery(labels: Sequence[str], table: pa.Table, draw: Draw) -> list[list[Json]]:
-    """For each label pictures that got it, evenly spread from the surest to the least sure."""
+    """For each label images that got it, evenly spread from the surest to the least sure."""
     each = min(PER_CLASS, max(1, GALLERY // max(1, len(labels))))
-    shown = []
+    features = []
     for label in labels[:GALLERY]:
         mine = table.filter(pc.field("label") == label).sort_by([("score", "descending")])
-        shown.append(pictures(mine.take(_spread(len(mine), each)), draw))
-    return shown
+        features.append(images(mine.take(_spread(len(mine), each)), draw))
+    return features
 
 
 def chosen(files: Sequence[str], most: int, draw: Draw) -> list[Json]:
-    """The first of some pictures, each with its name and `src`, its thumbnail."""
+    """The first of some images, each with its name and `src`, its thumbnail."""
     return [{"file_name": plain(file), "src": draw(file)} for file in files[:most]]
 
 
-def pictures(table: pa.Table, draw: Draw) -> list[Json]:
+def images(table: pa.Table, draw: Draw) -> list[Json]:
     """The first rows of a table of predictions as dicts, each with `src`, its thumbnail."""
     return [
         {key: plain(value) if isinstance(value, str) else value for key, value in row.items()}
@@ -119,8 +119,8 @@ def _sample(told: Sequence[Json]) -> list[Json]:
     """At most `LISTED` descriptions: some that read like instructions, the others evenly spread."""
     orders = [line for line in told if ORDER.search(line["text"])]
     others = [line for line in told if not ORDER.search(line["text"])]
-    shown = orders[: LISTED // 4]
-    return [*shown, *(others[i] for i in _spread(len(others), LISTED - len(shown)))]
+    features = orders[: LISTED // 4]
+    return [*features, *(others[i] for i in _spread(len(others), LISTED - len(features)))]
 
 
 def _spread(count: int, most: int) -> Int64[np.ndarray, " n"]:
@@ -136,7 +136,7 @@ def _description(line: Json, names: Sequence[str], draw: Draw) -> Json:
     return {
         "of": plain(line.get("class") or line.get("file_name"), 80),
         "text": plain(text, 400),
-        "pictures": [draw(file) for file in files[:3]],
+        "images": [draw(file) for file in files[:3]],
         "odd": ["reads like an instruction"] * bool(ORDER.search(text))
         + ["names no class"] * bool(nameless),
     }

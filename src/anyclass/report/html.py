@@ -45,14 +45,14 @@ def to_markdown(summary: Json) -> str:
     said += [""] if summary["scores"] else ["", literal(summary["why_null"]), ""]
     if summary["scores"]:
         said += _table(
-            ("", "accuracy", "mean per class", "pictures"),
+            ("", "accuracy", "mean per class", "images"),
             (
                 (row["name"], percent(row["accuracy"]), percent(row["mean_per_class"]), row["n"])
                 for row in summary["scores"]
             ),
         )
     said += _table(
-        ("class", "known by", "pictures", "zero-shot", "adapted"),
+        ("class", "known by", "images", "zero-shot", "adapted"),
         (
             (
                 row["name"],

@@ -7,10 +7,10 @@ from anyclass.report.html import summarise, to_markdown
 
 LIMITS = """## Limits
 
-* It knows the classes above and no other: a picture of something else gets the nearest of them.
-* CLIP-like models read text in pictures: a written word can outvote what is shown.
+* It knows the classes above and no other: an image of something else gets the nearest of them.
+* CLIP-like models read text in images: a written word can outvote what is shown.
 * Scores are softmax values, not frequencies; look at the calibration error before you rely on them.
-* What was not labelled was not checked: the accuracy is that of the labelled pictures only.
+* What was not labelled was not checked: the accuracy is that of the labelled images only.
 """
 
 LICENCES = {

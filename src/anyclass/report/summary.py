@@ -27,8 +27,8 @@ from anyclass.report.gallery import (
     chosen,
     descriptions,
     gallery,
+    images,
     lines,
-    pictures,
     plain,
     thumbnail,
 )
@@ -51,13 +51,13 @@ ENDS = ("zero_shot", "adapted")
 DRAWN = 24
 """Most classes whose confusions are drawn as a table."""
 NEAR, DOUBTFUL = 9, 6
-"""Most typical and most doubtful pictures of a discovered class."""
+"""Most typical and most doubtful images of a discovered class."""
 BARS = 48
 """Most bars in the drawing of a training curve."""
 
 
 def summarise(run: Path, thumbnails: bool = True) -> Json:
-    """Everything the report says about the run folder `run`; without `thumbnails` no pictures.
+    """Everything the report says about the run folder `run`; without `thumbnails` no images.
 
     Raises:
         RequestError: `run` is not the folder of a finished run.
@@ -78,27 +78,27 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
     rows = _classes(labels, classes, metrics, table)
     naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else None
     found = [row for row in naming["classes"] if row["kind"] == "unknown"] if naming else []
-    shown = [label for label in labels if label not in {row["name"] for row in found}]
+    features = [label for label in labels if label not in {row["name"] for row in found}]
     return {
         "name": plain(Path(config["images"]).name),
         "method": plain(config["method"]),
         "why": [plain(text, 400) for text in (*config["why"], *_counted(metrics))],
         "started": plain(environment["started"]),
         "seconds": metrics["seconds"]["total"],
-        "pictures": metrics["n"],
+        "images": metrics["n"],
         "kinds": Counter(row["kind"] for row in rows),
         "warnings": [plain(text, 400) for text in metrics["warnings"]],
         "scores": _scores(metrics),
         "halves": _halves(rows, metrics, table),
-        "why_null": plain(metrics["why_null"] or "No picture has a label to compare with.", 400),
+        "why_null": plain(metrics["why_null"] or "No image has a label to compare with.", 400),
         "facts": [(plain(name), value) for name, value in metrics["facts"].items()],
         "classes": rows,
         "confusion": _confusion([row["name"] for row in rows], metrics["confusion"]),
         "discovered": _discovered(found, rows, draw),
         "naming": {key: value for key, value in (naming or {}).items() if key != "classes"},
-        "gallery": _gallery(shown, rows, gallery(shown, table, draw)),
-        "unsure": pictures(table.sort_by("margin"), draw),
-        "moved": pictures(moved.sort_by([("score", "descending")]), draw),
+        "gallery": _gallery(features, rows, gallery(features, table, draw)),
+        "unsure": images(table.sort_by("margin"), draw),
+        "moved": images(moved.sort_by([("score", "descending")]), draw),
         "moves": {"share": metrics["changed"], **_moves(moved)},
         "descriptions": descriptions(run / "descriptions.jsonl", classes["names"], draw),
         "curves": _curves(run / "log.jsonl"),
@@ -117,7 +117,7 @@ def _labels(names: Sequence[str], table: pa.Table) -> list[str]:
 
 
 def _classes(labels: Sequence[str], classes: Json, metrics: Json, table: pa.Table) -> list[Json]:
-    """One row for each label: kind, count of pictures given to it, mean score, accuracies."""
+    """One row for each label: kind, count of images given to it, mean score, accuracies."""
     kinds = dict(zip(classes["names"], classes["kinds"], strict=True))
     groups = table.group_by("label").aggregate([("score", "mean"), ("score", "count")])
     given = {row["label"]: row for row in groups.to_pylist()}
@@ -141,15 +141,15 @@ def _classes(labels: Sequence[str], classes: Json, metrics: Json, table: pa.Tabl
 
 
 def _gallery(
-    labels: Sequence[str], rows: Sequence[Json], shown: Iterable[list[Json]]
+    labels: Sequence[str], rows: Sequence[Json], features: Iterable[list[Json]]
 ) -> list[tuple[Json, list[Json]]]:
-    """The row of each label with its pictures, as far as there are any."""
+    """The row of each label with its images, as far as there are any."""
     row_of = {row["name"]: row for row in rows}
-    return [(row_of[plain(label, 80)], some) for label, some in zip(labels, shown, strict=False)]
+    return [(row_of[plain(label, 80)], some) for label, some in zip(labels, features, strict=False)]
 
 
 def _discovered(found: Sequence[Json], rows: Sequence[Json], draw: Draw) -> list[Json]:
-    """Discovered classes: their row, what they may be called, typical and doubtful pictures."""
+    """Discovered classes: their row, what they may be called, typical and doubtful images."""
     row_of, most = {row["name"]: row for row in rows}, GALLERY // max(1, len(found))
     typical, doubtful = min(NEAR, max(1, most * 3 // 5)), min(DOUBTFUL, most * 2 // 5)
     return [
@@ -184,7 +184,7 @@ def _scores(metrics: Json) -> list[Json]:
 
 
 def _halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
-    """Labelled and named classes apart, where there are both: counts of pictures, accuracies.
+    """Labelled and named classes apart, where there are both: counts of images, accuracies.
 
     `within`: against the classes of its own half; `among_all`: against all of them.
     """
@@ -256,7 +256,7 @@ def _bars(values: Sequence[float]) -> list[float]:
 
 
 def _rejected(path: Path) -> Json:
-    """Pictures that could not be used: count, reasons by number, the first rows."""
+    """Images that could not be used: count, reasons by number, the first rows."""
     rows = []
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
@@ -272,15 +272,15 @@ def _next(run: Path, config: Json, scored: bool, discovered: bool) -> list[tuple
     classes = ["--classes", names] if config["classes"] else []
     fit = ["anyclass", "fit", "auto", "--images", config["images"], *classes]
     again = ["--out", f"{run}-2"]
-    steps = [("Label other pictures.", [*here, "--images", "NEW", "--out", "new.csv"])]
+    steps = [("Label other images.", [*here, "--images", "NEW", "--out", "new.csv"])]
     if discovered:
         said = f"Name what was discovered: write into the column name of {run / 'classes.csv'}."
         steps += [(plain(said, 400), ["anyclass", "rename", "--run", str(run)])]
     if not scored:
-        said = "Measure it on pictures that lie in one folder for each class."
+        said = "Measure it on images that lie in one folder for each class."
         steps += [(said, ["anyclass", "evaluate", "--run", str(run), "--images", "LABELLED"])]
     if not config["labels"]:
-        said = "Label a few of the least certain pictures in a table file_name,label; fit again."
+        said = "Label a few of the least certain images in a table file_name,label; fit again."
         steps += [(said, [*fit, "--labels", "labels.csv", *again])]
     if config["model"] == "starter":
         said = "Use a larger model: the starter is a small one."

@@ -16,7 +16,7 @@ Callback = Callable[..., None]
 """Gets what the log gets: named numbers and words."""
 
 STAGES = {
-    "embed": "looking at pictures",
+    "embed": "looking at images",
     "describe": "asking",
     "count": "counting classes",
     "fit": "training",

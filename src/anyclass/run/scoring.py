@@ -1,4 +1,4 @@
-"""Zero-shot beside the result, always: the same pictures, the same prompts, three classifiers."""
+"""Zero-shot beside the result, always: the same images, the same prompts, three classifiers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, Photos
+from anyclass.data import Classes, ImageDataset
 from anyclass.estimators.metrics import base_to_new, confusion, expected_calibration_error, score
 from anyclass.features.extract import (
     Embedding,
@@ -27,77 +27,81 @@ from anyclass.features.text import PLAIN, class_features, openai_templates
 from anyclass.log import Log
 
 UNKNOWABLE = (
-    "No picture has a label, so nobody can say how often the labels are right; label some "
+    "No image has a label, so nobody can say how often the labels are right; label some "
     "(--labels) or run `anyclass evaluate` on a labelled folder."
 )
 
-Chances = Float[np.ndarray, "N C"]
-"""Probabilities of N pictures."""
+Probabilities = Float[np.ndarray, "N C"]
+"""Probabilities of N images."""
 
 
-class Seen(NamedTuple):
-    """Probabilities of the same N pictures by several classifiers."""
+class Predictions(NamedTuple):
+    """Probabilities of the same N images by several classifiers."""
 
-    zero_shot: Chances
+    zero_shot: Probabilities
     """By the class names in the classifier's template; 0 for a class without a name."""
-    zero_shot_ensemble: Chances
+    zero_shot_ensemble: Probabilities
     """By the class names in OpenAI's 80 templates."""
-    adapted: Chances
+    adapted: Probabilities
     """By the classifier."""
 
 
 @torch.no_grad()
-def see(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> Seen:
-    """Look at pictures with the model as it was loaded and with the classifier.
+def predict_all(
+    clip: Backbone, classifier: Classifier, dataset: ImageDataset, log: Log
+) -> Predictions:
+    """Look at images with the model as it was loaded and with the classifier.
 
     Args:
         clip: the model before training.
         classifier: what was made of it.
-        photos: pictures, all readable.
+        dataset: images, all readable.
         log: gets the progress of embedding.
     """
-    shown, before = _before(clip, classifier, photos, log)
+    features, before = _before(clip, classifier, dataset, log)
     classes = classifier.classes
     named = np.setdiff1d(np.arange(len(classes)), unnamed(classes))
 
-    def by(templates: Sequence[str]) -> Chances:
-        table = np.zeros((len(photos), len(classes)), np.float32)
+    def by(templates: Sequence[str]) -> Probabilities:
+        table = np.zeros((len(dataset), len(classes)), np.float32)
         if len(named):
             weights = class_features(clip, [classes.prompts[c] for c in named], templates)
-            among = Classifier(clip, None, classes, weights, "zero_shot")
+            among = Classifier(clip, None, classes, weights, "zero-shot")
             table[:, named] = among.probabilities(before).cpu().numpy()
         return table
 
     template = str(classifier.fields.get("template", PLAIN))
-    adapted = _adapted(classifier, photos, shown, before)
-    return Seen(by([template]), by(openai_templates()), adapted)
+    adapted = _adapted(classifier, dataset, features, before)
+    return Predictions(by([template]), by(openai_templates()), adapted)
 
 
 @torch.no_grad()
-def by_itself(clip: Backbone, classifier: Classifier, photos: Photos, log: Log) -> Chances:
-    """Probabilities of pictures by a classifier alone; arguments as of `see`."""
-    return _adapted(classifier, photos, *_before(clip, classifier, photos, log))
+def by_itself(
+    clip: Backbone, classifier: Classifier, dataset: ImageDataset, log: Log
+) -> Probabilities:
+    """Probabilities of images by a classifier alone; arguments as of `see`."""
+    return _adapted(classifier, dataset, *_before(clip, classifier, dataset, log))
 
 
 def _before(
-    clip: Backbone, classifier: Classifier, photos: Photos, log: Log
+    clip: Backbone, classifier: Classifier, dataset: ImageDataset, log: Log
 ) -> tuple[Features, Float[Tensor, "N D"]]:
-    """What the frozen trunk says of pictures, and their features by the untrained model."""
+    """What the frozen trunk says of images, and their features by the untrained model."""
     part = cached_part(classifier.part)
-    shown = embed(clip, photos, Embedding(part), log)
-    return shown, current_features(clip, photos, part, shown)
+    features = embed(clip, dataset, Embedding(part), log)
+    return features, current_features(clip, dataset, part, features)
 
 
 def _adapted(
-    classifier: Classifier, photos: Photos, shown: Features, before: Float[Tensor, "N D"]
-) -> Chances:
+    classifier: Classifier, dataset: ImageDataset, features: Features, before: Float[Tensor, "N D"]
+) -> Probabilities:
     part = cached_part(classifier.part)
-    after = current_features(classifier.clip, photos, classifier.part or part, shown)
+    after = current_features(classifier.clip, dataset, classifier.part or part, features)
     towers = [after] if classifier.beside is None else [after, before]
     rows = side_by_side(towers)
-    rows = with_own(rows, tower_features(shown)) if classifier.own else rows
+    rows = with_own(rows, tower_features(features)) if classifier.own else rows
     if classifier.pooled:
-        rows = pooled_features(classifier.clip, shown, part)
+        rows = pooled_features(classifier.clip, features, part)
     return classifier.probabilities(rows).cpu().numpy()
 
 
@@ -106,10 +110,13 @@ def unnamed(classes: Classes) -> list[int]:
     return [c for c, kind in enumerate(classes.kinds) if kind == "unknown"]
 
 
-def compare(labels: Int[np.ndarray, " N"], seen: Seen, classes: Classes) -> dict[str, Any]:
+def compare(labels: Int[np.ndarray, " N"], seen: Predictions, classes: Classes) -> dict[str, Any]:
     """Scores of the three, None where nothing is labelled; a warning where adapting harmed."""
     known, names = bool((labels >= 0).any()), classes.names
-    scores = {key: every_score(labels, chances, classes) for key, chances in seen._asdict().items()}
+    scores = {
+        key: every_score(labels, probabilities, classes)
+        for key, probabilities in seen._asdict().items()
+    }
     adapted, named = seen.adapted.argmax(1), bool(seen.zero_shot.any())
     return scores | {
         "scored": int((labels >= 0).sum()),
@@ -122,25 +129,25 @@ def compare(labels: Int[np.ndarray, " N"], seen: Seen, classes: Classes) -> dict
 
 
 @torch.no_grad()
-def beat(
-    clip: Backbone, controls: Mapping[str, Classifier], photos: Photos, log: Log
+def score_baselines(
+    clip: Backbone, controls: Mapping[str, Classifier], dataset: ImageDataset, log: Log
 ) -> dict[str, Any]:
     """Scores of the classifiers that the result has to beat, by name; None where none is known."""
     return {
-        name: every_score(photos.labels, by_itself(clip, each, photos, log), each.classes)
+        name: every_score(dataset.labels, by_itself(clip, each, dataset, log), each.classes)
         for name, each in controls.items()
     }
 
 
 def every_score(
-    labels: Int[np.ndarray, " N"], chances: Chances, classes: Classes
+    labels: Int[np.ndarray, " N"], probabilities: Probabilities, classes: Classes
 ) -> dict[str, Any] | None:
     """Every number; base and new classes apart where some are labelled and others only named."""
-    scores = score(labels, chances.argmax(1), classes.names)
+    scores = score(labels, probabilities.argmax(1), classes.names)
     if scores is None or not classes.labelled or not classes.named:
         return scores
     new = np.isin(np.arange(len(classes)), classes.named)
-    return scores | base_to_new(labels, chances, new)
+    return scores | base_to_new(labels, probabilities, new)
 
 
 def _warnings(scores: dict[str, Any]) -> list[str]:
@@ -149,5 +156,5 @@ def _warnings(scores: dict[str, Any]) -> list[str]:
         return []
     return [
         f"adapted is worse than zero-shot here ({after['accuracy']:.1%} against "
-        f"{before['accuracy']:.1%}): keep zero-shot (`anyclass fit zero_shot`) or another method"
+        f"{before['accuracy']:.1%}): keep zero-shot (`anyclass fit zero-shot`) or another method"
     ]

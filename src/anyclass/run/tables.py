@@ -1,4 +1,4 @@
-"""Tables of predictions and of rejected pictures, as Parquet (exact) and CSV (for people)."""
+"""Tables of predictions and of rejected images, as Parquet (exact) and CSV (for people)."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from anyclass.data import Classes, Photos, Rejection
-from anyclass.files import csv_cell, whole
-from anyclass.run.scoring import Seen
+from anyclass.data import Classes, ImageDataset, Rejection
+from anyclass.files import atomic_write, csv_cell
+from anyclass.run.scoring import Predictions
 
 Row = dict[str, Any]
 
@@ -28,7 +28,7 @@ PREDICTION = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""Columns of every table of predictions; one row per picture, rejected ones too."""
+"""Columns of every table of predictions; one row per image, rejected ones too."""
 
 COMPARED = pa.schema(
     [
@@ -45,52 +45,54 @@ ROWS = 10_000
 
 
 def prediction_row(
-    file: str, chances: Float[np.ndarray, " C"], classes: Classes, least: float = 0.0
+    file: str, probabilities: Float[np.ndarray, " C"], classes: Classes, least: float = 0.0
 ) -> Row:
-    """Label, score, runner-up and margin of one picture; no label where its score is too low.
+    """Label, score, runner-up and margin of one image; no label where its score is too low.
 
     An empty label goes back in as none; the reason says which it would have been.
     """
-    order = np.argsort(-chances, kind="stable")
+    order = np.argsort(-probabilities, kind="stable")
     best, second = order[0], order[min(1, len(order) - 1)]
     row = {
         "file_name": file,
         "label": classes.names[best],
-        "score": float(chances[best]),
+        "score": float(probabilities[best]),
         "runner_up": classes.names[second] if len(order) > 1 else None,
-        "margin": float(chances[best] - chances[second]) if len(order) > 1 else 1.0,
+        "margin": float(probabilities[best] - probabilities[second]) if len(order) > 1 else 1.0,
         "kind": classes.kind(int(best)),
         "status": "ok",
         "reason": None,
     }
-    if chances[best] >= least:
+    if probabilities[best] >= least:
         return row
-    reason = f"below --least-score {least:g}; most likely {classes.names[best]}"
+    reason = f"below --min-score {least:g}; most likely {classes.names[best]}"
     return row | {"label": None, "kind": None, "status": "unsure", "reason": reason}
 
 
 def rejected_row(rejection: Rejection) -> Row:
-    """The row of a picture that could not be used."""
+    """The row of an image that could not be used."""
     reason = f"{rejection.reason}: {rejection.detail}" if rejection.detail else rejection.reason
     return {"file_name": rejection.file_name, "status": "rejected", "reason": reason}
 
 
-def compared_rows(photos: Photos, seen: Seen, rejections: Sequence[Rejection]) -> list[Row]:
-    """One row for each picture, in order, zero-shot beside the result.
+def compared_rows(
+    dataset: ImageDataset, seen: Predictions, rejections: Sequence[Rejection]
+) -> list[Row]:
+    """One row for each image, in order, zero-shot beside the result.
 
     Args:
-        photos: all pictures, those that were rejected too.
+        dataset: all images, those that were rejected too.
         seen: probabilities of the others, in their order.
         rejections: why they were rejected.
     """
     refused = {rejection.file_name: rejection for rejection in rejections}
-    names, rows, i = photos.classes.names, [], 0
-    for file, label in zip(photos.files, photos.labels.tolist(), strict=True):
+    names, rows, i = dataset.classes.names, [], 0
+    for file, label in zip(dataset.files, dataset.labels.tolist(), strict=True):
         if file in refused:
             row = rejected_row(refused[file])
         else:
             best = int(seen.zero_shot[i].argmax())
-            row = prediction_row(file, seen.adapted[i], photos.classes)
+            row = prediction_row(file, seen.adapted[i], dataset.classes)
             if score := float(seen.zero_shot[i, best]):  # no class has a name: none
                 row |= {"zero_shot_label": names[best], "zero_shot_score": score}
             i += 1
@@ -103,7 +105,7 @@ def write_table(path: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
 
     Text cells of a CSV that a spreadsheet would take for a formula get a leading apostrophe.
     """
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         if path.suffix == ".parquet":
             with draft.open("wb") as binary, pq.ParquetWriter(binary, schema) as writer:
                 for some in _chunks(rows):

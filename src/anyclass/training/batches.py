@@ -9,7 +9,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.data import Augmentation, Photos, read
+from anyclass.data import Augmentation, ImageDataset, load_batches
 from anyclass.features.extract import Features, drawing, stop_if
 from anyclass.rng import seeded_rng
 
@@ -21,15 +21,15 @@ class Batch:
     step: int
     """0-based."""
     starts_epoch: bool
-    """Whether the pictures have just been shuffled."""
+    """Whether the images have just been shuffled."""
     index: Int[Tensor, " B"]
-    """Rows of the pictures in their `Photos`."""
+    """Rows of the images in their `ImageDataset`."""
     hidden: Shaped[Tensor, "B ..."]
-    """One view of each picture, as the frozen trunk left it (pixels when everything is trained)."""
+    """One view of each image, as the frozen trunk left it (pixels when everything is trained)."""
     files: tuple[str, ...]
     """Their file names, for messages."""
     view: Int[Tensor, " B"] | None = None
-    """Which of a picture's cached views each is, where a method keeps more of a view."""
+    """Which of an image's cached views each is, where a method keeps more of a view."""
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """`Batches` of no pictures, for a loss that makes what it needs."""
+    """`Batches` of no images, for a loss that makes what it needs."""
 
     steps: int
     """How many there are."""
@@ -62,21 +62,21 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class TrainingViews:
-    """Views of N pictures in the order of training: `Batches` for `optimise`.
+class TrainingBatches:
+    """Views of N images in the order of training: `Batches` for `optimise`.
 
     Shuffled anew each epoch without replacement; the last part of a batch is dropped when N >= B,
     and B = N when N < B. Everything is a pure function of the seed and the step.
     """
 
-    photos: Photos
-    """The pictures, all readable."""
+    dataset: ImageDataset
+    """The images, all readable."""
     clip: Backbone
     """Its preprocessing, and where its weights lie."""
     cached: Features | None
-    """Trunk outputs of K views; None: pictures are read and augmented anew in each epoch."""
+    """Trunk outputs of K views; None: images are read and augmented anew in each epoch."""
     augmentation: Augmentation | None
-    """Of pictures that are read anew; None: the one test view."""
+    """Of images that are read anew; None: the one test view."""
     batch_size: int
     """B."""
     steps: int
@@ -90,14 +90,14 @@ class TrainingViews:
 
     def start(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on."""
-        size = min(self.batch_size, len(self.photos))
-        per_epoch = len(self.photos) // size
+        size = min(self.batch_size, len(self.dataset))
+        per_epoch = len(self.dataset) // size
         while step < self.steps:
             epoch, position = divmod(step, per_epoch)
-            order = torch.randperm(len(self.photos), generator=seeded_rng(self.seed, epoch))
+            order = torch.randperm(len(self.dataset), generator=seeded_rng(self.seed, epoch))
             index = order[position * size : min(per_epoch, position + self.steps - step) * size]
             for part, hidden in self._views(index, size, epoch):
-                files = tuple(self.photos.files[i] for i in part.tolist())
+                files = tuple(self.dataset.files[i] for i in part.tolist())
                 device = self.clip.device
                 yield Batch(step, step % per_epoch == 0, part, hidden.to(device), files)
                 step += 1
@@ -105,11 +105,11 @@ class TrainingViews:
     def _views(
         self, index: Int[Tensor, " n"], size: int, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One view of each picture of the rest of an epoch, batch by batch."""
+        """One view of each image of the rest of an epoch, batch by batch."""
         if self.cached is None:
             own = seeded_rng(self.seed, epoch).initial_seed()
             draw = drawing(self.clip, self.augmentation, 1, own)
-            for batch, bad in read(self.photos[index.numpy()], draw, size):
+            for batch, bad in load_batches(self.dataset[index.numpy()], draw, size):
                 stop_if(bad)
                 yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])
             return

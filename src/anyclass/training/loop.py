@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anyclass.errors import TrainingError
-from anyclass.files import whole
+from anyclass.files import atomic_write
 from anyclass.log import Log
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.optim import Schedule
@@ -89,7 +89,7 @@ def _check(terms: Mapping[str, Tensor], step: int, batch: Batch) -> None:
             files = ", ".join(batch.files[:3])
             raise TrainingError(
                 f"{name} became {float(term.detach())} at step {step + 1}; its {len(batch.files)} "
-                f"pictures begin with {files}. Nothing was saved over; try a smaller --lr"
+                f"images begin with {files}. Nothing was saved over; try a smaller --lr"
             )
 
 
@@ -115,7 +115,7 @@ class _Keeper:
             for key, value in self.optimiser.state[parameter].items():
                 if value is not None:  # SGD without momentum
                     tensors[f"{key}.{name}"] = value
-        with whole(self.checkpoint.path) as path:
+        with atomic_write(self.checkpoint.path) as path:
             save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
         self.saved = monotonic()
 

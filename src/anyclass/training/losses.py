@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 Collisions = Literal["ignore", "multi_positive", "mask"]
-"""What two samples of one class in a batch are to each other: rivals, both right, or left out."""
+"""Two samples of one class in a batch are negatives, positives, or left out."""
 
 
 def contrastive(
@@ -50,7 +50,7 @@ def contrastive(
 
 
 def unsupervised_contrast(h: Float[Tensor, "N E"], tau: float = 1.0) -> Float[Tensor, ""]:
-    """Of unit features of N = 2 B views, where view i and view i + B show one picture.
+    """Of unit features of N = 2 B views, where view i and view i + B show one image.
 
     mean_i -log exp(h_i . h_i' / tau) / sum_j!=i exp(h_i . h_j / tau),  i' the other view of i
     """

@@ -13,14 +13,14 @@ Decayed = Literal["matrices", "all"]
 
 
 @dataclass(frozen=True)
-class Rate:
+class LearningRate:
     """Learning rate of each step: a line up, then half a cosine down."""
 
-    highest: float
+    peak_lr: float
     """Learning rate at the top of the cosine."""
     warm_up: int = 0
     """Steps of linear growth before it."""
-    least: float | None = 0.0
+    min_lr: float | None = 0.0
     """Where the cosine ends; None: there is none, the rate stays at its highest."""
     epoch: int = 1
     """Steps between two changes."""
@@ -30,21 +30,21 @@ class Rate:
     def at(self, step: int, steps: int) -> float:
         """Learning rate of `step` (0-based) of `steps`."""
         if step < self.warm_up:
-            return self.highest * (step + 1) / self.warm_up
+            return self.peak_lr * (step + 1) / self.warm_up
         if self.first is not None and step < self.epoch:
             return self.first
-        if self.least is None:
-            return self.highest
+        if self.min_lr is None:
+            return self.peak_lr
         done = step - step % self.epoch - self.warm_up
         fall = (1 + cos(pi * done / max(1, steps - self.warm_up))) / 2
-        return self.least + (self.highest - self.least) * fall
+        return self.min_lr + (self.peak_lr - self.min_lr) * fall
 
 
 @dataclass(frozen=True)
 class AdamW:
     """AdamW; its defaults are torch's."""
 
-    rate: Rate
+    rate: LearningRate
     """Learning rate over the steps."""
     weight_decay: float = 0.01
     """Pull to zero, in learning rates."""
@@ -60,7 +60,7 @@ class AdamW:
         groups = _groups(parameters, self.decay)
         return torch.optim.AdamW(
             groups,
-            lr=self.rate.highest,
+            lr=self.rate.peak_lr,
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,
@@ -71,7 +71,7 @@ class AdamW:
 class Sgd:
     """Stochastic gradient descent."""
 
-    rate: Rate
+    rate: LearningRate
     """Learning rate over the steps."""
     momentum: float = 0.9
     """Share of the last step in the next."""
@@ -88,7 +88,7 @@ class Sgd:
         for start, share in self.shares.items():
             some = {name: rest.pop(name) for name in parameters if name.startswith(start)}
             groups += [group | {"share": share} for group in _groups(some, self.decay)]
-        groups, rate = groups + _groups(rest, self.decay), self.rate.highest
+        groups, rate = groups + _groups(rest, self.decay), self.rate.peak_lr
         return torch.optim.SGD(groups, rate, self.momentum, weight_decay=self.weight_decay)
 
 

@@ -10,11 +10,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from anyclass.backbone import Backbone, Part
-from anyclass.data import Augmentation, Photos
+from anyclass.data import Augmentation, ImageDataset
 from anyclass.features.extract import Embedding, cached_part, embed
 from anyclass.log import Log
-from anyclass.training.batches import TrainingViews
-from anyclass.training.optim import AdamW, Rate
+from anyclass.training.batches import TrainingBatches
+from anyclass.training.optim import AdamW, LearningRate
 
 PAPER_LR = 1e-7
 """LatteCLIP's learning rate when everything is trained, and that of its baselines."""
@@ -52,39 +52,43 @@ class Tuning:
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
     """AdamW's, on matrices only."""
     augmentation: Augmentation = Augmentation()
-    """Views of the pictures while training."""
+    """Views of the images while training."""
     views: Annotated[int, Field(gt=0)] = 4
-    """Views drawn once per picture for head and tail (all draws anew each time)."""
+    """Views drawn once per image for head and tail (all draws anew each time)."""
     micro_batch: Annotated[int, Field(gt=0)] | None = None
-    """Pictures, and texts, that go through the towers at once where memory is short: the same
+    """Images, and texts, that go through the towers at once where memory is short: the same
     numbers for a second forward pass; None: the whole batch."""
 
-    def warm_up_of(self, pictures: int) -> int:
-        """Steps of warm-up on a set of `pictures`."""
-        return ceil(pictures / self.batch_size) if self.warm_up is None else self.warm_up
+    def warm_up_of(self, images: int) -> int:
+        """Steps of warm-up on a set of `images`."""
+        return ceil(images / self.batch_size) if self.warm_up is None else self.warm_up
 
-    def steps_of(self, pictures: int) -> int:
-        """Training steps on a set of `pictures`."""
-        epoch = ceil(pictures / self.batch_size)
+    def steps_of(self, images: int) -> int:
+        """Training steps on a set of `images`."""
+        epoch = ceil(images / self.batch_size)
         return min(2000, 50 * epoch) if self.steps is None else self.steps
 
-    def schedule(self, pictures: int) -> AdamW:
-        """Optimiser and learning rate on a set of `pictures`."""
+    def schedule(self, images: int) -> AdamW:
+        """Optimiser and learning rate on a set of `images`."""
         lr = self.lr
         if lr is None:
             path = PATHS.get(self.tune)
-            lr = path / max(1, self.steps_of(pictures)) if path else PAPER_LR
-        rate = Rate(lr, self.warm_up_of(pictures))
+            lr = path / max(1, self.steps_of(images)) if path else PAPER_LR
+        rate = LearningRate(lr, self.warm_up_of(images))
         return AdamW(rate, self.weight_decay, BETAS, EPS, decay="matrices")
 
-    def batches(self, tuned: Backbone, photos: Photos, log: Log, seed: int) -> TrainingViews:
-        """Training views: cached trunk outputs, or pictures read anew; warns of a bold rate."""
+    def batches(
+        self, tuned: Backbone, dataset: ImageDataset, log: Log, seed: int
+    ) -> TrainingBatches:
+        """Training views: cached trunk outputs, or images read anew; warns of a bold rate."""
         if self.tune == "all" and self.lr is not None and self.lr > BOLD:
             log(warning=f"lr {self.lr} is bold for a whole model: the paper takes 1e-7 to 1e-6")
         how = Embedding(cached_part(self.tune), self.augmentation, self.views, seed)
-        cached = None if self.tune == "all" else embed(tuned, photos, how, log)
-        steps = self.steps_of(len(photos))
-        return TrainingViews(photos, tuned, cached, self.augmentation, self.batch_size, steps, seed)
+        cached = None if self.tune == "all" else embed(tuned, dataset, how, log)
+        steps = self.steps_of(len(dataset))
+        return TrainingBatches(
+            dataset, tuned, cached, self.augmentation, self.batch_size, steps, seed
+        )
 
 
 def trained_part(method: object) -> Part | None:
@@ -94,6 +98,6 @@ def trained_part(method: object) -> Part | None:
 
 
 def cached_views(method: object) -> int:
-    """Views of each picture that a method trains on and that are kept, beside the test view."""
+    """Views of each image that a method trains on and that are kept, beside the test view."""
     views: int = getattr(getattr(method, "tuning", None), "views", 0)
     return views if trained_part(method) != "all" else 0

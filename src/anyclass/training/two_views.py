@@ -1,7 +1,7 @@
-"""Two views of each picture, half of them labelled: how category discovery trains.
+"""Two views of each image, half of them labelled: how category discovery trains.
 
 The sampler, the views and the optimiser that GCD's, SimGCD's and GET's official codes share.
-Letters: N pictures, B of a batch, V cached views of each.
+Letters: N images, B of a batch, V cached views of each.
 """
 
 from collections.abc import Iterator
@@ -16,31 +16,31 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.data import CropAndFlip, Photos, read
+from anyclass.data import CropAndFlip, ImageDataset, load_batches
 from anyclass.errors import RequestError
 from anyclass.features.extract import Embedding, Features, drawing, embed, stop_if
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
-from anyclass.training.optim import Decayed, Rate, Sgd
+from anyclass.training.optim import Decayed, LearningRate, Sgd
 
 LEAST = 1e-3
 """Where the cosine of the learning rate ends, of where it begins (the official codes)."""
 
 BATCH_NORMED = 0.01
 """Share of the learning rate for a tower with batch normalisation: with all of it the starter has a
-few classes take all pictures, a tenth and a hundredth do alike (docs/methods/get.md)."""
+few classes take all images, a tenth and a hundredth do alike (docs/methods/get.md)."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
-class PairTuning:
+class TwoViewTuning:
     """What is trained on pairs of views, how fast and for how long."""
 
     tune: Literal["tail", "head"] = "tail"
     """Last stage of the image tower and the new layers (the papers: last block), or the new layers
     alone, on cached features."""
     epochs: Annotated[int, Field(ge=0)] = 200
-    """Each of N draws, so many as there are pictures (papers: 200)."""
+    """Each of N draws, so many as there are images (papers: 200)."""
     batch_size: Annotated[int, Field(gt=0)] = 128
     """B, two views each; B = N for smaller folders."""
     lr: Annotated[float, Field(ge=0)] = 0.1
@@ -55,13 +55,13 @@ class PairTuning:
     decay: Decayed = "all"
     """What weight decay pulls at: everything (GET), or no biases and norms (SimGCD)."""
     views: Annotated[int, Field(ge=0)] = 8
-    """V, views drawn once per picture, two of which are drawn in turn; 0: new ones each time (the
+    """V, views drawn once per image, two of which are drawn in turn; 0: new ones each time (the
     papers)."""
     augmentation: CropAndFlip = CropAndFlip()
-    """Views of the pictures while training."""
+    """Views of the images while training."""
 
-    def embed(self, clip: Backbone, photos: Photos, log: Log, seed: int) -> Features | None:
-        """Trunk outputs of the V views of each picture; None: there are none.
+    def embed(self, clip: Backbone, dataset: ImageDataset, log: Log, seed: int) -> Features | None:
+        """Trunk outputs of the V views of each image; None: there are none.
 
         Raises:
             RequestError: a pair of different views cannot be drawn from one.
@@ -70,15 +70,17 @@ class PairTuning:
             raise RequestError("pairs need two views or more (--views 2), or new ones (--views 0)")
         if self.views == 0:
             return None
-        return embed(clip, photos, Embedding(self.tune, self.augmentation, self.views, seed), log)
+        return embed(clip, dataset, Embedding(self.tune, self.augmentation, self.views, seed), log)
 
-    def pairs(self, clip: Backbone, photos: Photos, cached: Features | None, seed: int) -> "Pairs":
+    def pairs(
+        self, clip: Backbone, dataset: ImageDataset, cached: Features | None, seed: int
+    ) -> "TwoViewBatches":
         """The batches."""
         shape = (self.batch_size, self.epochs, seed)
-        return Pairs(photos, clip, self.tune, cached, self.augmentation, *shape)
+        return TwoViewBatches(dataset, clip, self.tune, cached, self.augmentation, *shape)
 
-    def schedule(self, clip: Backbone, pictures: int) -> Sgd:
-        """Optimiser and learning rate on a set of `pictures`.
+    def schedule(self, clip: Backbone, images: int) -> Sgd:
+        """Optimiser and learning rate on a set of `images`.
 
         Raises:
             RequestError: the tower is to learn while nothing else does.
@@ -88,41 +90,41 @@ class PairTuning:
             raise RequestError("--backbone-lr is a share of --lr, so that may not be 0")
         if self.backbone_lr is not None:
             share = self.backbone_lr / self.lr if self.lr else 0.0
-        steps = steps_of_epoch(pictures, self.batch_size)
-        rate = Rate(self.lr, least=LEAST * self.lr, epoch=steps)
+        steps = steps_of_epoch(images, self.batch_size)
+        rate = LearningRate(self.lr, min_lr=LEAST * self.lr, epoch=steps)
         return Sgd(rate, self.momentum, self.weight_decay, self.decay, {"visual.": share})
 
 
 @plain_dataclass(frozen=True)
-class Pairs:
+class TwoViewBatches:
     """Pairs of views in the order of training: `Batches` for `optimise`.
 
-    An epoch is N draws with replacement, each as likely to be a labelled picture as not; the last
-    part of a batch is dropped. View i and view i + B of a batch show the same picture. Everything
+    An epoch is N draws with replacement, each as likely to be a labelled image as not; the last
+    part of a batch is dropped. View i and view i + B of a batch show the same image. Everything
     is a pure function of the seed and the step.
     """
 
-    photos: Photos
-    """The N pictures, all readable; -1 is unlabelled."""
+    dataset: ImageDataset
+    """The N images, all readable; -1 is unlabelled."""
     clip: Backbone
     """Its trunk and preprocessing, and where its weights lie."""
     part: Literal["tail", "head"]
     """What is trained on the trunk's outputs."""
     cached: Features | None
-    """What is kept of V views; None: pictures are read and augmented anew."""
+    """What is kept of V views; None: images are read and augmented anew."""
     augmentation: CropAndFlip
-    """Of pictures that are read anew."""
+    """Of images that are read anew."""
     batch_size: int
     """B."""
     epochs: int
-    """How often N pictures are drawn."""
+    """How often N images are drawn."""
     seed: int
     """Of draws and views."""
 
     @property
     def per_epoch(self) -> int:
         """Steps of an epoch."""
-        return steps_of_epoch(len(self.photos), self.batch_size)
+        return steps_of_epoch(len(self.dataset), self.batch_size)
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -130,14 +132,14 @@ class Pairs:
 
     def start(self, step: int) -> Iterator[Batch]:
         """Batches from `step` on."""
-        weights = sampling_weights(self.photos.labels >= 0)
+        weights = sampling_weights(self.dataset.labels >= 0)
         while step < len(self):
             epoch, position = divmod(step, self.per_epoch)
             draw = seeded_rng(self.seed, epoch)
-            order = torch.multinomial(weights, len(self.photos), replacement=True, generator=draw)
+            order = torch.multinomial(weights, len(self.dataset), replacement=True, generator=draw)
             index = order[position * self._size : self.per_epoch * self._size]
             for part, view, hidden in self._views(index, epoch):
-                files = tuple(self.photos.files[i] for i in part.tolist())
+                files = tuple(self.dataset.files[i] for i in part.tolist())
                 hidden = hidden.to(self.clip.device)
                 first = step % self.per_epoch == 0
                 yield Batch(step, first, part.repeat(2), hidden, files * 2, view)
@@ -145,12 +147,12 @@ class Pairs:
 
     @property
     def _size(self) -> int:
-        return min(self.batch_size, len(self.photos))
+        return min(self.batch_size, len(self.dataset))
 
     def _views(
         self, index: Int[Tensor, " n"], epoch: int
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """Pictures, numbers of their cached views and the views of the rest of an epoch."""
+        """Images, numbers of their cached views and the views of the rest of an epoch."""
         if self.cached is None:
             yield from self._anew(index, epoch)
             return
@@ -163,13 +165,13 @@ class Pairs:
             yield part, view, self.cached.views(part.repeat(2), view)
 
     def _anew(self, index: Int[Tensor, " n"], epoch: int) -> Iterator[tuple[Tensor, None, Tensor]]:
-        """Views drawn anew in each epoch, through the trunk; twice in it, a picture shows the same.
+        """Views drawn anew in each epoch, through the trunk; twice in it, an image shows the same.
 
         Neither the views nor the places of batches depend on where an epoch is gone on with.
         """
         own = seeded_rng(self.seed, epoch).initial_seed()
         draw = drawing(self.clip, self.augmentation, 2, own)
-        for batch, bad in read(self.photos[index.numpy()], draw, self._size):
+        for batch, bad in load_batches(self.dataset[index.numpy()], draw, self._size):
             stop_if(bad)
             views = batch.pixels.transpose(0, 1).flatten(0, 1).to(self.clip.device)
             with torch.no_grad():
@@ -177,13 +179,13 @@ class Pairs:
             yield index[batch.indices], None, hidden
 
 
-def steps_of_epoch(pictures: int, batch_size: int) -> int:
+def steps_of_epoch(images: int, batch_size: int) -> int:
     """The last part of a batch is dropped; there is one batch at least."""
-    return max(1, pictures // batch_size)
+    return max(1, images // batch_size)
 
 
 def sampling_weights(labelled: Bool[np.ndarray, " N"]) -> Float[Tensor, " N"]:
-    """1 of a labelled picture, |labelled| / |unlabelled| of another: half of the draws are of each.
+    """1 of a labelled image, |labelled| / |unlabelled| of another: half of the draws are of each.
 
     Where there is only one kind, all weigh alike.
     """
