@@ -1,14 +1,14 @@
-"""Category discovery: GET, what it is compared with, and get-plus, over seeds.
+"""Category discovery benchmark: GET, its baselines and get-plus, over seeds.
 
-    python benchmarks/get.py --data DATA        DATA: the folder that holds cifar10/ and grocery/
-    python benchmarks/get.py --table            the table of what has been measured
+    python benchmarks/get.py --data DATA        DATA: the folder with cifar10/ and grocery/
+    python benchmarks/get.py --table            print the table of all results so far
 
-Half of the images of the known classes are labelled (the published draw), everything else is not.
-All, Old and New are clustering accuracies "v2" of the images that were fitted on without a label
-(transductive), and of the test images (inductive). What is trained follows the papers' schedules
-(200 epochs, the last stage of the tower) on eight cached views of each image: a GPU (`--device
-cuda`) takes minutes, two CPU cores hours. One line of `results/get.json` is one fit; those that are
-there are not measured again.
+Half of the images of the known classes are labelled (the published draw), all others are not.
+All, Old and New are clustering accuracies "v2" on the unlabelled training images (transductive),
+and on the test images (inductive). Training follows the papers' schedules (200 epochs, the last
+stage of the image encoder) on eight cached views of each image: minutes on a GPU (`--device cuda`),
+hours on two CPU cores. One line of `results/get.json` is one fit; existing lines are not measured
+again.
 """
 
 import argparse
@@ -29,12 +29,14 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
-from anyclass.data.splits import discovery
+from anyclass.data.splits import discovery_split
 from anyclass.errors import TrainingError
 from anyclass.estimators.kmeans import estimate_classes, semi_supervised_kmeans
 from anyclass.estimators.metrics import clustering
 from anyclass.estimators.num_classes import estimate_num_classes
-from anyclass.features.extract import Embedding, embed, image_features, tower_features, with_own
+from anyclass.features.cache import Embedding
+from anyclass.features.extract import image_features, tower_features, with_own
+from anyclass.features.store import FeatureStore, embed
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
 from anyclass.methods.get_plus import GetPlus
@@ -45,7 +47,9 @@ from anyclass.training.two_views import TwoViewTuning
 
 RESULTS = Path(__file__).parent / "results" / "get.json"
 
-TAIL, GET, SIMGCD = TwoViewTuning(), Get(), SimGcd()
+TAIL = TwoViewTuning()
+GET = Get()
+SIMGCD = SimGcd()
 METHODS: dict[str, Any] = {
     "kmeans": KMeans(),
     "kmeans, unprojected": KMeans(feature="unprojected"),
@@ -76,7 +80,7 @@ METHODS: dict[str, Any] = {
     "simgcd, head": replace(SIMGCD, tuning=replace(SIMGCD.tuning, tune="head")),
     "get, head": replace(GET, tuning=replace(TAIL, tune="head")),
 }
-"""Rows of the table; of GET, epochs of stage 1 + stage 2 where they are not the papers' 200."""
+"""Rows of the table; for GET with the epochs of stage 1 + stage 2 if not the papers' 200."""
 
 METHODS |= {
     f"{name}, raw texts": replace(how, text_length="raw")
@@ -90,7 +94,7 @@ WRONG = {
     "get-plus, twice as many classes": 2.0,
     "get-plus, twice as many classes, as asked": 2.0,
 }
-"""Rows that are given a wrong number of classes: so many times the true one."""
+"""Rows with a wrong number of classes, as a multiple of the true one."""
 METHODS |= {name: GetPlus(may_find_fewer="as asked" not in name) for name in WRONG}
 
 TRAINED = tuple(name for name, how in METHODS.items() if isinstance(how, Gcd | Get | SimGcd))
@@ -103,33 +107,38 @@ SHARES_STAGE_1 = tuple(
     and (how.tuning.tune, how.tuning.batch_size) == (TAIL.tune, TAIL.batch_size)
     and how.tes_epochs == GET.tes_epochs
 )
-"""Rows whose first stage is the same, and is trained once."""
+"""Rows with the same first stage, which is trained once."""
 
 
 class Task(NamedTuple):
-    """One set: what is fitted on, the truth of it, other images with theirs, all class names."""
+    """One dataset of the benchmark."""
 
     dataset: ImageDataset
+    """Training images."""
     truth: Any
+    """True labels of the training images."""
     test: ImageDataset
+    """Test images with labels."""
     known: int
+    """Number of known classes, which come first."""
     names: tuple[str, ...]
+    """Names of all classes."""
 
 
 def task(train: ImageDataset, test: ImageDataset, known: list[int], images: int | None) -> Task:
-    """Known classes first, in the order of their indices; a fixed share of the images."""
+    """Task with the known classes first, on all training images or a random subset of them."""
     if images is not None:
         drawn = np.random.RandomState(0).permutation(len(train))[:images]  # noqa: NPY002
         train = train[np.sort(drawn)]
     order = [*known, *(c for c in range(len(train.classes)) if c not in set(known))]
     number = np.argsort(order)
-    dataset, truth = discovery(train, known)
+    dataset, truth = discovery_split(train, known)
     names = tuple(train.classes.names[c] for c in order)
     return Task(dataset, truth, replace(test, labels=number[test.labels]), len(known), names)
 
 
 def tasks(data: Path) -> dict[str, Callable[[], Task]]:
-    """The sets by name."""
+    """Functions that create the tasks, by name."""
 
     def cifar(images: int | None) -> Task:
         return task(*SETS["cifar10"](data), list(range(5)), images)
@@ -147,30 +156,32 @@ def tasks(data: Path) -> dict[str, Callable[[], Task]]:
 
 
 def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
-    """Transductive and inductive."""
+    """Transductive and inductive scores in percent."""
     hidden = some.dataset.labels < 0
     known = range(some.known)
-    on_train = np.array(fitted.record["predicted"])[hidden]
+    on_train = np.array(fitted.record.predictions["predicted"])[hidden]
     on_test = predict_all(clip, fitted, some.test, silent).adapted.argmax(1)
     found = {
         "transductive": clustering(some.truth[hidden], on_train, known),
         "inductive": clustering(some.test.labels, on_test, known),
     }
-    if "pseudo_texts" in fitted.record:
+    if fitted.record.pseudo_text is not None:
         found |= by_text(fitted, some)
     keys = ("all", "old", "new", "old_fixed")
     return {name: {key: round(100 * v[key], 2) for key in keys} for name, v in found.items() if v}
 
 
 def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
-    """What GET's texts know by themselves: its text branch, both branches, and grouped texts."""
-    hidden, known, said = some.dataset.labels < 0, range(some.known), fitted.record
-    x = normalize(said["pseudo_texts"].cpu(), dim=-1)
-    grouped = semi_supervised_kmeans(x, torch.tensor(some.dataset.labels), len(fitted.classes))
+    """Scores of GET's pseudo-texts: its text branch, both branches, and clusters of the texts."""
+    hidden = some.dataset.labels < 0
+    known = range(some.known)
+    record = fitted.record
+    x = normalize(record.pseudo_text.cpu(), dim=-1)
+    clusters = semi_supervised_kmeans(x, torch.tensor(some.dataset.labels), len(fitted.classes))
     guesses = {
-        "text branch": np.array(said["predicted_by_text"]),
-        "both branches": np.array(said["predicted_by_mix"]),
-        "semi-supervised kmeans of texts": grouped.labels.numpy(),
+        "text branch": np.array(record.predictions["predicted_by_text"]),
+        "both branches": np.array(record.predictions["predicted_by_mix"]),
+        "semi-supervised kmeans of texts": clusters.labels.numpy(),
     }
     return {
         name: clustering(some.truth[hidden], guess[hidden], known)
@@ -179,8 +190,8 @@ def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
 
 
 def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: Path) -> Any:
-    """One fit, scored; what stopped it, where it collapsed."""
-    some = wrong(some, WRONG.get(method, 1.0))
+    """Scores of one fit, or the error that stopped it."""
+    some = with_wrong_number(some, WRONG.get(method, 1.0))
     row = {"set": name, "method": method, "seed": seed, "images": len(some.dataset)}
     options = {}
     if method in SHARES_STAGE_1:
@@ -192,7 +203,7 @@ def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: 
     torch.manual_seed(seed)
     start = time.perf_counter()
     try:
-        fitted = METHODS[method].fit(clip, some.dataset, silent, **options)
+        fitted = METHODS[method].fit(FeatureStore(clip, some.dataset), silent, **options)
     except TrainingError as stopped:
         return row | {"stopped": str(stopped)}
     seconds = round(time.perf_counter() - start, 1)
@@ -200,8 +211,8 @@ def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: 
     return row | {"seconds": seconds, "device": device, **scores(clip, fitted, some)}
 
 
-def wrong(some: Task, factor: float) -> Task:
-    """The task with so many times the classes, or the new ones, as there cannot be fewer known."""
+def with_wrong_number(some: Task, factor: float) -> Task:
+    """The task with the number of classes, or at least of new classes, times `factor`."""
     classes = some.dataset.classes
     fewer = round(factor * classes.unknown)
     unknown = max(fewer, round(factor * classes.total) - len(classes))
@@ -209,10 +220,11 @@ def wrong(some: Task, factor: float) -> Task:
 
 
 def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]:
-    """How many classes there seem to be: by held-out labels, and as GCD has it."""
+    """Estimated number of classes: by held-out labels, and by GCD's method."""
     features = embed(clip, some.dataset, Embedding("head"), silent)
     x = image_features(clip, features, "head").cpu()
-    rows, y = with_own(x, tower_features(features)), torch.tensor(some.dataset.labels)
+    rows = with_own(x, tower_features(features))
+    y = torch.tensor(some.dataset.labels)
     found = estimate_num_classes(rows, x.shape[1], y, silent, seed=seed)
     row = {"set": name, "method": "estimate", "seed": seed, "true": some.dataset.classes.total}
     row |= {"classes": found.classes, "range": found.range}
@@ -220,7 +232,7 @@ def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]
 
 
 def table(lines: list[dict[str, Any]], protocol: str) -> None:
-    """Print means over seeds as Markdown: All / Old / New, and the deviation of All."""
+    """Print means over seeds as Markdown: All / Old / New, and the standard deviation of All."""
     sets = list(dict.fromkeys(line["set"] for line in lines))
     print(f"\n| {protocol} | {' | '.join(sets)} |\n{'|---' * (len(sets) + 1)}|")
     for method in dict.fromkeys(line["method"] for line in lines):
@@ -232,30 +244,30 @@ def table(lines: list[dict[str, Any]], protocol: str) -> None:
 
 
 def cell(here: list[dict[str, Any]], protocol: str) -> str:
-    """One cell of the table: the seeds that came to an end, and how many did not."""
+    """One cell of the table: means over the finished seeds, and the number of stopped ones."""
     found = [line[protocol] for line in here if protocol in line]
     stopped = f"{len(here) - len(found)} stopped" if len(found) < len(here) else ""
     if not found:
         return stopped
     means = [statistics.mean(one[key] for one in found) for key in ("all", "old", "new")]
     text = " / ".join(f"{value:.1f}" for value in means)
-    spread = f" ± {statistics.stdev(one['all'] for one in found):.1f}" if len(found) > 1 else ""
+    deviation = f" ± {statistics.stdev(one['all'] for one in found):.1f}" if len(found) > 1 else ""
     notes = [f"{len(found)} seed{'s'[: len(found) > 1]}"] if len(found) != 3 else []
     notes += [stopped] if stopped else []
-    return text + spread + (f" ({', '.join(notes)})" if notes else "")
+    return text + deviation + (f" ({', '.join(notes)})" if notes else "")
 
 
 def main() -> None:
-    """Measure and write the lines."""
+    """Run the benchmark and add its lines to the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--sets", nargs="+", default=None)
-    parser.add_argument("--methods", nargs="+", default=[*METHODS, "estimate"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", type=Path, help="folder of the datasets")
+    parser.add_argument("--sets", nargs="+", default=None, help="names of datasets; default all")
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, "estimate"], help="rows")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="random seeds")
+    parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")
+    parser.add_argument("--table", action="store_true", help="print the results so far")
     asked = parser.parse_args()
     if not asked.table and asked.data is None:
         parser.error("--data is needed to measure")

@@ -1,13 +1,13 @@
-"""What a step of GET costs with cached views, against both towers from pixels at each step.
+"""Time of a training step of GET with cached views, compared with both encoders from pixels.
 
     python benchmarks/get_steps.py [--batch 16] [--device cuda] [--model ViT-B-32]
 
-Plain: stage 1 runs the image tower and the text tower; stage 2 runs the image tower twice (frozen,
-and with its last block trained) and the text tower. Here: stage 1 starts from cached image
+Plain: stage 1 runs the image and the text encoder; stage 2 runs the image encoder twice (frozen,
+and with its last block trained) and the text encoder. Here: stage 1 starts from cached image
 features, stage 2 from cached trunk outputs and the texts synthesised after stage 1; with new views
 at each step (`--views 0`) it runs the trunk once, from pixels. The same shapes, 9 tokens on both
-sides, random weights, forward and backward and SGD. Lines of other models, devices and batches
-stay in `results/get_steps.json`.
+sides, random weights; forward, backward and SGD. Lines of other models, devices and batches stay in
+`results/get_steps.json`.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from anyclass.backbone import Backbone
-from anyclass.methods.gcd_common import last_stage, seeded
-from anyclass.methods.get import Branches, Get, Synthesizer, align, anchored, consistency
+from anyclass.methods.gcd_common import seeded
+from anyclass.methods.get import Branches, Get, Synthesizer, align, anchor_log_probs, consistency
 from anyclass.methods.simgcd import branch_loss
 
 RESULTS = Path(__file__).parent / "results" / "get_steps.json"
@@ -30,8 +30,9 @@ CLASSES = 200
 
 
 def seconds(loss: Callable[[], Tensor], parameters: list[Tensor]) -> float:
-    """The fastest of three steps, after one to be warm."""
-    sgd, found = torch.optim.SGD(parameters, 0.001, 0.9), []
+    """Time of the fastest of three steps, after one warm-up step."""
+    sgd = torch.optim.SGD(parameters, 0.001, 0.9)
+    found = []
     for _ in range(4):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -46,13 +47,14 @@ def seconds(loss: Callable[[], Tensor], parameters: list[Tensor]) -> float:
 
 
 def main() -> None:
-    """Measure both stages, both ways."""
+    """Measure both stages in all variants."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--batch", type=int, default=16, help="pairs of views")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--model", default="ViT-B-32", help="open_clip architecture")
     asked = parser.parse_args()
-    b, how = asked.batch, Get()
+    b = asked.batch
+    how = Get()
     model = open_clip.create_model(asked.model).to(asked.device)
     clip = Backbone(model, open_clip.get_tokenizer(asked.model), asked.model)
     tuned = clip.copy()
@@ -74,10 +76,11 @@ def main() -> None:
         return align(features, synthesizer(features), 100.0)
 
     def stage_2(visual: Callable[[], Tensor], text: Callable[[], Tensor]) -> Tensor:
-        v, t = visual(), net.ln_t(text())
+        v = visual()
+        t = net.ln_t(text())
         branches = [branch_loss(*net.head(f), labels, 0.07, how.objective) for f in (v, t)]
         terms = [term for branch in branches for term in branch.values()]
-        both = consistency(*(anchored(f, labels, how.cico_temperature) for f in (v, t)))
+        both = consistency(*(anchor_log_probs(f, labels, how.cico_temperature) for f in (v, t)))
         return torch.stack([*terms, both]).sum()
 
     @torch.no_grad()
@@ -89,13 +92,13 @@ def main() -> None:
         return tuned.trunk(x, "tail")
 
     def one_trunk() -> Tensor:
-        seen = trunk()
+        outputs = trunk()
         with torch.no_grad():
-            said = synthesizer(clip.projected(seen, "tail"))
-        return stage_2(lambda: tuned.pooled(seen, "tail"), lambda: said)
+            texts = synthesizer(clip.projected(outputs, "tail"))
+        return stage_2(lambda: tuned.pooled(outputs, "tail"), lambda: texts)
 
     words = list(synthesizer.parameters())
-    trained = [*last_stage(tuned, "tail").values(), *net.parameters()]
+    trained = [*tuned.last_stage().values(), *net.parameters()]
     times = {
         "stage_1_plain": seconds(lambda: stage_1(lambda: clip.projected(x, "all")), words),
         "stage_1_here": seconds(lambda: stage_1(lambda: z), words),

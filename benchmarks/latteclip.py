@@ -1,11 +1,11 @@
-"""LatteCLIP, LatteCLIP-plus and every baseline of the paper on five sets, over several seeds.
+"""LatteCLIP, LatteCLIP-plus and every baseline of the paper on five datasets, over several seeds.
 
     python benchmarks/latteclip.py --data DIR [--sets emoji clothing] [--methods flyp reclip]
 
-DIR holds clothing, grocery and cifar10 (DIR/SET/SPLIT/CLASS/*.jpg and grocery/classes.csv); `train`
-is fitted on, without its labels but for the oracle, `test` scores the last step. The emoji of the
-demo are drawn, fitted on and scored. Nothing is chosen on test labels. Rows that were measured
-before stay in `results/latteclip.json`, others are added.
+DIR contains clothing, grocery and cifar10 (DIR/SET/SPLIT/CLASS/*.jpg and grocery/classes.csv).
+Methods are trained on `train` without labels (the oracle with labels); the model after the last
+step is scored on `test`. The emoji of the demo are used for both. Nothing is selected on test
+labels. Other rows in `results/latteclip.json` are kept.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import torch
 from anyclass.backbone import Backbone
 from anyclass.commands.emoji import IMAGES, draw
 from anyclass.data import Classes, ImageDataset
+from anyclass.features.store import FeatureStore
 from anyclass.files import cache_folder
 from anyclass.methods import Method
 from anyclass.methods.flyp import Flyp
@@ -48,20 +49,20 @@ METHODS: dict[str, Method] = {
 
 
 class Split(NamedTuple):
-    """One set of images."""
+    """Training and test images of a dataset."""
 
     train: ImageDataset
     test: ImageDataset
 
 
 def photographs(data: Path, name: str) -> Split:
-    """A set in class folders."""
+    """A dataset in class folders."""
     train = ImageDataset.read(data / name / "train", labels="folders")
     return Split(train, ImageDataset.read(data / name / "test", train.classes.names, "folders"))
 
 
 def coarse(data: Path) -> Split:
-    """The groceries in their coarse classes."""
+    """The grocery dataset with its coarse classes."""
     fine = photographs(data, "grocery")
     with (data / "grocery" / "classes.csv").open(newline="") as table:
         names = {r["class"]: r["coarse_class"].replace("-", " ") for r in csv.DictReader(table)}
@@ -71,7 +72,7 @@ def coarse(data: Path) -> Split:
 
 
 def emoji(_: Path) -> Split:
-    """The images of the demo, twice."""
+    """The images of the demo, for training and for testing."""
     drawn = ImageDataset.read(draw(cache_folder("demo", "emoji")), tuple(IMAGES), "folders")
     return Split(drawn, drawn)
 
@@ -86,17 +87,19 @@ SETS: dict[str, Callable[[Path], Split]] = {
 
 
 def silent(**_: Any) -> None:
-    """A log that says nothing."""
+    """Log nothing."""
 
 
 def row(clip: Backbone, name: str, split: Split, method: str, seeds: int) -> dict[str, Any]:
     """Accuracy on the test images: zero-shot, ensemble, and adapted over the seeds."""
-    adapted, seconds, scores = [], [], {}
+    adapted = []
+    seconds = []
+    scores = {}
     train = split.train if method == "oracle" else split.train.unlabelled_copy()
     for seed in range(seeds):
         torch.manual_seed(seed)
         start = time.perf_counter()
-        fitted = METHODS[method].fit(clip, train, silent)
+        fitted = METHODS[method].fit(FeatureStore(clip, train), silent)
         seconds.append(time.perf_counter() - start)
         scores = compare(
             split.test.labels, predict_all(clip, fitted, split.test, silent), fitted.classes
@@ -116,13 +119,13 @@ def row(clip: Backbone, name: str, split: Split, method: str, seeds: int) -> dic
 
 
 def main() -> None:
-    """Measure and write the table."""
+    """Run the benchmark and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the datasets")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")
     asked = parser.parse_args()
     clip = Backbone.load("starter")
     known = json.loads(asked.out.read_text()) if asked.out.is_file() else []

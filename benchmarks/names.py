@@ -1,10 +1,10 @@
-"""Names that are suggested for discovered classes, beside the true ones.
+"""Suggested names of discovered classes, compared with the true names.
 
-    python benchmarks/names.py --data DATA        DATA: the folder that holds cifar10/ and grocery/
+    python benchmarks/names.py --data DATA        DATA: the folder with cifar10/ and grocery/
 
-get-plus, one seed, the number of classes given; the candidates are the nouns that anyclass ships.
-Each discovered class stands beside the true class that most of its images are of. The figures go
-to `results/names.json`, the table is printed.
+get-plus, one seed, with the true number of classes; the candidates are the nouns that anyclass
+ships. Each discovered class is compared with the most frequent true class of its images. The
+results go to `results/names.json`, and the table is printed.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from get import Task, tasks
 from latteclip import silent
 
 from anyclass.backbone import Backbone
+from anyclass.features.store import FeatureStore
 from anyclass.methods.get_plus import GetPlus
 from anyclass.naming.class_names import name_classes
 
@@ -26,15 +27,16 @@ SETS = ("cifar10, 4,000 images", "grocery, coarse", "emoji")
 
 
 def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
-    """One row for each discovered class."""
+    """One row per discovered class."""
     torch.manual_seed(0)
-    fitted = GetPlus().fit(clip, some.dataset, silent)
+    fitted = GetPlus().fit(FeatureStore(clip, some.dataset), silent)
     probabilities = fitted.predict_proba(some.dataset)
     found = name_classes(clip, fitted, some.dataset, probabilities, None, silent)
     assert found is not None
-    guess, result = probabilities.argmax(1), []
+    guess = probabilities.argmax(1)
+    result = []
     for row in found["classes"]:
-        if row["kind"] != "unknown" or not row["images"]:
+        if row["kind"] != "unknown" or not row["pictures"]:
             continue
         counts = np.bincount(some.truth[guess == row["index"]], minlength=len(some.names))
         result.append(
@@ -42,7 +44,7 @@ def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
                 "set": name,
                 "true": some.names[int(counts.argmax())],
                 "share": round(100 * counts.max() / counts.sum()),
-                "images": row["images"],
+                "images": row["pictures"],
                 "suggested": row["suggested"],
                 "confidence": row["confidence"],
                 "runners_up": row["runners_up"],
@@ -52,21 +54,24 @@ def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Fit, name, print."""
+    """Fit, suggest names and print them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the datasets")
     asked = parser.parse_args()
-    clip, made, table = Backbone.load("starter"), tasks(asked.data), list[dict[str, Any]]()
+    clip = Backbone.load("starter")
+    makers = tasks(asked.data)
+    table: list[dict[str, Any]] = []
     for name in SETS:
-        table += rows(clip, name, made[name]())
+        table += rows(clip, name, makers[name]())
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
-    print("| set | mostly | of its images | suggested | runners-up |\n|---|---|---|---|---|")
+    print("| dataset | most frequent true class | share | suggested | runners-up |")
+    print("|---|---|---|---|---|")
     for row in table:
-        sure = "" if row["confidence"] == "likely" else "?"
+        doubt = "" if row["confidence"] == "likely" else "?"
         words = ", ".join(row["runners_up"])
         print(
             f"| {row['set']} | {row['true']} | {row['share']} % of {row['images']} "
-            f"| {row['suggested']}{sure} | {words} |"
+            f"| {row['suggested']}{doubt} | {words} |"
         )
 
 

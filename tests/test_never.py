@@ -69,11 +69,13 @@ def wrong_at_import(node: ast.stmt) -> Iterator[str]:
         yield "a global of another module is changed at import"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_source__never_does(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    wrong = [f"line {n.lineno}: {what}" for n in ast.walk(tree) for what in wrong_statements(n)]
-    wrong += [f"line {n.lineno}: {what}" for n in tree.body for what in wrong_at_import(n)]
+def test_source__never_does() -> None:
+    wrong = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = [(n.lineno, what) for n in ast.walk(tree) for what in wrong_statements(n)]
+        found += [(n.lineno, what) for n in tree.body for what in wrong_at_import(n)]
+        wrong += [f"{path.relative_to(PACKAGE)}:{line}: {what}" for line, what in found]
     assert wrong == []
 
 
@@ -88,10 +90,10 @@ try: f()\nexcept OSError: pass|try: f()\nexcept: raise|Environment(autoescape=Fa
 """
 
 
-@pytest.mark.parametrize("code", FORBIDDEN.strip().replace("\n", "|").split("|"))
-def test_wrong_statements__sees_each_forbidden_thing(code: str) -> None:
-    tree = ast.parse(code.replace("\\n", "\n"))
-    assert [what for node in ast.walk(tree) for what in wrong_statements(node)]
+def test_wrong_statements__sees_each_forbidden_thing() -> None:
+    for code in FORBIDDEN.strip().replace("\n", "|").split("|"):
+        tree = ast.parse(code.replace("\\n", "\n"))
+        assert [what for node in ast.walk(tree) for what in wrong_statements(node)], code
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,61 @@ def test_wrong_statements__sees_each_forbidden_thing(code: str) -> None:
 )
 def test_wrong_at_import__sees_each_effect(code: str) -> None:
     assert list(wrong_at_import(ast.parse(code).body[0]))
+
+
+REPOSITORY = PACKAGE.parents[1]
+SCRIPTS = [path for name in ("benchmarks", "scripts") for path in (REPOSITORY / name).glob("*.py")]
+PACKED = {"about", "how", "shape"}
+
+
+def joined_assignments(node: ast.AST) -> Iterator[str]:
+    """Assignments of several unrelated values at once, and tuples packed only to be unpacked."""
+    if isinstance(node, ast.Starred) and isinstance(node.value, ast.Name):
+        if node.value.id in PACKED and isinstance(node.ctx, ast.Load):
+            yield f"*{node.value.id}"
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Tuple):
+        return
+    values = node.value.elts
+    names = [ast.unparse(name) for t in node.targets if isinstance(t, ast.Tuple) for name in t.elts]
+    swapped = sorted(names) == sorted(ast.unparse(value) for value in values)
+    constants = all(_constant(value) for value in values)
+    if names and not swapped and not constants:
+        yield ast.unparse(node)
+
+
+def _constant(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except ValueError:
+        return False
+    return not isinstance(node, ast.List | ast.Dict | ast.Set)
+
+
+def test_source__one_statement_a_line() -> None:
+    wrong = []
+    for path in [*SOURCES, *sorted(SCRIPTS)]:
+        name = path.relative_to(REPOSITORY).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = [(n, what) for n in ast.walk(tree) for what in joined_assignments(n)]
+        wrong += [f"{name}:{getattr(n, 'lineno', 0)}: {what}" for n, what in found]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("code", "joined"),
+    [
+        ("a, b = f(x), g(y)", True),
+        ("rows, found = list(x), []", True),
+        ("self.a, self.b = a, b", True),
+        ("f(x, *how)", True),
+        ("a, b = b, a", False),
+        ("a, b = 1, (2, 3)", False),
+        ("a, b = f(x)", False),
+        ("f(x, *rest)", False),
+    ],
+)
+def test_joined_assignments__sees_unrelated_values(code: str, joined: bool) -> None:
+    assert any(what for n in ast.walk(ast.parse(code)) for what in joined_assignments(n)) == joined
 
 
 def test_templates__no_unsafe_markup() -> None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,12 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = "errors | files log rng | data | backbone estimators | features | captioning training | \
 classifier | methods run | naming report | commands | cli"
 """What the package may import from itself: each layer those to its left, and its own folder."""
-THROUGH_METHODS = {"METHODS", "Method", "suggest"}  # all that commands may know of the methods
+THROUGH_METHODS = {
+    "METHODS",
+    "Method",
+    "Workload",
+    "suggest",
+}  # all that commands may know of the methods
 BINARY = {".gif", ".jpg", ".parquet", ".png", ".pyc", ".safetensors", ".webp"}
 MACHINE = re.compile(
     r"(?<![\w.}])/(?:work|root)/\w|--(?:extra-)?index-url|--hash=|artifactory|devpi|"
@@ -37,6 +43,7 @@ def home(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -57,6 +64,7 @@ def modules_of(node: ast.AST, path: Path) -> list[tuple[tuple[str, ...], tuple[s
     return [(module[1:], names) for module, names in found if module[0] == "anyclass"]
 
 
+@cache
 def imports(path: Path) -> list[Import]:
     """Every import of the package's own modules; what only a type checker reads is left out."""
     found: list[Import] = []

@@ -1,13 +1,13 @@
-"""Everything `anyclass` raises on purpose.
+"""Exceptions of `anyclass`.
 
-    AnyclassError             exit code 1   the root: catch this to catch them all
-    ├── RequestError          exit code 2   the request is wrong; the message says what to do
-    ├── ModelError            exit code 2   a model or classifier file is damaged or foreign
+    AnyclassError             exit code 1   the base class: catch this to catch them all
+    ├── RequestError          exit code 2   the request is wrong; the message names the fix
+    ├── ModelError            exit code 2   a model or classifier file is damaged or unknown
     ├── ImageError                        one image cannot be used: a row of rejected.csv
     ├── TrainingError         exit code 1   training had to stop
     └── StorageError          exit code 1   the disk is full or the folder is read-only
 
-Messages are one or two lines, meant for the person who typed the command.
+Messages are one or two lines for the person who typed the command.
 """
 
 from typing import ClassVar, Literal
@@ -23,44 +23,44 @@ Reason = Literal[
     "unsupported mode",
     "unreadable",
 ]
-"""Why an image was rejected: the closed list that the `reason` column is made of."""
+"""Why an image was rejected: the values of the `reason` column of rejected.csv."""
 
 
 def printable(text: str) -> str:
-    """`text` for a terminal: names of files may hold characters that would command it."""
+    """Escape the control characters in `text`: file names may hold terminal commands."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 class AnyclassError(Exception):
-    """Root of all errors of this package."""
+    """Base class of all errors of this package."""
 
     exit_code: ClassVar[int] = 1
-    """What the command line exits with."""
+    """Exit code of the command line."""
 
 
 class RequestError(AnyclassError):
-    """What was asked for is impossible; the message says what to do instead."""
+    """The request cannot be fulfilled; the message says what to do instead."""
 
     exit_code: ClassVar[int] = 2
 
 
 class ModelError(AnyclassError):
-    """A model or classifier file is damaged, of a foreign kind or does not match."""
+    """A model or classifier file is damaged, of an unknown kind or does not match."""
 
     exit_code: ClassVar[int] = 2
 
 
 class ImageError(AnyclassError):
-    """One image cannot be used; the run goes on without it."""
+    """One image cannot be used; the run continues without it."""
 
     reason: Reason
     """One of the closed list of reasons."""
 
     detail: str
-    """One line that says more, for people."""
+    """Details for people, one line."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
-        """Keeps both parts in `args`, so that the error travels between processes."""
+        """Keep both parts in `args`, so that the error can be pickled between processes."""
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
@@ -71,7 +71,7 @@ class ImageError(AnyclassError):
 
 
 class TrainingError(AnyclassError):
-    """Training had to stop, for example because a loss is not a number."""
+    """Training had to stop, for example because a loss is NaN."""
 
 
 class StorageError(AnyclassError):

@@ -1,9 +1,8 @@
-"""Files, whole or not at all: atomic writes, the lock, the manifest, safe names.
+"""Atomic writes, the folder lock, the manifest and safe file names.
 
-A reader of a folder sees the old file or the new one, never a mix: `whole` writes beside the
-target, forces the bytes to the disk and renames. `manifest.json` is written last, so it marks
-the end of a run. Temporary files are called `.anyclass-*.tmp*`; a killed run leaves them
-behind and `sweep` removes them.
+Readers see the old file or the new one, never a mix: `atomic_write` writes a temporary file next to
+the target, flushes it to disk and renames it. `manifest.json` is written last and marks the end of
+a run. Temporary files are called `.anyclass-*.tmp*`; `sweep` removes those of killed runs.
 """
 
 import errno
@@ -25,7 +24,7 @@ from filelock import FileLock, Timeout
 from anyclass.errors import AnyclassError, RequestError, StorageError
 
 MANIFEST = "manifest.json"
-"""Name of the file that lists a folder's files and their checksums."""
+"""Name of the file with the checksums of a folder's files."""
 
 _LOCK = ".anyclass.lock"
 _OWNER = ".anyclass.lock.json"
@@ -36,7 +35,7 @@ _DANGEROUS = re.compile(r"'*[=+\-@\t\r]")
 
 
 def cache_folder(*parts: str) -> Path:
-    """Folder below the user's cache, created: `$ANYCLASS_CACHE`, or the system's place for it."""
+    """Create and return a folder in the user's cache (`$ANYCLASS_CACHE`, or the system's)."""
     own = os.environ.get("ANYCLASS_CACHE")
     home = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     root = Path(own) if own else Path(home or Path.home() / ".cache") / "anyclass"
@@ -48,10 +47,10 @@ def cache_folder(*parts: str) -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in `path`'s folder that becomes `path` when the block succeeds.
+    """Yield a temporary path next to `path` and rename it to `path` when the block succeeds.
 
-    The block may write to it, replace it or hand it to a library. Afterwards bytes and name are
-    forced to the disk, and the mode follows the umask. When the block fails nothing is left.
+    The block may write to it, replace it or pass it to a library. Afterwards file and folder are
+    flushed to disk, and the mode follows the umask. When the block fails, the file is removed.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written to.
@@ -70,23 +69,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
             raise
         if os.name != "nt":
-            with suppress(OSError):  # some network disks cannot do this to a folder
+            with suppress(OSError):  # some network disks cannot flush a folder
                 _to_disk(path.parent, os.O_RDONLY)
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Writes UTF-8, whole; a lone surrogate, which UTF-8 cannot hold, becomes `\udc80`."""
+    r"""Write UTF-8 atomically; lone surrogates are escaped, as in `\udc80`."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON, whole. NaN and infinity are no JSON and raise `ValueError`."""
+    """Write indented JSON atomically. NaN and infinity raise `ValueError`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`.
+    """Read a JSON file.
 
     Raises:
         AnyclassError: the file is missing or damaged; the message names it.
@@ -100,19 +99,19 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of the file's bytes, 64 hexadecimal digits."""
+    """SHA-256 of the file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds `folder` (created) for this process; the kernel lets go of it when the process dies.
+    """Lock `folder` (created) for this process; the kernel releases it when the process dies.
 
     An empty `.anyclass.lock` stays behind: removing it could let two processes in.
 
     Raises:
-        RequestError: another process holds it; the message says which and since when.
+        RequestError: another process holds the lock; the message names it and its start time.
     """
     with _storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,13 +134,13 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def write_manifest(folder: Path) -> None:
-    """Lists every file of `folder` with its checksum in `manifest.json`; write it last."""
+    """Write `manifest.json` with the checksum of every file in `folder`; call this last."""
     files = {name: sha256(folder / name) for name in _listing(folder)}
     write_json(folder / MANIFEST, {"files": files})
 
 
 def check_manifest(folder: Path) -> list[str]:
-    """What is wrong with the files that `manifest.json` lists: one sentence each, none if whole."""
+    """Problems with the files in `manifest.json`, one sentence each; empty if all are intact."""
     try:
         files = read_json(folder / MANIFEST)["files"].items()
     except (AnyclassError, AttributeError, KeyError, TypeError) as error:
@@ -159,17 +158,17 @@ def check_manifest(folder: Path) -> list[str]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes the temporary files that killed runs left; hold the folder's lock when calling."""
+    """Remove the temporary files of killed runs; the caller must hold the folder's lock."""
     for path in folder.rglob(".anyclass-*"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
 
 def slug(name: str) -> str:
-    """A file name for `name` that POSIX and Windows both take, and that no other name gets.
+    """Unique file name for `name`, valid on POSIX and Windows.
 
-    A name of small ASCII letters, digits, `_` and `-` stays; any other one is changed and carries
-    the beginning of its checksum.
+    A name of lower-case ASCII letters, digits, `_` and `-` is unchanged; any other one is
+    simplified and gets the beginning of its checksum.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     safe = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:60]
@@ -183,12 +182,12 @@ def slug(name: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """`text` so that no spreadsheet takes it for a formula; `csv_text` gives it back exactly."""
+    """Quote `text` that spreadsheets would run as a formula; `csv_text` is the exact inverse."""
     return f"'{text}" if _DANGEROUS.match(text) else text
 
 
 def csv_text(cell: str) -> str:
-    """The text that `csv_cell` made `cell` from."""
+    """Invert `csv_cell`."""
     return cell[1:] if cell.startswith("'") and _DANGEROUS.match(cell) else cell
 
 
@@ -197,7 +196,7 @@ def _digest(name: str) -> str:
 
 
 def _listing(folder: Path) -> list[str]:
-    """POSIX names of the regular files that belong in the manifest, sorted."""
+    """Sorted POSIX paths of the regular files that belong in the manifest."""
     names = []
     for path in folder.rglob("*"):
         ours = path.name in (_LOCK, _OWNER) or _TEMPORARY.fullmatch(path.name)
@@ -215,7 +214,7 @@ def _to_disk(path: Path, flags: int) -> None:
 
 
 def _owner(folder: Path) -> str:
-    """Who holds the lock, as far as is known: it may be starting or ending just now."""
+    """Description of the lock's owner, which may be starting or ending right now."""
     try:
         owner = read_json(folder / _OWNER)
         return f" by process {owner['pid']} on {owner['host']} since {owner['since']}"
@@ -225,9 +224,9 @@ def _owner(folder: Path) -> str:
 
 @contextmanager
 def _storage(path: Path) -> Iterator[None]:
-    """Turns a full disk or a forbidden folder into one line that names `path`.
+    """Turn a full disk or a read-only folder into a `StorageError` that names `path`.
 
-    Rust writers (safetensors) raise errors of their own that carry the number only in the text.
+    Rust writers (safetensors) raise their own errors, with the error number only in the text.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""The type of what takes the numbers and words of a run."""
+"""Type of the logging function that is passed to everything that runs."""
 
 from collections.abc import Callable
 
 Log = Callable[..., None]
-"""Takes named numbers and words: `log(stage="fit", done=3, total=10, loss=0.5)`."""
+"""Accepts named numbers and strings: `log(stage="fit", done=3, total=10, loss=0.5)`."""

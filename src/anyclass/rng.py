@@ -1,4 +1,4 @@
-"""Random generators that depend on their key alone."""
+"""Random generators seeded by a key of integers."""
 
 from hashlib import sha256
 
@@ -6,6 +6,6 @@ import torch
 
 
 def seeded_rng(*key: int) -> torch.Generator:
-    """A random generator of its own for each key, whatever was drawn before."""
+    """New random generator that depends on `key` only, not on the global random state."""
     digest = sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

@@ -16,6 +16,13 @@ from anyclass.backbone.engine import AGREEMENT, Engine, engine
 from anyclass.errors import RequestError
 
 Tiny = Callable[..., str]
+FASTEST = anyclass.backbone.engine._fastest
+
+
+@pytest.fixture(autouse=True)
+def fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere "auto" is PyTorch, which starts at once."""
+    monkeypatch.setattr(anyclass.backbone.engine, "_fastest", FASTEST)
 
 
 def noise(clip: Backbone, count: int) -> Tensor:
@@ -55,18 +62,18 @@ def test_onnx__agrees_with_torch(tiny_clip: Tiny, kind: str, part: Part) -> None
         assert difference(clip, part, made, count) < 1e-4
 
 
-@pytest.mark.parametrize("part", ["head", "tail"])
 @torch.no_grad()
-def test_bf16__agrees_with_torch(every_clip: str, part: Part) -> None:
+def test_bf16__agrees_with_torch(every_clip: str) -> None:
     clip = Backbone.load(every_clip, engine="bf16")
-    made = engine(clip, part)
-    assert made.name == "bf16"
-    assert 1e-4 < difference(clip, part, made, 5) < 0.05  # it has computed in halves
+    for part in ("head", "tail"):
+        made = engine(clip, part)
+        assert made.name == "bf16"
+        assert 1e-4 < difference(clip, part, made, 5) < 0.05  # it has computed in halves
 
 
 @torch.no_grad()
-def test_torch__is_the_trunk(every_clip: str) -> None:
-    clip = Backbone.load(every_clip, engine="torch")
+def test_torch__is_the_trunk(every_backbone: Backbone) -> None:
+    clip = every_backbone
     for part in ("head", "tail"):
         made = engine(clip, part)
         assert made.name == "torch"
@@ -189,7 +196,7 @@ def test_onnx__is_exported_once_and_again_where_damaged(
     monkeypatch.setattr(anyclass.backbone.engine, "_export", export)
     assert torch.equal(engine(clip, "tail").run(noise(clip, 2)), wanted)
     assert exports == []
-    for count, size in enumerate([0, 7, 5_000, len(good) - 9]):
+    for count, size in enumerate([0, 5_000]):
         path.write_bytes(good[:size])
         assert torch.equal(engine(clip, "tail").run(noise(clip, 2)), wanted)
         assert len(exports) == count + 1

@@ -33,14 +33,14 @@ REMOTE = [
 ]
 
 
-@pytest.mark.parametrize("url", REMOTE)
-def test_remote_host__elsewhere_needs_its_name(url: str) -> None:
-    with pytest.raises(RequestError, match="another machine") as refused:
-        remote_host(url, "")
-    name = str(refused.value).split("--allow-remote ")[1].rstrip(".")
-    assert remote_host(url, name if not url.endswith("localhost./v1") else "localhost.") != ""
-    with pytest.raises(RequestError, match="another machine"):
-        remote_host(url, "example.com")
+def test_remote_host__elsewhere_needs_its_name() -> None:
+    for url in REMOTE:
+        with pytest.raises(RequestError, match="another machine") as refused:
+            remote_host(url, "")
+        name = str(refused.value).split("--allow-remote ")[1].rstrip(".")
+        assert remote_host(url, name if not url.endswith("localhost./v1") else "localhost.") != ""
+        with pytest.raises(RequestError, match="another machine"):
+            remote_host(url, "example.com")
 
 
 def test_remote_host__capitals_are_the_same_host() -> None:
@@ -69,7 +69,7 @@ def test_remote_host__never_in_the_clear() -> None:
     ],
 )
 def test_remote_host__what_parsers_read_differently_is_no_address(url: str) -> None:
-    with pytest.raises(RequestError, match="no address of a server"):
+    with pytest.raises(RequestError, match="not the address of a server"):
         remote_host(url, "example.com")
 
 

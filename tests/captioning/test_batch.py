@@ -55,7 +55,7 @@ def test_describe__there_and_back(
     assert said.startswith(
         f"13 questions have no answer yet; they are in {batch.folder}/requests-1.jsonl (13). Have"
     )
-    assert "give the same command again" in said
+    assert "run the same command again" in said
     rows = asked(batch)
     for row, request in zip(rows, requests, strict=True):
         assert (row["method"], row["url"]) == ("POST", "/v1/chat/completions")
@@ -194,8 +194,8 @@ def test_describe__hostile_answers(
     wanted = [rows[i]["custom_id"] for i in range(13) if i not in (0, 7, 8)]
     assert [row["custom_id"] for row in asked(batch)] == wanted
     assert log.warnings == [
-        f"of the lines in {batch.folder}/*.jsonl 13 cannot be read, 1 answer again what was "
-        "answered, 1 answer other questions, 5 hold no text but an error"
+        f"unused lines in {batch.folder}/*.jsonl: 13 cannot be read, 1 repeat an answer, "
+        "1 answer other questions, 5 contain an error or no text"
     ]
     put(batch, "e.jsonl", *[good[i] for i in range(13) if i not in (0, 7, 8)])
     texts = batch.describe(requests, context, log)
@@ -236,6 +236,6 @@ def test_estimate__when_is_not_known(batch: BatchFiles) -> None:
     cost = BatchFiles("seer", folder="out", size=280, price_in=2.0, price_out=3.0).estimate(1000)
     assert cost[:3] == (130_000, 77_000, None)
     assert cost.megabytes_sent == pytest.approx(26.13, abs=0.01)
-    assert cost.sent_to == "whoever gets the files in out"
+    assert cost.sent_to == "the service that you give the files in out"
     assert cost.dollars == pytest.approx(0.26 + 0.231)
     assert batch.estimate(5).dollars is None

@@ -149,7 +149,7 @@ def test_answered__silence_is_a_failure(
         yield from ((request, "text") for request in list(missing)[1:])
 
     assert answered(requests, context, IDENTITY, forgets, log) == [None, *["text"] * 12]
-    assert "because nothing came back" in log.warnings[0]
+    assert "because no answer was returned" in log.warnings[0]
 
 
 def test_answered__what_came_before_an_error_is_kept(
@@ -215,7 +215,9 @@ def test_side_by_side__failures_in_a_row_end_it() -> None:
         started.append(request)
         return Failure(f"reason {request.rows[0]}") if request.rows[0] >= 20 else "text"
 
-    with pytest.raises(AnyclassError, match="12 questions .* because reason 31.*same command"):
+    with pytest.raises(
+        AnyclassError, match="12 consecutive questions .* because reason 31.*same command"
+    ):
         list(side_by_side(answer, questions(500), 1))
     assert len(started) == 32
 

@@ -101,7 +101,10 @@ def test_endpoint__takes_the_only_model(
 
 @pytest.mark.parametrize(
     ("models", "text"),
-    [(["a", "b:7b"], "has several models: 'a', 'b:7b': name one"), ([], "has no model: name one")],
+    [
+        (["a", "b:7b"], "has several models: 'a', 'b:7b': choose one"),
+        ([], "has no model: load one"),
+    ],
 )
 def test_endpoint__several_models_or_none_is_a_wrong_request(
     server: Any,
@@ -132,7 +135,7 @@ def test_endpoint__no_such_model_lists_those_there_are(
     assert len(server.questions) == 1
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [429, 503])
 def test_endpoint__a_busy_server_is_asked_again(
     server: Any,
     endpoint: Endpoint,
@@ -198,7 +201,7 @@ def test_endpoint__a_slow_drip_ends_in_time(
     started = time.monotonic()
     assert how.describe(requests, context, log)[0] is None
     assert time.monotonic() - started < 5
-    assert "no whole answer within 0.3 seconds" in log.warnings[0]
+    assert "no complete answer within 0.3 seconds" in log.warnings[0]
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -219,11 +222,9 @@ BAD = {
     "endless": (lambda server: endless, "longer than 1048576 bytes"),
     "reset": (lambda server: reset, "(ReadError|RemoteProtocolError|disconnected)"),
     "truncated": (lambda server: server.body(b'{"choices"', length=500), "RemoteProtocolError"),
-    "no JSON": (lambda server: server.body(b"<html>"), "cannot be read"),
     "JSON cut off": (lambda server: server.body(b'{"choices": ['), "cannot be read"),
     "deep JSON": (lambda server: server.body(b"[" * 10**5), "cannot be read"),
     "another shape": (lambda server: server.json(["choices"]), "cannot be read"),
-    "no choices": (lambda server: server.json({"choices": []}), "cannot be read"),
     "null": (lambda server: server.said(None), "was empty"),
     "empty": (lambda server: server.said(" \n"), "was empty"),
     "no text": (lambda server: server.said([1, 2]), "of type list"),
@@ -247,13 +248,14 @@ def test_endpoint__a_bad_answer_costs_one_text_and_is_asked_again(
 ) -> None:
     bad, reason = BAD[kind]
     server.replies = [bad(server)]
-    wanted = right(server, requests, context)
-    assert endpoint.describe(requests, context, log) == [None, *wanted[1:]]
+    some = requests[:10]
+    wanted = right(server, some, context)
+    assert endpoint.describe(some, context, log) == [None, *wanted[1:]]
     (warning,) = log.warnings
-    assert warning.startswith("1 of 13 questions have no answer; the first because ")
+    assert warning.startswith("1 of 10 questions have no answer; the first because ")
     assert re.search(reason, warning), warning
     server.calls.clear()
-    assert endpoint.describe(requests, context, log) == wanted
+    assert endpoint.describe(some, context, log) == wanted
     assert len(server.questions) == 1
 
 
@@ -285,7 +287,7 @@ def test_endpoint__failures_in_a_row_end_it(
 ) -> None:
     many = [CaptionRequest((0,), "What is it?", "object", variant) for variant in range(200)]
     server.always = server.json({"error": {"message": "out of memory"}}, 500)
-    with pytest.raises(AnyclassError, match="12 questions one after the other.*out of memory"):
+    with pytest.raises(AnyclassError, match="12 consecutive questions.*out of memory"):
         replace(endpoint, concurrency=4).describe(many, context, log)
     assert len(server.questions) <= 12 + 4
 
@@ -345,7 +347,7 @@ def test_endpoint__a_key_that_no_header_can_hold(
     key: str,
 ) -> None:
     monkeypatch.setenv("ANYCLASS_ENDPOINT_KEY", key)
-    with pytest.raises(RequestError, match="in no key") as refused:
+    with pytest.raises(RequestError, match="that no key has") as refused:
         endpoint.describe(requests, context, log)
     assert key not in str(refused.value)
     assert server.calls == []
@@ -434,11 +436,11 @@ def test_endpoint__says_first_what_leaves_the_machine(
     monkeypatch.setattr(module, "proxy_for", lambda host: None)
     endpoint.describe(requests[:2], context, log)
     assert log.warnings == [
-        "2 images leave this machine for api.example.com, in 2 questions of about 0.3 MB "
-        "altogether, at a price not known."
+        "sending 2 images to api.example.com, in 2 questions of about 0.3 MB in total, "
+        "at an unknown price."
     ]
     replace(endpoint, price_in=2000.0, price_out=1000.0).describe(requests, context, log)
-    assert log.warnings[1].startswith("12 images leave this machine for api.example.com, in 11 ")
+    assert log.warnings[1].startswith("sending 12 images to api.example.com, in 11 ")
     assert log.warnings[1].endswith("for $14.18.")
     first = next(i for i, numbers in enumerate(log) if numbers.get("done", 0) > 2)
     assert log.index({"warning": log.warnings[1]}) < first

@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,48 @@ from safetensors.torch import load_file, save_file
 
 from anyclass import Backbone, Classes, Classifier, ImageDataset
 from anyclass.backbone import Part
+from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.representation import Representation
 from anyclass.data import open_image
 from anyclass.errors import AnyclassError, ImageError, ModelError, RequestError
+from anyclass.estimators.linear import Linear
 
 NAMES = ("red square", "blue disc", "yellow kite", "green ring", "dog")
 Tiny = Callable[..., str]
 
 
+@cache
+def loaded(model: str) -> Backbone:
+    """A model as it lies on the disk."""
+    return Backbone.load(model, engine="torch")
+
+
 def classifier(model: str, part: Part | None) -> Classifier:
     """Random prototypes on a model whose `part` was moved, as training moves it."""
-    clip = Backbone.load(model, engine="torch")
+    clip = loaded(model).copy()
     noise = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in clip.parameters(part).values() if part else ():
             parameter.add_(0.03 * torch.randn(parameter.shape, generator=noise))
     width = clip.fingerprint().shape[1]
     weights = torch.nn.functional.normalize(torch.randn(5, width, generator=noise), dim=-1)
-    return Classifier(clip, part, Classes.of(NAMES), weights, "latteclip", {"alpha": 0.9})
+    head = CosineHead(weights, clip.logit_scale.detach())
+    classes = Classes.of(NAMES)
+    return Classifier(Representation((clip,), part), head, classes, "latteclip", {"alpha": 0.9})
+
+
+@pytest.fixture(scope="module")
+def saved_once(tiny_clip: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved classifier whose head was trained; not to be changed."""
+    folder = tmp_path_factory.mktemp("saved")
+    classifier(tiny_clip(), "head").save(folder)
+    return folder
 
 
 @pytest.fixture
-def saved(tiny_clip: Tiny, tmp_path: Path) -> Path:
+def saved(saved_once: Path, tmp_path: Path) -> Path:
     """A saved classifier whose head was trained."""
-    classifier(tiny_clip(), "head").save(tmp_path / "saved")
-    return tmp_path / "saved"
+    return shutil.copytree(saved_once, tmp_path / "saved")
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -51,8 +71,10 @@ def settings(folder: Path) -> dict[str, Any]:
     return value
 
 
-@pytest.mark.parametrize("part", [None, "head", "tail", "all"])
-@pytest.mark.parametrize("kind", ["causal", "huggingface", "timm"])
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("causal", None), ("causal", "head"), ("huggingface", "tail"), ("timm", "all")],
+)
 def test_load__gives_back_what_was_saved(
     tiny_clip: Tiny, images: Path, tmp_path: Path, kind: str, part: Part | None
 ) -> None:
@@ -60,43 +82,56 @@ def test_load__gives_back_what_was_saved(
     before.save(tmp_path / "model")
     after = Classifier.load(str(tmp_path / "model"), engine="torch")
     assert before.predict_proba(images).tobytes() == after.predict_proba(images).tobytes()
-    assert (after.part, after.method, after.fields) == (part, "latteclip", {"alpha": 0.9})
+    assert (after.representation.part, after.method, after.fields) == (
+        part,
+        "latteclip",
+        {"alpha": 0.9},
+    )
     assert after.classes == before.classes
     assert after.classes_ == list(NAMES)
-    changed = Backbone.load(tiny_clip(kind)).weights_sha256 != after.clip.weights_sha256
+    changed = loaded(tiny_clip(kind)).weights_sha256 != after.clip.weights_sha256
     assert changed == (part is not None)
 
 
-@pytest.mark.parametrize("part", [None, "tail", "all"])
+@pytest.mark.parametrize("part", ["tail", "all"])
 def test_load__a_tower_without_a_projection(tiny_clip: Tiny, tmp_path: Path, part: Part) -> None:
     before = classifier(tiny_clip("siglip"), part)
     before.save(tmp_path)
     after = Classifier.load(tmp_path)
     assert torch.equal(before.clip.fingerprint(), after.clip.fingerprint())
-    assert torch.equal(before.weights, after.weights)
+    assert torch.equal(before.head.weights, after.head.weights)
 
 
 def two_towers(model: str, part: Part) -> Classifier:
     """One whose weights read the trained tower and, beside it, the model as it was loaded."""
     made = classifier(model, part)
-    weights = torch.cat([made.weights, made.weights.flip(0)], dim=1) / 2**0.5
-    return replace(made, weights=weights, beside=Backbone.load(model, engine="torch"))
+    weights = torch.cat([made.head.weights, made.head.weights.flip(0)], dim=1) / 2**0.5
+    towers = (made.clip, Backbone.load(model, engine="torch"))
+    return replace(
+        made,
+        representation=replace(made.representation, towers=towers),
+        head=replace(made.head, weights=weights),
+    )
 
 
-@pytest.mark.parametrize("part", ["tail", "all"])
-def test_load__gives_back_both_towers(
-    tiny_clip: Tiny, images: Path, tmp_path: Path, part: Part
-) -> None:
+def test_load__gives_back_both_towers(tiny_clip: Tiny, images: Path, tmp_path: Path) -> None:
+    part: Part = "tail"
     before, single = two_towers(tiny_clip(), part), classifier(tiny_clip(), part)
     before.save(tmp_path)
     after = Classifier.load(tmp_path, engine="torch")
     probabilities = before.predict_proba(images)
     assert probabilities.tobytes() == after.predict_proba(images).tobytes()
-    assert after.beside.weights_sha256 == before.beside.weights_sha256
-    assert after.clip.weights_sha256 != after.beside.weights_sha256
+    beside, beside_after = before.representation.towers[1], after.representation.towers[1]
+    assert beside_after.weights_sha256 == beside.weights_sha256
+    assert after.clip.weights_sha256 != beside_after.weights_sha256
     one = single.predict_proba(images)
-    two = replace(single, clip=before.beside, weights=before.weights[:, 24:] * 2**0.5)
-    sharper = float((before.clip.logit_scale / before.beside.logit_scale).detach())
+    weights = before.head.weights[:, 24:] * 2**0.5
+    two = replace(
+        single,
+        representation=single.representation.with_clip(beside),
+        head=CosineHead(weights, beside.logit_scale.detach()),
+    )
+    sharper = float((before.clip.logit_scale / beside.logit_scale).detach())
     logits = np.log(one) + sharper * np.log(two.predict_proba(images))  # but for a constant
     odds = np.exp(logits / 2)
     assert probabilities == pytest.approx(odds / odds.sum(1, keepdims=True), abs=1e-5)
@@ -104,8 +139,6 @@ def test_load__gives_back_both_towers(
 
 def test_load__of_both_towers_is_strict(tiny_clip: Tiny, tmp_path: Path) -> None:
     """With everything trained, the weights on disk matter to the tower beside alone."""
-    import shutil
-
     folder = tmp_path / "clip"
     shutil.copytree(tiny_clip().removeprefix("local-dir:"), folder)
     two_towers(f"local-dir:{folder}", "all").save(tmp_path / "two")
@@ -121,19 +154,19 @@ def test_load__of_both_towers_is_strict(tiny_clip: Tiny, tmp_path: Path) -> None
     weights["visual.conv1.weight"] = weights["visual.conv1.weight"].flip(0)
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     Classifier.load(tmp_path / "one")
-    with pytest.raises(ModelError, match="features of the synthetic images differ"):
+    with pytest.raises(ModelError, match="features of synthetic images show"):
         Classifier.load(tmp_path / "two")
     (tmp_path / "one" / "classifier.json").write_text(
         json.dumps(settings(tmp_path / "one") | {"beside": True})
     )
-    with pytest.raises(ModelError, match="another width"):
+    with pytest.raises(ModelError, match="the width of features"):
         Classifier.load(tmp_path / "one")
 
 
 def test_load__of_before_there_were_two_towers(saved: Path) -> None:
     old = {name: value for name, value in settings(saved).items() if name != "beside"}
     (saved / "classifier.json").write_text(json.dumps(old))
-    assert Classifier.load(saved).beside is None
+    assert len(Classifier.load(saved).representation.towers) == 1
 
 
 def test_save__twice_the_same_bytes(tiny_clip: Tiny, saved: Path, tmp_path: Path) -> None:
@@ -155,12 +188,12 @@ def test_probabilities__softmax_of_scaled_cosines(tiny_clip: Tiny) -> None:
     features = torch.nn.functional.normalize(torch.randn(3, 24), dim=-1)
     scale = made.clip.model.logit_scale.exp().item()
     for f, probabilities in zip(features, made.probabilities(features), strict=True):
-        powers = [np.exp(scale * float(f @ p)) for p in made.weights]
+        powers = [np.exp(scale * float(f @ p)) for p in made.head.weights]
         assert probabilities.tolist() == pytest.approx([p / sum(powers) for p in powers], rel=1e-4)
 
 
 def test_predict__a_folder_a_list_and_photos(saved: Path, images: Path) -> None:
-    made = Classifier.load(saved)
+    made = Classifier.load(saved, engine="torch")
     files = sorted(images.rglob("*.*"))
     probabilities = made.predict_proba(images)
     assert probabilities.shape == (14, 5)
@@ -214,11 +247,12 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGED)
-def test_load__damaged_tensors(saved: Path, damage: str) -> None:
-    (saved / "classifier.safetensors").write_bytes(DAMAGED[damage])
-    with pytest.raises(ModelError, match="classifier.safetensors"):
-        Classifier.load(saved)
+def test_load__damaged_tensors(saved: Path) -> None:
+    for damage, content in DAMAGED.items():
+        (saved / "classifier.safetensors").write_bytes(content)
+        with pytest.raises(ModelError, match="classifier.safetensors"):
+            Classifier.load(saved)
+            pytest.fail(damage)
 
 
 def test_load__never_unpickles(saved: Path, tmp_path: Path) -> None:
@@ -243,13 +277,15 @@ def test_load__truncated_anywhere(saved: Path) -> None:
             Classifier.load(saved)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["weights", "fingerprint", "parameter.logit_scale"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("weights", np.nan), ("fingerprint", np.inf), ("parameter.logit_scale", -np.inf)],
+)
 def test_load__numbers_that_are_none(saved: Path, name: str, value: float) -> None:
     found = tensors(saved)
     found[name].view(-1)[0] = value
     save_file(found, saved / "classifier.safetensors")
-    with pytest.raises(ModelError, match=f"'{name}' holds more than finite numbers"):
+    with pytest.raises(ModelError, match=f"'{name}' is not float32 or not finite"):
         Classifier.load(saved)
 
 
@@ -257,10 +293,8 @@ def test_load__numbers_that_are_none(saved: Path, name: str, value: float) -> No
     "change",
     [
         {"weights": torch.ones(4, 24)},
-        {"weights": torch.ones(5, 23)},
         {"weights": torch.ones(120)},
         {"weights": torch.ones(5, 24, dtype=torch.int64)},
-        {"weights": torch.ones(5, 24, dtype=torch.float64)},
         {"weights": torch.ones(5, 24, dtype=torch.complex64)},
         {"weights": torch.ones(5, 24).to(torch.float8_e4m3fn)},
         {"fingerprint": torch.ones(3, 23)},
@@ -270,7 +304,6 @@ def test_load__numbers_that_are_none(saved: Path, name: str, value: float) -> No
         {"parameter.visual.conv1.weight": torch.ones(32, 3, 16, 16)},
         {"extra": torch.ones(2)},
         {"weights": None},
-        {"fingerprint": None},
     ],
     ids=lambda change: "-".join(
         f"{name}-{tuple(t.shape)}-{t.dtype}" if t is not None else f"no {name}"
@@ -289,14 +322,12 @@ def test_load__other_tensors(saved: Path, change: dict[str, torch.Tensor | None]
     [
         {"format": 2},
         {"format": "1"},
-        {"format": None},
         {"more": 1},
         {"__reduce__": "os.system"},
         {"method": 3},
         {"part": "everything"},
         {"part": None},
         {"part": "tail"},
-        {"part": "all"},
         {"classes": []},
         {"classes": {"names": ["a"], "kinds": ["named"], "prompts": ["a"]}},
         {"classes": {"names": ["a"] * 5, "kinds": ["named"] * 5, "prompts": ["a"] * 5}},
@@ -316,19 +347,20 @@ def test_load__other_settings(saved: Path, change: dict[str, Any]) -> None:
     assert refused.value.exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[1]", "NaN", "[" * 100_000, "\ud800"])
-def test_load__settings_that_are_no_object(saved: Path, text: str) -> None:
-    (saved / "classifier.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ModelError, match="classifier.json"):
-        Classifier.load(saved)
+def test_load__settings_that_are_no_object(saved: Path) -> None:
+    for text in ("", "{", "null", "[1]", "NaN", "[" * 100_000, "\ud800"):
+        (saved / "classifier.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+        with pytest.raises(ModelError, match="classifier.json"):
+            Classifier.load(saved)
 
 
-@pytest.mark.parametrize("key", ["model", "method", "classes", "preprocessing", "part", "format"])
-def test_load__a_setting_is_missing(saved: Path, key: str) -> None:
-    left = {name: value for name, value in settings(saved).items() if name != key}
-    (saved / "classifier.json").write_text(json.dumps(left))
-    with pytest.raises(ModelError, match=key):
-        Classifier.load(saved)
+def test_load__a_setting_is_missing(saved: Path) -> None:
+    whole = settings(saved)
+    for key in ("model", "method", "classes", "preprocessing", "part", "format"):
+        left = {name: value for name, value in whole.items() if name != key}
+        (saved / "classifier.json").write_text(json.dumps(left))
+        with pytest.raises(ModelError, match=key):
+            Classifier.load(saved)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this system's folders")
@@ -336,7 +368,7 @@ def test_load__a_setting_is_missing(saved: Path, key: str) -> None:
 @pytest.mark.timeout(60)
 def test_load__a_pipe_or_nothing(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    with pytest.raises(ModelError, match=f"{name} is missing; give the folder"):
+    with pytest.raises(ModelError, match=f"{name} is missing; give the folder `model`"):
         Classifier.load(saved)
     os.mkfifo(saved / name)
     with pytest.raises(ModelError, match=f"{name} is missing"):
@@ -348,15 +380,13 @@ def test_load__swapped_mean_and_deviation(saved: Path) -> None:
     pixels = value["preprocessing"]
     pixels["mean"], pixels["std"] = pixels["std"], pixels["mean"]
     (saved / "classifier.json").write_text(json.dumps(value))
-    with pytest.raises(ModelError, match="images are prepared otherwise"):
+    with pytest.raises(ModelError, match="its preprocessing differs"):
         Classifier.load(saved)
 
 
 @pytest.mark.parametrize("part", [None, "head"])
 def test_load__swapped_weights(tiny_clip: Tiny, tmp_path: Path, part: Part | None) -> None:
     """The model's folder now holds other weights of the same shapes."""
-    import shutil
-
     folder = tmp_path / "clip"
     shutil.copytree(tiny_clip().removeprefix("local-dir:"), folder)
     classifier(f"local-dir:{folder}", part).save(tmp_path / "saved")
@@ -366,7 +396,7 @@ def test_load__swapped_weights(tiny_clip: Tiny, tmp_path: Path, part: Part | Non
     conv = weights["visual.conv1.weight"]
     weights["visual.conv1.weight"] = torch.randn(conv.shape, generator=noise) * conv.std()
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="features of the synthetic images differ"):
+    with pytest.raises(ModelError, match="features of synthetic images show"):
         Classifier.load(tmp_path / "saved")
 
 
@@ -375,7 +405,7 @@ def test_load__bytes_flipped_anywhere(saved: Path) -> None:
     chance = np.random.default_rng(3)
     for name in ("classifier.json", "classifier.safetensors"):
         whole = (saved / name).read_bytes()
-        for place in chance.integers(0, min(len(whole), 1500), 12):
+        for place in chance.integers(0, min(len(whole), 1500), 6):
             torn = bytearray(whole)
             torn[place] ^= 1 << int(chance.integers(0, 8))
             (saved / name).write_bytes(torn)
@@ -387,8 +417,10 @@ def test_load__bytes_flipped_anywhere(saved: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["causal", "huggingface", "timm", "siglip", "coca"])
-@pytest.mark.parametrize("part", [None, "tail"])
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("causal", None), ("huggingface", "tail"), ("siglip", "tail"), ("coca", "tail")],
+)
 def test_load__gives_back_features_before_the_projection(
     tiny_clip: Tiny, images: Path, tmp_path: Path, kind: str, part: Part | None
 ) -> None:
@@ -397,7 +429,8 @@ def test_load__gives_back_features_before_the_projection(
     width = made.clip.pooled(made.clip.trunk(made.clip.synthetic(), "head"), "head").shape[1]
     noise = torch.Generator().manual_seed(1)
     weights, bias = torch.randn(5, width, generator=noise), torch.randn(5, generator=noise)
-    before = replace(made, weights=weights, pooled=True, bias=bias, scale=3.5)
+    representation = replace(made.representation, space="pooled")
+    before = replace(made, representation=representation, head=Linear(weights, bias, 3.5))
     before.save(tmp_path / "model")
     after = Classifier.load(tmp_path / "model", engine="torch")
     probabilities = before.predict_proba(images)
@@ -421,7 +454,9 @@ def test_load__of_another_way_of_seeing_is_refused(
     tiny_clip: Tiny, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     made = classifier(tiny_clip(), None)
-    replace(made, weights=torch.ones(5, 32), pooled=True, scale=2.0).save(tmp_path)
+    representation = replace(made.representation, space="pooled")
+    head = CosineHead(torch.ones(5, 32), 2.0)
+    replace(made, representation=representation, head=head).save(tmp_path)
     Classifier.load(tmp_path)
     (tmp_path / "classifier.json").write_text(json.dumps(settings(tmp_path) | wrong))
     with pytest.raises(ModelError):
@@ -429,8 +464,10 @@ def test_load__of_another_way_of_seeing_is_refused(
 
 
 def test_load__of_a_bias_for_other_classes_is_refused(tiny_clip: Tiny, tmp_path: Path) -> None:
-    replace(classifier(tiny_clip(), None), bias=torch.ones(5)).save(tmp_path)
+    made = classifier(tiny_clip(), None)
+    head = Linear(made.head.weights, torch.ones(5), made.head.scale)
+    replace(made, head=head).save(tmp_path)
     Classifier.load(tmp_path)
     save_file(tensors(tmp_path) | {"bias": torch.ones(4)}, tmp_path / "classifier.safetensors")
-    with pytest.raises(ModelError, match="classes have another number"):
+    with pytest.raises(ModelError, match="the number of classes differs"):
         Classifier.load(tmp_path)

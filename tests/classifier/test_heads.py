@@ -5,6 +5,7 @@ n = 6 images, C = 5 classes, D = 24, H = 7, k = 9 keys, L = 3 words of width W =
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,17 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import (
-    HEADS,
-    Adapter,
-    CacheModel,
-    Head,
-    MetaNet,
-    assemble,
-    fresh,
-    parts,
-)
+from anyclass.classifier.heads import Adapter, CacheModel, Head, MetaNet, WhitenedLinear, fresh
 from anyclass.classifier.prompt_learner import PromptLearner
+from anyclass.classifier.representation import Representation
+from anyclass.classifier.saving import FORMATS, HeadParts, check_parts, class_weights, take_apart
 from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.estimators.whitening import WhitenedPCA
+from anyclass.features.extract import with_own
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
-SIZE = (5, 24)
+SIZES = {"C": 5, "D": 24}
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -44,43 +39,43 @@ def unit(*shape: int, seed: int) -> Tensor:
     return normalize(drawn(*shape, seed=seed), dim=-1)
 
 
-def head_of(kind: str) -> Head:
-    match kind:
-        case "adapter":
-            return Adapter(drawn(7, 24, seed=1), drawn(24, 7, seed=2), ratio=0.3)
-        case "keys":
-            values = torch.eye(5)[[0, 1, 1, 2, 3, 4, 4, 4, 0]]
-            return CacheModel(unit(9, 24, seed=3), values, alpha=1.3, beta=5.5)
-        case "spaces":
-            shapes = ((24,), (24, 24), (24,), (24, 6), (32,), (32, 32), (32,), (32, 9))
-            return WhitenedPCA(*(drawn(*shape, seed=5) for shape in shapes), share=0.4)
-    small = [0.1 * drawn(*shape, seed=4) for shape in ((3, 40), (7, 24), (7,), (40, 7), (40,))]
-    return MetaNet(*small)
-
-
 @pytest.fixture(scope="module")
 def clip(tiny_clip: Callable[..., str]) -> Backbone:
     return Backbone.load(tiny_clip("causal"), engine="torch")
 
 
-every = pytest.mark.parametrize("kind", sorted(HEADS))
-of_unit_features = pytest.mark.parametrize("kind", sorted(set(HEADS) - {"spaces"}))
-"""Heads of the shared features alone; `test_get_plus` saves the other one."""
+def head_of(kind: str, clip: Backbone) -> Head:
+    w, scale = unit(5, 24, seed=6), clip.logit_scale.detach()
+    match kind:
+        case "adapter":
+            return Adapter(drawn(7, 24, seed=1), drawn(24, 7, seed=2), 0.3, w, scale)
+        case "keys":
+            values = torch.eye(5)[[0, 1, 1, 2, 3, 4, 4, 4, 0]]
+            return CacheModel(unit(9, 24, seed=3), values, 1.3, 5.5, w, scale)
+        case "spaces":
+            shapes = ((24,), (24, 24), (24,), (24, 6), (32,), (32, 32), (32,), (32, 9))
+            whitening = WhitenedPCA(*(drawn(*shape, seed=5) for shape in shapes), share=0.4)
+            return WhitenedLinear(whitening, drawn(5, 16, seed=7))
+    small = [0.1 * drawn(*shape, seed=4) for shape in ((3, 40), (7, 24), (7,), (40, 7), (40,))]
+    return MetaNet(*small, learner=PromptLearner(clip, CLASSES.prompts, 3), scale=scale)
+
+
+every = pytest.mark.parametrize("kind", sorted(FORMATS))
 
 
 def classifier(clip: Backbone, kind: str) -> Classifier:
-    w = unit(5, 24, seed=6)
-    return Classifier(clip, None, CLASSES, w, "zero-shot", head=head_of(kind))
+    representation = Representation((clip,), space="both" if kind == "spaces" else "projected")
+    return Classifier(representation, head_of(kind, clip), CLASSES, "zero-shot")
 
 
 # --- logits of a conditional head; those of the others are tested with their methods
 
 
 def test_conditional__equals_one_text_at_a_time(clip: Backbone) -> None:
-    head, f = head_of("conditional"), unit(6, 24, seed=5)
+    head, f = head_of("conditional", clip), unit(6, 24, seed=5)
     assert isinstance(head, MetaNet)
     with torch.no_grad():
-        found = head.logits(clip, CLASSES.prompts, unit(5, 24, seed=6), f)
+        found = head.logits(f)
         prompts = PromptLearner(clip, CLASSES.prompts, 3)
         for i in range(6):
             shift = head.u2 @ torch.relu(head.u1 @ f[i] + head.c1) + head.c2
@@ -90,25 +85,25 @@ def test_conditional__equals_one_text_at_a_time(clip: Backbone) -> None:
                     float(clip.logit_scale * f[i] @ t), abs=1e-4
                 )
         for at_once in (1, 4, 1000):
-            assert torch.allclose(head.of(clip, prompts, f, at_once), found, atol=1e-4)
-        one = torch.cat([head.of(clip, prompts, f[[i]]) for i in range(6)])
+            assert torch.allclose(replace(head, at_once=at_once).logits(f), found, atol=1e-4)
+        one = torch.cat([head.logits(f[[i]]) for i in range(6)])
         assert torch.allclose(one, found, atol=1e-4)
 
 
 def test_conditional__without_a_shift_is_coop(clip: Backbone) -> None:
-    head, f = head_of("conditional"), unit(6, 24, seed=5)
+    head, f = head_of("conditional", clip), unit(6, 24, seed=5)
     assert isinstance(head, MetaNet)
-    still = MetaNet(head.context, head.u1, head.c1, 0 * head.u2, 0 * head.c2)
+    still = replace(head, u2=0 * head.u2, c2=0 * head.c2)
     t = PromptLearner(clip, CLASSES.prompts, 3).all_features(head.context)
     with torch.no_grad():
-        found = still.logits(clip, CLASSES.prompts, t, f)
+        found = still.logits(f)
         assert torch.allclose(found, clip.logit_scale * f @ t.T, atol=1e-4)
 
 
 def test_conditional__another_width_of_words_is_refused(clip: Backbone) -> None:
     small = [drawn(*shape, seed=4) for shape in ((3, 41), (7, 24), (7,), (41, 7), (41,))]
-    with pytest.raises(ModelError, match="40 wide, those that were learned 41"):
-        MetaNet(*small).logits(clip, CLASSES.prompts, unit(5, 24, seed=6), unit(6, 24, seed=5))
+    with pytest.raises(ModelError, match="width 40, the learned context 41"):
+        MetaNet(*small, learner=PromptLearner(clip, CLASSES.prompts, 3), scale=1.0)
 
 
 def test_fresh__is_drawn_as_layers_of_torch_are() -> None:
@@ -123,18 +118,17 @@ def test_fresh__is_drawn_as_layers_of_torch_are() -> None:
 
 
 @every
-def test_assemble__is_the_way_back_from_parts(kind: str) -> None:
-    head = head_of(kind)
-    tensors, numbers = parts(head)
-    again = assemble(kind, tensors, numbers, SIZE)
-    assert type(again) is type(head)
-    assert parts(again)[1] == numbers
-    assert all(torch.equal(parts(again)[0][name], tensor) for name, tensor in tensors.items())
+def test_take_apart__has_the_parts_of_the_format(clip: Backbone, kind: str) -> None:
+    parts = take_apart(head_of(kind, clip))
+    check_parts(parts, SIZES)
+    assert parts.kind == kind
+    assert set(parts.tensors) == set(FORMATS[kind].tensors)
+    assert set(parts.numbers) == set(FORMATS[kind].numbers)
 
 
 @every
-def test_assemble__refuses_what_does_not_fit(kind: str) -> None:
-    tensors, numbers = parts(head_of(kind))
+def test_check_parts__refuses_what_does_not_fit(clip: Backbone, kind: str) -> None:
+    _, tensors, numbers = take_apart(head_of(kind, clip))
     damaged: list[tuple[dict[str, Tensor], dict[str, float]]] = [
         (tensors, numbers | {"more": 1.0}),
         (tensors | {"more": torch.zeros(2)}, numbers),
@@ -147,45 +141,49 @@ def test_assemble__refuses_what_does_not_fit(kind: str) -> None:
         damaged += [(tensors, numbers | {name: bad}) for bad in (float("nan"), float("inf"))]
     for some, values in damaged:
         with pytest.raises(ValueError, match="of its head"):
-            assemble(kind, some, values, SIZE)
-    with pytest.raises(ValueError, match="no head is called 'other'"):
-        assemble("other", tensors, numbers, SIZE)
+            check_parts(HeadParts(kind, some, values), SIZES)
+    with pytest.raises(ValueError, match="there is no head 'other'"):
+        check_parts(HeadParts("other", tensors, numbers), SIZES)
 
 
 @every
-def test_assemble__axes_of_one_letter_are_one(kind: str) -> None:
+def test_check_parts__axes_of_one_letter_are_one(clip: Backbone, kind: str) -> None:
     """Each tensor a row longer or a column longer; only letters that stand alone may be."""
     alone = {("conditional", "context", 0), ("spaces", "x_axes", 1), ("spaces", "h_axes", 1)}
-    tensors, numbers = parts(head_of(kind))
+    _, tensors, numbers = take_apart(head_of(kind, clip))
     for name, tensor in tensors.items():
         for axis in range(tensor.ndim):
             longer = torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
             if (kind, name, axis) in alone:
-                assemble(kind, tensors | {name: longer}, numbers, SIZE)
+                check_parts(HeadParts(kind, tensors | {name: longer}, numbers), SIZES)
                 continue
             with pytest.raises(ValueError, match="another shape"):
-                assemble(kind, tensors | {name: longer}, numbers, SIZE)
+                check_parts(HeadParts(kind, tensors | {name: longer}, numbers), SIZES)
 
 
 # --- saved with a classifier
 
 
-@of_unit_features
+@every
 def test_save__and_load_are_bit_equal(clip: Backbone, kind: str, tmp_path: Path) -> None:
     found = classifier(clip, kind)
     found.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
-    assert again.head is not None
-    tensors, numbers = parts(again.head)
-    wanted, their_numbers = parts(head_of(kind))
+    assert type(again.head) is type(found.head)
+    _, tensors, numbers = take_apart(again.head)
+    _, wanted, their_numbers = take_apart(found.head)
     assert numbers == their_numbers
     assert tensors.keys() == wanted.keys()
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+    weights = class_weights(found.head)
+    assert torch.equal(class_weights(again.head), weights)
     f = unit(6, 24, seed=5)
+    if kind == "spaces":
+        f = with_own(f, drawn(6, 32, seed=8))
     assert torch.equal(again.probabilities(f), found.probabilities(f))
-    assert not np.allclose(
-        found.probabilities(f), (clip.logit_scale * f @ found.weights.T).softmax(1).detach()
-    )
+    if kind != "spaces":
+        plain = (clip.logit_scale * f @ weights.T).softmax(1).detach()
+        assert not np.allclose(found.probabilities(f), plain)
 
 
 def spoil_tensors(folder: Path, spoil: Callable[[dict[str, Tensor]], None]) -> None:
@@ -202,9 +200,10 @@ def spoil_settings(folder: Path, spoil: Callable[[dict[str, Any]], None]) -> Non
     path.write_text(json.dumps(settings))
 
 
-@of_unit_features
+@every
 def test_load__damage_is_a_model_error(clip: Backbone, kind: str, tmp_path: Path) -> None:
-    name = f"head.{next(iter(parts(head_of(kind))[0]))}"
+    _, parts, numbers = take_apart(head_of(kind, clip))
+    name = f"head.{next(name for name, tensor in parts.items() if tensor.ndim == 2)}"
     spoils: list[Callable[[dict[str, Tensor]], Any]] = [
         lambda t: t.pop(name),
         lambda t: t.update({name: t[name][:, 1:]}),
@@ -217,8 +216,8 @@ def test_load__damage_is_a_model_error(clip: Backbone, kind: str, tmp_path: Path
         lambda s: s["head"].update(kind="other"),
         lambda s: s["head"].pop("kind"),
         lambda s: s["head"].update(more=1.0),
-        lambda s: s["head"].update({n: "much" for n in parts(head_of(kind))[1]} or {"no": 1.0}),
-        lambda s: s["head"].update({n: float("nan") for n in parts(head_of(kind))[1]} or {"no": 1}),
+        lambda s: s["head"].update({n: "much" for n in numbers} or {"no": 1.0}),
+        lambda s: s["head"].update({n: float("nan") for n in numbers} or {"no": 1}),
     ]
     for number, spoil in enumerate([*spoils, *settings]):
         folder = tmp_path / str(number)

@@ -61,13 +61,13 @@ def test_describe__is_refused_before_anything_is_done(
     model: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "texts.jsonl"
-    with pytest.raises(RequestError, match=r"written as \.jsonl"):
+    with pytest.raises(RequestError, match=r"must end in \.jsonl"):
         describe(**model, out=tmp_path / "texts.csv")
     with pytest.raises(RequestError, match="--max-rejected 2"):
         describe(**model, out=out, max_rejected=2.0)
     describe(**model, out=out)
     before = out.read_bytes()
-    with pytest.raises(RequestError, match="is there already"):
+    with pytest.raises(RequestError, match="exists already"):
         describe(**model, out=out, domain="sign")
     assert out.read_bytes() == before
     describe(**model, out=out, domain="sign", overwrite=True)

@@ -41,11 +41,11 @@ def test_fit__auto_takes_ship_plus(tmp_path: Path, some: dict[str, Any]) -> None
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["method"] == "ship-plus"
     assert config["why"] == [
-        "2 classes have 8 labelled images and 2 only a name: SHIP-plus learns from labels and names"
+        "2 classes have 8 labelled images and 2 only a name: SHIP-plus uses labels and names"
     ]
     assert metrics["facts"]["unlabelled_images"] == 6
     assert metrics["scored"] == 8
-    assert "every label was learned from" in metrics["warnings"][0]
+    assert "every label was trained on" in metrics["warnings"][0]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Labelled and named classes" in page
 
@@ -55,7 +55,7 @@ def test_fit__scores_only_what_was_not_learned_from(tmp_path: Path, some: dict[s
 
     metrics = fit(ShipPlus(shots=2), tmp_path / "run", **some)
     assert metrics["scored"] == 3 + 1
-    assert not any("learned from" in text for text in metrics["warnings"])
+    assert not any("trained on" in text for text in metrics["warnings"])
 
 
 def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
@@ -80,7 +80,7 @@ def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
         assert found["controls"]["text"][space]["new"] is not None
     assert found["mixed"]["base"] <= found["sliced"]["base"]
     page = (run / "report.html").read_text()
-    assert "Control, names alone" in page
+    assert "Control: class names only" in page
     fit(ship, run, overwrite=True, **some)  # what was written can be written over
     assert not (run / "unfinished").exists()
 

@@ -13,14 +13,17 @@ import pytest
 
 from anyclass import Classifier, evaluate, fit, predict
 from anyclass.backbone import Backbone
+from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.representation import Representation
 from anyclass.commands.predict import load
 from anyclass.data import Rejection
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import csv_text
-from anyclass.run.tables import PREDICTION, ROWS, rejected_row, write_table
+from anyclass.run.tables import PREDICTION, rejected_row, write_table
 from anyclass.training.tuning import Tuning
 
+ROWS = 1000
 COLUMNS = ["file_name", "label", "score", "runner_up", "margin", "kind", "status", "reason"]
 KEYS = {"accuracy", "zero_shot_accuracy", "zero_shot_ensemble_accuracy", "mean_per_class", "n"}
 KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "controls"} | {"warnings"}
@@ -90,8 +93,11 @@ def test_predict__labels_images_of_the_run_as_the_run_did(fitted: Any, tmp_path:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_write_table__asks_for_rows_as_it_writes(tmp_path: Path, ending: str) -> None:
+def test_write_table__asks_for_rows_as_it_writes(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not more than one Parquet group is ever held, and it is on its way when the next begins."""
+    monkeypatch.setattr("anyclass.run.tables.ROWS", ROWS)
     count, sizes = 2 * ROWS + 3, []
     path = tmp_path / f"table.{ending}"
 
@@ -134,7 +140,7 @@ def test_predict__all_rejected(run: Path, images: Path, tmp_path: Path) -> None:
 def test_predict__never_writes_over_a_file(run: Path, images: Path, tmp_path: Path) -> None:
     mine = tmp_path / "labels.csv"
     mine.write_text("mine")
-    with pytest.raises(RequestError, match="labels.csv is there already: .*--overwrite"):
+    with pytest.raises(RequestError, match="labels.csv exists already: .*--overwrite"):
         predict(run, images, mine)
     assert mine.read_text() == "mine"
 
@@ -142,14 +148,14 @@ def test_predict__never_writes_over_a_file(run: Path, images: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"out": "labels.txt"}, "labels.txt: the table is written as .csv or .parquet"),
-        ({"out": "names.txt/labels.csv"}, "this is no place for a file"),
-        ({"out": "folder.csv"}, "this is no place for a file"),
-        ({"max_rejected": -1.0}, "--max-rejected -1.0: give a share"),
-        ({"max_rejected": 10.0}, "--max-rejected 10.0: give a share"),
+        ({"out": "labels.txt"}, "labels.txt: the file name must end in .csv or .parquet"),
+        ({"out": "names.txt/labels.csv"}, "no file can be written there"),
+        ({"out": "folder.csv"}, "no file can be written there"),
+        ({"max_rejected": -1.0}, "--max-rejected -1.0: give a number"),
+        ({"max_rejected": 10.0}, "--max-rejected 10.0: give a number"),
         ({"device": "tpu"}, "--device tpu cannot be used here"),
         ({"images": "nowhere"}, "nowhere does not exist"),
-        ({"run": "nowhere"}, "nowhere holds no run: `anyclass fit"),
+        ({"run": "nowhere"}, "nowhere contains no run: `anyclass fit"),
     ],
 )
 def test_predict__refuses(
@@ -171,13 +177,13 @@ def test_predict__refuses(
 def test_load__an_unfinished_run(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "manifest.json").unlink()
-    with pytest.raises(RequestError, match="holds a run that is not finished"):
+    with pytest.raises(RequestError, match="contains an unfinished run"):
         load(tmp_path / "run")
 
 
 def test_load__a_method_of_another_version(run: Path, tmp_path: Path) -> None:
     copy = changed(run, tmp_path / "run", "model/classifier.json", method="ship2")
-    with pytest.raises(ModelError, match="'ship2', which this version does not know"):
+    with pytest.raises(ModelError, match="'ship2', which is unknown to this version"):
         load(copy)
 
 
@@ -195,9 +201,10 @@ def test_evaluate__scores_labelled_images(fitted: Any, images: Path) -> None:
     assert [row["accuracy"] for row in found["per_class"]] == pytest.approx(by_class)
     assert (found["n"], found["rejected"], np.sum(found["confusion"])) == (13, 1, 13)
 
-    clip = Backbone.load(fitted.model)
+    clip = Backbone.load(fitted.model, engine="torch")
     named = class_features(clip, classifier.classes_, [PLAIN])
-    zero_shot = Classifier(clip, None, classifier.classes, named, "zero-shot")
+    head = CosineHead(named, clip.logit_scale.detach())
+    zero_shot = Classifier(Representation((clip,)), head, classifier.classes, "zero-shot")
     right = zero_shot.predict_proba(files).argmax(1) == truth
     assert found["zero_shot_accuracy"] == pytest.approx(right.mean())
 

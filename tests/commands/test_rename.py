@@ -106,7 +106,7 @@ def test_fit__leaves_a_table_of_classes(run: Path) -> None:
 
 def test_fit__a_run_without_discovered_classes_has_no_table(fitted: Any) -> None:
     assert not (fitted.run / "classes.csv").exists()
-    with pytest.raises(RequestError, match="no discovered classes, so there is nothing to rename"):
+    with pytest.raises(RequestError, match="no discovered classes to rename"):
         rename(fitted.run)
     assert check_manifest(fitted.run) == []
 
@@ -176,7 +176,7 @@ def test_rename__twice_back_and_crosswise(run: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("separator", "mark"), [(";", "\ufeff"), ("\t", ""), (",", "\ufeff")])
+@pytest.mark.parametrize(("separator", "mark"), [(";", "\ufeff"), ("\t", "")])
 def test_rename__what_spreadsheets_save(run: Path, separator: str, mark: str) -> None:
     edit(run, {2: "a; b, c"}, separator, mark)
     path = run / "classes.csv"
@@ -229,21 +229,21 @@ def changed_rows(rows: list[str], case: str) -> list[str]:
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        ("removed", "has no row for class 2: put back what was removed"),
-        ("added", "row 6: there is no class '4', the indices are 0 to 3"),
-        ("twice", "row 6: class 2 is there twice"),
-        ("no index", "row 2: there is no class 'x', the indices are 0 to 3"),
-        ("minus", "row 2: there is no class '-0', the indices are 0 to 3"),
-        ("columns", "has no column index any more"),
-        ("nothing", "has no column index and no column name any more"),
-        ({2: ""}, "class 2 has no name; it was 'discovered 1'"),
+        ("removed", "has no row for class 2: restore the removed rows"),
+        ("added", "row 6: there is no class '4'; indices are 0 to 3"),
+        ("twice", "row 6: class 2 occurs twice"),
+        ("no index", "row 2: there is no class 'x'; indices are 0 to 3"),
+        ("minus", "row 2: there is no class '-0'; indices are 0 to 3"),
+        ("columns", "has no column index"),
+        ("nothing", "has no column index and no column name"),
+        ({2: ""}, "class 2 has no name; it had 'discovered 1'"),
         ({2: "   "}, "class 2 has no name"),
-        ({2: "a\x1b[2J"}, r"the name of class 2, 'a\\x1b\[2J', has characters that cannot be seen"),
-        ({2: "a\nb"}, "has characters that cannot be seen"),
-        ({2: "a\u202eb"}, "has characters that cannot be seen"),
-        ({0: "blue"}, "class 0 is labelled, so it stays 'red square'; .* fit again"),
-        ({2: "green ring"}, "classes 1 and 2 would both be 'green ring'; .* are not merged"),
-        ({2: "x", 3: "x"}, "classes 2 and 3 would both be 'x'"),
+        ({2: "a\x1b[2J"}, r"the name of class 2, 'a\\x1b\[2J', has invisible characters"),
+        ({2: "a\nb"}, "has invisible characters"),
+        ({2: "a\u202eb"}, "has invisible characters"),
+        ({0: "blue"}, "class 0 is labelled, so it must keep the name 'red square'; .* fit again"),
+        ({2: "green ring"}, "classes 1 and 2 have the same name 'green ring'; .* are not merged"),
+        ({2: "x", 3: "x"}, "classes 2 and 3 have the same name 'x'"),
         (b"\xff\xfe", "is not UTF-8: save it again as CSV UTF-8"),
         (b'index,name\n0,"a', "is not a CSV table"),
         (None, r"classes\.csv cannot be read: No such file"),
@@ -266,7 +266,7 @@ def test_rename__says_in_one_line_what_is_wrong(run: Path, case: Any, said: str)
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("after", range(14))
+@pytest.mark.parametrize("after", [0, 1, 4, 9, 13])
 def test_rename__a_kill_leaves_old_names_or_is_finished_by_the_next(
     run: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:

@@ -1,23 +1,18 @@
 """What the user asks for: wrong values are named in one line, and what runs is chosen."""
 
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from anyclass.backbone.device import torch_device
 from anyclass.commands.plan import plan
-from anyclass.commands.request import choose, remarks, request_of
-from anyclass.data import Classes, ImageDataset
+from anyclass.commands.request import choose_method, request_of
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
-from anyclass.methods.get import Get
-from anyclass.methods.simgcd import SimGcd
 from anyclass.training.tuning import Tuning
-from anyclass.training.two_views import TwoViewTuning
 
 LATTECLIP, ZERO_SHOT = METHODS["latteclip"], METHODS["zero-shot"]
 
@@ -84,7 +79,7 @@ def test_torch_device__names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["tpu", "", "cpu:x", "cuda:77"])
 def test_torch_device__what_is_not_there(name: str) -> None:
-    with pytest.raises(RequestError, match="^--device .*cannot be used here .*; say cpu$") as bad:
+    with pytest.raises(RequestError, match="^--device .*cannot be used here .*; use cpu$") as bad:
         torch_device(name)
     assert "\n" not in str(bad.value)
 
@@ -93,20 +88,20 @@ def dataset(images: Path, *names: str, labels: str | None = None) -> ImageDatase
     return ImageDataset.read(images, names or None, labels)
 
 
-def test_choose__auto_says_why(images: Path) -> None:
-    chosen = choose("auto", dataset(images, "b", "a"))
+def test_choose_method__auto_says_why(images: Path) -> None:
+    chosen = choose_method("auto", dataset(images, "b", "a"))
     assert (chosen.asked, chosen.name) == ("auto", "latteclip-plus")
     assert "no image has a label" in chosen.why[0]
-    assert choose("auto", dataset(images, "a")).name == "zero-shot"
-    labelled = choose("auto", dataset(images, labels="folders"))
+    assert choose_method("auto", dataset(images, "a")).name == "zero-shot"
+    labelled = choose_method("auto", dataset(images, labels="folders"))
     assert "14 of 14 images have a label" in labelled.why[0]
 
 
-def test_choose__a_name_or_a_method(images: Path) -> None:
+def test_choose_method__a_name_or_a_method(images: Path) -> None:
     two = dataset(images, "b", "a")
-    by_name = choose("latteclip", two)
+    by_name = choose_method("latteclip", two)
     assert (by_name.asked, by_name.method) == ("latteclip", LATTECLIP())
-    itself = choose(ZERO_SHOT(ensemble=True), two)
+    itself = choose_method(ZERO_SHOT(ensemble=True), two)
     assert (itself.asked, itself.name) == ("zero-shot", "zero-shot")
     assert itself.method == ZERO_SHOT(ensemble=True)
 
@@ -114,85 +109,22 @@ def test_choose__a_name_or_a_method(images: Path) -> None:
 class Stranger:
     """Something with a `fit` that is none of the methods."""
 
-    def fit(self, clip: Any, dataset: Any, log: Any, scratch: Any = None) -> Any:
+    discovers = False
+
+    def fit(self, data: Any, log: Any, scratch: Any = None, seed: int = 0) -> Any:
+        raise NotImplementedError
+
+    def workload(self, images: int, classes: int) -> Any:
         raise NotImplementedError
 
 
-def test_choose__refuses(images: Path) -> None:
+def test_choose_method__refuses(images: Path) -> None:
     with pytest.raises(RequestError, match="'sheep': use auto, latteclip, latteclip-plus, ship"):
-        choose("sheep", dataset(images, "b", "a"))
-    with pytest.raises(RequestError, match="nothing is known of the classes: .*--unknown N"):
-        choose("auto", dataset(images))
-    with pytest.raises(RequestError, match="is no method: use auto, latteclip"):
-        choose(Stranger(), dataset(images, "b", "a"))
-
-
-def test_remarks__what_was_left_out_and_twins(images: Path) -> None:
-    (images / "notes.txt").write_text("a")
-    known = dataset(images, "red square", "Red_Square", "kite")
-    said = remarks(known, LATTECLIP(tuning=Tuning(tune="head")), "cpu")
-    assert said[0].startswith("left out, files that are no images (1)")
-    assert said[1:] == ["class names that look alike: 'red square' and 'Red_Square'"]
-    assert remarks(known, LATTECLIP(tuning=Tuning(tune="all")), "cuda") == said
-    slow = "no GPU: training all from pixels takes hours, --tune head takes minutes"
-    assert remarks(known, LATTECLIP(tuning=Tuning(tune="all")), "cpu") == [*said, slow]
-
-
-@pytest.mark.parametrize(
-    ("method", "said"),
-    [
-        (SimGcd(), "about 62 minutes, with --epochs 32 about 10$"),
-        (
-            SimGcd(tuning=TwoViewTuning(batch_size=16)),
-            "about 62 minutes, with --epochs 32 about 10$",
-        ),
-        (Get(), "about 124 minutes, with --epochs 16 --tes-epochs 16 about 10$"),
-        (Get(tes_epochs=10), "about 65 minutes, with --epochs 30 --tes-epochs 1 about 10$"),
-        (Get(text_branch=False), "about 62 minutes, with --epochs 32 about 10$"),
-        (Get(tuning=TwoViewTuning(epochs=10)), "about 65 .* --epochs 1 --tes-epochs 30 about 10$"),
-        (SimGcd(tuning=TwoViewTuning(epochs=60)), None),
-        (SimGcd(tuning=TwoViewTuning("head")), None),
-        (SimGcd(tuning=TwoViewTuning(views=0)), "--views 0 reads every image anew"),
-        (LATTECLIP(), None),
-    ],
-)
-def test_remarks__how_long_pairs_take_without_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, method: Any, said: str | None
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    files = tuple(f"{i}.png" for i in range(4000))
-    many = ImageDataset(Path("x"), files, np.full(4000, -1), Classes.of(()))
-    assert remarks(many, method, "cuda") == []
-    found = [line for line in remarks(many, method, "cpu") if "from pixels" not in line]
-    assert len(found) == (said is not None)
-    assert said is None or re.search(said, found[0])
-
-
-@pytest.mark.parametrize(
-    ("amx", "precision", "minutes", "end"),
-    [
-        (False, "float32", 6248, "about 31"),
-        (True, "float32", 6248, "about 31, with --precision bf16 half of it"),
-        (True, "bf16", 3124, "about 16"),
-    ],
-)
-def test_remarks__even_one_epoch_of_many_images_takes_long(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, precision: Any, minutes: int, end: str
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
-    files = tuple(f"{i}.png" for i in range(200_000))
-    many = ImageDataset(Path("x"), files, np.full(len(files), -1), Classes.of(()))
-    (said,) = remarks(many, Get(), "cpu", precision)
-    assert said.endswith(f"about {minutes} minutes, with --epochs 1 --tes-epochs 1 {end}")
-    assert remarks(many[:200], Get(), "cpu", precision) == []
-
-
-def test_remarks__bf16_is_no_help_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = ImageDataset(Path("x"), ("a.png",), np.full(1, -1), Classes.of(()))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    (said,) = remarks(some, Get(), "cpu", "bf16")
-    assert said == "this processor has no AMX: --precision bf16 is slower than float32 here"
-    assert remarks(some, Get(), "cuda", "bf16") == remarks(some, Get(), "cpu") == []
+        choose_method("sheep", dataset(images, "b", "a"))
+    with pytest.raises(RequestError, match="no information about the classes: .*--unknown N"):
+        choose_method("auto", dataset(images))
+    with pytest.raises(RequestError, match="is not a method: use auto, latteclip"):
+        choose_method(Stranger(), dataset(images, "b", "a"))
 
 
 def test_plan__counts_and_estimates(images: Path) -> None:

@@ -46,13 +46,13 @@ def test_of__refuses_what_cannot_be_a_list_of_names(names: list[str], words: str
 def test_of__prompts_stand_for_the_names() -> None:
     classes = Classes.of(["dog", "cat_x"], prompts=["a_b", " a sleepy cat"])
     assert classes.prompts == ("a_b", "a sleepy cat")
-    with pytest.raises(RequestError, match="as many"):
+    with pytest.raises(RequestError, match="same length"):
         Classes.of(["dog", "cat"], prompts=["one"])
 
 
 def test_of__nothing_is_known() -> None:
     assert len(Classes.of([])) == 0
-    with pytest.raises(RequestError, match="not negative"):
+    with pytest.raises(RequestError, match="not be negative"):
         Classes.of([], unknown=-1)
 
 

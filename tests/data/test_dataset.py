@@ -75,10 +75,10 @@ def test_read__says_what_it_leaves_out(root: Path) -> None:
     dataset = ImageDataset.read(root)
     assert set(dataset.files) == set(FILES)
     assert dataset.skipped == (
-        "left out, files that are no images (5): 'Thumbs.db', 'empty', 'notes.TXT' and 2 more.",
-        "left out, hidden files (1): 'cat/._2.jpg'.",
-        "left out, hidden folders (2): '.git', 'cat/.ipynb_checkpoints'.",
-        "left out, linked folders (2): 'linked', 'loop'.",
+        "skipped files that are not images (5): 'Thumbs.db', 'empty', 'notes.TXT' and 2 more.",
+        "skipped hidden files (1): 'cat/._2.jpg'.",
+        "skipped hidden folders (2): '.git', 'cat/.ipynb_checkpoints'.",
+        "skipped linked folders (2): 'linked', 'loop'.",
     )
 
 
@@ -93,7 +93,7 @@ def test_read__says_which_folder_it_may_not_enter(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denying)
-    assert ImageDataset.read(root).skipped == ("left out, unreadable folders (1): 'cat'.",)
+    assert ImageDataset.read(root).skipped == ("skipped unreadable folders (1): 'cat'.",)
 
 
 def test_read__folders_and_files_without_permission(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ with tempfile.TemporaryDirectory() as name:
     assert done.stdout.splitlines() == [
         "listed/c",
         "open/a.jpg",
-        "left out, unreadable folders (2): 'closed', 'listed/sub'.",
+        "skipped unreadable folders (2): 'closed', 'listed/sub'.",
         "unreadable",
         "unreadable",
     ]
@@ -145,8 +145,8 @@ def test_read__names_that_are_no_utf8_are_left_out(root: Path) -> None:
     dataset = ImageDataset.read(root, labels="folders")
     assert set(dataset.files) == set(FILES)
     assert dataset.skipped == (
-        "left out, files whose names are not UTF-8 (1): 'caf\\udce9.jpg'.",
-        "left out, folders whose names are not UTF-8 (1): 'd\\udce9'.",
+        "skipped files whose names are not UTF-8 (1): 'caf\\udce9.jpg'.",
+        "skipped folders whose names are not UTF-8 (1): 'd\\udce9'.",
     )
 
 
@@ -165,7 +165,7 @@ def test_read__nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no image in"):
         ImageDataset.read(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(RequestError, match=r"no image in .*left out, files .*a\.txt"):
+    with pytest.raises(RequestError, match=r"no image in .*skipped files .*a\.txt"):
         ImageDataset.read(tmp_path)
     with pytest.raises(RequestError, match="is a file, not a folder"):
         ImageDataset.read(tmp_path / "a.txt")
@@ -226,7 +226,7 @@ def test_split__fit_never_sees_the_test_images(tmp_path: Path) -> None:
     assert dataset.files == ("Val/dog/4.jpg", "train/3.jpg", "train/cat/2.jpg", "train/dog/1.jpg")
     assert dataset.classes.names == ("cat", "dog")
     assert dataset.labels.tolist() == [1, -1, 0, 1]
-    assert dataset.skipped == ("left out, images of the test split (1).",)
+    assert dataset.skipped == ("skipped images of the test split (1).",)
 
 
 def test_split__all_takes_every_image(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_table__says_which_rows_name_no_image(root: Path) -> None:
     table = root / "labels.csv"
     table.write_text("file_name,label\ntop.jpg,cow\ngone.jpg,cow\ncat,cow\n")
     dataset = ImageDataset.read(root, labels=table)
-    said = "left out, rows of labels.csv without an image (2): 'gone.jpg', 'cat'."
+    said = "skipped rows of labels.csv without an image (2): 'gone.jpg', 'cat'."
     assert said in dataset.skipped
 
 
@@ -345,8 +345,8 @@ def test_table__rows_of_the_test_split_label_nothing_in_fit(tmp_path: Path) -> N
     dataset = ImageDataset.read(tmp_path, labels=table, split="fit")
     assert dataset.classes.names == ("dog",)
     assert dataset.skipped == (
-        "left out, files that are no images (1): 'labels.csv'.",
-        "left out, images of the test split (1).",
+        "skipped files that are not images (1): 'labels.csv'.",
+        "skipped images of the test split (1).",
     )
 
 
@@ -355,7 +355,7 @@ def test_table__paths_stay_in_the_folder(root: Path, tmp_path: Path, path: str) 
     add(tmp_path, "secret.jpg", "images2/a")
     table = root / "labels.csv"
     table.write_text(f"file_name,label\ntop.jpg,cow\n{path},cow\n")
-    with pytest.raises(RequestError, match=r"labels\.csv, row 2: .* lies outside of"):
+    with pytest.raises(RequestError, match=r"labels\.csv, row 2: .* is outside of"):
         ImageDataset.read(root, labels=table)
 
 
@@ -367,7 +367,7 @@ def test_table__paths_stay_in_the_folder(root: Path, tmp_path: Path, path: str) 
             "file_name,label\ntop.jpg,cow\n./top.jpg,cat\n",
             "row 2.* two labels, 'cow', 'cat'",
         ),
-        ("t.csv", "file_name,label\ngone.jpg,cow\n", "labels no image of .*'gone.jpg'"),
+        ("t.csv", "file_name,label\ngone.jpg,cow\n", "labels no image in .*'gone.jpg'"),
         (
             "t.csv",
             "file_name,class\ntop.jpg,cow\n",
@@ -387,7 +387,7 @@ def test_table__paths_stay_in_the_folder(root: Path, tmp_path: Path, path: str) 
         ("t.jsonl", "{", "is damaged: "),
         ("t.jsonl", "[" * 200_000, "is damaged: "),
         ("t.jsonl", "3", "is damaged: each line must be an object"),
-        ("t.jsonl", '{"file_name": "top.jpg", "label": ["x"]}', r"a text or a number, not \['x'\]"),
+        ("t.jsonl", '{"file_name": "top.jpg", "label": ["x"]}', r"text or a number, not \['x'\]"),
         ("t.jsonl", "[1]", "is damaged: "),
         ("t.jsonl", '{"file_name": "\\ud800", "label": "x"}', "labels no image"),
         ("t.parquet", b"PAR1 nonsense PAR1", "is damaged: "),

@@ -125,7 +125,7 @@ def test_open_bytes__cut_anywhere_is_rejected_or_whole(name: str) -> None:
     data = WHOLE[name]
     full = open_bytes(data)
     accepted = 0
-    for end in [*range(0, len(data), 11), *range(len(data) - 30, len(data))]:
+    for end in [*range(0, len(data), 23), *range(len(data) - 30, len(data))]:
         try:
             image = open_bytes(data[:end])
         except ImageError as error:
@@ -187,16 +187,17 @@ def test_open_bytes__the_limit_is_inclusive() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_open_bytes__exif_rotation_is_applied(format: str, orientation: int) -> None:
-    turn = ("", "", "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE")
-    turn = (*turn, "ROTATE_90", "TRANSVERSE", "ROTATE_270")[orientation]  # how it was stored
-    stored = pattern().transpose(Image.Transpose[turn]) if turn else pattern()
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
-    data = encode(stored, format, exif=exif, **options.get(format, {}))
-    assert difference(open_bytes(data), pattern()) <= (LOSS if format == "JPEG" else 0)
+def test_open_bytes__exif_rotation_is_applied(format: str) -> None:
+    turns = ("", "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE")
+    turns = (*turns, "ROTATE_90", "TRANSVERSE", "ROTATE_270")  # how it was stored
+    for orientation, turn in enumerate(turns, 1):
+        stored = pattern().transpose(Image.Transpose[turn]) if turn else pattern()
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+        data = encode(stored, format, exif=exif, **options.get(format, {}))
+        found = difference(open_bytes(data), pattern())
+        assert found <= (LOSS if format == "JPEG" else 0), orientation
 
 
 def test_open_bytes__damaged_exif() -> None:
@@ -482,7 +483,7 @@ SMALL = {
         ("webp", "WEBP", {}),
     ]
 }
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -210,7 +210,7 @@ def test_read__a_killed_worker_is_said_with_the_files(
     for worker in multiprocessing.active_children():
         worker.join(20)  # it dies while we are here, and nothing is raised at us
     with pytest.raises(
-        AnyclassError, match=r"killed, at or soon after 0[36]\.png \.\.\. 0[58]\.png"
+        AnyclassError, match=r"killed while it read the images 0[36]\.png \.\.\. 0[58]\.png"
     ):
         list(parts)
 

@@ -1,6 +1,7 @@
 """Views: exactly open_clip's pixels, and random views that one number decides."""
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -23,19 +24,17 @@ def noise(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
-@pytest.mark.parametrize("size", [20, (18, 30), (33, 21)])
-@pytest.mark.parametrize("image", [(40, 31), (17, 50), (9, 7), (30, 18)])
-def test_view__equals_open_clip(
-    interpolation: str, resize_mode: str, size: int | tuple[int, int], image: tuple[int, int]
-) -> None:
-    config = {"size": size, "mode": "RGB", "mean": MEAN, "std": STD, "fill_color": 90}
-    config |= {"interpolation": interpolation, "resize_mode": resize_mode}
-    expected = image_transform_v2(PreprocessCfg(**config), is_train=False)(noise(*image))
-    preprocessing = Preprocessing.of(config)
-    pixels = preprocessing.view(noise(*image))
-    assert pixels.dtype == torch.uint8
-    assert pixels.shape == (3, *((size, size) if isinstance(size, int) else size))
-    torch.testing.assert_close(preprocessing.normalise(pixels), expected, rtol=0, atol=1e-6)
+def test_view__equals_open_clip(interpolation: str, resize_mode: str) -> None:
+    sizes: tuple[int | tuple[int, int], ...] = (20, (18, 30), (33, 21))
+    for size, image in product(sizes, [(40, 31), (17, 50), (9, 7), (30, 18)]):
+        config = {"size": size, "mode": "RGB", "mean": MEAN, "std": STD, "fill_color": 90}
+        config |= {"interpolation": interpolation, "resize_mode": resize_mode}
+        expected = image_transform_v2(PreprocessCfg(**config), is_train=False)(noise(*image))
+        preprocessing = Preprocessing.of(config)
+        pixels = preprocessing.view(noise(*image))
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (3, *((size, size) if isinstance(size, int) else size))
+        torch.testing.assert_close(preprocessing.normalise(pixels), expected, rtol=0, atol=1e-6)
 
 
 def test_normalise__of_known_pixels_in_any_batch() -> None:

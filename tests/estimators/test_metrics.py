@@ -199,9 +199,13 @@ def slow_clustering(true, guess, known):
     return sum(right) / len(right)
 
 
-@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(("classes", "clusters"), [(4, 6), (6, 3), (5, 5), (1, 4)])
-def test_clustering_equals_all_permutations(seed, classes, clusters):
+def test_clustering_equals_all_permutations(classes, clusters):
+    for seed in range(4):
+        compare_with_all_permutations(seed, classes, clusters)
+
+
+def compare_with_all_permutations(seed, classes, clusters):
     draw = np.random.default_rng(seed)
     true, guess = draw.integers(0, classes, 23), draw.integers(0, clusters, 23)
     found = clustering(true, guess, known=[0, 1])

@@ -1,4 +1,4 @@
-"""Sharpened features: linear discriminant analysis and principal components, in two spaces."""
+"""Whitened features: linear discriminant analysis and principal components, in two spaces."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from anyclass.estimators.whitening import Whitening, sharpened
+from anyclass.estimators.whitening import Whitening, fit_whitened_pca
 
 
 def test_sharpened__is_lda_whitening_and_principal_components(
@@ -14,7 +14,7 @@ def test_sharpened__is_lda_whitening_and_principal_components(
 ) -> None:
     rows, _, labels = loud_blobs(0)
     h = rows[:, 12:-1]
-    centre, whiten, middle, axes = sharpened(h, labels, 4, 0.7)
+    centre, whiten, middle, axes = fit_whitened_pca(h, labels, 4, 0.7)
     torch.testing.assert_close(centre, h.mean(0))
     known = [h[labels == k] for k in range(3)]
     rest = torch.cat([some - some.mean(0) for some in known])
@@ -35,7 +35,7 @@ def test_spaces__the_first_coordinates_are_those_of_fewer_components(
     few, many = (Whitening(shared=0.3).spaces(rows, 12, labels, q) for q in (3, 8))
     x, h = many.reduced(rows)
     assert (x.shape, h.shape) == ((200, 8), (200, 8))
-    torch.testing.assert_close(many.joined(x[:, :3], h[:, :3]), few.seen(rows))
+    torch.testing.assert_close(many.joined(x[:, :3], h[:, :3]), few.transform(rows))
     r_x, r_h = (normalize(some[:, :3], dim=1) for some in (x, h))
     u = torch.cat([r_h, 0.3 * r_x], dim=1) / 1.09**0.5
-    torch.testing.assert_close(few.seen(rows), u)
+    torch.testing.assert_close(few.transform(rows), u)

@@ -1,6 +1,7 @@
 """Templates: the strings of the paper letter by letter, and class names filled in literally."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.errors import RequestError
-from anyclass.features.text import DOMAINS, PLAIN, class_features, domain, fill, openai_templates
+from anyclass.features.text import (
+    DOMAINS,
+    PLAIN,
+    cached_class_features,
+    class_features,
+    domain,
+    fill,
+    openai_templates,
+)
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.zero_shot import ZeroShot
 
@@ -160,3 +169,25 @@ def test_template__is_refused_where_it_is_given(method):
     with pytest.raises(RequestError, match="mark the place of the class"):
         method(template="a photo")
     assert method(template="{c} texture.").template == "{c} texture."
+
+
+def test_cached_class_features__are_encoded_once(
+    tiny_backbone: Callable[..., Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
+    causal = tiny_backbone()
+    prompts = ["red square", "kite", "blue disc"]
+    templates = [PLAIN, "a drawing of a {}."]
+    first = cached_class_features(causal, prompts, templates)
+    assert torch.equal(first, class_features(causal, prompts, templates))
+    encoded = list[int]()
+    encode = causal.texts
+    monkeypatch.setattr(causal, "texts", lambda texts: encoded.append(len(texts)) or encode(texts))
+    assert torch.equal(cached_class_features(causal, prompts, templates), first)
+    assert encoded == []
+    other = cached_class_features(causal, prompts[::-1], templates)
+    assert torch.allclose(other, first.flip(0), atol=1e-6)
+    for path in (tmp_path / "texts").glob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    assert torch.equal(cached_class_features(causal, prompts, templates), first)
+    assert encoded == [6, 6]

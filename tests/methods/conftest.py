@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,9 +14,10 @@ from anyclass.backbone import Backbone
 from anyclass.captioning import CaptionContext, CaptionRequest, Vocabulary
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
-from anyclass.data.splits import discovery
+from anyclass.data.splits import discovery_split
 from anyclass.estimators.metrics import clustering
-from anyclass.features.extract import Embedding, Features
+from anyclass.features.cache import Embedding, Features
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.latteclip import LatteClip
 from anyclass.training.tuning import Tuning
@@ -55,8 +55,8 @@ def teller() -> Teller:
 
 
 @pytest.fixture(scope="session")
-def clip(tiny_clip: Callable[..., str]) -> Backbone:
-    return Backbone.load(tiny_clip("causal"), engine="torch")
+def clip(tiny_backbone: Callable[..., Backbone]) -> Backbone:
+    return tiny_backbone()
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +96,7 @@ class Blobs(NamedTuple):
 
     def scores(self, classifier: Classifier, who: str = "predicted") -> dict[str, Any]:
         """Of the unlabelled images."""
-        hidden, guess = self.dataset.labels < 0, np.array(classifier.record[who])
+        hidden, guess = self.dataset.labels < 0, np.array(classifier.record.predictions[who])
         found = clustering(self.truth[hidden], guess[hidden], known=[0, 1, 2])
         assert found is not None
         return found
@@ -113,20 +113,13 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Blobs]:
         views = x[:, None] + 0.1 * torch.randn(300, 8, 32, generator=draw)
         place = np.stack([np.zeros(300, dtype=int), np.arange(300)], axis=1)
 
-        def given(clip: Backbone, dataset: ImageDataset, how: Embedding, log: Log) -> Features:
+        def given(store: FeatureStore, how: Embedding, log: Log) -> Features:
             return Features([views if how.augmentation else x[:, None]], place, [])
 
-        for module in (
-            "training.two_views",
-            "methods.get",
-            "methods.simgcd",
-            "methods.gcd",
-            "methods.kmeans",
-        ):
-            monkeypatch.setattr(f"anyclass.{module}.embed", given)
+        monkeypatch.setattr(FeatureStore, "embed", given)
         files = tuple(f"{i:03}.png" for i in range(300))
         whole = ImageDataset(Path("/"), files, true.numpy(), Classes.of("abcde", labelled="abcde"))
-        return Blobs(*discovery(whole, [0, 1, 2]))
+        return Blobs(*discovery_split(whole, [0, 1, 2]))
 
     return made
 
@@ -139,23 +132,15 @@ def half_known(dataset: ImageDataset) -> ImageDataset:
     return replace(dataset, labels=labels, classes=classes)
 
 
-class Killed(Exception):
-    """What a kill between two steps looks like from inside."""
-
-
 @pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch, clip: Backbone) -> Callable[..., None]:
-    """`killed(how, photos, folder, stage, step)`: the fit dies once that step is kept."""
-    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
+def killed(dies: Callable[..., None], clip: Backbone) -> Callable[..., None]:
+    """`killed(how, dataset, folder, stage, step)`: the fit dies once that step is kept."""
 
     def run(how: Any, dataset: ImageDataset, scratch: Path, stage: str, step: int) -> None:
-        def log(**row: Any) -> None:
-            if row.get("stage") == stage and row.get("done", 0) > step:
-                raise Killed
-
-        torch.manual_seed(0)
-        with pytest.raises(Killed):
-            how.fit(clip, dataset, log, scratch)
+        dies(
+            lambda log: how.fit(FeatureStore(clip, dataset), log, scratch),
+            lambda row: row.get("stage") == stage and row.get("done", 0) > step,
+        )
 
     return run
 
@@ -173,7 +158,6 @@ def fit(clip: Backbone, dataset: ImageDataset) -> Callable[..., Fitted]:
             if row.get("stage") != "embed":  # who embeds first, of all tests, has it to say
                 log.append(row)
 
-        torch.manual_seed(seed)
-        return how.fit(clip, images, note, scratch), log
+        return how.fit(FeatureStore(clip, images), note, scratch, seed), log
 
     return fitted

@@ -3,6 +3,7 @@
 n = 7 images of 2 of C = 5 classes, K = 3 views, D = 24, H = 6.
 """
 
+from dataclasses import replace
 from math import cos, pi
 from typing import Any
 
@@ -17,7 +18,7 @@ from anyclass.classifier.heads import Adapter
 from anyclass.data import Classes
 from anyclass.features.text import class_features
 from anyclass.methods.clip_adapter import ClipAdapter
-from anyclass.methods.few_shot import LabelledFeatures
+from anyclass.methods.few_shot import FewShotTask, LabelledFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
@@ -33,8 +34,7 @@ def labelled() -> LabelledFeatures:
 
 
 def learn(how: ClipAdapter, clip: Backbone, labelled: LabelledFeatures, **more: Any) -> Classifier:
-    torch.manual_seed(0)
-    return how.learn(clip, labelled, CLASSES, lambda **_: None, **more)
+    return how.learn(FewShotTask(clip, labelled, CLASSES, **more), lambda **_: None)
 
 
 def adapted(w1: Tensor, w2: Tensor, rho: float, f: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def test_learn__equals_the_slow_truth(
     assert torch.allclose(found.head.w1, w1, atol=1e-5)
     assert torch.allclose(found.head.w2, w2, atol=1e-5)
     assert not torch.allclose(found.head.w1, start.w1, atol=1e-3)
-    assert torch.equal(found.weights, texts)
+    assert torch.equal(found.head.texts, texts)
 
 
 def test_learn__starts_as_layers_of_torch_do(clip: Backbone, labelled: LabelledFeatures) -> None:
@@ -85,7 +85,7 @@ def test_learn__starts_as_layers_of_torch_do(clip: Backbone, labelled: LabelledF
 
 def test_learn__ratio_0_is_zero_shot(clip: Backbone, labelled: LabelledFeatures) -> None:
     found, f = learn(ClipAdapter(epochs=3, ratio=0.0, lr=0.1), clip, labelled), unit(6, 24, seed=3)
-    wanted = (clip.logit_scale * f @ found.weights.T).softmax(1)
+    wanted = (clip.logit_scale * f @ found.head.texts.T).softmax(1)
     assert torch.allclose(found.probabilities(f), wanted, atol=1e-6)
 
 
@@ -98,4 +98,4 @@ def test_adapted__is_unit_and_does_not_see_the_length_of_its_input(
     wanted = torch.stack([adapted(head.w1, head.w2, 0.6, one) for one in f])
     assert torch.allclose(head.adapted(scale * f), wanted, atol=1e-5)
     assert torch.allclose(head.adapted(scale * f).norm(dim=1), torch.ones(6), atol=1e-6)
-    assert (Adapter(head.w1, head.w2, 1.0).adapted(f) >= 0).all()  # A itself
+    assert (replace(head, ratio=1.0).adapted(f) >= 0).all()  # A itself

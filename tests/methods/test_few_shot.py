@@ -20,7 +20,8 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.extract import Embedding, embed
+from anyclass.features.cache import Embedding
+from anyclass.features.store import FeatureStore, embed
 from anyclass.methods.few_shot import (
     CROPS,
     FewShot,
@@ -96,8 +97,7 @@ def test_draw_shots__nothing_of_nothing() -> None:
 
 
 def test_show__embeds_views_of_the_drawn_images(clip: Backbone, dataset: ImageDataset) -> None:
-    torch.manual_seed(4)
-    labelled = FewShot(shots=2, views=3).show(clip, dataset, quiet, epochs=7)
+    labelled = FewShot(shots=2, views=3).embed(FeatureStore(clip, dataset), quiet, 7, 4)
     rows = draw_shots(LABELS, 2, 4)
     assert labelled.files == tuple(dataset.files[i] for i in rows)
     assert labelled.c.tolist() == LABELS[rows].tolist()
@@ -107,24 +107,24 @@ def test_show__embeds_views_of_the_drawn_images(clip: Backbone, dataset: ImageDa
         assert torch.allclose(labelled.x[i], wanted, atol=1e-6)
     assert torch.allclose(labelled.x.norm(dim=2), torch.ones(5, 3), atol=1e-6)
     assert not labelled.x.requires_grad
-    assert not labelled.fresh
+    assert not labelled.view_per_epoch
     assert not torch.allclose(labelled.x[:, 0], labelled.x[:, 1], atol=1e-3)
 
 
 def test_show__of_every_tower(every_clip: str, dataset: ImageDataset) -> None:
     clip = Backbone.load(every_clip, engine="torch")
-    labelled = FewShot(shots=1, views=2).show(clip, dataset, quiet, epochs=1)
+    labelled = FewShot(shots=1, views=2).embed(FeatureStore(clip, dataset), quiet, 1, 0)
     assert labelled.x.shape == (3, 2, clip.fingerprint().shape[1])
     assert torch.allclose(labelled.x.norm(dim=2), torch.ones(3, 2), atol=1e-5)
 
 
 def test_show__a_new_view_for_every_epoch(clip: Backbone, dataset: ImageDataset) -> None:
-    labelled = FewShot(views=0).show(clip, dataset, quiet, epochs=4)
+    labelled = FewShot(views=0).embed(FeatureStore(clip, dataset), quiet, 4, 0)
     assert labelled.x.shape[:2] == (9, 4)
     for batch in labelled.batches(2, epochs=4, seed=1).start(0):
         epoch = batch.step // 5
         assert torch.equal(batch.hidden, labelled.x[batch.index, epoch])
-    assert FewShot(views=0).show(clip, dataset, quiet, epochs=0).x.shape[:2] == (9, 1)
+    assert FewShot(views=0).embed(FeatureStore(clip, dataset), quiet, 0, 0).x.shape[:2] == (9, 1)
     longer = labelled.batches(9, epochs=6, seed=1).start(
         4
     )  # more epochs than views: from the first
@@ -135,8 +135,8 @@ def test_show__a_new_view_for_every_epoch(clip: Backbone, dataset: ImageDataset)
 
 def test_show__no_label_is_refused(clip: Backbone, dataset: ImageDataset) -> None:
     without = replace(dataset, labels=np.full(13, -1))
-    with pytest.raises(RequestError, match="no image has a label to learn from"):
-        FewShot().show(clip, without, quiet, epochs=1)
+    with pytest.raises(RequestError, match="no image has a label"):
+        FewShot().embed(FeatureStore(clip, without), quiet, 1, 0)
 
 
 # --- features
@@ -171,13 +171,13 @@ def test_split__by_the_seed(labelled: LabelledFeatures) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "whole", "sizes"),
+    ("size", "drop_last", "sizes"),
     [(4, False, [4, 4, 3]), (4, True, [4, 4]), (11, True, [11]), (99, True, [11])],
 )
 def test_batches__of_an_epoch(
-    labelled: LabelledFeatures, size: int, whole: bool, sizes: list[int]
+    labelled: LabelledFeatures, size: int, drop_last: bool, sizes: list[int]
 ) -> None:
-    batches = labelled.batches(size, epochs=3, seed=0, whole=whole)
+    batches = labelled.batches(size, epochs=3, seed=0, drop_last=drop_last)
     every = list(batches.start(0))
     assert len(batches) == len(every) == 3 * len(sizes)
     assert batches.per_epoch == len(sizes)
@@ -210,9 +210,9 @@ def alike(one: Batch, other: Batch) -> bool:
     return same and (one.step, one.starts_epoch) == (other.step, other.starts_epoch)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_batches__start_anywhere(labelled: LabelledFeatures, whole: bool) -> None:
-    batches = labelled.batches(4, epochs=3, seed=0, whole=whole)
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches__start_anywhere(labelled: LabelledFeatures, drop_last: bool) -> None:
+    batches = labelled.batches(4, epochs=3, seed=0, drop_last=drop_last)
     every = list(batches.start(0))
     for step in range(len(every) + 1):
         later = list(batches.start(step))
@@ -255,15 +255,15 @@ def test_made__ratio_to_real_features(
 
 
 def test_made__each_is_class_after_class(synthetic: SyntheticFeatures) -> None:
-    x, c = synthetic.each(3)
+    x, c = synthetic.per_class(3)
     assert c.tolist() == [1, 1, 1, 4, 4, 4]
     assert len({tuple(row) for row in x.tolist()}) == 6
-    assert torch.equal(x, synthetic.each(3)[0])
+    assert torch.equal(x, synthetic.per_class(3)[0])
 
 
 def test_made__a_pool_is_drawn_from(synthetic: SyntheticFeatures) -> None:
     pooled = replace(synthetic, pool=3)
-    x, c = pooled.each(3)
+    x, c = pooled.per_class(3)
     for step in range(9):
         some, of = pooled.batch(step, 6)
         for row, k in zip(some, of.tolist(), strict=True):

@@ -3,10 +3,8 @@
 N = 13 images, B = 6, C = 4 classes, D = 24; two epochs and a half.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from math import ceil, cos, pi
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.extract import Embedding, embed
+from anyclass.features.cache import Embedding
+from anyclass.features.store import embed
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.training.batches import Batch, TrainingBatches
@@ -53,9 +52,12 @@ def losses(log: list[dict[str, Any]]) -> list[float]:
 
 def content(classifier: Classifier) -> bytes:
     """Every bit that training decided."""
-    tensors = [classifier.weights, *classifier.clip.parameters(classifier.part or "all").values()]
+    tensors = [
+        classifier.head.weights,
+        *classifier.clip.parameters(classifier.representation.part or "all").values(),
+    ]
     numbers = b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)
-    return numbers + json.dumps(classifier.record).encode()
+    return numbers + repr(classifier.record).encode()
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +143,8 @@ class Truth:
     "option",
     [
         {},
-        {"relabel": "never"},
+        {"relabel": "never", "collisions": "multi_positive"},
         {"learn_from": "given"},
-        {"collisions": "multi_positive"},
-        {"collisions": "mask"},
         {"tune": "tail", "lr": 2e-3, "collisions": "mask"},
         {"tune": "all", "lr": 2e-3},
     ],
@@ -162,19 +162,19 @@ def test_fit__equals_the_slow_truth(
     assert losses(log) == pytest.approx(wanted.losses, abs=3e-5)
     with torch.no_grad():
         texts = torch.stack([wanted.text(c) for c in range(4)])
-    assert torch.allclose(classifier.weights, texts, atol=2e-5)
+    assert torch.allclose(classifier.head.weights, texts, atol=2e-5)
     trained = classifier.clip.parameters("head")
     for name, parameter in wanted.tuned.parameters("head").items():
         assert torch.allclose(trained[name], parameter, atol=3e-5), name
-    facts = classifier.record["facts"]
+    facts = classifier.record.facts
     assert facts == {"agreement_with_zero_shot": pytest.approx(wanted.agreement)}
-    assert classifier.record["zero_shot_labels"] == zero_shot
+    assert classifier.record.zero_shot_labels == zero_shot
 
 
 def test_fit__options_differ(fit: Fit, known: ImageDataset) -> None:
     options: list[dict[str, Any]] = [{}, {"relabel": "never"}, {"learn_from": "given"}]
     options += [{"collisions": "mask"}, {"template": "{} art"}]
-    weights = [fit(small(**option), known)[0].weights for option in options]
+    weights = [fit(small(**option), known)[0].head.weights for option in options]
     for i, one in enumerate(weights):
         for other in weights[:i]:
             assert not torch.allclose(one, other, atol=1e-4)
@@ -183,7 +183,7 @@ def test_fit__options_differ(fit: Fit, known: ImageDataset) -> None:
 def test_fit__texts_of_a_class_are_one_so_multi_positive_is_ignore(fit: Fit) -> None:
     """Each of m images of a class has the same text: m means over m pairs are one sum."""
     one, other = (fit(small(collisions=how))[0] for how in ("ignore", "multi_positive"))
-    assert torch.allclose(one.weights, other.weights, atol=1e-5)
+    assert torch.allclose(one.head.weights, other.head.weights, atol=1e-5)
 
 
 def test_fit__each_class_text_once_a_step(
@@ -201,28 +201,30 @@ def test_fit__each_class_text_once_a_step(
     assert seen == [4] * STEPS
 
 
-@pytest.mark.parametrize("tune", ["head", "tail", "all"])
-@pytest.mark.parametrize("still", [{"steps": 0}, {"lr": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    ("tune", "still"),
+    [("head", {"steps": 0}), ("tail", {"lr": 0.0}), ("all", {"lr": 0.0})],
+    ids=str,
+)
 def test_fit__that_trains_nothing_equals_zero_shot(
     fit: Fit, dataset: ImageDataset, tune: str, still: dict[str, Any]
 ) -> None:
     classifier, zero_shot = fit(small(tune=tune, **still))[0], fit(ZeroShot())[0]
     probabilities = classifier.predict_proba(dataset)
-    assert torch.equal(classifier.weights, zero_shot.weights)
+    assert torch.equal(classifier.head.weights, zero_shot.head.weights)
     assert np.allclose(probabilities, zero_shot.predict_proba(dataset), atol=1e-6)
     assert probabilities.argmax(1).tolist() == zero_shot.predict_proba(dataset).argmax(1).tolist()
-    assert (classifier.record["facts"] == {}) == ("steps" in still)
+    assert (classifier.record.facts == {}) == ("steps" in still)
 
 
-@pytest.mark.parametrize("option", [{}, {"relabel": "never"}, {"tune": "all"}], ids=str)
+@pytest.mark.parametrize("option", [{}, {"tune": "all"}], ids=str)
 def test_fit__never_reads_a_label(fit: Fit, dataset: ImageDataset, option: dict[str, Any]) -> None:
     noise = np.random.default_rng(1)
     labels = noise.integers(0, 4, len(dataset))
     first, log = fit(small(**option), dataset)
-    for some in (labels, noise.permutation(labels)):
-        again, other = fit(small(**option), replace(dataset, labels=some))
-        assert content(again) == content(first)
-        assert other == log
+    again, other = fit(small(**option), replace(dataset, labels=labels))
+    assert content(again) == content(first)
+    assert other == log
 
 
 def test_fit__given_labels_are_learned(fit: Fit, dataset: ImageDataset) -> None:
@@ -233,7 +235,7 @@ def test_fit__given_labels_are_learned(fit: Fit, dataset: ImageDataset) -> None:
     classifier, log = fit(how, shifted)
     assert np.mean(losses(log)[-5:]) < np.mean(losses(log)[:5]) - 0.2
     assert (classifier.predict_proba(dataset).argmax(1) == shifted.labels).mean() > 0.5
-    assert classifier.record["facts"]["agreement_with_zero_shot"] == 0
+    assert classifier.record.facts["agreement_with_zero_shot"] == 0
 
 
 def test_fit__unlabelled_images_are_left_out(fit: Fit, known: ImageDataset) -> None:
@@ -242,9 +244,9 @@ def test_fit__unlabelled_images_are_left_out(fit: Fit, known: ImageDataset) -> N
 
 
 def test_fit__refuses(fit: Fit, dataset: ImageDataset) -> None:
-    with pytest.raises(RequestError, match="no image has a label to learn from"):
+    with pytest.raises(RequestError, match="no image has a label"):
         fit(small(learn_from="given"), dataset)
-    with pytest.raises(RequestError, match="names of two"):
+    with pytest.raises(RequestError, match="two or more class names"):
         fit(small(), ImageDataset.read(dataset.root, ["only one"]))
 
 
@@ -260,31 +262,18 @@ def test_fit__same_seed_same_bytes_and_the_model_stays(fit: Fit, clip: Backbone)
     assert not any(parameter.grad is not None for parameter in clip.model.parameters())
 
 
-class Killed(Exception):
-    """What a kill between two steps looks like from inside."""
-
-
 @pytest.mark.parametrize(("option", "step"), [({}, 2), ({"tune": "all"}, 3)], ids=str)
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
-    clip: Backbone,
     dataset: ImageDataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed: Callable[..., None],
     option: dict[str, Any],
     step: int,
 ) -> None:
     how = small(**option)
     unbroken, rows = fit(how)
-    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
-
-    def log(**row: Any) -> None:
-        if row.get("stage") == "fit" and row["done"] > step:
-            raise Killed
-
-    torch.manual_seed(0)
-    with pytest.raises(Killed):
-        how.fit(clip, dataset, log, tmp_path)
+    killed(how, dataset, tmp_path, "fit", step)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)
     assert steps(later) == steps(rows)[step:]

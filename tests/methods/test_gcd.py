@@ -17,7 +17,9 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import nearest, semi_supervised_kmeans
-from anyclass.features.extract import Embedding, embed, pooled_features
+from anyclass.features.cache import Embedding
+from anyclass.features.extract import pooled_features
+from anyclass.features.store import embed
 from anyclass.methods.gcd import ContrastHead, Gcd
 from anyclass.methods.gcd_common import HeadShape
 from anyclass.training.two_views import TwoViewTuning
@@ -58,9 +60,11 @@ def test_fit__is_k_means_on_the_trained_features(
     x = pooled_features(tuned, features, "tail")
     y = torch.from_numpy(half_known.labels.copy())
     wanted = semi_supervised_kmeans(x, y, 4, 5, seed=0)
-    assert torch.allclose(classifier.weights, wanted.centres, atol=1e-6)
+    assert torch.allclose(classifier.head.weights, wanted.centres, atol=1e-6)
     guess = classifier.predict_proba(half_known).argmax(1).tolist()
-    assert guess == classifier.record["predicted"] == nearest(x, wanted.centres).tolist()
+    assert (
+        guess == classifier.record.predictions["predicted"] == nearest(x, wanted.centres).tolist()
+    )
     steps = [row for row in log if row.get("stage") == "fit"]
     assert {"views_loss", "classes_loss"} <= set(steps[0])
     assert len(steps) == 6
@@ -89,8 +93,8 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     unbroken, _ = fit(small(), half_known)
     killed(small(), half_known, tmp_path, "fit", 2)
     continued, _ = fit(small(), half_known, scratch=tmp_path)
-    assert torch.equal(continued.weights, unbroken.weights)
-    assert not torch.equal(fit(small(), half_known, seed=1)[0].weights, unbroken.weights)
+    assert torch.equal(continued.head.weights, unbroken.head.weights)
+    assert not torch.equal(fit(small(), half_known, seed=1)[0].head.weights, unbroken.head.weights)
 
 
 def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: ImageDataset) -> None:

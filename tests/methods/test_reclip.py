@@ -7,7 +7,6 @@ nodes of width 9.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from math import log as ln
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
 from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError
-from anyclass.features.extract import Embedding, embed
+from anyclass.features.cache import Embedding
+from anyclass.features.store import FeatureStore, embed
 from anyclass.features.text import openai_templates
 from anyclass.methods import reclip
 from anyclass.methods.reclip import (
@@ -193,9 +193,9 @@ def losses(log: list[dict[str, Any]]) -> list[list[float]]:
 
 def content(classifier: Classifier) -> bytes:
     """Every bit that training decided."""
-    tensors = [classifier.weights, *classifier.clip.parameters("all").values()]
+    tensors = [classifier.head.weights, *classifier.clip.parameters("all").values()]
     numbers = b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)
-    return numbers + json.dumps(classifier.record).encode()
+    return numbers + repr(classifier.record).encode()
 
 
 def norms(model: nn.Module) -> set[str]:
@@ -297,16 +297,16 @@ def test_fit__equals_the_slow_truth(
     classifier, log = fit(how)
     wanted = Truth(clip, dataset, how)
     assert np.allclose(losses(log), wanted.losses, rtol=2e-3, atol=2e-4)
-    q, w = classifier.weights.chunk(2, dim=1)
+    q, w = classifier.head.weights.chunk(2, dim=1)
     assert torch.allclose(q * 2**0.5, wanted.q, atol=1e-4)
     assert torch.allclose(w * 2**0.5, wanted.w, atol=1e-4)
     trained = dict(classifier.clip.model.named_parameters())
     for name, parameter in wanted.v.model.named_parameters():
         assert torch.allclose(trained[name], parameter, atol=1e-4), name
     agreed = [y for y in wanted.y if y is not None]
-    zero_shot = fit(replace(how, epochs=0))[0].record["zero_shot_labels"]
+    zero_shot = fit(replace(how, epochs=0))[0].record.zero_shot_labels
     same = [y == zero_shot[i] for i, y in enumerate(wanted.y) if y is not None]
-    facts = classifier.record["facts"]
+    facts = classifier.record.facts
     assert facts["agreement_of_towers"] == pytest.approx(len(agreed) / N)
     assert facts["agreement_with_zero_shot"] == pytest.approx(np.mean(same))
     assert facts["residual"] <= 1e-9
@@ -342,13 +342,14 @@ def test_fit__only_norms_of_the_image_tower_change(fit: Fit, clip: Backbone, tun
     assert not any(parameter.grad is not None for parameter in clip.model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["huggingface", "timm", "siglip", "coca"])
+@pytest.mark.parametrize("kind", ["huggingface", "siglip", "coca"])
 def test_fit__other_towers_keep_their_running_statistics(
     tiny_clip: Callable[..., str], dataset: ImageDataset, kind: str
 ) -> None:
     clip = Backbone.load(tiny_clip(kind), engine="torch")
-    torch.manual_seed(0)
-    classifier = replace(QUICK, epochs=1, scale=1.0).fit(clip, dataset, lambda **_: None)
+    classifier = replace(QUICK, epochs=1, scale=1.0).fit(
+        FeatureStore(clip, dataset), lambda **_: None
+    )
     before, tuned = (
         {name: tensor.nan_to_num() for name, tensor in model.state_dict().items()}  # CoCa's own
         for model in (clip.model, classifier.clip.model)
@@ -379,8 +380,8 @@ def test_fit__no_epoch_and_no_ensemble_equals_zero_shot(
     zero_shot = fit(ZeroShot())[0].predict_proba(dataset)
     assert np.allclose(adapted, zero_shot, atol=1e-5)
     assert adapted.argmax(1).tolist() == zero_shot.argmax(1).tolist()
-    assert classifier.record["facts"] == {}
-    assert classifier.record["zero_shot_labels"] == zero_shot.argmax(1).tolist()
+    assert classifier.record.facts == {}
+    assert classifier.record.zero_shot_labels == zero_shot.argmax(1).tolist()
 
 
 @pytest.mark.parametrize("tune", ["tail", "all"])
@@ -388,10 +389,9 @@ def test_fit__never_reads_a_label(fit: Fit, dataset: ImageDataset, tune: str) ->
     noise, how = np.random.default_rng(1), replace(QUICK, tune=tune, epochs=2)
     labels = noise.integers(0, C, N)
     first, log = fit(how, dataset)
-    for some in (labels, noise.permutation(labels)):
-        again, other = fit(how, replace(dataset, labels=some))
-        assert content(again) == content(first)
-        assert other == log
+    again, other = fit(how, replace(dataset, labels=labels))
+    assert content(again) == content(first)
+    assert other == log
 
 
 def test_fit__same_seed_same_bytes(fit: Fit) -> None:
@@ -401,31 +401,18 @@ def test_fit__same_seed_same_bytes(fit: Fit) -> None:
     assert content(first[0]) != content(other[0])
 
 
-class Killed(Exception):
-    """What a kill between two steps looks like from inside."""
-
-
-@pytest.mark.parametrize(("tune", "step"), [("tail", 2), ("tail", 3), ("all", 1)])
+@pytest.mark.parametrize(("tune", "step"), [("tail", 3), ("all", 1)])
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
-    clip: Backbone,
     dataset: ImageDataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed: Callable[..., None],
     tune: str,
     step: int,
 ) -> None:
     how = replace(QUICK, tune=tune)
     unbroken, rows = fit(how)
-    monkeypatch.setattr("anyclass.training.loop.monotonic", count(step=100).__next__)
-
-    def log(**row: Any) -> None:
-        if row.get("stage") == "fit" and row["done"] > step:
-            raise Killed
-
-    torch.manual_seed(0)
-    with pytest.raises(Killed):
-        how.fit(clip, dataset, log, tmp_path)
+    killed(how, dataset, tmp_path, "fit", step)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)
     assert steps(later) == steps(rows)[step:]
@@ -437,17 +424,17 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 def test_fit__options_differ(fit: Fit) -> None:
     options = [{}, {"template": "{} art"}, {"alpha": 0.5}, {"neighbours": 4}, {"scale": 20.0}]
     options += [{"momentum": 0.0}, {"weight_decay": 0.5}, {"directions": 2}, {"iterations": 1}]
-    weights = [fit(replace(QUICK, **option))[0].weights for option in options]
+    weights = [fit(replace(QUICK, **option))[0].head.weights for option in options]
     for i, one in enumerate(weights):
         for other in weights[:i]:
             assert not torch.allclose(one, other, atol=1e-6)
 
 
 def test_fit__refuses(fit: Fit, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RequestError, match="names of two or more"):
+    with pytest.raises(RequestError, match="two or more class names"):
         fit(QUICK, ImageDataset.read(dataset.root, ["only one"]))
     monkeypatch.setattr("anyclass.backbone.backbone.NORMS", (nn.BatchNorm2d,))
-    with pytest.raises(RequestError, match="has no norm there; use --tune all"):
+    with pytest.raises(RequestError, match="no normalisation layer; use --tune all"):
         fit(QUICK)
 
 
@@ -460,7 +447,7 @@ def test_classifier__means_the_logits_of_both_and_comes_back(
 ) -> None:
     made, _ = fit(replace(QUICK, tune=tune))
     probabilities = made.predict_proba(dataset)
-    q, w = (part * 2**0.5 for part in made.weights.chunk(2, dim=1))
+    q, w = (part * 2**0.5 for part in made.head.weights.chunk(2, dim=1))
     assert torch.allclose(q.norm(dim=1), torch.ones(C), atol=1e-5)
     assert torch.allclose(w.norm(dim=1), torch.ones(C), atol=1e-5)
     for i in range(N):
@@ -474,7 +461,7 @@ def test_classifier__means_the_logits_of_both_and_comes_back(
     made.save(tmp_path)
     loaded = Classifier.load(tmp_path, engine="torch")
     assert loaded.predict_proba(dataset).tobytes() == probabilities.tobytes()
-    assert loaded.beside is not None
+    assert len(loaded.representation.towers) == 2
     settings = json.loads((tmp_path / "classifier.json").read_text())
     for wrong in ({"beside": False}, {"beside": "yes"}, {"beside": None}):
         (tmp_path / "classifier.json").write_text(json.dumps(settings | wrong))

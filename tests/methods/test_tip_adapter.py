@@ -18,8 +18,8 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CacheModel
 from anyclass.data import Classes
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.few_shot import LabelledFeatures, SyntheticFeatures
-from anyclass.methods.tip_adapter import TipAdapter, _Most, grid, labels_of, search
+from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
+from anyclass.methods.tip_adapter import GridBounds, TipAdapter, grid, labels_of, search
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
@@ -50,8 +50,7 @@ def synthetic() -> SyntheticFeatures:
 def learn(
     how: TipAdapter, clip: Backbone, labelled: LabelledFeatures, **more: Any
 ) -> tuple[Classifier, CacheModel]:
-    torch.manual_seed(0)
-    found = how.learn(clip, labelled, CLASSES, lambda **_: None, **more)
+    found = how.learn(FewShotTask(clip, labelled, CLASSES, **more), lambda **_: None)
     assert isinstance(found.head, CacheModel)
     return found, found.head
 
@@ -78,10 +77,10 @@ def test_learn__remembers_means_of_views_and_labels(
         mean = (labelled.x[i, 0] + labelled.x[i, 1] + labelled.x[i, 2]) / 3
         assert torch.allclose(head.keys[i], mean / mean.norm(), atol=1e-6)
         assert head.values[i].tolist() == [float(c == labelled.c[i]) for c in range(5)]
-    assert torch.equal(found.weights, class_features(clip, CLASSES.prompts, [PLAIN]))
+    assert torch.equal(found.head.texts, class_features(clip, CLASSES.prompts, [PLAIN]))
     f = unit(6, 24, seed=3)
-    wanted = logits_of(clip, head, found.weights, f)
-    assert torch.allclose(head.logits(clip, (), found.weights, f), wanted, atol=1e-4)
+    wanted = logits_of(clip, head, found.head.texts, f)
+    assert torch.allclose(head.logits(f), wanted, atol=1e-4)
     assert torch.allclose(found.probabilities(f), wanted.softmax(1), atol=1e-5)
 
 
@@ -92,13 +91,11 @@ def test_learn__training_equals_the_slow_truth(
     how = TipAdapter(epochs=2, batch_size=4, lr=0.02, alpha=2.0, beta=3.0)
     found, head = learn(how, clip, labelled, over=over)
     start = learn(replace(how, train=False), clip, labelled)[1]
-    keys, w = start.keys.clone().requires_grad_(), found.weights
+    keys, w = start.keys.clone().requires_grad_(), found.head.texts
     adam = torch.optim.AdamW([keys], lr=0.02, eps=1e-4, weight_decay=0.01)
     batches = labelled.batches(4, 2, seed=0)
     for batch in batches.start(0):
-        said = logits_of(clip, CacheModel(keys, start.values, 2.0, 3.0), w, batch.hidden)[
-            :, columns
-        ]
+        said = logits_of(clip, replace(start, keys=keys), w, batch.hidden)[:, columns]
         places = [columns.index(c) for c in labelled.c[batch.index].tolist()]
         loss = (said.logsumexp(1) - said[range(len(said)), places]).mean()
         adam.param_groups[0]["lr"] = 0.02 * (1 + cos(pi * batch.step / len(batches))) / 2
@@ -121,14 +118,14 @@ def test_learn__no_step_is_training_free(clip: Backbone, labelled: LabelledFeatu
 
 def test_logits__alpha_0_is_zero_shot(clip: Backbone, labelled: LabelledFeatures) -> None:
     found, f = learn(TipAdapter(alpha=0.0), clip, labelled)[0], unit(6, 24, seed=3)
-    wanted = (clip.logit_scale * f @ found.weights.T).softmax(1)
+    wanted = (clip.logit_scale * f @ found.head.texts.T).softmax(1)
     assert torch.allclose(found.probabilities(f), wanted, atol=1e-6)
 
 
 def test_logits__beta_0_counts_keys(clip: Backbone, labelled: LabelledFeatures) -> None:
     found, head = learn(TipAdapter(train=False, alpha=0.7, beta=0.0), clip, labelled)
     f = unit(6, 24, seed=3)
-    more = head.logits(clip, (), found.weights, f) - clip.logit_scale * f @ found.weights.T
+    more = head.logits(f) - clip.logit_scale * f @ found.head.texts.T
     assert torch.allclose(more, 0.7 * torch.tensor([0.0, 3, 0, 4, 0]).expand(6, -1), atol=1e-5)
 
 
@@ -138,7 +135,7 @@ def test_logits__a_key_itself_adds_alpha_at_least(
 ) -> None:
     found, head = learn(TipAdapter(train=False, alpha=0.7, beta=beta), clip, labelled)
     f = head.keys
-    more = head.logits(clip, (), found.weights, f) - clip.logit_scale * f @ found.weights.T
+    more = head.logits(f) - clip.logit_scale * f @ found.head.texts.T
     assert (more[range(7), labelled.c] >= 0.7 - 1e-4).all()
 
 
@@ -146,14 +143,12 @@ def test_learn__keys_of_named_classes_leave_other_columns(
     clip: Backbone, labelled: LabelledFeatures, synthetic: SyntheticFeatures
 ) -> None:
     how = TipAdapter(train=False)
-    (found, plain), (_, more) = (
-        learn(how, clip, labelled),
-        learn(how, clip, labelled, synthetic=synthetic),
-    )
+    plain = learn(how, clip, labelled)[1]
+    more = learn(how, clip, labelled, synthetic=synthetic)[1]
     assert more.values[7:].argmax(1).tolist() == [0] * 4 + [2] * 4 + [4] * 4  # median of 3 and 4
     assert torch.equal(more.values[7:].sum(1), torch.ones(12))
     f = unit(6, 24, seed=3)
-    before, after = (h.logits(clip, (), found.weights, f) for h in (plain, more))
+    before, after = (h.logits(f) for h in (plain, more))
     assert torch.allclose(before[:, [1, 3]], after[:, [1, 3]], atol=1e-5)
     assert (after[:, [0, 2, 4]] > before[:, [0, 2, 4]] + 1e-3).all()
 
@@ -165,7 +160,7 @@ def test_learn__a_named_key_may_be_a_mean_of_draws(
         TipAdapter(train=False, named_keys=2, draws=3), clip, labelled, synthetic=synthetic
     )[1]
     assert head.values[7:].argmax(1).tolist() == [0, 0, 2, 2, 4, 4]
-    x, _ = synthetic.each(6)
+    x, _ = synthetic.per_class(6)
     for i in range(6):
         mean = x[3 * i] + x[3 * i + 1] + x[3 * i + 2]
         assert torch.allclose(head.keys[7 + i], mean / mean.norm(), atol=1e-6)
@@ -186,8 +181,8 @@ def test_grid__is_that_of_the_released_code() -> None:
     assert values[-1] == pytest.approx(7.0 - 6.9 / 200)
 
 
-def accuracy(clip: Backbone, head: CacheModel, w: Tensor, f: Tensor, c: Tensor) -> int:
-    return int((head.logits(clip, (), w, f)[:, [1, 3]].argmax(1) == (c == 3).int()).sum())
+def accuracy(head: CacheModel, f: Tensor, c: Tensor) -> int:
+    return int((head.logits(f)[:, [1, 3]].argmax(1) == (c == 3).int()).sum())
 
 
 def test_search__returns_the_first_best(clip: Backbone, labelled: LabelledFeatures) -> None:
@@ -198,28 +193,27 @@ def test_search__returns_the_first_best(clip: Backbone, labelled: LabelledFeatur
     )
     noise = 0.9 * unit(9, 24, seed=6)
     keys = normalize(held.means + noise, dim=-1)
-    head = CacheModel(keys, labels_of(held.c, 5, balanced=False), 1.0, 1.0)
+    values = labels_of(held.c, 5, balanced=False)
+    head = CacheModel(keys, values, 1.0, 1.0, w, clip.logit_scale.detach())
     with torch.no_grad():
-        found = search(head, clip, w, held, torch.tensor([1, 3]), _Most(beta=12.0, alpha=40.0))
+        found = search(head, held, torch.tensor([1, 3]), GridBounds(beta=12.0, alpha=40.0))
         scores = {
-            (beta, alpha): accuracy(
-                clip, replace(head, beta=beta, alpha=alpha), w, held.means, held.c
-            )
+            (beta, alpha): accuracy(replace(head, beta=beta, alpha=alpha), held.means, held.c)
             for beta in grid(12.0, 200)
             for alpha in grid(40.0, 20)
         }
     best = max(scores.values())
     assert scores[found.beta, found.alpha] == best
     assert next(key for key, score in scores.items() if score == best) == (found.beta, found.alpha)
-    assert best > accuracy(clip, replace(head, alpha=0.0), w, held.means, held.c)
+    assert best > accuracy(replace(head, alpha=0.0), held.means, held.c)
     assert (found.beta, found.alpha) != (0.1, 0.1)
 
 
 def test_search__takes_labelled_images_only() -> None:
     """Only labelled training images become `LabelledFeatures`; no other label is read."""
     kinds = {name: p.annotation for name, p in signature(search).parameters.items()}
-    assert kinds["held"] is LabelledFeatures
-    assert set(kinds) == {"head", "clip", "w", "held", "columns", "most"}
+    assert kinds["held_out"] is LabelledFeatures
+    assert set(kinds) == {"head", "held_out", "columns", "bounds"}
 
 
 def test_learn__held_out_images_are_no_keys(clip: Backbone, labelled: LabelledFeatures) -> None:
@@ -227,7 +221,7 @@ def test_learn__held_out_images_are_no_keys(clip: Backbone, labelled: LabelledFe
     rest, held = labelled.split(0.4, 0)
     assert (len(rest.c), len(held.c)) == (4, 3)
     assert torch.equal(head.keys, rest.means)
-    assert found.record["facts"] == {"keys": 4, "alpha": head.alpha, "beta": head.beta}
+    assert found.record.facts == {"keys": 4, "alpha": head.alpha, "beta": head.beta}
 
 
 def test_learn__says_when_nothing_can_be_held_out(
@@ -236,7 +230,7 @@ def test_learn__says_when_nothing_can_be_held_out(
     alone = LabelledFeatures(labelled.x[:2], labelled.c[:2], labelled.files[:2])
     log = list[dict[str, Any]]()
     how = TipAdapter(train=False, search=0.4)
-    head = how.learn(clip, alone, CLASSES, lambda **row: log.append(row)).head
+    head = how.learn(FewShotTask(clip, alone, CLASSES), lambda **row: log.append(row)).head
     assert isinstance(head, CacheModel)
     assert (head.alpha, head.beta) == (1.17, 1.0)
-    assert any("hold one out" in row.get("warning", "") for row in log)
+    assert any("hold any out" in row.get("warning", "") for row in log)

@@ -34,7 +34,7 @@ def slow_weights(clip: Backbone, prompts: list[str], templates: list[str]) -> to
 def test_fit__labels_by_the_nearest_text(fit: Fit, clip: Backbone, dataset: ImageDataset) -> None:
     classifier, log = fit(ZeroShot())
     weights = slow_weights(clip, list(dataset.classes.prompts), ["a photo of a {}."])
-    assert torch.allclose(classifier.weights, weights, atol=1e-6)
+    assert torch.allclose(classifier.head.weights, weights, atol=1e-6)
     wanted, probabilities = [], classifier.predict_proba(dataset)
     for i in range(len(dataset)):
         view = clip.preprocessing.view(Image.open(dataset.path(i)))
@@ -51,7 +51,7 @@ def test_fit__labels_by_the_nearest_text(fit: Fit, clip: Backbone, dataset: Imag
 def test_fit__ensemble_is_the_mean_of_80_unit_texts(
     fit: Fit, clip: Backbone, dataset: ImageDataset
 ) -> None:
-    one, many = (fit(ZeroShot(ensemble=how))[0].weights for how in (False, True))
+    one, many = (fit(ZeroShot(ensemble=how))[0].head.weights for how in (False, True))
     templates = list(openai_templates())
     assert len(set(templates)) == 80
     assert templates[0] == "a bad photo of a {}."
@@ -64,7 +64,7 @@ def test_fit__ensemble_is_the_mean_of_80_unit_texts(
 def test_fit__template_and_prompts(fit: Fit, clip: Backbone, dataset: ImageDataset) -> None:
     images = replace(dataset, classes=Classes.of(["red_kite", "b"], ["", "small toy"]))
     prompts = list(images.classes.prompts)
-    weights = fit(ZeroShot(template="{c} texture."), images)[0].weights
+    weights = fit(ZeroShot(template="{c} texture."), images)[0].head.weights
     assert torch.allclose(weights, slow_weights(clip, prompts, ["{} texture."]), atol=1e-6)
     with pytest.raises(RequestError, match="brace"):
         fit(ZeroShot(template="a {0}"), images)
@@ -73,9 +73,9 @@ def test_fit__template_and_prompts(fit: Fit, clip: Backbone, dataset: ImageDatas
 def test_fit__reads_no_image_and_no_label(fit: Fit, dataset: ImageDataset, tmp_path: Path) -> None:
     gone = replace(dataset, root=tmp_path / "gone")
     known = replace(dataset, labels=np.arange(13, dtype=np.int64) % 4)
-    weights = fit(ZeroShot())[0].weights
-    assert torch.equal(fit(ZeroShot(), gone)[0].weights, weights)
-    assert torch.equal(fit(ZeroShot(), known)[0].weights, weights)
+    weights = fit(ZeroShot())[0].head.weights
+    assert torch.equal(fit(ZeroShot(), gone)[0].head.weights, weights)
+    assert torch.equal(fit(ZeroShot(), known)[0].head.weights, weights)
 
 
 def test_fit__one_class_is_enough(fit: Fit, dataset: ImageDataset) -> None:

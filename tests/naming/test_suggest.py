@@ -20,17 +20,17 @@ from anyclass.naming.suggest import (
     LONGEST,
     QUESTION,
     SAME,
-    Sorted,
-    asked,
-    choose,
-    distinct,
-    examples,
-    nearness,
-    phrase,
+    ClassifiedImages,
+    answer_to_name,
+    ask_names,
+    assign_words,
+    check_known_classes,
+    example_images,
     read_words,
     suggest,
     threshold,
-    trial,
+    unique_names,
+    word_scores,
 )
 
 WORDS = ("ant", "bee", "cow", "duck", "eel", "fox", "goat", "hare", "ibis", "jay", "kite")
@@ -48,13 +48,15 @@ def encode(words: Sequence[str]) -> Tensor:
     return torch.stack([feature(word) for word in words])
 
 
-def images(names: Sequence[str], each: int = 6, noise: float = 0.15, seed: int = 0) -> Sorted:
+def images(
+    names: Sequence[str], each: int = 6, noise: float = 0.15, seed: int = 0
+) -> ClassifiedImages:
     """`each` images of every name, all shifted by what images share."""
     draw = torch.Generator().manual_seed(seed)
     z = encode(names).repeat_interleave(each, 0) - torch.arange(D) / D
     z = normalize(z + noise * torch.randn(z.shape, generator=draw), dim=1)
     predicted = torch.arange(len(names)).repeat_interleave(each)
-    return Sorted(z, predicted, torch.rand(len(z), generator=draw))
+    return ClassifiedImages(z, predicted, torch.rand(len(z), generator=draw))
 
 
 def classes(names: Sequence[str], labelled: int) -> Classes:
@@ -68,10 +70,10 @@ def classes(names: Sequence[str], labelled: int) -> Classes:
 def test_nearness__is_that_of_a_slow_loop() -> None:
     found, texts = images(["ant", "bee", "cow"], each=4), encode(WORDS)
     pseudo = images(["ant", "bee", "cow"], each=4, seed=3).z
-    found = Sorted(
+    found = ClassifiedImages(
         found.z, torch.tensor([0, 0, 1, 3, 3, 3, 1, 0, 3, 3, 1, 0]), found.margin, pseudo
     )
-    scores = nearness(found, 4, texts, alpha=0.3)
+    scores = word_scores(found, 4, texts, alpha=0.3)
     for k in range(4):
         for w in range(len(WORDS)):
             total = 0.0
@@ -91,11 +93,11 @@ def test_suggest__finds_the_words_and_leaves_labelled_names_alone() -> None:
     naming = suggest(images(names), classes(names, 4), [], WORDS, encode)
     assert [name.words[0] for name in naming.names] == list(names)
     assert [len(name.words) for name in naming.names] == [1, 1, 1, 1, 5, 5, 5]
-    assert naming.trial[:3] == (4, 1.0, 1.0)
+    assert naming.check[:3] == (4, 1.0, 1.0)
     assert naming.candidates == len(WORDS) - 4
     for name in naming.names[4:]:
         assert not set(name.words) & set(names[:4])
-        assert name.likely == (name.margin >= naming.trial.threshold)
+        assert name.likely == (name.margin >= naming.check.threshold)
         assert name.size == 6
     assert [name.margin for name in naming.names[:4]] == [None] * 4
 
@@ -106,7 +108,9 @@ def test_suggest__names_that_were_listed_come_first() -> None:
     naming = suggest(found, about, ["Fox"], [w for w in WORDS if w != "fox"], encode)
     assert naming.names[5].words[0] in WORDS
     listed = ["duck", "eel", "fox"]
-    nearly = Sorted(found.z, found.predicted.roll(2), found.margin)  # a third of each is wrong
+    nearly = ClassifiedImages(
+        found.z, found.predicted.roll(2), found.margin
+    )  # a third of each is wrong
     naming = suggest(nearly, about, listed, [f"{w} bird" for w in WORDS], encode)
     assert {name.words[0] for name in naming.names[3:]} == set(listed)
 
@@ -115,7 +119,7 @@ def test_suggest__empty_classes_no_labels_and_few_words() -> None:
     found = images(["ant", "bee"])
     nameless = Classes((), (), (), 3).discovered(())
     naming = suggest(found, nameless, [], ["ant"], encode)
-    assert naming.trial == (0, None, None, None)
+    assert naming.check == (0, None, None, None)
     assert [len(name.words) for name in naming.names] in ([1, 0, 0], [0, 1, 0])
     assert naming.names[2] == (2, 0, [], None, False, [], [])
     assert not any(name.likely for name in naming.names)
@@ -123,7 +127,7 @@ def test_suggest__empty_classes_no_labels_and_few_words() -> None:
 
 def test_choose__shares_words_out_like_the_best_permutation() -> None:
     scores = torch.rand(3, 5, generator=torch.Generator().manual_seed(5))
-    chosen = choose(scores, [], None)
+    chosen = assign_words(scores, [], None)
     best = max(
         permutations(range(5), 3), key=lambda ws: sum(float(scores[r, w]) for r, w in enumerate(ws))
     )
@@ -137,9 +141,9 @@ def test_choose__shares_words_out_like_the_best_permutation() -> None:
 
 def test_choose__a_given_word_needs_its_margin_unless_there_is_one_for_each() -> None:
     scores = torch.tensor([[0.5, 0.6, 0.1], [0.4, 0.0, 0.2]])
-    assert [c.words[0] for c in choose(scores, [0], None)] == [1, 0]
-    assert [c.words[0] for c in choose(scores, [0], -0.2)] == [0, 2]  # 0 fits the first best
-    assert [c.words[0] for c in choose(scores, [0, 2], None)] == [0, 2]
+    assert [c.words[0] for c in assign_words(scores, [0], None)] == [1, 0]
+    assert [c.words[0] for c in assign_words(scores, [0], -0.2)] == [0, 2]  # 0 fits the first best
+    assert [c.words[0] for c in assign_words(scores, [0, 2], None)] == [0, 2]
 
 
 def test_threshold__the_smallest_margin_that_can_be_trusted() -> None:
@@ -152,16 +156,20 @@ def test_threshold__the_smallest_margin_that_can_be_trusted() -> None:
 
 def test_trial__counts_first_words_and_first_five() -> None:
     scores = torch.eye(4, 9) + torch.arange(9) / 100
-    assert trial(scores, [0, 1, 2, 3])[:3] == (4, 1.0, 1.0)
-    assert trial(scores, [0, 1, 8, 4])[:3] == (4, 0.5, 0.75)  # 4 is the sixth of its class
+    assert check_known_classes(scores, [0, 1, 2, 3])[:3] == (4, 1.0, 1.0)
+    assert check_known_classes(scores, [0, 1, 8, 4])[:3] == (
+        4,
+        0.5,
+        0.75,
+    )  # 4 is the sixth of its class
 
 
 def test_examples__typical_ones_differ_and_doubtful_ones_are_others() -> None:
     found = images(["ant", "bee"], each=20, noise=0.4)
     z = found.z.clone()
     z[1:5] = z[0]  # five that look the same
-    found = Sorted(z, found.predicted, found.margin)
-    typical, doubtful = examples(found, 0)
+    found = ClassifiedImages(z, found.predicted, found.margin)
+    typical, doubtful = example_images(found, 0)
     rows = range(20)
     centre = normalize(z[:20].mean(0), dim=0)
     order = sorted(rows, key=lambda i: (-float(z[i] @ centre), i))
@@ -173,12 +181,15 @@ def test_examples__typical_ones_differ_and_doubtful_ones_are_others() -> None:
     assert len(set(typical) & set(range(5))) <= 1
     rest = sorted((i for i in rows if i not in kept), key=lambda i: (float(found.margin[i]), i))
     assert doubtful == rest[:6]
-    assert examples(found, 1)[0][0] >= 20
-    assert examples(Sorted(z[:0], found.predicted[:0], found.margin[:0]), 0) == ([], [])
+    assert example_images(found, 1)[0][0] >= 20
+    assert example_images(ClassifiedImages(z[:0], found.predicted[:0], found.margin[:0]), 0) == (
+        [],
+        [],
+    )
 
 
 def test_distinct__the_first_spelling_of_a_name_stays() -> None:
-    assert distinct(["Polar bear", "cat", "polar_bear", "polar-bear", "CAT"]) == [
+    assert unique_names(["Polar bear", "cat", "polar_bear", "polar-bear", "CAT"]) == [
         "Polar bear",
         "cat",
     ]
@@ -198,7 +209,7 @@ class Says:
 def test_asked__once_more_where_names_are_alike_then_numbers() -> None:
     says = Says("A Dog.", "the dog", "dog", "An owl", None, "a puppy", "dog!", "Dog")
     typical = {3: [1, 2], 4: [5], 5: [6], 6: [8, 9], 7: [7], 8: []}
-    names = asked(says, CaptionContext(None, None, None), typical, print)  # type: ignore[arg-type]
+    names = ask_names(says, CaptionContext(None, None, None), typical, print)  # type: ignore[arg-type]
     assert names == {3: "puppy", 4: "dog 1", 5: "dog 2", 6: "owl", 7: None, 8: None}
     assert [request.rows for request in says.requests[5:]] == [(1, 2), (5,), (6,)]
     assert {request.variant for request in says.requests[5:]} == {1}
@@ -222,7 +233,7 @@ def test_asked__once_more_where_names_are_alike_then_numbers() -> None:
     ],
 )
 def test_phrase__is_a_short_line_or_nothing(answer: str | None, name: str | None) -> None:
-    assert phrase(answer) == name
+    assert answer_to_name(answer) == name
 
 
 def test_read_words__of_a_file_and_its_mistakes(tmp_path: Path) -> None:

@@ -38,10 +38,10 @@ SCHEMA = pa.schema(
     + [("true_label", "string"), ("status", "string")]
 )
 ROWS = [
-    ("a/0.jpg", "wren", 0.9, "boat", 0.85, "boat", 0.3, "wren", "ok"),  # put right
+    ("a/0.jpg", "wren", 0.9, "boat", 0.85, "boat", 0.3, "wren", "ok"),  # fixed
     ("a/1.jpg", "wren", 0.5, "boat", 0.05, "wren", 0.4, "wren", "ok"),
-    ("a/2.jpg", "wren", 0.7, "boat", 0.5, "boat", 0.6, "wren", "ok"),  # put right
-    ("b/3.jpg", "apple", 0.8, "wren", 0.7, "boat", 0.7, "boat", "ok"),  # put wrong
+    ("a/2.jpg", "wren", 0.7, "boat", 0.5, "boat", 0.6, "wren", "ok"),  # fixed
+    ("b/3.jpg", "apple", 0.8, "wren", 0.7, "boat", 0.7, "boat", "ok"),  # broken
     ("b/4.jpg", "apple", 0.6, "wren", 0.3, "apple", 0.5, None, "ok"),
     ("c/5.jpg", "unknown 1", 0.4, "apple", 0.1, "boat", 0.4, None, "ok"),
     ("c/6.jpg", "unknown 1", 0.45, "apple", 0.2, "boat", 0.4, None, "ok"),
@@ -223,7 +223,7 @@ def test_samples_are_the_ones_that_matter(run):
     assert features == [[0.9, 0.7, 0.5], [0.8, 0.6], [], [0.45, 0.4, 0.3]]
     assert [row["margin"] for row in summary["unsure"]][:3] == [0.02, 0.05, 0.1]
     assert [row["score"] for row in summary["moved"]] == [0.9, 0.8, 0.7, 0.45, 0.4, 0.3]
-    moves = {"share": 0.75, "count": 6, "known": 3, "right": 2, "wrong": 1}
+    moves = {"share": 0.75, "count": 6, "known": 3, "fixed": 2, "broken": 1}
     assert summary["moves"] == moves
     assert all(row["src"] is None for row in summary["unsure"])
 
@@ -242,8 +242,8 @@ def test_discovered_classes_stand_apart_with_what_they_may_be_called(run):
     assert [row["file_name"] for row in found["doubtful"]] == ["c/6.jpg"]
     assert summary["naming"] == {k: v for k, v in NAMING.items() if k != "classes"}
     words = Page(to_html(summary)).words
-    assert "Discovered classes Nobody had named these" in words
-    assert "Of the 2 labelled classes, named the same way, 50.0\u00a0% got" in to_html(summary)
+    assert "Discovered classes These classes had no name" in words
+    assert "the 2 labelled classes were named in the same way: 50.0\u00a0% got" in to_html(summary)
     assert "suggested: maybe pear or fruit , tree" in words
     assert f"anyclass rename --run '{run}'" in words
 
@@ -286,7 +286,7 @@ def test_scores_confusions_curves_and_rejections(run):
     ]
     assert summary["confusion"]["rows"][2] == ("boat", [(0, 0), (3, 0.75), (0, 0), (1, 0.25)])
     assert summary["curves"] == [
-        {"name": "loss (fit)", "first": 8.0, "last": 4.0, "bars": [1, 0.75, 0.5, 0.25, 0]}
+        {"name": "loss (training)", "first": 8.0, "last": 4.0, "bars": [1, 0.75, 0.5, 0.25, 0]}
     ]
     assert summary["rejected"] == {
         "count": 1,
@@ -299,7 +299,11 @@ def test_scores_confusions_curves_and_rejections(run):
 
 def test_descriptions_are_flagged(run):
     parts = {part["kind"]: part for part in summarise(run, thumbnails=False)["descriptions"]}
-    assert [(part["count"], part["orders"]) for part in parts.values()] == [(1, 0), (3, 1), (1, 0)]
+    assert [(part["count"], part["instructions"]) for part in parts.values()] == [
+        (1, 0),
+        (3, 1),
+        (1, 0),
+    ]
     odd = {line["of"]: line["odd"] for part in parts.values() for line in part["lines"]}
     assert odd == {
         "wren": [],
@@ -325,7 +329,7 @@ def test_names_given_without_a_file_become_a_file_to_write(run):
     (run / "config.json").write_text(json.dumps(config | {"classes": ["wren", "it's"]}))
     summary = summarise(run, thumbnails=False)
     assert "--classes names.txt --labels labels.csv" in summary["next"][1][1]
-    assert ("classes", """wren 'it'"'"'s'""") in summary["asked"]
+    assert ("class names", """wren 'it'"'"'s'""") in summary["asked"]
 
 
 def test_thumbnails_are_small_fresh_images(run):
@@ -352,8 +356,8 @@ def test_thumbnail_stays_in_the_folder(tmp_path):
 def test_page_without_labels_says_why_and_invents_no_number(tmp_path):
     page = Page(to_html(summarise(make_run(tmp_path, **UNSCORED))))
     assert "Nobody labelled." in page.words
-    assert "labelled images are right" not in page.words
-    assert "Commonest mistakes" not in page.words
+    assert "labelled images are correct" not in page.words
+    assert "Most frequent mistakes" not in page.words
     assert "accuracy" not in page.words
 
 
@@ -361,14 +365,14 @@ def test_page_shows_zero_shot_beside_adapted(run):
     words = Page(to_html(summarise(run))).words
     for said in ("65.0 %", "40.0 %", "+25.0 points", "3 min 12 s", "Careful with that.", "0.1235"):
         assert said in words
-    assert "✗ it is boat" in words
+    assert "✗ true: boat" in words
     assert "1 labelled, 2 named, 1 unknown classes" in words
 
 
 def test_worse_than_zero_shot_is_marked(tmp_path):
     run = make_run(tmp_path, adapted=score(0.1, 0.0, 0.5))
     page = Page(to_html(summarise(run)))
-    assert "−30.0 points against zero-shot" in page.words
+    assert "−30.0 points over zero-shot" in page.words
     assert "gain loss" in page.values("class")
 
 
@@ -431,15 +435,22 @@ CSP = (
 )
 
 
+def page_with(word, folder, on_disk):
+    words = partial(joined, word=word)
+    return Page(to_html(summarise(with_naming(make_run(folder, words, on_disk), words))))
+
+
+@pytest.fixture(scope="module")
+def tame_pages(tmp_path_factory):
+    """Pages of a harmless word: with and without images on the disk."""
+    folder = tmp_path_factory.mktemp("tame")
+    return {on: page_with("tame", folder / str(on), on) for on in (True, False)}
+
+
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_name_changes_the_page(text, tmp_path):
-    pages = {}
+def test_no_name_changes_the_page(text, tmp_path, tame_pages):
     on_disk = "\0" not in text and len(text) < 200
-    for key, word in (("tame", "tame"), ("hostile", text)):
-        words = partial(joined, word=word)
-        run = with_naming(make_run(tmp_path / key, words, on_disk), words)
-        pages[key] = Page(to_html(summarise(run)))
-    tame, page = pages["tame"], pages["hostile"]
+    tame, page = tame_pages[on_disk], page_with(text, tmp_path / "hostile", on_disk)
     assert page.tags == tame.tags
     assert [key for key, _ in page.attributes] == [key for key, _ in tame.attributes]
     assert set(page.tags) <= TAGS
@@ -499,7 +510,7 @@ def test_browser_runs_and_requests_nothing(tmp_path):
     found = Page(dumped.stdout.decode())
     assert found.texts[0:9].count("owned") == 0
     assert "script" not in found.tags
-    assert "Class by class" in found.words
+    assert "Most frequent mistakes" in found.words
     assert asked == []
 
 
@@ -557,7 +568,7 @@ def test_summarise__labelled_and_named_classes_apart(tmp_path):
     assert labelled["among_all"] == [0.5, 1.0]
     assert named["among_all"] == [0.0, None]
     rows = [(row["key"], row["name"]) for row in summary["scores"]]
-    assert rows[1] == ("control", "Control, class texts as features")
+    assert rows[1] == ("control", "Control: class prompts as features")
     assert rows[-1][0] == "adapted"
     page = to_html(summary)
     assert "Labelled and named classes" in page

@@ -104,7 +104,7 @@ def test_opened__a_foreign_folder_is_left_as_it_is(
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(RequestError, match="holds other files .*--out"):
+    with pytest.raises(RequestError, match="contains other files .*--out"):
         start(tmp_path, overwrite)
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "metrics.json").read_text() == "the user's"
@@ -184,10 +184,10 @@ def test_opened__sweeps_what_a_killed_run_left(tmp_path: Path) -> None:
 
 
 def test_check_finished__says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="holds no run: `anyclass fit"):
+    with pytest.raises(RequestError, match="contains no run: `anyclass fit"):
         check_finished(tmp_path)
     start(tmp_path)
-    with pytest.raises(RequestError, match="holds a run that is not finished: `anyclass fit"):
+    with pytest.raises(RequestError, match="contains an unfinished run: `anyclass fit"):
         check_finished(tmp_path)
     (tmp_path / SCRATCH).rmdir()
     write_manifest(tmp_path)

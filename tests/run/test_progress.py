@@ -33,18 +33,17 @@ def test_progress__no_rate_without_two_points(capsys: pytest.CaptureFixture[str]
     with Progress() as log:
         log(stage="embed", done=14, total=14)
         log(stage="describe", done=3, total=3)
-    assert capsys.readouterr().err == "looking at images: 14 of 14\nasking: 3 of 3\n"
+    assert capsys.readouterr().err == "embedding images: 14 of 14\ncaptioning: 3 of 3\n"
 
 
 def test_progress__the_rate_is_that_of_the_stage(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock = iter([100.0, 104.0])
-    monkeypatch.setattr("anyclass.run.progress.time.monotonic", lambda: next(clock))
-    with Progress() as log:
+    with Progress(clock=clock.__next__) as log:
         log(stage="embed", done=3, total=80)
         log(stage="embed", done=9, total=80)
-    assert capsys.readouterr().err == "looking at images: 9 of 80 (1.5/s)\n"
+    assert capsys.readouterr().err == "embedding images: 9 of 80 (1.5/s)\n"
 
 
 def test_progress__a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +55,7 @@ def test_progress__a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         log(stage="embed", done=5, total=5)
         log(stage="fit", done=1, total=3)
     text = screen.getvalue()
-    assert "looking at images: 100%" in text
+    assert "embedding images: 100%" in text
     assert "5/5" in text
     assert "training:  33%" in text
     assert "left out\n" in text

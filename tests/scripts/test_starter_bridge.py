@@ -15,8 +15,8 @@ from starter_bridge import (
     Photographs,
     Settings,
     TrainingSet,
-    beginning,
     evidence_of,
+    initial_bridge,
     likeliest_scale,
     several_right,
     text_map,
@@ -67,7 +67,7 @@ def test_photographs_made_up__alone_is_the_ideal_between_two_logits(
     bare = Settings(alpha=(2.0, 3.0), second=0, clutter=0, noise=0)
     classes = torch.arange(K).repeat(5)
     far = replace(photographs, mean=photographs.mean + 100)  # nothing falls below 0
-    made = far.made_up(classes, torch.rand(4, W), bare, np.random.default_rng(0))
+    made = far.synthetic(classes, torch.rand(4, W), bare, np.random.default_rng(0))
     logits = ((made - far.mean) @ far.rows.T)[range(len(classes)), classes]
     assert (2 - 1e-3 < logits).all() and (logits < 3 + 1e-3).all()
     assert logits.std() > 0.1
@@ -77,9 +77,9 @@ def test_photographs_made_up__is_never_below_zero_and_full_of_clutter(
     photographs: Photographs,
 ) -> None:
     settings, drawings = Settings(), 9 * torch.rand(20, W)
-    made = photographs.made_up(torch.arange(K), drawings, settings, np.random.default_rng(0))
-    again = photographs.made_up(torch.arange(K), drawings, settings, np.random.default_rng(0))
-    other = photographs.made_up(torch.arange(K), drawings, settings, np.random.default_rng(1))
+    made = photographs.synthetic(torch.arange(K), drawings, settings, np.random.default_rng(0))
+    again = photographs.synthetic(torch.arange(K), drawings, settings, np.random.default_rng(0))
+    other = photographs.synthetic(torch.arange(K), drawings, settings, np.random.default_rng(1))
     assert (made >= 0).all()
     assert torch.equal(made, again) and not torch.equal(made, other)
 
@@ -148,7 +148,7 @@ def begun(
     shown = LabelledFeatures(features, words, torch.randn(6, 2, T, generator=drawn))
 
     def made() -> tuple[Bridge, LabelledFeatures, Tensor]:
-        bridge = beginning(
+        bridge = initial_bridge(
             photographs, units, (q, torch.full((T,), 0.1)), features.flatten(0, 1), Settings()
         )
         return bridge, shown, q
@@ -212,7 +212,7 @@ def test_train__keeps_quiet_on_photographs(
             Settings(steps=120, batch=16, quiet=quiet, rate=0.03, scale=5.0),
         )
         random = np.random.default_rng(1)
-        f = photographs.made_up(torch.arange(K), shown.features.flatten(0, 1), Settings(), random)
+        f = photographs.synthetic(torch.arange(K), shown.features.flatten(0, 1), Settings(), random)
         with torch.no_grad():
             loud.append(float(bridge.images(f).norm() / bridge.classes(f).norm()))
     assert loud[1] < 0.5 * loud[0]

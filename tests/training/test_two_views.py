@@ -14,7 +14,8 @@ from PIL import Image
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.extract import Embedding, embed
+from anyclass.features.cache import Embedding
+from anyclass.features.store import FeatureStore, embed
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.two_views import TwoViewBatches, TwoViewTuning, sampling_weights
 
@@ -39,7 +40,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
 def made(
     clip: Backbone, dataset: ImageDataset, how: TwoViewTuning = HOW, seed: int = 3
 ) -> TwoViewBatches:
-    return how.pairs(clip, dataset, how.embed(clip, dataset, lambda **_: None, seed), seed)
+    return how.pairs(
+        clip, dataset, how.embed(FeatureStore(clip, dataset), lambda **_: None, seed), seed
+    )
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -121,7 +124,7 @@ def test_pairs__of_a_small_folder_are_all_of_it(clip: Backbone, dataset: ImageDa
 
 
 def test_embed__one_view_is_no_pair(clip: Backbone, dataset: ImageDataset) -> None:
-    with pytest.raises(RequestError, match="two views or more"):
+    with pytest.raises(RequestError, match="two or more cached views"):
         made(clip, dataset, replace(HOW, views=1))
 
 
@@ -139,5 +142,5 @@ def test_schedule__a_batch_normed_tower_moves_less(tiny_clip: Callable[..., str]
     clip = Backbone.load(tiny_clip("huggingface"), engine="torch")
     assert TwoViewTuning().schedule(clip, 9).shares == {"visual.": 0.01}
     assert TwoViewTuning(backbone_lr=0.1).schedule(clip, 9).shares == {"visual.": 1.0}
-    with pytest.raises(RequestError, match="--backbone-lr is a share of --lr"):
+    with pytest.raises(RequestError, match="with --backbone-lr, --lr must not be 0"):
         TwoViewTuning(lr=0, backbone_lr=0.1).schedule(clip, 9)

@@ -1,4 +1,4 @@
-"""An open_clip model seen as functions: features out, trunk and tail apart."""
+"""An open_clip model as functions: image and text features, with separate trunk and tail."""
 
 from anyclass.backbone.backbone import Backbone, EngineName, Part, Precision
 from anyclass.backbone.text_tower import Words

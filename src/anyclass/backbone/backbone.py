@@ -20,23 +20,22 @@ from anyclass.data import Preprocessing
 from anyclass.errors import RequestError
 
 Part = Literal["head", "tail", "all"]
-"""What is trained: the projections; with the image tower's last stage; or everything."""
+"""Trained part: the projections; also the image tower's last stage; or the whole model."""
 
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
-"""What runs a frozen image tower on a CPU; auto: the fastest that agrees with torch."""
+"""Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
 
 Precision = Literal["float32", "bf16"]
-"""In what the towers compute while they are trained on a CPU; a GPU always takes bfloat16. Weights,
-losses and what comes out are float32 all the same. A processor with AMX is twice as fast in bf16,
-any other one slower."""
+"""Precision of training on a CPU; a GPU always uses bfloat16. Weights, losses and outputs are
+float32 in any case. bf16 is twice as fast on a processor with AMX, and slower on any other."""
 
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
-"""Normalisation layers; in evaluation mode the running statistics of the last two stay."""
+"""Normalisation layers; the running statistics of the last two are fixed in evaluation mode."""
 
 
 class Backbone:
-    """An open_clip model seen as functions; always in evaluation mode.
+    """An open_clip model as functions; always in evaluation mode.
 
     Identities, all tested: `tail(trunk(x, part), part) == images(x)`,
     `text_tail(text_trunk(t, part), part) == texts(t)` and `prompts(words(t)) == texts(t)`.
@@ -50,7 +49,7 @@ class Backbone:
         engine: EngineName = "auto",
         precision: Precision = "float32",
     ) -> None:
-        """Wrap an open_clip model and its tokenizer; `model_id` is kept for the record."""
+        """Wrap an open_clip model and its tokenizer; `model_id` is saved in runs."""
         from open_clip import get_model_preprocess_cfg
 
         self.model = model.eval().to(memory_format=torch.channels_last)  # faster convolutions
@@ -79,12 +78,12 @@ class Backbone:
             device: torch device.
             allow_pickle: accept `.bin`, `.pt` and `.pth` weights from a folder (loaded with
                 `weights_only`).
-            engine: what runs the frozen image tower on a CPU.
-            precision: in what the towers are trained on a CPU.
+            engine: engine of the frozen image encoder on a CPU.
+            precision: precision of training on a CPU.
 
         Raises:
-            RequestError: no such model; the message lists what there is.
-            ModelError: the weights are missing, damaged or of a refused format.
+            RequestError: there is no such model; the message lists those available.
+            ModelError: the weights are missing, damaged or in a format that is not allowed.
         """
         model, tokenizer = load_model(model_id, allow_pickle)
         return cls(model.to(device), tokenizer, model_id, engine, precision)
@@ -105,27 +104,28 @@ class Backbone:
         return features[[row[text] for text in texts]]
 
     def words(self, texts: Sequence[str]) -> Words:
-        """Token numbers and embeddings of texts, to be altered and given to `prompts`."""
+        """Token ids and embeddings of texts, which can be modified and passed to `prompts`."""
         return self._text.words(texts)
 
     def prompts(self, words: Words) -> Float[Tensor, "B D"]:
-        """Unit features of texts given as embeddings."""
+        """Unit features of texts that are given as embeddings."""
         return _unit(self._text.project(self._text.pooled(words.ids, words.embeddings)))
 
     def sentences(self, words: Float[Tensor, "B M W"]) -> Float[Tensor, "B D"]:
-        """Features, not normalised, of texts of M words each, given as embeddings.
+        """Features, not normalised, of texts of M words each that are given as embeddings.
 
         Raises:
-            RequestError: the text tower reads no text of M words.
+            RequestError: the context of the text tower is shorter than M words.
         """
-        read = self._text.sentences(words)
+        sentences = self._text.sentences(words)
         with self._autocast():
-            return self._text.project(self._text.pooled(read.ids, read.embeddings)).float()
+            pooled = self._text.pooled(sentences.ids, sentences.embeddings)
+            return self._text.project(pooled).float()
 
     def trunk(self, pixels: Float[Tensor, "B 3 H W"], part: Part) -> Float[Tensor, "B ..."]:
-        """What stays frozen when `part` is trained; pixels themselves for all.
+        """Output of the frozen layers when `part` is trained; the pixels for "all".
 
-        For the head (B, W), or a map (B, W, h, w) where the head is what pools (ModifiedResNet).
+        For the head (B, W), or a map (B, W, h, w) if the head does the pooling (ModifiedResNet).
 
         Raises:
             RequestError: the tower cannot be split there.
@@ -138,11 +138,11 @@ class Backbone:
         return before if part == "tail" else run(self._image.last, before)
 
     def tail(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B D"]:
-        """From the output of `trunk` to unit features."""
+        """Unit features from the output of `trunk`."""
         return _unit(self.projected(hidden, part))
 
     def projected(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B D"]:
-        """From the output of `trunk` to features in the shared space, not normalised."""
+        """Features in the shared space, not normalised, from the output of `trunk`."""
         with self._autocast():
             if part == "all":
                 features: Tensor = self.model.encode_image(hidden, normalize=False)
@@ -151,14 +151,15 @@ class Backbone:
             return (self._image.head(before) if self._image.head else before).float()
 
     def pooled(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B H"]:
-        """From the output of `trunk` to features before the projection, not normalised.
+        """Backbone features (before the projection), not normalised, from the output of `trunk`.
 
-        Where the projection is what pools (ModifiedResNet) the mean over positions; of a tower that
-        has none, what it ends with.
+        If the projection includes the pooling (ModifiedResNet), the mean over positions; without a
+        projection, the output of the tower.
         """
         with self._autocast():
             if part == "all":
-                hidden, part = self.trunk(hidden, "head"), "head"
+                hidden = self.trunk(hidden, "head")
+                part = "head"
             features = self._before_head(hidden, part).float()
             return features.flatten(2).mean(2) if features.ndim > 2 else features
 
@@ -166,26 +167,26 @@ class Backbone:
         return run(self._image.last, hidden) if part == "tail" else hidden
 
     def text_trunk(self, texts: Sequence[str], part: Part) -> Shaped[Tensor, "B L"]:
-        """Pooled text features (B, H) for head and tail; token numbers (B, L) for all."""
+        """Pooled text features (B, H) for head and tail; token ids (B, L) for all."""
         ids: Int[Tensor, "B L"] = self._text.tokenize(texts)
         return ids if part == "all" else self._text.pooled(ids)
 
     def text_tail(self, hidden: Shaped[Tensor, "B L"], part: Part) -> Float[Tensor, "B D"]:
-        """From the output of `text_trunk` to unit features."""
+        """Unit features from the output of `text_trunk`."""
         with self._autocast():
             pooled = self._text.pooled(self._text.cut(hidden)) if part == "all" else hidden
             return _unit(self._text.project(pooled))
 
     def text_lengths(self, ids: Int[Tensor, "B L"]) -> Int[Tensor, " B"]:
-        """Tokens of each text up to where it ends; `text_tail` takes as long as the longest."""
+        """Number of tokens of each text; the cost of `text_tail` depends on the longest."""
         return self._text.lengths(ids)
 
     def parameters(self, part: Part, texts: bool = True) -> dict[str, nn.Parameter]:
-        """Parameters that belong to `part`, by their name in the model, the logit scale with them.
+        """Parameters of `part` and the logit scale, by their name in the model.
 
         Args:
-            part: what is trained.
-            texts: also those of the text tower (head and tail: its projection).
+            part: trained part.
+            texts: include those of the text tower (for head and tail its projection).
         """
         self._check(part)
         return self._belonging(part, texts)
@@ -204,9 +205,9 @@ class Backbone:
         return {name: parameter for name, parameter in named.items() if id(parameter) in chosen}
 
     def last_stage(self) -> dict[str, nn.Parameter]:
-        """Parameters of the image tower's last stage alone, by their name in the model.
+        """Parameters of the image tower's last stage, by their name in the model.
 
-        Less than the tail: neither a transformer's final norm nor what pools or projects.
+        In contrast to the tail, without a transformer's final norm, the pooling and the projection.
         """
         self._check("tail")
         chosen = {id(parameter) for parameter in self._image.stage_parameters}
@@ -225,32 +226,32 @@ class Backbone:
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
-        """1 / tau, the factor on cosines, with gradient."""
+        """1 / tau, the factor on cosine similarities, with gradient."""
         scale: Tensor = self.model.logit_scale.exp().squeeze()
         return scale
 
     @property
     def batch_normed(self) -> bool:
-        """Whether the image tower has batch normalisation, as most convolutional towers do."""
+        """Whether the image tower has batch normalisation, like most convolutional towers."""
         modules = self.model.visual.modules()
         return any(isinstance(module, nn.BatchNorm2d) for module in modules)
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Device of the model."""
         device: torch.device = self.model.logit_scale.device
         return device
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Digest of all weights and buffers, as they were when first asked, names included."""
+        """Digest of the names and values of all weights and buffers at the first access."""
         return _digest(self.model.state_dict())
 
     def frozen_sha256(self, part: Part) -> str:
-        """Digest of the image tower without `part`: the same before and after training.
+        """Digest of the image tower without `part`, which training does not change.
 
-        Also of the tower's modules as they print themselves: equal weights under another activation
-        are another tower.
+        It includes the printed modules, because equal weights with another activation are another
+        tower.
 
         Raises:
             RequestError: the tower cannot be split there.
@@ -266,10 +267,9 @@ class Backbone:
 
     @torch.no_grad()
     def fingerprint(self) -> Float[Tensor, "3 D"]:
-        """Features of three synthetic images, through preprocessing and image tower.
+        """Features of three synthetic images, to compare preprocessing and image towers.
 
-        Two models with equal fingerprints see images alike; a swapped mean or a changed weight
-        shows.
+        A changed mean or a changed weight changes the fingerprint.
         """
         return self.images(self.synthetic()).cpu()
 
@@ -279,23 +279,24 @@ class Backbone:
         return self.preprocessing.normalise(views).to(self.device)
 
     def copy(self) -> "Backbone":
-        """An independent copy, to be trained."""
-        how = (self._tokenizer, self.model_id, self.engine, self.precision)
-        return Backbone(copy.deepcopy(self.model), *how)
+        """Independent copy for training."""
+        return Backbone(
+            copy.deepcopy(self.model), self._tokenizer, self.model_id, self.engine, self.precision
+        )
 
     def _autocast(self) -> torch.autocast:
-        """Mixed precision while training, on a GPU or where it was asked for; float32 comes out."""
+        """Mixed precision for training, on a GPU or if requested; the callers return float32."""
         on = torch.is_grad_enabled() and (self.device.type == "cuda" or self.precision == "bf16")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def _check(self, part: Part) -> None:
         if part == "head" and self._image.head is None:
             raise RequestError(
-                f"{self.model_id}: the image tower ends without a projection; use --tune tail"
+                f"{self.model_id}: the image encoder has no projection; use --tune tail"
             )
         if part == "tail" and self._image.trunk is None:
             raise RequestError(
-                f"{self.model_id}: stages of the image tower are unknown; use --tune head or all"
+                f"{self.model_id}: stages of the image encoder are unknown; use --tune head or all"
             )
 
 
@@ -313,7 +314,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _synthetic_images() -> list[Image.Image]:
-    """A gradient, a chequerboard and fixed noise, none of them square."""
+    """A gradient, a chequerboard and fixed noise, none of them a square image."""
     rows, columns = np.mgrid[0:240, 0:320]
     gradient = np.stack([rows, columns, rows + columns], axis=-1) * 255 // 560
     chequers = np.stack(

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: less memory for a second forward pass."""
+"""Gradient checkpointing: less memory at the cost of a second forward pass."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 def checkpointed(
     encode: Callable[[Tensor], Float[Tensor, "b D"]], x: Shaped[Tensor, "B ..."], size: int | None
 ) -> Float[Tensor, "B D"]:
-    """`encode(x)`, `size` rows at a time, whose inner values are computed again for the gradient.
+    """Compute `encode(x)` in checkpointed batches of `size` rows; None for one ordinary batch.
 
-    The same numbers for less memory and a second forward pass; None: all at once, all kept.
+    The result is the same; activations are computed again for the gradient.
     """
     if size is None or size >= len(x):
         return encode(x)

@@ -1,4 +1,4 @@
-"""The torch device that a name stands for."""
+"""Choice of the torch device."""
 
 import torch
 
@@ -6,7 +6,7 @@ from anyclass.errors import RequestError
 
 
 def torch_device(name: str) -> str:
-    """The torch device that `name` stands for; auto is a GPU where there is one.
+    """Check a device name; `auto` is a GPU if there is one.
 
     Raises:
         RequestError: there is no such device here.
@@ -15,7 +15,7 @@ def torch_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as wrong:
-        reason = str(wrong).splitlines()[0][:120]
-        raise RequestError(f"--device {name} cannot be used here ({reason}); say cpu") from wrong
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise RequestError(f"--device {name} cannot be used here ({reason}); use cpu") from error
     return name

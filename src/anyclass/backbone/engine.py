@@ -1,7 +1,7 @@
-"""The frozen image tower, run as fast as this machine allows.
+"""Engines for fast inference of the frozen image tower.
 
-On a CPU a convolutional tower runs several times faster in ONNX Runtime, and a transformer in
-bfloat16 where the processor has AMX. An engine is used only if it agrees with PyTorch: cosine above
+On a CPU, a convolutional tower is several times faster in ONNX Runtime, and a transformer in
+bfloat16 if the processor has AMX. An engine is used only if it agrees with PyTorch: cosine above
 0.999 on synthetic images. `benchmarks/speed.py` measures them.
 """
 
@@ -20,35 +20,35 @@ from anyclass.errors import RequestError
 from anyclass.files import atomic_write, cache_folder
 
 AGREEMENT = 0.999
-"""Least cosine between the features of an engine and PyTorch's."""
+"""Smallest cosine between the features of an engine and PyTorch's."""
 
 
 LARGEST = 2_000_000_000
-"""Bytes of weights that an ONNX file takes; beyond, they would need a second one."""
+"""Most bytes of weights in one ONNX file."""
 
 
 class Engine(NamedTuple):
-    """A frozen trunk, ready to run."""
+    """A frozen trunk that is ready to run."""
 
     name: str
     """torch, bf16 or onnx; part of every cache key."""
     run: Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B ..."]]
-    """`Backbone.trunk` for one part."""
+    """Computes `Backbone.trunk` for one part."""
 
 
 def engine(clip: Backbone, part: Part) -> Engine:
-    """The engine that `clip.engine` names; for "auto" the fastest that agrees with PyTorch.
+    """Create the engine `clip.engine`; for "auto" the fastest that agrees with PyTorch.
 
     Raises:
-        RequestError: the engine asked for is not installed or does not agree.
+        RequestError: the requested engine is not installed or does not agree.
     """
     if part == "all" or clip.device.type != "cpu":
         return _torch(clip, part)
     name = _fastest(clip) if clip.engine == "auto" else clip.engine
     try:
-        made = {"torch": _torch, "bf16": _bf16, "onnx": _onnx}[name](clip, part)
-        if name == "torch" or _agrees(clip, part, made):
-            return made
+        created = {"torch": _torch, "bf16": _bf16, "onnx": _onnx}[name](clip, part)
+        if name == "torch" or _agrees(clip, part, created):
+            return created
         raise RequestError(f"the {name} engine does not agree with PyTorch; use --engine torch")
     except RequestError:
         if clip.engine != "auto":
@@ -57,26 +57,26 @@ def engine(clip: Backbone, part: Part) -> Engine:
 
 
 def _fastest(clip: Backbone) -> EngineName:
-    """The fastest engine that is installed, as measured for convolutions and for attention."""
+    """The fastest installed engine, according to measurements of convolutions and attention."""
     if not clip.batch_normed and has_amx():
         return "bf16"
     return "onnx" if find_spec("onnxruntime") and find_spec("onnxscript") else "torch"
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies matrices of bfloat16: twice as fast as of float32.
+    """Whether this processor has AMX, which makes bfloat16 twice as fast as float32.
 
-    One that knows bfloat16 in its vectors alone (AVX-512 BF16) is half as fast in it.
+    With vector instructions only (AVX-512 BF16), bfloat16 takes twice as long as float32.
     """
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 @torch.no_grad()
-def _agrees(clip: Backbone, part: Part, made: Engine) -> bool:
-    """Whether features by this engine are those of PyTorch, on three noisy images."""
+def _agrees(clip: Backbone, part: Part, candidate: Engine) -> bool:
+    """Whether the engine's features agree with PyTorch's on three noise images."""
     noise = torch.Generator().manual_seed(0)
     pixels = torch.rand(3, 3, *clip.preprocessing.size, generator=noise) * 2 - 1
-    features = clip.tail(made.run(pixels), part)
+    features = clip.tail(candidate.run(pixels), part)
     return bool(cosine_similarity(features, clip.images(pixels)).min() > AGREEMENT)
 
 
@@ -100,7 +100,7 @@ def _onnx(clip: Backbone, part: Part) -> Engine:
     path = cache_folder("engines") / name
     session = (_session(path) if path.is_file() else None) or _session(_export(clip, part, path))
     if session is None:
-        raise RequestError("this tower does not run in ONNX Runtime; use --engine torch")
+        raise RequestError("this image encoder does not run in ONNX Runtime; use --engine torch")
 
     def run(pixels: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
@@ -109,18 +109,21 @@ def _onnx(clip: Backbone, part: Part) -> Engine:
 
 
 def _session(path: Path) -> Any:
-    """The exported tower, ready to run; None where the file is damaged or not supported."""
+    """Load an exported tower; None if the file is damaged or not supported."""
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as wrong
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what is wrong with it is ours to say
+    options.log_severity_level = 4  # silent: failures are handled below
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except (
-        *(wrong.Fail, wrong.InvalidArgument, wrong.InvalidGraph, wrong.InvalidProtobuf),
-        wrong.NotImplemented,
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
     ):
         return None
 
@@ -131,20 +134,21 @@ class _Trunk(nn.Module):
     def __init__(self, clip: Backbone, part: Part) -> None:
         super().__init__()
         self.visual = clip.model.visual
-        self.clip, self.part = clip, part
+        self.clip = clip
+        self.part = part
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.clip.trunk(pixels, self.part)
 
 
 def _export(clip: Backbone, part: Part, path: Path) -> Path:
-    """Write the trunk as one ONNX file, and return where.
+    """Export the trunk to an ONNX file and return its path.
 
     Raises:
-        RequestError: it does not fit into one file, or the exporter cannot follow it.
+        RequestError: it does not fit into one file, or the exporter does not support it.
     """
     if sum(parameter.nbytes for parameter in clip.model.visual.parameters()) > LARGEST:
-        raise RequestError("this tower is too large for one ONNX file; use --engine torch")
+        raise RequestError("this image encoder is too large for one ONNX file; use --engine torch")
     pixels = torch.zeros(2, 3, *clip.preprocessing.size)
     batch = {"pixels": {0: torch.export.Dim("batch", min=1, max=65536)}}
     try:
@@ -156,8 +160,10 @@ def _export(clip: Backbone, part: Part, path: Path) -> Path:
             dynamo=True,
             verbose=False,
         )
-    except torch.onnx.OnnxExporterError as wrong:
-        raise RequestError("this tower could not be exported; use --engine torch") from wrong
+    except torch.onnx.OnnxExporterError as error:
+        raise RequestError(
+            "this image encoder could not be exported; use --engine torch"
+        ) from error
     with atomic_write(path) as draft:
         program.save(draft)
     return path

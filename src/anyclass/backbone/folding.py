@@ -1,13 +1,12 @@
-"""A convolution and the normalisation after it as one convolution, while its statistics stay.
+"""Fold batch normalisation with fixed statistics into the preceding convolution.
 
-With mean m, variance s^2 (epsilon in it), scale g and shift b of each output channel,
+With mean m, variance s^2 (including epsilon), scale g and shift b of each output channel,
 g (w * x - m) / s + b is
 
     (g w / s) * x  +  b - g m / s
 
-so a step of training need not go over the largest maps twice more, forward and back. The numbers
-and the gradients of w, g and b are the same (in bfloat16: within its rounding), and so are the
-parameters.
+which saves two passes over the largest maps in each training step. Outputs and gradients of w, g
+and b are the same (in bfloat16 within its rounding); the parameters are not changed.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,19 +21,19 @@ Step = Callable[[Tensor], Tensor]
 
 
 def run(steps: Iterable[Step], x: Tensor) -> Tensor:
-    """Apply `steps` to x one after the other."""
+    """Apply `steps` to x in sequence."""
     for step in steps:
         x = step(x)
     return x
 
 
 def folded_steps(stages: Iterable[nn.Module]) -> list[Step]:
-    """The steps of an EfficientNet's modules one after the other, folded where that is exact."""
+    """The steps of an EfficientNet's modules, folded where that is exact."""
     return [step for module in stages for step in _steps(module)]
 
 
 def folded(convolution: Any, norm: Any) -> list[Step]:
-    """Both as one step, with timm's activation; as two where they cannot be folded."""
+    """Fold convolution, norm and timm's activation into one step, or return both if impossible."""
     plain = type(convolution) is nn.Conv2d and convolution.padding_mode == "zeros"
     kept = type(norm).__name__ == "BatchNormAct2d" and norm.affine and norm.running_var is not None
     if not (plain and kept):
@@ -46,9 +45,17 @@ def folded(convolution: Any, norm: Any) -> list[Step]:
         if convolution.bias is not None:
             shift = shift + convolution.bias * scale
         weight = convolution.weight * scale[:, None, None, None]
-        where = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
-        seen: Tensor = norm.act(conv2d(x, weight, shift, *where))
-        return seen
+        y = conv2d(
+            x,
+            weight,
+            shift,
+            convolution.stride,
+            convolution.padding,
+            convolution.dilation,
+            convolution.groups,
+        )
+        activated: Tensor = norm.act(y)
+        return activated
 
     return [step]
 
@@ -62,7 +69,7 @@ def _steps(module: Any) -> list[Step]:
 
 
 def _inverted_residual(block: Any) -> Step:
-    """A block of timm's in evaluation mode: widen, look around, narrow."""
+    """timm's inverted residual block in evaluation mode: expand, depthwise convolution, project."""
     path = [
         *folded(block.conv_pw, block.bn1),
         *folded(block.conv_dw, block.bn2),
@@ -71,7 +78,7 @@ def _inverted_residual(block: Any) -> Step:
     ]
 
     def step(x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
-        seen = run(path, x)
-        return seen + x if block.has_skip else seen
+        y = run(path, x)
+        return y + x if block.has_skip else y
 
     return step

@@ -1,8 +1,8 @@
-"""An image tower in three pieces: `images(x) = unit(head(last(trunk(x))))`.
+"""Split an image tower into three pieces: `images(x) = unit(head(last(trunk(x))))`.
 
-The *trunk* stays frozen and can be run once per image; *last* is the last stage (a transformer
-block with its norm, or the last stage of a convolutional tower) and *head* the projection into the
-space shared with texts.
+The *trunk* stays frozen and is run once per image; *last* is the last stage (a transformer block
+with its norm, or the last stage of a convolutional tower), and *head* the projection into the space
+shared with texts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,18 +15,18 @@ from anyclass.errors import ModelError
 
 
 class Pieces(NamedTuple):
-    """An image tower taken apart; each piece is a sequence of steps applied one after the other."""
+    """Pieces of an image tower; each is a sequence of steps."""
 
     trunk: Sequence[Step] | None
-    """Pixels to the input of the last stage; None for a tower whose stages are not known."""
+    """Pixels -> input of the last stage; None for a tower with unknown stages."""
     last: Sequence[Step]
-    """Input of the last stage to the pooled feature (from pixels where `trunk` is None)."""
+    """Input of the last stage (pixels if `trunk` is None) -> pooled feature."""
     head: Step | None
-    """Pooled feature (B, W) to the shared space (B, D), not normalised; None if there is none."""
+    """Pooled feature (B, W) -> shared space (B, D), not normalised; None if there is none."""
     last_parameters: list[nn.Parameter]
     """Parameters of `last`."""
     stage_parameters: list[nn.Parameter]
-    """Those of the last stage alone: without a transformer's final norm, and what pools."""
+    """Parameters of the last stage, without a transformer's final norm and the pooling."""
     head_parameters: list[nn.Parameter]
     """Parameters of the head."""
 
@@ -35,7 +35,7 @@ def take_apart(visual: Any) -> Pieces:
     """Split an open_clip image tower: ViT, ModifiedResNet, or a timm tower.
 
     Raises:
-        ModelError: the tower is of no kind that open_clip builds today.
+        ModelError: the tower is of an unknown kind.
     """
     kind = type(visual).__name__
     if kind == "VisionTransformer":
@@ -45,7 +45,7 @@ def take_apart(visual: Any) -> Pieces:
     if kind == "TimmModel":
         return _timm(visual)
     raise ModelError(
-        f"the image tower is a {kind}; anyclass knows open_clip's ViT, ResNet and timm towers"
+        f"the image encoder is a {kind}; anyclass supports open_clip's ViT, ResNet and timm models"
     )
 
 
@@ -56,7 +56,7 @@ def _vision_transformer(visual: Any) -> Pieces:
     last_modules = [final, visual.ln_post, *([visual.attn_pool] if visual.attn_pool else [])]
 
     def blocks(steps: Sequence[Step]) -> Step:
-        """Run transformer blocks in the layout (batch first or second) that they were built for."""
+        """Run transformer blocks in their layout (batch first or second)."""
         if visual.transformer.batch_first:
             return lambda x: run(steps, x)
         return lambda x: run(steps, x.transpose(0, 1).contiguous()).transpose(0, 1)
@@ -72,17 +72,17 @@ def _vision_transformer(visual: Any) -> Pieces:
 
 
 def _class_row(block: Any) -> Step:
-    """A transformer block for the class row alone, the only one that is pooled.
+    """A transformer block for the class token only, if no other token is pooled.
 
-    The same numbers at a sixth of the cost: keys and values come from all rows, but query, output
+    The same result at a sixth of the cost: keys and values come from all tokens, but query, output
     and MLP are needed for one.
     """
 
     def step(x: Tensor) -> Tensor:
         rows = block.ln_1(x)
         one = x[:, :1] + block.ls_1(block.attention(rows[:, :1], rows, rows))
-        seen: Tensor = one + block.ls_2(block.mlp(block.ln_2(one)))
-        return seen
+        out: Tensor = one + block.ls_2(block.mlp(block.ln_2(one)))
+        return out
 
     return step
 
@@ -118,7 +118,7 @@ def _timm(visual: Any) -> Pieces:
 
 
 def _timm_stages(tower: Any) -> tuple[list[Step] | None, list[nn.Module]]:
-    """Steps before, and modules of, a timm tower's last stage; (None, [tower]) if unknown."""
+    """Steps before the last stage of a timm tower, and its modules; (None, [tower]) if unknown."""
     family = type(tower).__name__
     if family == "EfficientNet":
         *early, final = tower.blocks
@@ -139,7 +139,8 @@ def _timm_stages(tower: Any) -> tuple[list[Step] | None, list[nn.Module]]:
 def _pool_parameters(tower: Any) -> list[nn.Parameter]:
     """Parameters that a timm tower's `forward_head` uses: pool, norm after it, classifier."""
     names = ("attn_pool", "fc_norm", "head", "head_drop", "classifier", "fc")
-    return _parameters([m for n in names if isinstance(m := getattr(tower, n, None), nn.Module)])
+    modules = [getattr(tower, name, None) for name in names]
+    return _parameters([module for module in modules if isinstance(module, nn.Module)])
 
 
 def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -148,10 +148,10 @@ def _config(folder: Path) -> dict[str, Any]:
         "hf_proj_type": "linear",
     }
     text |= {"hf_pooler_type": "mean_pooler", "hf_model_pretrained": False, "context_length": 77}
-    grey, spread = 127 / 255, 128 / 255
-    pixels = {"size": 224, "mean": [grey] * 3, "std": [spread] * 3, "interpolation": "bicubic"}
+    pixels = {"size": 224, "mean": [127 / 255] * 3, "std": [128 / 255] * 3}
+    pixels |= {"interpolation": "bicubic", "resize_mode": "shortest"}
     model = {"embed_dim": WIDTH, "vision_cfg": vision, "text_cfg": text}
-    return {"model_cfg": model, "preprocess_cfg": pixels | {"resize_mode": "shortest"}}
+    return {"model_cfg": model, "preprocess_cfg": pixels}
 
 
 @torch.no_grad()
@@ -180,7 +180,8 @@ def towers(folder: Path) -> tuple[Any, Any, Float[Tensor, "K W"], Float[Tensor, 
     model = open_clip.CustomTextCLIP(**config["model_cfg"]).eval()
     model.visual.preprocess_cfg = config["preprocess_cfg"]  # as open_clip's own loading leaves it
     released = torch.load(image_file, map_location="cpu", weights_only=True)
-    rows, biases = released.pop("_fc.weight"), released.pop("_fc.bias")
+    rows = released.pop("_fc.weight")
+    biases = released.pop("_fc.bias")
     own = model.visual.trunk.state_dict()
     model.visual.trunk.load_state_dict(dict(zip(own, released.values(), strict=True)))
     sentences = load_file(text_folder / "model.safetensors")

@@ -1,9 +1,9 @@
-"""A text tower that also takes embeddings, and that reads no further than it must.
+"""Text tower that accepts embeddings and skips the padding after the longest text.
 
-open_clip's own forward pass does the work for every family (CLIP's causal tower, SigLIP-like, CoCa,
-Hugging Face): what changes is only what it is given. Spliced embeddings enter by a hook on the
-token embedding; a shorter context enters as shorter positional embeddings and attention mask, and
-an absent projection as the identity matrix, through `torch.func.functional_call`.
+It uses open_clip's own forward pass for every family (CLIP's causal tower, SigLIP-like, CoCa,
+Hugging Face) with other inputs: embeddings are inserted by a hook on the token embedding; a shorter
+context by shorter positional embeddings and attention mask, and a missing projection by the
+identity matrix, through `torch.func.functional_call`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,17 +20,17 @@ from torch.func import functional_call
 from anyclass.errors import RequestError
 
 _SHORT_WORDS = ("a", "i")
-"""Two words that are one token each in every vocabulary: where texts differ, there words stand."""
+"""Two words of one token in every vocabulary; they locate the words of a tokenised text."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """Texts as the text tower reads them: replace `embeddings` to speak to it in vectors."""
+    """Tokenised texts with their embeddings, which can be replaced."""
 
     ids: Int[Tensor, "B L"]
-    """Token numbers; they still decide padding, end of text and positions."""
+    """Token ids; they determine padding, end of text and positions."""
     embeddings: Float[Tensor, "B L W"]
-    """Token embeddings, before positions are added."""
+    """Token embeddings without positions."""
 
 
 class TextTower:
@@ -45,49 +45,50 @@ class TextTower:
         self._tokenizer = tokenizer
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "B L"]:
-        """Token numbers of `texts`, cut to the longest end of text where that is exact."""
+        """Token ids of `texts`, cut after the longest text if that is exact."""
         return self.cut(self._tokenizer(list(texts)).to(self._embedding.weight.device))
 
     def cut(self, ids: Int[Tensor, "B L"]) -> Int[Tensor, "B l"]:
-        """Token numbers up to the longest end of text, or unchanged where that is not exact."""
+        """Cut token ids after the longest text, or return them unchanged if that is not exact."""
         return ids[:, : int(self._used(ids).sum(1).max())] if self.can_be_cut else ids
 
     def lengths(self, ids: Int[Tensor, "B L"]) -> Int[Tensor, " B"]:
-        """How many tokens of each text are read; all of them where texts cannot be cut."""
+        """Number of tokens of each text; the context length if texts cannot be cut."""
         used: Tensor = self._used(ids).sum(1) if self.can_be_cut else (ids >= 0).sum(1)
         return used
 
     def words(self, texts: Sequence[str]) -> Words:
-        """Token numbers and token embeddings of `texts`."""
+        """Token ids and token embeddings of `texts`."""
         ids = self.tokenize(texts)
         return Words(ids, self._embedding(ids))
 
     def sentences(self, words: Float[Tensor, "B M W"]) -> Words:
-        """Texts of M words given as embeddings, between the tower's own marks and padding.
+        """Texts of M words given as embeddings, with the tower's special tokens and padding.
 
         Raises:
-            RequestError: the tower reads no text of M words.
+            RequestError: the context of the tower is shorter than M words.
         """
         count = words.shape[1]
         one, other = (self.tokenize([" ".join([word] * count)]) for word in _SHORT_WORDS)
-        place = (one != other)[0].nonzero()[:, 0] if one.shape == other.shape else one[:0, 0]
-        if len(place) != count:
-            raise RequestError(f"the text tower reads no text of {count} words; take fewer")
-        first, around = int(place[0]), self._embedding(one).expand(len(words), -1, -1)
-        parts = [around[:, :first], words.to(around), around[:, first + count :]]
+        positions = (one != other)[0].nonzero()[:, 0] if one.shape == other.shape else one[:0, 0]
+        if len(positions) != count:
+            raise RequestError(f"the text encoder cannot read {count} words; use fewer")
+        first = int(positions[0])
+        template = self._embedding(one).expand(len(words), -1, -1)
+        parts = [template[:, :first], words.to(template), template[:, first + count :]]
         return Words(one.expand(len(words), -1), torch.cat(parts, dim=1))
 
     def pooled(
         self, ids: Int[Tensor, "B L"], embeddings: Float[Tensor, "B L W"] | None = None
     ) -> Float[Tensor, "B H"]:
-        """Features before the projection; `embeddings` replace those of the token numbers."""
-        swapped = self._shortened(ids.shape[1]) | self._unprojected()
-        with self._spoken_to_in(embeddings):
-            features: Tensor = functional_call(self._encode, swapped, (ids,))
+        """Features before the projection; `embeddings` replace those of the token ids."""
+        replaced = self._shortened(ids.shape[1]) | self._unprojected()
+        with self._embedded_as(embeddings):
+            features: Tensor = functional_call(self._encode, replaced, (ids,))
         return features
 
     def project(self, pooled: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
-        """Into the shared space; the identity for a tower whose projection is no single matrix."""
+        """Project to the shared space; the identity if the projection is not a single matrix."""
         head = self._head
         if isinstance(head, nn.Linear):
             features: Tensor = head(pooled)
@@ -104,16 +105,16 @@ class TextTower:
 
     @property
     def modules(self) -> Iterator[nn.Module]:
-        """Its layers; a plain CLIP is its own text tower, so with those of the image tower."""
+        """All layers; for a plain CLIP, which is its own text tower, including the image tower."""
         return iter(self._tower.modules())
 
     @cached_property
     def can_be_cut(self) -> bool:
-        """Whether tokens after the last end of text change nothing.
+        """Whether the features do not depend on tokens after the end of text.
 
         True for causal towers that pool at the end of text and for towers that mask padding; false
-        for SigLIP-like towers (bidirectional, pooled at the very end) and for CoCa, whose class
-        token is appended after the padding.
+        for SigLIP-like towers (bidirectional, pooled at the last position) and for CoCa, whose
+        class token comes after the padding.
         """
         if self._hugging_face:
             return True
@@ -125,7 +126,7 @@ class TextTower:
         return self._tower.attn_mask is not None and at_end_of_text
 
     def _used(self, ids: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
-        """Which positions, counted from the front, a text needs: what is pooled, what is seen."""
+        """Mask of the positions up to the last one that is pooled or attended to."""
         last = torch.zeros_like(ids[:, 0])
         if not self._hugging_face and self._pool_type == "eos":
             last = (ids == self._eos_id).int().argmax(1)
@@ -138,7 +139,7 @@ class TextTower:
 
     @property
     def _masked(self) -> int | None:
-        """The token that no other one looks at; None where padding is like any token."""
+        """Id of the token that is masked in attention; None if padding is not masked."""
         if self._hugging_face:
             return int(self._tower.config.pad_token_id)
         return int(self._tower.pad_id) if getattr(self._tower, "use_pad_mask", False) else None
@@ -166,16 +167,16 @@ class TextTower:
         return head if isinstance(head, nn.Linear | nn.Parameter) else None
 
     def _shortened(self, length: int) -> dict[str, Tensor]:
-        """Positions and causal mask for texts of `length` tokens."""
+        """Positional embeddings and causal mask for texts of `length` tokens."""
         if self._hugging_face or not self.can_be_cut:
             return {}
-        swapped = {"positional_embedding": self._tower.positional_embedding[:length]}
+        replaced = {"positional_embedding": self._tower.positional_embedding[:length]}
         if self._tower.attn_mask is not None:
-            swapped["attn_mask"] = self._tower.attn_mask[:length, :length]
-        return {self._prefix + name: tensor for name, tensor in swapped.items()}
+            replaced["attn_mask"] = self._tower.attn_mask[:length, :length]
+        return {self._prefix + name: tensor for name, tensor in replaced.items()}
 
     def _unprojected(self) -> dict[str, Tensor]:
-        """The projection as an identity."""
+        """Identity in place of the projection."""
         name = self._prefix + ("proj" if self._hugging_face else "text_projection")
         head = self._head
         if head is None:
@@ -189,8 +190,8 @@ class TextTower:
         return {name + ".weight": eye, **bias}
 
     @contextmanager
-    def _spoken_to_in(self, embeddings: Tensor | None) -> Iterator[None]:
-        """Let the token embedding answer with `embeddings`, whatever it is asked for."""
+    def _embedded_as(self, embeddings: Tensor | None) -> Iterator[None]:
+        """Make the token embedding return `embeddings` for any input."""
         if embeddings is None:
             yield
             return
@@ -202,7 +203,7 @@ class TextTower:
 
 
 class _EncodeText(nn.Module):
-    """`model.encode_text` as a module of its own, which `functional_call` needs."""
+    """`model.encode_text` as a module, as needed by `functional_call`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Describers: images and a question in, one sentence each out.
+"""Captioners: images and a question in, one sentence each out.
 
-`vocabulary` writes with the words that the backbone finds nearest. The others ask a language model
-that sees images: `endpoint` behind an address, `transformers` in this process, `batch` through
-files. Their answers go through `asking` and stay in the `journal`.
+`vocabulary` combines the words with the most similar text features. The others ask a multimodal
+language model: `endpoint` over HTTP, `transformers` in this process, `batch` through files.
+`dispatch` puts their questions, and `response_cache` keeps the answers.
 """
 
 from typing import Annotated
@@ -42,7 +42,7 @@ __all__ = [
 AnyCaptioner = Annotated[
     Vocabulary | Endpoint | Transformers | BatchFiles, Field(discriminator="kind")
 ]
-"""One of them, told apart by `kind`."""
+"""Any captioner; `kind` says which."""
 
 CAPTIONERS = {
     "vocabulary": Vocabulary,

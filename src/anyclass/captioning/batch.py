@@ -1,7 +1,6 @@
-"""The captioner for answers that come later: questions go into files, answers come as files.
+"""Captioner through batch files: it writes questions to files and reads answers from files.
 
-The files are those of OpenAI's batch service; vLLM (`run-batch`) and others read and write them
-as well.
+The format is that of OpenAI's batch service; vLLM (`run-batch`) and others use it as well.
 """
 
 import json
@@ -19,7 +18,7 @@ from anyclass.captioning.captioner import CaptionContext, CaptionRequest
 from anyclass.captioning.cleaning import cleaned
 from anyclass.captioning.collage import jpeg, preparation
 from anyclass.captioning.cost import CostEstimate, estimated
-from anyclass.captioning.dispatch import MAX_FAILURES, Failure, Outcome, answered, shown
+from anyclass.captioning.dispatch import MAX_FAILURES, Failure, Outcome, answered, load_image
 from anyclass.captioning.messages import UNREADABLE, answer, question
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
@@ -27,46 +26,46 @@ from anyclass.files import atomic_write
 from anyclass.log import Log
 
 URL = "/v1/chat/completions"
-"""What a question is put to, as a batch service wants to be told."""
+"""The API of each question, a field of the batch format."""
 MOST_LINES = 50_000
-"""Questions of a file: what OpenAI's service takes."""
+"""Most questions per file: the limit of OpenAI's service."""
 MOST_BYTES = 190 * 10**6
-"""Bytes of a file of questions; OpenAI's service takes 200 MB."""
+"""Most bytes per file of questions; the limit of OpenAI's service is 200 MB."""
 LONGEST = 2**20
-"""Bytes of a line of answers."""
+"""Most bytes per line of answers."""
 _QUESTIONS = re.compile(r"requests-\d+\.jsonl")
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class BatchFiles:
-    """Writes questions into files and reads answers from files: this program sends nothing."""
+    """Write questions to files and read answers from files; nothing is sent by this program."""
 
     model: str
-    """Which model shall answer; its name stands in each question."""
+    """Name of the model that should answer; it is written into each question."""
     kind: Suppress[Literal["batch"]] = "batch"
-    """Tells captioners apart in a saved configuration."""
+    """Type of captioner in a saved configuration."""
     folder: Annotated[str, arg(metavar="DIR")] = "batch"
-    """Gets the questions as requests-1.jsonl ...; answers are read from all its other *.jsonl."""
+    """Folder for the questions (requests-1.jsonl ...) and the answers (all other *.jsonl)."""
     size: Annotated[int, Field(gt=0)] = 672
-    """Longer side of a single image in a question, in pixels; a smaller one stays as it is."""
+    """Longer side of a single image in pixels; smaller images are not enlarged."""
     max_tokens: Annotated[int, Field(gt=0)] = 77
-    """Longest answer (LatteCLIP's)."""
+    """Longest answer in tokens (default: LatteCLIP's)."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 always says the likeliest (LatteCLIP's)."""
+    """Sampling temperature; 0 is greedy decoding (LatteCLIP's)."""
     max_failures: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the questions that may stay without a text, once all have come back."""
+    """Share of the questions that may have no text once all answers are there."""
     price_in: Annotated[float, Field(ge=0)] = 0.0
-    """Dollars for a million tokens of images and questions; 0 where not known."""
+    """Dollars per million input tokens (images and questions); 0 if not known."""
     price_out: Annotated[float, Field(ge=0)] = 0.0
-    """Dollars for a million tokens of answers; 0 where not known."""
+    """Dollars per million output tokens; 0 if not known."""
 
     def describe(
         self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
     ) -> list[str | None]:
-        """One sentence for each request, from the journal or from the files of answers.
+        """Return one sentence per request, from the response cache or from the answer files.
 
         Raises:
-            RequestError: questions have no answer yet; the message says in which files they are.
+            RequestError: questions have no answer yet; the message names their files.
         """
         folder = Path(self.folder)
 
@@ -77,7 +76,7 @@ class BatchFiles:
             few = len(open_) <= self.max_failures * len(requests)
             if few and texts.keys() == set(missing.values()):
                 return
-            if written := _written(folder, self._questions(open_, context.dataset)):
+            if written := _write(folder, self._questions(open_, context.dataset)):
                 raise RequestError(_to_do(folder, written))
 
         identity = {"kind": self.kind, "model": self.model, **self._generation}
@@ -86,9 +85,9 @@ class BatchFiles:
         return answered(requests, context, identity, ask, log, most)
 
     def estimate(self, calls: int) -> CostEstimate:
-        """What `calls` answers cost; when they come is not known."""
+        """Cost of `calls` answers; the time is not known."""
         prices = (self.price_in, self.price_out)
-        sent_to = f"whoever gets the files in {self.folder}"
+        sent_to = f"the service that you give the files in {self.folder}"
         return estimated(calls, self.size, self.max_tokens, None, prices, sent_to)
 
     @property
@@ -98,9 +97,9 @@ class BatchFiles:
     def _questions(
         self, open_: Mapping[CaptionRequest, str], dataset: ImageDataset
     ) -> Iterator[bytes]:
-        """The questions; one about an image that cannot be used is left out."""
+        """Lines of the request files; questions about unreadable images are skipped."""
         for request, key in open_.items():
-            image = shown(request, dataset, self.size)
+            image = load_image(request, dataset, self.size)
             if not isinstance(image, Failure):
                 body = question(request.question, jpeg(image), self.model, **self._generation)
                 row = {"custom_id": key, "method": "POST", "url": URL, "body": body}
@@ -111,12 +110,12 @@ def _to_do(folder: Path, written: Mapping[str, int]) -> str:
     files = ", ".join(f"{folder / name} ({count})" for name, count in written.items())
     return (
         f"{sum(written.values())} questions have no answer yet; they are in {files}. Have them "
-        f"answered,\nput the answers into {folder} as *.jsonl, and give the same command again."
+        f"answered,\nput the answers into {folder} as *.jsonl, and run the same command again."
     )
 
 
-def _written(folder: Path, lines: Iterator[bytes]) -> dict[str, int]:
-    """Files of questions and how many each holds; those of an earlier time that are over go."""
+def _write(folder: Path, lines: Iterator[bytes]) -> dict[str, int]:
+    """Write request files, remove outdated ones, and return the number of questions per file."""
     written: dict[str, int] = {}
     line = next(lines, None)
     while line is not None:
@@ -130,7 +129,7 @@ def _written(folder: Path, lines: Iterator[bytes]) -> dict[str, int]:
 
 
 def _fill(file: BinaryIO, line: bytes, lines: Iterator[bytes]) -> tuple[int, bytes | None]:
-    """Writes lines as long as they fit; returns how many, and the first that did not."""
+    """Write lines up to the limits; return how many, and the first line that did not fit."""
     count = size = 0
     following: bytes | None = line
     while following and count < MOST_LINES and (size == 0 or size + len(following) <= MOST_BYTES):
@@ -141,28 +140,29 @@ def _fill(file: BinaryIO, line: bytes, lines: Iterator[bytes]) -> tuple[int, byt
 
 
 def _texts(folder: Path, keys: Collection[str], log: Log) -> dict[str, str]:
-    """What the files say to these questions; nothing ("") for an error or an empty text.
+    """Texts in the answer files by key; "" for an error or an empty text.
 
-    They come from elsewhere: lines that are of no use are counted, and the counts are said.
+    The files come from another program: unusable lines are counted and reported.
     """
     texts: dict[str, str] = {}
-    useless, wanted = Counter[str](), set(keys)
+    unused = Counter[str]()
+    wanted = set(keys)
     for key, text in _answers(folder):
         if key not in wanted:
-            useless["answer other questions" if key else "cannot be read"] += 1
+            unused["answer other questions" if key else "cannot be read"] += 1
         elif not text or texts.get(key):
-            useless["answer again what was answered" if text else "hold no text but an error"] += 1
+            unused["repeat an answer" if text else "contain an error or no text"] += 1
             texts.setdefault(key, "")
         else:
             texts[key] = text
-    if useless:
-        counts = ", ".join(f"{count} {what}" for what, count in useless.items())
-        log(warning=f"of the lines in {folder}/*.jsonl {counts}")
+    if unused:
+        counts = ", ".join(f"{count} {reason}" for reason, count in unused.items())
+        log(warning=f"unused lines in {folder}/*.jsonl: {counts}")
     return texts
 
 
 def _answers(folder: Path) -> Iterator[tuple[str, str]]:
-    """Key and text of each line of the files of answers; no key where a line is no answer."""
+    """Key and text of each line of the answer files; an empty key if the line is no answer."""
     for path in sorted(folder.glob("*.jsonl")):
         ours = path.name.startswith(".") or _QUESTIONS.fullmatch(path.name)
         if path.is_file() and not ours:
@@ -171,7 +171,7 @@ def _answers(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines; of one that is too long its beginning."""
+    """Lines of a file, cut to `LONGEST` bytes."""
     while line := file.readline(LONGEST):
         yield line
         while len(line) == LONGEST and not line.endswith(b"\n"):
@@ -179,10 +179,11 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _answer(line: bytes) -> tuple[str, str]:
-    """Key and text of one line; no text for an error."""
+    """Key and text of one line; an empty text for an error."""
     try:
         row = json.loads(line)
-        key, reply = row["custom_id"], row["response"]
+        key = row["custom_id"]
+        reply = row["response"]
         if not isinstance(key, str):
             raise TypeError("its custom_id is no text")
         failed = row.get("error") or not reply or reply["status_code"] != 200

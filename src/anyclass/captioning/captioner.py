@@ -1,4 +1,4 @@
-"""What is asked of a captioner, and what it gets to see."""
+"""The captioner protocol: its requests and its context."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -15,24 +15,24 @@ class CaptionRequest(NamedTuple):
     """One question about one image, or about several at once."""
 
     rows: tuple[int, ...]
-    """Places of the images in their `ImageDataset`."""
+    """Rows of the images in their `ImageDataset`."""
     question: str
-    """What to say of them: "Describe the object in the photo concisely, less than 20 words."."""
+    """For example "Describe the object in the photo concisely, less than 20 words."."""
     noun: str
-    """What the images show, in a word: "object"."""
+    """Noun for what the images show, such as "object"."""
     variant: int = 0
-    """The how-manieth answer to the same question."""
+    """Sample index; 0 is the first answer to the question."""
 
 
 class CaptionContext(NamedTuple):
-    """What a captioner may look at."""
+    """Images and model that a captioner may use."""
 
     dataset: ImageDataset
     """The N images."""
     clip: Backbone
     """The untrained model."""
     features: Float[Tensor, "N D"]
-    """What it makes of them, of length one."""
+    """Unit image features by `clip`."""
 
 
 @runtime_checkable
@@ -42,4 +42,4 @@ class Captioner(Protocol):
     def describe(
         self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
     ) -> list[str | None]:
-        """One sentence for each request; None where there is none."""
+        """Return one sentence per request; None where there is no answer."""

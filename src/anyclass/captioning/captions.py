@@ -1,6 +1,6 @@
-"""Machine-written texts of images and of groups of images, and their features.
+"""Captions of images and of groups of images, and their text features.
 
-Group texts form one pool per class: K texts, each about n images that share a label, whatever the
+Group texts form one pool per class: K texts, each about n images of the class, independent of the
 number of images.
 """
 
@@ -21,19 +21,19 @@ from anyclass.data import ImageDataset
 from anyclass.log import Log
 
 Text = Literal["class", "image", "group"]
-"""A kind of text: made of the class name, written about one image, about several."""
+"""Kind of text: made of the class name, about one image, about several images."""
 
 NONE = -1
-"""Number of a text that is missing."""
+"""Index of a missing text."""
 
 
 def draw_groups(
     labels: Int[Tensor, " N"], classes: int, size: int, most: int, seed: int
 ) -> list[list[tuple[int, ...]]]:
-    """For each class, the rows of the images of each of its groups.
+    """Draw groups of images for each class; each group is a tuple of rows.
 
-    K = min(most, images of the class) groups of `size` images, drawn without replacement; with
-    it only when the class has fewer than `size`. A class without images has no group.
+    K = min(most, images of the class) groups of `size` images, drawn without replacement, or with
+    replacement if the class has fewer than `size`. A class without images has no group.
     """
     generator = torch.Generator().manual_seed(seed)
     groups: list[list[tuple[int, ...]]] = []
@@ -52,52 +52,54 @@ def _draw(members: Int[Tensor, " n"], size: int, generator: torch.Generator) -> 
 
 
 class Asked(NamedTuple):
-    """The questions of one run, and where each answer belongs."""
+    """The caption requests of a run, by image and by class."""
 
     images: list[list[CaptionRequest]]
-    """Of each image; none where image texts are not used."""
+    """Requests about each image; empty lists if image texts are not used."""
     groups: list[list[CaptionRequest]]
-    """Of each class."""
+    """Requests about the groups of each class."""
 
     @property
     def requests(self) -> list[CaptionRequest]:
-        """All of them, each once."""
+        """All distinct requests."""
         return list(
             dict.fromkeys(request for some in self.images + self.groups for request in some)
         )
 
 
 class Answers:
-    """What the captioner said of the N images; nothing is asked for twice."""
+    """Answers of a captioner; each request is asked only once."""
 
     def __init__(self, captioner: Captioner, context: CaptionContext, log: Log) -> None:
         """Ask `captioner` about the images of `context`."""
-        self._captioner, self._scene, self._log = captioner, context, log
+        self._captioner = captioner
+        self._context = context
+        self._log = log
         self._known: dict[CaptionRequest, str | None] = {}
 
     def to(self, requests: Sequence[CaptionRequest]) -> Mapping[CaptionRequest, str | None]:
-        """All that is known once `requests` are answered; None or nothing: it has no answer."""
+        """All answers so far, including those to `requests`; None or "" if there is no answer."""
         new = [request for request in requests if request not in self._known]
         if new:
-            said = self._captioner.describe(new, self._scene, self._log)
-            self._known.update(zip(new, said, strict=True))
+            answers = self._captioner.describe(new, self._context, self._log)
+            self._known.update(zip(new, answers, strict=True))
         return self._known
 
 
 @dataclass(frozen=True)
 class Captions:
-    """All texts of a run: numbers into one list of distinct strings."""
+    """All texts of a run, as indices into one list of distinct strings."""
 
     asked: Asked
-    """What was asked."""
+    """The caption requests."""
     strings: list[str]
     """Distinct texts."""
     classes: Int[Tensor, " C"]
-    """Class text of each class."""
+    """Class prompt of each class."""
     images: Int[Tensor, "N R"]
     """R texts of each image; -1 where an answer is missing."""
     groups: Int[Tensor, "C K"]
-    """Pool of each class, filled up with -1."""
+    """Pool of group texts of each class, padded with -1."""
 
     @classmethod
     def of(cls, class_texts: Sequence[str], asked: Asked, answers: Answers) -> "Captions":
@@ -105,14 +107,17 @@ class Captions:
         known = answers.to(asked.requests)
         written = [text for request in asked.requests if (text := known[request])]
         strings = list(dict.fromkeys([*class_texts, *written]))
-        number = {text: i for i, text in enumerate(strings)}
+        index_of = {text: i for i, text in enumerate(strings)}
 
-        def table(asked: list[list[CaptionRequest]]) -> Int[Tensor, "M R"]:
-            rows = [[number.get(known[request] or "", NONE) for request in some] for some in asked]
-            tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-            return pad_sequence(tensors, batch_first=True, padding_value=NONE)
+        def indices(requests: list[CaptionRequest]) -> Int[Tensor, " R"]:
+            found = [index_of.get(known[request] or "", NONE) for request in requests]
+            return torch.tensor(found, dtype=torch.long)
 
-        classes = torch.tensor([number[text] for text in class_texts])
+        def table(requests: list[list[CaptionRequest]]) -> Int[Tensor, "M R"]:
+            rows = [indices(some) for some in requests]
+            return pad_sequence(rows, batch_first=True, padding_value=NONE)
+
+        classes = torch.tensor([index_of[text] for text in class_texts])
         return cls(asked, strings, classes, table(asked.images), table(asked.groups))
 
     def draw(
@@ -123,15 +128,15 @@ class Captions:
         kinds: Sequence[Text],
         generator: torch.Generator,
     ) -> Int[Tensor, "2 K B"]:
-        """The texts of a batch: one of each kind, for each of two branches.
+        """Draw the texts of a batch: one of each kind, for each of two branches.
 
         Args:
-            index: rows of the images; both branches have the same text of an image.
+            index: rows of the images; both branches get the same text of an image.
             labels: class of each image in each branch.
-            pools: class whose pool its group text is drawn from. One row: the same text for both
-                branches. Two rows: one for each, and where the second pool is empty the first's.
-            kinds: kinds of text that are used.
-            generator: draws where there are several texts.
+            pools: class whose pool the group text is drawn from. One row: the same text for both
+                branches. Two rows: one per branch; where the second pool is empty, the first's.
+            kinds: kinds of text to use.
+            generator: random generator for the choice among several texts.
         """
         rows = []
         if "class" in kinds:
@@ -146,11 +151,11 @@ class Captions:
         return torch.stack(rows, dim=1)
 
     def rows(self, dataset: ImageDataset) -> list[Mapping[str, Any]]:
-        """What was written, for inspection: one mapping per text with what it is about."""
+        """List all texts for inspection: one mapping per text, with its class or files."""
         names = dataset.classes.names
-        said = zip(names, self.classes.tolist(), strict=True)
+        class_texts = zip(names, self.classes.tolist(), strict=True)
         rows: list[Mapping[str, Any]] = [
-            {"kind": "class", "class": name, "text": self._text(n)} for name, n in said
+            {"kind": "class", "class": name, "text": self._text(n)} for name, n in class_texts
         ]
         for some, numbers in zip(self.asked.images, self.images.tolist(), strict=True):
             for request, n in zip(some, numbers, strict=True):
@@ -167,19 +172,19 @@ class Captions:
 
 
 def _pick(numbers: Int[Tensor, "B K"], generator: torch.Generator) -> Int[Tensor, " B"]:
-    """One of the present numbers of each row; -1 where there is none."""
-    chance = torch.rand(numbers.shape, generator=generator).masked_fill(numbers == NONE, -1.0)
+    """Draw one of the indices of each row, ignoring -1; -1 if there is none."""
+    scores = torch.rand(numbers.shape, generator=generator).masked_fill(numbers == NONE, -1.0)
     if numbers.shape[1] == 0:
         return torch.full((len(numbers),), NONE)
-    return numbers.gather(1, chance.argmax(1, keepdim=True))[:, 0]
+    return numbers.gather(1, scores.argmax(1, keepdim=True))[:, 0]
 
 
 TEXTS_AT_ONCE = 64
-"""Texts of like length that go through the text tower together, cut to the longest of them."""
+"""Batch size of the text encoder; texts are sorted by length and cut to the longest of a batch."""
 
 
 class TextFeatures:
-    """Features of texts by the text tower of now: each distinct text of a step is encoded once."""
+    """Text features by the current weights; each distinct text of a step is encoded once."""
 
     def __init__(
         self,
@@ -189,12 +194,15 @@ class TextFeatures:
         frozen: bool,
         micro_batch: int | None = None,
     ) -> None:
-        """Run what stays frozen once: the text trunk, or with `frozen` everything.
+        """Run the frozen part once: the text trunk, or the whole encoder with `frozen`.
 
-        With `micro_batch` so many texts go through the tower at once (`train.recomputed`).
+        `micro_batch` is the number of texts per checkpointed batch (`backbone.checkpointing`).
         """
-        self.clip, self.part, self.frozen, self.micro_batch = clip, part, frozen, micro_batch
-        size = len(strings) if part == "all" else 256  # token numbers are padded to one length
+        self.clip = clip
+        self.part = part
+        self.frozen = frozen
+        self.micro_batch = micro_batch
+        size = len(strings) if part == "all" else 256  # token ids are padded to one length
         starts = range(0, len(strings), size)
         with torch.no_grad():
             if frozen:
@@ -211,7 +219,7 @@ class TextFeatures:
         return torch.einsum("...,...d->...d", present, features[place])
 
     def _encoded(self, hidden: Shaped[Tensor, "n L"]) -> Float[Tensor, "n D"]:
-        """Through what is trained; whole texts in parts of like length."""
+        """Run the trained part; with the whole encoder, in batches of similar length."""
         if self.part != "all":
             return self.clip.text_tail(hidden, self.part)
         encode = partial(self.clip.text_tail, part=self.part)

@@ -1,17 +1,17 @@
-"""A machine-written text is data: one line of visible characters, not too long."""
+"""Clean machine-written texts: one line of visible characters, limited in length."""
 
 import unicodedata
 
 LONGEST = 500
-"""Characters of a text that are kept: a text tower reads some 77 words' worth."""
+"""Characters of a text that are kept; a text encoder reads about 77 tokens."""
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "‘": "’", "«": "»"}
 
 
 def cleaned(text: str | None) -> str | None:
-    """`text` as one line in Unicode NFC without quotes around it; None where nothing is left.
+    """Convert `text` to one line in Unicode NFC without surrounding quotes; None if empty.
 
-    Control, bidi and zero-width characters go: they could command a terminal, or say something
-    else to a reader than to the model.
+    Control, bidi and zero-width characters are removed: they could command a terminal, or show a
+    reader another text than the model reads.
     """
     spaced = "".join(" " if letter.isspace() else letter for letter in text or "")
     visible = "".join(letter for letter in spaced if unicodedata.category(letter)[0] != "C")
@@ -20,7 +20,7 @@ def cleaned(text: str | None) -> str | None:
 
 
 def _unquoted(line: str) -> str:
-    """Without quotes around all of it; those of `"a" or "b"` stay."""
+    """Remove quotes around the whole line; those in `"a" or "b"` stay."""
     while len(line) > 1 and _QUOTES.get(line[0]) == line[-1] and line[0] not in line[1:-1]:
         line = line[1:-1].strip()
     return line

@@ -1,4 +1,4 @@
-"""The image that a captioner is shown: one image alone, or a collage of several."""
+"""The image for a captioner: a single image, or a collage of several."""
 
 import io
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ SIDE = 672
 GAP = 20
 """Black pixels between two cells."""
 QUALITY = 90
-"""Of the JPEG that is sent."""
+"""Quality of the JPEG that is sent."""
 
 
 def image(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image.Image:
-    """What `request` is about: one image of at most `size` pixels, or the collage of several.
+    """Image of `request`: one image of at most `size` pixels, or the collage of several.
 
     Raises:
         ImageError: one of the images cannot be used.
@@ -32,7 +32,7 @@ def image(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image.Im
 
 
 def collage(images: Sequence[Image.Image]) -> Image.Image:
-    """The images row by row, each as large as its cell allows and in its middle, on black."""
+    """Arrange images row by row on black, each scaled to its cell and centred."""
     across = max(2, isqrt(len(images) - 1) + 1)
     cell = (SIDE - GAP * (across - 1)) // across
     canvas = Image.new("RGB", (SIDE, SIDE))
@@ -44,7 +44,7 @@ def collage(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """The pixels as JPEG, and nothing but the pixels: no EXIF, place, XMP, profile or comment."""
+    """Encode the pixels as JPEG without metadata (EXIF, location, XMP, profile, comment)."""
     bare = image.copy()
     bare.info = {}
     file = io.BytesIO()
@@ -53,5 +53,5 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def preparation(size: int) -> dict[str, Any]:
-    """Everything that decides what a captioner sees of given images."""
+    """All settings of the image preparation, for the cache key."""
     return {"size": size, "side": SIDE, "gap": GAP, "jpeg": QUALITY}

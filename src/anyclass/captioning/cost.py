@@ -1,33 +1,33 @@
-"""What answers will cost, roughly, before any is asked for."""
+"""Rough estimate of the cost of a captioner's answers."""
 
 from math import ceil
 from typing import NamedTuple
 
 TOKEN = 28
-"""Side of the part of an image that is a token: 14 x 14 patches, merged by fours (Qwen2-VL)."""
+"""Side of the image region of a token: 14 x 14 patches, merged by fours (Qwen2-VL)."""
 QUESTION = 30
-"""Tokens of a question."""
+"""Tokens per question."""
 BYTES = 1 / 3
-"""Of a pixel, as JPEG in base64."""
+"""Bytes per pixel, as JPEG in base64."""
 
 
 class CostEstimate(NamedTuple):
-    """What a number of answers will cost, roughly."""
+    """Rough cost of a number of answers."""
 
     tokens_in: int = 0
-    """Of images and questions."""
+    """Input tokens: images and questions."""
     tokens_out: int = 0
-    """Of the answers, at their longest."""
+    """Output tokens, if every answer has the longest allowed length."""
     minutes: float | None = 0.0
-    """Until the last answer is there; None where not known."""
+    """Time until the last answer; None if not known."""
     megabytes_sent: float = 0.0
-    """Of images that leave this machine."""
+    """Size of the images that leave this machine."""
     sent_to: str = ""
-    """Where they go; nothing where they stay."""
+    """Destination of the images; empty if they stay on this machine."""
     dollars: float | None = 0.0
-    """None where the prices are not known."""
+    """Price; None if not known."""
     calls: int = 0
-    """Questions to a language model."""
+    """Number of questions to a language model."""
 
 
 def estimated(
@@ -38,15 +38,15 @@ def estimated(
     prices: tuple[float, float] = (0.0, 0.0),
     sent_to: str = "",
 ) -> CostEstimate:
-    """What `calls` answers cost.
+    """Estimate the cost of `calls` answers.
 
     Args:
-        calls: how many.
+        calls: number of questions.
         size: side of an image in pixels; every image counts as a square.
-        max_tokens: of an answer; it counts as long as it may be.
-        seconds: until the next answer is there.
-        prices: dollars for a million tokens in and out; 0 where not known.
-        sent_to: where images go.
+        max_tokens: longest answer in tokens; every answer counts as that long.
+        seconds: average time between two answers.
+        prices: dollars per million input and output tokens; 0 if not known.
+        sent_to: destination of the images.
     """
     tokens_in = calls * (ceil(size / TOKEN) ** 2 + QUESTION)
     tokens_out = calls * max_tokens

@@ -1,4 +1,4 @@
-"""Paid questions: each is put once, its answer is kept at once, and a few may fail."""
+"""Ask paid questions: each is asked once, answers are saved at once, a few may fail."""
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,9 +17,9 @@ from anyclass.errors import AnyclassError, ImageError
 from anyclass.log import Log
 
 MAX_FAILURES = 0.1
-"""Share of the questions that may stay without an answer."""
+"""Share of the questions that may have no answer."""
 IN_A_ROW = 12
-"""Failures one after the other that end the asking: thousands more would fail as well."""
+"""Consecutive failures after which no more questions are asked."""
 _READERS = 4
 
 
@@ -31,9 +31,9 @@ class Failure(NamedTuple):
 
 
 Outcome = tuple[CaptionRequest, str | Failure]
-"""A question and what came of it."""
+"""A question and its answer or failure."""
 Ask = Callable[[Mapping[CaptionRequest, str]], Generator[Outcome, None, None]]
-"""Puts questions, each with its key, and yields each outcome as it arrives, in any order."""
+"""Asks questions, each with its key, and yields outcomes as they arrive, in any order."""
 
 
 def answered(
@@ -44,22 +44,22 @@ def answered(
     log: Log,
     max_failures: float = MAX_FAILURES,
 ) -> list[str | None]:
-    """The texts for `requests`, from the journal where it knows them; None where there is none.
+    """Return the texts for `requests`, from the response cache or by asking; None if there is none.
 
-    Equal questions about equal images are put once. A failure and an empty answer are not
-    journalled, so a later call asks again, and for these alone.
+    Equal questions about equal images are asked once. Failures and empty answers are not cached,
+    so a later call asks only these again.
 
     Args:
         requests: the questions.
         context: their images.
-        identity: what an answer depends on beside question and images, as JSON has it: the
-            `model`, and how it is asked.
-        ask: puts the questions that the journal does not know.
+        identity: JSON values that the answer depends on besides question and images: the `model`
+            and its settings.
+        ask: asks the questions that are not in the cache.
         log: gets the progress, and one warning about failures.
         max_failures: share of the questions that may fail.
 
     Raises:
-        AnyclassError: more than that failed, or all; what was answered is kept.
+        AnyclassError: more than that failed, or all; the answers so far are kept.
     """
     if not requests:
         return []
@@ -76,18 +76,23 @@ def answered(
                 reasons.append(outcome.reason)
             elif text := cleaned(outcome):
                 texts[keys[request]] = text
-                about = {"model": str(identity["model"]), "question": request.question}
-                cache.keep(keys[request], text, pictures=" ".join(images[request]), **about)
+                cache.keep(
+                    keys[request],
+                    text,
+                    model=str(identity["model"]),
+                    question=request.question,
+                    pictures=" ".join(images[request]),
+                )
             else:
                 reasons.append("it was empty")
             done = len(texts) + len(reasons)
             log(stage="describe", done=done, total=total, failed=len(reasons))
-    _judge(reasons, total, max_failures, log)
+    _check_failures(reasons, total, max_failures, log)
     return [texts.get(keys.get(request, "")) for request in requests]
 
 
-def shown(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image | Failure:
-    """The image that `request` is about, at most `size` pixels long; or why there is none."""
+def load_image(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image | Failure:
+    """Load the image of `request`, at most `size` pixels long, or the reason why it failed."""
     try:
         return image(request, dataset, size)
     except ImageError as error:
@@ -99,38 +104,39 @@ def side_by_side(
     requests: Iterable[CaptionRequest],
     at_once: int,
 ) -> Generator[Outcome, None, None]:
-    """Puts `requests` to `answer`, `at_once` of them at a time, and yields as they arrive.
+    """Answer `requests` in `at_once` threads, and yield the outcomes as they arrive.
 
-    When it has to stop (an error, Ctrl-C, failures in a row) nothing new is put, but what is under
-    way is waited for and yielded: it is paid for.
+    When it has to stop (an error, Ctrl-C, consecutive failures), no further question is asked, but
+    running questions are awaited and yielded, because they are paid for.
 
     Raises:
-        AnyclassError: `IN_A_ROW` failures came one after the other; or what `answer` raises.
+        AnyclassError: there were `IN_A_ROW` consecutive failures, or `answer` raised it.
     """
-    waiting, running = iter(requests), dict[Future[str | Failure], CaptionRequest]()
-    course = _Course()
+    waiting = iter(requests)
+    running: dict[Future[str | Failure], CaptionRequest] = {}
+    breaker = _CircuitBreaker()
     with ThreadPoolExecutor(at_once) as threads:
         while True:
-            free = 0 if course.stopped else at_once - len(running)
+            free = 0 if breaker.stopped else at_once - len(running)
             running |= {
                 threads.submit(answer, request): request for request in islice(waiting, free)
             }
             if not running:
                 break
-            for future in course.arrived(running):
-                yield running.pop(future), course.outcome(future)
-    if course.stopped:
-        raise course.stopped
+            for future in breaker.finished(running):
+                yield running.pop(future), breaker.outcome(future)
+    if breaker.stopped:
+        raise breaker.stopped
 
 
-class _Course:
-    """Whether to go on asking, and if not, why."""
+class _CircuitBreaker:
+    """Stops the questions after an error, Ctrl-C or consecutive failures."""
 
     stopped: BaseException | None = None
     failures = 0
 
-    def arrived(self, running: Collection[Future[str | Failure]]) -> set[Future[str | Failure]]:
-        """Those that are done, at least one; none when Ctrl-C came first (twice: at once)."""
+    def finished(self, running: Collection[Future[str | Failure]]) -> set[Future[str | Failure]]:
+        """Wait for at least one future; return none on Ctrl-C (the second Ctrl-C is raised)."""
         try:
             return wait(running, return_when=FIRST_COMPLETED).done
         except KeyboardInterrupt as error:
@@ -140,7 +146,7 @@ class _Course:
             return set()
 
     def outcome(self, future: Future[str | Failure]) -> str | Failure:
-        """What came of a question; an error, or one failure too many in a row, ends the course."""
+        """Result of a question; an error or too many consecutive failures set `stopped`."""
         if error := future.exception():
             self.stopped = self.stopped or error
             return Failure(str(error))
@@ -148,48 +154,49 @@ class _Course:
         self.failures = self.failures + 1 if isinstance(outcome, Failure) else 0
         if isinstance(outcome, Failure) and self.failures == IN_A_ROW:
             self.stopped = self.stopped or AnyclassError(
-                f"{IN_A_ROW} questions one after the other had no answer, the last because "
-                f"{outcome.reason}. No more are put. {_NEXT}"
+                f"{IN_A_ROW} consecutive questions had no answer; the last because "
+                f"{outcome.reason}. No more questions are asked. {_NEXT}"
             )
         return outcome
 
 
-_NEXT = "What was answered is kept: mend the cause and give the same command again."
+_NEXT = "The answers so far are kept: fix the cause and run the same command again."
 
 
 def _hashed(
     requests: Sequence[CaptionRequest], dataset: ImageDataset
 ) -> tuple[dict[CaptionRequest, list[str]], list[str]]:
-    """Checksums of each request's images; for one with an unreadable image, why it fails."""
+    """Image checksums of each request, and the failure reasons of requests with bad images."""
     rows = sorted({row for request in requests for row in request.rows})
     hashes = dict(zip(rows, content_hashes(dataset[rows], _READERS), strict=True))
-    whole, reasons = dict[CaptionRequest, list[str]](), list[str]()
+    readable: dict[CaptionRequest, list[str]] = {}
+    reasons: list[str] = []
     for request in dict.fromkeys(requests):
         lost = [dataset.files[row] for row in request.rows if hashes[row] is None]
         if lost:
             reasons.append(f"{lost[0]} cannot be read")
         else:
-            whole[request] = [h for row in request.rows if (h := hashes[row])]
-    return whole, reasons
+            readable[request] = [h for row in request.rows if (h := hashes[row])]
+    return readable, reasons
 
 
 def _outcomes(ask: Ask, requests: Mapping[CaptionRequest, str]) -> Iterator[Outcome]:
-    """What `ask` yields, and a failure for each request that it says nothing of."""
-    silent = dict.fromkeys(requests)
+    """Outcomes of `ask`, and a failure for each request without an outcome."""
+    open_ = dict.fromkeys(requests)
     if not requests:
         return
     with closing(ask(requests)) as outcomes:
         for request, outcome in outcomes:
-            silent.pop(request)
+            open_.pop(request)
             yield request, outcome
-    yield from ((request, Failure("nothing came back")) for request in silent)
+    yield from ((request, Failure("no answer was returned")) for request in open_)
 
 
-def _judge(reasons: Sequence[str], total: int, most: float, log: Log) -> None:
-    """Says how many questions have no answer, or stops when they are too many."""
+def _check_failures(reasons: Sequence[str], total: int, most: float, log: Log) -> None:
+    """Warn about questions without an answer, or raise if there are too many."""
     if not reasons:
         return
-    said = f"{len(reasons)} of {total} questions have no answer; the first because {reasons[0]}."
+    summary = f"{len(reasons)} of {total} questions have no answer; the first because {reasons[0]}."
     if len(reasons) == total or len(reasons) > most * total:
-        raise AnyclassError(f"{said} {_NEXT}")
-    log(warning=f"{said} These texts are left out; a later run asks again for them alone.")
+        raise AnyclassError(f"{summary} {_NEXT}")
+    log(warning=f"{summary} These texts are missing; a later run asks for them again.")

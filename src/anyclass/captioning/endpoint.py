@@ -1,4 +1,4 @@
-"""The captioner that asks a language model behind an address: on this machine, or a hosted one."""
+"""Captioner that asks a multimodal language model over HTTP: on this machine, or a hosted one."""
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from anyclass.captioning.dispatch import (
     Failure,
     Outcome,
     answered,
-    shown,
+    load_image,
     side_by_side,
 )
 from anyclass.errors import RequestError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anyclass.captioning.server import Server
 
 SECONDS = 1.2
-"""For an answer: LLaVA 1.6 7B on a V100, as LatteCLIP's authors measured."""
+"""Time per answer: LLaVA 1.6 7B on a V100, as measured by LatteCLIP's authors."""
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -36,46 +36,47 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Endpoint:
-    """Asks a language model that sees images, through the OpenAI protocol.
+    """Ask a multimodal language model through the OpenAI protocol.
 
-    Ollama, vLLM, SGLang, llama.cpp and hosted services speak it. Images leave this machine only
-    for the host in `allow_remote`. The server's key stands in $ANYCLASS_ENDPOINT_KEY, nowhere else.
+    Ollama, vLLM, SGLang, llama.cpp and hosted services support it. Images are sent to this machine
+    or to the host in `allow_remote` only. The server's key is read from $ANYCLASS_ENDPOINT_KEY and
+    never saved.
     """
 
     kind: Suppress[Literal["endpoint"]] = "endpoint"
-    """Tells captioners apart in a saved configuration."""
+    """Type of captioner in a saved configuration."""
     url: str = "http://127.0.0.1:11434/v1"
-    """Address of the server, up to `/v1` (Ollama's on this machine)."""
+    """Address of the server, up to `/v1` (default: Ollama on this machine)."""
     model: str = ""
-    """Which of its models; empty takes the only one it has."""
+    """Name of the model; may be empty if the server has only one."""
     allow_remote: Annotated[str, arg(prefix_name=False, metavar="HOST")] = ""
     """Name of the one other machine that images may be sent to."""
     size: Count = 672
-    """Longer side of a single image that is sent, in pixels; a smaller one stays as it is."""
+    """Longer side of a single image in pixels; smaller images are not enlarged."""
     max_tokens: Count = 77
-    """Longest answer (LatteCLIP's)."""
+    """Longest answer in tokens (default: LatteCLIP's)."""
     temperature: NotNegative = 0.0
-    """0 always says the likeliest (LatteCLIP's)."""
+    """Sampling temperature; 0 is greedy decoding (LatteCLIP's)."""
     concurrency: Annotated[int, Field(gt=0, le=64)] = 4
-    """Questions under way at once."""
+    """Number of questions in flight at once."""
     timeout: Positive = 60.0
-    """Seconds for a try, from its connection to the last byte of the answer."""
+    """Seconds per attempt, from the connection to the last byte of the answer."""
     retries: Annotated[int, Field(ge=0, le=20)] = 4
-    """Further tries when the server is busy or stumbles; it may ask for a minute's wait each."""
+    """Further attempts after a server error; the server may ask for up to a minute's wait each."""
     max_failures: Annotated[float, Field(ge=0, le=1)] = MAX_FAILURES
-    """Share of the questions that may stay without an answer."""
+    """Share of the questions that may have no answer."""
     price_in: NotNegative = 0.0
-    """Dollars for a million tokens of images and questions; 0 where not known."""
+    """Dollars per million input tokens (images and questions); 0 if not known."""
     price_out: NotNegative = 0.0
-    """Dollars for a million tokens of answers; 0 where not known."""
+    """Dollars per million output tokens; 0 if not known."""
 
     def describe(
         self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
     ) -> list[str | None]:
-        """One sentence for each request, from the journal where it knows one.
+        """Return one sentence per request, from the response cache or from the server.
 
         Raises:
-            RequestError: images would go where they may not, or key or model are wrong.
+            RequestError: images may not be sent to this address, or key or model are wrong.
             AnyclassError: there is no server, or too many questions failed.
         """
         if not requests:
@@ -86,7 +87,7 @@ class Endpoint:
             model = self.model or server.only_model()
 
             def answer(request: CaptionRequest) -> str | Failure:
-                image = shown(request, context.dataset, self.size)
+                image = load_image(request, context.dataset, self.size)
                 if isinstance(image, Failure):
                     return image
                 return server.answer(request.question, jpeg(image), model, **generation)
@@ -101,29 +102,30 @@ class Endpoint:
             return answered(requests, context, identity, ask, log, self.max_failures)
 
     def estimate(self, calls: int) -> CostEstimate:
-        """What `calls` answers cost; time as if each took `SECONDS`.
+        """Cost of `calls` answers of `SECONDS` each.
 
         Raises:
-            RequestError: images would go where they may not.
+            RequestError: images may not be sent to this address.
         """
         host = remote_host(self.url, self.allow_remote)
-        seconds, prices = SECONDS / self.concurrency, (self.price_in, self.price_out)
+        seconds = SECONDS / self.concurrency
+        prices = (self.price_in, self.price_out)
         return estimated(calls, self.size, self.max_tokens, seconds, prices, host)
 
     def _leaving(self, missing: Collection[CaptionRequest]) -> str:
-        """What is about to leave this machine, said before it does."""
+        """Message about the images that will leave this machine."""
         images = len({row for request in missing for row in request.rows})
         cost = self.estimate(len(missing))
-        price = "at a price not known" if cost.dollars is None else f"for ${cost.dollars:.2f}"
+        price = "at an unknown price" if cost.dollars is None else f"for ${cost.dollars:.2f}"
         return (
-            f"{images} images leave this machine for {cost.sent_to}, in {len(missing)} "
-            f"questions of about {cost.megabytes_sent:.1f} MB altogether, {price}."
+            f"sending {images} images to {cost.sent_to}, in {len(missing)} questions of about "
+            f"{cost.megabytes_sent:.1f} MB in total, {price}."
         )
 
 
 @contextmanager
 def _server(endpoint: Endpoint, host: str) -> Generator["Server", None, None]:
-    """The server; its libraries are imported now, not before."""
+    """Open the server; its libraries are imported only now."""
     try:
         from anyclass.captioning.server import Server
     except ImportError as error:

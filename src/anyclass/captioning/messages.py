@@ -1,14 +1,14 @@
-"""What a question and its answer look like in the OpenAI protocol."""
+"""Questions and answers in the format of the OpenAI protocol."""
 
 from base64 import b64encode
 from typing import Any
 
 UNREADABLE = (ValueError, LookupError, TypeError, RecursionError)
-"""What an answer of another shape than expected raises."""
+"""Exceptions for an answer of an unexpected structure."""
 
 
 def question(text: str, image: bytes, model: str, **generation: Any) -> dict[str, Any]:
-    """The body of a question about a JPEG, which stands before the text as a data URI."""
+    """Body of a question about a JPEG, which precedes the text as a data URI."""
     url = f"data:image/jpeg;base64,{b64encode(image).decode()}"
     content = [
         {"type": "image_url", "image_url": {"url": url}},
@@ -18,10 +18,10 @@ def question(text: str, image: bytes, model: str, **generation: Any) -> dict[str
 
 
 def answer(body: Any) -> str:
-    """The text in the body of an answer; nothing where there is none.
+    """Extract the text from the body of an answer; empty if there is none.
 
     Raises:
-        UNREADABLE: it has another shape.
+        UNREADABLE: it has an unexpected structure.
     """
     text = body["choices"][0]["message"]["content"]
     if not isinstance(text, str | None):

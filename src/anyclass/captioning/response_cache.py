@@ -1,7 +1,7 @@
-"""The journal: every paid answer is on the disk before the next one is looked at.
+"""Response cache: every paid answer is saved to disk before the next one is handled.
 
-A SQLite file in the cache, one commit per answer. An answer is found again by what it depends on:
-the content of the images, the question, who was asked, and how.
+A SQLite file in the cache folder, one commit per answer. The key of an answer covers the content of
+the images, the question, the model and its settings.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from anyclass.files import cache_folder
 from anyclass.log import Log
 
 FORMAT = 1
-"""Part of every key: a number of its own for each meaning of the rows."""
+"""Part of every key: version of the row format."""
 PATIENCE = 30.0
 """Seconds to wait for another process that is writing."""
 
@@ -33,47 +33,51 @@ CREATE TABLE IF NOT EXISTS answers (
 
 
 def key_of(identity: Mapping[str, Any], question: str, variant: int, hashes: Iterable[str]) -> str:
-    """The checksum of all that an answer depends on.
+    """Checksum of everything that an answer depends on.
 
     Args:
-        identity: who is asked and how: kind, url, model, generation, preparation of the images.
-        question: in full.
-        variant: the how-manieth answer to it.
-        hashes: of the content of each image, in order.
+        identity: the captioner: kind, url, model, generation settings, image preparation.
+        question: the full question.
+        variant: sample index of the answer.
+        hashes: checksum of each image's content, in order.
     """
     parts = {"question": question, "variant": variant, "pictures": list(hashes)}
-    whole = {"format": FORMAT, "identity": identity, **parts}
-    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    value = {"format": FORMAT, "identity": identity, **parts}
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class ResponseCache(AbstractContextManager["ResponseCache"]):
-    """Answers by key, for several threads and several processes at once."""
+    """Answers by key, safe for several threads and processes."""
 
     def __init__(self, log: Log, path: Path | None = None) -> None:
-        """Open or begin it; a damaged file is moved aside, and `log` says so."""
+        """Open or create the file; a damaged one is renamed with a warning in `log`."""
         self._path = path or cache_folder("answers") / "journal.sqlite"
         self._lock = Lock()
         with _storage(self._path), FileLock(self._path.with_suffix(".lock")):
             self._database = _opened(self._path, log)
 
     def known(self, keys: Iterable[str]) -> dict[str, str]:
-        """The texts of those `keys` that have one."""
-        ask = "SELECT text FROM answers WHERE key = ?"
+        """Look up the texts of `keys`; keys without an answer are missing in the result."""
+        query = "SELECT text FROM answers WHERE key = ?"
         with _storage(self._path), self._lock:
-            found = {key: self._database.execute(ask, (key,)).fetchone() for key in keys}
+            found = {key: self._database.execute(query, (key,)).fetchone() for key in keys}
         return {key: row[0] for key, row in found.items() if row}
 
-    def keep(self, key: str, text: str, **about: str) -> None:
-        """Put an answer on the disk; the first one of a key stays.
+    def keep(
+        self, key: str, text: str, model: str = "", question: str = "", pictures: str = ""
+    ) -> None:
+        """Save an answer; an existing answer of the key is not replaced.
 
         Args:
-            key: what it is found by.
+            key: cache key of the answer.
             text: the answer.
-            about: `model`, `question` and `pictures` (their checksums), for people who look.
+            model: name of the model, for people who read the file, like the next two.
+            question: the question.
+            pictures: checksums of the images.
         """
-        row = {"model": "", "question": "", "pictures": ""} | about
-        row |= {"key": key, "text": text, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        row = {"key": key, "text": text, "model": model, "question": question, "pictures": pictures}
+        row["at"] = datetime.now(UTC).isoformat(timespec="seconds")
         insert = (
             "INSERT OR IGNORE INTO answers (key, text, model, question, pictures, at) "
             "VALUES (:key, :text, :model, :question, :pictures, :at)"
@@ -88,10 +92,10 @@ class ResponseCache(AbstractContextManager["ResponseCache"]):
 
 
 def _opened(path: Path, log: Log) -> sqlite3.Connection:
-    """A connection to a whole database; hold the file's lock when calling."""
+    """Open an intact database; the caller must hold the file's lock."""
     try:
         return _connected(path)
-    except sqlite3.OperationalError:  # no space, no right, no time: the file may well be whole
+    except sqlite3.OperationalError:  # no space, permission or time: the file may be intact
         raise
     except sqlite3.DatabaseError as error:
         aside = path.with_suffix(f".{datetime.now(UTC):%Y%m%dT%H%M%S}.damaged")
@@ -100,8 +104,8 @@ def _opened(path: Path, log: Log) -> sqlite3.Connection:
             if part.exists():
                 part.rename(aside.with_name(aside.name + end))
         log(
-            warning=f"{path} is damaged ({error}): it is now {aside.name}, and a new one begins. "
-            "What it knew will be asked again."
+            warning=f"{path} is damaged ({error}). It was renamed to {aside.name}, and a new one "
+            "was created; its answers will be asked again."
         )
         return _connected(path)
 
@@ -114,8 +118,9 @@ def _connected(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         with closing(database.execute("PRAGMA quick_check(1)")) as check:
-            if (verdict := check.fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(" ".join(verdict.split()))
+            result = check.fetchone()[0]
+        if result != "ok":
+            raise sqlite3.DatabaseError(" ".join(result.split()))
         database.execute(_TABLE)
     except BaseException:
         database.close()
@@ -125,11 +130,11 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _storage(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into one line that names `path`."""
+    """Turn database and disk errors into a `StorageError` that names `path`."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         raise StorageError(
-            f"{path} cannot be read or written: {error}. Free some space, end what holds it, or "
-            "name another folder with ANYCLASS_CACHE. What was answered before is kept."
+            f"{path} cannot be read or written: {error}. Free some space, end the process that "
+            "locks it, or set ANYCLASS_CACHE to another folder. Earlier answers are kept."
         ) from error

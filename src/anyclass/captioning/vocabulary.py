@@ -1,7 +1,4 @@
-"""The captioner that needs no language model.
-
-It writes with the words that the backbone finds nearest to what it sees.
-"""
+"""Captioner without a language model: it combines the words most similar to the image features."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,67 +22,67 @@ from anyclass.log import Log
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Vocabulary:
-    """Writes with the nearest words of a list: colours, materials, textures, shapes, parts, scenes.
+    """Describe images by word lists: colours, materials, textures, shapes, parts, scenes.
 
-    No language model is asked: for each kind of word it takes the one whose text feature is nearest
-    to the image, or to the mean feature of a group, counted from how near it is to the average
-    image of the folder; the surest kinds make the sentence. It knows nothing that the backbone
-    does not know, and says it in words the text tower reads.
+    For each kind of word, it takes the one whose text feature is most similar to the image feature
+    (for a group, the mean feature). Similarities are standardised over the images of the folder,
+    and the kinds with the highest scores make the sentence. No language model is needed, and the
+    sentence contains nothing that the backbone does not know.
     """
 
     kind: Suppress[Literal["vocabulary"]] = "vocabulary"
-    """Tells captioners apart in a saved configuration."""
+    """Type of captioner in a saved configuration."""
     most: Annotated[int, Field(gt=0)] = 4
-    """Words in a description, each of another kind."""
+    """Most words in a description, each of another kind."""
     words: tuple[str, ...] = ()
-    """Words of your own, a further kind."""
+    """Your own words, as a further kind."""
 
     def describe(
         self, requests: Sequence[CaptionRequest], context: CaptionContext, log: Log
     ) -> list[str | None]:
-        """One sentence for each request, from the unit features of the images."""
+        """Return one sentence per request, from the unit features of the images."""
         if not requests:
             return []
-        clip, features = context.clip, context.features
         kinds = _shipped_words() | ({"own": self.words} if self.words else {})
-        seen = torch.stack([features[list(r.rows)].mean(0) for r in requests])
-        ranked = {
-            kind: _ranked(words, self._near(kind, words, clip, features, seen), requests)
-            for kind, words in kinds.items()
-        }
-        return [
-            _english(self._surest({kind: best[i] for kind, best in ranked.items()}), request.noun)
-            for i, request in enumerate(requests)
-        ]
+        means = torch.stack([context.features[list(r.rows)].mean(0) for r in requests])
+        best: dict[str, list[tuple[float, str]]] = {}
+        for kind, words in kinds.items():
+            scores = self._similarities(kind, words, context.clip, context.features, means)
+            best[kind] = _best(words, scores, requests)
+        sentences: list[str | None] = []
+        for i, request in enumerate(requests):
+            words_of = self._highest({kind: rows[i] for kind, rows in best.items()})
+            sentences.append(_english(words_of, request.noun))
+        return sentences
 
     def estimate(self, calls: int) -> CostEstimate:
-        """No language model is asked: nothing."""
+        """No cost: no language model is used."""
         return CostEstimate()
 
     @torch.no_grad()
-    def _near(
+    def _similarities(
         self,
         kind: str,
         words: Sequence[str],
         clip: Backbone,
         features: Float[Tensor, "N D"],
-        seen: Float[Tensor, "R D"],
+        means: Float[Tensor, "R D"],
     ) -> Float[Tensor, "R V"]:
-        """How near each word of one kind is to what each request is about."""
-        spoken = clip.texts([f"a photo of {_PHRASES[kind].replace('{}', word)}." for word in words])
-        spoken = spoken.to(features)
-        return _standardised(normalize(seen, dim=-1) @ spoken.T, features @ spoken.T)
+        """Standardised similarity of each word of one kind to the images of each request."""
+        texts = clip.texts([f"a photo of {_PHRASES[kind].replace('{}', word)}." for word in words])
+        texts = texts.to(features)
+        return _standardised(normalize(means, dim=-1) @ texts.T, features @ texts.T)
 
-    def _surest(self, best: Mapping[str, tuple[float, str]]) -> dict[str, str]:
-        """The words of the kinds that are surest, `most` of them."""
-        surest = sorted(best, key=lambda kind: -best[kind][0])[: self.most]
-        return {kind: best[kind][1] for kind in surest}
+    def _highest(self, best: Mapping[str, tuple[float, str]]) -> dict[str, str]:
+        """The words of the `most` kinds with the highest scores."""
+        kinds = sorted(best, key=lambda kind: -best[kind][0])[: self.most]
+        return {kind: best[kind][1] for kind in kinds}
 
 
-def _ranked(
+def _best(
     words: Sequence[str], scores: Float[Tensor, "R V"], requests: Sequence[CaptionRequest]
 ) -> list[tuple[float, str]]:
-    """For each request its nearest word (a variant: one of the next ones) and the score."""
+    """Score and word of each request: the best one, or the (variant + 1)-th best."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     variant = torch.tensor([min(request.variant, len(words) - 1) for request in requests])
     chosen = order.gather(1, variant.to(order)[:, None])
@@ -106,29 +103,30 @@ _PHRASES = {
 
 @cache
 def _shipped_words() -> dict[str, tuple[str, ...]]:
-    """The curated vocabulary, by kind of word."""
+    """Words of the curated vocabulary, by kind."""
     text = files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8")
     return {kind: tuple(words) for kind, words in json.loads(text).items()}
 
 
 def _standardised(
-    near: Float[Tensor, "R V"], all_near: Float[Tensor, "N V"]
+    similarities: Float[Tensor, "R V"], of_all: Float[Tensor, "N V"]
 ) -> Float[Tensor, "R V"]:
-    """How much nearer a word is to a request than to the folder, in standard deviations.
+    """Similarities standardised per word over all images of the folder.
 
-    With a single image there is nothing to compare with: then nearness among the words counts.
+    With a single image there are no statistics: then the mean over the words is subtracted.
     """
-    if len(all_near) < 2:
-        return near - near.mean(1, keepdim=True)
-    return (near - all_near.mean(0)) / all_near.std(0).clamp_min(1e-6)
+    if len(of_all) < 2:
+        return similarities - similarities.mean(1, keepdim=True)
+    return (similarities - of_all.mean(0)) / of_all.std(0).clamp_min(1e-6)
 
 
-def _english(said: Mapping[str, str], noun: str) -> str:
-    """As in: a furry, round, brown object made of wool with ears, forest, striped."""
-    adjectives = ", ".join(said[kind] for kind in ("textures", "shapes", "colours") if kind in said)
-    what = f"{adjectives} {noun}" if adjectives else noun
-    sentence = f"an {what}" if what.lower().startswith(tuple("aeiou")) else f"a {what}"
-    sentence += f" made of {said['materials']}" if "materials" in said else ""
-    sentence += f" with {said['parts']}" if "parts" in said else ""
-    sentence += f", {said['scenes']}" if "scenes" in said else ""
-    return sentence + (f", {said['own']}" if "own" in said else "") + "."
+def _english(words: Mapping[str, str], noun: str) -> str:
+    """Sentence such as: a furry, round, brown object made of wool with ears, forest, striped."""
+    kinds = [kind for kind in ("textures", "shapes", "colours") if kind in words]
+    adjectives = ", ".join(words[kind] for kind in kinds)
+    phrase = f"{adjectives} {noun}" if adjectives else noun
+    sentence = f"an {phrase}" if phrase.lower().startswith(tuple("aeiou")) else f"a {phrase}"
+    sentence += f" made of {words['materials']}" if "materials" in words else ""
+    sentence += f" with {words['parts']}" if "parts" in words else ""
+    sentence += f", {words['scenes']}" if "scenes" in words else ""
+    return sentence + (f", {words['own']}" if "own" in words else "") + "."

@@ -1,1 +1,1 @@
-"""What `fit` returns: image features, then a head; saved, loaded, and what heads there are."""
+"""Classifiers: a representation of images followed by a head."""

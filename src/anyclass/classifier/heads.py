@@ -1,190 +1,163 @@
-"""Small parts that stand between features and logits, learned from few images.
+"""Heads: from features of an image to logits of the classes.
 
-A head is a frozen dataclass of tensors and numbers; `Classifier` saves both. Letters: n images,
-C classes, D dimensions, F (n, D) unit features, W (C, D) class texts, s = 1 / tau.
+A head is a frozen dataclass that contains everything it needs, including the inverse temperature
+and text features of the model. Letters: n images, C classes, D dimensions, f (n, D) unit features,
+T (C, D) unit text features of the classes, s = 1 / tau.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from math import isfinite
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.errors import ModelError
+from anyclass.estimators.linear import Linear
 from anyclass.estimators.whitening import WhitenedPCA
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """CLIP-Adapter: two thin layers beside the feature.
+class CosineHead:
+    """Cosine classifier: class text features (zero-shot, CoOp) or prototypes (LatteCLIP)."""
 
-    Gao et al., IJCV 2023, arXiv 2110.04544: A(f) = relu(W2 relu(W1 f)), no biases.
+    weights: Float[Tensor, "C E"]
+    """Unit prototype of each class."""
+    scale: Float[Tensor, ""] | float
+    """s, of the model or of the method."""
+
+    def logits(self, f: Float[Tensor, "n E"]) -> Float[Tensor, "n C"]:
+        """Logits s cos(f, p_c)."""
+        return self.scale * (f @ self.weights.T)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """CLIP-Adapter: a residual bottleneck of two layers on the feature.
+
+    Gao et al., IJCV 2023, arXiv 2110.04544: A(f) = relu(W2 relu(W1 f)), without bias.
     """
 
-    kind: ClassVar = "adapter"
     w1: Float[Tensor, "H D"]
-    """Down."""
+    """W1, down-projection."""
     w2: Float[Tensor, "D H"]
-    """Up again."""
+    """W2, up-projection."""
     ratio: float
-    """rho, share of the adapted feature."""
+    """rho, residual ratio: share of the adapted feature."""
+    texts: Float[Tensor, "C D"]
+    """T, text features of the classes."""
+    scale: Float[Tensor, ""] | float
+    """s, inverse temperature."""
 
-    def logits(
-        self,
-        clip: Backbone,
-        prompts: tuple[str, ...],
-        w: Float[Tensor, "C D"],
-        f: Float[Tensor, "n D"],
-    ) -> Float[Tensor, "n C"]:
-        """S cos(rho A(f) + (1 - rho) f, t_c)."""
-        return clip.logit_scale.to(f) * self.adapted(f) @ w.T
+    def logits(self, f: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
+        """Logits s cos(rho A(f) + (1 - rho) f, t_c)."""
+        return self.scale * self.adapted(f) @ self.texts.T
 
     def adapted(self, f: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-        """Rho A(f) + (1 - rho) f, made unit."""
+        """Unit vectors of rho A(f) + (1 - rho) f."""
         a = (self.w2 @ (self.w1 @ f.T).relu()).relu().T
         return normalize(self.ratio * a + (1 - self.ratio) * f, dim=-1)
 
 
 @dataclass(frozen=True)
 class CacheModel:
-    """Tip-Adapter: images that are remembered with their labels.
+    """Tip-Adapter: cache model with features of labelled images as keys and labels as values.
 
     Zhang et al., ECCV 2022, arXiv 2207.09519.
     """
 
-    kind: ClassVar = "keys"
     keys: Float[Tensor, "k D"]
-    """Features of the images; unit ones, unless they were trained."""
+    """F, features of the labelled images; unit vectors, unless trained."""
     values: Float[Tensor, "k C"]
-    """Their labels, one-hot."""
+    """Y, one-hot labels."""
     alpha: float
-    """Weight of the memory beside the class texts (residual ratio)."""
+    """alpha, residual ratio: weight of the cache relative to text features."""
     beta: float
-    """How fast a key's say falls with distance (sharpness)."""
+    """beta, sharpness of the affinity."""
+    texts: Float[Tensor, "C D"]
+    """T, text features of the classes."""
+    scale: Float[Tensor, ""] | float
+    """s, inverse temperature."""
 
-    def logits(
-        self,
-        clip: Backbone,
-        prompts: tuple[str, ...],
-        w: Float[Tensor, "C D"],
-        f: Float[Tensor, "n D"],
-    ) -> Float[Tensor, "n C"]:
-        """S f W^T + alpha exp(-beta (1 - f F^T)) Y."""
-        near = (-self.beta * (1 - f @ self.keys.T)).exp()
-        return clip.logit_scale.to(f) * f @ w.T + self.alpha * near @ self.values
+    def logits(self, f: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
+        """Logits s f T^T + alpha exp(-beta (1 - f F^T)) Y."""
+        affinity = (-self.beta * (1 - f @ self.keys.T)).exp()
+        return self.scale * f @ self.texts.T + self.alpha * affinity @ self.values
 
 
 @dataclass(frozen=True)
 class MetaNet:
-    """CoCoOp: learned words that each image shifts.
+    """CoCoOp: a learned context, shifted for each image by a meta-net.
 
     Zhou et al., CVPR 2022, arXiv 2203.05557: v_m + pi(f), pi(f) = U2 relu(U1 f + c1) + c2.
     """
 
-    kind: ClassVar = "conditional"
     context: Float[Tensor, "L W"]
-    """v, vectors before the class name."""
+    """v, context vectors before the class name."""
     u1: Float[Tensor, "H D"]
-    """First layer of pi."""
+    """U1, first layer of the meta-net pi."""
     c1: Float[Tensor, " H"]
-    """Its bias."""
+    """Bias of the first layer."""
     u2: Float[Tensor, "W H"]
-    """Second layer of pi."""
+    """U2, second layer of the meta-net pi."""
     c2: Float[Tensor, " W"]
-    """Its bias."""
+    """Bias of the second layer."""
+    learner: PromptLearner
+    """Class prompts, and the text tower that encodes them."""
+    scale: Float[Tensor, ""] | float
+    """s, inverse temperature."""
+    at_once: int = AT_ONCE
+    """Batch size of the text encoder."""
 
-    def logits(
-        self,
-        clip: Backbone,
-        prompts: tuple[str, ...],
-        w: Float[Tensor, "C D"],
-        f: Float[Tensor, "n D"],
-    ) -> Float[Tensor, "n C"]:
-        """S cos(f, text of class c with the words of this image): n C texts."""
-        return self.of(clip, PromptLearner(clip, prompts, len(self.context)), f)
-
-    def of(
-        self,
-        clip: Backbone,
-        prompts: PromptLearner,
-        f: Float[Tensor, "n D"],
-        at_once: int = AT_ONCE,
-    ) -> Float[Tensor, "n C"]:
-        """The same, of slots that are there already; so many texts are encoded at once.
+    def __post_init__(self) -> None:
+        """Check the width of the context.
 
         Raises:
-            ModelError: words of this model have another width.
+            ModelError: token embeddings of this model have another width.
         """
-        if prompts.width != self.context.shape[1]:
+        if self.learner.width != self.context.shape[1]:
             raise ModelError(
-                f"{clip.model_id}: its words are {prompts.width} wide, those that were learned "
-                f"{self.context.shape[1]}; load the model it was fitted on"
+                f"token embeddings of this model have width {self.learner.width}, the learned "
+                f"context {self.context.shape[1]}; load the model it was fitted on"
             )
+
+    def logits(self, f: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
+        """Logits s cos(f, t_c(f)) with the context of each image: n C texts are encoded."""
         shift = (f @ self.u1.T + self.c1).relu() @ self.u2.T + self.c2  # pi (n, W)
-        pairs = torch.cartesian_prod(torch.arange(len(f)), torch.arange(len(prompts)))
-        rows = []
-        for pair in pairs.split(at_once):
+        pairs = torch.cartesian_prod(torch.arange(len(f)), torch.arange(len(self.learner)))
+        cosines = []
+        for pair in pairs.split(self.at_once):
             i, c = pair.T
-            t = clip.prompts(prompts.filled(self.context + shift[i, None], c))
-            rows.append(torch.einsum("pd,pd->p", f[i], t))
-        return clip.logit_scale.to(f) * torch.cat(rows).reshape(len(f), len(prompts))
+            t = self.learner.encode(self.context + shift[i, None], c)
+            cosines.append(torch.einsum("pd,pd->p", f[i], t))
+        return self.scale * torch.cat(cosines).reshape(len(f), len(self.learner))
+
+    @property
+    def texts(self) -> Float[Tensor, "C D"]:
+        """T with the context before the shift."""
+        return self.learner.all_features(self.context)
+
+
+@dataclass(frozen=True)
+class WhitenedLinear:
+    """GET-plus: whitening of rows [x | h | 1] to u, then a linear layer."""
+
+    whitening: WhitenedPCA
+    """Whitening and PCA to u (n, R)."""
+    weights: Float[Tensor, "C E"]
+    """Rows [w_c | bias_c], E = R + 1."""
+
+    def logits(self, f: Float[Tensor, "n F"]) -> Float[Tensor, "n C"]:
+        """Logits u . w_c + bias_c."""
+        return self.whitening.transform(f) @ self.weights[:, :-1].T + self.weights[:, -1]
+
+
+Head = CosineHead | Linear | Adapter | CacheModel | MetaNet | WhitenedLinear
+"""Any of the heads."""
 
 
 def fresh(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "rows columns"]:
-    """A matrix as torch's `nn.Linear` starts it: uniform within 1 / sqrt(columns)."""
+    """Matrix with the initialisation of `nn.Linear`: uniform within 1 / sqrt(columns)."""
     bound = columns**-0.5
     return torch.empty(rows, columns).uniform_(-bound, bound, generator=drawing)
-
-
-Head = Adapter | CacheModel | MetaNet | WhitenedPCA
-"""What a classifier may have between features and logits."""
-
-HEADS: dict[str, type[Head]] = {
-    kind.kind: kind for kind in (Adapter, CacheModel, MetaNet, WhitenedPCA)
-}
-"""By the name they are saved under."""
-
-
-def parts(head: Head) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Tensors and numbers of a head."""
-    values = {field.name: getattr(head, field.name) for field in fields(head)}
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    return tensors, {name: float(v) for name, v in values.items() if name not in tensors}
-
-
-def assemble(
-    kind: str,
-    tensors: Mapping[str, Tensor],
-    numbers: Mapping[str, float],
-    size: tuple[int, int],
-) -> Head:
-    """The head that `parts` took apart, for `size` = (C, D).
-
-    Raises:
-        ValueError: no such head, or its parts have other names or shapes or are no numbers.
-    """
-    if kind not in HEADS:
-        raise ValueError(f"no head is called {kind!r:.50}")
-    types: dict[str, Any] = {field.name: field.type for field in fields(HEADS[kind])}
-    if {name for name in types if types[name] is float} != set(numbers):
-        raise ValueError(f"the numbers of its head ({kind}) have other names")
-    if not all(isfinite(number) for number in numbers.values()):
-        raise ValueError(f"the numbers of its head ({kind}) are not finite")
-    letters = {name: types[name].dim_str.split() for name in types if name not in numbers}
-    if {name: len(dims) for name, dims in letters.items()} != {
-        n: t.ndim for n, t in tensors.items()
-    }:
-        raise ValueError(f"the tensors of its head ({kind}) have other names or dimensions")
-    sizes = dict(zip("CD", size, strict=True))
-    for name, dims in letters.items():
-        for letter, length in zip(dims, tensors[name].shape, strict=True):
-            if sizes.setdefault(letter, length) != length:
-                raise ValueError(f"{name} of its head ({kind}) has another shape")
-    parts: dict[str, Any] = {**tensors, **numbers}
-    return HEADS[kind](**parts)

@@ -1,4 +1,4 @@
-"""WiSE-FT: half way between a model before and after fine-tuning is often better than either.
+"""WiSE-FT: average of the weights before and after fine-tuning.
 
 Wortsman et al., CVPR 2022, arXiv 2109.01903.
 
@@ -16,55 +16,69 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.representation import concat_towers
 from anyclass.errors import RequestError
-from anyclass.features.extract import side_by_side
 from anyclass.features.text import PLAIN, class_features
 
-SAME = 1e-4
-"""Largest difference between numbers of one text feature on two machines."""
+TOLERANCE = 1e-4
+"""Largest difference between values of the same text feature on two machines."""
 
 
 @torch.no_grad()
 def wise_ft(clip: Backbone, classifier: Classifier, share: float = 0.5) -> Classifier:
-    """The classifier whose weights lie `share` of the way from the untrained model to `classifier`.
+    """Interpolate the weights of a classifier with those of the untrained model.
 
-    Whether classes are texts or prototypes shows in the numbers: texts are what the trained text
-    tower says of the class names now.
+    The weights of the head are text features if they equal those of the trained text tower, and
+    prototypes otherwise.
 
     Args:
         clip: the model before training.
-        classifier: what a method made of it; it is left as it is.
-        share: a; 0 is zero-shot, 1 is `classifier`, to the bit.
+        classifier: the fitted classifier, which is not changed.
+        share: a; 0 is zero-shot, 1 is exactly `classifier`.
 
     Raises:
-        RequestError: `share` is not between 0 and 1, or `clip` is another model.
+        RequestError: `share` is not between 0 and 1, `clip` is another model, or the head has
+            neither text features nor prototypes.
     """
     if not 0 <= share <= 1:
         raise RequestError(f"share {share}: give a number between 0 and 1")
     if clip.model_id != classifier.clip.model_id:
-        raise RequestError(f"{classifier.clip.model_id} was trained, not {clip.model_id}")
-    if classifier.part is None:
+        raise RequestError(
+            f"the classifier was fitted on {classifier.clip.model_id}, not {clip.model_id}"
+        )
+    part = classifier.representation.part
+    if part is None:
         return classifier
+    head = classifier.head
+    if not isinstance(head, CosineHead):
+        raise RequestError(f"{classifier.method} has no text features or prototypes to interpolate")
     mixed = classifier.clip.copy()
-    start, end = clip.parameters(classifier.part), mixed.parameters(classifier.part)
-    for name, theta in end.items():
+    start = clip.parameters(part)
+    for name, theta in mixed.parameters(part).items():
         theta.copy_((1 - share) * start[name] + share * theta)
+    prompts = classifier.classes.prompts
     template = str(classifier.fields.get("template", PLAIN))
-    before, after, between = (
-        class_features(model, classifier.classes.prompts, [template])
-        for model in (clip, classifier.clip, mixed)
+    after = class_features(classifier.clip, prompts, [template])
+    same_shape = after.shape == head.weights.shape
+    if same_shape and torch.allclose(after, head.weights, rtol=0, atol=TOLERANCE):
+        weights = class_features(mixed, prompts, [template])
+    else:
+        before = class_features(clip, prompts, [template])
+        weights = mix_prototypes(before, head.weights, share)
+    scale = mixed.logit_scale.detach() if isinstance(head.scale, Tensor) else head.scale
+    return replace(
+        classifier,
+        representation=classifier.representation.with_clip(mixed),
+        head=CosineHead(weights, scale),
+        fields={**classifier.fields, "wise_ft": share},
     )
-    shaped = after.shape == classifier.weights.shape
-    are_texts = shaped and torch.allclose(after, classifier.weights, rtol=0, atol=SAME)
-    weights = between if are_texts else mix_prototypes(before, classifier.weights, share)
-    fields = {**classifier.fields, "wise_ft": share}
-    return replace(classifier, clip=mixed, weights=weights, fields=fields)
 
 
 def mix_prototypes(
     start: Float[Tensor, "C D"], end: Float[Tensor, "C E"], share: float
 ) -> Float[Tensor, "C E"]:
-    """p_c(a), unit; `start` stands twice beside itself where `end` is for two towers."""
-    start = side_by_side([start] * (end.shape[1] // start.shape[1]))
+    """Interpolated prototypes p_c(a); `start` is repeated if `end` is for two towers."""
+    start = concat_towers([start] * (end.shape[1] // start.shape[1]))
     mixed = (1 - share) * start + share * end
-    return normalize(mixed, dim=-1) if 0 < share < 1 else mixed  # the ends stay to the bit
+    return normalize(mixed, dim=-1) if 0 < share < 1 else mixed  # both ends are exact

@@ -11,11 +11,11 @@ from anyclass.run.folder import is_run
 
 
 def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
-    """Draw emoji, label them by class names alone, score the labels and leave a run folder.
+    """Draw emoji, classify them by class names alone and write a run folder with scores.
 
     Args:
-        out: the run folder; a finished demo there is replaced.
-        seed: of everything random.
+        out: run folder to write; a finished demo there is replaced.
+        seed: random seed.
 
     Returns:
         The content of `metrics.json`, with `out` and `images`.
@@ -29,5 +29,5 @@ def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
 
 
 def _of_demo(out: Path, images: Path) -> bool:
-    """Whether a run folder is that of a demo."""
+    """Whether a run folder belongs to a demo."""
     return is_run(out) and read_json(out / "config.json")["images"] == str(images.resolve())

@@ -1,4 +1,4 @@
-"""`describe`: what a captioner says of each image of a folder, before anything is fitted."""
+"""`describe`: caption the images of a folder, without a fit."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ from tyro.conf import Suppress
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
-from anyclass.commands.fit import readable
+from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import check_share
 from anyclass.data import ImageDataset
-from anyclass.features.extract import Embedding, embed, image_features
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import domain as domain_of
 from anyclass.files import write_text
 from anyclass.run.progress import Callback, Progress
@@ -35,52 +35,57 @@ def describe(
     allow_pickle: bool = False,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
-    """Have every image of a folder described, to read what a fit would learn from.
+    """Caption the images of a folder, to check the texts before a fit.
 
-    A later fit with the same captioner and domain asks for none of these texts again.
+    A later fit with the same captioner and domain reuses these texts.
 
     Args:
-        images: folder of images, walked recursively.
-        captioner: who writes the texts.
-        domain: what the images show: a noun, or one of the sets of LatteCLIP's paper.
-        plural: of a noun that does not take an s.
-        out: file to write, `.jsonl`; one line per image that can be used.
-        overwrite: replace a file that is there.
-        model: starter, an open_clip name, hf-hub:... or local-dir:...: the vocabulary asks it, and
-            the fit finds the images embedded.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.
-        engine: what runs the frozen image tower on a CPU.
-        max_rejected: largest share of images that may be unreadable.
-        allow_pickle: accept model weights that are not safetensors from a local folder.
+        images: folder of images; its subfolders are searched too.
+        captioner: source of the texts: the vocabulary of the model, or a language model.
+        domain: noun for what the images show, such as bird, or a data set of LatteCLIP's paper.
+        plural: plural of `domain`, if irregular.
+        out: file to write, `.jsonl`, with one line per readable image.
+        overwrite: replace an existing file.
+        model: image-text model: starter, an open_clip name, hf-hub:OWNER/NAME or local-dir:FOLDER.
+            The vocabulary captioner uses it; give the model of the later fit.
+        device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
+        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
+            torch.
+        max_rejected: stop when a larger share of the images is unreadable.
+        allow_pickle: accept weights from a local folder that are not safetensors. They can run
+            code: use it for sources you trust.
         callback: gets `stage`, `done` and `total`.
 
     Returns:
         `n`, `rejected`, `without_text`, `out`, and the texts of the first images.
 
     Raises:
-        RequestError: there is no image, the file cannot be written there, the captioner cannot
-            be asked, or its answers are still to come.
+        RequestError: there is no image, the file cannot be written, the captioner is not
+            available, or its answers are not there yet.
         AnyclassError: too many images are unreadable, or too many questions have no answer.
     """
     check_out(Path(out), overwrite, (".jsonl",))
     check_share(max_rejected)
-    everything = ImageDataset.read(images)
+    all_images = ImageDataset.read(images)
     clip = Backbone.load(model, torch_device(device), allow_pickle, engine)
     with Progress(callback=callback) as log:
-        for sentence in everything.skipped:
+        for sentence in all_images.skipped:
             log.say(sentence)
-        dataset, rejections = readable(clip, everything, "head", max_rejected, log)
-        features = image_features(clip, embed(clip, dataset, Embedding("head"), log), "head")
-        about = domain_of(domain, plural)
-        asked = [CaptionRequest((i,), about.ask_image(), about.noun) for i in range(len(dataset))]
-        texts = captioner.describe(asked, CaptionContext(dataset, clip, features.cpu()), log)
+        data, rejections = readable(FeatureStore(clip, all_images), "head", max_rejected, log)
+        dataset = data.dataset
+        features = data.image_features("head", log)
+        phrases = domain_of(domain, plural)
+        question = phrases.ask_image()
+        requests = [CaptionRequest((i,), question, phrases.noun) for i in range(len(dataset))]
+        texts = captioner.describe(requests, CaptionContext(dataset, clip, features.cpu()), log)
     rows = [
-        {"file_name": file, "text": text, "captioner": captioner.kind, "question": request.question}
-        for file, text, request in zip(dataset.files, texts, asked, strict=True)
+        {"file_name": file, "text": text, "captioner": captioner.kind, "question": question}
+        for file, text in zip(dataset.files, texts, strict=True)
     ]
-    write_text(Path(out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_text(Path(out), "".join(lines))
     return {
-        "n": len(everything),
+        "n": len(all_images),
         "rejected": len(rejections),
         "without_text": texts.count(None),
         "out": str(out),

@@ -1,7 +1,7 @@
 """Flags of commands that are put together from parts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, make_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
 from inspect import Parameter, signature
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +11,6 @@ from tyro.conf import arg
 
 from anyclass.captioning import CAPTIONERS
 from anyclass.commands.describe import describe
-from anyclass.commands.fit import fit
-from anyclass.commands.plan import plan
 from anyclass.commands.rename import rename
 from anyclass.commands.request import Request
 from anyclass.errors import RequestError
@@ -23,33 +21,23 @@ PARTS = {"captioner": "latteclip", "then": "ship"}
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """Fit a method on a folder of images and leave a run folder with a report."""
+class FitFlags:
+    """Fit a method to a folder of images and write a run folder with a report."""
 
     request: Annotated[Request, arg(name="")]
     """What to fit on."""
     out: Path = Path("run")
-    """The run folder; the same command again continues an unfinished run."""
+    """Run folder to write. The same command again continues an unfinished run."""
     overwrite: bool = False
-    """Replace a run that is there; only its own files are touched."""
-
-    def fit(self) -> dict[str, Any]:
-        """Do it; returns the content of `metrics.json`."""
-        return fit(self._method, self.out, self.overwrite, **vars(self.request))
-
-    def plan(self) -> dict[str, Any]:
-        """Say what `fit` would do."""
-        return plan(self._method, **vars(self.request))
+    """Replace an existing run; other files in the folder are left alone."""
 
     @property
-    def _method(self) -> Any:
-        """The method, with the parts whose flags stand beside its own."""
-        method: Any = getattr(self, "method", "auto")
-        parts = {part: getattr(self, part) for part in PARTS if hasattr(self, part)}
-        return replace(method, **parts) if parts else method
+    def asked(self) -> Any:
+        """The method that was asked for: "auto", or one with its hyper-parameters and parts."""
+        return "auto"
 
 
-def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[_Fit]:
+def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[FitFlags]:
     """Flags of `anyclass fit NAME` and `plan NAME`: request, folder, the fields of the method.
 
     A part of the method (its captioner, say) has flags as well: those of the one that is `chosen`.
@@ -63,23 +51,31 @@ def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> 
                 f"auto chooses by itself; --{part} belongs to a method that you name: "
                 f"anyclass fit {PARTS[part]} --{part} {part_name}"
             )
-        if not hasattr(METHODS[name], part):
+        if part not in _parts(METHODS[name]):
             raise RequestError(f"{name} has no {part}: leave --{part} out")
     if name == "auto":
-        return _Fit
+        return FitFlags
     method = METHODS[name]
-    fields: list[Any] = [("method", Annotated[method, arg(name="")], field(default=method()))]
-    for part in PARTS:
-        if hasattr(method, part):
-            usual = getattr(method(), part)
-            kinds = _kinds(get_type_hints(method, include_extras=True)[part])
-            kind = chosen.get(part, usual.kind)
-            default = usual if usual.kind == kind else MISSING
-            flags = _flags(part, kind, kinds)
-            fields.append((part, flags, field(default=default, kw_only=True)))
-    command = make_dataclass("_Fit", fields, bases=(_Fit,), frozen=True)
-    command.__doc__ = f"{method.__doc__}"
-    return command
+    parts = _parts(method)
+    declared: list[Any] = [("method", Annotated[method, arg(name="")], field(default=method()))]
+    for part in parts:
+        usual = getattr(method(), part)
+        kind = chosen.get(part, usual.kind)
+        default = usual if usual.kind == kind else MISSING
+        flags = _flags(part, kind, part_kinds(name)[part])
+        declared.append((part, flags, field(default=default, kw_only=True)))
+
+    def asked(self: Any) -> Any:
+        return replace(self.method, **{part: getattr(self, part) for part in parts})
+
+    made = {"asked": property(asked), "__doc__": f"{method.__doc__}"}
+    return make_dataclass("FitFlags", declared, bases=(FitFlags,), namespace=made, frozen=True)
+
+
+def _parts(method: Any) -> list[str]:
+    """Parts of a method that are chosen by a flag of their own."""
+    names = {declared.name for declared in fields(method)}
+    return [part for part in PARTS if part in names]
 
 
 def describe_command(captioner: str | None = None) -> type[Any]:
@@ -104,6 +100,12 @@ def _with_captioner(what: Callable[..., Any], captioner: str) -> type[Any]:
     ]
     call = {"__call__": lambda self: what(**vars(self)), "__doc__": what.__doc__}
     return make_dataclass("_Command", parts, namespace=call, kw_only=True, frozen=True)
+
+
+def part_kinds(method: str) -> dict[str, dict[str, type[Any]]]:
+    """Part of a method -> names and classes to choose from."""
+    hints = get_type_hints(METHODS[method], include_extras=True)
+    return {part: _kinds(hints[part]) for part in PARTS if part in hints}
 
 
 def _kinds(union: Any) -> dict[str, type[Any]]:

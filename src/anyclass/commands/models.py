@@ -7,7 +7,7 @@ def models(contains: str = "") -> dict[str, list[str]]:
     """List the models that can be used: the embedded starter and open_clip's, as NAME/TAG.
 
     Args:
-        contains: list only those with this text in their name.
+        contains: list only models with this text in their name.
     """
     import open_clip
 

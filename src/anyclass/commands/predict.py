@@ -1,4 +1,4 @@
-"""`predict`: label a folder of any size; `evaluate`: score a classifier on labelled images."""
+"""`predict`: label the images of a folder with a fitted run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from tyro.conf import Suppress
 
-from anyclass.backbone import EngineName
+from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.request import check_share
@@ -32,26 +32,29 @@ def predict(
     min_score: float = 0.0,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
-    """Label every image of a folder with a fitted run, in bounded memory.
+    """Label the images of a folder with a fitted run, in bounded memory.
 
     Args:
         run: a run folder.
-        images: folder of images, walked recursively.
-        out: table to write, `.csv` or `.parquet`; one row per image, rejected ones too.
-        overwrite: replace a file that is there.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.
-        engine: what runs the frozen image tower on a CPU.
-        max_rejected: largest share of images that may be unreadable.
-        allow_pickle: accept model weights that are not safetensors from a local folder.
-        min_score: images whose best probability is lower get no label: status `unsure`.
+        images: folder of images; its subfolders are searched too.
+        out: table to write, `.csv` or `.parquet`, with one row per image, including rejected ones.
+        overwrite: replace an existing file.
+        device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
+        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
+            torch.
+        max_rejected: fail when a larger share of the images is unreadable.
+        allow_pickle: accept weights from a local folder that are not safetensors. They can run
+            code: use it for sources you trust.
+        min_score: leave images with a lower best probability without a label, status `unsure`.
+            Raise it if a wrong label is worse than none.
         callback: gets `done` and `total`.
 
     Returns:
-        `n`, `rejected`, `unsure`, `out` and how many images each class got.
+        `n`, `rejected`, `unsure`, `out` and the number of images of each class.
 
     Raises:
-        RequestError: there is no fitted run, no image, or the table cannot be written there.
-        AnyclassError: too many images are unreadable (the table is written all the same).
+        RequestError: there is no fitted run, no image, or the table cannot be written.
+        AnyclassError: too many images are unreadable; the table is written nevertheless.
     """
     check_out(Path(out), overwrite, (".csv", ".parquet"))
     check_share(max_rejected)
@@ -76,19 +79,28 @@ def load(
     device: str = "auto",
     allow_pickle: bool = False,
     engine: EngineName = "auto",
+    base: Backbone | None = None,
 ) -> Classifier:
-    """The classifier of a run folder.
+    """Load the classifier of a run folder.
+
+    Args:
+        run: a run folder.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        allow_pickle: accept weights that are not safetensors.
+        engine: engine of the frozen image tower on a CPU.
+        base: the untrained model, if it is loaded already.
 
     Raises:
-        RequestError: the folder holds no finished run.
-        ModelError: its model is damaged, or was made by a method that is not known here.
+        RequestError: the folder contains no finished run.
+        ModelError: the model is damaged, or its method is unknown to this version.
     """
     check_finished(Path(run))
     model = Path(run) / "model"
-    classifier = Classifier.load(model, torch_device(device), allow_pickle, engine)
+    classifier = Classifier.load(model, torch_device(device), allow_pickle, engine, base)
     if classifier.method not in METHODS:
         raise ModelError(
-            f"{run} was made by {classifier.method!r:.100}, which this version does not know"
+            f"{run} was fitted with method {classifier.method!r:.100}, which is unknown to this "
+            "version"
         )
     return classifier
 
@@ -96,24 +108,26 @@ def load(
 def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
     """Refuse a table that cannot be written, before anything is computed."""
     if out.suffix not in endings:
-        raise RequestError(f"--out {out}: the table is written as {' or '.join(endings)}")
-    if out.is_dir() or not next(p for p in out.absolute().parents if p.exists()).is_dir():
-        raise RequestError(f"--out {out}: this is no place for a file; choose another")
+        raise RequestError(f"--out {out}: the file name must end in {' or '.join(endings)}")
+    parent = next(path for path in out.absolute().parents if path.exists())
+    if out.is_dir() or not parent.is_dir():
+        raise RequestError(f"--out {out}: no file can be written there; choose another path")
     if out.exists() and not overwrite:
-        raise RequestError(f"{out} is there already: choose another --out, or say --overwrite")
+        raise RequestError(f"{out} exists already: choose another --out, or add --overwrite")
 
 
 def _rows(
     classifier: Classifier, dataset: ImageDataset, least: float, result: Json, log: Progress
 ) -> Iterator[Row]:
-    """One row per image, in order; counts into `result`."""
+    """Yield one row per image, in order; count into `result`."""
     done = 0
     for part in classifier.stream(dataset):
         rows = {row.file_name: rejected_row(row) for row in part.rejections}
         result["rejected"] += len(rows)
         for index, probabilities in zip(part.rows, part.probabilities.numpy(), strict=True):
             row = prediction_row(dataset.files[index], probabilities, classifier.classes, least)
-            rows[row["file_name"]], name = row, row["label"]
+            rows[row["file_name"]] = row
+            name = row["label"]
             if name is None:
                 result["unsure"] += 1
             else:

@@ -1,7 +1,7 @@
-"""`rename`: discovered classes get names, in every file of a run, and nothing is fitted again.
+"""`rename`: change the names of discovered classes in all files of a run, without a new fit.
 
-New files are prepared aside. From the moment that all are whole they are put in place, or, after a
-kill, by the next `rename`: old or new names, never a mix for long.
+All new files are first written to a scratch folder and then moved. If the move is interrupted, the
+next `rename` completes it.
 """
 
 import csv
@@ -34,7 +34,7 @@ from anyclass.files import (
     write_json,
     write_text,
 )
-from anyclass.naming.class_names import NAMING, TABLE, described, write_naming
+from anyclass.naming.class_names import NAMING, TABLE, suggest_with_captioner, write_naming
 from anyclass.report.html import write
 from anyclass.report.model_card import card
 from anyclass.run.folder import SCRATCH, check_finished
@@ -42,67 +42,68 @@ from anyclass.run.progress import Progress
 
 Json = dict[str, Any]
 
-READY = "ready.json"
-"""Marks that everything is prepared: the names of the files, and which of them were the run's."""
+COMMIT_FILE = "ready.json"
+"""File that commits a prepared rename: name of each file -> whether it was unedited before."""
 
-RENAMED = ("label", "runner_up")
-"""Columns of predictions that hold names of discovered classes."""
+NAME_COLUMNS = ("label", "runner_up")
+"""Columns of predictions that contain class names."""
 
 
 def rename(
     run: Path | str, accept: bool = False, captioner: Suppress[AnyCaptioner | None] = None
 ) -> Json:
-    """Give discovered classes the names in the column `name` of RUN/classes.csv.
+    """Rename discovered classes as in the column `name` of RUN/classes.csv.
 
-    Only names change, in the classes, the model, the predictions and the report: which image is
-    in which class stays as it is.
+    Only names change, in the classes, the model, the predictions and the report. The class of each
+    image stays the same.
 
     Args:
         run: a run folder with discovered classes.
-        accept: take the suggested name of every class that is still called "discovered N".
-        captioner: first has discovered classes named by whom; those names are then suggested.
+        accept: rename each class that is still "discovered N" to its suggested name.
+        captioner: captioner that suggests new names first; None keeps the suggestions of the run.
 
     Returns:
-        `renamed` (old name: new name), `nameless` (classes that are still called "discovered N")
-        and `report`.
+        `renamed` (old name: new name), `nameless` (classes that are still "discovered N") and
+        `report`.
 
     Raises:
         RequestError: there is no discovered class, the table is damaged, a name is empty, not
-            visible text or taken, or a labelled class was given another one.
+            printable or not unique, or the name of a labelled class was changed.
     """
     run = Path(run)
     check_finished(run)
     with lock(run):
         sweep(run)
-        (run / SCRATCH / TABLE).unlink(missing_ok=True)  # the user may have gone on editing
-        _put_in_place(run)
+        (run / SCRATCH / TABLE).unlink(missing_ok=True)  # the user may have edited the table again
+        _commit(run)
         if not (run / NAMING).is_file():
-            raise RequestError(f"{run} has no discovered classes, so there is nothing to rename")
+            raise RequestError(f"{run} has no discovered classes to rename")
         classes = Classes.from_json(read_json(run / "classes.json"))
         naming = read_json(run / NAMING)
         if captioner is not None:
             with Progress() as log:
-                naming = described(run, captioner, log)
+                naming = suggest_with_captioner(run, captioner, log)
         names = _names(run / TABLE, classes)
         if accept:
             names = _accepted(names, [row["suggested"] for row in naming["classes"]])
         _check(run / TABLE, names, classes)
-        _prepare(run, _called(classes, names), naming)
-        _put_in_place(run)
+        _prepare(run, _renamed(classes, names), naming)
+        _commit(run)
     changed = {old: new for old, new in zip(classes.names, names, strict=True) if old != new}
-    nameless = [name for name in names if _nameless(name)]
+    nameless = [name for name in names if _is_placeholder(name)]
     return {"renamed": changed, "nameless": nameless, "report": str(run / "report.html")}
 
 
-def _nameless(name: str) -> bool:
+def _is_placeholder(name: str) -> bool:
+    """Whether a class still has its name from the discovery."""
     return bool(re.fullmatch(r"discovered \d+", name))
 
 
 def _names(path: Path, classes: Classes) -> list[str]:
-    """The column `name`, in the order of the classes, whatever a spreadsheet made of the table.
+    """Read the column `name`, in the order of the classes, also from a spreadsheet's export.
 
     Raises:
-        RequestError: rows or columns are missing, or there are too many.
+        RequestError: rows or columns are missing, or there are too many rows.
     """
     names: dict[int, str] = {}
     for number, row in enumerate(read_rows(path, ("index", "name")), 2):
@@ -111,25 +112,26 @@ def _names(path: Path, classes: Classes) -> list[str]:
         k = int(row["index"]) if re.fullmatch(r"[0-9]{1,9}", row["index"].strip()) else -1
         if not 0 <= k < len(classes):
             raise RequestError(
-                f"{path}, row {number}: there is no class {row['index']!r:.40}, "
-                f"the indices are 0 to {len(classes) - 1}"
+                f"{path}, row {number}: there is no class {row['index']!r:.40}; "
+                f"indices are 0 to {len(classes) - 1}"
             )
         if k in names:
-            raise RequestError(f"{path}, row {number}: class {k} is there twice")
+            raise RequestError(f"{path}, row {number}: class {k} occurs twice")
         names[k] = normal(csv_text(row["name"]))
-    if lost := [str(k) for k in range(len(classes)) if k not in names]:
-        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+    missing = [str(k) for k in range(len(classes)) if k not in names]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise RequestError(
-            f"{path} has no row for class {', '.join(lost[:5])}{more}: put back what was removed"
+            f"{path} has no row for class {', '.join(missing[:5])}{more}: restore the removed rows"
         )
     return [names[k] for k in range(len(classes))]
 
 
-def read_rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV with a header, also with a byte order mark, semicolons or tabs.
+def read_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read a CSV with a header; a byte order mark, semicolons and tabs are accepted.
 
     Raises:
-        RequestError: it cannot be read, or lacks one of the columns that are needed.
+        RequestError: it cannot be read, or a required column is missing.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -142,8 +144,9 @@ def read_rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
     try:
         table = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
         columns = table.fieldnames or ()
-        if lost := [name for name in needed if name not in columns]:
-            raise RequestError(f"{path} has no column {' and no column '.join(lost)} any more")
+        missing = [name for name in required if name not in columns]
+        if missing:
+            raise RequestError(f"{path} has no column {' and no column '.join(missing)}")
         for row in table:
             yield {name: row[name] or "" for name in columns}
     except csv.Error as error:
@@ -151,94 +154,96 @@ def read_rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
 
 
 def _accepted(names: Sequence[str], suggested: Sequence[str | None]) -> list[str]:
-    """Suggestions for those without a name, as long as nobody else is called so."""
+    """Replace placeholder names by the suggestions, unless another class has that name."""
     names = list(names)
     for k, word in enumerate(suggested):
-        if word and _nameless(names[k]) and word not in names:
+        if word and _is_placeholder(names[k]) and word not in names:
             names[k] = word
     return names
 
 
 def _check(path: Path, names: Sequence[str], classes: Classes) -> None:
-    """Refuse names that cannot be given, each in one line."""
+    """Check the new names of all classes."""
     for k, name in enumerate(names):
         if name != classes.names[k] and classes.kind(k) != "unknown":
             raise RequestError(
-                f"{path}: class {k} is {classes.kind(k)}, so it stays {classes.names[k]!r:.80}; to "
-                "change that, change the labels and fit again"
+                f"{path}: class {k} is {classes.kind(k)}, so it must keep the name "
+                f"{classes.names[k]!r:.80}; change the labels and fit again"
             )
         if not name:
-            raise RequestError(f"{path}: class {k} has no name; it was {classes.names[k]!r:.80}")
+            raise RequestError(f"{path}: class {k} has no name; it had {classes.names[k]!r:.80}")
         if not re.sub("[\u200c\u200d]", "", name).isprintable():  # joiners, as in Persian
             raise RequestError(
-                f"{path}: the name of class {k}, {name!r:.80}, has characters that cannot be seen"
+                f"{path}: the name of class {k}, {name!r:.80}, has invisible characters"
             )
     counts = Counter(names)
-    if twice := [name for name in counts if counts[name] > 1]:
+    twice = [name for name in counts if counts[name] > 1]
+    if twice:
         same = [str(k) for k, name in enumerate(names) if name == twice[0]]
         raise RequestError(
-            f"{path}: classes {' and '.join(same)} would both be {twice[0]!r:.80}; names "
-            "must differ, and classes are not merged"
+            f"{path}: classes {' and '.join(same)} have the same name {twice[0]!r:.80}; names "
+            "must differ, classes are not merged"
         )
 
 
-def _called(classes: Classes, names: Sequence[str]) -> Classes:
-    """The classes under new names; only discovered ones have another prompt."""
-    own = [kind != "unknown" for kind in classes.kinds]
-    rows = zip(own, classes.prompts, names, strict=True)
-    prompts = tuple(prompt if kept else name.replace("_", " ") for kept, prompt, name in rows)
-    return Classes(tuple(names), classes.kinds, prompts)
+def _renamed(classes: Classes, names: Sequence[str]) -> Classes:
+    """Rename the classes; prompts change for discovered classes alone."""
+    prompts = list(classes.prompts)
+    for k, kind in enumerate(classes.kinds):
+        if kind == "unknown":
+            prompts[k] = names[k].replace("_", " ")
+    return Classes(tuple(names), classes.kinds, tuple(prompts))
 
 
 def _prepare(run: Path, classes: Classes, naming: Json) -> None:
-    """Write every file that holds names anew, aside, and then the mark that all are there."""
-    aside = run / SCRATCH
-    shutil.rmtree(aside, ignore_errors=True)
+    """Write all files that contain class names to the scratch folder, the commit file last."""
+    scratch = run / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
     old = Classes.from_json(read_json(run / "classes.json")).names
     new = dict(zip(old, classes.names, strict=True))
-    write_json(aside / "classes.json", classes.to_json())
+    write_json(scratch / "classes.json", classes.to_json())
     settings = read_json(run / "model" / "classifier.json")
-    write_json(aside / "model" / "classifier.json", settings | {"classes": classes.to_json()})
-    write_json(aside / "metrics.json", _metrics(read_json(run / "metrics.json"), new))
+    write_json(scratch / "model" / "classifier.json", settings | {"classes": classes.to_json()})
+    write_json(scratch / "metrics.json", _metrics(read_json(run / "metrics.json"), new))
     rows = [row | {"name": classes.names[row["index"]]} for row in naming["classes"]]
-    write_naming(aside, naming | {"classes": rows})
-    _parquet(run / "predictions.parquet", aside / "predictions.parquet", new)
+    write_naming(scratch, naming | {"classes": rows})
+    _parquet(run / "predictions.parquet", scratch / "predictions.parquet", new)
     if (run / "predictions.csv").is_file():
-        _csv(run / "predictions.csv", aside / "predictions.csv", new)
-    names = [p.relative_to(aside).as_posix() for p in sorted(aside.rglob("*")) if p.is_file()]
+        _csv(run / "predictions.csv", scratch / "predictions.csv", new)
+    names = [p.relative_to(scratch).as_posix() for p in sorted(scratch.rglob("*")) if p.is_file()]
     before = read_json(run / MANIFEST)["files"]
-    ours = {name: name == TABLE or before.get(name) == sha256(run / name) for name in names}
-    write_json(aside / READY, ours)
+    unedited = {name: name == TABLE or before.get(name) == sha256(run / name) for name in names}
+    write_json(scratch / COMMIT_FILE, unedited)
 
 
-def _put_in_place(run: Path) -> None:
-    """Move what is prepared, if it is whole, and write again what is made of it."""
-    aside = run / SCRATCH
-    if (aside / READY).is_file():
-        ours = read_json(aside / READY)
-        for name in ours:
-            with suppress(FileNotFoundError):  # a kill came after this one
-                (aside / name).replace(run / name)
+def _commit(run: Path) -> None:
+    """Move the prepared files, if they are complete; update report, model card and manifest."""
+    scratch = run / SCRATCH
+    if (scratch / COMMIT_FILE).is_file():
+        unedited = read_json(scratch / COMMIT_FILE)
+        for name in unedited:
+            with suppress(FileNotFoundError):  # moved before an interruption
+                (scratch / name).replace(run / name)
         write_text(run / "model" / "README.md", card(run))
         write(run)
         manifest = read_json(run / MANIFEST)
-        same = [name for name, unchanged in ours.items() if unchanged]  # else by the user's hand
-        for name in (*same, "model/README.md", "report.html"):
+        ours = [name for name, same in unedited.items() if same]  # the user edited the others
+        for name in (*ours, "model/README.md", "report.html"):
             manifest["files"][name] = sha256(run / name)
         write_json(run / MANIFEST, manifest)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _metrics(metrics: Json, new: Mapping[str, str]) -> Json:
-    """The same numbers under new names."""
+    """Rename the classes in the metrics."""
 
-    def called(scores: Any) -> Any:
+    def renamed(scores: Any) -> Any:
         rows = scores.get("per_class") if isinstance(scores, dict) else None
         if not isinstance(rows, list):
             return scores
         return scores | {"per_class": [r | {"name": new.get(r["name"], r["name"])} for r in rows]}
 
-    metrics = {key: called(value) for key, value in metrics.items()}
+    metrics = {key: renamed(value) for key, value in metrics.items()}
     if "discovery" in metrics:
         empty = [new.get(name, name) for name in metrics["discovery"]["empty"]]
         metrics["discovery"] = metrics["discovery"] | {"empty": empty}
@@ -246,8 +251,9 @@ def _metrics(metrics: Json, new: Mapping[str, str]) -> Json:
 
 
 def _parquet(source: Path, target: Path, new: Mapping[str, str]) -> None:
+    """Rename the classes in a Parquet table."""
     table = pq.read_table(source)
-    for column in RENAMED:
+    for column in NAME_COLUMNS:
         cells = [new.get(name, name) for name in table[column].to_pylist()]
         at = table.schema.get_field_index(column)
         table = table.set_column(at, table.schema.field(at), pa.array(cells, pa.string()))
@@ -256,11 +262,11 @@ def _parquet(source: Path, target: Path, new: Mapping[str, str]) -> None:
 
 
 def _csv(source: Path, target: Path, new: Mapping[str, str]) -> None:
-    """The table with what was corrected by hand in it."""
+    """Rename the classes in a CSV table; corrections by hand are kept."""
     with atomic_write(target) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = None
-        for row in read_rows(source, RENAMED):
-            for column in RENAMED:
+        for row in read_rows(source, NAME_COLUMNS):
+            for column in NAME_COLUMNS:
                 name = csv_text(row[column])
                 row[column] = csv_cell(new.get(name, name))
             writer = writer or csv.DictWriter(file, row.keys())

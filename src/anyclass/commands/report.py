@@ -1,4 +1,4 @@
-"""`report`: write the report of a run again."""
+"""`report`: regenerate the report of a run."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from anyclass.run.folder import check_finished
 
 
 def report(run: Path) -> dict[str, str]:
-    """Write the report of a run again: RUN/report.html, one file that loads nothing.
+    """Regenerate the report of a run, RUN/report.html: one self-contained file.
 
     Args:
         run: a run folder.
 
     Raises:
-        RequestError: it holds no finished run, or is in use.
+        RequestError: the folder contains no finished run, or is in use.
     """
     check_finished(run)
     with lock(run):

@@ -1,4 +1,4 @@
-"""What the user asks for: the flags of the command line and the arguments of `fit`."""
+"""Request: the flags of the command line and the arguments of `fit`; choice of the method."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,72 +11,86 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone, EngineName, Precision
 from anyclass.backbone.device import torch_device
-from anyclass.backbone.engine import has_amx
 from anyclass.captioning import CAPTIONERS
-from anyclass.data import ImageDataset, near_duplicates
+from anyclass.commands.notices import notices
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.methods import METHODS, Method, suggest
+from anyclass.methods import METHODS, Method, Workload, suggest
 from anyclass.naming.suggest import read_words
-from anyclass.training.tuning import trained_part
-from anyclass.training.two_views import TwoViewTuning, steps_of_epoch
-
-PAIRS_A_MINUTE = 12_800
-"""Of views through the starter's last stage, or of texts through its text tower, on two cores."""
-
-TEN = 10
-"""Minutes that a user may want to wait."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Request:
-    """Which images, what is known of them, and how to run."""
+    """Images, known labels and classes, and settings of a run."""
 
     images: Path
-    """Folder of images, walked recursively."""
+    """Folder of images; its subfolders are searched too."""
     classes: Annotated[Path | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")] = None
-    """File with one class name a line, or the names themselves."""
+    """File with one class name per line, or the names themselves. Name every class you know,
+    with or without labelled images."""
     labels: Annotated[str | None, arg(metavar="folders|FILE")] = None
-    """`folders` (an image's parent folder is its label) or a table of file_name and label."""
+    """`folders`: the parent folder of an image is its label. Or a table of file names and labels:
+    CSV, Parquet or JSONL."""
     file_column: str = "file_name"
-    """Column of the table that names the images."""
+    """Column of the label table with the file names, if it has another name."""
     label_column: str = "label"
-    """Column of the table that holds their labels."""
+    """Column of the label table with the labels, if it has another name."""
     unknown: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
-    """How many further classes to discover; auto: estimated from the labelled images."""
+    """Number of further classes, without a name, to discover; auto estimates it from the labelled
+    images."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the labelled images whose labels are kept back and only score."""
+    """Share of the labelled images to hold out of training and use for the scores alone. Set it for
+    unbiased scores without a separate test set."""
     names: Annotated[Path | None, arg(metavar="FILE")] = None
-    """What discovered classes may be called, one a line; by default thousands of common nouns."""
+    """File of candidate names for discovered classes, one per line; by default thousands of common
+    nouns. Give one for a special field, such as bird species."""
     model: str = "starter"
-    """starter, an open_clip name (ViT-B-32/laion2b_s34b_b79k), hf-hub:... or local-dir:..."""
+    """Image-text model: starter (installed, small), an open_clip name such as
+    ViT-B-32/laion2b_s34b_b79k, hf-hub:OWNER/NAME or local-dir:FOLDER. See `anyclass models`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Of everything random."""
+    """Random seed. Another one shows how much a result depends on chance."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
     engine: EngineName = "auto"
-    """What runs the frozen image tower on a CPU."""
+    """Engine for the frozen image tower on a CPU; auto takes the fastest that agrees with torch."""
     precision: Precision = "float32"
-    """In what towers are trained on a CPU; bf16: twice as fast on a processor with AMX."""
+    """Precision of training on a CPU; bf16 is twice as fast on a processor with AMX, slower on
+    others."""
+    prompt_ensemble: bool = True
+    """Also score zero-shot with an ensemble of 80 prompt templates. Turn it off for thousands of
+    classes: their 80 texts each take minutes the first time."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Largest share of images that may be unreadable."""
+    """Stop when a larger share of the images is unreadable."""
     allow_pickle: bool = False
-    """Accept model weights that are not safetensors from a local folder."""
+    """Accept weights from a local folder that are not safetensors. They can run code: use it for
+    sources you trust."""
 
     def dataset(self, split: Literal["fit", "all"] = "fit") -> ImageDataset:
-        """The images, with the labels and classes that are known."""
-        columns = (self.file_column, self.label_column)
-        unknown = 0 if self.unknown == "auto" else self.unknown
-        return ImageDataset.read(self.images, self.classes, self.labels, unknown, split, *columns)
+        """Read the images with the known labels and classes."""
+        return ImageDataset.read(
+            self.images,
+            self.classes,
+            self.labels,
+            0 if self.unknown == "auto" else self.unknown,
+            split,
+            self.file_column,
+            self.label_column,
+        )
 
     def backbone(self) -> Backbone:
-        """The model, loaded."""
-        how = (self.torch_device, self.allow_pickle, self.engine, self.precision)
-        return Backbone.load(self.model, *how)
+        """Load the model."""
+        return Backbone.load(
+            self.model, self.torch_device, self.allow_pickle, self.engine, self.precision
+        )
 
     @property
     def torch_device(self) -> str:
-        """The device itself."""
+        """Torch device that `device` stands for."""
         return torch_device(self.device)
+
+    def notices(self, dataset: ImageDataset, workload: Workload) -> list[str]:
+        """Notices before a run."""
+        return notices(dataset, workload, self.torch_device, self.precision, self.prompt_ensemble)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, paths absolute."""
@@ -91,135 +105,92 @@ class Request:
 
 
 def check_share(share: float, flag: str = "--max-rejected") -> None:
-    """Refuse the value of a flag that is no share."""
+    """Check that the value of a flag is a share."""
     if not 0 <= share <= 1:
-        raise RequestError(f"{flag} {share}: give a share between 0 and 1")
+        raise RequestError(f"{flag} {share}: give a number between 0 and 1")
 
 
 def request_of(options: Mapping[str, Any]) -> Request:
-    """A request from keyword arguments.
+    """Build a request from keyword arguments.
 
     Raises:
-        RequestError: an option is unknown or has a wrong value; the message names it.
+        RequestError: an option is unknown or has an invalid value; the message names it.
     """
     try:
         request = TypeAdapter(Request).validate_python(dict(options))
-    except ValidationError as wrong:
-        raise RequestError(first_problem(wrong)) from wrong
+    except ValidationError as error:
+        raise RequestError(first_problem(error)) from error
     if request.names is not None:
-        read_words(request.names)  # refused now where it cannot be read, not after the training
+        read_words(request.names)  # fail before the training, not after it
     return request
 
 
-def first_problem(wrong: ValidationError) -> str:
-    """The first complaint of pydantic, in one line."""
-    first = wrong.errors()[0]
-    part = "captioner." if wrong.title in {kind.__name__ for kind in CAPTIONERS.values()} else ""
+def first_problem(error: ValidationError) -> str:
+    """First problem of a validation error, in one line."""
+    first = error.errors()[0]
+    part = "captioner." if error.title in {kind.__name__ for kind in CAPTIONERS.values()} else ""
     flag = f"--{part}{first['loc'][0]}".replace("_", "-")
     given = "" if first["type"].startswith("missing") else f" (got {first['input']!r:.100})"
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
 
 
-class Choice(NamedTuple):
-    """The method of a run, and how it came about."""
+class ChosenMethod(NamedTuple):
+    """Method of a run, and the reasons for it."""
 
     asked: str
-    """What was asked for: the name of a method, or auto."""
+    """Requested method: its name, or auto."""
     name: str
     """Name of the method."""
     method: Method
-    """With its hyper-parameters."""
+    """The method with its hyper-parameters."""
     why: list[str]
-    """The facts that decided it, a sentence each."""
+    """Reasons for the choice, one sentence each."""
 
 
-def choose(
+def choose_method(
     method: Method | str, dataset: ImageDataset, unknown: int | Literal["auto"] = 0
-) -> Choice:
-    """A method as it is, by its name with its defaults, or for `auto` the one that fits.
+) -> ChosenMethod:
+    """Choose the method of a run.
 
     Args:
-        method: what was asked for.
+        method: a method, its name for the default hyper-parameters, or "auto" for the best method
+            for these images and labels.
         dataset: images, labels and classes.
-        unknown: how many classes are to be discovered.
+        unknown: number of classes to discover.
 
     Raises:
-        RequestError: no such method, one that cannot discover classes although some are unknown,
-            or nothing is known of the classes.
+        RequestError: there is no such method, it cannot discover classes although some are
+            unknown, or there is no information about the classes.
     """
     asked = method if isinstance(method, str) else _name(method)
     if asked not in ("auto", *METHODS):
-        raise RequestError(f"no method is called {asked!r}: use auto, {', '.join(METHODS)}")
+        raise RequestError(f"there is no method {asked!r}: use auto, {', '.join(METHODS)}")
     if len(dataset.classes) == 0 and not unknown:
         raise RequestError(
-            "nothing is known of the classes: give their names (--classes FILE, one a line), "
-            "sort images into folders named by class (--labels folders), or say how many classes "
-            "to find (--unknown N)"
+            "there is no information about the classes: give their names (--classes FILE, one per "
+            "line), sort images into folders named by class (--labels folders), or give the number "
+            "of classes to discover (--unknown N)"
         )
     if unknown == "auto" and not (dataset.labels >= 0).any():
         raise RequestError(
-            "--unknown auto counts classes with the help of labels, and no image has one: label "
-            "some (--labels), or give a number"
+            "--unknown auto estimates the number of classes from labels, and no image has one: "
+            "label some images (--labels), or give a number"
         )
     if asked == "auto":
-        return Choice(asked, *suggest(dataset, unknown))
-    if unknown and not _discovers(METHODS[asked]):
-        able = ", ".join(name for name, kind in METHODS.items() if _discovers(kind))
+        return ChosenMethod(asked, *suggest(dataset, unknown))
+    if unknown and not METHODS[asked].discovers:
+        discovering = [name for name, kind in METHODS.items() if kind.discovers]
         raise RequestError(
-            f"{asked} needs a name for every class, so it cannot look for --unknown {unknown}: "
-            f"use auto, {able}, or leave --unknown out"
+            f"{asked} needs a name for every class, so it cannot be used with --unknown {unknown}: "
+            f"use auto, {', '.join(discovering)}, or leave --unknown out"
         )
     chosen = METHODS[asked]() if isinstance(method, str) else method
-    return Choice(asked, asked, chosen, [f"{asked} was asked for"])
-
-
-def _discovers(kind: Any) -> bool:
-    """Whether a method finds classes that have no name."""
-    return bool(getattr(kind, "discovers", False))
+    return ChosenMethod(asked, asked, chosen, [f"{asked} was requested"])
 
 
 def _name(method: Method) -> str:
+    """Name of a method in `METHODS`."""
     kinds = {kind: name for name, kind in METHODS.items()}
     if type(method) not in kinds:
-        raise RequestError(f"{method!r:.100} is no method: use auto, {', '.join(METHODS)}")
+        raise RequestError(f"{method!r:.100} is not a method: use auto, {', '.join(METHODS)}")
     return str(kinds[type(method)])
-
-
-def remarks(
-    dataset: ImageDataset, method: Method, device: str, precision: Precision = "float32"
-) -> list[str]:
-    """What a user may want to know before anything is computed."""
-    pairs = [f"{a!r} and {b!r}" for a, b in near_duplicates(dataset.classes.names)]
-    twins = [f"class names that look alike: {', '.join(pairs)}"] if pairs else []
-    said = [*dataset.skipped, *twins]
-    if device != "cpu":
-        return said
-    if trained_part(method) == "all":
-        said.append("no GPU: training all from pixels takes hours, --tune head takes minutes")
-    amx, bf16 = has_amx(), precision == "bf16"
-    if bf16 and not amx:
-        said.append("this processor has no AMX: --precision bf16 is slower than float32 here")
-    rate = PAIRS_A_MINUTE * (2 if amx and bf16 else 1)
-    faster = ", with --precision bf16 half of it" if amx and not bf16 else ""
-    return [*said, *_long(len(dataset), method, rate, faster)]
-
-
-def _long(images: int, method: Method, pairs_a_minute: int, faster: str) -> list[str]:
-    """How long pairs of views train the last stage of a tower without a GPU, where that is long."""
-    tuning = getattr(method, "tuning", None)
-    if not isinstance(tuning, TwoViewTuning) or tuning.tune != "tail" or not images:
-        return []
-    if tuning.views == 0:
-        return ["no GPU: --views 0 reads every image anew in each epoch, for hours or days"]
-    texts = getattr(method, "tes_epochs", 0) if getattr(method, "text_branch", False) else 0
-    size = min(tuning.batch_size, images)
-    minutes = size * steps_of_epoch(images, size) / pairs_a_minute  # of an epoch
-    asked = minutes * (tuning.epochs + texts)
-    if asked <= 2 * TEN:
-        return []
-    few, fewer = (max(1, int(n * TEN / asked)) if n else 0 for n in (tuning.epochs, texts))
-    shorter = f"--epochs {few}" + (f" --tes-epochs {fewer}" if texts else "")
-    return [
-        f"no GPU: with the starter on two cores training takes about {asked:.0f} minutes, "
-        f"with {shorter} about {minutes * (few + fewer):.0f}{faster}"
-    ]

@@ -1,8 +1,8 @@
 """Images and class names in, tensors out.
 
-`classes` names what is to be told apart, `dataset` is the immutable table of images, `image`
-the one way in for hostile files, `views` the pixels a model sees, `reading` the batches.
-What needs torch is imported when it is first used.
+`classes` holds the class names, `dataset` the immutable table of images; `image` decodes untrusted
+files, `transforms` makes the pixels for a model, `loader` reads batches.
+Modules that need torch are imported on first use.
 """
 
 from importlib import import_module
@@ -56,7 +56,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, out of the module it lives in (PEP 562)."""
+    """Import a public name from its module on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'anyclass.data' has no attribute {name!r}")
     return getattr(import_module(f"anyclass.data.{_HOMES[name]}"), name)

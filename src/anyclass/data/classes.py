@@ -1,4 +1,4 @@
-"""The classes to tell apart: names, how much is known of each, and the text that stands for it."""
+"""Class names, how much is known of each class, and the prompts that describe them."""
 
 import json
 import unicodedata
@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 from anyclass.errors import ModelError, RequestError
 
 Kind = Literal["labelled", "named", "unknown"]
-"""Some images carry the label | there is a name only | not even a name, it was discovered."""
+"""Some images carry the label | only a name is known | discovered, not even a name is known."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Ordered class names. Beyond them lie `unknown` further classes that have no name at all."""
+    """Ordered class names, followed by `unknown` further classes without a name."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -28,22 +28,28 @@ class Classes:
     """What is known of each name."""
 
     prompts: tuple[str, ...]
-    """The text that stands for each class in a template such as `a photo of a {}.`."""
+    """Text for each class in a template such as `a photo of a {}.`."""
 
     unknown: int = 0
-    """How many further classes there are to discover."""
+    """Number of further classes to discover."""
 
     def __post_init__(self) -> None:
-        """Refuses duplicates, empty names and control characters, and parts that do not match."""
+        """Reject duplicates, empty names, control characters and fields of unequal length."""
         if not len(self.names) == len(self.kinds) == len(self.prompts) or self.unknown < 0:
             raise RequestError(
-                "names, kinds and prompts must be as many, and `unknown` not negative."
+                "names, kinds and prompts must have the same length, and `unknown` must not be "
+                "negative."
             )
-        if twice := [name for name, count in Counter(self.names).items() if count > 1]:
-            raise RequestError(f"class names must differ; given more than once: {listed(twice)}.")
-        if bad := [name for name in self.names if not name or _unprintable(name)]:
+        repeated = [name for name, count in Counter(self.names).items() if count > 1]
+        if repeated:
             raise RequestError(
-                f"class names must be text; empty or with control characters: {listed(bad)}."
+                f"class names must be unique; given more than once: {listed(repeated)}."
+            )
+        bad = [name for name in self.names if not name or _unprintable(name)]
+        if bad:
+            raise RequestError(
+                "class names must not be empty or contain control characters; "
+                f"these are or do: {listed(bad)}."
             )
 
     @classmethod
@@ -54,27 +60,26 @@ class Classes:
         labelled: Collection[str] = (),
         unknown: int = 0,
     ) -> "Classes":
-        """Normalises `names`; those in `labelled` become labelled, the others named.
+        """Normalise `names`; those in `labelled` become labelled, the others named.
 
         Args:
-            names: one per class, any Unicode, commas and many words allowed.
+            names: one per class, any Unicode; commas and several words are allowed.
             prompts: one per class; by default the name with `_` as a space.
-            labelled: the names that some image carries as its label.
-            unknown: how many further classes there are to discover.
+            labelled: names of the classes with labelled images.
+            unknown: number of further classes to discover.
         """
         names = tuple(normal(name) for name in names)
-        texts = names if prompts is None else tuple(normal(prompt) for prompt in prompts)
-        seen = {normal(name) for name in labelled}
-        return cls(
-            names=names,
-            kinds=tuple("labelled" if name in seen else "named" for name in names),
-            prompts=texts if prompts is not None else tuple(t.replace("_", " ") for t in texts),
-            unknown=unknown,
-        )
+        if prompts is None:
+            prompts = tuple(name.replace("_", " ") for name in names)
+        else:
+            prompts = tuple(normal(prompt) for prompt in prompts)
+        with_labels = {normal(name) for name in labelled}
+        kinds = tuple[Kind, ...]("labelled" if name in with_labels else "named" for name in names)
+        return cls(names, kinds, prompts, unknown)
 
     @classmethod
     def read(cls, path: Path) -> "Classes":
-        """Reads one name a line, or from `*.json` a list of names or an object {prompt: name}.
+        """Read one name per line, or a JSON list of names, or a JSON object {prompt: name}.
 
         Raises:
             RequestError: the file is missing, damaged, empty, or lists a class twice.
@@ -88,16 +93,16 @@ class Classes:
             raise RequestError(f"{path} is not a list of class names: {error}.") from error
         names = list(value.values()) if isinstance(value, dict) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise RequestError(f"{path} must hold a list of names or an object of prompt: name.")
+            raise RequestError(f"{path} must hold a list of names or an object {{prompt: name}}.")
         if not any(name.strip() for name in names):
-            raise RequestError(f"{path} holds no class name. Write one name a line.")
+            raise RequestError(f"{path} contains no class name. Write one name per line.")
         if isinstance(value, dict):
             return cls.of(names, prompts=value)
         return cls.of(name for name in names if name.strip())
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Classes":
-        """The classes that `to_json` described.
+        """Restore the classes from `to_json`.
 
         Raises:
             ModelError: the value is damaged.
@@ -119,58 +124,64 @@ class Classes:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     def discovered(self, labelled: Collection[int]) -> "Classes":
-        """All classes, those beyond the names too, once they were told apart without their names.
+        """The `total` classes after category discovery.
 
-        Only the `labelled` ones keep their name: which of the others a name belongs to is not known
-        yet, so they are called "discovered 1" and so on, and their kind is unknown.
+        Only the classes in `labelled` keep their names. It is not known which of the others a name
+        belongs to, so those are called "discovered 1" and so on, and their kind is unknown.
         """
-        kept = {c: (self.names[c], self.prompts[c]) for c in labelled}
-        taken = {name for name, _ in kept.values()}
-        free = (name for i in count(1) if (name := f"discovered {i}") not in taken)
-        rows = [kept.get(c) or (name := next(free), name) for c in range(self.total)]
-        names, prompts = zip(*rows, strict=True)
-        kinds = tuple[Kind, ...]("labelled" if c in kept else "unknown" for c in range(self.total))
-        return Classes(names, kinds, prompts)
+        taken = {self.names[c] for c in labelled}
+        numbered = (f"discovered {i}" for i in count(1))
+        free = (name for name in numbered if name not in taken)
+        names: list[str] = []
+        prompts: list[str] = []
+        kinds: list[Kind] = []
+        for c in range(self.total):
+            known = c in labelled
+            name = self.names[c] if known else next(free)
+            names.append(name)
+            prompts.append(self.prompts[c] if known else name)
+            kinds.append("labelled" if known else "unknown")
+        return Classes(tuple(names), tuple(kinds), tuple(prompts))
 
     @property
     def total(self) -> int:
-        """K, how many classes there are, those without a name included."""
+        """K, the number of classes, including those without a name."""
         return len(self.names) + self.unknown
 
     def __len__(self) -> int:
-        """How many classes have a name."""
+        """Number of classes with a name."""
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """The number of the class called `name`.
+        """Index of the class called `name`.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is no such class.
         """
         try:
             return self.names.index(normal(name))
         except ValueError as error:
             raise RequestError(
-                f"there is no class {name!r}; there are {listed(self.names)}."
+                f"there is no class {name!r}; the classes are {listed(self.names)}."
             ) from error
 
     def kind(self, index: int) -> Kind:
-        """What is known of class `index`; indices beyond the names are unknown classes."""
+        """Kind of class `index`; indices beyond the names are unknown classes."""
         return self.kinds[index] if index < len(self.names) else "unknown"
 
     @property
     def labelled(self) -> list[int]:
-        """Indices of the classes that some image carries as its label."""
+        """Indices of the classes with labelled images."""
         return [c for c, kind in enumerate(self.kinds) if kind == "labelled"]
 
     @property
     def named(self) -> list[int]:
-        """Indices of the classes that have a name and not one labelled image."""
+        """Indices of the classes with a name and without labelled images."""
         return [c for c, kind in enumerate(self.kinds) if kind == "named"]
 
     @property
     def second_half(self) -> list[str]:
-        """Names of the new classes of base-to-new: all but the first ceil(C / 2) (CoOp's code)."""
+        """Names of the new classes in base-to-new: all but the first ceil(C / 2) (CoOp's code)."""
         return list(self.names[(len(self.names) + 1) // 2 :])
 
 
@@ -186,12 +197,12 @@ def near_duplicates(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def normal(name: str) -> str:
-    """Unicode NFC without white space at the ends: how names are compared."""
+    """Normalise a name for comparison: Unicode NFC, stripped."""
     return unicodedata.normalize("NFC", name).strip()
 
 
 def listed(items: Iterable[str], most: int = 5) -> str:
-    """The first `most` items for a message, quoted, and how many more there are."""
+    """The first `most` items, quoted for a message, and the number of further ones."""
     items = list(items)
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(repr(item) for item in items[:most]) + more

@@ -1,6 +1,6 @@
-"""The table of images: which files, which labels, which classes.
+"""Immutable table of images: files, labels and classes.
 
-Labels are the parent folders, a table of any subset of the images, or nothing.
+Labels come from the parent folders, from a table of any subset of the images, or are absent.
 Letters: N images, M of them selected.
 """
 
@@ -26,10 +26,10 @@ _SPLITS = {"train", "val", "valid", "validation", "test"}
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Immutable table of images; row i everywhere is image i here."""
+    """Immutable table of images; row i of every other table is image i here."""
 
     root: Path
-    """The folder they lie in, absolute and without links."""
+    """Folder of the images, absolute and without links."""
 
     files: tuple[str, ...]
     """POSIX paths relative to `root`; `read` sorts them by code point."""
@@ -38,33 +38,33 @@ class ImageDataset:
     """Class of each image, -1 where it is unlabelled; read-only."""
 
     classes: Classes
-    """What the labels mean; empty when nothing is known of the classes."""
+    """The classes that `labels` index; empty when nothing is known of the classes."""
 
     skipped: tuple[str, ...] = ()
-    """What was left out and why, one sentence each."""
+    """Messages about skipped files and folders, one sentence each."""
 
     def __post_init__(self) -> None:
-        """Makes the labels read-only."""
+        """Make the labels read-only."""
         self.labels.setflags(write=False)
 
     @classmethod
     def of(
         cls, paths: Iterable[Path | str], classes: Classes | Sequence[str] = ()
     ) -> "ImageDataset":
-        """The images at `paths`, in that order and unlabelled.
+        """Unlabelled dataset of the images at `paths`, in that order.
 
         Raises:
-            RequestError: there is no path, or they share no folder (two drives).
+            RequestError: `paths` is empty, or the images are on two drives.
         """
-        places = [Path(path).parent.resolve() / Path(path).name for path in paths]
+        resolved = [Path(path).parent.resolve() / Path(path).name for path in paths]
         try:
-            root = Path(os.path.commonpath([place.parent for place in places]))
+            root = Path(os.path.commonpath([path.parent for path in resolved]))
         except ValueError as error:
             raise RequestError("give at least one image, and all of them on one drive.") from error
         return cls(
             root=root,
-            files=tuple(_utf8(place.relative_to(root).as_posix()) for place in places),
-            labels=np.full(len(places), -1),
+            files=tuple(_utf8(path.relative_to(root).as_posix()) for path in resolved),
+            labels=np.full(len(resolved), -1),
             classes=classes if isinstance(classes, Classes) else Classes.of(classes),
         )
 
@@ -79,62 +79,63 @@ class ImageDataset:
         file_column: str = "file_name",
         label_column: str = "label",
     ) -> "ImageDataset":
-        """Walks `images` recursively and labels what is known.
+        """List the images in a folder recursively and look up their labels.
 
         Args:
             images: the folder; every file in it that may be an image becomes a row.
-            classes: names, or a file of names; by default those that the labels give.
+            classes: names, or a file of names; by default the classes of the labels.
             labels: "folders" (each image's parent folder; an empty folder is a named class), or
-                a table whose paths are relative to itself, else to `images`.
-            unknown: how many further classes there are to discover.
-            split: "fit" leaves out `test` when the folders at the top are train/val/test.
+                a table with paths relative to itself or to `images`.
+            unknown: number of further classes to discover.
+            split: "fit" skips `test` when the top-level folders are train/val/test.
             file_column: the table's column of paths (`image_path` is found as well).
             label_column: the table's column of labels; an empty cell is no label.
 
         Raises:
-            RequestError: no images, or names, labels and images do not go together.
+            RequestError: no images, or names, labels and images do not match.
         """
         root = _existing(Path(images))
         found = _walk(root)
-        known, said = dict[str, str](), tuple[str, ...]()
+        label_of: dict[str, str] = {}
+        messages: tuple[str, ...] = ()
         if labels == "folders":
-            known = {file: name for file in found.files if (name := found.parent(file))}
+            label_of = {file: name for file in found.files if (name := found.parent(file))}
         elif labels is not None:
             columns = (file_column, label_column)
-            known, said = read_labels(Path(labels), root, found.files, columns)
+            label_of, messages = read_labels(Path(labels), root, found.files, columns)
         kept = found.without_test() if split == "fit" else found
-        skipped = (*kept.skipped, *said)
+        skipped = (*kept.skipped, *messages)
         if not kept.files:
             raise RequestError(f"there is no image in {root}. {' '.join(skipped)}".rstrip())
-        given = [known.get(file) for file in kept.files]
+        given = [label_of.get(file) for file in kept.files]
         used = {name for name in given if name is not None}
         if classes is None:
             empty = kept.empty if labels == "folders" else ()
             classes = sorted(used | {name for f in empty if (name := kept.parent(f"{f}/"))})
-        listing = _listing(classes, used, unknown)
-        number = {None: -1} | {name: c for c, name in enumerate(listing.names)}
-        label = np.array([number[name] for name in given], np.int64)
-        return cls(root, kept.files, label, listing, skipped)
+        checked = _with_kinds(classes, used, unknown)
+        index_of = {None: -1} | {name: c for c, name in enumerate(checked.names)}
+        indices = np.array([index_of[name] for name in given], np.int64)
+        return cls(root, kept.files, indices, checked, skipped)
 
     def __len__(self) -> int:
-        """N."""
+        """N, the number of images."""
         return len(self.files)
 
     def __getitem__(
         self, index: slice | Sequence[int] | Bool[np.ndarray, " N"] | Int[np.ndarray, " M"]
     ) -> "ImageDataset":
-        """The images that a mask or a list of places selects, of the same classes."""
-        places = np.arange(len(self))[index]
-        files = tuple(self.files[i] for i in places)
-        return replace(self, files=files, labels=self.labels[places])
+        """Select images by a mask or by indices; the classes stay the same."""
+        rows = np.arange(len(self))[index]
+        files = tuple(self.files[i] for i in rows)
+        return replace(self, files=files, labels=self.labels[rows])
 
     def path(self, i: int) -> Path:
-        """Where image i lies."""
+        """Path of image i."""
         return self.root / self.files[i]
 
     @property
     def labelled(self) -> "ImageDataset":
-        """The images that have a label."""
+        """The labelled images."""
         return self[self.labels >= 0]
 
     def unlabelled_copy(self) -> "ImageDataset":
@@ -142,94 +143,100 @@ class ImageDataset:
         return replace(self, labels=np.full(len(self), -1))
 
     def naming_only(self, names: Collection[str]) -> "ImageDataset":
-        """The same images with the labels of some classes hidden: these are known by name only.
+        """The same images without the labels of the classes in `names`, which stay named.
 
         With `classes.second_half` this is base-to-new generalization; with the unseen classes of a
         published split, generalized zero-shot; with all names, cross-dataset transfer.
         """
         classes = self.classes
         kept = [name for name in classes.names if name not in set(names)]
-        features = np.isin(self.labels, [classes.index(name) for name in kept])
-        known = {classes.names[c] for c in np.unique(self.labels[features]).tolist()}
+        labelled = np.isin(self.labels, [classes.index(name) for name in kept])
+        known = {classes.names[c] for c in np.unique(self.labels[labelled]).tolist()}
         return replace(
             self,
-            labels=np.where(features, self.labels, -1),
+            labels=np.where(labelled, self.labels, -1),
             classes=Classes.of(classes.names, classes.prompts, labelled=known),
         )
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, absolute and without links."""
+    """Resolve `folder` to an absolute path without links.
+
+    Raises:
+        RequestError: it is not a folder.
+    """
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise RequestError(f"{folder} {what}. Give the folder that holds the images.")
+        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise RequestError(f"{folder} {problem}. Give the folder with the images.")
     return folder.resolve()
 
 
-class _Found(NamedTuple):
-    """What a walk finds; all paths POSIX, relative and sorted by code point."""
+class _Listing(NamedTuple):
+    """Files and folders below the root; all paths POSIX, relative and sorted by code point."""
 
     files: tuple[str, ...]
-    """What may be an image."""
+    """Files that may be images."""
 
     empty: tuple[str, ...]
-    """Folders that hold neither images nor folders."""
+    """Folders without images and folders."""
 
     splits: bool
-    """Whether the folders at the top are train/val/test and nothing else."""
+    """Whether the top-level folders are train/val/test only."""
 
     skipped: tuple[str, ...]
-    """Sentences on what was left out."""
+    """Messages about skipped files and folders."""
 
     def parent(self, path: str) -> str | None:
-        """The label that the parent folder of `path` gives; none at the top of root or split."""
+        """Label of `path` by its parent folder; None directly in the root or in a split."""
         folder = path.rpartition("/")[0]
         if not folder or (self.splits and "/" not in folder):
             return None
         return normal(folder.rpartition("/")[2])
 
-    def without_test(self) -> "_Found":
-        """All but the test split, if there is one."""
+    def without_test(self) -> "_Listing":
+        """The listing without the test split, if there is one."""
         if not self.splits:
             return self
         files = tuple(file for file in self.files if _top(file) != "test")
         empty = tuple(folder for folder in self.empty if _top(folder) != "test")
-        left = len(self.files) - len(files)
-        said = (f"left out, images of the test split ({left}).",) if left else ()
-        return _Found(files, empty, self.splits, self.skipped + said)
+        removed = len(self.files) - len(files)
+        messages = (f"skipped images of the test split ({removed}).",) if removed else ()
+        return _Listing(files, empty, self.splits, self.skipped + messages)
 
 
-def _walk(root: Path) -> _Found:
-    """Lists what may be an image, and what was left out and why."""
+def _walk(root: Path) -> _Listing:
+    """List the files that may be images, and the skipped files with the reason."""
     files: list[str] = []
     empty: list[str] = []
-    left: dict[str, list[str]] = {}
+    skipped: dict[str, list[str]] = {}
     top: list[str] = []
 
     def denied(error: OSError) -> None:
-        left.setdefault("unreadable folders", []).append(os.path.relpath(error.filename, root))
+        skipped.setdefault("unreadable folders", []).append(os.path.relpath(error.filename, root))
 
     def keep(names: list[str], prefix: str, why_not: Callable[[Path], str]) -> list[str]:
         reasons = {name: why_not(root / prefix / name) for name in names}
         for name in filter(reasons.get, names):
-            left.setdefault(reasons[name], []).append(prefix + name)
+            skipped.setdefault(reasons[name], []).append(prefix + name)
         return [name for name in names if not reasons[name]]
 
     for folder, folders, names in os.walk(root, onerror=denied):
         prefix = Path(folder).relative_to(root).as_posix() + "/" if Path(folder) != root else ""
-        folders[:] = keep(folders, prefix, _no_folder)
-        images = keep(names, prefix, _no_image)
+        folders[:] = keep(folders, prefix, _why_no_folder)
+        images = keep(names, prefix, _why_no_image)
         files += [prefix + name for name in images]
-        empty += [] if folders or images or not prefix else [prefix[:-1]]
-        top += [] if prefix else folders
-    said = [f"left out, {why} ({len(v)}): {listed(sorted(v), 3)}." for why, v in left.items()]
+        if prefix and not folders and not images:
+            empty.append(prefix[:-1])
+        if not prefix:
+            top += folders
+    messages = [f"skipped {why} ({len(v)}): {listed(sorted(v), 3)}." for why, v in skipped.items()]
     at_top = {name.casefold() for name in top}
     splits = "train" in at_top and at_top <= _SPLITS
-    return _Found(tuple(sorted(files)), tuple(sorted(empty)), splits, tuple(sorted(said)))
+    return _Listing(tuple(sorted(files)), tuple(sorted(empty)), splits, tuple(sorted(messages)))
 
 
-def _no_folder(path: Path) -> str:
-    """Why a folder is not entered, empty if it is."""
+def _why_no_folder(path: Path) -> str:
+    """Reason for skipping a folder; empty if it is read."""
     if path.name.startswith("."):
         return "hidden folders"
     if _utf8(path.name) != path.name:
@@ -237,20 +244,20 @@ def _no_folder(path: Path) -> str:
     return "linked folders" if os.path.islink(path) else ""  # noqa: PTH114 (never raises)
 
 
-def _no_image(path: Path) -> str:
-    """Why a file is no candidate, empty if it is: otherwise its content decides, not its name."""
+def _why_no_image(path: Path) -> str:
+    """Reason for skipping a file by its name; empty if its content must decide."""
     if path.name.startswith("."):
         return "hidden files"
     if _utf8(path.name) != path.name:
         return "files whose names are not UTF-8"
     bare = not path.suffix and os.path.isfile(path)  # noqa: PTH113 (never raises)
     if path.suffix.lower() in _NO_IMAGE or (bare and path.stat().st_size == 0):
-        return "files that are no images"
+        return "files that are not images"
     return ""
 
 
 def _utf8(path: str) -> str:
-    """`path` as text that every table can hold; bytes that are no UTF-8 are spelled out."""
+    """Escape the bytes in `path` that are not UTF-8, so that every table can store it."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -258,15 +265,16 @@ def _top(path: str) -> str:
     return path.split("/")[0].casefold()
 
 
-def _listing(classes: Path | str | Sequence[str], used: set[str], unknown: int) -> Classes:
-    """The classes with their kinds; every label must be among them."""
+def _with_kinds(classes: Path | str | Sequence[str], used: set[str], unknown: int) -> Classes:
+    """Classes with their kinds; every label in `used` must be among them."""
     if isinstance(classes, Path | str):
         base = Classes.read(Path(classes))
     else:
         base = Classes.of(classes)
-    if strangers := sorted(used - set(base.names)):
+    missing = sorted(used - set(base.names))
+    if missing:
         raise RequestError(
-            f"{len(strangers)} labels are not in the list of classes: {listed(strangers)}. "
+            f"{len(missing)} labels are not in the list of classes: {listed(missing)}. "
             "Add them to the list, or correct the labels."
         )
     return Classes.of(base.names, base.prompts, labelled=used, unknown=unknown)

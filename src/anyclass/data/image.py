@@ -1,8 +1,8 @@
-"""The one way in for images: six steps between a hostile file and an RGB image.
+"""Safe image decoding: six steps from an untrusted file to an RGB image.
 
-1. a regular file inside the folder, not too large     4. load: the only real check
-2. one of six formats, decided by content              5. the EXIF rotation is applied
-3. width x height from the header within the limit     6. every mode becomes RGB, on white
+1. a regular file inside the folder, within the size limit    4. load: the only full check
+2. one of six formats, decided by content                     5. apply the EXIF rotation
+3. width x height from the header within the limit            6. convert to RGB on white
 """
 
 import io
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from anyclass.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""What Pillow may try. Without the list an EPS called `.jpg` would start Ghostscript."""
+"""Formats for Pillow to try. Without this list an EPS called `.jpg` would start Ghostscript."""
 
 _BITS_PER_SAMPLE = 258
 _WARNINGS = threading.Lock()
@@ -27,17 +27,17 @@ _WARNINGS = threading.Lock()
 
 @dataclass(frozen=True)
 class Limits:
-    """What an image may cost before it is rejected."""
+    """Size limits above which an image is rejected."""
 
     bytes: int = 128 * 2**20
     """Largest file, in bytes."""
 
     pixels: int = 80_000_000
-    """Largest width x height; Pillow's own limit of 89 million stays whatever stands here."""
+    """Largest width x height; Pillow's own limit of 89 million applies as well."""
 
 
 def open_image(path: Path, root: Path | None = None, limits: Limits = Limits()) -> Image.Image:
-    """Decodes the first frame of `path`: RGB, upright, on white, without metadata.
+    """Decode the first frame of `path`: RGB, upright, on white, without metadata.
 
     Raises:
         ImageError: and nothing else, whatever the file holds.
@@ -46,18 +46,18 @@ def open_image(path: Path, root: Path | None = None, limits: Limits = Limits()) 
 
 
 def read_bytes(path: Path, root: Path | None = None, limits: Limits = Limits()) -> bytes:
-    """The bytes of a regular file, after resolving links; with `root` it must lie inside.
+    """Read a regular file, after resolving links; with `root` it must be inside that folder.
 
     Raises:
-        ImageError: it is missing, no regular file (it is not even opened), outside or too large.
+        ImageError: it is missing, outside, too large or not a regular file (it is not opened then).
     """
     try:
         real = path.resolve(strict=True)
         if root is not None and not real.is_relative_to(root.resolve()):
-            raise ImageError("outside the folder", f"it leads to {real}")
+            raise ImageError("outside the folder", f"it is a link to {real}")
         if not stat.S_ISREG(real.stat().st_mode):
             raise ImageError("not a regular file")
-        with open(real, "rb", opener=_without_waiting) as file:  # noqa: PTH123 (has no opener)
+        with open(real, "rb", opener=_without_blocking) as file:  # noqa: PTH123 (has no opener)
             data = file.read(limits.bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("missing") from error
@@ -69,9 +69,9 @@ def read_bytes(path: Path, root: Path | None = None, limits: Limits = Limits()) 
 
 
 def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
-    """As `open_image`, for content that is in memory already.
+    """Decode an image from memory as `open_image` does.
 
-    Pillow's warnings are process-wide settings: one thread decodes at a time.
+    Pillow's warning filters are process-wide, so one thread decodes at a time.
 
     Raises:
         ImageError: and nothing else, whatever the bytes are.
@@ -87,17 +87,17 @@ def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
             raise ImageError("not an image", f"none of {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ImageError("too many pixels", one_line(error)) from error
-        except Exception as error:  # decoders raise whatever they like at hostile bytes
+        except Exception as error:  # decoders raise any exception on damaged bytes
             raise ImageError("truncated or damaged", one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:
-    """The error as one short line."""
+    """Type and message of an error as one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _decode(data: bytes, limits: Limits) -> Image.Image:
-    """Steps 2 to 6."""
+    """Steps 2 to 6 of the module docstring."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > limits.pixels:
@@ -110,7 +110,7 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Step 6: every mode as RGB, what is transparent on white."""
+    """Step 6: convert every mode to RGB, transparency on white."""
     if image.mode in ("F", "I"):
         raise ImageError("unsupported mode", f"mode {image.mode} has no known full range")
     if image.mode.startswith("I;16"):
@@ -123,7 +123,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (TIFF: also 12) scaled by its full range; a plain convert clips to white."""
+    """Scale 16-bit grey (TIFF: also 12) by its full range; a plain convert clips to white."""
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
     grey = np.asarray(image).astype(np.float32)
     scaled = (grey * (255 / (2**bits - 1))).round().clip(0, 255)
@@ -131,6 +131,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens without ever waiting, should the file have become a FIFO in the meantime."""
+def _without_blocking(path: str, flags: int) -> int:
+    """Open without blocking, in case the file has become a FIFO in the meantime."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,4 +1,4 @@
-"""Tables that label images: CSV, Parquet or JSONL, one row per image, any subset of them."""
+"""Label tables: CSV, Parquet or JSONL, one row per image, for any subset of the images."""
 
 import csv
 import json
@@ -15,48 +15,51 @@ from anyclass.files import csv_text
 def read_labels(
     table: Path, root: Path, files: Collection[str], columns: tuple[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The label of each labelled file, and sentences on what the table names in vain.
+    """Read the label of each labelled file, and messages about rows without an image.
 
     Args:
-        table: its paths are relative to its own folder, else to `root`.
-        root: the folder of the images, without links; no path may lead out of it.
-        files: the images there are, relative to `root`.
-        columns: names of the columns of paths and labels; an empty label is none.
+        table: the table; its paths are relative to its own folder or to `root`.
+        root: the folder of the images, without links; every path must be inside it.
+        files: the existing images, relative to `root`.
+        columns: names of the columns of paths and labels; an empty label is no label.
 
     Raises:
-        RequestError: the table is damaged, leads out of `root`, contradicts itself or labels
-            no image at all.
+        RequestError: the table is damaged, has paths outside of `root`, contradicts itself or
+            labels no image at all.
     """
-    known: dict[str, str] = {}
+    label_of: dict[str, str] = {}
     absent = []
     files = set(files)
     bases = (table.parent.resolve(), root)
     for number, cell, label in _cells(table, columns):
-        places = [_inside(root, base, cell) for base in bases]
-        file = next((place for place in places if place in files), None)
-        if file is None and not any(places):
-            raise RequestError(f"{table}, row {number}: {cell!r} lies outside of {root}.")
+        candidates = [_inside(root, base, cell) for base in bases]
+        file = next((candidate for candidate in candidates if candidate in files), None)
+        if file is None and not any(candidates):
+            raise RequestError(f"{table}, row {number}: {cell!r} is outside of {root}.")
         if file is None:
             absent.append(cell)
-        elif label and known.setdefault(file, label) != label:
-            both = listed([known[file], label])
+        elif label and label_of.setdefault(file, label) != label:
+            both = listed([label_of[file], label])
             raise RequestError(f"{table}, row {number}: {cell!r} has two labels, {both}.")
-    if absent and not known:
-        raise RequestError(f"{table} labels no image of {root}; it names {listed(absent, 3)}.")
-    said = f"left out, rows of {table.name} without an image ({len(absent)}): {listed(absent, 3)}."
-    return known, (said,) if absent else ()
+    if absent and not label_of:
+        raise RequestError(f"{table} labels no image in {root}; it lists {listed(absent, 3)}.")
+    message = f"skipped rows of {table.name} without an image ({len(absent)}): "
+    return label_of, (f"{message}{listed(absent, 3)}.",) if absent else ()
 
 
 def _inside(root: Path, base: Path, cell: str) -> str | None:
-    """`cell`, seen from `base`, relative to `root`; None if it lies outside. Asks no disk."""
-    path, above = os.path.normpath(os.path.join(base, cell)), os.path.join(root, "")  # noqa: PTH118
-    return path[len(above) :].replace(os.sep, "/") if path.startswith(above) else None
+    """Path of `cell`, given relative to `base`, below `root`; None if outside. No disk access."""
+    path = os.path.normpath(os.path.join(base, cell))  # noqa: PTH118
+    prefix = os.path.join(root, "")  # noqa: PTH118
+    return path[len(prefix) :].replace(os.sep, "/") if path.startswith(prefix) else None
 
 
 def _cells(table: Path, columns: tuple[str, str]) -> Iterator[tuple[int, str, str]]:
-    """Row number, path and label (empty if there is none) of each row of a table."""
+    """Row number, path and label (empty if missing) of each row of a table."""
     if not table.exists():
-        raise RequestError(f"{table} cannot be read: give `folders`, or a table that is there.")
+        raise RequestError(
+            f"{table} cannot be read: it does not exist. Give `folders` or an existing table."
+        )
     try:
         rows = list(_rows(table, columns))
     except OSError as error:
@@ -64,19 +67,19 @@ def _cells(table: Path, columns: tuple[str, str]) -> Iterator[tuple[int, str, st
     except (ValueError, LookupError, RecursionError, NotImplementedError, csv.Error) as error:
         raise RequestError(f"{table} is damaged: {error}.") from error
     file_column, label_column = columns
-    have = sorted({str(key) for row in rows for key in row})
-    if file_column == "file_name" and file_column not in have and "image_path" in have:
+    present = sorted({str(key) for row in rows for key in row})
+    if file_column == "file_name" and file_column not in present and "image_path" in present:
         file_column = "image_path"
     for column, flag in ((file_column, "--file-column"), (label_column, "--label-column")):
-        if column not in have:
-            found = listed(have) or "none"
+        if column not in present:
+            found = listed(present) or "none"
             raise RequestError(f"{table} has no column {column!r}, see {flag}; found: {found}.")
     for number, row in enumerate(rows, start=1):
         yield number, _text(row.get(file_column)), normal(_text(row.get(label_column)))
 
 
 def _rows(table: Path, columns: tuple[str, str]) -> Iterator[Mapping[str, Any]]:
-    """The rows of a table, told apart by its ending."""
+    """Read the rows of a table; the file's ending decides the format."""
     match table.suffix.lower():
         case ".csv":
             with table.open(encoding="utf-8-sig", newline="") as file:
@@ -100,5 +103,5 @@ def _rows(table: Path, columns: tuple[str, str]) -> Iterator[Mapping[str, Any]]:
 def _text(value: Any) -> str:
     """A cell as text, empty for null and NaN."""
     if isinstance(value, list | dict):
-        raise RequestError(f"a path or a label must be a text or a number, not {value!r:.80}.")
+        raise RequestError(f"a path or a label must be text or a number, not {value!r:.80}.")
     return "" if value is None or value != value else str(value)

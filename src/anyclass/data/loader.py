@@ -1,6 +1,6 @@
-"""Images from the disk in batches, read ahead of the model by worker processes.
+"""Data loader: worker processes read batches of images ahead of the model.
 
-Whatever is wrong with an image becomes a `Rejection`, and the run goes on without it.
+An image that cannot be read becomes a `Rejection`, and the run continues without it.
 Letters: b images of a batch, K views of each, H and W their size.
 """
 
@@ -26,9 +26,9 @@ from anyclass.data.image import Limits, one_line, open_bytes, read_bytes
 from anyclass.errors import AnyclassError, ImageError, Reason
 
 SETTLED = 2.0
-"""Seconds after which a file that changes again gets other stamps on any file system."""
+"""Seconds after which another change of a file changes its time stamps on any file system."""
 
-Draw = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
+Transform = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
 """Turns an image and the checksum of its file into K views; must be picklable."""
 
 
@@ -39,37 +39,37 @@ class Rejection(NamedTuple):
     """As in `ImageDataset.files`."""
 
     reason: Reason
-    """One of the closed list."""
+    """Kind of problem."""
 
     detail: str
-    """One line that says more."""
+    """Details, one line."""
 
 
 @dataclass
 class ImageBatch:
-    """The readable images of one stretch of `ImageDataset`."""
+    """The readable images of one batch."""
 
     indices: list[int]
-    """Their places in `ImageDataset`, ascending."""
+    """Their rows in the `ImageDataset`, ascending."""
 
     pixels: UInt8[Tensor, "b K 3 H W"]
-    """Their views; of shape (0, 0, 3, 0, 0) where none could be read."""
+    """Their views; of shape (0, 0, 3, 0, 0) if none could be read."""
 
     hashes: list[str]
-    """sha256 of the very bytes that `pixels` were made of."""
+    """SHA-256 of the bytes that `pixels` were decoded from."""
 
 
 def content_hashes(
     dataset: ImageDataset, workers: int = 0, limits: Limits = Limits()
 ) -> list[str | None]:
-    """sha256 of the content of each image; None where it cannot be read.
+    """SHA-256 of the content of each image; None where it cannot be read.
 
-    A file whose stamps are those of a moment ago is not read again: a run asks several times.
+    A file with unchanged time stamps is not read again in the same process.
 
     Args:
-        dataset: what to read.
-        workers: threads that read side by side.
-        limits: what an image may cost.
+        dataset: the images to read.
+        workers: threads that read in parallel.
+        limits: size limits of an image.
     """
 
     def checksum(index: int) -> str | None:
@@ -84,11 +84,11 @@ def content_hashes(
 
 def _checksum(path: Path, root: Path, limits: Limits) -> str:
     try:
-        seen = path.stat()
-    except (OSError, ValueError):  # `read_bytes` says what is wrong
+        status = path.stat()
+    except (OSError, ValueError):  # `read_bytes` raises the precise error
         return _read_checksum(path, root, limits)
-    stamp = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
-    if time() - max(seen.st_mtime, seen.st_ctime) < SETTLED:
+    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if time() - max(status.st_mtime, status.st_ctime) < SETTLED:
         return _read_checksum(path, root, limits)
     return _known_checksum(path, root, limits, stamp)
 
@@ -104,35 +104,36 @@ def _known_checksum(path: Path, root: Path, limits: Limits, stamp: tuple[int, ..
 
 def load_batches(
     dataset: ImageDataset,
-    draw: Draw,
+    transform: Transform,
     batch_size: int,
     workers: int | None = None,
     limits: Limits = Limits(),
 ) -> Iterator[tuple[ImageBatch, list[Rejection]]]:
-    """Yields the images in their order, `batch_size` at a time, with what was rejected of them.
+    """Yield batches of `batch_size` images in their order, with the rejected images of each batch.
 
     Args:
-        dataset: what to read.
-        draw: the views of an image.
+        dataset: the images to read.
+        transform: makes the views of an image.
         batch_size: images of a batch, before rejections.
         workers: processes that read ahead; by default none below 128 images, else one per core.
-        limits: what an image may cost.
+        limits: size limits of an image.
 
     Raises:
-        AnyclassError: a process was killed; the message names the images it was reading.
+        AnyclassError: a worker was killed; the message names the images it was reading.
     """
     count = _processes(len(dataset)) if workers is None else workers
-    places = range(len(dataset))
-    stretches = [list(places[i : i + batch_size]) for i in places[::batch_size]]
-    batches = _started(_Images(dataset, draw, limits), stretches, count)
-    for stretch in stretches:
+    rows = range(len(dataset))
+    chunks = [list(rows[i : i + batch_size]) for i in rows[::batch_size]]
+    batches = _started(_Images(dataset, transform, limits), chunks, count)
+    for chunk in chunks:
         try:
             indices, pixels, hashes, rejections = next(batches)
         except RuntimeError as error:
-            first, last = (dataset.files[i] for i in (stretch[0], stretch[-1]))
+            first = dataset.files[chunk[0]]
+            last = dataset.files[chunk[-1]]
             raise AnyclassError(
-                f"a process that reads images was killed, at or soon after {first} ... {last}. "
-                "If memory is short, read with fewer workers or a smaller batch."
+                f"a worker process was killed while it read the images {first} ... {last} or the "
+                "next ones. If memory is short, use fewer workers or a smaller batch."
             ) from error
         yield ImageBatch(indices, torch.from_numpy(pixels), hashes), rejections
 
@@ -142,25 +143,28 @@ _Read = tuple[list[int], UInt8[np.ndarray, "b K 3 H W"], list[str], list[Rejecti
 
 @dataclass(frozen=True)
 class _Images(Dataset[_Read]):
-    """What a worker does: one stretch of images at a time.
+    """The batches that a worker reads, one at a time.
 
-    Pixels leave it as numpy, so that they travel through a pipe: containers keep the shared
-    memory that tensors travel through at 64 MB, and kill the worker beyond.
+    Pixels are returned as numpy arrays, which are sent through a pipe. Tensors are sent through
+    shared memory, which containers limit to 64 MB before they kill the worker.
     """
 
     dataset: ImageDataset
-    draw: Draw
+    transform: Transform
     limits: Limits
 
-    def __getitem__(self, stretch: list[int]) -> _Read:
-        """Reads the images at the places in `stretch`."""
-        indices, views, hashes, rejections = [], [], [], []
-        for index in stretch:
+    def __getitem__(self, chunk: list[int]) -> _Read:
+        """Read the images with the indices in `chunk`."""
+        indices = []
+        views = []
+        hashes = []
+        rejections = []
+        for index in chunk:
             try:
                 data = read_bytes(self.dataset.path(index), self.dataset.root, self.limits)
                 content = sha256(data).hexdigest()
-                views.append(self.draw(open_bytes(data, self.limits), content).numpy())
-            except Exception as error:  # one image, whatever is wrong with it, never ends a run
+                views.append(self.transform(open_bytes(data, self.limits), content).numpy())
+            except Exception as error:  # no single image may end a run
                 rejections.append(_rejection(self.dataset.files[index], error))
             else:
                 indices.append(index)
@@ -170,36 +174,36 @@ class _Images(Dataset[_Read]):
 
 
 def _rejection(file_name: str, error: Exception) -> Rejection:
-    """The row for an image that `error` made unusable."""
+    """Row of rejected.csv for an image and its error."""
     if isinstance(error, ImageError):
         return Rejection(file_name, error.reason, error.detail)
     return Rejection(file_name, "unreadable", one_line(error))
 
 
-def _started(images: _Images, stretches: list[list[int]], workers: int) -> Iterator[_Read]:
-    """The running loader, with a random generator of its own: reading changes no global state.
+def _started(images: _Images, chunks: list[list[int]], workers: int) -> Iterator[_Read]:
+    """Start the loader, with its own random generator: reading must not change global state.
 
-    It is started from a thread of its own: only there torch leaves SIGCHLD alone, whose handler
-    would raise in whatever line of the caller is running when a worker dies.
+    It is started from a separate thread. In the main thread torch installs a SIGCHLD handler, which
+    would raise in an arbitrary line of the caller when a worker dies.
     """
     loader = DataLoader(
         images,
-        sampler=stretches,
+        sampler=chunks,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         generator=torch.Generator(),
     )
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(iter, loader).result()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def _processes(images: int) -> int:
-    """One worker per core, 8 at most; none where starting them would cost more than it gains."""
+    """One worker per core, at most 8; none for few images, where starting workers costs more."""
     if images < 128:
         return 0
     if hasattr(os, "sched_getaffinity"):

@@ -1,4 +1,4 @@
-"""The pixels a model sees: the one test view of an image, and its augmented views.
+"""Image transforms: the test transform of a model, and random augmented views.
 
 Letters: b images, K views of each, H and W the size of the model's input.
 """
@@ -32,7 +32,7 @@ from anyclass.errors import ImageError, ModelError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model wants its images, in open_clip's words."""
+    """Preprocessing of a model, with open_clip's names."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -40,26 +40,26 @@ class Preprocessing:
     """Height and width of the input, in pixels."""
 
     mean: tuple[float, float, float]
-    """Subtracted from each channel, of pixels in 0..1."""
+    """Mean of each channel, for pixels in 0..1."""
 
     std: tuple[float, float, float]
-    """What each channel is divided by then."""
+    """Standard deviation of each channel, for pixels in 0..1."""
 
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    """How pixels are resampled."""
+    """Interpolation for resizing."""
 
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
-    """The side that is fitted (then cropped, or padded), or both."""
+    """Resize the shortest side and crop, the longest side and pad, or both sides."""
 
     fill: int = 0
     """Grey value of the padding, 0..255."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Preprocessing":
-        """From the preprocessing dictionary of an open_clip model.
+        """Convert the preprocessing dictionary of an open_clip model.
 
         Raises:
-            ModelError: it wants something that open_clip's own transform does not know.
+            ModelError: it has a value that open_clip's own transform does not support.
         """
         size, mean, std = (config.get(key) for key in ("size", "mean", "std"))
         return cls.from_json(
@@ -77,7 +77,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Preprocessing":
-        """The preprocessing that `to_json` described.
+        """Restore the preprocessing from `to_json`.
 
         Raises:
             ModelError: the value is damaged.
@@ -94,7 +94,7 @@ class Preprocessing:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     def view(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
-        """The image as the model wants it, before `normalise`.
+        """Resize and crop an image to the model's input, before `normalise`.
 
         Raises:
             ImageError: it is so narrow that resizing it would fill the memory.
@@ -105,7 +105,7 @@ class Preprocessing:
         return (pixels * 255).round().to(torch.uint8)
 
     def normalise(self, pixels: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b 3 H W"]:
-        """Float pixels as the tower wants them, on the device where `pixels` are."""
+        """Normalise pixels for the image encoder, on the device of `pixels`."""
         mean, std = (
             torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.std)
         )
@@ -114,25 +114,25 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random views; the defaults are those of LatteCLIP's scripts: crop, jitter, grey, no flip."""
+    """Random crop, colour jitter and grey scale without flips, as in LatteCLIP's scripts."""
 
     scale: tuple[float, float] = (0.9, 1.0)
-    """Least and largest share of the image that a crop keeps."""
+    """Smallest and largest share of the image in a crop."""
 
     jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.1)
     """Largest change of brightness, contrast, saturation and hue."""
 
     jitter_probability: float = 0.8
-    """How often colours are changed at all."""
+    """Probability of the colour jitter."""
 
     grey_probability: float = 0.2
-    """How often the colours are taken away."""
+    """Probability of the conversion to grey."""
 
     flip_probability: float = 0.0
-    """How often left and right are swapped."""
+    """Probability of a horizontal flip."""
 
     def view(self, image: Image.Image, size: tuple[int, int], seed: int) -> UInt8[Tensor, "3 H W"]:
-        """One view of height and width `size`, a pure function of `image` and `seed`."""
+        """Random view of height and width `size`, a pure function of `image` and `seed`."""
         crop = RandomResizedCrop(size, scale=self.scale, interpolation=InterpolationMode.BICUBIC)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -149,16 +149,16 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """Random views as in SimGCD's and GET's scripts: short side resized, a crop, a flip."""
+    """Resized short side, random crop and flip, as in SimGCD's and GET's scripts."""
 
     share: float = 0.875
-    """Side of the crop, of the short side of the image."""
+    """Side of the crop as a share of the image's short side."""
 
     flip_probability: float = 0.5
-    """How often left and right are swapped."""
+    """Probability of a horizontal flip."""
 
     def view(self, image: Image.Image, size: tuple[int, int], seed: int) -> UInt8[Tensor, "3 H W"]:
-        """One view of height and width `size`, a pure function of `image` and `seed`.
+        """Random view of height and width `size`, a pure function of `image` and `seed`.
 
         Raises:
             ImageError: it is so narrow that resizing it would fill the memory.
@@ -175,33 +175,33 @@ class CropAndFlip:
 
 @dataclass(frozen=True)
 class TestTransform:
-    """Draws the one view that a model is tested with."""
+    """Deterministic transform for testing: one view per image."""
 
-    __test__: ClassVar = False  # it is no test case, whatever pytest makes of its name
+    __test__: ClassVar = False  # tells pytest that this is no test case
 
     preprocessing: Preprocessing
-    """How the model wants its images."""
+    """Preprocessing of the model."""
 
     def __call__(self, image: Image.Image, content: str) -> UInt8[Tensor, "1 3 H W"]:
-        """The view of `image`; `content`, the checksum of its file, changes nothing."""
+        """The view of `image`; `content`, the checksum of its file, is ignored."""
         return self.preprocessing.view(image)[None]
 
 
 @dataclass(frozen=True)
 class AugmentedViews:
-    """Draws K random views that depend on the image's content and the seed only."""
+    """K random views per image, determined by the image's content and the seed only."""
 
     preprocessing: Preprocessing
-    """Gives the size of the views."""
+    """Preprocessing of the model; sets the size of the views."""
 
     augmentation: Augmentation | CropAndFlip
-    """How they vary."""
+    """Random augmentation."""
 
     count: int
-    """K, how many there are of each image."""
+    """K, the number of views per image."""
 
     seed: int = 0
-    """Another seed gives other views."""
+    """Random seed."""
 
     def __call__(self, image: Image.Image, content: str) -> UInt8[Tensor, "K 3 H W"]:
         """The views of `image`; `content` is the checksum of its file."""
@@ -211,20 +211,20 @@ class AugmentedViews:
 
 
 def _refuse_narrow(image: Image.Image, side: int) -> None:
-    """Refuse what would fill the memory once its short side is `side` pixels long."""
+    """Reject an image that would fill the memory with a short side of `side` pixels."""
     short, long = sorted(image.size)
     if side**2 * (long / short) > Limits().pixels:
         raise ImageError("too many pixels", f"{image.width} x {image.height} is too narrow")
 
 
 def _seed(content: str, seed: int, k: int) -> int:
-    """A number below 2^63 for view k of an image."""
+    """Random seed below 2^63 for view k of an image."""
     return int.from_bytes(sha256(f"{content} {seed} {k}".encode()).digest()[:8]) >> 1
 
 
 @lru_cache(maxsize=8)
 def _transform(preprocessing: Preprocessing) -> Compose:
-    """open_clip's own transform, made to leave the pixels in 0..1: mean 0, deviation 1."""
+    """open_clip's own transform, with pixels left in 0..1: mean 0, deviation 1."""
     return image_transform(
         preprocessing.size,
         is_train=False,

@@ -1,4 +1,4 @@
-"""Clusters of features: k-means with some labels, and how many classes there are.
+"""k-means, semi-supervised k-means, and GCD's estimate of the number of classes.
 
 Semi-supervised k-means and the estimate are those of GCD (Vaze et al., CVPR 2022, arXiv
 2201.02609); plain k-means is scikit-learn's.
@@ -17,9 +17,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize_scalar
-from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -27,30 +24,30 @@ from anyclass.errors import RequestError
 from anyclass.estimators.metrics import assignment
 
 Search = Literal["brent", "grid", "binary"]
-"""How the number of classes is looked for."""
+"""Search strategy for the number of classes."""
 
 AT_ONCE = 2**25
-"""Distances that are held at once; more restarts wait."""
+"""Most distances in memory at once; it limits the restarts that run in parallel."""
 
 MOST = 1000
-"""Largest number of classes that is looked for (the official code's), and a quarter of images."""
+"""Largest number of classes (the official code's); at most a quarter of the images."""
 
 COARSE = 15
-"""Numbers of classes on the coarse grid."""
+"""Points of the coarse grid."""
 
-SHOWN = 2000
-"""Images whose silhouette decides between equal scores."""
+SAMPLE = 2000
+"""Images for the silhouette score, which breaks ties."""
 
 
 class Clusters(NamedTuple):
-    """What k-means found."""
+    """Result of k-means."""
 
     labels: Int[Tensor, " n"]
     """Cluster of each image."""
     centres: Float[Tensor, "K D"]
     """Mean of the images of each cluster."""
     inertia: float
-    """Sum of squared distances to them."""
+    """Sum of squared distances to the centres."""
 
 
 def kmeans(x: Float[Tensor, "n D"], k: int, restarts: int = 10, seed: int = 0) -> Clusters:
@@ -59,14 +56,14 @@ def kmeans(x: Float[Tensor, "n D"], k: int, restarts: int = 10, seed: int = 0) -
     Raises:
         RequestError: more clusters than images.
     """
+    from sklearn.cluster import KMeans
+
     _check(k, len(x))
     rows = x.detach().cpu().double().numpy()
-    with threadpool_limits(1):  # several threads wait for each other where others are at work
+    with threadpool_limits(1):  # several threads are slower on a busy machine
         found = KMeans(k, n_init=restarts, max_iter=300, tol=1e-4, random_state=seed).fit(rows)
-    labels, centres = (
-        torch.from_numpy(found.labels_).long(),
-        torch.from_numpy(found.cluster_centers_),
-    )
+    labels = torch.from_numpy(found.labels_).long()
+    centres = torch.from_numpy(found.cluster_centers_)
     return Clusters(labels.to(x.device), centres.to(x), float(found.inertia_))
 
 
@@ -78,25 +75,25 @@ def semi_supervised_kmeans(
     iterations: int = 200,
     seed: int = 0,
 ) -> Clusters:
-    """k-means in which labelled images stay in their class, whose index is the cluster's.
+    """k-means with labelled images fixed to the cluster of their class.
 
-    Other centres begin by k-means++ among the unlabelled, where the means of the labelled classes
-    count as centres already. The restart with the least inertia wins. A cluster that becomes empty
-    moves to the unlabelled image farthest from its centre (the official code: not a number).
+    The other centres start by k-means++ among the unlabelled images, with the means of the labelled
+    classes as existing centres. The restart with the lowest inertia wins. A cluster that becomes
+    empty moves to the unlabelled image farthest from its centre (NaN in the official code).
 
     Args:
         x: features, unit or not.
-        labels: class of each labelled image, -1 otherwise.
+        labels: class of each labelled image, -1 otherwise; class c is cluster c.
         k: K, more than the largest label.
         restarts: R.
-        iterations: most rounds of a restart.
-        seed: of the restarts.
+        iterations: most iterations of a restart.
+        seed: random seed of the restarts.
 
     Raises:
         RequestError: more clusters than images can fill.
     """
-    free, known = x[labels < 0], x[labels >= 0]
-    problem = _Problem(free, known, labels[labels >= 0], k)
+    free = x[labels < 0]
+    problem = _Problem(free, x[labels >= 0], labels[labels >= 0], k)
     missing = k - len(problem.fixed)
     _check(missing, len(free))
     draw = torch.Generator().manual_seed(seed)
@@ -110,33 +107,33 @@ def semi_supervised_kmeans(
 
 
 def centroid_bias(centres: Float[Tensor, "K E"]) -> Float[Tensor, " K"]:
-    """-|mu|^2 / 2: with it, the largest product is the nearest centre."""
+    """-|mu|^2 / 2, the bias that makes the largest product that of the nearest centre."""
     return -centres.square().sum(1) / 2
 
 
 def nearest(x: Float[Tensor, "n E"], centres: Float[Tensor, "K E"]) -> Int[Tensor, " n"]:
-    """The nearest centre of each row."""
+    """Index of the nearest centre of each row."""
     return (x @ centres.T + centroid_bias(centres)).argmax(1)
 
 
 TOLERANCE = 1e-4
-"""Square of the sum of the centres' moves at which a restart stops."""
+"""Squared sum of the centres' moves below which a restart stops."""
 
 
 class _Run(NamedTuple):
-    """The best that each of R restarts has met."""
+    """The best state of each of R restarts."""
 
     labels: Int[Tensor, "R u"]
-    """Of the unlabelled."""
+    """Clusters of the unlabelled images."""
     centres: Float[Tensor, "R K D"]
-    """Means after these labels."""
+    """Means of these clusters."""
     inertia: Float[Tensor, " R"]
-    """Before them."""
+    """Inertia with respect to the previous centres."""
 
 
 @dataclass
 class _Problem:
-    """u unlabelled rows, those that are labelled, and K."""
+    """u unlabelled rows, l labelled rows with their labels, and K."""
 
     free: Float[Tensor, "u D"]
     known: Float[Tensor, "l D"]
@@ -152,9 +149,10 @@ class _Problem:
         self.squares = self.free.square().sum(1)
 
     def run(self, chance: Float[Tensor, "R m"], iterations: int) -> _Run:
-        """R restarts side by side, until all of them stand still."""
+        """Run R restarts in parallel until all of them converge."""
         centres = self._starts(chance)
-        r, u = len(centres), len(self.free)
+        r = len(centres)
+        u = len(self.free)
         active = torch.ones(r, dtype=torch.bool, device=centres.device)
         best = _Run(
             torch.full((r, u), -1, device=centres.device),
@@ -179,22 +177,22 @@ class _Problem:
         return best
 
     def _starts(self, chance: Float[Tensor, "R m"]) -> Float[Tensor, "R K D"]:
-        """Means of the labelled classes, and a k-means++ draw for each other cluster."""
+        """Initial centres: means of the labelled classes, k-means++ for the other clusters."""
         means = self.sums / self.counts.clamp_min(1)[:, None]
         centres = means.repeat(len(chance), 1, 1)
-        nearest = torch.ones(len(self.free), len(chance), device=self.free.device)
+        distance = torch.ones(len(self.free), len(chance), device=self.free.device)
         if len(self.fixed):
-            nearest = self._distances(means[self.fixed][None]).amin(2).expand_as(nearest)
+            distance = self._distances(means[self.fixed][None]).amin(2).expand_as(distance)
         others = [c for c in range(self.k) if not bool((self.fixed == c).any())]
         for j, c in enumerate(others):
-            picked = self.free[_drawn(nearest.T, chance[:, j])]  # (R, D)
+            picked = self.free[_drawn(distance.T, chance[:, j])]  # (R, D)
             centres[:, c] = picked
             new = self._distances(picked[:, None])[:, :, 0]
-            nearest = new if j == 0 and not len(self.fixed) else nearest.minimum(new)
+            distance = new if j == 0 and not len(self.fixed) else distance.minimum(new)
         return centres
 
     def _distances(self, centres: Float[Tensor, "R K D"]) -> Float[Tensor, "u R K"]:
-        """Squared, by one matrix product."""
+        """Squared distances, by one matrix product."""
         flat = centres.flatten(0, 1)
         products = torch.addmm(flat.square().sum(1)[None], self.free, flat.T, alpha=-2)
         squared = (products + self.squares[:, None]).clamp_min(0)
@@ -202,7 +200,7 @@ class _Problem:
         return table
 
     def _inertia_of_known(self, centres: Float[Tensor, "R K D"]) -> Float[Tensor, " R"]:
-        """Sum over the labelled of |x - mu|^2, from their sums and counts alone."""
+        """Sum of |x - mu|^2 over the labelled rows, from their sums and counts."""
         squares = torch.einsum("k,rkd->r", self.counts, centres.square())
         products = torch.einsum("kd,rkd->r", self.sums, centres)
         return (self.known.square().sum() - 2 * products + squares).clamp_min(0)
@@ -210,7 +208,7 @@ class _Problem:
     def _means(
         self, labels: Int[Tensor, " u"], distance: Float[Tensor, " u"]
     ) -> Float[Tensor, "K D"]:
-        """Centres of one restart; empty ones move to the rows farthest from their own."""
+        """Centres of one restart; empty clusters move to the rows farthest from their centre."""
         sums = self.sums.index_add(0, labels, self.free)
         counts = self.counts + labels.bincount(minlength=self.k)
         means = sums / counts.clamp_min(1)[:, None]
@@ -221,19 +219,19 @@ class _Problem:
 
 
 def _drawn(weights: Float[Tensor, "R u"], chance: Float[Tensor, " R"]) -> Int[Tensor, " R"]:
-    """A row of each restart, with a probability in proportion to its weight."""
+    """Draw a row for each restart with probabilities proportional to the weights."""
     total = weights.double().clamp_min(1e-12).cumsum(1)
-    place: Tensor = torch.searchsorted(total, chance[:, None] * total[:, -1:], right=True)[:, 0]
-    return place.clamp_max(weights.shape[1] - 1)
+    row: Tensor = torch.searchsorted(total, chance[:, None] * total[:, -1:], right=True)[:, 0]
+    return row.clamp_max(weights.shape[1] - 1)
 
 
-class Estimate(NamedTuple):
-    """How many classes there seem to be."""
+class GcdEstimate(NamedTuple):
+    """Estimated number of classes."""
 
     classes: int
     """K with the best score."""
     curve: dict[int, float]
-    """Score of every K that was looked at, ascending."""
+    """Score of every evaluated K, ascending."""
 
 
 def estimate_classes(
@@ -242,34 +240,35 @@ def estimate_classes(
     most: int | None = None,
     search: Search = "brent",
     seed: int = 0,
-) -> Estimate:
-    """The number of classes at which k-means on all images agrees best with the labelled ones.
+) -> GcdEstimate:
+    """Estimate the number of classes as the K at which k-means agrees best with the labels.
 
-    An estimate: it sees labelled images only, so it does not notice how new classes merge or
-    split. No K is looked at twice; among equal scores the silhouette decides.
+    The score uses labelled images only, so it does not notice how new classes merge or split. Every
+    K is evaluated once; the silhouette score breaks ties.
 
     Args:
         x: unit features.
         labels: class of each labelled image, -1 otherwise.
-        most: largest K; None: min(1000, n / 4), and more than there are labelled classes.
+        most: largest K; None: min(1000, n / 4), and more than the number of labelled classes.
         search: `brent` (the official code), `grid` (log-spaced, then Brent between the neighbours
             of the best), `binary`.
-        seed: of k-means.
+        seed: random seed of k-means.
 
     Raises:
         RequestError: no image is labelled, or there are fewer images than K.
     """
     known = labels >= 0
     if not bool(known.any()):
-        raise RequestError("the number of classes is estimated from labels, and there is none")
-    true, least = labels[known].cpu().numpy(), len(labels[known].unique())
+        raise RequestError("the number of classes is estimated from labels, but there are none")
+    true = labels[known].cpu().numpy()
+    least = len(labels[known].unique())
     most = min(len(x), max(least + 1, min(MOST, len(x) // 4))) if most is None else most
     _check(max(least, most), len(x))
     curve: dict[int, float] = {}
     found: dict[int, Clusters] = {}
 
     def score(k: int) -> float:
-        """Share of the labelled images that one-to-one assigned clusters get right."""
+        """Clustering accuracy on the labelled images."""
         if k not in curve:
             found[k] = kmeans(x, k, seed=seed)
             guess = found[k].labels[known].cpu().numpy()
@@ -281,14 +280,20 @@ def estimate_classes(
     equal = [k for k in sorted(curve) if curve[k] == best]
     rows = x.detach().cpu().numpy()
     chosen = max(equal, key=lambda k: _silhouette(rows, found[k].labels)) if equal[1:] else equal[0]
-    return Estimate(chosen, dict(sorted(curve.items())))
+    return GcdEstimate(chosen, dict(sorted(curve.items())))
 
 
 def _brent(score: Callable[[int], float], least: int, most: int) -> None:
-    """Brent's bounded search until its bracket is narrower than half a class."""
+    """Brent's bounded search, to a tolerance of half a class."""
+    from scipy.optimize import minimize_scalar
+
     if most > least:
-        bounds, options = (least, most), {"xatol": 0.5}
-        minimize_scalar(lambda k: -score(int(k)), bounds=bounds, method="bounded", options=options)
+        minimize_scalar(
+            lambda k: -score(int(k)),
+            bounds=(least, most),
+            method="bounded",
+            options={"xatol": 0.5},
+        )
     else:
         score(least)
 
@@ -313,8 +318,11 @@ def _binary(score: Callable[[int], float], least: int, most: int) -> None:
 
 
 def _silhouette(x: Float[np.ndarray, "n D"], labels: Int[Tensor, " n"]) -> float:
-    """How far clusters lie apart; -1 where it cannot be said."""
-    rows, c = x[:SHOWN], labels.cpu().numpy()[:SHOWN]
+    """Silhouette score of the clusters; -1 if it is not defined."""
+    from sklearn.metrics import silhouette_score
+
+    rows = x[:SAMPLE]
+    c = labels.cpu().numpy()[:SAMPLE]
     if not 1 < len(np.unique(c)) < len(rows):
         return -1.0
     return float(silhouette_score(rows, c))

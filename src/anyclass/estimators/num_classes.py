@@ -1,15 +1,15 @@
-"""How many classes there are, by labels that are held out.
+"""Estimate the number of classes with held-out labels.
 
-The project's own, after the estimate of GCD (arXiv 2201.02609; `clusters.estimate_classes`), which
-asks at which number k-means of frozen features agrees best with labels.
+The project's own, after the estimate of GCD (arXiv 2201.02609; `kmeans.estimate_classes`), which
+takes the K at which k-means of frozen features agrees best with the labels.
 
-    score(K) = F1 of pairs of held-out images: of one class if and only if in one cluster
+    score(K) = F1 of pairs of held-out images: same cluster as a prediction of same class
     K^       = the largest K with score(K) >= b - 0.05 min(b, 5 (1 - b)),   b = max score
 
-Half of the labels of each class are held out, then the other half. Those that are given sharpen
-the features (`whitening.py`); k-means of all images sees no label at all. Up to the true number
-the score hardly changes, since new classes take clusters of their own; beyond it, clusters that
-are too many split known classes as well.
+Half of the labels of each class are held out, then the other half. The given labels are used for
+whitening (`whitening.py`); k-means of all images uses no label. Up to the true number, the score
+hardly changes, because new classes get clusters of their own; beyond it, superfluous clusters
+split known classes as well.
 
 Letters: N images, K classes.
 """
@@ -30,30 +30,29 @@ from anyclass.log import Log
 from anyclass.rng import seeded_rng
 
 GOOD = 0.05
-"""What the score of the estimate may lose against the best, as a share of the smaller of the best
-and five times what that lacks: as many classes as labels allow, but where labels are told apart
-perfectly none that costs anything."""
+"""Tolerated loss of score for the estimate, as a share of min(b, 5 (1 - b)): the estimate is as
+large as the labels allow, but with a perfect score it must not lose anything."""
 POSSIBLE = 0.1
-"""The same of any number that is still thought possible, beside the standard error."""
+"""Tolerated loss for the upper end of the range, in addition to the standard error."""
 STEP = 1.1
-"""Factor from one number that is looked at to the next."""
+"""Factor between two evaluated numbers."""
 PATIENCE = 3
-"""Numbers in a row that are no longer possible, after which none is looked at."""
+"""Numbers beyond the range after which the search ends."""
 RESTARTS = 10
-"""Of k-means."""
+"""Restarts of k-means."""
 DRAWS, ENOUGH = 5, 500
-"""How often labels are cut in halves at most: until so many images were held out in all."""
+"""Most random halvings of the labels, and the total of held-out images that is enough."""
 
 
 class Count(NamedTuple):
-    """How many classes there seem to be, those with labels included."""
+    """Estimated number of classes, including the labelled ones."""
 
     classes: int
     """K^."""
     range: tuple[int, int]
-    """The smallest K that is `GOOD` as K^ is, and the largest that is `POSSIBLE`."""
+    """The smallest K within the tolerance `GOOD`, and the largest within `POSSIBLE`."""
     curve: dict[int, float]
-    """Score of every K that was looked at, ascending."""
+    """Score of every evaluated K, ascending."""
     margin: float
     """Standard error of the best score."""
 
@@ -67,18 +66,18 @@ def estimate_num_classes(
     how: Whitening = Whitening(),  # noqa: B008 (frozen)
     seed: int = 0,
 ) -> Count:
-    """Estimate the number of classes from the labels of some.
+    """Estimate the number of classes from partial labels.
 
-    An estimate: it sees how labelled classes split, and takes new ones to be as wide.
+    It assumes that new classes vary as much as the labelled ones.
 
     Args:
         rows: [x | h | 1], features of both spaces.
-        d: how many columns are x.
+        d: number of columns of x.
         labels: class of each labelled image, -1 otherwise.
-        log: gets the progress, the last number tried counting for all that are left.
+        log: gets the progress.
         most: largest K; None: min(1000, N / 4).
-        how: what is done to the features.
-        seed: of halves and of k-means.
+        how: whitening of the features.
+        seed: random seed of the halves and of k-means.
 
     Raises:
         RequestError: no class has two labelled images, so none can be held out.
@@ -90,14 +89,15 @@ def estimate_num_classes(
     halves = [(given, held) for given, held in _halves(labels, draws, seed) if (held >= 0).any()]
     if not halves:
         raise RequestError(
-            "the number of classes is estimated from labels, and no class has two labelled "
-            "images; label more, or say how many there are (--unknown N)"
+            "the number of classes is estimated from labels, but no class has two labelled "
+            "images; label more images, or give the number of unknown classes (--unknown N)"
         )
-    trials = [_Trial(rows, d, *pair, 2 * most, how) for pair in halves]
-    numbers, curve = list(_numbers(known, most)), dict[int, float]()
+    splits = [_Split(rows, d, given, held, 2 * most, how) for given, held in halves]
+    numbers = list(_numbers(known, most))
+    curve: dict[int, float] = {}
     for k in numbers:
-        curve[k] = sum(trial.score(k, seed) for trial in trials) / len(trials)
-        found = judged(curve, images)
+        curve[k] = sum(split.score(k, seed) for split in splits) / len(splits)
+        found = estimate_from_curve(curve, images)
         over = sum(other > found.range[1] for other in curve) >= PATIENCE
         log(stage="count", done=len(numbers) if over else len(curve), total=len(numbers))
         if over:
@@ -105,18 +105,18 @@ def estimate_num_classes(
     return found
 
 
-def judged(curve: Mapping[int, float], images: int) -> Count:
-    """What the scores of some numbers, and of how many labelled images, say."""
+def estimate_from_curve(curve: Mapping[int, float], images: int) -> Count:
+    """Estimate the number and its range from the scores of some K on `images` labelled images."""
     best = max(curve.values())
     loss = min(best, 5 * (1 - best))
-    margin = sqrt((best * (1 - best) + 1 / images) / images)  # 1 is not certain either
+    margin = sqrt((best * (1 - best) + 1 / images) / images)  # a score of 1 has an error as well
     good = [k for k in curve if curve[k] >= best - GOOD * loss]
     possible = [k for k in curve if curve[k] >= best - POSSIBLE * loss - margin]
     return Count(max(good), (min(good), max(possible)), dict(sorted(curve.items())), margin)
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:
-    """Numbers from `first` to `last`, `STEP` times as large each time."""
+    """Numbers from `first` to `last` in geometric steps of `STEP`."""
     k = first
     while k < last:
         yield k
@@ -124,8 +124,8 @@ def _numbers(first: int, last: int) -> Iterator[int]:
     yield last
 
 
-class _Trial:
-    """Half of the labels held out."""
+class _Split:
+    """Features whitened by the given labels, and the held-out labels."""
 
     def __init__(
         self,
@@ -141,21 +141,21 @@ class _Trial:
         self.x, self.h = self.space.reduced(rows)
 
     def score(self, k: int, seed: int) -> float:
-        """That of K clusters."""
+        """Score of K clusters."""
         u = self.space.joined(self.x[:, : 2 * k], self.h[:, : 2 * k]).cpu()
-        nobody = torch.full((len(u),), -1)
-        found = semi_supervised_kmeans(u, nobody, k, RESTARTS, seed=seed).labels
+        unlabelled = torch.full((len(u),), -1)
+        found = semi_supervised_kmeans(u, unlabelled, k, RESTARTS, seed=seed).labels
         return pair_f1(self.held, found.numpy())
 
 
 def _halves(labels: Int[Tensor, " N"], draws: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Labels that are given, and those that are held out, both ways round."""
+    """Yield given and held-out labels of random halves, and the same with the halves swapped."""
     for draw in range(draws):
         order = torch.randperm(len(labels), generator=seeded_rng(seed, draw)).to(labels.device)
         first = torch.zeros_like(labels, dtype=torch.bool)
         for c in labels[labels >= 0].unique():
-            mine = order[labels[order] == c]
-            first[mine[: (len(mine) + 1) // 2]] = True
+            members = order[labels[order] == c]
+            first[members[: (len(members) + 1) // 2]] = True
         for part in (first, ~first):
             given = torch.where(part, labels, -1)
             held = torch.where(part | ~torch.isin(labels, given[given >= 0]), -1, labels)

@@ -1,11 +1,12 @@
-"""Features in which what tells labelled classes apart, and others with them, is the loudest.
+"""LDA whitening, then PCA.
 
-The project's own, after linear discriminant analysis: what varies within labelled classes is light,
-pose and background; undone, what is left varies between classes, named or not.
+Own method, based on linear discriminant analysis. Light, pose and background vary within labelled
+classes. Whitening removes this variation; the remaining variation separates classes, also unknown
+ones.
 
     a   = unit( (h - mean) Sigma^-1/2 )                Sigma: covariance within labelled classes
-    r_h = unit( first q principal components of a )    what still varies varies between classes
-    r_x                                                the same of x, the space shared with texts
+    r_h = unit( first q principal components of a )
+    r_x                                                the same for x, the space shared with texts
     u   = unit( [r_h | beta r_x] )
 
 Letters: N images, D dimensions, x (N, D) unit features, h (N, H) features of the image tower
@@ -13,7 +14,7 @@ before its projection, u (N, R).
 """
 
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -25,23 +26,21 @@ from torch.nn.functional import normalize, one_hot
 
 @plain_dataclass(frozen=True)
 class WhitenedPCA:
-    """GET-plus: two spaces, each sharpened by labelled classes and reduced, side by side.
+    """Fitted LDA whitening and PCA of x and of h; their concatenation u.
 
-    Rows are [x | h | 1]: features shared with texts, and the image tower's own. `weights` are of
-    [u | 1].
+    Rows are [x | h | 1]: projected features, backbone features and a one.
     """
 
-    kind: ClassVar = "spaces"
     x_centre: Float[Tensor, " D"]
     """Mean of x."""
     x_whiten: Float[Tensor, "D D"]
-    """Inverse root of the covariance of x within labelled classes."""
+    """Inverse square root of the covariance of x within labelled classes."""
     x_middle: Float[Tensor, " D"]
-    """Mean of what it makes, as unit vectors."""
+    """Mean of the whitened unit vectors."""
     x_axes: Float[Tensor, "D P"]
-    """Principal axes of that."""
+    """Principal axes of the whitened unit vectors."""
     h_centre: Float[Tensor, " H"]
-    """Mean of h, and so on."""
+    """Mean of h."""
     h_whiten: Float[Tensor, "H H"]
     """As for x."""
     h_middle: Float[Tensor, " H"]
@@ -49,80 +48,77 @@ class WhitenedPCA:
     h_axes: Float[Tensor, "H Q"]
     """As for x."""
     share: float
-    """beta, weight of x beside h."""
+    """beta, weight of x relative to h."""
 
     @property
     def width(self) -> int:
-        """Columns of `weights`."""
-        return self.h_axes.shape[1] + self.x_axes.shape[1] + 1
+        """R, number of columns of u."""
+        return self.h_axes.shape[1] + self.x_axes.shape[1]
 
-    def logits(
-        self,
-        clip: object,
-        prompts: tuple[str, ...],
-        w: Float[Tensor, "C E"],
-        f: Float[Tensor, "n R"],
-    ) -> Float[Tensor, "n C"]:
-        """U . w_c + bias_c."""
-        return self.seen(f) @ w[:, :-1].T + w[:, -1]
-
-    def seen(self, f: Float[Tensor, "n R"]) -> Float[Tensor, "n E"]:
-        """u, the unit vectors of both spaces together."""
+    def transform(self, f: Float[Tensor, "n F"]) -> Float[Tensor, "n R"]:
+        """Unit vectors u of rows [x | h | 1]."""
         return self.joined(*self.reduced(f))
 
-    def reduced(self, f: Float[Tensor, "n R"]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n Q"]]:
-        """Coordinates of x and of h along their axes, the first of the largest spread."""
+    def reduced(self, f: Float[Tensor, "n F"]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n Q"]]:
+        """Coordinates of x and of h along their principal axes, by decreasing variance."""
         d = len(self.x_centre)
         x = normalize((f[:, :d] - self.x_centre) @ self.x_whiten, dim=1)
         h = normalize((f[:, d:-1] - self.h_centre) @ self.h_whiten, dim=1)
         return (x - self.x_middle) @ self.x_axes, (h - self.h_middle) @ self.h_axes
 
-    def joined(self, x: Float[Tensor, "n P"], h: Float[Tensor, "n Q"]) -> Float[Tensor, "n E"]:
-        """U of coordinates, of all of them or the first few."""
+    def joined(self, x: Float[Tensor, "n P"], h: Float[Tensor, "n Q"]) -> Float[Tensor, "n R"]:
+        """Unit vectors u of all or the first few coordinates."""
         both = [normalize(h, dim=1), self.share * normalize(x, dim=1)]
         return normalize(torch.cat(both, dim=1), dim=1)
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Whitening:
-    """How features are sharpened by labels."""
+    """Settings of LDA whitening and PCA."""
 
     sharpen: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of the covariance within labelled classes that is undone; the rest is one number for
-    all dimensions."""
+    """Weight of the covariance within labelled classes in Sigma; the rest is a multiple of the
+    identity (shrinkage). Raise it if there are many labelled images."""
     shared: Annotated[float, Field(ge=0)] = 0.5
-    """beta, weight of the space shared with texts beside the tower's own."""
+    """beta, weight of projected features relative to backbone features."""
 
     def spaces(
         self, rows: Float[Tensor, "N E"], d: int, labels: Int[Tensor, " N"], q: int
     ) -> WhitenedPCA:
-        """Both spaces, sharpened and reduced.
+        """Fit whitening and PCA of x and of h.
 
         Args:
             rows: [x | h | 1].
             d: how many columns are x.
-            labels: -1 where there is none.
-            q: principal components of each space.
+            labels: class of each labelled image, -1 otherwise.
+            q: number of principal components of each space.
         """
-        x, h = rows[:, :d], rows[:, d:-1]
-        of_x, of_h = (sharpened(some, labels, q, self.sharpen) for some in (x, h))
-        return WhitenedPCA(*of_x, *of_h, share=self.shared)
+        x = fit_whitened_pca(rows[:, :d], labels, q, self.sharpen)
+        h = fit_whitened_pca(rows[:, d:-1], labels, q, self.sharpen)
+        return WhitenedPCA(*x, *h, share=self.shared)
 
 
-def sharpened(
+def fit_whitened_pca(
     h: Float[Tensor, "N H"], labels: Int[Tensor, " N"], q: int, sharpen: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What whitens features and reduces them.
+    """Fit whitening and PCA of one space.
+
+    Args:
+        h: features.
+        labels: class of each labelled image, -1 otherwise.
+        q: number of principal components.
+        sharpen: weight of the covariance within labelled classes in Sigma.
 
     Returns:
-        centre (H), Sigma^-1/2 (H, H), and of the unit vectors they make: centre (H) and the first
-        q principal axes (H, q).
+        The mean (H), Sigma^-1/2 (H, H), the mean of the whitened unit vectors (H), and their
+        first q principal axes (H, q).
     """
-    centre, known = h.mean(0), labels >= 0
+    centre = h.mean(0)
+    known = labels >= 0
     z = one_hot(labels[known]).to(h)
     means = torch.einsum("nk,nh,k->kh", z, h[known], 1 / z.sum(0).clamp_min(1))
-    rest = h[known] - z @ means
-    within = rest.T @ rest / max(1, len(rest))
+    residuals = h[known] - z @ means
+    within = residuals.T @ residuals / max(1, len(residuals))
     width = len(within)
     level = (within.trace() / width).clamp_min(1e-12)
     sigma = sharpen * within + (1 - sharpen) * level * torch.eye(width).to(h)
@@ -131,4 +127,5 @@ def sharpened(
     a = normalize((h - centre) @ whiten, dim=1)
     middle = a.mean(0)
     axes = torch.linalg.eigh((a - middle).T @ (a - middle)).eigenvectors.flip(1)
-    return centre, whiten, middle, axes[:, : min(q, width, len(h) - 1)].contiguous()
+    components = min(q, width, len(h) - 1)
+    return centre, whiten, middle, axes[:, :components].contiguous()

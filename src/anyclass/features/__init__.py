@@ -1,1 +1,1 @@
-"""Features of images and of class names, embedded once and kept on disk."""
+"""Features of images and of class names, cached on disk."""

@@ -1,52 +1,58 @@
-"""Prompt templates, and class names turned into text features.
+"""Prompt templates, and text features of classes.
 
-A template holds the place of the class as `{}` or `{c}`; it is filled by replacing that literal,
-never by formatting.
+A template marks the place of the class with `{}` or `{c}`. The literal is replaced; `str.format` is
+not used.
 """
 
+import json
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from typing import Annotated, NamedTuple
 
+import torch
 from jaxtyping import Float
 from pydantic import AfterValidator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anyclass.backbone import Backbone
 from anyclass.errors import RequestError
+from anyclass.files import atomic_write, cache_folder
 
 PLAIN = "a photo of a {}."
-"""The template of CLIP's paper, and LatteCLIP's for class texts and all baselines."""
+"""Template of CLIP's paper; LatteCLIP uses it for class prompts and baselines."""
 
 BRIEFLY = "concisely, less than 20 words."
-"""How every question to a captioner ends, in LatteCLIP's official scripts."""
+"""End of each question to a captioner, as in LatteCLIP's official scripts."""
 
 
 class Domain(NamedTuple):
-    """How to speak of one kind of image."""
+    """Phrases for one kind of image."""
 
     image: str
-    """What a captioner is asked about in one image; `{c}` is the class, where it is named."""
+    """Subject of a question about one image; `{c}` marks the place of the class, if any."""
     group: str
-    """What it is asked about in several images."""
+    """Subject of a question about several images."""
     template: str
-    """Class template of LatteCLIP's official scripts for the set."""
+    """Class template of LatteCLIP's official scripts."""
 
     @property
     def noun(self) -> str:
-        """What an image shows, in a word or a few: "object"."""
+        """Noun phrase for what an image shows, such as "object"."""
         return self.image.removeprefix("the ").replace("{c} ", "").split(" in the ")[0]
 
     def ask_image(self, prompt: str = "") -> str:
-        """The question about one image; with `prompt` it names the class, where it has a place.
+        """Question about one image, with the class `prompt` if the phrase has a place for it.
 
-        As in: Describe the object in the photo concisely, less than 20 words.
+        Example: Describe the object in the photo concisely, less than 20 words.
         """
         about = self.image.replace("{c} ", prompt and f"{prompt} ")
         return f"Describe {about} {BRIEFLY}"
 
     def ask_group(self) -> str:
-        """The question about several images at once."""
+        """Question about several images at once."""
         return f"Describe the common visual attributes of {self.group} {BRIEFLY}"
 
 
@@ -80,11 +86,16 @@ DOMAINS = {
     ),
     "caltech101": Domain("the object in the photo", "the objects in all the photos", PLAIN),
 }
-"""The ten sets of LatteCLIP's paper: phrases A and B of its prompts, and its templates."""
+"""The ten data sets of LatteCLIP's paper: phrases A and B of its prompts, and its templates."""
 
 
 def domain(name: str, plural: str = "") -> Domain:
-    """A known set of LatteCLIP's paper, or any noun: "bird" asks about "the bird in the photo"."""
+    """Phrases for a data set of LatteCLIP's paper, or for any noun, such as "bird".
+
+    Args:
+        name: name of the data set, or a noun.
+        plural: plural of the noun, if irregular.
+    """
     plural = plural or f"{name}s"
     return DOMAINS.get(name) or Domain(
         f"the {{c}} {name} in the photo", f"the {plural} in all the photos", PLAIN
@@ -92,11 +103,10 @@ def domain(name: str, plural: str = "") -> Domain:
 
 
 def fill(template: str, prompt: str) -> str:
-    """Put a class prompt into a template, literally.
+    """Insert a class prompt into a template.
 
     Raises:
-        RequestError: the template has no place for the class, or braces that are neither `{}` nor
-            `{c}`.
+        RequestError: the template has no place for the class, or braces other than `{}` and `{c}`.
     """
     bare = template.replace("{}", "").replace("{c}", "")
     if bare == template or "{" in bare or "}" in bare:
@@ -108,18 +118,18 @@ def fill(template: str, prompt: str) -> str:
 
 
 def _checked(template: str) -> str:
-    """The template, if a class can be put into it."""
+    """Validate a template."""
     fill(template, "class")
     return template
 
 
 Template = Annotated[str, AfterValidator(_checked)]
-"""A template that is refused where it is given, not where it is used."""
+"""Template that is validated on input."""
 
 
 @cache
 def openai_templates() -> tuple[str, ...]:
-    """The 80 templates that OpenAI published for ImageNet, as open_clip carries them."""
+    """OpenAI's 80 templates for ImageNet, from open_clip."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
@@ -128,13 +138,35 @@ def openai_templates() -> tuple[str, ...]:
 def class_features(
     clip: Backbone, prompts: Sequence[str], templates: Sequence[str]
 ) -> Float[Tensor, "C D"]:
-    """Unit text feature of each class: the mean over templates of unit features, made unit again.
+    """Unit text feature of each class: the normalised mean over templates of unit features.
 
     Args:
         clip: the model.
-        prompts: the texts that stand for the C classes.
+        prompts: class prompts of the C classes.
         templates: one template, or an ensemble.
     """
     texts = [fill(template, prompt) for prompt in prompts for template in templates]
     features = clip.texts(texts).reshape(len(prompts), len(templates), -1)
     return nn.functional.normalize(features.mean(1), dim=-1)
+
+
+@torch.no_grad()
+def cached_class_features(
+    clip: Backbone, prompts: Sequence[str], templates: Sequence[str]
+) -> Float[Tensor, "C D"]:
+    """`class_features` of an untrained model, cached on disk.
+
+    Args:
+        clip: the untrained model.
+        prompts: class prompts of the C classes.
+        templates: one template, or an ensemble.
+    """
+    key = json.dumps([clip.weights_sha256, list(templates), list(prompts)])
+    path = cache_folder("texts") / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    try:  # clone: the alignment of memory-mapped tensors changes the rounding of products
+        return load_file(path)["features"].clone().to(clip.device)
+    except (OSError, SafetensorError, KeyError):
+        features = class_features(clip, prompts, templates)
+    with atomic_write(path) as draft:
+        save_file({"features": features.cpu().contiguous()}, draft)
+    return features

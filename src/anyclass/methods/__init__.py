@@ -1,11 +1,11 @@
-"""The methods; `METHODS` is the only list of them."""
+"""Published methods and the project's own; `METHODS` is the only list of them."""
 
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
@@ -23,17 +23,31 @@ from anyclass.methods.ship import Ship
 from anyclass.methods.ship_plus import ShipPlus
 from anyclass.methods.simgcd import SimGcd
 from anyclass.methods.tip_adapter import TipAdapter
+from anyclass.methods.workload import Workload as Workload
 from anyclass.methods.zero_shot import ZeroShot
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A frozen dataclass of hyper-parameters that can be fitted."""
+    """Frozen dataclass of hyper-parameters with a `fit`."""
+
+    discovers: ClassVar[bool]
+    """Whether the method discovers classes without a name."""
 
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Learn from the images; the model is left as it is, `scratch` survives a kill."""
+        """Fit a classifier.
+
+        Args:
+            data: the model, which is not changed, and readable images.
+            log: receives the progress.
+            scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
+            seed: random seed; the global random state is not used.
+        """
+
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
 
 
 METHODS: dict[str, Any] = {
@@ -55,26 +69,30 @@ METHODS: dict[str, Any] = {
     "gcd": Gcd,
     "kmeans": KMeans,
 }
-"""Name on the command line -> its class."""
+"""Command-line name -> class of the method."""
 
 
 def suggest(
     dataset: ImageDataset, unknown: int | Literal["auto"] = 0
 ) -> tuple[str, Method, list[str]]:
-    """The best method for what is known of the classes, and the facts that decided it.
+    """Choose a method by the labels and names of the classes.
 
     Args:
         dataset: images, labels and classes.
-        unknown: how many further classes there are; auto: some, their number is to be estimated.
+        unknown: number of classes without a name; auto: to be estimated.
+
+    Returns:
+        Name on the command line, method, and the reasons for the choice.
     """
-    classes, labelled = dataset.classes, int((dataset.labels >= 0).sum())
+    classes = dataset.classes
+    labelled = int((dataset.labels >= 0).sum())
     if unknown:
         return _discovery(len(dataset), labelled, len(classes.labelled), unknown)
     if len(classes) < 2:
         return (
             "zero-shot",
             ZeroShot(),
-            ["a single class cannot be told from others: zero-shot only"],
+            ["there is a single class: only zero-shot works with it"],
         )
     if classes.labelled and classes.named:
         return (
@@ -82,27 +100,32 @@ def suggest(
             ShipPlus(),
             [
                 f"{len(classes.labelled)} classes have {labelled} labelled images and "
-                f"{len(classes.named)} only a name: SHIP-plus learns from labels and names"
+                f"{len(classes.named)} only a name: SHIP-plus uses labels and names"
             ],
         )
     named = f"all {len(classes)} classes have a name"
-    why = [f"{named} and no image has a label: LatteCLIP-plus learns from names alone"]
+    reason = f"{named} and no image has a label: LatteCLIP-plus needs only names"
     if labelled:
-        why = [
-            f"{named}, {labelled} of {len(dataset)} images have a label: LatteCLIP-plus learns "
-            "from names alone, the labels only score it"
-        ]
-    return "latteclip-plus", LatteClipPlus(), why
+        reason = (
+            f"{named}, {labelled} of {len(dataset)} images have a label: LatteCLIP-plus needs "
+            "only names, the labels are used for evaluation only"
+        )
+    return "latteclip-plus", LatteClipPlus(), [reason]
 
 
 def _discovery(
     images: int, labelled: int, known: int, unknown: int | Literal["auto"]
 ) -> tuple[str, Method, list[str]]:
-    """The method for classes without a name."""
+    """Choose a method for classes without a name."""
     further = "some" if unknown == "auto" else unknown
     if labelled:
-        why = f"{known} classes have {labelled} labelled images and {further} further ones have "
-        said = f"{why}not even a name: GET-plus discovers them among the other images"
-        return "get-plus", GetPlus(), [said]
-    why = f"{further} classes have no name and no image has a label"
-    return "kmeans", KMeans(), [f"{why}: k-means groups the {images} images by their features"]
+        reason = (
+            f"{known} classes have {labelled} labelled images and {further} further classes have "
+            "no name: GET-plus discovers them in the other images"
+        )
+        return "get-plus", GetPlus(), [reason]
+    reason = (
+        f"{further} classes have no name and no image has a label: k-means clusters the {images} "
+        "images by their features"
+    )
+    return "kmeans", KMeans(), [reason]

@@ -1,4 +1,4 @@
-"""CLIP-Adapter: two thin layers beside the image feature, trained on few images.
+"""CLIP-Adapter: a two-layer residual adapter of image features, trained on few images.
 
 Gao et al., IJCV 2023, arXiv 2110.04544.   Needs: labels for some classes, a name for every class.
 
@@ -7,12 +7,12 @@ Gao et al., IJCV 2023, arXiv 2110.04544.   Needs: labels for some classes, a nam
     L    = cross-entropy of softmax_c( cos(f', t_c) / tau )
 
 Letters: C classes, D dimensions, H = D / 4 hidden units, f (D,) unit features of an image, t_c
-(D,) text of class c, W1 (H, D), W2 (D, H). W1 and W2 learn, the towers stay frozen.
+(D,) text feature of class c, W1 (H, D), W2 (D, H). W1 and W2 are trained, the towers are frozen.
 """
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,21 +22,21 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tyro.conf import Suppress, arg
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import Adapter, fresh
-from anyclass.data import Classes, ImageDataset
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.few_shot import (
     START,
     FewShot,
-    LabelledFeatures,
-    Over,
-    SyntheticFeatures,
-    TrainingSet,
+    FewShotTask,
+    fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -45,93 +45,89 @@ from anyclass.training.optim import AdamW, LearningRate
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class ClipAdapter:
-    """Learns a small change of image features from labelled images."""
+    """Trains a residual adapter of the image features on labelled images."""
 
+    discovers: ClassVar[bool] = False
+    """Whether the method discovers classes without a name."""
     kind: Suppress[Literal["clip-adapter"]] = "clip-adapter"
-    """Tells it apart from other methods in a file."""
+    """Type of the method in saved files."""
     data: Annotated[FewShot, arg(name="")] = FewShot()
-    """Labelled images that are learned from, and their views."""
+    """Labelled images and their augmented views."""
     template: Template = PLAIN
-    """Class text; `{}` is the class."""
+    """Class prompt; `{}` is the class name."""
     ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """rho, share of the adapted feature (released code: 0.2; paper: per set, 0.2 to 0.6)."""
+    """rho, weight of the adapted feature; 0: zero-shot (released code: 0.2; paper: 0.2 to 0.6,
+    chosen for each data set)."""
     reduction: Annotated[int, Field(gt=0)] = 4
-    """D over the hidden units (released code: 4)."""
+    """D divided by the number of hidden units (released code: 4)."""
     lr: Annotated[float, Field(ge=0)] = 1e-3
-    """AdamW's highest learning rate, half a cosine follows (the project's own; paper: 1e-5)."""
+    """Peak learning rate of AdamW, with cosine decay (the project's own; paper: 1e-5)."""
     eps: Annotated[float, Field(gt=0)] = 1e-4
-    """AdamW's floor (the project's own, as Tip-Adapter's)."""
+    """Epsilon of AdamW (the project's own, as Tip-Adapter's)."""
     epochs: Annotated[int, Field(ge=0)] = 200
-    """Passes over the labelled images (the project's own)."""
+    """Epochs over the labelled images (the project's own)."""
     batch_size: Annotated[int, Field(gt=0)] = 256
-    """Images of a step, all where there are fewer (the project's own; paper: 32)."""
+    """Batch size; all images if there are fewer (the project's own; paper: 32)."""
 
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Learn from labelled images; other classes are told by their text and changed features.
+        """Fit on labelled images; the adapter applies to the other classes as well.
 
         Args:
-            clip: the model; it is left as it is.
-            dataset: images, all readable; those without a label are not looked at.
-            log: gets the loss.
-            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+            data: the model, which is not changed, and readable images; only the labelled ones
+                are used.
+            log: receives the loss.
+            scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
+            seed: random seed.
 
         Raises:
             RequestError: fewer than two classes, or no image with a label.
         """
-        refuse_one_class(dataset.classes, "CLIP-Adapter")
-        labelled = self.data.show(clip, dataset, log, self.epochs)
-        keep = scratch / "training.safetensors" if scratch else None
-        return self.learn(clip, labelled, dataset.classes, log, keep=keep)
+        refuse_one_class(data.dataset.classes, "CLIP-Adapter")
+        return fit_few_shot(self, data, log, scratch, seed)
 
-    def learn(
-        self,
-        clip: Backbone,
-        labelled: LabelledFeatures,
-        classes: Classes,
-        log: Log,
-        synthetic: SyntheticFeatures | None = None,
-        over: Over = "labelled",
-        keep: Path | None = None,
-    ) -> Classifier:
-        """Learn from features.
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        return Workload()
+
+    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+        """Fit on features.
 
         Args:
-            clip: the model; it is left as it is.
-            labelled: labelled images.
-            classes: all classes.
-            log: gets the loss.
-            synthetic: features of named classes; then the loss tells all classes apart.
-            over: classes that the loss tells apart.
-            keep: file for what a run after a kill goes on from; None keeps nothing.
+            task: features of labelled images, and the classes.
+            log: receives the loss.
+            keep: checkpoint file, to resume a killed run; None: no checkpoint.
         """
-        training_set, seed = (
-            TrainingSet.of(labelled, classes, synthetic, over, log),
-            torch.initial_seed(),
-        )
+        clip = task.clip
+        prompts = task.classes.prompts
+        training_set = task.training_set(log)
         with torch.no_grad():
-            t = class_features(clip, classes.prompts, [self.template])
-        learned = self._start(t, seed)
-        head = Adapter(**learned, ratio=self.ratio)
+            t = class_features(clip, prompts, [self.template])
+        parameters = self._initial(t, task.seed)
+        scale = clip.logit_scale.detach()
+        columns = training_set.columns
+        head = Adapter(**parameters, ratio=self.ratio, texts=t[columns], scale=scale)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             f, y = training_set.step(batch)
-            logits = head.logits(clip, classes.prompts, t[training_set.columns], f)
-            return {"clip_adapter_loss": cross_entropy(logits, y)}
+            return {"clip_adapter_loss": cross_entropy(head.logits(f), y)}
 
-        batches = labelled.batches(self.batch_size, self.epochs, seed)
+        batches = task.labelled.batches(self.batch_size, self.epochs, task.seed)
         schedule = AdamW(LearningRate(self.lr), eps=self.eps)
-        optimise(loss, learned, batches, schedule, log, Checkpoint.at(keep))
-        found = {name: parameter.detach() for name, parameter in learned.items()}
-        facts = {"labelled_images": len(labelled.c)}
-        record = {"facts": facts, "learned_from": labelled.files}
-        about, head = ("clip-adapter", asdict(self), record), Adapter(**found, ratio=self.ratio)
-        return Classifier(clip, None, classes, t, *about, head=head)
+        optimise(loss, parameters, batches, schedule, log, Checkpoint.at(keep))
+        trained = {name: parameter.detach() for name, parameter in parameters.items()}
+        facts = {"labelled_images": len(task.labelled.c)}
+        record = FitRecord(trained_on=task.labelled.files, facts=facts)
+        head = Adapter(**trained, ratio=self.ratio, texts=t, scale=scale)
+        representation = Representation((clip,))
+        return Classifier(representation, head, task.classes, "clip-adapter", asdict(self), record)
 
-    def _start(self, t: Float[Tensor, "C D"], seed: int) -> dict[str, nn.Parameter]:
-        """W1 and W2 as torch's layers start."""
+    def _initial(self, t: Float[Tensor, "C D"], seed: int) -> dict[str, nn.Parameter]:
+        """Initialise W1 and W2 as `nn.Linear` does."""
         d = t.shape[1]
-        h, drawing = max(1, d // self.reduction), seeded_rng(seed, START)
-        w1, w2 = fresh(h, d, drawing), fresh(d, h, drawing)
+        h = max(1, d // self.reduction)
+        rng = seeded_rng(seed, START)
+        w1 = fresh(h, d, rng)
+        w2 = fresh(d, h, rng)
         return {"w1": nn.Parameter(w1.to(t)), "w2": nn.Parameter(w2.to(t))}

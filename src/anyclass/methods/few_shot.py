@@ -1,13 +1,14 @@
-"""What few-shot methods learn from: unit features of labelled images, and of none.
+"""Training data of few-shot methods: features of labelled images, and synthetic features.
 
-Letters: n labelled images, K views of each, D dimensions, C classes.
+Letters: n labelled images, K views per image, D dimensions, C classes.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass as plain_dataclass
 from functools import cached_property
 from math import ceil
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,77 +19,81 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
-from anyclass.data import Augmentation, Classes, ImageDataset
+from anyclass.classifier.classifier import Classifier
+from anyclass.data import Augmentation, Classes
 from anyclass.errors import RequestError
-from anyclass.features.extract import Embedding, embed
+from anyclass.features.cache import Embedding
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 
 CROPS = Augmentation((0.5, 1.0), jitter_probability=0.0, grey_probability=0.0, flip_probability=0.5)
-"""Views of Tip-Adapter, GDA and SHIP: half of the image or more, mirrored or not."""
+"""Augmentation of Tip-Adapter, GDA and SHIP: crops of 50 % to 100 % of the area, flips."""
 
-START, HELD_OUT = -2, -3
-"""Set the draws of what is learned, and of held-out images, apart from others by one seed."""
+START = -2
+"""Seed key of initial parameters."""
+
+HELD_OUT = -3
+"""Seed key of held-out images."""
 
 Over = Literal["labelled", "all"]
-"""Classes that an image may belong to while training: those with labelled images, or all."""
+"""Classes of the cross-entropy in training: those with labelled images, or all."""
 
 
-def refuse_one_class(classes: Classes, who: str) -> None:
-    """A method that tells classes apart, `who` in messages, needs two.
+def refuse_one_class(classes: Classes, method: str) -> None:
+    """Require two classes; `method` is the name in the message.
 
     Raises:
-        RequestError: there are fewer.
+        RequestError: fewer than two classes.
     """
     if len(classes) < 2:
-        raise RequestError(f"{who} tells classes apart: it needs two names (--classes FILE)")
+        raise RequestError(f"{method} needs two or more class names (--classes FILE)")
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class FewShot:
-    """Which labelled images are learned from, and as what views."""
+    """Labelled images of a few-shot method, and their augmented views."""
 
     shots: Annotated[int, Field(gt=0)] | None = None
-    """Most labelled images of a class that are learned from, drawn by the seed; None: all."""
+    """Maximum number of labelled images per class, drawn at random by the seed; None: all."""
     views: Annotated[int, Field(ge=0)] = 10
-    """K, augmented views of each that are embedded once; 0: a new one for every epoch."""
+    """K, augmented views per image, cached and drawn in training; 0: a new view in each epoch."""
     augmentation: Augmentation = CROPS
-    """How views vary."""
+    """Augmentation of the views."""
 
-    def show(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, epochs: int
-    ) -> "LabelledFeatures":
-        """Embed the views of the labelled images, or find them in the cache.
+    def embed(self, data: FeatureStore, log: Log, epochs: int, seed: int) -> "LabelledFeatures":
+        """Embed the views of the labelled images; cached views are reused.
 
         Args:
-            clip: the model.
-            dataset: images, all readable; those without a label are left alone.
-            log: gets the progress of embedding.
-            epochs: of the training that follows, for `views` = 0.
+            data: the model and readable images; unlabelled ones are not used.
+            log: receives the progress of embedding.
+            epochs: epochs of training, which is the number of views if `views` is 0.
+            seed: random seed of the draw of images and their views.
 
         Raises:
             RequestError: no image has a label.
         """
-        seed = torch.initial_seed()
-        chosen = dataset[draw_shots(dataset.labels, self.shots, seed)]
+        clip = data.clip
+        chosen = data.dataset[draw_shots(data.dataset.labels, self.shots, seed)]
         if not len(chosen):
             raise RequestError(
-                "no image has a label to learn from: give some (--labels folders|FILE); for "
-                "names alone there are latteclip-plus, latteclip and zero-shot"
+                "no image has a label: give labels (--labels folders|FILE), or use "
+                "latteclip-plus, latteclip or zero-shot, which need only class names"
             )
-        how = Embedding("head", self.augmentation, self.views or max(1, epochs), seed)
-        hidden = embed(clip, chosen, how, log)
+        embedding = Embedding("head", self.augmentation, self.views or max(1, epochs), seed)
+        hidden = data.of(chosen).embed(embedding, log)
         with torch.no_grad():
-            rows = torch.arange(len(chosen)).split(64)
-            x = torch.cat([_unit_views(clip, hidden[some].to(clip.device)) for some in rows])
-        return LabelledFeatures(x, torch.tensor(chosen.labels), chosen.files, fresh=not self.views)
+            batches = torch.arange(len(chosen)).split(64)
+            x = torch.cat([_unit_views(clip, hidden[rows].to(clip.device)) for rows in batches])
+        c = torch.tensor(chosen.labels)
+        return LabelledFeatures(x, c, chosen.files, view_per_epoch=not self.views)
 
 
 def draw_shots(
     labels: Int[np.ndarray, " N"], shots: int | None, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """Rows of labelled images, in order: at most `shots` of each class, without replacement."""
+    """Draw at most `shots` labelled images per class without replacement; return sorted rows."""
     drawn = []
     for c in np.unique(labels[labels >= 0]):
         rows = np.flatnonzero(labels == c)
@@ -99,55 +104,59 @@ def draw_shots(
 
 @plain_dataclass(frozen=True)
 class LabelledFeatures:
-    """Labelled images as features."""
+    """Features and classes of labelled images."""
 
     x: Float[Tensor, "n K D"]
-    """Unit features of K views."""
+    """Unit features of the K views."""
     c: Int[Tensor, " n"]
     """Classes."""
     files: tuple[str, ...]
     """File names, for messages."""
-    fresh: bool = False
-    """Whether view e belongs to epoch e, instead of being drawn."""
+    view_per_epoch: bool = False
+    """Whether epoch e uses view e; otherwise views are drawn at random."""
 
     @property
     def means(self) -> Float[Tensor, "n D"]:
-        """Mean over the views of each image, made unit again (Tip-Adapter's keys)."""
+        """Mean over the views of each image, normalised (Tip-Adapter's keys)."""
         means: Tensor = normalize(self.x.mean(dim=1), dim=-1)
         return means
 
     @property
     def classes(self) -> Int[Tensor, " B"]:
-        """Classes that occur, sorted."""
+        """Sorted classes with at least one image."""
         classes: Tensor = self.c.unique()
         return classes
 
     def split(self, share: float, seed: int) -> tuple["LabelledFeatures", "LabelledFeatures"]:
-        """Images to learn from and images held out, drawn by the seed within each class.
+        """Split into training and held-out images, at random within each class.
 
-        Of n images round(share n) are held out, but never a class's last.
+        Of the n images of a class, round(share n) are held out, at most n - 1.
         """
-        held = torch.zeros(len(self.c), dtype=torch.bool)
+        held_out = torch.zeros(len(self.c), dtype=torch.bool)
         for c in self.classes.tolist():
             rows = (self.c == c).nonzero()[:, 0]
             order = torch.randperm(len(rows), generator=seeded_rng(seed, c, HELD_OUT))
-            held[rows[order[: min(round(share * len(rows)), len(rows) - 1)]]] = True
-        return self._only(~held), self._only(held)
+            count = min(round(share * len(rows)), len(rows) - 1)
+            held_out[rows[order[:count]]] = True
+        return self._subset(~held_out), self._subset(held_out)
 
-    def _only(self, chosen: Bool[Tensor, " n"]) -> "LabelledFeatures":
+    def _subset(self, chosen: Bool[Tensor, " n"]) -> "LabelledFeatures":
         files = tuple(self.files[i] for i in chosen.nonzero()[:, 0].tolist())
-        return LabelledFeatures(self.x[chosen.to(self.x.device)], self.c[chosen], files, self.fresh)
+        x = self.x[chosen.to(self.x.device)]
+        return LabelledFeatures(x, self.c[chosen], files, self.view_per_epoch)
 
-    def batches(self, size: int, epochs: int, seed: int, whole: bool = False) -> "LabelledBatches":
-        """Batches of features: one view of each image in each epoch.
+    def batches(
+        self, size: int, epochs: int, seed: int, drop_last: bool = False
+    ) -> "LabelledBatches":
+        """Batches of features, with one view of each image per epoch.
 
         Args:
-            size: images of a batch; all of them where there are fewer.
-            epochs: passes over the images.
-            seed: of order and views.
-            whole: leave the last, smaller batch of an epoch out.
+            size: batch size; all images if there are fewer.
+            epochs: epochs over the images.
+            seed: random seed of order and views.
+            drop_last: drop the last incomplete batch of an epoch.
         """
-        return LabelledBatches(self, min(size, len(self.c)), epochs, seed, whole)
+        return LabelledBatches(self, min(size, len(self.c)), epochs, seed, drop_last)
 
 
 @plain_dataclass(frozen=True)
@@ -155,21 +164,21 @@ class LabelledBatches:
     """`Batches` for `optimise`: a pure function of the seed and the step."""
 
     labelled: LabelledFeatures
-    """The images."""
+    """Features of the images."""
     size: int
-    """S, images of a batch."""
+    """S, batch size."""
     epochs: int
-    """Passes over the images."""
+    """Epochs over the images."""
     seed: int
-    """Of order and views."""
-    whole: bool
-    """Whether the last, smaller batch of an epoch is left out."""
+    """Random seed of order and views."""
+    drop_last: bool
+    """Whether the last incomplete batch of an epoch is dropped."""
 
     @property
     def per_epoch(self) -> int:
-        """Steps of one pass."""
+        """Steps per epoch."""
         n = len(self.labelled.c)
-        return n // self.size if self.whole else ceil(n / self.size)
+        return n // self.size if self.drop_last else ceil(n / self.size)
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -180,64 +189,129 @@ class LabelledBatches:
         n, views = self.labelled.x.shape[:2]
         for epoch in range(step // self.per_epoch, self.epochs):
             order = torch.randperm(n, generator=seeded_rng(self.seed, epoch))
-            drawn = torch.randint(views, (n,), generator=seeded_rng(self.seed, epoch, views))
-            view = torch.full((n,), epoch % views) if self.labelled.fresh else drawn
+            view = torch.randint(views, (n,), generator=seeded_rng(self.seed, epoch, views))
+            if self.labelled.view_per_epoch:
+                view = torch.full((n,), epoch % views)
             parts = order.split(self.size)[: self.per_epoch]
             for position in range(step % self.per_epoch, len(parts)):
                 index = parts[position]
+                x = self.labelled.x[index, view[index]]
                 files = tuple(self.labelled.files[i] for i in index.tolist())
-                yield Batch(step, position == 0, index, self.labelled.x[index, view[index]], files)
+                yield Batch(step, position == 0, index, x, files)
                 step += 1
 
 
 @plain_dataclass(frozen=True)
 class SyntheticFeatures:
-    """Features of named classes that no image shows."""
+    """Synthetic features of classes without a labelled image."""
 
     named: Int[Tensor, " M"]
-    """Classes that they are made for."""
-    make: Callable[[Int[Tensor, " m"], torch.Generator], Float[Tensor, "m D"]]
-    """Unit features of classes (m,), drawn with a generator; without a graph."""
+    """Classes to generate features for."""
+    sample: Callable[[Int[Tensor, " m"], torch.Generator], Float[Tensor, "m D"]]
+    """Generates a unit feature, without a gradient, for each of the classes given."""
     seed: int
-    """Of everything that is drawn."""
+    """Random seed of classes and features."""
     ratio: float = 1.0
-    """Made features beside each real one of a batch."""
+    """Synthetic features per real feature of a batch."""
     pool: int | None = None
-    """Features of each class that are made once and drawn from; None: fresh ones, always."""
+    """Features per class generated once and drawn from; None: new ones in each step."""
 
     def batch(self, step: int, size: int) -> tuple[Float[Tensor, "S D"], Int[Tensor, " S"]]:
-        """What stands beside `size` real features in one step: classes uniform, with replacement.
+        """Draw synthetic features for a step with `size` real ones, classes uniformly at random.
 
         A pure function of the seed and the step.
         """
-        drawing, count = seeded_rng(self.seed, step), max(1, round(self.ratio * size))
-        which = torch.randint(len(self.named), (count,), generator=drawing)
+        rng = seeded_rng(self.seed, step)
+        count = max(1, round(self.ratio * size))
+        drawn = torch.randint(len(self.named), (count,), generator=rng)
         if self.pool is None:
-            return self.make(self.named[which], drawing), self.named[which]
-        row = which * self.pool + torch.randint(self.pool, (count,), generator=drawing)
-        x, c = self._pooled
+            return self.sample(self.named[drawn], rng), self.named[drawn]
+        row = drawn * self.pool + torch.randint(self.pool, (count,), generator=rng)
+        x, c = self._cached_pool
         return x[row], c[row]
 
-    def each(self, count: int) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
-        """`count` features of every named class, class after class: m = M count."""
+    def per_class(self, count: int) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
+        """Generate `count` features of every named class, in class order: m = M count."""
         c = self.named.repeat_interleave(count)
-        return self.make(c, seeded_rng(self.seed, -1)), c
+        return self.sample(c, seeded_rng(self.seed, -1)), c
 
     @cached_property
-    def _pooled(self) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
-        return self.each(self.pool or 1)
+    def _cached_pool(self) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
+        return self.per_class(self.pool or 1)
+
+
+@plain_dataclass(frozen=True)
+class FewShotTask:
+    """Training data of a few-shot method."""
+
+    clip: Backbone
+    """The model; it is not changed."""
+    labelled: LabelledFeatures
+    """Features of labelled images."""
+    classes: Classes
+    """All C classes."""
+    synthetic: SyntheticFeatures | None = None
+    """Features of classes without a labelled image; with them, the loss is over all classes."""
+    over: Over = "labelled"
+    """Classes of the cross-entropy if there are no synthetic features."""
+    seed: int = 0
+    """Random seed of initial parameters, order and views."""
+
+    def training_set(self, log: Log) -> "TrainingSet":
+        """Real and synthetic features for training; warns if there is a single class."""
+        return TrainingSet.of(self.labelled, self.classes, self.synthetic, self.over, log)
+
+
+@runtime_checkable
+class FewShotMethod(Protocol):
+    """A method that is fitted on features of labelled images."""
+
+    @property
+    def data(self) -> FewShot:
+        """Labelled images and their augmented views."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs over the labelled images."""
+
+    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+        """Fit on features; `keep`: checkpoint file, to resume a killed run."""
+
+
+def fit_few_shot(
+    method: FewShotMethod,
+    data: FeatureStore,
+    log: Log,
+    scratch: Path | None,
+    seed: int,
+) -> Classifier:
+    """Embed the labelled images of `data` and fit `method`: the `fit` of all few-shot methods.
+
+    Args:
+        method: the method.
+        data: the model and readable images.
+        log: receives the progress of embedding and the rows of the method.
+        scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
+        seed: random seed.
+
+    Raises:
+        RequestError: no image has a label.
+    """
+    labelled = method.data.embed(data, log, method.epochs, seed)
+    task = FewShotTask(data.clip, labelled, data.dataset.classes, seed=seed)
+    return method.learn(task, log, scratch and scratch / "training.safetensors")
 
 
 @plain_dataclass(frozen=True)
 class TrainingSet:
-    """What a step learns from: real features, those made for named classes, and which columns."""
+    """Real and synthetic features, and the classes of the cross-entropy."""
 
     labelled: LabelledFeatures
-    """Labelled images."""
+    """Real features."""
     synthetic: SyntheticFeatures | None
-    """Features of named classes, if there are any."""
+    """Features of classes without a labelled image, if any."""
     columns: Int[Tensor, " M"]
-    """Classes that cross-entropy tells apart, sorted."""
+    """Sorted classes of the cross-entropy."""
 
     @classmethod
     def of(
@@ -248,19 +322,21 @@ class TrainingSet:
         over: Over,
         log: Log,
     ) -> "TrainingSet":
-        """Over all classes if features are made or if told so, else over the labelled ones."""
-        everything = synthetic is not None or over == "all"
-        columns = torch.arange(len(classes)) if everything else labelled.classes
+        """Use all classes with synthetic features or if `over` is all, else the labelled ones."""
+        all_classes = synthetic is not None or over == "all"
+        columns = torch.arange(len(classes)) if all_classes else labelled.classes
         if len(columns) < 2:
-            log(warning="one class alone has labelled images: there is nothing to tell it from")
+            log(warning="only one class has labelled images: the loss cannot separate classes")
         return cls(labelled, synthetic, columns)
 
     def step(self, batch: Batch) -> tuple[Float[Tensor, "S D"], Int[Tensor, " S"]]:
-        """Features of a step, real ones first, and their places among the columns."""
-        x, c = batch.hidden, self.labelled.c[batch.index]
+        """Features of a step, real ones first, and their positions in `columns`."""
+        x = batch.hidden
+        c = self.labelled.c[batch.index]
         if self.synthetic is not None:
             x_synthetic, c_synthetic = self.synthetic.batch(batch.step, len(c))
-            x, c = torch.cat([x, x_synthetic.to(x)]), torch.cat([c, c_synthetic.to(c)])
+            x = torch.cat([x, x_synthetic.to(x)])
+            c = torch.cat([c, c_synthetic.to(c)])
         return x, torch.searchsorted(self.columns, c).to(x.device)
 
 

@@ -1,21 +1,20 @@
-"""GCD: contrast between views and between labels, then k-means with some labels.
+"""GCD: contrastive training with and without labels, then semi-supervised k-means.
 
-Vaze et al., CVPR 2022, arXiv 2201.02609.   Needs: labels for some classes, and how many others.
+Vaze et al., CVPR 2022, arXiv 2201.02609.   Needs: labels for some classes, number of others.
 
     h = norm(W norm(MLP(v)))
     L = (1 - lambda) L_con^u(h) + lambda L_con^s(h)
-    then semi-supervised k-means of v, by the trained tower, as unit vectors
+    then semi-supervised k-means of norm(v), by the trained tower
 
 Letters: N views of B images, v (N, F) features of the image tower before its projection, MLP from
-F to E, W (P, E) unit rows, h (N, P). The last stage of the tower is trained; MLP and W are thrown
-away; lambda = 0.35.
+F to E, W (P, E) unit rows, h (N, P). The last stage of the tower, MLP and W are trained; MLP and W
+are discarded; lambda = 0.35.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -23,80 +22,83 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tyro.conf import arg
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import ImageDataset
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation
 from anyclass.estimators.kmeans import centroid_bias, nearest, semi_supervised_kmeans
-from anyclass.features.extract import Embedding, embed, pooled_features
+from anyclass.estimators.linear import Linear
+from anyclass.features.extract import pooled_features
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
+    Discovery,
     HeadShape,
-    kept_part,
-    labelled_classes,
-    last_stage,
     perceptron,
     prefixed,
+    saved_part,
     seeded,
 )
+from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.losses import supervised_contrast, unsupervised_contrast
 from anyclass.training.two_views import TwoViewTuning
 
 HEAD = 1
-"""Names the random numbers that the head begins with."""
+"""Seed key of the initial head."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Gcd:
-    """Discovers classes: trains features by contrast, then groups them."""
+    """Discovers classes: contrastive training, then semi-supervised k-means."""
 
     discovers: ClassVar[bool] = True
-    """It finds classes that have no name."""
+    """Whether the method discovers classes without a name."""
 
     tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning()
-    """What is trained, and how."""
+    """Training on pairs of views."""
     head: Annotated[HeadShape, arg(name="")] = HeadShape()
     """Widths of the MLP."""
     rows: Annotated[int, Field(gt=0)] = 65_536
-    """P, rows of W."""
+    """P, outputs of the head (the number of rows of W; released code: 65,536)."""
     sup_weight: Annotated[float, Field(ge=0, le=1)] = 0.35
-    """lambda, share of the contrast between labels."""
+    """lambda, weight of the supervised contrastive loss (paper: 0.35)."""
     unsup_temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of the contrast between views."""
+    """Temperature of the unsupervised contrastive loss (official code: 1)."""
     sup_temperature: Annotated[float, Field(gt=0)] = 0.07
-    """Of the contrast between labels."""
+    """Temperature of the supervised contrastive loss (official code: 0.07)."""
     restarts: Annotated[int, Field(gt=0)] = 100
-    """Of k-means; the best one counts."""
+    """Restarts of k-means, of which the best is kept."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    """Of probabilities, softmax(-|x - mu|^2 / 2 temperature)."""
+    """Temperature of the predicted probabilities, softmax(-|x - mu|^2 / 2 temperature); classes do
+    not depend on it."""
 
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Learn from labelled and unlabelled images.
+        """Fit on labelled and unlabelled images.
 
         Args:
-            clip: the model; it is left as it is.
-            dataset: images, all readable, some labelled; classes beyond those are discovered.
-            log: gets both terms.
-            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+            data: the model, which is not changed, and readable images, some labelled; the other
+                classes are discovered.
+            log: receives both loss terms.
+            scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
+            seed: random seed.
 
         Raises:
-            RequestError: no label, fewer than two classes or more than images.
-            TrainingError: a term is not finite.
+            RequestError: no label, fewer than two classes, or more classes than images.
+            TrainingError: a loss term is not finite.
         """
-        known, k = labelled_classes(dataset), dataset.classes.total
-        seed, tuned, part = torch.initial_seed(), clip.copy(), self.tuning.tune
-        views = self.tuning.embed(clip, dataset, log, seed)
-        features = embed(clip, dataset, Embedding(part), log)
-        width = tuned.pooled(features[[0]][:, 0].to(clip.device), part).shape[1]
+        task = Discovery.begin(data, self.tuning, log, seed)
+        tuned = task.tuned
+        part = task.part
+        width = task.width(tuned.pooled)
         head = seeded(lambda: ContrastHead(width, self.head, self.rows), seed, HEAD)
-        head.to(clip.device)
-        y = torch.from_numpy(dataset.labels.copy()).to(clip.device)
+        head.to(data.clip.device)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            h, labels = head(tuned.pooled(batch.hidden, part)), y[batch.index]
+            h = head(tuned.pooled(batch.hidden, part))
+            labels = task.y[batch.index]
             between_views = unsupervised_contrast(h, self.unsup_temperature)
             between_labels = supervised_contrast(h, labels, self.sup_temperature)
             return {
@@ -104,33 +106,37 @@ class Gcd:
                 "classes_loss": self.sup_weight * between_labels,
             }
 
-        trained = last_stage(tuned, part) | prefixed(head=head)
-        batches = self.tuning.pairs(tuned, dataset, views, seed)
         keep = Checkpoint(scratch / "training.safetensors", {}) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(clip, len(dataset)), log, keep)
-        x = pooled_features(tuned, features, part)  # (N, F)
-        found = semi_supervised_kmeans(x, y, k, self.restarts, seed=seed % 2**32)
-        record = {
-            "predicted": nearest(x, found.centres).tolist(),
-            "inertia": found.inertia,
-            "learned_from": dataset.labelled.files,
-        }
-        about = (dataset.classes.discovered(known), found.centres, "gcd", asdict(self), record)
-        bias, scale = centroid_bias(found.centres), 1 / self.temperature
-        return Classifier(tuned, kept_part(part), *about, pooled=True, bias=bias, scale=scale)
+        parameters = task.parameters(prefixed(head=head))
+        optimise(loss, parameters, task.batches, task.schedule, log, keep)
+        x = pooled_features(tuned, task.test, part)  # (N, F)
+        found = semi_supervised_kmeans(x, task.y, task.k, self.restarts, seed=seed % 2**32)
+        record = FitRecord(
+            trained_on=data.dataset.labelled.files,
+            predictions={"predicted": nearest(x, found.centres).tolist()},
+            inertia=found.inertia,
+        )
+        representation = Representation((tuned,), saved_part(part), "pooled")
+        linear = Linear(found.centres, centroid_bias(found.centres), 1 / self.temperature)
+        classes = data.dataset.classes.discovered(task.known)
+        return Classifier(representation, linear, classes, "gcd", asdict(self), record)
+
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        return Workload(self.tuning.tune, self.tuning.views, self.tuning)
 
 
 class ContrastHead(nn.Module):
-    """What the contrast reads of a feature."""
+    """Head of the contrastive losses: h of a feature v."""
 
     def __init__(self, width: int, shape: HeadShape, rows: int) -> None:
-        """For features of `width` dimensions."""
+        """Initialise for features of `width` dimensions."""
         super().__init__()
         self.mlp = perceptron(width, shape)
         self.w = nn.Linear(shape.h_width, rows, bias=False).weight
         """W (P, E); only the direction of its rows matters."""
 
     def forward(self, v: Float[Tensor, "N F"]) -> Float[Tensor, "N P"]:
-        """The features that are contrasted, h."""
+        """h = norm(W norm(MLP(v)))."""
         h = normalize(self.mlp(v), dim=-1) @ normalize(self.w, dim=-1).T
         return normalize(h, dim=-1)

@@ -1,14 +1,16 @@
-"""What methods share that discover classes: what they are given, how they begin, what they watch.
+"""Common parts of GCD, SimGCD and GET: start of training, MLP, monitor of class collapse.
 
-Letters: N views, K classes, F features.
+Letters: N views or images, K classes, F features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from functools import cached_property
 from math import log as log_of
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -16,67 +18,137 @@ from torch import Tensor, nn
 from anyclass.backbone import Backbone, Part
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError, TrainingError
+from anyclass.features.cache import Embedding, Features
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
+from anyclass.training.optim import Sgd
+from anyclass.training.two_views import TwoViewBatches, TwoViewTuning
 
 SIGMA = 0.02
-"""Deviation of an MLP's first weights (the official codes)."""
+"""Standard deviation of initial weights of the MLP (the official codes)."""
 
-COLLAPSED = 0.5
-"""Share of log K that uses of classes may lack; more, over an epoch, means few take all."""
+MAX_ENTROPY_GAP = 0.5
+"""Collapse: log K - H(mean p) of an epoch above this share of log K."""
 
-LEAST = 0.1
-"""Of an even share of predictions, what a class needs to count as used; one class alone, or fewer
-than half as many as are known, mean collapse whatever the confidence: half of all views are of
-known classes."""
+MIN_SHARE = 0.1
+"""A class counts as used from this share of N / K predictions on. Fewer used classes than two, or
+than half of the known ones, are a collapse too: half of all views are of known classes."""
 
 PATIENCE = 3
-"""Epochs in a row after which that is an error: a narrow tower may begin so."""
+"""Consecutive collapsed epochs that are an error: a narrow tower may collapse at first."""
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class HeadShape:
-    """Widths of the layers that lead to h, what contrasts compare."""
+    """Widths of the MLP before the contrastive losses."""
 
     mlp_width: Annotated[int, Field(gt=0)] = 2048
-    """Of the MLP's two hidden layers."""
+    """Width of the two hidden layers of the MLP (official codes: 2048)."""
     h_width: Annotated[int, Field(gt=0)] = 256
-    """E, of h."""
+    """E, width of h, the output of the MLP (official codes: 256)."""
+
+
+@plain_dataclass(frozen=True)
+class Discovery:
+    """Data and model of a method that trains on pairs of views."""
+
+    data: FeatureStore
+    """The model before training, and N images."""
+    tuning: TwoViewTuning
+    """Training on pairs of views."""
+    seed: int
+    """Random seed of initial parameters, sampling and views."""
+    known: list[int]
+    """Sorted labelled classes."""
+    tuned: Backbone
+    """The copy of the model to train."""
+    views: Features | None
+    """Trunk outputs of the cached views; None: new views are computed in each epoch."""
+    test: Features
+    """Trunk outputs of the test views."""
+
+    @classmethod
+    def begin(cls, data: FeatureStore, tuning: TwoViewTuning, log: Log, seed: int) -> "Discovery":
+        """Check the labels, embed the images and copy the model.
+
+        Raises:
+            RequestError: no label, no unlabelled image, or a number of classes that is impossible.
+        """
+        known = labelled_classes(data.dataset)
+        views = tuning.embed(data, log, seed)
+        test = data.embed(Embedding(tuning.tune), log)
+        return cls(data, tuning, seed, known, data.clip.copy(), views, test)
+
+    @property
+    def part(self) -> Literal["tail", "head"]:
+        """Trained part of the image tower."""
+        return self.tuning.tune
+
+    @property
+    def k(self) -> int:
+        """K, number of all classes."""
+        return self.data.dataset.classes.total
+
+    @cached_property
+    def y(self) -> Int[Tensor, " N"]:
+        """Class of each image, -1 for unlabelled."""
+        return torch.from_numpy(self.data.dataset.labels.copy()).to(self.data.clip.device)
+
+    @cached_property
+    def batches(self) -> TwoViewBatches:
+        """Pairs of views in training order."""
+        return self.tuning.pairs(self.tuned, self.data.dataset, self.views, self.seed)
+
+    def width(self, feature: Callable[[Tensor, Part], Tensor]) -> int:
+        """Dimensions of the output of `feature` for a trunk output."""
+        return feature(self.test[[0]][:, 0].to(self.data.clip.device), self.part).shape[1]
+
+    def parameters(self, head: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Parameters to train: those of the trained part of the image tower, and of `head`."""
+        stage = self.tuned.last_stage() if self.part == "tail" else {}
+        return stage | dict(head)
+
+    @property
+    def schedule(self) -> Sgd:
+        """Optimiser and learning rate."""
+        return self.tuning.schedule(self.data.clip, len(self.data))
 
 
 def labelled_classes(dataset: ImageDataset) -> list[int]:
-    """Indices of the classes that some image carries as its label: the old ones.
+    """Sorted indices of the classes with a labelled image.
 
     Raises:
-        RequestError: there is nothing to learn from, or nothing to tell apart.
+        RequestError: no label, no unlabelled image, or a number of classes that is impossible.
     """
-    known, total = sorted(set(dataset.labels[dataset.labels >= 0].tolist())), dataset.classes.total
+    known = sorted(set(dataset.labels[dataset.labels >= 0].tolist()))
+    total = dataset.classes.total
     if not known:
         raise RequestError(
-            "no image has a label, so there is no known class to learn from; label some "
-            "(--labels), or use kmeans, which needs none"
+            "no image has a label: label some images (--labels), or use kmeans, which needs no "
+            "labels"
         )
     if total < 2:
-        raise RequestError("a single class cannot be told from others; say --unknown 1 or more")
+        raise RequestError("there is a single class; use --unknown 1 or more")
     if total > len(dataset):
         raise RequestError(f"{total} classes cannot be found in {len(dataset)} images")
     if total > len(known) and bool((dataset.labels >= 0).all()):
-        raise RequestError("every image has a label, so there is none to discover a class in")
+        raise RequestError("every image has a label: no image is left to discover classes in")
     return known
 
 
 def seeded(make: Callable[[], AnyModule], *key: int) -> AnyModule:
-    """A module whose first weights hang on the key alone."""
+    """Initialise a module from a dedicated seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seeded_rng(*key).initial_seed())
         return make()
 
 
 def perceptron(width: int, shape: HeadShape) -> nn.Sequential:
-    """Three layers with GELU between them, as all codes of category discovery begin them."""
+    """MLP of three layers with GELU, initialised as in the official codes."""
     hidden = shape.mlp_width
     layers = [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, shape.h_width)]
     for layer in layers:
@@ -85,49 +157,51 @@ def perceptron(width: int, shape: HeadShape) -> nn.Sequential:
     return nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
 
 
-def last_stage(tuned: Backbone, part: Part) -> dict[str, nn.Parameter]:
-    """What is trained of the image tower."""
-    return tuned.last_stage() if part == "tail" else {}
-
-
-def kept_part(part: Part) -> Part | None:
-    """What a classifier keeps of the tower; the head's projection is not trained here."""
+def saved_part(part: Part) -> Part | None:
+    """Part of the image tower saved with the classifier; the projection is not trained."""
     return part if part == "tail" else None
 
 
 def prefixed(**modules: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of some modules under the modules' names."""
-    return {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
+    """Parameters of several modules, with the name of the module as prefix."""
+    parameters: dict[str, nn.Parameter] = {}
+    for prefix, module in modules.items():
+        parameters |= {f"{prefix}.{name}": p for name, p in module.named_parameters()}
+    return parameters
 
 
 class CollapseMonitor:
-    """How the K classes are used in each epoch, from the predictions of its batches."""
+    """Statistics of the predictions of each epoch, to detect a collapse to few classes."""
 
     FIGURES = ("entropy", "confidence", "new")
-    """Mean over the steps of H(mean_i p_i), of max p, of the share of views in new classes."""
+    """Means over the steps of H(mean_i p_i), of max p, and of the share of views in new classes."""
 
     def __init__(self, classes: int, known: Sequence[int], more: Sequence[str] = ()) -> None:
-        """`more` names further figures of a step."""
+        """Initialise for K classes; `more` are names of further figures of a step."""
         self._known = torch.zeros(classes, dtype=torch.bool)
         self._known[list(known)] = True
         self._names = (*self.FIGURES, *more)
         sums = torch.zeros(len(self._names) + 1, dtype=torch.float64)
-        used, collapsed = torch.zeros(classes, dtype=torch.long), torch.zeros((), dtype=torch.long)
+        used = torch.zeros(classes, dtype=torch.long)
+        collapsed = torch.zeros((), dtype=torch.long)
         self.state = {"used": used, "sums": sums, "collapsed": collapsed}
-        """Counts of predictions; sums of the figures and the number of steps; epochs in a row in
-        which few classes took all."""
+        """Predictions per class; sums of the figures and the number of steps; number of consecutive
+        collapsed epochs."""
 
     @torch.no_grad()
     def add(self, p: Float[Tensor, "N K"], *more: Float[Tensor, ""]) -> None:
-        """Take in the probabilities of one batch."""
-        guess, mean = p.argmax(1).cpu(), p.mean(0)
-        figures = [-torch.xlogy(mean, mean).sum(), p.max(1).values.mean()]
-        figures += [(~self._known)[guess].float().mean(), *more, torch.ones(())]
+        """Add the probabilities and the further figures of one step."""
+        predicted = p.argmax(1).cpu()
+        mean = p.mean(0)
+        entropy = -torch.xlogy(mean, mean).sum()
+        confidence = p.max(1).values.mean()
+        new = (~self._known)[predicted].float().mean()
+        figures = [entropy, confidence, new, *more, torch.ones(())]
         self.state["sums"] += torch.stack([figure.detach().cpu().double() for figure in figures])
-        self.state["used"] += guess.bincount(minlength=len(self._known))
+        self.state["used"] += predicted.bincount(minlength=len(self._known))
 
     def facts(self) -> dict[str, float]:
-        """Figures of the epoch so far; none before its first step."""
+        """Figures of the epoch so far; empty before its first step."""
         *sums, steps = self.state["sums"].tolist()
         if not steps:
             return {}
@@ -135,23 +209,25 @@ class CollapseMonitor:
         return means | {"used": int((self.state["used"] > 0).sum())}
 
     def begin(self, batch: Batch, log: Log, stage: str) -> None:
-        """Log the epoch that is over, where one is, and begin anew.
+        """At the start of an epoch, log the figures of the last one and reset them.
 
         Raises:
-            TrainingError: nearly all views were in a few classes for some epochs.
+            TrainingError: the predictions have collapsed to few classes for several epochs.
         """
-        if not batch.starts_epoch or not (facts := self.facts()):
+        facts = self.facts() if batch.starts_epoch else {}
+        if not facts:
             return
         log(stage=stage, step=batch.step, **facts)
-        most, used = log_of(len(self._known)), self.state["used"]
-        collapsed = most - facts["entropy"] > COLLAPSED * most  # R > log K / 2
-        spread = int((used * len(used) >= LEAST * used.sum()).sum())
-        collapsed |= spread < max(2, int(self._known.sum()) / 2)
+        max_entropy = log_of(len(self._known))
+        collapsed = max_entropy - facts["entropy"] > MAX_ENTROPY_GAP * max_entropy  # R > log K / 2
+        counts = self.state["used"]
+        used = int((counts * len(counts) >= MIN_SHARE * counts.sum()).sum())
+        collapsed |= used < max(2, int(self._known.sum()) / 2)
         self.state["collapsed"] += 1 if collapsed else -self.state["collapsed"]
         if int(self.state["collapsed"]) >= PATIENCE:
             raise TrainingError(
-                f"by step {batch.step} nearly all images fell into {spread} of {len(used)} "
-                "classes; try a tenth of --lr, or of --backbone-lr, which is for the tower alone"
+                f"by step {batch.step} nearly all images fell into {used} of {len(counts)} "
+                "classes; try a tenth of --lr, or of --backbone-lr, which is for the tower only"
             )
         self.state["sums"].zero_()
         self.state["used"].zero_()

@@ -1,21 +1,21 @@
-"""GDA: a Gaussian for each class beside its text, in closed form; nothing is trained.
+"""GDA: Gaussian discriminant analysis added to zero-shot logits, in closed form.
 
 Wang et al., "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", ICLR 2024, arXiv
 2402.04087.   Needs: labels for some classes, a name for every class.
 
     logits_c = f . t_c / tau + alpha ( f . P mu_c - mu_c . P mu_c / 2 )
     P        = D ( (n - 1) S + tr(S) I )^-1             Eq. 4: S, covariance within classes
-    mu_c     = ( sum of rows_c + m t_c ) / (k + m)      a named class: its k nearest rows, m texts
+    mu_c     = ( sum of rows_c + m t_c ) / (k + m)      named class: k nearest rows, m texts
     S_c      = sum over rows_c of (x - t_c) (x - t_c)^T / (k - 1)
     P_named  = mean_c D ( (k - 1) S_c + tr(S_c) I )^-1
 
 Letters: n views of all labelled images, x (n, D) their unit features, C classes, f (D,) unit
-features of an image, t (C, D) texts of the classes. All of it is linear in f.
+features of an image, t (C, D) text features of the classes. The logits are linear in f.
 """
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,121 +24,121 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from tyro.conf import Suppress, arg
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, ImageDataset
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation
 from anyclass.errors import RequestError
-from anyclass.features.extract import with_own
+from anyclass.estimators.linear import Linear
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.few_shot import (
     FewShot,
+    FewShotTask,
     LabelledFeatures,
-    Over,
     SyntheticFeatures,
+    fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.workload import Workload
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))
-"""Weights that are tried (released code)."""
+"""Values of alpha in the search (released code)."""
 
 TINY = 1e-12
-"""Least scatter, where all rows are one."""
+"""Minimum scatter, if all rows are equal."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Gda:
-    """Fits one Gaussian per class to labelled images, with one covariance; in seconds."""
+    """Fits Gaussians with a shared covariance to labelled images in seconds, without training."""
 
+    epochs: ClassVar[int] = 1
+    """Number of views if `data.views` is 0; nothing is trained."""
+    discovers: ClassVar[bool] = False
+    """Whether the method discovers classes without a name."""
     kind: Suppress[Literal["gda"]] = "gda"
-    """Tells it apart from other methods in a file."""
+    """Type of the method in saved files."""
     data: Annotated[FewShot, arg(name="")] = FewShot()
-    """Labelled images that are learned from, and their views, all of which count."""
+    """Labelled images and their augmented views, all of which are used."""
     template: Template = PLAIN
-    """Class text; `{}` is the class."""
+    """Class prompt; `{}` is the class name."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the GaussianEM (paper: chosen on validation images)."""
-    precision: Literal["ridge", "pinv"] = "ridge"
-    """P of labelled classes: Eq. 4, or the pseudo-inverse of the mean over classes of their
-    covariance (released code, base-to-new)."""
+    """Weight of the Gaussian logits (paper: selected on validation images; see `search`)."""
+    precision: Annotated[Literal["ridge", "pinv"], arg(name="precision-matrix")] = "ridge"
+    """P of labelled classes: Eq. 4 (ridge), or the pseudo-inverse of the mean class covariance
+    (pinv; released code for base-to-new)."""
     neighbours: Annotated[int, Field(gt=0)] = 64
-    """k, rows that stand for a class without a labelled image (paper: 64)."""
+    """k, nearest labelled views used for a class without a labelled image (paper: 64)."""
     copies: Annotated[int, Field(ge=0)] = 16
-    """m, how often its text counts among them (released code: 16)."""
+    """m, copies of the text feature added to these views (released code: 16)."""
     share_precision: bool = False
-    """Whether named classes take P of the labelled ones (paper: one of their own)."""
+    """Use P of the labelled classes for named ones too (paper: separate precision)."""
     draws: Annotated[int, Field(gt=0)] = 64
-    """Made features whose mean is mu of a named class, where features are made."""
+    """Synthetic features averaged into mu of a named class (with SHIP only)."""
     search: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the labelled images that is held out and chooses alpha; 0: none."""
+    """Share of the labelled images held out to select alpha; 0: no search."""
 
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Learn from labelled images; other classes borrow from the nearest of them.
+        """Fit on labelled images; the other classes use the nearest of them.
 
         Args:
-            clip: the model; it is left as it is.
-            dataset: images, all readable; those without a label are not looked at.
-            log: gets the progress of embedding.
-            scratch: not needed; what takes time is cached.
+            data: the model, which is not changed, and readable images; only the labelled ones
+                are used.
+            log: receives the progress of embedding.
+            scratch: not used; features are cached.
+            seed: random seed.
 
         Raises:
-            RequestError: fewer than two classes, no image with a label, or no two views of any
-                class that differ.
+            RequestError: fewer than two classes, no image with a label, or no class with two
+                different views.
         """
-        refuse_one_class(dataset.classes, "GDA")
-        labelled = self.data.show(clip, dataset, log, epochs=1)
-        return self.learn(clip, labelled, dataset.classes, log)
+        refuse_one_class(data.dataset.classes, "GDA")
+        return fit_few_shot(self, data, log, scratch, seed)
+
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        return Workload()
 
     @torch.no_grad()
-    def learn(
-        self,
-        clip: Backbone,
-        labelled: LabelledFeatures,
-        classes: Classes,
-        log: Log,
-        synthetic: SyntheticFeatures | None = None,
-        over: Over = "labelled",
-        keep: Path | None = None,
-    ) -> Classifier:
-        """Learn from features.
+    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+        """Fit on features.
 
         Args:
-            clip: the model; it is left as it is.
-            labelled: labelled images.
-            classes: all classes.
-            log: gets a warning where nothing can be held out.
-            synthetic: features of named classes; their means replace those of neighbours.
-            over: not needed: no class stands against another while fitting.
-            keep: not needed.
+            task: features of labelled images, and the classes.
+            log: receives a warning if no image can be held out.
+            keep: not used.
 
         Raises:
-            RequestError: no two views of any class differ.
+            RequestError: no class has two different views.
         """
-        t, s = class_features(clip, classes.prompts, [self.template]), clip.logit_scale
-        learned, held = labelled.split(self.search, torch.initial_seed())
-        g = self._gaussians(learned, t, synthetic)
+        clip = task.clip
+        s = clip.logit_scale
+        t = class_features(clip, task.classes.prompts, [self.template])
+        training, held_out = task.labelled.split(self.search, task.seed)
+        g = self._gaussians(training, t, task.synthetic)
         alpha = self.alpha
-        if self.search and len(held.c):
-            alpha = search(g, s * t, held, learned.classes)
+        if self.search and len(held_out.c):
+            alpha = search(g, s * t, held_out, training.classes)
         elif self.search:
-            log(warning="no class has images enough to hold one out: alpha stays")
-        rows = with_own(clip.fingerprint(), clip.trunk(clip.synthetic(), "head"))
-        weights = t.new_zeros(len(t), rows.shape[1])  # [f | the tower's own | 1]
-        weights[:, : t.shape[1]] = t + alpha * g.v / s
-        weights[:, -1] = alpha * g.bias / s
-        record = {"facts": {"alpha": alpha}, "learned_from": labelled.files}
-        about = ("gda", asdict(self), record)
-        return Classifier(clip, None, classes, weights, *about, own=True)
+            log(warning="too few images per class to hold any out: alpha is not searched")
+        representation = Representation((clip,), space="both")  # rows [f | backbone features | 1]
+        weights = t.new_zeros(len(t), representation.width)
+        weights[:, : t.shape[1]] = t + alpha * g.weights / s
+        weights[:, -1] = alpha * g.intercept / s
+        head = Linear(weights, scale=s.detach())
+        record = FitRecord(trained_on=task.labelled.files, facts={"alpha": alpha})
+        return Classifier(representation, head, task.classes, "gda", asdict(self), record)
 
     def _gaussians(
         self,
         labelled: LabelledFeatures,
         t: Float[Tensor, "C D"],
         synthetic: SyntheticFeatures | None,
-    ) -> "Linear":
-        """Log densities of all classes."""
+    ) -> Linear:
+        """Linear log densities of all classes."""
         x = labelled.x.flatten(0, 1)
         c = labelled.c.repeat_interleave(labelled.x.shape[1]).to(x.device)
         p = {"ridge": ridge, "pinv": pseudo_inverse}[self.precision](x, c)
@@ -150,36 +150,31 @@ class Gda:
         if not named:
             return g
         if synthetic is not None:
-            x_synthetic, c_synthetic = synthetic.each(self.draws)
-            theirs = discriminant(
-                class_means(x_synthetic.to(x), c_synthetic.to(x.device), len(t)), p
-            )
+            x_synthetic, c_synthetic = synthetic.per_class(self.draws)
+            mu_named = class_means(x_synthetic.to(x), c_synthetic.to(x.device), len(t))
+            g_named = discriminant(mu_named, p)
         else:
-            near = [neighbourhood(x, t[i], self.neighbours, self.copies) for i in named]
-            p_named = torch.stack([one.precision for one in near]).mean(0)
+            estimates = [neighbourhood(x, t[i], self.neighbours, self.copies) for i in named]
+            p_named = torch.stack([estimate.precision for estimate in estimates]).mean(0)
             p_named = p if self.share_precision else p_named
-            mu[named] = torch.stack([one.mu for one in near])
-            theirs = discriminant(mu, p_named)
-        g.v[named], g.bias[named] = theirs.v[named], theirs.bias[named]
-        return g
+            mu[named] = torch.stack([estimate.mu for estimate in estimates])
+            g_named = discriminant(mu, p_named)
+        weights = g.weights.clone()
+        bias = g.intercept.clone()
+        weights[named] = g_named.weights[named]
+        bias[named] = g_named.intercept[named]
+        return Linear(weights, bias)
 
 
-class Linear(NamedTuple):
-    """Logits of C classes, f . v_c + bias_c."""
-
-    v: Float[Tensor, "C D"]
-    bias: Float[Tensor, " C"]
-
-
-class Near(NamedTuple):
-    """What stands for a class without a labelled image."""
+class Neighbourhood(NamedTuple):
+    """Mean and precision of a class without a labelled image."""
 
     mu: Float[Tensor, " D"]
     precision: Float[Tensor, "D D"]
 
 
 def discriminant(mu: Float[Tensor, "C D"], p: Float[Tensor, "D D"]) -> Linear:
-    """Log densities of GaussianEM with precision P, up to what all classes share."""
+    """Log densities of Gaussians with precision P, up to a common term."""
     v = mu @ p
     return Linear(v, -torch.einsum("cd,cd->c", mu, v) / 2)
 
@@ -187,20 +182,21 @@ def discriminant(mu: Float[Tensor, "C D"], p: Float[Tensor, "D D"]) -> Linear:
 def class_means(
     x: Float[Tensor, "n D"], c: Int[Tensor, " n"], classes: int
 ) -> Float[Tensor, "C D"]:
-    """Mean row of each class; zero where it has none."""
+    """Mean row of each class; zero for a class without rows."""
     total = x.new_zeros(classes, x.shape[1]).index_add(0, c, x)
     return total / c.bincount(minlength=classes).clamp_min(1)[:, None]
 
 
 def ridge(x: Float[Tensor, "n D"], c: Int[Tensor, " n"]) -> Float[Tensor, "D D"]:
-    """P of one covariance within classes."""
+    """P of the covariance within classes, with ridge regularisation."""
     z = _centred(x, c)
     return _ridged(z.T @ z, len(z)).to(x)  # Eq. 4
 
 
 def pseudo_inverse(x: Float[Tensor, "n D"], c: Int[Tensor, " n"]) -> Float[Tensor, "D D"]:
-    """P as pseudo-inverse of the mean over classes of their unbiased covariance."""
-    z, count = _centred(x, c), c.bincount()
+    """P as the pseudo-inverse of the mean of the unbiased class covariances."""
+    z = _centred(x, c)
+    count = c.bincount()
     several = (count > 1).nonzero()[:, 0].tolist()
     covariances = [z[c == i].T @ z[c == i] / (count[i] - 1) for i in several]
     p: Tensor = torch.linalg.pinv(torch.stack(covariances).mean(0), hermitian=True)
@@ -209,52 +205,57 @@ def pseudo_inverse(x: Float[Tensor, "n D"], c: Int[Tensor, " n"]) -> Float[Tenso
 
 def neighbourhood(
     x: Float[Tensor, "n D"], t: Float[Tensor, " D"], neighbours: int, copies: int
-) -> Near:
-    """Mean and precision of a class with text t: its nearest rows, and copies of t.
+) -> Neighbourhood:
+    """Mean and precision of the rows nearest to text feature t, and copies of t in the mean.
 
     Args:
         x: unit rows.
-        t: unit text.
-        neighbours: k; n where there are fewer rows.
+        t: unit text feature.
+        neighbours: k, at most n.
         copies: m.
     """
     near = x[(x @ t).topk(min(neighbours, len(x))).indices]
     z = (near - t).double()
     mu = (near.sum(0) + copies * t) / (len(near) + copies)
-    return Near(mu, _ridged(z.T @ z, len(near)).to(x))
+    return Neighbourhood(mu, _ridged(z.T @ z, len(near)).to(x))
 
 
 @torch.no_grad()
 def search(
-    g: Linear, texts: Float[Tensor, "C D"], held: LabelledFeatures, columns: Int[Tensor, " M"]
+    g: Linear, texts: Float[Tensor, "C D"], held_out: LabelledFeatures, columns: Int[Tensor, " M"]
 ) -> float:
-    """The smallest alpha that labels most held-out images right.
+    """The smallest alpha with the best held-out accuracy.
 
     Args:
-        g: log densities, of which none of them knows.
-        texts: class texts over tau.
-        held: labelled images, held out.
-        columns: labelled classes, the only ones that are told apart here.
+        g: log densities, fitted without the held-out images.
+        texts: text features of the classes, divided by tau.
+        held_out: features of held-out labelled images.
+        columns: labelled classes; only these are considered.
     """
-    f, y = held.means, torch.searchsorted(columns, held.c).to(held.x.device)
-    said, seen = f @ texts[columns].T, f @ g.v[columns].T + g.bias[columns]
-    right = [int(((said + alpha * seen).argmax(1) == y).sum()) for alpha in ALPHAS]
-    return ALPHAS[right.index(max(right))]
+    f = held_out.means
+    y = torch.searchsorted(columns, held_out.c).to(held_out.x.device)
+    text_logits = f @ texts[columns].T
+    gaussian_logits = g.only(columns).logits(f)
+    correct = [
+        int(((text_logits + alpha * gaussian_logits).argmax(1) == y).sum()) for alpha in ALPHAS
+    ]
+    return ALPHAS[correct.index(max(correct))]
 
 
 def _centred(x: Float[Tensor, "n D"], c: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
-    """Rows minus their class's mean, in double precision."""
+    """Rows minus the mean of their class, in double precision."""
     rows = x.double()
     z = rows - class_means(rows, c, int(c.max()) + 1)[c]
     if not z.abs().max() > 1e-6:
         raise RequestError(
-            "no two views of any class differ: GDA needs a second image of some class, or views"
+            "no class has two different views: GDA needs a second image of some class, or more "
+            "augmented views (--views)"
         )
     return z
 
 
 def _ridged(scatter: Float[Tensor, "D D"], rows: int) -> Float[Tensor, "D D"]:
-    """D ( (n - 1) S + tr(S) I )^-1 of a scatter (n - 1) S."""
+    """D ( (n - 1) S + tr(S) I )^-1 for the scatter (n - 1) S."""
     d = len(scatter)
     level = scatter.trace().clamp_min(TINY) / max(1, rows - 1)
     p: Tensor = d * torch.linalg.inv(scatter + level * torch.eye(d).to(scatter))

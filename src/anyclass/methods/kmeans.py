@@ -1,8 +1,8 @@
-"""k-means of frozen features, the baseline of class discovery: plain, or with some labels.
+"""k-means of frozen features, the baseline of class discovery: plain or semi-supervised.
 
-Vaze et al., CVPR 2022, arXiv 2201.02609 (with labels).   Needs: how many classes there are.
+Vaze et al., CVPR 2022, arXiv 2201.02609 (with labels).   Needs: the number of classes.
 
-    argmin sum_i |x_i - mu_c(i)|^2             labelled images stay in their class where they are
+    argmin sum_i |x_i - mu_c(i)|^2             semi-supervised: labelled images keep their class
     c(x) = argmin_k |x - mu_k|^2 = argmax_k x . mu_k - |mu_k|^2 / 2
 
 Letters: N images, K classes, E dimensions of unit features x, mu (K, E) centres.
@@ -17,12 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import ImageDataset
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation, Space
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import (
     Clusters,
@@ -31,87 +30,105 @@ from anyclass.estimators.kmeans import (
     nearest,
     semi_supervised_kmeans,
 )
-from anyclass.features.extract import Embedding, embed, image_features, pooled_features
+from anyclass.estimators.linear import Linear
+from anyclass.features.cache import Embedding
+from anyclass.features.extract import pooled_features
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
+from anyclass.methods.workload import Workload
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class KMeans:
-    """Groups images by frozen features alone; in seconds."""
+    """Clusters images by frozen features in seconds, without training."""
 
     discovers: ClassVar[bool] = True
-    """It finds classes that have no name."""
+    """Whether the method discovers classes without a name."""
 
     semi_supervised: bool = False
-    """Keep labelled images in their class and begin at the classes' means."""
+    """Keep labelled images in their class and initialise at the class means."""
     feature: Literal["projected", "unprojected"] = "projected"
-    """Features shared with texts, or those before the projection."""
+    """Features after the projection into the joint space, or before it."""
     fit_on: Literal["unlabelled", "all"] = "unlabelled"
-    """Images that plain k-means groups; with `semi_supervised` all, always."""
+    """Images that plain k-means is fitted on; `semi_supervised` always uses all."""
     restarts: Annotated[int, Field(gt=0)] | None = None
-    """The best of so many; None: 10, with `semi_supervised` 100 (the official codes)."""
+    """Restarts, of which the best is kept; None: 10, or 100 with `semi_supervised` (the official
+    codes)."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    """Of probabilities, softmax(-|x - mu|^2 / 2 temperature)."""
+    """Temperature of the predicted probabilities, softmax(-|x - mu|^2 / 2 temperature); classes do
+    not depend on it."""
 
     @torch.no_grad()
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Group the images; labels name the groups.
+        """Cluster the images; labelled ones determine which cluster is which class.
 
         Args:
-            clip: the model; it is left as it is.
-            dataset: images, all readable; labels are needed with `semi_supervised` alone.
-            log: gets the progress of embedding.
-            scratch: not needed; what takes time is cached.
+            data: the model, which is not changed, and readable images; labels are needed only
+                with `semi_supervised`.
+            log: receives the progress of embedding.
+            scratch: not used; features are cached.
+            seed: random seed.
 
         Raises:
-            RequestError: fewer than two classes or more than images, or no image to group.
+            RequestError: fewer than two classes, more classes than images, or no label with
+                `semi_supervised`.
         """
-        k, y = dataset.classes.total, torch.from_numpy(dataset.labels.copy())
+        clip = data.clip
+        dataset = data.dataset
+        k = dataset.classes.total
+        y = torch.from_numpy(dataset.labels.copy())
         if k < 2:
-            raise RequestError("a single class cannot be told from others; say --unknown 1 or more")
-        features = embed(clip, dataset, Embedding("head"), log)
-        seen = pooled_features if self.feature == "unprojected" else image_features
-        x = seen(clip, features, "head").cpu()  # (N, E)
-        found = self._clusters(x, y, k)
+            raise RequestError("there is a single class; use --unknown 1 or more")
+        if self.feature == "unprojected":
+            x = pooled_features(clip, data.embed(Embedding("head"), log), "head").cpu()  # (N, E)
+        else:
+            x = data.image_features("head", log).cpu()
+        found = self._clusters(x, y, k, seed % 2**32)  # the range of scikit-learn
         known = y[y >= 0].unique().tolist()
-        record = {
-            "predicted": nearest(x, found.centres).tolist(),
-            "inertia": found.inertia,
-            "learned_from": dataset.labelled.files,
-        }
-        about = (dataset.classes.discovered(known), found.centres.to(clip.device))
-        return Classifier(
-            clip,
-            None,
-            *about,
-            "kmeans",
-            asdict(self),
-            record,
-            pooled=self.feature == "unprojected",
-            bias=centroid_bias(found.centres).to(clip.device),
-            scale=1 / self.temperature,
+        record = FitRecord(
+            trained_on=dataset.labelled.files,
+            predictions={"predicted": nearest(x, found.centres).tolist()},
+            inertia=found.inertia,
         )
+        space: Space = "pooled" if self.feature == "unprojected" else "projected"
+        head = Linear(
+            found.centres.to(clip.device),
+            centroid_bias(found.centres).to(clip.device),
+            1 / self.temperature,
+        )
+        classes = dataset.classes.discovered(known)
+        representation = Representation((clip,), space=space)
+        return Classifier(representation, head, classes, "kmeans", asdict(self), record)
 
-    def _clusters(self, x: Float[Tensor, "N E"], y: Int[Tensor, " N"], k: int) -> Clusters:
-        """Centres in the order of the classes."""
-        seed = torch.initial_seed() % 2**32  # all that scikit-learn takes
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        return Workload()
+
+    def _clusters(
+        self, x: Float[Tensor, "N E"], y: Int[Tensor, " N"], k: int, seed: int
+    ) -> Clusters:
+        """Clusters in the order of the classes."""
         if self.semi_supervised:
             if not bool((y >= 0).any()):
-                raise RequestError("no image has a label; leave --semi-supervised out")
+                raise RequestError("no image has a label: do not use --semi-supervised")
             return semi_supervised_kmeans(x, y, k, self.restarts or 100, seed=seed)
-        some = x[y < 0] if self.fit_on == "unlabelled" else x
-        found = kmeans(some, k, self.restarts or 10, seed)
-        order = named(nearest(x[y >= 0], found.centres), y[y >= 0], k)
+        rows = x[y < 0] if self.fit_on == "unlabelled" else x
+        found = kmeans(rows, k, self.restarts or 10, seed)
+        order = match_clusters(nearest(x[y >= 0], found.centres), y[y >= 0], k)
         return found._replace(centres=found.centres[order])
 
 
-def named(clusters: Int[Tensor, " l"], labels: Int[Tensor, " l"], k: int) -> Int[Tensor, " K"]:
-    """For each class the cluster that becomes it: one to one, as labelled images agree best.
+def match_clusters(
+    clusters: Int[Tensor, " l"], labels: Int[Tensor, " l"], k: int
+) -> Int[Tensor, " K"]:
+    """Cluster of each class, by the Hungarian method on the clusters of labelled images.
 
-    Clusters that are left over become the other classes, in their order.
+    The remaining clusters are assigned to the other classes in order.
     """
+    from scipy.optimize import linear_sum_assignment
+
     counts = np.zeros((k, k), dtype=np.int64)  # class, cluster
     np.add.at(counts, (labels.numpy(), clusters.numpy()), 1)
     known = labels.unique().numpy()

@@ -1,23 +1,23 @@
-"""LatteCLIP: learn class prototypes from machine-written texts.
+"""LatteCLIP: unsupervised fine-tuning with captions and class prototypes.
 
-Cao et al., WACV 2025, arXiv 2410.08211.   Needs: a name for every class, and no label at all.
+Cao et al., WACV 2025, arXiv 2410.08211.   Needs: a name for every class, no label.
 
     w_k  = top1(s) - top2(s),  s_c = v_k . p_c        Eq. 1   weight of a text with feature v_k
     m    = sum_k w_k v_k / sum_k w_k                  Eq. 2   k: class, image and group text
     t    = alpha p + (1 - alpha) m                            p: prototype of the assigned class
-    L    = L_zs + L_ft,  each contrastive(F, t)       Eq. 3   one for each way of assigning
-    p_c <- norm(mean t over the images of c)                a moving average of m
+    L    = L_zs + L_ft,  each contrastive(F, t)       Eq. 3   one for each branch
+    p_c <- norm(mean t over the images of c)                moving average of m
 
 Letters: N images, C classes, D dimensions, B batch, F (B, D) image features, P (C, D) prototypes.
-An image is assigned c_zs, its class before training, and c_ft, its class by the current model and
-prototypes.
+The branches zs and ft assign an image to c_zs, its class before training, and to c_ft, its class by
+the current model and prototypes.
 """
 
 from dataclasses import asdict
 from functools import partial
 from math import isnan
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,17 +40,17 @@ from anyclass.captioning.captions import (
     draw_groups,
 )
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.extract import (
-    Embedding,
-    cached_part,
-    current_features,
-    embed,
-    image_features,
-)
+from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.extract import current_features
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features, domain, fill
 from anyclass.log import Log
+from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -61,203 +61,229 @@ Branch = Literal["zs", "ft"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
 
-ADRIFT = 0.5
-"""Share of images still in their zero-shot class below which the user is warned."""
+MIN_AGREEMENT = 0.5
+"""Share of images in their zero-shot class below which the user is warned."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class LatteClip:
-    """Adapts the model to a folder of unlabelled images whose class names are known."""
+    """Fine-tunes the model on unlabelled images with captions, given the class names."""
 
+    discovers: ClassVar[bool] = False
+    """Whether the method discovers classes without a name."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
-    """What of the towers is trained, and how."""
+    """Fine-tuning of the towers."""
     template: Template = PLAIN
-    """Class text; `{}` is the class."""
+    """Class prompt; `{}` is the class name."""
     domain: str = "object"
-    """What the images show, for the captioner: a noun, or one of the paper's sets."""
+    """Noun for what the images show, used in the questions to the captioner; or a data set of the
+    paper, for its questions."""
     plural: str = ""
-    """Of a noun in `domain` that does not take an s."""
+    """Plural of `domain`, if irregular."""
     class_in_prompt: bool = False
-    """Name the zero-shot class when asking about an image (the paper's flowers and food)."""
+    """Name the zero-shot class in the question about an image (the paper: for flowers and food)."""
     captioner: Suppress[AnyCaptioner] = Vocabulary()
-    """Who writes image and group texts."""
+    """Captioner for image and group texts."""
     texts: Annotated[tuple[Text, ...], Field(min_length=1)] = KINDS
-    """Which kinds of text are used."""
+    """Kinds of text to use (paper: all)."""
     image_captions: Annotated[int, Field(gt=0)] = 1
-    """Texts per image; one of them is drawn at each visit."""
+    """Captions per image, one of which is drawn in each step (paper: 1)."""
     group_size: Annotated[int, Field(gt=0)] = 4
-    """n, images of a group."""
+    """n, images per group (paper: 4)."""
     groups: Annotated[int, Field(gt=0)] = 32
-    """Most groups per class, K."""
+    """K, maximum number of groups per class."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Share of the prototype in a mixed text, and so the momentum of the prototypes."""
+    """Weight of the prototype in t, and thus the momentum of the prototypes (paper: 0.99)."""
     momentum: Literal["single", "double", "none"] = "single"
-    """Prototype update: the code's moving average, the paper's words literally, or no memory."""
+    """Prototype update: moving average once (released code), twice (the paper's text taken
+    literally), or none."""
     update: Literal["pooled", "sequential"] = "pooled"
-    """Both branches at once, or zs first and then ft with the new prototypes."""
+    """Update the prototypes by both branches together, or by zs first and then by ft."""
     margin: Literal["unsigned", "signed", "equal"] = "unsigned"
-    """Weight of a text: top1 - top2; that of the assigned class over the best other; or 1."""
+    """Weight of a text: top1 - top2 (paper), assigned class minus best other class, or 1."""
     floor: Annotated[float, Field(ge=0)] = 1e-6
-    """Least weight of a text that is there."""
+    """Minimum weight of a text."""
     weight_prototypes: Literal["current", "epoch"] = "current"
-    """Prototypes that weigh the texts: those of now, or of the start of the epoch."""
+    """Prototypes for the weights of texts: current, or of the start of the epoch."""
     normalise_mix: bool = False
-    """Make mixed texts unit vectors before the loss."""
+    """Normalise t before the loss."""
     relabel: Literal["batch", "epoch", "never"] = "batch"
-    """When c_ft is computed; never: it stays c_zs."""
+    """When to compute c_ft; never: c_ft = c_zs."""
     relabel_view: Literal["train", "weak"] = "train"
-    """c_ft of a batch from its augmented views, or from the test views (always for an epoch)."""
+    """Compute c_ft of a batch from its augmented views, or from the test views (always for
+    `relabel` epoch)."""
     collisions: Collisions = "ignore"
-    """What two images of one class in a batch are to each other."""
+    """Treatment of image-text pairs of the same class in a batch (paper: ignore)."""
     loss: Literal["infonce", "classes"] = "infonce"
-    """Contrast with the texts of the batch, or with the C prototypes (the project's own form)."""
+    """Contrast with the texts of the batch (paper), or with all prototypes (the project's own)."""
     branches: Annotated[tuple[Branch, ...], Field(min_length=1)] = BRANCHES
-    """Whose loss is minimised."""
+    """Branches in the loss (paper: both)."""
     update_branches: Literal["all", "same"] = "all"
-    """Whose texts move the prototypes: both branches', or those of `branches`."""
+    """Branches that update the prototypes: all, or the same as in the loss."""
     group_label: Branch = "zs"
-    """Pool of the ft branch's group text; an empty ft pool falls back to zs."""
+    """Class for the group text of the ft branch: c_zs or c_ft; if c_ft has no groups, c_zs."""
     regroup: Literal["never", "once"] = "never"
-    """Draw the groups anew by c_ft after the warm-up."""
+    """Redraw the groups by c_ft once, after the warm-up."""
     freeze_text: bool = False
-    """Leave the text tower as it is."""
+    """Freeze the text tower."""
 
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Learn from the images; their labels are never read.
+        """Fit on the images without reading any label.
 
         Args:
-            clip: the model; it is left as it is.
-            dataset: images, all readable, and the names of two classes or more.
-            log: gets every loss term and how labels, weights and prototypes move.
-            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+            data: the model, which is not changed, readable images and two class names or more.
+            log: receives the loss terms, and figures on labels, weights and prototypes.
+            scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
+            seed: random seed.
 
         Raises:
-            RequestError: fewer than two classes, or a setting that cannot be met.
+            RequestError: fewer than two classes, or settings that are impossible.
         """
+        clip = data.clip
+        dataset = data.dataset
         self._check(dataset)
-        seed, tune, micro = torch.initial_seed(), self.tuning.tune, self.tuning.micro_batch
+        tune = self.tuning.tune
+        micro = self.tuning.micro_batch
         part = cached_part(tune)
-        features = embed(clip, dataset, Embedding(part), log)
-        f0 = image_features(clip, features, part)  # F0 (N, D)
+        features = data.embed(Embedding(part), log)
+        f0 = data.image_features(part, log)  # F0 (N, D)
         with torch.no_grad():
             p0 = class_features(clip, dataset.classes.prompts, [self.template])  # W0 (C, D)
         c_zs = nearest(f0, p0)
-        p, p_epoch, c_epoch, pool = p0.clone(), p0.clone(), c_zs.clone(), c_zs.clone()
-        tuned, answers = (
-            clip.copy(),
-            Answers(self.captioner, CaptionContext(dataset, clip, f0.cpu()), log),
-        )
-        batches = self.tuning.batches(tuned, dataset, log, seed)
-        texts = self._texts(tuned, dataset, answers, c_zs, pool)
+        p = p0.clone()
+        p_epoch = p0.clone()  # prototypes at the start of the epoch
+        c_epoch = c_zs.clone()  # c_ft at the start of the epoch
+        pool = c_zs.clone()  # class of the group texts of an image
+        tuned = clip.copy()
+        answers = Answers(self.captioner, CaptionContext(dataset, clip, f0.cpu()), log)
+        batches = self.tuning.batches(tuned, data, log, seed)
+        texts = self._texts(tuned, dataset, answers, c_zs, pool, seed)
         facts = torch.full((len(FACTS) + len(set(self.texts)),), float("nan"))
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            begin(batch)
+            update_state(batch)
             f = checkpointed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
             c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
-            numbers = self._drawn(texts, batch, c, seeded_rng(seed, batch.step))  # (2, K, B)
-            v, present = texts.encode(numbers), (numbers != NONE).to(f.device)
-            now, weigh = p.clone(), p if self.weight_prototypes == "current" else p_epoch
-            w = margin_weights(v, weigh, c, present, self.margin, self.floor)  # (2, K, B)
-            m = mix(v, w, now[c])  # (2, B, D)
-            t = self.alpha * now[c] + (1 - self.alpha) * m
+            indices = self._draw_texts(texts, batch, c, seeded_rng(seed, batch.step))  # (2, K, B)
+            v = texts.encode(indices)
+            present = (indices != NONE).to(f.device)
+            p_now = p.clone()
+            p_weight = p if self.weight_prototypes == "current" else p_epoch
+            w = margin_weights(v, p_weight, c, present, self.margin, self.floor)  # (2, K, B)
+            m = mix(v, w, p_now[c])  # (2, B, D)
+            t = self.alpha * p_now[c] + (1 - self.alpha) * m
             t = normalize(t, dim=-1) if self.normalise_mix else t
-            terms = self._losses(f, t, c.to(f.device), now, tuned.logit_scale)
-            p.copy_(self._updated(now, m.detach(), c))
+            terms = self._losses(f, t, c.to(f.device), p_now, tuned.logit_scale)
+            p.copy_(self._update(p_now, m.detach(), c))
             facts.copy_(_facts(p, p0, c, w, present, self.floor))
-            log(stage="latteclip", step=batch.step, **self._named(facts))
+            log(stage="latteclip", step=batch.step, **self._figures(facts))
             return terms
 
         @torch.no_grad()
-        def begin(batch: Batch) -> None:
-            """What changes only now and then."""
+        def update_state(batch: Batch) -> None:
+            """Redraw the groups and copy prototypes and labels, in the steps that need it."""
             nonlocal texts
             if self.regroup == "once" and batch.step == self.tuning.warm_up_of(len(dataset)):
-                pool.copy_(labels())
+                pool.copy_(classify())
             if not torch.equal(pool, texts.pool):
-                texts = self._texts(tuned, dataset, answers, c_zs, pool)
+                texts = self._texts(tuned, dataset, answers, c_zs, pool, seed)
             if batch.starts_epoch:
                 p_epoch.copy_(p)
-                c_epoch.copy_(labels() if self.relabel == "epoch" else c_zs)
+                c_epoch.copy_(classify() if self.relabel == "epoch" else c_zs)
 
         @torch.no_grad()
         def relabel(batch: Batch, f: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
-            """c_ft of the batch."""
+            """c_ft of a batch."""
             if self.relabel != "batch":
                 return c_epoch[batch.index]
-            return nearest(f, p) if self.relabel_view == "train" else labels(batch.index)
+            return nearest(f, p) if self.relabel_view == "train" else classify(batch.index)
 
-        def labels(index: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
-            """Classes by the model of now, on test views: of all images or of some."""
+        def classify(index: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
+            """Classes by the current model on test views, of all images or those of `index`."""
             return nearest(current_features(tuned, dataset, tune, features, index), p)
 
         state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
-        trained = tuned.parameters(tune, not self.freeze_text)
-        optimise(loss, trained, batches, self.tuning.schedule(len(dataset)), log, keep)
-        if facts[0] < ADRIFT:
+        parameters = tuned.parameters(tune, not self.freeze_text)
+        optimise(loss, parameters, batches, self.tuning.schedule(len(dataset)), log, keep)
+        if facts[0] < MIN_AGREEMENT:
             log(warning=f"{1 - facts[0]:.0%} of the last images have left their zero-shot class")
-        record = {
-            "facts": self._named(facts),
-            "descriptions": texts.captions.rows(dataset),
-            "zero_shot_labels": c_zs.tolist(),
-        }
-        return Classifier(tuned, tune, dataset.classes, p, "latteclip", asdict(self), record)
+        record = FitRecord(
+            facts=self._figures(facts),
+            descriptions=texts.captions.rows(dataset),
+            zero_shot_labels=c_zs.tolist(),
+        )
+        representation = Representation((tuned,), tune)
+        head = CosineHead(p, tuned.logit_scale.detach())
+        return Classifier(representation, head, dataset.classes, "latteclip", asdict(self), record)
+
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        captions = self.captioner.estimate(self.questions(images, classes))
+        return Workload(self.tuning.tune, self.tuning.cached_views, captions=captions)
 
     def questions(self, images: int, classes: int) -> int:
-        """How many texts the captioner is asked for at most: of each image and each group."""
-        alone = images * self.image_captions if "image" in self.texts else 0
-        groups = min(images, classes * self.groups) if "group" in self.texts else 0
-        return alone + groups
+        """Maximum number of captions to request, of images and groups."""
+        image_texts = images * self.image_captions if "image" in self.texts else 0
+        group_texts = min(images, classes * self.groups) if "group" in self.texts else 0
+        return image_texts + group_texts
 
     def _check(self, dataset: ImageDataset) -> None:
         if len(dataset.classes) < 2:
-            raise RequestError(
-                "LatteCLIP tells classes apart: it needs the names of two or more (--classes FILE)"
-            )
+            raise RequestError("LatteCLIP needs two or more class names (--classes FILE)")
 
     def _texts(
-        self, tuned: Backbone, dataset: ImageDataset, answers: Answers, c_zs: Tensor, pool: Tensor
-    ) -> "_Texts":
-        """All texts, with the groups of `pool`; only what is new is asked for."""
-        how = self.tuning
+        self,
+        tuned: Backbone,
+        dataset: ImageDataset,
+        answers: Answers,
+        c_zs: Tensor,
+        pool: Tensor,
+        seed: int,
+    ) -> "TrainingTexts":
+        """All texts, with groups drawn by `pool`; only new captions are requested."""
+        tuning = self.tuning
         class_texts = [fill(self.template, prompt) for prompt in dataset.classes.prompts]
-        captions = Captions.of(class_texts, self._asked(dataset, c_zs, pool), answers)
-        encode = TextFeatures(tuned, captions.strings, how.tune, self.freeze_text, how.micro_batch)
-        return _Texts(captions, encode, pool.clone())
+        captions = Captions.of(class_texts, self._requests(dataset, c_zs, pool, seed), answers)
+        encode = TextFeatures(
+            tuned, captions.strings, tuning.tune, self.freeze_text, tuning.micro_batch
+        )
+        return TrainingTexts(captions, encode, pool.clone())
 
-    def _asked(self, dataset: ImageDataset, c_zs: Tensor, pool: Tensor) -> Asked:
-        """The questions about each image and about the groups of each class."""
-        about, prompts = domain(self.domain, self.plural), dataset.classes.prompts
+    def _requests(self, dataset: ImageDataset, c_zs: Tensor, pool: Tensor, seed: int) -> Asked:
+        """Caption requests for each image and for the groups of each class."""
+        topic = domain(self.domain, self.plural)
+        prompts = dataset.classes.prompts
         images: list[list[CaptionRequest]] = [[] for _ in range(len(dataset))]
         groups: list[list[CaptionRequest]] = [[] for _ in prompts]
         if "image" in self.texts:
             for i, c in enumerate(c_zs.tolist()):
-                question = about.ask_image(prompts[c] if self.class_in_prompt else "")
+                question = topic.ask_image(prompts[c] if self.class_in_prompt else "")
                 variants = range(self.image_captions)
-                images[i] = [CaptionRequest((i,), question, about.noun, r) for r in variants]
+                images[i] = [CaptionRequest((i,), question, topic.noun, r) for r in variants]
         if "group" in self.texts:
-            n, most, seed = self.group_size, self.groups, torch.initial_seed()
-            for c, drawn in enumerate(draw_groups(pool, len(prompts), n, most, seed)):
-                groups[c] = [CaptionRequest(rows, about.ask_group(), about.noun) for rows in drawn]
+            question = topic.ask_group()
+            drawn = draw_groups(pool, len(prompts), self.group_size, self.groups, seed)
+            for c, members in enumerate(drawn):
+                groups[c] = [CaptionRequest(rows, question, topic.noun) for rows in members]
         return Asked(images, groups)
 
-    def _drawn(
-        self, texts: "_Texts", batch: Batch, c: Int[Tensor, "2 B"], draw: torch.Generator
+    def _draw_texts(
+        self, texts: "TrainingTexts", batch: Batch, c: Int[Tensor, "2 B"], rng: torch.Generator
     ) -> Int[Tensor, "2 K B"]:
-        """Which texts the samples of both branches get."""
+        """Draw one text of each kind per sample, for both branches."""
         pools = texts.pool[batch.index][None]
         if self.group_label == "ft":
             pools = torch.cat([pools, c[1:]])
-        return texts.captions.draw(batch.index, c, pools, self.texts, draw)
+        return texts.captions.draw(batch.index, c, pools, self.texts, rng)
 
     def _losses(
         self, f: Tensor, t: Tensor, c: Int[Tensor, "2 B"], p: Tensor, scale: Tensor
     ) -> dict[str, Float[Tensor, ""]]:
-        """The loss of each branch that counts, from its mixed texts t (2, B, D)."""
+        """Loss of each branch in `branches`, from its texts t (2, B, D)."""
         terms = {}
         for i, branch in enumerate(BRANCHES):
             if branch not in self.branches:
@@ -270,32 +296,32 @@ class LatteClip:
         return terms
 
     @torch.no_grad()
-    def _updated(
+    def _update(
         self, p: Float[Tensor, "C D"], m: Float[Tensor, "2 B D"], c: Int[Tensor, "2 B"]
     ) -> Float[Tensor, "C D"]:
         """Prototypes after a step."""
-        moving = BRANCHES if self.update_branches == "all" else self.branches
-        rows = [i for i, b in enumerate(BRANCHES) if b in moving]
+        updating = BRANCHES if self.update_branches == "all" else self.branches
+        rows = [i for i, branch in enumerate(BRANCHES) if branch in updating]
         if self.update == "sequential":
             for i in rows:
                 p = move(p, m[i], c[i], self.alpha, self.momentum)
             return p
         return move(p, m[rows].flatten(0, 1), c[rows].flatten(), self.alpha, self.momentum)
 
-    def _named(self, facts: Float[Tensor, " F"]) -> dict[str, float]:
-        """Figures of `_facts` under their names; none before the first step."""
+    def _figures(self, facts: Float[Tensor, " F"]) -> dict[str, float]:
+        """Names and values of `_facts`; empty before the first step."""
         names = [*FACTS, *(f"weight_{kind}" for kind in KINDS if kind in self.texts)]
-        named = zip(names, facts.tolist(), strict=True)
-        return {name: value for name, value in named if not isnan(value)}
+        figures = zip(names, facts.tolist(), strict=True)
+        return {name: value for name, value in figures if not isnan(value)}
 
 
-class _Texts(NamedTuple):
-    """The texts of now."""
+class TrainingTexts(NamedTuple):
+    """Texts of all classes, images and groups, and their features by the current text tower."""
 
     captions: Captions
     encode: TextFeatures
     pool: Int[Tensor, " N"]
-    """Class whose pool holds the group texts of each image."""
+    """Class from whose groups each image gets its group text."""
 
 
 def nearest(f: Float[Tensor, "n D"], p: Float[Tensor, "C D"]) -> Int[Tensor, " n"]:
@@ -311,16 +337,15 @@ def margin_weights(
     margin: Literal["unsigned", "signed", "equal"] = "unsigned",
     floor: float = 1e-6,
 ) -> Float[Tensor, "2 K B"]:
-    """How sure the prototypes are of a text, w = top1(s) - top2(s) of s_c = v . p_c; no gradient.
+    """Weights of texts, w = top1(s) - top2(s) of s_c = v . p_c, without a gradient.
 
     Args:
         v: unit text features: branch, kind of text, sample.
         p: unit prototypes.
-        c: class that each branch assigns to each sample.
-        present: which texts there are; the others weigh nothing.
-        margin: `signed` counts from the assigned class, max(0, s_c - best other); `equal` weighs
-            all alike.
-        floor: added, so that texts that say nothing still weigh alike.
+        c: assigned class of each sample in each branch.
+        present: mask of existing texts; the others get weight 0.
+        margin: unsigned: Eq. 1; signed: max(0, s_c - best other) of the assigned class c; equal: 1.
+        floor: added to the weights, so that generic texts get equal weights.
     """
     s = torch.einsum("nkbd,cd->nkbc", v.detach(), p)
     if margin == "equal":
@@ -337,7 +362,7 @@ def margin_weights(
 def mix(
     v: Float[Tensor, "2 K B D"], w: Float[Tensor, "2 K B"], otherwise: Float[Tensor, "2 B D"]
 ) -> Float[Tensor, "2 B D"]:
-    """Mean of a sample's texts, weighted; `otherwise` where it has none."""
+    """Weighted mean of the texts of a sample; `otherwise` if it has none."""
     total = w.sum(1)
     share = torch.einsum("nkb,nb->nkb", w, 1 / total.clamp_min(1e-12))
     m = torch.einsum("nkb,nkbd->nbd", share, v)  # Eq. 2
@@ -351,15 +376,14 @@ def move(
     alpha: float = 0.99,
     momentum: Literal["single", "double", "none"] = "single",
 ) -> Float[Tensor, "C D"]:
-    """Prototypes moved towards the mixed texts of their class; classes without one stay.
+    """Move prototypes towards the m of their class; classes without samples do not change.
 
     single: norm(alpha p + (1 - alpha) mean m), which is norm(mean t).
-    double: the same with t again averaged with p.   none: norm(mean m).
+    double: the same with t averaged with p again.   none: norm(mean m).
     """
     c = c.to(p.device)
-    count = torch.zeros(len(p), dtype=p.dtype, device=p.device).index_add(
-        0, c, torch.ones_like(m[:, 0])
-    )
+    zeros = torch.zeros(len(p), dtype=p.dtype, device=p.device)
+    count = zeros.index_add(0, c, torch.ones_like(m[:, 0]))
     mean = torch.zeros_like(p).index_add(0, c, m) / count.clamp_min(1)[:, None]
     keep = {"single": alpha, "double": alpha + (1 - alpha) * alpha, "none": 0.0}[momentum]
     return torch.where((count > 0)[:, None], normalize(keep * p + (1 - keep) * mean, dim=-1), p)
@@ -372,7 +396,7 @@ def prototype_loss(
     p: Float[Tensor, "C D"],
     scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """C-way cross-entropy over F . P / tau, the right column f_i . t_i: the texts learn too."""
+    """C-way cross-entropy of f_i . p_c / tau, with f_i . t_i for the assigned class of i."""
     c = c.to(f.device)
     own = torch.einsum("bd,bd->b", f, t)
     logits = scale * (f @ p.T).scatter(1, c[:, None], own[:, None])
@@ -380,7 +404,7 @@ def prototype_loss(
 
 
 FACTS = ("agreement_with_zero_shot", "rows_at_floor", "prototype_drift")
-"""Figures of a step that stand before the mean weight of each kind of text."""
+"""Names of the first figures of `_facts`."""
 
 
 def _facts(
@@ -391,9 +415,9 @@ def _facts(
     present: Bool[Tensor, "2 K B"],
     floor: float,
 ) -> Float[Tensor, " F"]:
-    """How labels agree, how many samples have generic texts only, how far prototypes have moved.
+    """Agreement of c_ft with c_zs, share of samples with generic texts only, prototype drift.
 
-    Then the mean weight of each kind of text, of those that are there.
+    Followed by the mean weight of each kind of text.
     """
     agreement = (c[0] == c[1]).float().mean().to(w.device)
     at_floor = (w <= 2 * floor).all(1).float().mean()

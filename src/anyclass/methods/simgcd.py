@@ -1,11 +1,11 @@
-"""SimGCD: one parametric classifier for known and new classes, taught by itself.
+"""SimGCD: a parametric classifier of known and new classes, trained by self-distillation.
 
-Wen, Zhao, Qi, ICCV 2023, arXiv 2211.11727.   Needs: labels for some classes, and how many others.
+Wen, Zhao, Qi, ICCV 2023, arXiv 2211.11727.   Needs: labels for some classes, number of others.
 
     l_k  = cos(f, c_k),   h = norm(MLP(f))
     p    = softmax(l / 0.1),   q = sg softmax(l / tau),  tau from 0.07 to 0.04
     L_cluster = mean_i H(q_i', p_i)                  i' is the other view of the image of view i
-    R    = log K - H(mean_i p_i)                     0 where all classes are used alike
+    R    = log K - H(mean_i p_i)                     0 if all classes are equally frequent
     L    = (1 - lambda) (L_cluster + eps R) + lambda H(y, p)
          + (1 - lambda) L_con^u(h) + lambda L_con^s(h)
 
@@ -27,21 +27,23 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss, normalize
 from tyro.conf import arg
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import ImageDataset
-from anyclass.features.extract import Embedding, embed, pooled_features
+from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation
+from anyclass.features.extract import pooled_features
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
     CollapseMonitor,
+    Discovery,
     HeadShape,
-    kept_part,
-    labelled_classes,
-    last_stage,
     perceptron,
     prefixed,
+    saved_part,
     seeded,
 )
+from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.losses import supervised_contrast, unsupervised_contrast
@@ -51,33 +53,34 @@ NONE = -1
 """Label of an unlabelled view."""
 
 HEAD = 1
-"""Names the random numbers that a head begins with."""
+"""Seed key of the initial head."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Objective:
-    """What one branch minimises."""
+    """Loss of one branch."""
 
     sup_weight: Annotated[float, Field(ge=0, le=1)] = 0.35
-    """lambda, share of the losses that read labels."""
+    """lambda, weight of the supervised losses (paper: 0.35)."""
     entropy_weight: Annotated[float, Field(ge=0)] = 1.0
-    """eps, of using all classes alike; 2 for CUB, 4 for CIFAR-100, less for unbalanced sets."""
+    """eps, weight of the entropy regulariser R; lower it for unbalanced classes (official code: 1;
+    2 for CUB, 4 for CIFAR-100)."""
     student_temperature: Annotated[float, Field(gt=0)] = 0.1
-    """Of p, and of the fitted classifier."""
+    """Temperature of p and of the fitted classifier (paper: 0.1)."""
     teacher_temperatures: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
         0.07,
         0.04,
     )
-    """tau, of q: in the first epoch, and after the warm-up."""
+    """tau, temperature of q in the first epoch and after the warm-up (paper: 0.07, 0.04)."""
     teacher_warmup_epochs: Annotated[int, Field(gt=0)] = 30
-    """Epochs on the line between them; all epochs where there are fewer."""
+    """Epochs of linear warm-up between them; all epochs if there are fewer (paper: 30)."""
     unsup_temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Of the contrast between views."""
+    """Temperature of the unsupervised contrastive loss (official code: 1)."""
     sup_temperature: Annotated[float, Field(gt=0)] = 0.07
-    """Of the contrast between classes."""
+    """Temperature of the supervised contrastive loss (official code: 0.07)."""
 
     def teacher(self, epoch: int, epochs: int) -> float:
-        """The tau of an epoch."""
+        """tau of an epoch."""
         first, last = self.teacher_temperatures
         warm_up = min(self.teacher_warmup_epochs, epochs)
         return first + (last - first) * min(1.0, epoch / max(1, warm_up - 1))
@@ -85,80 +88,82 @@ class Objective:
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class SimGcd:
-    """Discovers classes: a classifier of K prototypes that its own other view teaches."""
+    """Discovers classes: K prototypes trained by self-distillation between two views."""
 
     discovers: ClassVar[bool] = True
-    """It finds classes that have no name."""
+    """Whether the method discovers classes without a name."""
 
     tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning(decay="matrices")
-    """What is trained, and how."""
+    """Training on pairs of views."""
     objective: Annotated[Objective, arg(name="")] = Objective()
-    """What is minimised."""
+    """Loss."""
     head: Annotated[HeadShape, arg(name="")] = HeadShape()
     """Widths of the MLP."""
 
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Learn from labelled and unlabelled images.
+        """Fit on labelled and unlabelled images.
 
         Args:
-            clip: the model; it is left as it is.
-            dataset: images, all readable, some labelled; classes beyond those are discovered.
-            log: gets every term, and how classes are used, for each epoch.
-            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+            data: the model, which is not changed, and readable images, some labelled; the other
+                classes are discovered.
+            log: receives every loss term, and the figures of `CollapseMonitor` for each epoch.
+            scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
+            seed: random seed.
 
         Raises:
-            RequestError: no label, fewer than two classes or more than images.
-            TrainingError: nearly all images fall into a few classes, or a term is not finite.
+            RequestError: no label, fewer than two classes, or more classes than images.
+            TrainingError: the predictions collapse to few classes, or a loss term is not finite.
         """
-        known, k = labelled_classes(dataset), dataset.classes.total
-        seed, tuned, part = torch.initial_seed(), clip.copy(), self.tuning.tune
-        views = self.tuning.embed(clip, dataset, log, seed)
-        features = embed(clip, dataset, Embedding(part), log)
-        batches = self.tuning.pairs(tuned, dataset, views, seed)
-        width = tuned.pooled(features[[0]][:, 0].to(clip.device), part).shape[1]
-        head = seeded(lambda: PrototypeHead(width, k, self.head), seed, HEAD).to(clip.device)
-        y, monitor = (
-            torch.from_numpy(dataset.labels.copy()).to(clip.device),
-            CollapseMonitor(k, known),
-        )
+        task = Discovery.begin(data, self.tuning, log, seed)
+        tuned = task.tuned
+        part = task.part
+        width = task.width(tuned.pooled)
+        head = seeded(lambda: PrototypeHead(width, task.k, self.head), seed, HEAD)
+        head.to(data.clip.device)
+        monitor = CollapseMonitor(task.k, task.known)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             monitor.begin(batch, log, "simgcd")
             h, cosines = head(tuned.pooled(batch.hidden, part))
             monitor.add((cosines / self.objective.student_temperature).softmax(1))
-            tau = self.objective.teacher(batch.step // batches.per_epoch, self.tuning.epochs)
-            return branch_loss(h, cosines, y[batch.index], tau, self.objective)
+            tau = self.objective.teacher(batch.step // task.batches.per_epoch, self.tuning.epochs)
+            return branch_loss(h, cosines, task.y[batch.index], tau, self.objective)
 
-        trained = last_stage(tuned, part) | prefixed(head=head)
         keep = Checkpoint(scratch / "training.safetensors", monitor.state) if scratch else None
-        optimise(loss, trained, batches, self.tuning.schedule(clip, len(dataset)), log, keep)
+        parameters = task.parameters(prefixed(head=head))
+        optimise(loss, parameters, task.batches, task.schedule, log, keep)
         with torch.no_grad():
             weights = normalize(head.prototypes, dim=-1)
-            guess = (pooled_features(tuned, features, part) @ weights.T).argmax(1)
-        record = {
-            "facts": monitor.facts(),
-            "predicted": guess.tolist(),
-            "learned_from": dataset.labelled.files,
-        }
-        about = (dataset.classes.discovered(known), weights, "simgcd", asdict(self), record)
-        scale = 1 / self.objective.student_temperature
-        return Classifier(tuned, kept_part(part), *about, pooled=True, scale=scale)
+            predicted = (pooled_features(tuned, task.test, part) @ weights.T).argmax(1)
+        record = FitRecord(
+            trained_on=data.dataset.labelled.files,
+            facts=monitor.facts(),
+            predictions={"predicted": predicted.tolist()},
+        )
+        representation = Representation((tuned,), saved_part(part), "pooled")
+        cosines = CosineHead(weights, 1 / self.objective.student_temperature)
+        classes = data.dataset.classes.discovered(task.known)
+        return Classifier(representation, cosines, classes, "simgcd", asdict(self), record)
+
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        return Workload(self.tuning.tune, self.tuning.views, self.tuning)
 
 
 class PrototypeHead(nn.Module):
-    """What both losses read of a feature: h, and its cosines with the prototypes."""
+    """h of a feature, and its cosines with the prototypes."""
 
     def __init__(self, width: int, classes: int, shape: HeadShape) -> None:
-        """For features of `width` dimensions and K classes."""
+        """Initialise for features of `width` dimensions and K classes."""
         super().__init__()
         self.mlp = perceptron(width, shape)
         self.prototypes = nn.Linear(width, classes, bias=False).weight
-        """c (K, F); only their direction matters."""
+        """c (K, F); only the direction of its rows matters."""
 
     def forward(self, f: Float[Tensor, "N F"]) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N K"]]:
-        """Unit h, of the feature as it is, and l."""
+        """Unit h, and l, the cosines."""
         cosines = normalize(f, dim=-1) @ normalize(self.prototypes, dim=-1).T
         return normalize(self.mlp(f), dim=-1), cosines
 
@@ -168,35 +173,36 @@ def branch_loss(
     cosines: Float[Tensor, "N K"],
     labels: Int[Tensor, " N"],
     tau: float,
-    how: Objective,
+    objective: Objective,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The terms of L, weighted; view i and view i + N / 2 are of one image, label -1: none."""
-    supervised, alone = how.sup_weight, 1 - how.sup_weight  # lambda
-    log_p = (cosines / how.student_temperature).log_softmax(dim=1)
+    """Weighted terms of L; views i and i + N / 2 are of the same image, label -1: unlabelled."""
+    supervised = objective.sup_weight  # lambda
+    unsupervised = 1 - supervised
+    log_p = (cosines / objective.student_temperature).log_softmax(dim=1)
     return {
-        "cluster_loss": alone * cluster_loss(log_p, cosines, tau),
-        "entropy_loss": alone * how.entropy_weight * unevenness(log_p),
+        "cluster_loss": unsupervised * cluster_loss(log_p, cosines, tau),
+        "entropy_loss": unsupervised * objective.entropy_weight * entropy_gap(log_p),
         "label_loss": supervised * label_loss(log_p, labels),
-        "views_loss": alone * unsupervised_contrast(h, how.unsup_temperature),
-        "classes_loss": supervised * supervised_contrast(h, labels, how.sup_temperature),
+        "views_loss": unsupervised * unsupervised_contrast(h, objective.unsup_temperature),
+        "classes_loss": supervised * supervised_contrast(h, labels, objective.sup_temperature),
     }
 
 
 def cluster_loss(
     log_p: Float[Tensor, "N K"], cosines: Float[Tensor, "N K"], tau: float
 ) -> Float[Tensor, ""]:
-    """L_cluster: what a view says teaches the other view of its image; teachers are detached."""
+    """L_cluster: cross-entropy of each view with its image's other view as detached teacher."""
     q = (cosines.detach() / tau).softmax(dim=1).roll(len(log_p) // 2, dims=0)  # q_i'
     return -torch.einsum("nk,nk->n", q, log_p).mean()
 
 
-def unevenness(log_p: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+def entropy_gap(log_p: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
     """R = log K - H(mean_i p_i)."""
     mean = log_p.exp().mean(0)
     return log_of(len(mean)) + torch.xlogy(mean, mean).sum()
 
 
 def label_loss(log_p: Float[Tensor, "N K"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the labelled views; 0 where none is."""
+    """Mean cross-entropy of the labelled views; 0 if there are none."""
     total = nll_loss(log_p, labels, ignore_index=NONE, reduction="sum")
     return total / (labels != NONE).sum().clamp_min(1)

@@ -1,19 +1,19 @@
-"""Tip-Adapter: remember the labelled images, and let new ones ask the nearest of them.
+"""Tip-Adapter: a key-value cache model of the labelled images, added to zero-shot logits.
 
 Zhang et al., ECCV 2022, arXiv 2207.09519.   Needs: labels for some classes, a name for every class.
 
     logits = f W^T / tau + alpha exp( -beta (1 - f F^T) ) Y
-    L      = cross-entropy of the logits           F learns (Tip-Adapter-F), alpha and beta stay
+    L      = cross-entropy of the logits           F is trained (Tip-Adapter-F)
 
-Letters: C classes, D dimensions, k keys, f (D,) unit features of an image, W (C, D) texts of the
-classes, F (k, D) keys, one for each labelled image, Y (k, C) their labels, one-hot. alpha weighs
-the memory, beta says how fast a key's say falls with distance.
+Letters: C classes, D dimensions, k keys, f (D,) unit features of an image, W (C, D) text
+features of the classes, F (k, D) keys, one for each labelled image, Y (k, C) their one-hot labels,
+alpha the weight of the cache model, beta the sharpness of the affinity.
 """
 
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,171 +23,171 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, one_hot
 from tyro.conf import Suppress, arg
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CacheModel
-from anyclass.data import Classes, ImageDataset
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.few_shot import (
     FewShot,
+    FewShotTask,
     LabelledFeatures,
-    Over,
     SyntheticFeatures,
-    TrainingSet,
+    fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.optim import AdamW, LearningRate
 
-LEAST, BETAS, ALPHAS = 0.1, 200, 20
-"""Where the grid of the search begins, and its size (released code)."""
+GRID_START = 0.1
+"""Smallest alpha and beta of the grid search (released code)."""
+
+BETAS = 200
+"""Values of beta in the grid (released code)."""
+
+ALPHAS = 20
+"""Values of alpha in the grid (released code)."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class TipAdapter:
-    """Remembers labelled images beside the class texts, and may train that memory."""
+    """Adds a cache model of labelled images to the zero-shot logits, with keys trained or not."""
 
+    discovers: ClassVar[bool] = False
+    """Whether the method discovers classes without a name."""
     kind: Suppress[Literal["tip-adapter"]] = "tip-adapter"
-    """Tells it apart from other methods in a file."""
+    """Type of the method in saved files."""
     data: Annotated[FewShot, arg(name="")] = FewShot()
-    """Labelled images that are learned from, and their views."""
+    """Labelled images and their augmented views."""
     template: Template = PLAIN
-    """Class text; `{}` is the class."""
+    """Class prompt; `{}` is the class name."""
     train: bool = True
-    """Whether keys are trained (Tip-Adapter-F) or stay what they are."""
+    """Train the keys (Tip-Adapter-F); without it nothing is trained (Tip-Adapter)."""
     alpha: Annotated[float, Field(ge=0)] = 1.17
-    """Weight of the memory (released code: 1.17 for ImageNet, 1.17 to 10 elsewhere)."""
+    """Weight of the cache model (alpha in the paper; released code: 1.17 for ImageNet, 1.17 to 10
+    on other data sets)."""
     beta: Annotated[float, Field(ge=0)] = 1.0
-    """How fast a key's say falls with distance (released code: 1)."""
+    """Sharpness of the affinity (beta in the paper; released code: 1)."""
     lr: Annotated[float, Field(ge=0)] = 1e-3
-    """AdamW's highest learning rate, half a cosine follows (paper)."""
+    """Peak learning rate of AdamW, with cosine decay (paper: 1e-3)."""
     eps: Annotated[float, Field(gt=0)] = 1e-4
-    """AdamW's floor (released code)."""
+    """Epsilon of AdamW (released code: 1e-4)."""
     epochs: Annotated[int, Field(ge=0)] = 20
-    """Passes over the labelled images (paper; EuroSAT: 100)."""
+    """Epochs over the labelled images (paper: 20; EuroSAT: 100)."""
     batch_size: Annotated[int, Field(gt=0)] = 256
-    """Images of a step, all where there are fewer (paper)."""
+    """Batch size; all images if there are fewer (paper: 256)."""
     balanced: bool = False
-    """Whether keys of a class with many weigh less, so that all classes have an equal say."""
+    """Weight the keys inversely to the number of keys of their class, for unbalanced labels."""
     named_keys: Annotated[int, Field(gt=0)] | None = None
-    """Keys of a class that features are made for; None: the median of images per class."""
+    """Synthetic keys per named class (with SHIP only); None: the median of images per class."""
     draws: Annotated[int, Field(gt=0)] = 1
-    """Made features whose mean is one key."""
+    """Synthetic features averaged into one key."""
     search: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the labelled images that is held out and chooses alpha and beta; 0: none."""
+    """Share of the labelled images held out to select alpha and beta; 0: no search."""
     beta_max: Annotated[float, Field(gt=0)] = 7.0
-    """End of the search for beta (released code: 7 for ImageNet, 7 to 50 elsewhere)."""
+    """Upper bound of the search for beta (released code: 7 for ImageNet, 7 to 50 on others)."""
     alpha_max: Annotated[float, Field(gt=0)] = 3.0
-    """End of the search for alpha (released code: 3 for ImageNet, 3 to 50 elsewhere)."""
+    """Upper bound of the search for alpha (released code: 3 for ImageNet, 3 to 50 on others)."""
 
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Learn from labelled images; other classes have their text alone.
+        """Fit on labelled images; classes without any are recognised by their prompt.
 
         Args:
-            clip: the model; it is left as it is.
-            dataset: images, all readable; those without a label are not looked at.
-            log: gets the loss.
-            scratch: folder for what a run after a kill goes on from; None keeps nothing.
+            data: the model, which is not changed, and readable images; only the labelled ones
+                are used.
+            log: receives the loss.
+            scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
+            seed: random seed.
 
         Raises:
             RequestError: fewer than two classes, or no image with a label.
         """
-        refuse_one_class(dataset.classes, "Tip-Adapter")
-        labelled = self.data.show(clip, dataset, log, self.epochs)
-        keep = scratch / "training.safetensors" if scratch else None
-        return self.learn(clip, labelled, dataset.classes, log, keep=keep)
+        refuse_one_class(data.dataset.classes, "Tip-Adapter")
+        return fit_few_shot(self, data, log, scratch, seed)
 
-    def learn(
-        self,
-        clip: Backbone,
-        labelled: LabelledFeatures,
-        classes: Classes,
-        log: Log,
-        synthetic: SyntheticFeatures | None = None,
-        over: Over = "labelled",
-        keep: Path | None = None,
-    ) -> Classifier:
-        """Learn from features.
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        return Workload()
+
+    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+        """Fit on features.
 
         Args:
-            clip: the model; it is left as it is.
-            labelled: labelled images.
-            classes: all classes.
-            log: gets the loss.
-            synthetic: features of named classes; they become keys and count in the loss.
-            over: classes that the loss tells apart.
-            keep: file for what a run after a kill goes on from; None keeps nothing.
+            task: features of labelled images, and the classes.
+            log: receives the loss.
+            keep: checkpoint file, to resume a killed run; None: no checkpoint.
         """
+        clip = task.clip
         with torch.no_grad():
-            w = class_features(clip, classes.prompts, [self.template])
-        learned, held = labelled.split(self.search, torch.initial_seed())
-        head = self._memory(learned, synthetic, len(classes))
+            w = class_features(clip, task.classes.prompts, [self.template])
+        training, held_out = task.labelled.split(self.search, task.seed)
+        head = self._cache_model(training, task.synthetic, w, clip.logit_scale.detach())
         if self.train:
-            training_set = TrainingSet.of(learned, classes, synthetic, over, log)
-            head = replace(head, keys=self._trained(clip, head, w, training_set, log, keep))
-        if self.search and len(held.c):
-            most = _Most(self.beta_max, self.alpha_max)
-            head = search(head, clip, w, held, learned.classes, most)
+            keys = self._train_keys(replace(task, labelled=training), head, log, keep)
+            head = replace(head, keys=keys)
+        if self.search and len(held_out.c):
+            bounds = GridBounds(self.beta_max, self.alpha_max)
+            head = search(head, held_out, training.classes, bounds)
         elif self.search:
-            log(warning="no class has images enough to hold one out: alpha and beta stay")
+            log(warning="too few images per class to hold any out: alpha and beta are not searched")
         facts = {"keys": len(head.keys), "alpha": head.alpha, "beta": head.beta}
-        record = {"facts": facts, "learned_from": labelled.files}
-        about = ("tip-adapter", asdict(self), record)
-        return Classifier(clip, None, classes, w, *about, head=head)
+        record = FitRecord(trained_on=task.labelled.files, facts=facts)
+        representation = Representation((clip,))
+        return Classifier(representation, head, task.classes, "tip-adapter", asdict(self), record)
 
-    def _memory(
-        self, labelled: LabelledFeatures, synthetic: SyntheticFeatures | None, classes: int
-    ) -> CacheModel:
-        """Keys of labelled images, then those that are made."""
-        keys, c = labelled.means, labelled.c
-        if synthetic is not None:
-            usual = round(median(labelled.c.bincount()[labelled.classes].tolist()))
-            x, c_synthetic = synthetic.each((self.named_keys or usual) * self.draws)
-            x = normalize(x.unflatten(0, (-1, self.draws)).mean(1), dim=-1)
-            keys, c = (
-                torch.cat([keys, x.to(keys)]),
-                torch.cat([c, c_synthetic[:: self.draws].to(c)]),
-            )
-        values = labels_of(c, classes, self.balanced).to(keys)
-        return CacheModel(keys, values, self.alpha, self.beta)
-
-    def _trained(
+    def _cache_model(
         self,
-        clip: Backbone,
-        head: CacheModel,
-        w: Float[Tensor, "C D"],
-        training_set: TrainingSet,
-        log: Log,
-        keep: Path | None,
+        labelled: LabelledFeatures,
+        synthetic: SyntheticFeatures | None,
+        texts: Float[Tensor, "C D"],
+        scale: Float[Tensor, ""],
+    ) -> CacheModel:
+        """Cache model of labelled images, then synthetic features."""
+        keys = labelled.means
+        c = labelled.c
+        if synthetic is not None:
+            images_per_class = round(median(labelled.c.bincount()[labelled.classes].tolist()))
+            keys_per_class = self.named_keys or images_per_class
+            x, c_synthetic = synthetic.per_class(keys_per_class * self.draws)
+            x = normalize(x.unflatten(0, (-1, self.draws)).mean(1), dim=-1)
+            keys = torch.cat([keys, x.to(keys)])
+            c = torch.cat([c, c_synthetic[:: self.draws].to(c)])
+        values = labels_of(c, len(texts), self.balanced).to(keys)
+        return CacheModel(keys, values, self.alpha, self.beta, texts, scale)
+
+    def _train_keys(
+        self, task: FewShotTask, head: CacheModel, log: Log, keep: Path | None
     ) -> Float[Tensor, "k D"]:
-        """F, the keys, trained (Tip-Adapter-F)."""
-        keys, columns = nn.Parameter(head.keys.clone()), training_set.columns
-        training = replace(head, keys=keys, values=head.values[:, columns])
+        """Train F, the keys (Tip-Adapter-F)."""
+        training_set = task.training_set(log)
+        keys = nn.Parameter(head.keys.clone())
+        trained = replace(_restricted(head, training_set.columns), keys=keys)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             f, y = training_set.step(batch)
-            logits = training.logits(clip, (), w[columns], f)
-            return {"tip_adapter_loss": cross_entropy(logits, y)}
+            return {"tip_adapter_loss": cross_entropy(trained.logits(f), y)}
 
-        batches = training_set.labelled.batches(self.batch_size, self.epochs, torch.initial_seed())
+        batches = task.labelled.batches(self.batch_size, self.epochs, task.seed)
         schedule = AdamW(LearningRate(self.lr), eps=self.eps)
         optimise(loss, {"keys": keys}, batches, schedule, log, Checkpoint.at(keep))
         return keys.detach()
 
 
-class _Most(NamedTuple):
-    """Ends of the grid."""
+class GridBounds(NamedTuple):
+    """Upper bounds of the grid search."""
 
     beta: float
     alpha: float
 
 
 def labels_of(c: Int[Tensor, " k"], classes: int, balanced: bool) -> Float[Tensor, "k C"]:
-    """Y, one-hot; balanced: a class's rows over its count, times the mean count."""
+    """One-hot Y; balanced: rows divided by the count of their class, times the mean count."""
     count = c.bincount(minlength=classes).float()
     weight = count[count > 0].mean() / count[c] if balanced else torch.ones(len(c))
     return torch.einsum("k,kc->kc", weight, one_hot(c, classes).float())
@@ -195,35 +195,38 @@ def labels_of(c: Int[Tensor, " k"], classes: int, balanced: bool) -> Float[Tenso
 
 @torch.no_grad()
 def search(
-    head: CacheModel,
-    clip: Backbone,
-    w: Float[Tensor, "C D"],
-    held: LabelledFeatures,
-    columns: Int[Tensor, " M"],
-    most: _Most,
+    head: CacheModel, held_out: LabelledFeatures, columns: Int[Tensor, " M"], bounds: GridBounds
 ) -> CacheModel:
-    """The first alpha and beta of the grid that label most held-out images right.
+    """Set alpha and beta to the first pair of the grid with the best held-out accuracy.
 
     Args:
-        head: the memory, in which none of them is.
-        clip: the model, for its scale.
-        w: class texts.
-        held: labelled images, held out.
-        columns: labelled classes, the only ones that are told apart here.
-        most: ends of the grid.
+        head: the cache model, without the held-out images.
+        held_out: features of held-out labelled images.
+        columns: labelled classes; only these are considered.
+        bounds: upper bounds of the grid.
     """
-    f, y = held.means, torch.searchsorted(columns, held.c).to(held.x.device)
-    texts, cosines = clip.logit_scale * f @ w[columns].T, f @ head.keys.T
-    found, best = (head.alpha, head.beta), -1
-    for beta in grid(most.beta, BETAS):
-        memory = (-beta * (1 - cosines)).exp() @ head.values[:, columns]
-        for alpha in grid(most.alpha, ALPHAS):
-            right = int(((texts + alpha * memory).argmax(1) == y).sum())
-            if right > best:
-                found, best = (alpha, beta), right
-    return replace(head, alpha=found[0], beta=found[1])
+    f = held_out.means
+    y = torch.searchsorted(columns, held_out.c).to(held_out.x.device)
+    restricted = _restricted(head, columns)
+    text_logits = head.scale * f @ restricted.texts.T
+    cosines = f @ head.keys.T
+    selected = (head.alpha, head.beta)
+    best = -1
+    for beta in grid(bounds.beta, BETAS):
+        cache_logits = (-beta * (1 - cosines)).exp() @ restricted.values
+        for alpha in grid(bounds.alpha, ALPHAS):
+            correct = int(((text_logits + alpha * cache_logits).argmax(1) == y).sum())
+            if correct > best:
+                selected = (alpha, beta)
+                best = correct
+    return replace(head, alpha=selected[0], beta=selected[1])
 
 
-def grid(most: float, count: int) -> list[float]:
-    """`count` values from 0.1 on; `most` would be the next."""
-    return [LEAST + i * (most - LEAST) / count for i in range(count)]
+def _restricted(head: CacheModel, columns: Int[Tensor, " M"]) -> CacheModel:
+    """The cache model, restricted to some classes."""
+    return replace(head, values=head.values[:, columns], texts=head.texts[columns])
+
+
+def grid(bound: float, count: int) -> list[float]:
+    """`count` equidistant values from 0.1, `bound` excluded."""
+    return [GRID_START + i * (bound - GRID_START) / count for i in range(count)]

@@ -1,40 +1,51 @@
-"""Zero-shot CLIP: a class is the text feature of its name.
+"""Zero-shot CLIP: classify by the text features of the class names.
 
 Radford et al., ICML 2021, arXiv 2103.00020.   Needs: a name for every class.
 
     w_c = norm( mean_k norm( g(t_k(c)) ) )        template k filled with the name of class c
     y   = argmax_c cos( f(x), w_c )
 
-f and g are the image and the text tower, never trained; one template, or an ensemble.
+f and g are the frozen image and text towers; one template (k = 1), or an ensemble.
 """
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import ImageDataset
-from anyclass.features.text import PLAIN, Template, class_features, openai_templates
+from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.representation import Representation
+from anyclass.features.store import FeatureStore
+from anyclass.features.text import PLAIN, Template, openai_templates
 from anyclass.log import Log
+from anyclass.methods.workload import Workload
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class ZeroShot:
-    """Labels images by the names alone."""
+    """Classifies images by the class names, without training."""
 
+    discovers: ClassVar[bool] = False
+    """Whether the method discovers classes without a name."""
     template: Template = PLAIN
-    """How a class is put into words; `{}` is its name."""
+    """Class prompt; `{}` is the class name."""
     ensemble: bool = False
-    """Use OpenAI's 80 templates instead of `template`."""
+    """Average OpenAI's 80 templates instead of using `template`: slower, often more accurate."""
 
     @torch.no_grad()
     def fit(
-        self, clip: Backbone, dataset: ImageDataset, log: Log, scratch: Path | None = None
+        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
-        """Put the class names into words; no image is looked at."""
+        """Compute the class text features; images are not used."""
         templates = openai_templates() if self.ensemble else [self.template]
-        weights = class_features(clip, dataset.classes.prompts, templates)
-        return Classifier(clip, None, dataset.classes, weights, "zero-shot", asdict(self))
+        clip = data.clip
+        classes = data.dataset.classes
+        head = CosineHead(data.class_features(templates), clip.logit_scale.detach())
+        return Classifier(Representation((clip,)), head, classes, "zero-shot", asdict(self))
+
+    def workload(self, images: int, classes: int) -> Workload:
+        """Estimate the cost of a fit with so many `images` and `classes`."""
+        return Workload()

@@ -1,13 +1,13 @@
-"""Names for discovered classes: the words that lie nearest to their images, and what to look at.
+"""Name discovered classes by the words most similar to their images, with example images.
 
     c_k = norm(mean of z over S_k - mean of z)     S_k: the images of class k; e_k likewise of z^
-    t_w = norm(T_w - mean of T over the words)     what all images, or all words, share is no sign
+    t_w = norm(T_w - mean of T over the words)     removes what all images, or all words, share
     score(k, w) = alpha <c_k, t_w> + (1 - alpha) <e_k, t_w>
-    margin(k) = score of its word - that of the best other word
+    margin(k) = score of its word - score of the best other word
 
-A word is called likely where its margin is one at which labelled classes, treated as if they had no
-name, were mostly given their own; else it is a mere maybe. A name is a suggestion: it stands beside
-the index of a class and changes no prediction.
+As a check, the labelled classes are named as if they had no name. A suggestion is "likely" if
+labelled classes with such a margin mostly got their own name, else "maybe". Suggestions change no
+prediction.
 
 Letters: N images, K classes, D dimensions, V words, z (N, D) unit image features, z^ (N, D) unit
 pseudo-texts, where a method makes some, T (V, D) unit text features.
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -33,190 +32,196 @@ from anyclass.data import Classes
 from anyclass.log import Log
 
 ALPHA = 0.5
-"""Weight of the images where there are pseudo-texts as well."""
+"""Weight of the images if there are pseudo-texts as well."""
 TOP = 5
-"""Words that are kept of each class."""
+"""Words per class: the suggestion and the runners-up."""
 TRUST = 0.8
-"""Share of known classes whose word has to be right for a margin to be called likely."""
+"""Share of known classes that must get their own name for a margin to count as likely."""
 FEWEST = 3
-"""Known classes that this share is at least taken of."""
+"""Fewest known classes for this share."""
 TYPICAL, BORDERLINE = 9, 6
-"""Most images of a class that are shown as typical, and as doubtful."""
+"""Most typical and most uncertain example images of a class."""
 SAME = 0.98
-"""Cosine from which on two images look the same, so that one of them is enough."""
+"""Cosine above which two images look the same, so that one of them is enough."""
 LONGEST, WORDS = 40, 4
-"""Characters and words of a name that a captioner may give."""
+"""Most characters and words of a name by a captioner."""
 QUESTION = (
     "All these photos show the same kind of thing. Name it with one noun phrase of at most 4 "
     "words. Answer with the name alone."
 )
-"""What a captioner is asked of a collage."""
+"""Question to a captioner about a collage."""
 
 Encode = Callable[[Sequence[str]], Tensor]
 """Words -> unit text features (V, D)."""
 
 
 @dataclass(frozen=True)
-class Sorted:
-    """Images, and the class that each was sorted into."""
+class ClassifiedImages:
+    """Images with their predicted classes."""
 
     z: Float[Tensor, "N D"]
     """Unit image features."""
     predicted: Int[Tensor, " N"]
-    """Class of each."""
+    """Predicted class of each image."""
     margin: Float[Tensor, " N"]
-    """How far it was ahead of the second."""
+    """Difference between the two highest probabilities."""
     pseudo: Float[Tensor, "N D"] | None = None
-    """Unit pseudo-texts; None: there are none."""
+    """Unit pseudo-texts, if the method makes them."""
 
 
-class Trial(NamedTuple):
-    """How labelled classes fared when they were named as if they had no name."""
+class KnownClassCheck(NamedTuple):
+    """Results of naming the labelled classes as if they had no name."""
 
     known: int
-    """How many there are."""
+    """Number of labelled classes."""
     hit_rate: float | None
-    """Share that got their own name; None: there is none."""
+    """Share that got their own name; None without labelled classes."""
     hit_rate_top: float | None
-    """Share that has it among the first `TOP`."""
+    """Share with their own name among the first `TOP`."""
     threshold: float | None
-    """Least margin of a likely word; None: no margin is known to be enough."""
+    """Smallest margin of a likely word; None if no margin is sufficient."""
 
 
-class Choice(NamedTuple):
+class RankedWords(NamedTuple):
     """Words for one class."""
 
     words: list[int]
-    """Their places, the suggestion first; none where words ran out."""
+    """Indices of the words, the suggestion first; empty if no word was left."""
     margin: float
-    """How far the suggestion is ahead of every other word."""
+    """Score of the suggestion minus that of the best other word."""
 
 
-class Name(NamedTuple):
-    """What a class might be called, and the images to judge it by."""
+class NameSuggestion(NamedTuple):
+    """Suggested names of a class, with example images."""
 
     k: int
     """Index of the class."""
     size: int
-    """Images in it."""
+    """Number of images predicted as the class."""
     words: list[str]
-    """The suggestion, then the runners-up; the name alone of a class that has one."""
+    """The suggestion and the runners-up; only the name for a class that has one."""
     margin: float | None
-    """Of the suggestion; None: nothing was to be chosen."""
+    """Margin of the suggestion; None if nothing was suggested."""
     likely: bool
     """Whether known classes with such a margin mostly got their own name."""
     typical: list[int]
-    """Rows of images, the most typical first."""
+    """Rows of typical images, the most typical first."""
     borderline: list[int]
-    """Rows of others, the most doubtful first."""
+    """Rows of other images, the least certain first."""
 
 
 class Naming(NamedTuple):
-    """Names of all K classes, and how far they can be trusted."""
+    """Suggested names of all K classes, and the check on known classes."""
 
-    names: list[Name]
-    """One for each class."""
-    trial: Trial
-    """On labelled classes."""
+    names: list[NameSuggestion]
+    """One per class."""
+    check: KnownClassCheck
+    """Results on the labelled classes."""
     candidates: int
-    """Words that unknown classes were named from."""
+    """Number of candidate words for unknown classes."""
 
 
 def suggest(
-    found: Sorted,
+    found: ClassifiedImages,
     classes: Classes,
     given: Sequence[str],
     words: Sequence[str],
     encode: Encode,
     alpha: float = ALPHA,
 ) -> Naming:
-    """Find a name for every class whose kind is unknown.
+    """Suggest a name for every class whose kind is unknown.
 
     Args:
-        found: images in classes.
+        found: images with their predicted classes.
         classes: all K classes.
-        given: names that the user listed and nobody labelled: some of the unknown have them.
+        given: class names without labelled images: some of the unknown classes have them.
         words: the vocabulary, further candidates.
-        encode: gives the features of words.
-        alpha: weight of the images where there are pseudo-texts as well.
+        encode: computes the features of words.
+        alpha: weight of the images if there are pseudo-texts as well.
     """
     sizes = found.predicted.bincount(minlength=classes.total).tolist()
     own = [classes.names[k] for k in classes.labelled]
-    words = distinct([*own, *given, *words])
-    scores = nearness(found, classes.total, encode(words), alpha)
-    place = {key(word): w for w, word in enumerate(words)}
+    words = unique_names([*own, *given, *words])
+    scores = word_scores(found, classes.total, encode(words), alpha)
+    index_of = {normal_form(word): w for w, word in enumerate(words)}
     known = [k for k in classes.labelled if sizes[k]]
-    tried = trial(scores[known], [place[key(classes.names[k])] for k in known])
-    free = scores[:, len(distinct(own)) :]  # a name that a labelled class has is not given again
-    listed = [place[key(name)] - len(distinct(own)) for name in given]
+    own_words = [index_of[normal_form(classes.names[k])] for k in known]
+    check = check_known_classes(scores[known], own_words)
+    taken = len(unique_names(own))
+    free = scores[:, taken:]  # the names of labelled classes are not suggested again
+    listed = [index_of[normal_form(name)] - taken for name in given]
     nameless = [k for k in range(classes.total) if classes.kind(k) == "unknown" and sizes[k]]
-    chosen = choose(free[nameless], sorted({w for w in listed if w >= 0}), tried.threshold)
-    of = dict(zip(nameless, chosen, strict=True))
-    words = words[len(distinct(own)) :]
+    ranked = assign_words(free[nameless], sorted({w for w in listed if w >= 0}), check.threshold)
+    ranked_of = dict(zip(nameless, ranked, strict=True))
+    words = words[taken:]
 
-    def name(k: int) -> Name:
-        features = examples(found, k)
-        if k not in of or not of[k].words:
+    def name(k: int) -> NameSuggestion:
+        typical, borderline = example_images(found, k)
+        if k not in ranked_of or not ranked_of[k].words:
             fixed = [] if classes.kind(k) == "unknown" else [classes.names[k]]
-            return Name(k, sizes[k], fixed, None, bool(fixed), *features)
-        likely = tried.threshold is not None and of[k].margin >= tried.threshold
-        said = [words[w] for w in of[k].words]
-        return Name(k, sizes[k], said, of[k].margin, likely, *features)
+            return NameSuggestion(k, sizes[k], fixed, None, bool(fixed), typical, borderline)
+        margin = ranked_of[k].margin
+        likely = check.threshold is not None and margin >= check.threshold
+        suggested = [words[w] for w in ranked_of[k].words]
+        return NameSuggestion(k, sizes[k], suggested, margin, likely, typical, borderline)
 
-    return Naming([name(k) for k in range(classes.total)], tried, len(words))
+    return Naming([name(k) for k in range(classes.total)], check, len(words))
 
 
-def nearness(
-    found: Sorted, classes: int, texts: Float[Tensor, "V D"], alpha: float
+def word_scores(
+    found: ClassifiedImages, classes: int, texts: Float[Tensor, "V D"], alpha: float
 ) -> Float[Tensor, "K V"]:
-    """score(k, w): cosines of what sets classes apart with what sets words apart."""
+    """score(k, w): similarity of centred class means and centred word features."""
     t = normalize(texts - texts.mean(0), dim=-1)
-    near = _centres(found.z, found.predicted, classes) @ t.T
+    by_images = _centres(found.z, found.predicted, classes) @ t.T
     if found.pseudo is None:
-        return near
-    said = _centres(found.pseudo, found.predicted, classes) @ t.T
-    return alpha * near + (1 - alpha) * said
+        return by_images
+    by_pseudo_texts = _centres(found.pseudo, found.predicted, classes) @ t.T
+    return alpha * by_images + (1 - alpha) * by_pseudo_texts
 
 
 def _centres(
     z: Float[Tensor, "N D"], predicted: Int[Tensor, " N"], classes: int
 ) -> Float[Tensor, "K D"]:
-    """c_k; zero for a class without an image."""
+    """c_k; zero for a class without images."""
     sums = z.new_zeros(classes, z.shape[1]).index_add_(0, predicted, z - z.mean(0))
     return normalize(sums, dim=-1)
 
 
-def trial(scores: Float[Tensor, "R V"], right: Sequence[int]) -> Trial:
-    """Name R known classes among all words, their own included, and count."""
-    if not len(right):
-        return Trial(0, None, None, None)
-    chosen = choose(scores, [], None)
-    hits = [c.words[:1] == [w] for c, w in zip(chosen, right, strict=True)]
-    top = [w in best(row, TOP) for w, row in zip(right, scores, strict=True)]
-    least = threshold([c.margin for c in chosen], hits)
-    return Trial(len(hits), sum(hits) / len(hits), sum(top) / len(top), least)
+def check_known_classes(scores: Float[Tensor, "R V"], own: Sequence[int]) -> KnownClassCheck:
+    """Name R known classes with all words, their own names included, and count the hits."""
+    if not len(own):
+        return KnownClassCheck(0, None, None, None)
+    ranked = assign_words(scores, [], None)
+    hits = [r.words[:1] == [w] for r, w in zip(ranked, own, strict=True)]
+    top = [w in top_indices(row, TOP) for w, row in zip(own, scores, strict=True)]
+    least = threshold([r.margin for r in ranked], hits)
+    return KnownClassCheck(len(hits), sum(hits) / len(hits), sum(top) / len(top), least)
 
 
 def threshold(margins: Sequence[float], hits: Sequence[bool]) -> float | None:
-    """The smallest margin from which on `TRUST` of at least `FEWEST` known classes were right."""
-    least, right = None, 0
+    """Smallest margin above which `TRUST` of at least `FEWEST` known classes got their name."""
+    least = None
+    correct = 0
     for n, (margin, hit) in enumerate(sorted(zip(margins, hits, strict=True), reverse=True), 1):
-        right += hit
-        if n >= FEWEST and right >= TRUST * n:
+        correct += hit
+        if n >= FEWEST and correct >= TRUST * n:
             least = margin
     return least
 
 
-def choose(scores: Float[Tensor, "R V"], given: Sequence[int], least: float | None) -> list[Choice]:
-    """Words of R classes, no first one twice: given names where they fit, then all the others.
+def assign_words(
+    scores: Float[Tensor, "R V"], given: Sequence[int], least: float | None
+) -> list[RankedWords]:
+    """Rank words for R classes; the suggestions are distinct, given names come first.
 
     Args:
-        scores: of words for classes.
-        given: words that some of the classes are called; a class takes one whose margin is
-            `least` or more, or any where there is one for each class.
-        least: margin that is enough; None: none is.
+        scores: scores of words for classes.
+        given: words that are names of some classes; a class gets one if its margin is `least` or
+            more, or in any case if there is one for each class.
+        least: sufficient margin; None if no margin is.
     """
-    first = _shared_out(scores, given)
+    first = _matched(scores, given)
     if len(given) < len(scores):
         margins = _margins(scores, first)
         first = [
@@ -225,63 +230,66 @@ def choose(scores: Float[Tensor, "R V"], given: Sequence[int], least: float | No
         ]
     rest = [r for r, w in enumerate(first) if w is None]
     words = [w for w in range(scores.shape[1]) if w not in first]
-    for r, w in zip(rest, _shared_out(scores[rest], words), strict=True):
+    for r, w in zip(rest, _matched(scores[rest], words), strict=True):
         first[r] = w
-    return [
-        Choice([] if w is None else [w, *(v for v in best(row, TOP + 1) if v != w)][:TOP], margin)
-        for w, row, margin in zip(first, scores, _margins(scores, first), strict=True)
-    ]
+    ranked = []
+    for w, row, margin in zip(first, scores, _margins(scores, first), strict=True):
+        runners_up = [v for v in top_indices(row, TOP + 1) if v != w]
+        ranked.append(RankedWords([] if w is None else [w, *runners_up][:TOP], margin))
+    return ranked
 
 
-def _shared_out(scores: Float[Tensor, "R V"], words: Sequence[int]) -> list[int | None]:
-    """One of `words` for each of R classes, none twice, so that the sum of scores is largest."""
+def _matched(scores: Float[Tensor, "R V"], words: Sequence[int]) -> list[int | None]:
+    """Match R classes and distinct `words` with the largest sum of scores."""
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(scores[:, list(words)].numpy(), maximize=True)
-    taken = {int(r): words[c] for r, c in zip(rows, columns, strict=True)}
-    return [taken.get(r) for r in range(len(scores))]
+    word_of = {int(r): words[c] for r, c in zip(rows, columns, strict=True)}
+    return [word_of.get(r) for r in range(len(scores))]
 
 
 def _margins(scores: Float[Tensor, "R V"], words: Sequence[int | None]) -> list[float]:
-    """Score of the word of each class less that of its best other one; 0 without either."""
+    """Score of each class's word minus that of the best other word; 0 without either."""
     margins = []
     for row, w in zip(scores, words, strict=True):
-        others = [v for v in best(row, 2) if v != w]
+        others = [v for v in top_indices(row, 2) if v != w]
         margins.append(float(row[w] - row[others[0]]) if w is not None and others else 0.0)
     return margins
 
 
-def best(scores: Float[Tensor, " V"], most: int) -> list[int]:
-    """Places of the largest scores, the first of equal ones first."""
+def top_indices(scores: Float[Tensor, " V"], most: int) -> list[int]:
+    """Indices of the largest scores; ties keep their order."""
     order: list[int] = scores.argsort(descending=True, stable=True)[:most].tolist()
     return order
 
 
-def examples(found: Sorted, k: int) -> tuple[list[int], list[int]]:
-    """Images of class k: the most typical, no two alike, and the most doubtful of the others."""
+def example_images(found: ClassifiedImages, k: int) -> tuple[list[int], list[int]]:
+    """Images of class k: the most typical ones without duplicates, and the least certain others."""
     rows = (found.predicted == k).nonzero()[:, 0]
     z = found.z[rows]
-    near = z @ normalize(z.mean(0), dim=-1)
+    similarity = z @ normalize(z.mean(0), dim=-1)
     typical: list[int] = []
-    for i in best(near, len(rows)):
+    for i in top_indices(similarity, len(rows)):
         if len(typical) == TYPICAL:
             break
         if not typical or (z[typical] @ z[i]).max() <= SAME:
             typical.append(i)
-    doubtful = [i for i in best(-found.margin[rows], len(rows)) if i not in typical]
-    return rows[typical].tolist(), rows[doubtful[:BORDERLINE]].tolist()
+    uncertain = [i for i in top_indices(-found.margin[rows], len(rows)) if i not in typical]
+    return rows[typical].tolist(), rows[uncertain[:BORDERLINE]].tolist()
 
 
-def key(name: str) -> str:
-    """What two spellings of one name have in common."""
+def normal_form(name: str) -> str:
+    """Form of a name that ignores case, spaces, `_` and `-`."""
     return " ".join(re.sub(r"[\s_-]+", " ", name).casefold().split())
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """The first spelling of each name."""
-    return list({key(name): name for name in reversed(names)}.values())[::-1]
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Names without duplicates; the first spelling of each is kept."""
+    return list({normal_form(name): name for name in reversed(names)}.values())[::-1]
 
 
 def read_words(path: Path | None) -> list[str]:
-    """Candidate words: those of a file, one a line, or the shipped nouns.
+    """Read candidate words from a file, one per line, or return the shipped nouns.
 
     Raises:
         RequestError: the file cannot be used.
@@ -294,47 +302,48 @@ def _nouns() -> tuple[str, ...]:
     return tuple((files("anyclass.naming") / "nouns.txt").read_text("utf-8").split("\n")[:-1])
 
 
-def asked(
+def ask_names(
     captioner: Captioner, context: CaptionContext, typical: Mapping[int, Sequence[int]], log: Log
 ) -> dict[int, str | None]:
-    """What a captioner calls each class, no two alike; None where it gave no name.
+    """Ask a captioner for a distinct name of each class; None if it gave no usable name.
 
-    Where it gives one name to several classes it is asked about those once more; what then is
-    still alike is numbered. Answers are data: they are cleaned and never part of a question.
+    If several classes get the same name, the captioner is asked about them once more; names that
+    are still equal are numbered. Answers are data: cleaned, and never part of a question.
 
     Args:
-        captioner: who is asked; images go where it sends them.
+        captioner: the captioner; it may send images to another machine.
         context: the images.
-        typical: of each class, rows of the images that it is shown as one collage.
+        typical: rows of the images of each class, which are shown as one collage.
         log: gets the progress.
     """
 
     def ask(some: Sequence[int], question: str, variant: int) -> dict[int, str | None]:
         requests = [CaptionRequest(tuple(typical[k]), question, "thing", variant) for k in some]
-        said = captioner.describe(requests, context, log)
-        return {k: phrase(text) for k, text in zip(some, said, strict=True)}
+        answers = captioner.describe(requests, context, log)
+        return {k: answer_to_name(text) for k, text in zip(some, answers, strict=True)}
 
     names = ask([k for k, rows in typical.items() if len(rows)], QUESTION, 0)
-    if alike := _alike(names):
-        more = f"{QUESTION} Be as specific as the photos allow."
-        names |= {k: name for k, name in ask(alike, more, 1).items() if name}
-    seen: dict[str, int] = {}
-    for k in _alike(names):
+    repeated = _repeated(names)
+    if repeated:
+        question = f"{QUESTION} Be as specific as the photos allow."
+        names |= {k: name for k, name in ask(repeated, question, 1).items() if name}
+    count: dict[str, int] = {}
+    for k in _repeated(names):
         name = str(names[k])
-        seen[name] = seen.get(name, 0) + 1
-        names[k] = f"{name} {seen[name]}"
+        count[name] = count.get(name, 0) + 1
+        names[k] = f"{name} {count[name]}"
     return {k: names.get(k) for k in typical}
 
 
-def phrase(text: str | None) -> str | None:
-    """An answer as a name: one line, lower case, no article; None where it is no short phrase."""
-    lines = (cleaned(text) or "").lower().rstrip(".!,;: ")
-    name = re.sub(r"^(an?|the)\s+", "", lines)
+def answer_to_name(text: str | None) -> str | None:
+    """Convert an answer to a name: one line, lower case, no article; None if it is too long."""
+    line = (cleaned(text) or "").lower().rstrip(".!,;: ")
+    name = re.sub(r"^(an?|the)\s+", "", line)
     short = len(name) <= LONGEST and len(name.split()) <= WORDS
     return name if name and short else None
 
 
-def _alike(names: Mapping[int, str | None]) -> list[int]:
-    """Classes whose name another one has as well."""
+def _repeated(names: Mapping[int, str | None]) -> list[int]:
+    """Classes that share their name with another class."""
     counts = Counter(names.values())
     return [k for k, name in names.items() if name and counts[name] > 1]

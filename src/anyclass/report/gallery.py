@@ -1,7 +1,7 @@
-"""What a report shows of the images and texts of a run: samples, made small and safe.
+"""Samples of the images and texts of a run for its report, small and safe.
 
-Every text that comes out of here has lost its control and bidi characters and is cut to length;
-escaping it is left to whoever writes it down. Every image is decoded and encoded again.
+Control and bidi characters are removed from every text, and long texts are cut; escaping is left to
+the caller. Every image is decoded and encoded again.
 """
 
 import json
@@ -21,34 +21,34 @@ from anyclass.data import open_image
 from anyclass.errors import AnyclassError, ImageError
 
 Json = dict[str, Any]
-"""A JSON object: what a file of the run holds, or a part of the summary."""
-Draw = Callable[[str], str | None]
+"""A JSON object: the content of a file of the run, or a part of the summary."""
+Thumbnail = Callable[[str], str | None]
 """File name of an image -> its thumbnail as a data URI, or `None`."""
 
 SIDE = 112
 """Longer side of a thumbnail, in pixels."""
 GALLERY = 200
-"""Most images in the gallery; with more classes than that, the first ones show one each."""
+"""Most images in the gallery; with more classes than that, one image for each of the first ones."""
 PER_CLASS = 10
 """Most images of one class in the gallery."""
 LISTED = 24
 """Most images or texts in any other list."""
-ORDER = re.compile(
+INSTRUCTION = re.compile(
     r"\b(ignore|disregard|forget|override)\b.{0,60}\b(previous|prior|above|instructions?|rules)\b"
     r"|\b(system prompt|as an ai|you are an? (ai|assistant))\b",
     re.IGNORECASE | re.DOTALL,
 )
-"""A description that reads like an instruction: somebody may have written it into an image."""
+"""A description that reads like an instruction, which may have been written into an image."""
 
 
 def plain(text: object, limit: int = 160) -> str:
-    """`text` in one line of at most `limit` characters, without control and bidi characters."""
+    """Convert to one line of at most `limit` characters, without control and bidi characters."""
     kept = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in str(text))
     return kept if len(kept) <= limit else kept[: limit - 1] + "…"
 
 
 def thumbnail(root: Path, file_name: str) -> str | None:
-    """The image as a small JPEG in a data URI; `None` when it cannot be used any more."""
+    """Encode an image as a small JPEG in a data URI; `None` if it can no longer be read."""
     try:
         image = open_image(root / file_name, root)
     except ImageError:
@@ -59,51 +59,52 @@ def thumbnail(root: Path, file_name: str) -> str | None:
         return "data:image/jpeg;base64," + b64encode(jpeg.getvalue()).decode("ascii")
 
 
-def gallery(labels: Sequence[str], table: pa.Table, draw: Draw) -> list[list[Json]]:
-    """For each label images that got it, evenly spread from the surest to the least sure."""
+def gallery(labels: Sequence[str], table: pa.Table, thumbnail_of: Thumbnail) -> list[list[Json]]:
+    """Sample images of each predicted label, evenly from the highest to the lowest score."""
     each = min(PER_CLASS, max(1, GALLERY // max(1, len(labels))))
-    features = []
+    samples = []
     for label in labels[:GALLERY]:
-        mine = table.filter(pc.field("label") == label).sort_by([("score", "descending")])
-        features.append(images(mine.take(_spread(len(mine), each)), draw))
-    return features
+        predicted = table.filter(pc.field("label") == label).sort_by([("score", "descending")])
+        rows = predicted.take(_evenly_spaced(len(predicted), each))
+        samples.append(image_rows(rows, thumbnail_of))
+    return samples
 
 
-def chosen(files: Sequence[str], most: int, draw: Draw) -> list[Json]:
-    """The first of some images, each with its name and `src`, its thumbnail."""
-    return [{"file_name": plain(file), "src": draw(file)} for file in files[:most]]
+def tiles(files: Sequence[str], most: int, thumbnail_of: Thumbnail) -> list[Json]:
+    """The first `most` images, each as `file_name` and thumbnail `src`."""
+    return [{"file_name": plain(file), "src": thumbnail_of(file)} for file in files[:most]]
 
 
-def images(table: pa.Table, draw: Draw) -> list[Json]:
-    """The first rows of a table of predictions as dicts, each with `src`, its thumbnail."""
-    return [
-        {key: plain(value) if isinstance(value, str) else value for key, value in row.items()}
-        | {"src": draw(row["file_name"])}
-        for row in table.slice(0, LISTED).to_pylist()
-    ]
+def image_rows(table: pa.Table, thumbnail_of: Thumbnail) -> list[Json]:
+    """The first rows of a prediction table as dicts, each with its thumbnail `src`."""
+    rows = []
+    for row in table.slice(0, LISTED).to_pylist():
+        cells = {key: plain(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
+        rows.append(cells | {"src": thumbnail_of(row["file_name"])})
+    return rows
 
 
-def descriptions(path: Path, names: Sequence[str], draw: Draw) -> list[Json]:
-    """For each kind in `descriptions.jsonl`: count, how many are suspicious, and a sample."""
+def descriptions(path: Path, names: Sequence[str], thumbnail_of: Thumbnail) -> list[Json]:
+    """Summarise each kind in `descriptions.jsonl`: count, suspicious ones, and a sample."""
     kinds: dict[str, list[Json]] = {}
     for line in lines(path):
         kinds.setdefault(line["kind"], []).append(line)
     return [
         {
             "kind": plain(kind),
-            "count": len(told),
-            "orders": sum(bool(ORDER.search(line["text"])) for line in told),
-            "lines": [_description(line, names, draw) for line in _sample(told)],
+            "count": len(texts),
+            "instructions": sum(bool(INSTRUCTION.search(line["text"])) for line in texts),
+            "lines": [_description(line, names, thumbnail_of) for line in _sample(texts)],
         }
-        for kind, told in kinds.items()
+        for kind, texts in kinds.items()
     ]
 
 
 def lines(path: Path) -> Iterator[Json]:
-    """The objects of a JSON Lines file; none if there is no such file.
+    """Read the objects of a JSON Lines file; none if the file does not exist.
 
     Raises:
-        AnyclassError: a line is damaged; the message says which.
+        AnyclassError: a line is damaged; the message names it.
     """
     if not path.is_file():
         return
@@ -115,28 +116,31 @@ def lines(path: Path) -> Iterator[Json]:
                 raise AnyclassError(f"{path} is damaged in line {number}: {error}") from error
 
 
-def _sample(told: Sequence[Json]) -> list[Json]:
-    """At most `LISTED` descriptions: some that read like instructions, the others evenly spread."""
-    orders = [line for line in told if ORDER.search(line["text"])]
-    others = [line for line in told if not ORDER.search(line["text"])]
-    features = orders[: LISTED // 4]
-    return [*features, *(others[i] for i in _spread(len(others), LISTED - len(features)))]
+def _sample(texts: Sequence[Json]) -> list[Json]:
+    """At most `LISTED` descriptions: some that read like instructions, and some of the others."""
+    instructions = [line for line in texts if INSTRUCTION.search(line["text"])]
+    others = [line for line in texts if not INSTRUCTION.search(line["text"])]
+    first = instructions[: LISTED // 4]
+    return [*first, *(others[i] for i in _evenly_spaced(len(others), LISTED - len(first)))]
 
 
-def _spread(count: int, most: int) -> Int64[np.ndarray, " n"]:
-    """At most `most` of the indices 0 ... count - 1, at even distances, both ends included."""
+def _evenly_spaced(count: int, most: int) -> Int64[np.ndarray, " n"]:
+    """At most `most` of the indices 0 ... count - 1, evenly spaced, both ends included."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
-def _description(line: Json, names: Sequence[str], draw: Draw) -> Json:
-    """One description: of what, its text, thumbnails, and what is odd about it."""
+def _description(line: Json, names: Sequence[str], thumbnail_of: Thumbnail) -> Json:
+    """One description: its subject, text, thumbnails and remarks."""
     text = line["text"]
     files = line.get("files") or [line[key] for key in ("file_name",) if key in line]
-    nameless = files and not any(name.casefold() in text.casefold() for name in names)
+    remarks = []
+    if INSTRUCTION.search(text):
+        remarks.append("reads like an instruction")
+    if files and not any(name.casefold() in text.casefold() for name in names):
+        remarks.append("names no class")
     return {
         "of": plain(line.get("class") or line.get("file_name"), 80),
         "text": plain(text, 400),
-        "images": [draw(file) for file in files[:3]],
-        "odd": ["reads like an instruction"] * bool(ORDER.search(text))
-        + ["names no class"] * bool(nameless),
+        "images": [thumbnail_of(file) for file in files[:3]],
+        "odd": remarks,
     }

@@ -1,17 +1,18 @@
-"""The report of a run: one static HTML page, or the same in short as Markdown.
+"""The report of a run: a static HTML page, or a short version in Markdown.
 
-    run folder --summarise--> dict --to_html--> RUN/report.html      (the page is `report.html`)
+    run folder --summarise--> dict --to_html--> RUN/report.html    (the template is `report.html`)
                                    --to_markdown--> text
 
-The page holds no script and loads nothing; every text in it is escaped by Jinja.
+The page has no scripts and loads nothing; Jinja escapes every text in it.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from anyclass.files import write_text
 from anyclass.report.gallery import Json
@@ -21,53 +22,65 @@ __all__ = ["summarise", "to_html", "to_markdown", "write"]
 
 
 def write(run: Path) -> Path:
-    """Writes `run/report.html`, whole, and returns its path; raises what `summarise` raises."""
+    """Write `run/report.html` atomically and return its path.
+
+    Raises:
+        RequestError: `run` is not the folder of a finished run.
+        AnyclassError: a file in it is damaged.
+    """
     path = run / "report.html"
     write_text(path, to_html(summarise(run)))
     return path
 
 
 def to_html(summary: Json) -> str:
-    """One static page: light and dark, wide and narrow, nothing to load, nothing that runs."""
+    """Render a static page for light and dark mode and all widths, without scripts and requests."""
     page = (resources.files("anyclass.report") / "report.html").read_text("utf-8")
+    return _compiled(page).render(summary)
+
+
+@cache
+def _compiled(page: str) -> Template:
+    """Compile a template once."""
     jinja = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     jinja.filters |= {"percent": percent, "points": points, "duration": duration, "number": number}
-    return jinja.from_string(page).render(summary)
+    return jinja.from_string(page)
 
 
 def to_markdown(summary: Json) -> str:
     """Title, reasons, warnings, scores, classes, settings: for a model card or a terminal."""
-    said = [f"# {literal(summary['method'])} on {literal(summary['name'])}", ""]
-    said += [f"* {literal(text)}" for text in summary["why"]]
-    said += [f"* **Warning:** {literal(text)}" for text in summary["warnings"]]
-    said += [""] if summary["scores"] else ["", literal(summary["why_null"]), ""]
+    text = [f"# {literal(summary['method'])} on {literal(summary['name'])}", ""]
+    text += [f"* {literal(reason)}" for reason in summary["why"]]
+    text += [f"* **Warning:** {literal(warning)}" for warning in summary["warnings"]]
+    text += [""] if summary["scores"] else ["", literal(summary["why_null"]), ""]
     if summary["scores"]:
-        said += _table(
+        text += _table(
             ("", "accuracy", "mean per class", "images"),
             (
                 (row["name"], percent(row["accuracy"]), percent(row["mean_per_class"]), row["n"])
                 for row in summary["scores"]
             ),
         )
-    said += _table(
-        ("class", "known by", "images", "zero-shot", "adapted"),
+    text += _table(
+        ("class", "kind", "images", "zero-shot", "adapted"),
         (
             (
                 row["name"],
                 row["kind"],
                 row["count"],
-                *map(percent, (row["zero_shot"], row["adapted"])),
+                percent(row["zero_shot"]),
+                percent(row["adapted"]),
             )
             for row in summary["classes"]
         ),
     )
-    return "\n".join(said + _table(("setting", "value"), summary["settings"]))
+    return "\n".join(text + _table(("setting", "value"), summary["settings"]))
 
 
 def percent(share: float | int | None) -> str:
-    """0.5745 -> `57.5 %`; a dash where nothing is known."""
+    """0.5745 -> `57.5 %`; a dash if not known."""
     return "–" if share is None else f"{100 * share:.1f}\u00a0%"
 
 
@@ -87,12 +100,12 @@ def duration(seconds: float | int) -> str:
 
 
 def number(value: object) -> str:
-    """0.123456 -> `0.1235`; whole numbers and words as they are."""
+    """0.123456 -> `0.1235`; integers and strings are unchanged."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def literal(text: object) -> str:
-    """`text` as Markdown that shows it and does nothing: no link, tag, mention or table cell."""
+    """Escape `text` for Markdown, so that it makes no link, tag, mention or table cell."""
     return re.sub(r"([\\`*_\[\]<>|~&$:@#!])", r"\\\1", str(text))
 
 

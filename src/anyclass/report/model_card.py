@@ -1,4 +1,4 @@
-"""The model card: what a classifier is, what made it, how good it is, where it will fail."""
+"""The model card of a classifier: method, data, scores, limits."""
 
 from pathlib import Path
 
@@ -7,22 +7,23 @@ from anyclass.report.html import summarise, to_markdown
 
 LIMITS = """## Limits
 
-* It knows the classes above and no other: an image of something else gets the nearest of them.
-* CLIP-like models read text in images: a written word can outvote what is shown.
-* Scores are softmax values, not frequencies; look at the calibration error before you rely on them.
-* What was not labelled was not checked: the accuracy is that of the labelled images only.
+* It knows only the classes above: any other image gets the most similar of them.
+* CLIP-like models read text in images: a written word can override the object in the image.
+* Scores are softmax values, not frequencies; check the calibration error before you rely on them.
+* Accuracy was measured on the labelled images only; unlabelled images were not checked.
 """
 
 LICENCES = {
-    "starter": "Apache-2.0 (image tower tf_efficientnet_lite0), MIT (text tower MiniLM-L6) and MIT "
-    "(the bridge; docs/starter.md names what it was trained on)",
+    "starter": "Apache-2.0 (image encoder tf_efficientnet_lite0), MIT (text encoder MiniLM-L6) and "
+    "MIT (the bridge; docs/starter.md lists its training data)",
 }
-"""Licences of weights that are known here."""
+"""Licences of known weights."""
 
 
 def card(run: Path) -> str:
-    """`model/README.md` of a run folder whose tables are written."""
-    config, environment = read_json(run / "config.json"), read_json(run / "environment.json")
+    """Text of `model/README.md` for a run folder whose tables are written."""
+    config = read_json(run / "config.json")
+    environment = read_json(run / "environment.json")
     model = environment["model"]
     licence = LICENCES.get(model["id"], "see the model's own page")
     return "\n".join(

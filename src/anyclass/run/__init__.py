@@ -1,1 +1,1 @@
-"""What a run folder holds: the folder itself, its tables, its scores, its progress."""
+"""Run folders: the folder itself, its tables, scores and progress."""

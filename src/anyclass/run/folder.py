@@ -1,4 +1,4 @@
-"""The run folder: new, to be continued, finished or somebody else's."""
+"""The run folder: create, lock, continue or overwrite it, and protect other folders."""
 
 import platform
 import shutil
@@ -16,7 +16,7 @@ from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import MANIFEST, check_manifest, lock, read_json, sweep, write_json
 
 SCRATCH = "unfinished"
-"""Folder inside a run for what a continued run needs; gone when it is finished."""
+"""Folder inside a run with the data for continuing it; removed at the end."""
 
 FILES = (
     "manifest.json",
@@ -37,13 +37,13 @@ FILES = (
     "naming.json",
     "model/generator.safetensors",
 )
-"""Everything that a run writes under a name of its own; the last ones only by some methods."""
+"""All files of a run; the last ones are written by some methods only."""
 
 CONTROLS = "controls"
-"""Folder inside a run for the classifiers that the result has to beat, a folder each."""
+"""Folder inside a run for the baseline classifiers, one folder each."""
 
 _MARKS = {"asked", "fields", "images", "method", "version"}
-"""Keys by which the `config.json` of a run is told from one of something else."""
+"""Keys that identify the `config.json` of a run."""
 
 _PACKAGES = (
     "torch",
@@ -59,25 +59,25 @@ _PACKAGES = (
 
 @contextmanager
 def opened(out: Path, config: Mapping[str, Any], overwrite: bool) -> Iterator[Path]:
-    """Hold the run folder `out` for this request; yields it checked, and not changed so far.
+    """Lock and check the run folder `out` for this request; nothing in it is changed yet.
 
     Raises:
-        RequestError: it is finished, was made by another request, is not a run, or is in use.
+        RequestError: it is finished, belongs to another request, is not a run, or is in use.
     """
-    _refuse_foreign(out)
+    _check_is_run(out)
     with lock(out):
         sweep(out)
         if _listing(out):
             if overwrite:
-                _refuse_changed(out)
-            elif _holds_work(out):
-                _refuse_other(out, config)
+                _check_unchanged(out)
+            elif _has_results(out):
+                _check_same_request(out, config)
         yield out
 
 
 def begin(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
-    """Make an opened folder ready to be written, or to be continued where a run was stopped."""
-    if overwrite or not _holds_work(out):
+    """Prepare an opened folder for a new run, or for continuing a stopped one."""
+    if overwrite or not _has_results(out):
         _clear(out)
     write_json(out / "config.json", dict(config))
     (out / "model").mkdir(exist_ok=True)
@@ -85,28 +85,32 @@ def begin(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
 
 
 def _listing(out: Path) -> list[str]:
-    """What lies in a folder, hidden files apart."""
+    """Sorted names in a folder, without hidden files."""
     return sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
 
 
-def _holds_work(out: Path) -> bool:
-    """Whether anything would be lost: a request that failed at once may be corrected."""
-    made = (out / name for name in FILES if name not in ("config.json", "log.jsonl"))
-    return any(path.exists() for path in (*made, *(out / SCRATCH).glob("*/*")))
+def _has_results(out: Path) -> bool:
+    """Whether the folder has results to keep; a request that failed at once has none."""
+    results = (out / name for name in FILES if name not in ("config.json", "log.jsonl"))
+    return any(path.exists() for path in (*results, *(out / SCRATCH).glob("*/*")))
 
 
-def _refuse_foreign(out: Path) -> None:
-    """Before anything is written, not even a lock."""
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise RequestError(f"{there} is a file; give a folder for the run (--out)")
-    names = _listing(out) if there == out else []
+def _check_is_run(out: Path) -> None:
+    """Reject files and folders of something else before anything is written, even a lock.
+
+    Raises:
+        RequestError: `out` is not a run, an empty folder or a new path.
+    """
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise RequestError(f"{existing} is a file; give a folder for the run (--out)")
+    names = _listing(out) if existing == out else []
     if names and not is_run(out):
-        raise RequestError(f"{out} holds other files ({names[0]} ...); choose another --out")
+        raise RequestError(f"{out} contains other files ({names[0]} ...); choose another --out")
 
 
 def is_run(out: Path) -> bool:
-    """Whether a folder holds a run, finished or not."""
+    """Whether a folder is a run, finished or not."""
     try:
         config = read_json(out / "config.json")
     except AnyclassError:
@@ -115,50 +119,64 @@ def is_run(out: Path) -> bool:
 
 
 def check_finished(out: Path) -> None:
-    """Refuse a folder that holds no finished run."""
+    """Require the folder of a finished run.
+
+    Raises:
+        RequestError: it is not a run, or not finished.
+    """
     if (out / MANIFEST).is_file() and is_run(out):
         return
-    state = "a run that is not finished" if is_run(out) else "no run"
-    raise RequestError(f"{out} holds {state}: `anyclass fit auto --images DIR ... --out {out}`")
+    state = "an unfinished run" if is_run(out) else "no run"
+    raise RequestError(f"{out} contains {state}: `anyclass fit auto --images DIR ... --out {out}`")
 
 
-def _refuse_other(out: Path, config: Mapping[str, Any]) -> None:
-    """A run of another request, and one that is finished."""
+def _check_same_request(out: Path, config: Mapping[str, Any]) -> None:
+    """Require an unfinished run of the same request.
+
+    Raises:
+        RequestError: the run belongs to another request, or is finished.
+    """
     before = read_json(out / "config.json")
     keys = {*before, *config} - {"why"}
-    if differing := sorted(key for key in keys if before.get(key) != config.get(key)):
+    differing = sorted(key for key in keys if before.get(key) != config.get(key))
+    if differing:
         raise RequestError(
             f"{out} belongs to another request: {_differences(before, config, differing)}. "
             "Choose another --out, or --overwrite it"
         )
     if (out / MANIFEST).is_file():
         raise RequestError(
-            f"{out} is finished: look at {out / 'report.html'}, or say --overwrite or another --out"
+            f"{out} is finished: see {out / 'report.html'}, or use --overwrite or another --out"
         )
 
 
-def _refuse_changed(out: Path) -> None:
-    """Labels that somebody corrected by hand are not overwritten."""
+def _check_unchanged(out: Path) -> None:
+    """Protect results that were corrected by hand from being overwritten.
+
+    Raises:
+        RequestError: a file has changed since the run.
+    """
     changed = [problem for problem in check_manifest(out) if problem.endswith("has changed")]
     if (out / MANIFEST).is_file() and changed:
         raise RequestError(f"{out / changed[0]} since the run; move it away before --overwrite")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """As in "seed (0, now 1), fields: alpha (0.99, now 0.9)"."""
-    said = []
+    """Describe changed values, as in "seed (0, now 1), fields: alpha (0.99, now 0.9)"."""
+    changes = []
     for key in keys[:4]:
-        old, new = before.get(key), now.get(key)
+        old = before.get(key)
+        new = now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             inner = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
-            said.append(f"{key}: {_differences(old, new, inner)}")
+            changes.append(f"{key}: {_differences(old, new, inner)}")
         else:
-            said.append(f"{key} ({old}, now {new})")
-    return ", ".join(said)
+            changes.append(f"{key} ({old}, now {new})")
+    return ", ".join(changes)
 
 
 def _clear(out: Path) -> None:
-    """Remove what a run wrote and nothing else; `config.json` stays until it is replaced."""
+    """Remove only the files of a run; `config.json` stays until it is replaced."""
     for name in FILES:
         if name != "config.json":
             (out / name).unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""What a running command says: a bar or a few lines on the screen, every number in `log.jsonl`."""
+"""Progress of a command: a bar or a few lines on the screen, and every number in `log.jsonl`."""
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from time import monotonic
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -13,41 +13,48 @@ from tqdm import tqdm
 from anyclass.errors import printable
 
 Callback = Callable[..., None]
-"""Gets what the log gets: named numbers and words."""
+"""Gets the same named numbers and strings as the log."""
 
 STAGES = {
-    "embed": "looking at images",
-    "describe": "asking",
-    "count": "counting classes",
+    "embed": "embedding images",
+    "describe": "captioning",
+    "count": "estimating the number of classes",
     "fit": "training",
-    "predict": "labelling",
+    "predict": "predicting",
 }
-"""Stage in the log -> what people read."""
+"""Stage in the log -> its name for people."""
 SMALL = {"embed", "describe", "count", "predict"}
-"""Stages whose steps are too small for a line each in `log.jsonl`."""
+"""Stages of which only the last step becomes a line of `log.jsonl`."""
 
 
 class Progress(AbstractContextManager["Progress"]):
     """The `log` of a run: call it with named numbers.
 
-    `stage`, `done` and `total` together move a bar (on a terminal) or print a line every tenth
-    (elsewhere), on standard error. `warning` is said once, at once. Everything but the steps of
+    `stage`, `done` and `total` together move a bar (on a terminal) or print a line every 10 %
+    (elsewhere), on standard error. A `warning` is printed at once. Everything but the steps of
     `SMALL` becomes a line of `log.jsonl`.
     """
 
-    def __init__(self, path: Path | None = None, callback: Callback | None = None) -> None:
-        """Append to `path`; pass the same numbers on to `callback`."""
+    def __init__(
+        self,
+        path: Path | None = None,
+        callback: Callback | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Append to `path` and pass the same numbers to `callback`; `clock` gives seconds."""
         self._file = _continued(path) if path else None
         self._callback = callback
+        self._clock = clock
         self._bar: tqdm[Any] | None = None
         self._stage: tuple[str, int] = ("", 0)
         self._tenth = 0
-        self._started, self._first = 0.0, 0
+        self._started = 0.0
+        self._first = 0
         self.warnings: list[str] = []
-        """Everything that was said under `warning`."""
+        """All warnings so far."""
 
     def __call__(self, **numbers: Any) -> None:
-        """Take named numbers and words."""
+        """Log named numbers and strings."""
         if self._callback:
             self._callback(**numbers)
         if "warning" in numbers:
@@ -61,7 +68,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._file.flush()
 
     def say(self, sentence: str) -> None:
-        """A line for people, above the bar."""
+        """Print a line above the bar."""
         tqdm.write(printable(sentence), file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:
@@ -78,13 +85,15 @@ class Progress(AbstractContextManager["Progress"]):
             self._bar.update(done - self._bar.n)
         elif total and done * 10 // total > self._tenth:
             self._tenth = done * 10 // total
-            seconds = max(1e-9, time.monotonic() - self._started)
+            seconds = max(1e-9, self._clock() - self._started)
             rate = f" ({(done - self._first) / seconds:.3g}/s)" if done > self._first else ""
             self.say(f"{STAGES.get(stage, stage)}: {done} of {total}{rate}")
 
     def _begin(self, stage: str, done: int, total: int) -> None:
-        self._stage, self._tenth = (stage, total), 0
-        self._started, self._first = time.monotonic(), done
+        self._stage = (stage, total)
+        self._tenth = 0
+        self._started = self._clock()
+        self._first = done
         if self._bar is not None:
             self._bar.close()
         name = STAGES.get(stage, stage)
@@ -92,7 +101,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 def _continued(path: Path) -> TextIO:
-    """`path`, to append to; a last line that a kill or a full disk cut off is dropped."""
+    """Open `path` for appending, without a last line that a kill or a full disk cut off."""
     path.touch()
     with path.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)

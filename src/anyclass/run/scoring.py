@@ -1,35 +1,27 @@
-"""Zero-shot beside the result, always: the same images, the same prompts, three classifiers."""
+"""Scores of a classifier on labelled images, compared with zero-shot and baselines."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, ImageDataset
+from anyclass.classifier.heads import CosineHead
+from anyclass.data import Classes
 from anyclass.estimators.metrics import base_to_new, confusion, expected_calibration_error, score
-from anyclass.features.extract import (
-    Embedding,
-    Features,
-    cached_part,
-    current_features,
-    embed,
-    pooled_features,
-    side_by_side,
-    tower_features,
-    with_own,
-)
-from anyclass.features.text import PLAIN, class_features, openai_templates
+from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.store import FeatureStore
+from anyclass.features.text import PLAIN, cached_class_features, openai_templates
 from anyclass.log import Log
 
-UNKNOWABLE = (
-    "No image has a label, so nobody can say how often the labels are right; label some "
-    "(--labels) or run `anyclass evaluate` on a labelled folder."
+NO_LABELS = (
+    "No image has a label, so the accuracy is unknown; label some images (--labels) or run "
+    "`anyclass evaluate` on a labelled folder."
 )
+"""Explanation of scores that are null."""
 
 Probabilities = Float[np.ndarray, "N C"]
 """Probabilities of N images."""
@@ -39,110 +31,115 @@ class Predictions(NamedTuple):
     """Probabilities of the same N images by several classifiers."""
 
     zero_shot: Probabilities
-    """By the class names in the classifier's template; 0 for a class without a name."""
-    zero_shot_ensemble: Probabilities
-    """By the class names in OpenAI's 80 templates."""
+    """Zero-shot with the template of the classifier; 0 for a class without a name."""
+    zero_shot_ensemble: Probabilities | None
+    """Zero-shot with OpenAI's 80 templates; None if not requested."""
     adapted: Probabilities
-    """By the classifier."""
+    """The classifier."""
+
+    def of(self, rows: Bool[np.ndarray, " N"]) -> "Predictions":
+        """Select the rows of some images."""
+        ensemble = self.zero_shot_ensemble
+        if ensemble is not None:
+            ensemble = ensemble[rows]
+        return Predictions(self.zero_shot[rows], ensemble, self.adapted[rows])
 
 
 @torch.no_grad()
 def predict_all(
-    clip: Backbone, classifier: Classifier, dataset: ImageDataset, log: Log
+    data: FeatureStore, classifier: Classifier, log: Log, prompt_ensemble: bool = True
 ) -> Predictions:
-    """Look at images with the model as it was loaded and with the classifier.
+    """Predict images with the model before training and with the classifier.
 
     Args:
-        clip: the model before training.
-        classifier: what was made of it.
-        dataset: images, all readable.
+        data: the model before training, and images, all readable.
+        classifier: the model after training.
         log: gets the progress of embedding.
+        prompt_ensemble: also predict zero-shot with the 80 prompt templates.
     """
-    features, before = _before(clip, classifier, dataset, log)
+    x = data.image_features(cached_part(classifier.representation.part), log)
     classes = classifier.classes
-    named = np.setdiff1d(np.arange(len(classes)), unnamed(classes))
-
-    def by(templates: Sequence[str]) -> Probabilities:
-        table = np.zeros((len(dataset), len(classes)), np.float32)
-        if len(named):
-            weights = class_features(clip, [classes.prompts[c] for c in named], templates)
-            among = Classifier(clip, None, classes, weights, "zero-shot")
-            table[:, named] = among.probabilities(before).cpu().numpy()
-        return table
-
     template = str(classifier.fields.get("template", PLAIN))
-    adapted = _adapted(classifier, dataset, features, before)
-    return Predictions(by([template]), by(openai_templates()), adapted)
+    ensemble = _zero_shot(data, x, classes, openai_templates()) if prompt_ensemble else None
+    return Predictions(
+        zero_shot=_zero_shot(data, x, classes, [template]),
+        zero_shot_ensemble=ensemble,
+        adapted=predict_adapted(data, classifier, log),
+    )
 
 
 @torch.no_grad()
-def by_itself(
-    clip: Backbone, classifier: Classifier, dataset: ImageDataset, log: Log
-) -> Probabilities:
-    """Probabilities of images by a classifier alone; arguments as of `see`."""
-    return _adapted(classifier, dataset, *_before(clip, classifier, dataset, log))
-
-
-def _before(
-    clip: Backbone, classifier: Classifier, dataset: ImageDataset, log: Log
-) -> tuple[Features, Float[Tensor, "N D"]]:
-    """What the frozen trunk says of images, and their features by the untrained model."""
-    part = cached_part(classifier.part)
-    features = embed(clip, dataset, Embedding(part), log)
-    return features, current_features(clip, dataset, part, features)
-
-
-def _adapted(
-    classifier: Classifier, dataset: ImageDataset, features: Features, before: Float[Tensor, "N D"]
-) -> Probabilities:
-    part = cached_part(classifier.part)
-    after = current_features(classifier.clip, dataset, classifier.part or part, features)
-    towers = [after] if classifier.beside is None else [after, before]
-    rows = side_by_side(towers)
-    rows = with_own(rows, tower_features(features)) if classifier.own else rows
-    if classifier.pooled:
-        rows = pooled_features(classifier.clip, features, part)
+def predict_adapted(data: FeatureStore, classifier: Classifier, log: Log) -> Probabilities:
+    """Predict images with a classifier alone; arguments as of `predict_all`."""
+    representation = classifier.representation
+    cached = data.embed(Embedding(cached_part(representation.part)), log)
+    rows = representation.of(data.dataset, cached)
     return classifier.probabilities(rows).cpu().numpy()
 
 
-def unnamed(classes: Classes) -> list[int]:
-    """Indices of the classes that were discovered: no text stands for them."""
+def _zero_shot(
+    data: FeatureStore, x: Float[Tensor, "N D"], classes: Classes, templates: Sequence[str]
+) -> Probabilities:
+    """Zero-shot probabilities; 0 for a class without a name."""
+    probabilities = np.zeros((len(x), len(classes)), np.float32)
+    named = np.setdiff1d(np.arange(len(classes)), unknown_classes(classes))
+    if len(named):
+        prompts = [classes.prompts[c] for c in named]
+        texts = cached_class_features(data.clip, prompts, templates)
+        logits = CosineHead(texts, data.clip.logit_scale).logits(x)
+        probabilities[:, named] = logits.softmax(dim=1).cpu().numpy()
+    return probabilities
+
+
+def unknown_classes(classes: Classes) -> list[int]:
+    """Indices of the discovered classes, which have no name and no class prompt."""
     return [c for c, kind in enumerate(classes.kinds) if kind == "unknown"]
 
 
-def compare(labels: Int[np.ndarray, " N"], seen: Predictions, classes: Classes) -> dict[str, Any]:
-    """Scores of the three, None where nothing is labelled; a warning where adapting harmed."""
-    known, names = bool((labels >= 0).any()), classes.names
-    scores = {
-        key: every_score(labels, probabilities, classes)
-        for key, probabilities in seen._asdict().items()
-    }
-    adapted, named = seen.adapted.argmax(1), bool(seen.zero_shot.any())
-    return scores | {
-        "scored": int((labels >= 0).sum()),
-        "why_null": None if known else UNKNOWABLE,
-        "changed": float((adapted != seen.zero_shot.argmax(1)).mean()) if named else None,
-        "confusion": confusion(labels, adapted, len(names)).tolist() if known else None,
-        "calibration_error": expected_calibration_error(labels, seen.adapted),
-        "warnings": [] if unnamed(classes) else _warnings(scores),
-    }
-
-
-@torch.no_grad()
-def score_baselines(
-    clip: Backbone, controls: Mapping[str, Classifier], dataset: ImageDataset, log: Log
+def compare(
+    labels: Int[np.ndarray, " N"], predictions: Predictions, classes: Classes
 ) -> dict[str, Any]:
-    """Scores of the classifiers that the result has to beat, by name; None where none is known."""
-    return {
-        name: every_score(dataset.labels, by_itself(clip, each, dataset, log), each.classes)
-        for name, each in controls.items()
+    """Score all predictions; warn if adaptation lost accuracy. Scores are None without labels."""
+    scores: dict[str, Any] = {}
+    for key, probabilities in predictions._asdict().items():
+        wanted = probabilities is not None
+        scores[key] = all_scores(labels, probabilities, classes) if wanted else None
+    labelled = labels >= 0
+    known = bool(labelled.any())
+    named = bool(predictions.zero_shot.any())
+    adapted = predictions.adapted.argmax(1)
+    changed = adapted != predictions.zero_shot.argmax(1)
+    return scores | {
+        "scored": int(labelled.sum()),
+        "why_null": None if known else NO_LABELS,
+        "changed": float(changed.mean()) if named else None,
+        "confusion": confusion(labels, adapted, len(classes)).tolist() if known else None,
+        "calibration_error": expected_calibration_error(labels, predictions.adapted),
+        "warnings": [] if unknown_classes(classes) else _warnings(scores),
     }
 
 
-def every_score(
+def score_baselines(
+    data: FeatureStore, baselines: Mapping[str, Classifier], log: Log
+) -> dict[str, Any]:
+    """Score the baselines, by name; None without labels.
+
+    Args:
+        data: the model before training, and images, all readable, with the labels that score.
+        baselines: classifiers by name.
+        log: gets the progress of embedding.
+    """
+    scores = {}
+    for name, baseline in baselines.items():
+        probabilities = predict_adapted(data, baseline, log)
+        scores[name] = all_scores(data.dataset.labels, probabilities, baseline.classes)
+    return scores
+
+
+def all_scores(
     labels: Int[np.ndarray, " N"], probabilities: Probabilities, classes: Classes
 ) -> dict[str, Any] | None:
-    """Every number; base and new classes apart where some are labelled and others only named."""
+    """All scores; with labelled and named classes also those of base and new classes."""
     scores = score(labels, probabilities.argmax(1), classes.names)
     if scores is None or not classes.labelled or not classes.named:
         return scores
@@ -151,10 +148,12 @@ def every_score(
 
 
 def _warnings(scores: dict[str, Any]) -> list[str]:
-    before, after = scores["zero_shot"], scores["adapted"]
+    """Warn if zero-shot is more accurate than the classifier."""
+    before = scores["zero_shot"]
+    after = scores["adapted"]
     if not before or not after or after["accuracy"] >= before["accuracy"]:
         return []
     return [
-        f"adapted is worse than zero-shot here ({after['accuracy']:.1%} against "
-        f"{before['accuracy']:.1%}): keep zero-shot (`anyclass fit zero-shot`) or another method"
+        f"adaptation lowers the accuracy ({after['accuracy']:.1%}, zero-shot "
+        f"{before['accuracy']:.1%}): use zero-shot (`anyclass fit zero-shot`) or another method"
     ]

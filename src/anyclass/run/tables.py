@@ -28,7 +28,7 @@ PREDICTION = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""Columns of every table of predictions; one row per image, rejected ones too."""
+"""Columns of every prediction table; one row per image, including rejected ones."""
 
 COMPARED = pa.schema(
     [
@@ -38,21 +38,22 @@ COMPARED = pa.schema(
         ("true_label", pa.string()),
     ]
 )
-"""Columns of a fitted run: zero-shot beside, and the label where there is one."""
+"""Columns of a fitted run: with the zero-shot prediction and the true label, if known."""
 
 ROWS = 10_000
-"""Rows of a Parquet group; what is held in memory while a table is written."""
+"""Rows of a Parquet group, which are held in memory while a table is written."""
 
 
 def prediction_row(
     file: str, probabilities: Float[np.ndarray, " C"], classes: Classes, least: float = 0.0
 ) -> Row:
-    """Label, score, runner-up and margin of one image; no label where its score is too low.
+    """Label, score, runner-up and margin of one image; no label if its score is below `least`.
 
-    An empty label goes back in as none; the reason says which it would have been.
+    The reason then names the most likely class. As a label table, such a row is unlabelled.
     """
     order = np.argsort(-probabilities, kind="stable")
-    best, second = order[0], order[min(1, len(order) - 1)]
+    best = order[0]
+    second = order[min(1, len(order) - 1)]
     row = {
         "file_name": file,
         "label": classes.names[best],
@@ -70,7 +71,7 @@ def prediction_row(
 
 
 def rejected_row(rejection: Rejection) -> Row:
-    """The row of an image that could not be used."""
+    """Row of an image that could not be used."""
     reason = f"{rejection.reason}: {rejection.detail}" if rejection.detail else rejection.reason
     return {"file_name": rejection.file_name, "status": "rejected", "reason": reason}
 
@@ -78,22 +79,25 @@ def rejected_row(rejection: Rejection) -> Row:
 def compared_rows(
     dataset: ImageDataset, seen: Predictions, rejections: Sequence[Rejection]
 ) -> list[Row]:
-    """One row for each image, in order, zero-shot beside the result.
+    """One row per image, in order, with the adapted and the zero-shot prediction.
 
     Args:
-        dataset: all images, those that were rejected too.
-        seen: probabilities of the others, in their order.
-        rejections: why they were rejected.
+        dataset: all images, including rejected ones.
+        seen: predictions for the other images, in their order.
+        rejections: the rejected images.
     """
-    refused = {rejection.file_name: rejection for rejection in rejections}
-    names, rows, i = dataset.classes.names, [], 0
+    rejection_of = {rejection.file_name: rejection for rejection in rejections}
+    names = dataset.classes.names
+    rows = []
+    i = 0
     for file, label in zip(dataset.files, dataset.labels.tolist(), strict=True):
-        if file in refused:
-            row = rejected_row(refused[file])
+        if file in rejection_of:
+            row = rejected_row(rejection_of[file])
         else:
             best = int(seen.zero_shot[i].argmax())
             row = prediction_row(file, seen.adapted[i], dataset.classes)
-            if score := float(seen.zero_shot[i, best]):  # no class has a name: none
+            score = float(seen.zero_shot[i, best])
+            if score:  # all scores are 0 if no class has a name
                 row |= {"zero_shot_label": names[best], "zero_shot_score": score}
             i += 1
         rows.append(row | {"true_label": names[label] if label >= 0 else None})
@@ -101,9 +105,9 @@ def compared_rows(
 
 
 def write_table(path: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
-    """Write rows as Parquet or CSV (by the ending), whole, without holding them all.
+    """Write rows as Parquet or CSV (by the ending), atomically and in chunks.
 
-    Text cells of a CSV that a spreadsheet would take for a formula get a leading apostrophe.
+    Text cells that a spreadsheet would run as a formula get a leading apostrophe in a CSV.
     """
     with atomic_write(path) as draft:
         if path.suffix == ".parquet":
@@ -118,7 +122,7 @@ def write_table(path: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
 
 
 def write_rejected(path: Path, rejections: Sequence[Rejection]) -> None:
-    """`rejected.csv`: file_name, reason, detail."""
+    """Write `rejected.csv`: file_name, reason, detail."""
     schema = pa.schema([(name, pa.string()) for name in Rejection._fields])
     write_table(path, (row._asdict() for row in rejections), schema)
 

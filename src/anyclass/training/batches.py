@@ -10,31 +10,32 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.data import Augmentation, ImageDataset, load_batches
-from anyclass.features.extract import Features, drawing, stop_if
+from anyclass.features.cache import Features
+from anyclass.features.extract import make_transform, raise_if_rejected
 from anyclass.rng import seeded_rng
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees."""
+    """The images of one training step."""
 
     step: int
-    """0-based."""
+    """Index of the step, from 0."""
     starts_epoch: bool
-    """Whether the images have just been shuffled."""
+    """Whether this is the first step of an epoch."""
     index: Int[Tensor, " B"]
     """Rows of the images in their `ImageDataset`."""
     hidden: Shaped[Tensor, "B ..."]
-    """One view of each image, as the frozen trunk left it (pixels when everything is trained)."""
+    """Frozen trunk outputs of one view of each image (pixels if the whole model is trained)."""
     files: tuple[str, ...]
     """Their file names, for messages."""
     view: Int[Tensor, " B"] | None = None
-    """Which of an image's cached views each is, where a method keeps more of a view."""
+    """Indices of the cached views, for methods that store more data per view."""
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """A training set in order: as many steps as it is long, and able to start in the middle."""
+    """Batches of all training steps, which can be started at any step."""
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -45,10 +46,10 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """`Batches` of no images, for a loss that makes what it needs."""
+    """`Batches` without images, for a loss that makes its own inputs."""
 
     steps: int
-    """How many there are."""
+    """Number of steps."""
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -63,26 +64,26 @@ class Steps:
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """Views of N images in the order of training: `Batches` for `optimise`.
+    """Views of N images in training order: `Batches` for `optimise`.
 
-    Shuffled anew each epoch without replacement; the last part of a batch is dropped when N >= B,
-    and B = N when N < B. Everything is a pure function of the seed and the step.
+    Shuffled in each epoch, without replacement; the last incomplete batch is dropped if N >= B, and
+    B = N if N < B. Everything is a pure function of the seed and the step.
     """
 
     dataset: ImageDataset
     """The images, all readable."""
     clip: Backbone
-    """Its preprocessing, and where its weights lie."""
+    """The model; its preprocessing and device are used."""
     cached: Features | None
-    """Trunk outputs of K views; None: images are read and augmented anew in each epoch."""
+    """Trunk outputs of K views; None: images are read and augmented in each epoch."""
     augmentation: Augmentation | None
-    """Of images that are read anew; None: the one test view."""
+    """Augmentation of images that are read in each epoch; None: the test view."""
     batch_size: int
     """B."""
     steps: int
-    """How many batches there are."""
+    """Number of batches."""
     seed: int
-    """Of order and views."""
+    """Random seed of order and views."""
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -105,12 +106,12 @@ class TrainingBatches:
     def _views(
         self, index: Int[Tensor, " n"], size: int, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One view of each image of the rest of an epoch, batch by batch."""
+        """Yield one view of each remaining image of an epoch, batch by batch."""
         if self.cached is None:
             own = seeded_rng(self.seed, epoch).initial_seed()
-            draw = drawing(self.clip, self.augmentation, 1, own)
+            draw = make_transform(self.clip, self.augmentation, 1, own)
             for batch, bad in load_batches(self.dataset[index.numpy()], draw, size):
-                stop_if(bad)
+                raise_if_rejected(bad)
                 yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])
             return
         for part in index.split(size):

@@ -1,7 +1,7 @@
-"""The one training loop: it knows no method, only named loss terms."""
+"""The training loop of all methods: it minimises the sum of named loss terms."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log as log_of
 from pathlib import Path
 from time import monotonic
@@ -18,21 +18,26 @@ from anyclass.log import Log
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.optim import Schedule
 
+SAVE_EVERY = 30.0
+"""Seconds between two checkpoints of a loop."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a loop keeps itself, so that the same call continues after a kill."""
+    """File for the state of a training loop, so that the same call continues after a kill."""
 
     path: Path
     """File of the last state."""
     state: Mapping[str, Tensor]
-    """Tensors beside the parameters that training changes in place (LatteCLIP's prototypes)."""
-    seconds: float = 30.0
-    """Time between two savings."""
+    """Further tensors that training changes in place (LatteCLIP's prototypes)."""
+    seconds: float = field(default_factory=lambda: SAVE_EVERY)
+    """Time between two checkpoints; 0 writes one after every step."""
+    clock: Callable[[], float] = monotonic
+    """Seconds since any fixed moment."""
 
     @classmethod
     def at(cls, path: Path | None) -> "Checkpoint | None":
-        """Of a loop that changes its parameters alone; None keeps nothing."""
+        """Checkpoint of a loop that changes only its parameters; None for no checkpoint."""
         return None if path is None else cls(path, {})
 
 
@@ -46,18 +51,18 @@ def optimise(
 ) -> None:
     """Minimise the sum of the named terms over all batches.
 
-    A parameter called `logit_scale` is kept between 0 and ln 100, as in CLIP.
+    A parameter called `logit_scale` is clamped between 0 and ln 100, as in CLIP.
 
     Args:
-        loss: one step's terms; their sum is minimised.
-        parameters: what is trained, by name.
-        batches: as many steps as it is long.
+        loss: computes the named terms of a batch.
+        parameters: trained parameters by name.
+        batches: the batches of all steps.
         schedule: optimiser and learning rate.
-        log: gets every term and the learning rate of each step.
-        checkpoint: where to keep the state; None keeps nothing.
+        log: gets every term of each step.
+        checkpoint: file for the state; None saves nothing.
 
     Raises:
-        TrainingError: a term is not finite; it names term, step and files.
+        TrainingError: a term is not finite; the message names term, step and files.
     """
     optimiser = schedule.optimiser(parameters)
     keeper = _Keeper(optimiser, parameters, checkpoint)
@@ -83,18 +88,18 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _check(terms: Mapping[str, Tensor], step: int, batch: Batch) -> None:
-    """Stop before a step that would spoil the weights."""
+    """Raise before a step with a loss that is not finite."""
     for name, term in terms.items():
         if not torch.isfinite(term):
             files = ", ".join(batch.files[:3])
             raise TrainingError(
-                f"{name} became {float(term.detach())} at step {step + 1}; its {len(batch.files)} "
-                f"images begin with {files}. Nothing was saved over; try a smaller --lr"
+                f"{name} became {float(term.detach())} at step {step + 1} with {len(batch.files)} "
+                f"images, the first being {files}. Saved states are intact; try a smaller --lr"
             )
 
 
 class _Keeper:
-    """Writes and reads the state of a loop."""
+    """Saves and restores the state of a loop."""
 
     def __init__(
         self,
@@ -102,12 +107,16 @@ class _Keeper:
         parameters: Mapping[str, nn.Parameter],
         checkpoint: Checkpoint | None,
     ) -> None:
-        self.optimiser, self.parameters, self.checkpoint = optimiser, parameters, checkpoint
-        self.saved = monotonic()
+        self.optimiser = optimiser
+        self.parameters = parameters
+        self.checkpoint = checkpoint
+        self.saved = checkpoint.clock() if checkpoint else 0.0
 
     def save(self, step: int) -> None:
-        """Write everything whole, between two steps, when the last time is long enough ago."""
-        if self.checkpoint is None or monotonic() - self.saved < self.checkpoint.seconds:
+        """Write the state atomically if the last checkpoint is old enough."""
+        if self.checkpoint is None:
+            return
+        if self.checkpoint.clock() - self.saved < self.checkpoint.seconds:
             return
         tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}
         for name, parameter in self.parameters.items():
@@ -117,12 +126,12 @@ class _Keeper:
                     tensors[f"{key}.{name}"] = value
         with atomic_write(self.checkpoint.path) as path:
             save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
-        self.saved = monotonic()
+        self.saved = self.checkpoint.clock()
 
     def load(self) -> int:
-        """Put a saved state back in place; returns the step to go on from.
+        """Restore a saved state and return the step to continue from.
 
-        A parameter that no loss has reached has no running averages.
+        A parameter without gradients so far has no running averages.
         """
         if self.checkpoint is None or not self.checkpoint.path.is_file():
             return 0

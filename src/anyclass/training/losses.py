@@ -1,4 +1,4 @@
-"""Equations that two or more methods use: pure functions of tensors.
+"""Losses that several methods share: pure functions of tensors.
 
 Letters: B samples, C classes, D dimensions, tau the temperature (`scale` = 1 / tau).
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 Collisions = Literal["ignore", "multi_positive", "mask"]
-"""Two samples of one class in a batch are negatives, positives, or left out."""
+"""Samples of the same class in a batch are negatives, positives, or ignored."""
 
 
 def contrastive(
@@ -21,19 +21,18 @@ def contrastive(
     labels: Int[Tensor, " B"] | None = None,
     collisions: Collisions = "ignore",
 ) -> Float[Tensor, ""]:
-    """CLIP's symmetric loss: sample i belongs to text i; half of each direction.
+    """CLIP's symmetric contrastive loss; text i belongs to image i.
 
     l_ij = images_i . texts_j / tau;  loss = ( mean_i -log softmax_j(l_ij)_i + mean_i -log
     softmax_j(l_ji)_i ) / 2
 
     Args:
         images: unit features.
-        texts: features, unit or nearly.
+        texts: features of (nearly) unit length.
         scale: 1 / tau.
-        labels: class of each sample; needed unless `collisions` is ignore.
-        collisions: `multi_positive` spreads the target evenly over the samples of the class, `mask`
-            takes the other
-            samples of the class out of the denominator.
+        labels: class of each sample; needed unless `collisions` is "ignore".
+        collisions: "multi_positive" distributes the target evenly over the samples of the class,
+            "mask" removes the other samples of the class from the denominator.
     """
     logits = scale * images @ texts.T
     if collisions == "ignore" or labels is None:
@@ -50,7 +49,7 @@ def contrastive(
 
 
 def unsupervised_contrast(h: Float[Tensor, "N E"], tau: float = 1.0) -> Float[Tensor, ""]:
-    """Of unit features of N = 2 B views, where view i and view i + B show one image.
+    """Contrastive loss of N = 2 B unit view features; views i and i + B are of the same image.
 
     mean_i -log exp(h_i . h_i' / tau) / sum_j!=i exp(h_i . h_j / tau),  i' the other view of i
     """
@@ -62,11 +61,12 @@ def unsupervised_contrast(h: Float[Tensor, "N E"], tau: float = 1.0) -> Float[Te
 def supervised_contrast(
     h: Float[Tensor, "N E"], labels: Int[Tensor, " N"], tau: float = 0.07
 ) -> Float[Tensor, ""]:
-    """Of the labelled among unit features (label >= 0); 0 where none is.
+    """Supervised contrastive loss of the labelled unit features (label >= 0); 0 if there are none.
 
     mean_i mean_p -log exp(h_i . h_p / tau) / sum_j!=i exp(h_i . h_j / tau),  p of the class of i
     """
-    h, labels = h[labels >= 0], labels[labels >= 0]
+    h = h[labels >= 0]
+    labels = labels[labels >= 0]
     if len(h) == 0:
         return h.sum()
     itself = torch.eye(len(h), dtype=torch.bool, device=h.device)

@@ -1,4 +1,4 @@
-"""How parameters step: the optimiser, and its learning rate over the steps."""
+"""Optimisers and learning-rate schedules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,26 +9,26 @@ import torch
 from torch import nn
 
 Decayed = Literal["matrices", "all"]
-"""What weight decay pulls at: not biases, norms and the logit scale | everything."""
+"""Weight decay for matrices only (not for biases, norms and the logit scale) | for everything."""
 
 
 @dataclass(frozen=True)
 class LearningRate:
-    """Learning rate of each step: a line up, then half a cosine down."""
+    """Learning rate with linear warm-up and cosine decay."""
 
     peak_lr: float
-    """Learning rate at the top of the cosine."""
+    """Learning rate at the start of the cosine."""
     warm_up: int = 0
-    """Steps of linear growth before it."""
+    """Steps of linear warm-up."""
     min_lr: float | None = 0.0
-    """Where the cosine ends; None: there is none, the rate stays at its highest."""
+    """Learning rate at the end of the cosine; None: constant rate after the warm-up."""
     epoch: int = 1
     """Steps between two changes."""
     first: float | None = None
-    """Rate of the whole first epoch, instead of what the cosine says; None: no exception."""
+    """Constant rate of the first epoch instead of the cosine; None: no exception."""
 
     def at(self, step: int, steps: int) -> float:
-        """Learning rate of `step` (0-based) of `steps`."""
+        """Learning rate of `step` (from 0) out of `steps`."""
         if step < self.warm_up:
             return self.peak_lr * (step + 1) / self.warm_up
         if self.first is not None and step < self.epoch:
@@ -42,21 +42,21 @@ class LearningRate:
 
 @dataclass(frozen=True)
 class AdamW:
-    """AdamW; its defaults are torch's."""
+    """AdamW; the defaults are torch's."""
 
     rate: LearningRate
-    """Learning rate over the steps."""
+    """Learning-rate schedule."""
     weight_decay: float = 0.01
-    """Pull to zero, in learning rates."""
+    """Weight decay, relative to the learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Momentum of gradient and of its square."""
+    """Decay rates of the running averages of the gradient and of its square."""
     eps: float = 1e-8
-    """Floor of the square's root."""
+    """Added to the denominator."""
     decay: Decayed = "all"
-    """What weight decay pulls at."""
+    """Parameters with weight decay."""
 
     def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        """Torch's optimiser of these parameters."""
+        """Create torch's optimiser for these parameters."""
         groups = _groups(parameters, self.decay)
         return torch.optim.AdamW(
             groups,
@@ -69,31 +69,34 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Sgd:
-    """Stochastic gradient descent."""
+    """Stochastic gradient descent with momentum."""
 
     rate: LearningRate
-    """Learning rate over the steps."""
+    """Learning-rate schedule."""
     momentum: float = 0.9
-    """Share of the last step in the next."""
+    """Momentum."""
     weight_decay: float = 0.0
-    """Pull to zero, in learning rates."""
+    """Weight decay, relative to the learning rate."""
     decay: Decayed = "all"
-    """What weight decay pulls at."""
+    """Parameters with weight decay."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Part of the learning rate that parameters get whose name begins so; the others all of it."""
+    """Prefix of parameter names -> factor on their learning rate (1 for all others)."""
 
     def optimiser(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        """Torch's optimiser of these parameters."""
-        rest, groups = dict(parameters), []
+        """Create torch's optimiser for these parameters."""
+        rest = dict(parameters)
+        groups = []
         for start, share in self.shares.items():
             some = {name: rest.pop(name) for name in parameters if name.startswith(start)}
             groups += [group | {"share": share} for group in _groups(some, self.decay)]
-        groups, rate = groups + _groups(rest, self.decay), self.rate.peak_lr
-        return torch.optim.SGD(groups, rate, self.momentum, weight_decay=self.weight_decay)
+        groups += _groups(rest, self.decay)
+        return torch.optim.SGD(
+            groups, self.rate.peak_lr, self.momentum, weight_decay=self.weight_decay
+        )
 
 
 Schedule = AdamW | Sgd
-"""An optimiser with its learning rates."""
+"""An optimiser with its learning-rate schedule."""
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], decay: Decayed) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""How the towers of a model are trained: which part, how fast, for how long, on which views.
+"""Fine-tuning settings: trained part, learning rate, steps and augmented views.
 
-What LatteCLIP and its baselines share, so that they are compared on equal terms.
+LatteCLIP and its baselines share them, so that they are compared on equal terms.
 """
 
 from math import ceil
@@ -10,39 +10,43 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from anyclass.backbone import Backbone, Part
-from anyclass.data import Augmentation, ImageDataset
-from anyclass.features.extract import Embedding, cached_part, embed
+from anyclass.data import Augmentation
+from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.training.batches import TrainingBatches
 from anyclass.training.optim import AdamW, LearningRate
 
 PAPER_LR = 1e-7
-"""LatteCLIP's learning rate when everything is trained, and that of its baselines."""
+"""Learning rate of LatteCLIP and its baselines for training the whole model."""
 
 PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-4}
-"""Default learning rate times steps, for head and tail: how far AdamW may move a weight.
+"""Default learning rate times steps for head and tail: the distance AdamW can move a weight.
 
-The project's own. A fixed rate does nothing in the few steps of a small folder and too much in
-the many of a large one; LOG.md has the figures.
+The project's own. A fixed rate has no effect in the few steps of a small folder and too much in
+the many steps of a large one; LOG.md has the figures.
 """
 
-BETAS, EPS = (0.9, 0.98), 1e-6
-"""AdamW's running averages and floor (open_clip's)."""
+BETAS = (0.9, 0.98)
+"""Decay rates of AdamW's running averages (open_clip's)."""
 
-BOLD = 1e-5
+EPS = 1e-6
+"""AdamW's epsilon (open_clip's)."""
+
+WARN_ABOVE = 1e-5
 """Learning rate of the whole model above which the user is warned."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Tuning:
-    """How the towers are trained."""
+    """Fine-tuning of the image and text encoders."""
 
     tune: Part = "all"
-    """What is trained: everything from pixels (the paper), or on frozen, cached features the
-    projections (head) or the image tower's last stage with them (tail)."""
+    """Trained part: the whole model from pixels (the paper), or on frozen, cached features the
+    projections (head) or also the image encoder's last stage (tail)."""
     lr: Annotated[float, Field(ge=0)] | None = None
-    """Highest learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), and the
-    project's own for head (5e-4 / steps) and tail (3e-4 / steps), for which there is no paper."""
+    """Peak learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), 5e-4 / steps
+    for head and 3e-4 / steps for tail (ours)."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """Training steps; None: min(2000, 50 ceil(N / B))."""
     batch_size: Annotated[int, Field(gt=0)] = 512
@@ -50,17 +54,22 @@ class Tuning:
     warm_up: Annotated[int, Field(ge=0)] | None = None
     """Steps of linear warm-up; None: ceil(N / B)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
-    """AdamW's, on matrices only."""
+    """Weight decay of AdamW, for matrices only."""
     augmentation: Augmentation = Augmentation()
-    """Views of the images while training."""
+    """Augmentation of the training images."""
     views: Annotated[int, Field(gt=0)] = 4
-    """Views drawn once per image for head and tail (all draws anew each time)."""
+    """Cached augmented views per image for head and tail (all: new views in each epoch)."""
     micro_batch: Annotated[int, Field(gt=0)] | None = None
-    """Images, and texts, that go through the towers at once where memory is short: the same
-    numbers for a second forward pass; None: the whole batch."""
+    """Images (and texts) per forward pass if memory is short: the same result by gradient
+    checkpointing, at the cost of a second forward pass; None: the whole batch."""
+
+    @property
+    def cached_views(self) -> int:
+        """Views of each image that are embedded once and kept, beside the test view."""
+        return 0 if self.tune == "all" else self.views
 
     def warm_up_of(self, images: int) -> int:
-        """Steps of warm-up on a set of `images`."""
+        """Warm-up steps on a set of `images`."""
         return ceil(images / self.batch_size) if self.warm_up is None else self.warm_up
 
     def steps_of(self, images: int) -> int:
@@ -69,7 +78,7 @@ class Tuning:
         return min(2000, 50 * epoch) if self.steps is None else self.steps
 
     def schedule(self, images: int) -> AdamW:
-        """Optimiser and learning rate on a set of `images`."""
+        """Optimiser and learning rate for a set of `images`."""
         lr = self.lr
         if lr is None:
             path = PATHS.get(self.tune)
@@ -77,27 +86,24 @@ class Tuning:
         rate = LearningRate(lr, self.warm_up_of(images))
         return AdamW(rate, self.weight_decay, BETAS, EPS, decay="matrices")
 
-    def batches(
-        self, tuned: Backbone, dataset: ImageDataset, log: Log, seed: int
-    ) -> TrainingBatches:
-        """Training views: cached trunk outputs, or images read anew; warns of a bold rate."""
-        if self.tune == "all" and self.lr is not None and self.lr > BOLD:
-            log(warning=f"lr {self.lr} is bold for a whole model: the paper takes 1e-7 to 1e-6")
+    def batches(self, tuned: Backbone, data: FeatureStore, log: Log, seed: int) -> TrainingBatches:
+        """Batches of augmented views: cached trunk outputs, or images read anew.
+
+        Args:
+            tuned: the model that is trained.
+            data: the model before training, and the images.
+            log: gets the progress of embedding, and a warning of a high learning rate.
+            seed: random seed of order and views.
+        """
+        if self.tune == "all" and self.lr is not None and self.lr > WARN_ABOVE:
+            log(warning=f"lr {self.lr} is high for a whole model: the paper uses 1e-7 to 1e-6")
         how = Embedding(cached_part(self.tune), self.augmentation, self.views, seed)
-        cached = None if self.tune == "all" else embed(tuned, dataset, how, log)
-        steps = self.steps_of(len(dataset))
         return TrainingBatches(
-            dataset, tuned, cached, self.augmentation, self.batch_size, steps, seed
+            dataset=data.dataset,
+            clip=tuned,
+            cached=None if self.tune == "all" else data.embed(how, log),
+            augmentation=self.augmentation,
+            batch_size=self.batch_size,
+            steps=self.steps_of(len(data)),
+            seed=seed,
         )
-
-
-def trained_part(method: object) -> Part | None:
-    """What of the towers a method trains; None for one that leaves them as they are."""
-    part: Part | None = getattr(getattr(method, "tuning", method), "tune", None)
-    return part
-
-
-def cached_views(method: object) -> int:
-    """Views of each image that a method trains on and that are kept, beside the test view."""
-    views: int = getattr(getattr(method, "tuning", None), "views", 0)
-    return views if trained_part(method) != "all" else 0

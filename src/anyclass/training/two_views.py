@@ -1,7 +1,7 @@
-"""Two views of each image, half of them labelled: how category discovery trains.
+"""Training on two views of each image, as in category discovery.
 
-The sampler, the views and the optimiser that GCD's, SimGCD's and GET's official codes share.
-Letters: N images, B of a batch, V cached views of each.
+The sampler, views and optimiser of GCD's, SimGCD's and GET's official code.
+Letters: N images, B per batch, V cached views of each.
 """
 
 from collections.abc import Iterator
@@ -18,76 +18,87 @@ from torch import Tensor
 from anyclass.backbone import Backbone
 from anyclass.data import CropAndFlip, ImageDataset, load_batches
 from anyclass.errors import RequestError
-from anyclass.features.extract import Embedding, Features, drawing, embed, stop_if
+from anyclass.features.cache import Embedding, Features
+from anyclass.features.extract import make_transform, raise_if_rejected
+from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.optim import Decayed, LearningRate, Sgd
 
 LEAST = 1e-3
-"""Where the cosine of the learning rate ends, of where it begins (the official codes)."""
+"""Final learning rate as a share of the first (the official code)."""
 
 BATCH_NORMED = 0.01
-"""Share of the learning rate for a tower with batch normalisation: with all of it the starter has a
-few classes take all images, a tenth and a hundredth do alike (docs/methods/get.md)."""
+"""Factor on the learning rate of an image encoder with batch normalisation. With 1, the starter
+model collapses to a few classes; 0.1 and 0.01 perform alike (docs/methods/get.md)."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class TwoViewTuning:
-    """What is trained on pairs of views, how fast and for how long."""
+    """Training on pairs of views: trained part, learning rate and epochs."""
 
     tune: Literal["tail", "head"] = "tail"
-    """Last stage of the image tower and the new layers (the papers: last block), or the new layers
-    alone, on cached features."""
+    """Trained part: the image encoder's last stage and the new layers (the papers: last block), or
+    only the new layers, on cached features (head)."""
     epochs: Annotated[int, Field(ge=0)] = 200
-    """Each of N draws, so many as there are images (papers: 200)."""
+    """Epochs of N draws each (papers: 200)."""
     batch_size: Annotated[int, Field(gt=0)] = 128
     """B, two views each; B = N for smaller folders."""
     lr: Annotated[float, Field(ge=0)] = 0.1
-    """Learning rate of SGD; a cosine over epochs ends at its thousandth."""
+    """Initial learning rate of SGD; it falls by a cosine over the epochs to a thousandth."""
     backbone_lr: Annotated[float, Field(ge=0)] | None = None
-    """That of the image tower; None: the same (the papers, whose tower is a ViT), or a hundredth
-    for one with batch normalisation."""
+    """Learning rate of the image encoder; None: the same (the papers, with a ViT), or a hundredth
+    for an encoder with batch normalisation."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-5
-    """Of SGD."""
+    """Weight decay of SGD."""
     decay: Decayed = "all"
-    """What weight decay pulls at: everything (GET), or no biases and norms (SimGCD)."""
+    """Parameters with weight decay: all (GET), or matrices only (SimGCD)."""
     views: Annotated[int, Field(ge=0)] = 8
-    """V, views drawn once per image, two of which are drawn in turn; 0: new ones each time (the
-    papers)."""
+    """V, cached augmented views per image, two of which are drawn in each step; 0: new views in
+    each epoch (the papers)."""
     augmentation: CropAndFlip = CropAndFlip()
-    """Views of the images while training."""
+    """Augmentation of the training images."""
 
-    def embed(self, clip: Backbone, dataset: ImageDataset, log: Log, seed: int) -> Features | None:
-        """Trunk outputs of the V views of each image; None: there are none.
+    def embed(self, data: FeatureStore, log: Log, seed: int) -> Features | None:
+        """Trunk outputs of the V views of each image; None for new views in each epoch.
 
         Raises:
-            RequestError: a pair of different views cannot be drawn from one.
+            RequestError: there is only one view per image.
         """
         if self.views == 1:
-            raise RequestError("pairs need two views or more (--views 2), or new ones (--views 0)")
+            raise RequestError("use two or more cached views (--views 2), or new ones (--views 0)")
         if self.views == 0:
             return None
-        return embed(clip, dataset, Embedding(self.tune, self.augmentation, self.views, seed), log)
+        how = Embedding(self.tune, self.augmentation, self.views, seed)
+        return data.embed(how, log)
 
     def pairs(
         self, clip: Backbone, dataset: ImageDataset, cached: Features | None, seed: int
     ) -> "TwoViewBatches":
-        """The batches."""
-        shape = (self.batch_size, self.epochs, seed)
-        return TwoViewBatches(dataset, clip, self.tune, cached, self.augmentation, *shape)
+        """Training batches."""
+        return TwoViewBatches(
+            dataset,
+            clip,
+            self.tune,
+            cached,
+            self.augmentation,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            seed=seed,
+        )
 
     def schedule(self, clip: Backbone, images: int) -> Sgd:
-        """Optimiser and learning rate on a set of `images`.
+        """Optimiser and learning rate for a set of `images`.
 
         Raises:
-            RequestError: the tower is to learn while nothing else does.
+            RequestError: `backbone_lr` is positive and `lr` is 0.
         """
         share = BATCH_NORMED if clip.batch_normed else 1.0
         if self.backbone_lr and not self.lr:
-            raise RequestError("--backbone-lr is a share of --lr, so that may not be 0")
+            raise RequestError("with --backbone-lr, --lr must not be 0")
         if self.backbone_lr is not None:
             share = self.backbone_lr / self.lr if self.lr else 0.0
         steps = steps_of_epoch(images, self.batch_size)
@@ -97,29 +108,29 @@ class TwoViewTuning:
 
 @plain_dataclass(frozen=True)
 class TwoViewBatches:
-    """Pairs of views in the order of training: `Batches` for `optimise`.
+    """Pairs of views in training order: `Batches` for `optimise`.
 
-    An epoch is N draws with replacement, each as likely to be a labelled image as not; the last
-    part of a batch is dropped. View i and view i + B of a batch show the same image. Everything
-    is a pure function of the seed and the step.
+    An epoch is N draws with replacement; labelled and unlabelled images have the same total
+    probability. The last incomplete batch is dropped. Views i and i + B of a batch are of the same
+    image. Everything is a pure function of the seed and the step.
     """
 
     dataset: ImageDataset
     """The N images, all readable; -1 is unlabelled."""
     clip: Backbone
-    """Its trunk and preprocessing, and where its weights lie."""
+    """The model; its trunk, preprocessing and device are used."""
     part: Literal["tail", "head"]
-    """What is trained on the trunk's outputs."""
+    """Trained part."""
     cached: Features | None
-    """What is kept of V views; None: images are read and augmented anew."""
+    """Trunk outputs of V views; None: images are read and augmented in each epoch."""
     augmentation: CropAndFlip
-    """Of images that are read anew."""
+    """Augmentation of images that are read in each epoch."""
     batch_size: int
     """B."""
     epochs: int
-    """How often N images are drawn."""
+    """Number of epochs."""
     seed: int
-    """Of draws and views."""
+    """Random seed of draws and views."""
 
     @property
     def per_epoch(self) -> int:
@@ -152,7 +163,7 @@ class TwoViewBatches:
     def _views(
         self, index: Int[Tensor, " n"], epoch: int
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """Images, numbers of their cached views and the views of the rest of an epoch."""
+        """Yield rows, view indices and trunk outputs of the remaining batches of an epoch."""
         if self.cached is None:
             yield from self._anew(index, epoch)
             return
@@ -165,14 +176,14 @@ class TwoViewBatches:
             yield part, view, self.cached.views(part.repeat(2), view)
 
     def _anew(self, index: Int[Tensor, " n"], epoch: int) -> Iterator[tuple[Tensor, None, Tensor]]:
-        """Views drawn anew in each epoch, through the trunk; twice in it, an image shows the same.
+        """Yield new views of each epoch; an image that is drawn twice has the same views.
 
-        Neither the views nor the places of batches depend on where an epoch is gone on with.
+        The views do not depend on the step at which training continues.
         """
         own = seeded_rng(self.seed, epoch).initial_seed()
-        draw = drawing(self.clip, self.augmentation, 2, own)
+        draw = make_transform(self.clip, self.augmentation, 2, own)
         for batch, bad in load_batches(self.dataset[index.numpy()], draw, self._size):
-            stop_if(bad)
+            raise_if_rejected(bad)
             views = batch.pixels.transpose(0, 1).flatten(0, 1).to(self.clip.device)
             with torch.no_grad():
                 hidden = self.clip.trunk(self.clip.preprocessing.normalise(views), self.part)
@@ -180,16 +191,17 @@ class TwoViewBatches:
 
 
 def steps_of_epoch(images: int, batch_size: int) -> int:
-    """The last part of a batch is dropped; there is one batch at least."""
+    """Number of complete batches, at least 1."""
     return max(1, images // batch_size)
 
 
 def sampling_weights(labelled: Bool[np.ndarray, " N"]) -> Float[Tensor, " N"]:
-    """1 of a labelled image, |labelled| / |unlabelled| of another: half of the draws are of each.
+    """1 for a labelled image, |labelled| / |unlabelled| for another: half of the draws each.
 
-    Where there is only one kind, all weigh alike.
+    All weights are 1 if there is only one kind.
     """
-    some, others = int(labelled.sum()), int((~labelled).sum())
-    if some == 0 or others == 0:
+    count = int(labelled.sum())
+    others = int((~labelled).sum())
+    if count == 0 or others == 0:
         return torch.ones(len(labelled), dtype=torch.float64)
-    return torch.from_numpy(np.where(labelled, 1.0, some / others))
+    return torch.from_numpy(np.where(labelled, 1.0, count / others))

@@ -1,0 +1,53 @@
+"""Record of a fit: labels, texts and figures, for the run folder and for inspection."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import anyclass.classifier.classifier
+
+
+@runtime_checkable
+class Artefact(Protocol):
+    """Additional file of a fitted model, not needed for prediction."""
+
+    def save(self, folder: Path) -> None:
+        """Write the file into the model folder of a run."""
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """Labels, texts and figures of one fit, not saved with the model."""
+
+    trained_on: Sequence[str] = ()
+    """Files whose labels were trained on; scores leave them out if there are other labels."""
+    facts: Mapping[str, int | float] = field(default_factory=dict)
+    """Figures by name, for `metrics.json`."""
+    descriptions: Sequence[Mapping[str, str]] = ()
+    """Texts used by the method, one row each, for `descriptions.jsonl`."""
+    zero_shot_labels: Sequence[int] = ()
+    """Class of each image by the model before training."""
+    predictions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Branch of the method -> its predicted class of each image."""
+    baselines: Mapping[str, "anyclass.classifier.classifier.Classifier"] = field(
+        default_factory=dict
+    )
+    """Baselines that the result is compared with, by name."""
+    artefacts: Sequence[Artefact] = ()
+    """Additional files for the model folder."""
+    pseudo_text: Float[Tensor, "N D"] | None = None
+    """Synthesised text features of the images (GET)."""
+    context: Float[Tensor, "L W"] | None = None
+    """Context vectors before the class name (CoOp)."""
+    inertia: float | None = None
+    """Sum of squared distances to the nearest centre (k-means)."""
+
+    def write_artefacts(self, folder: Path) -> None:
+        """Write all artefacts into the model folder of a run."""
+        for artefact in self.artefacts:
+            artefact.save(folder)

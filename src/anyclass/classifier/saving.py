@@ -1,0 +1,384 @@
+"""The files of a saved classifier: `classifier.json` and `classifier.safetensors`.
+
+The JSON contains the method, its hyper-parameters, the classes, the base model, and the kind of
+representation and head. The tensors are
+
+    weights        (C, E) weights of the head, or its text features
+    bias           (C,) bias of a linear head, optional
+    head.NAME      further tensors of the head, see `FORMATS`
+    parameter.NAME trained parameters of the model, by name
+    fingerprint    (3, E) features of three synthetic images, to check the base model
+
+Version 0.1 wrote the same layout, but method names with underscores.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, PositiveFloat, StrictBool, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from anyclass.backbone import Backbone, EngineName, Part
+from anyclass.classifier.heads import (
+    Adapter,
+    CacheModel,
+    CosineHead,
+    Head,
+    MetaNet,
+    WhitenedLinear,
+)
+from anyclass.classifier.prompt_learner import PromptLearner
+from anyclass.classifier.representation import Representation, Space
+from anyclass.data import Classes
+from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.estimators.linear import Linear
+from anyclass.estimators.whitening import WhitenedPCA
+from anyclass.files import atomic_write, read_json, write_json
+
+MIN_COSINE = 0.9999
+"""Smallest cosine between fingerprints of the same model on two machines."""
+
+TENSORS = "classifier.safetensors"
+SETTINGS = "classifier.json"
+HEAD = "head."
+PARAMETER = "parameter."
+
+
+class HeadFormat(NamedTuple):
+    """Format of a head in the file."""
+
+    tensors: Mapping[str, str]
+    """Name of a tensor -> its axes: C classes, D dimensions, other letters of any length."""
+    numbers: tuple[str, ...] = ()
+    """Names of the numbers."""
+
+
+FORMATS = {
+    "adapter": HeadFormat({"w1": "H D", "w2": "D H"}, ("ratio",)),
+    "keys": HeadFormat({"keys": "k D", "values": "k C"}, ("alpha", "beta")),
+    "conditional": HeadFormat({"context": "L W", "u1": "H D", "c1": "H", "u2": "W H", "c2": "W"}),
+    "spaces": HeadFormat(
+        {
+            "x_centre": "D",
+            "x_whiten": "D D",
+            "x_middle": "D",
+            "x_axes": "D P",
+            "h_centre": "H",
+            "h_whiten": "H H",
+            "h_middle": "H",
+            "h_axes": "H Q",
+        },
+        ("share",),
+    ),
+}
+"""`kind` in the file -> format of a head with more than `weights` and `bias`."""
+
+KINDS: dict[type[Any], str] = {
+    Adapter: "adapter",
+    CacheModel: "keys",
+    MetaNet: "conditional",
+    WhitenedLinear: "spaces",
+}
+"""Class of a head -> its `kind` in the file."""
+
+
+class HeadParts(NamedTuple):
+    """A head taken apart; `kind` is None for cosine and linear heads."""
+
+    kind: str | None
+    tensors: dict[str, Tensor]
+    numbers: dict[str, float]
+
+
+class Saved(NamedTuple):
+    """Content of a saved classifier."""
+
+    representation: Representation
+    head: Head
+    classes: Classes
+    method: str
+    fields: Mapping[str, Any]
+
+
+def write(folder: Path, saved: Saved) -> None:
+    """Write both files into `folder`, each atomically."""
+    representation = saved.representation
+    clip = representation.clip
+    part = representation.part
+    parts = take_apart(saved.head)
+    tensors = {"weights": class_weights(saved.head), "fingerprint": representation.fingerprint()}
+    tensors |= {f"{HEAD}{name}": tensor for name, tensor in parts.tensors.items()}
+    if isinstance(saved.head, Linear) and saved.head.bias is not None:
+        tensors["bias"] = saved.head.bias
+    trained = clip.parameters(part) if part else {}
+    tensors |= {f"{PARAMETER}{name}": parameter for name, parameter in trained.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(folder / TENSORS) as path:
+        save_file(tensors, path)
+    settings = _Settings(
+        format=1,
+        method=saved.method,
+        fields=dict(saved.fields),
+        part=part,
+        beside=len(representation.towers) > 1,
+        own=representation.space == "both",
+        head={"kind": parts.kind, **parts.numbers} if parts.kind else None,
+        pooled=representation.space == "pooled",
+        scale=_own_scale(saved.head, clip),
+        classes=saved.classes.to_json(),
+        model=clip.model_id,
+        preprocessing=clip.preprocessing.to_json(),
+    )
+    write_json(folder / SETTINGS, settings.model_dump())
+
+
+def read(
+    folder: Path,
+    device: str,
+    allow_pickle: bool,
+    engine: EngineName,
+    base: Backbone | None,
+) -> Saved:
+    """Read both files; arguments and errors as for `Classifier.load`."""
+    settings = _settings(folder / SETTINGS)
+    tensors = _tensors(folder / TENSORS)
+    if base is not None and base.model_id == settings.model:
+        clip = base.copy() if settings.part else base
+    else:
+        clip = Backbone.load(settings.model, device, allow_pickle, engine)
+    towers = (clip, clip.copy()) if settings.beside else (clip,)
+    representation = Representation(towers, settings.part, settings.space)
+    classes = Classes.from_json(settings.classes)
+    try:
+        of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
+        _load_parameters(clip, settings.part, tensors)
+        if clip.preprocessing.to_json() != settings.preprocessing:
+            raise ValueError("its preprocessing differs (size, mean or standard deviation)")
+        fingerprint = representation.fingerprint()
+        parts = _head_parts(settings.head, of_head)
+        check_parts(parts, {"C": len(classes), "D": fingerprint.shape[1]})
+        _check_fingerprint(fingerprint, tensors)
+        _check_shapes(tensors, (len(classes), _width(parts, representation)))
+        head = _head(parts, tensors, settings, representation)
+    except ValueError as error:
+        raise ModelError(
+            f"{folder} does not match {settings.model}: {error}; load the model it was fitted on"
+        ) from error
+    method = settings.method.replace("_", "-")  # 0.1 wrote zero_shot
+    return Saved(representation, head, classes, method, settings.fields)
+
+
+class _Settings(BaseModel):
+    """`classifier.json`; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal[1]
+    method: str
+    fields: dict[str, Any]
+    part: Part | None
+    beside: StrictBool = False
+    own: StrictBool = False
+    head: dict[str, str | float] | None = None
+    pooled: StrictBool = False
+    scale: PositiveFloat | None = None
+    classes: dict[str, Any]
+    model: str
+    preprocessing: dict[str, Any]
+
+    @property
+    def space(self) -> Space:
+        """Feature space of the representation."""
+        if self.pooled:
+            return "pooled"
+        return "both" if self.own else "projected"
+
+
+def take_apart(head: Head) -> HeadParts:
+    """Tensors and numbers of a head other than `weights` and `bias`."""
+    kind = KINDS.get(type(head))
+    if kind is None:
+        return HeadParts(None, {}, {})
+    source = head.whitening if isinstance(head, WhitenedLinear) else head
+    form = FORMATS[kind]
+    tensors = {name: getattr(source, name) for name in form.tensors}
+    numbers = {name: float(getattr(source, name)) for name in form.numbers}
+    return HeadParts(kind, tensors, numbers)
+
+
+def check_parts(parts: HeadParts, sizes: Mapping[str, int]) -> None:
+    """Check the parts of a head against its format.
+
+    Args:
+        parts: kind, tensors and numbers.
+        sizes: length of the axes C and D.
+
+    Raises:
+        ValueError: the kind is unknown, or parts have other names or shapes, or are not finite.
+    """
+    kind = parts.kind
+    tensors = parts.tensors
+    numbers = parts.numbers
+    if kind is None:
+        return
+    if kind not in FORMATS:
+        raise ValueError(f"there is no head {kind!r:.50}")
+    form = FORMATS[kind]
+    if set(numbers) != set(form.numbers):
+        raise ValueError(f"the numbers of its head ({kind}) have other names")
+    if not all(isfinite(number) for number in numbers.values()):
+        raise ValueError(f"the numbers of its head ({kind}) are not finite")
+    letters = {name: axes.split() for name, axes in form.tensors.items()}
+    dimensions = {name: len(axes) for name, axes in letters.items()}
+    if dimensions != {name: tensor.ndim for name, tensor in tensors.items()}:
+        raise ValueError(f"the tensors of its head ({kind}) have other names or dimensions")
+    known = dict(sizes)
+    for name, axes in letters.items():
+        for letter, length in zip(axes, tensors[name].shape, strict=True):
+            if known.setdefault(letter, length) != length:
+                raise ValueError(f"{name} of its head ({kind}) has another shape")
+
+
+def class_weights(head: Head) -> Tensor:
+    """Tensor that is named `weights` in the file."""
+    return head.texts if isinstance(head, Adapter | CacheModel | MetaNet) else head.weights
+
+
+def _own_scale(head: Head, clip: Backbone) -> float | None:
+    """Inverse temperature of the head; None if it is the model's."""
+    if isinstance(head, WhitenedLinear):
+        return None
+    scale = head.scale
+    if isinstance(scale, Tensor) and torch.equal(scale.cpu(), clip.logit_scale.cpu()):
+        return None
+    return float(scale)
+
+
+def _head_parts(
+    settings: Mapping[str, str | float] | None, tensors: Mapping[str, Tensor]
+) -> HeadParts:
+    """Parts of the head from the two files."""
+    found = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items()}
+    if settings is None and not found:
+        return HeadParts(None, {}, {})
+    numbers = dict(settings or {})
+    kind = str(numbers.pop("kind", ""))
+    return HeadParts(kind, found, {name: float(number) for name, number in numbers.items()})
+
+
+def _width(parts: HeadParts, representation: Representation) -> int:
+    """E, number of columns of `weights`."""
+    if parts.kind != "spaces":
+        return representation.width
+    return parts.tensors["h_axes"].shape[1] + parts.tensors["x_axes"].shape[1] + 1
+
+
+def _head(
+    parts: HeadParts,
+    tensors: Mapping[str, Tensor],
+    settings: _Settings,
+    representation: Representation,
+) -> Head:
+    """Build the head from its parts."""
+    clip = representation.clip
+    own: dict[str, Any] = {name: tensor.to(clip.device) for name, tensor in parts.tensors.items()}
+    own |= parts.numbers
+    weights = tensors["weights"].to(clip.device)
+    bias = tensors["bias"].to(clip.device) if "bias" in tensors else None
+    scale = clip.logit_scale.detach() if settings.scale is None else settings.scale
+    match parts.kind:
+        case "adapter":
+            return Adapter(**own, texts=weights, scale=scale)
+        case "keys":
+            return CacheModel(**own, texts=weights, scale=scale)
+        case "conditional":
+            prompts = settings.classes["prompts"]
+            return MetaNet(**own, learner=_learner(clip, prompts, own["context"]), scale=scale)
+        case "spaces":
+            return WhitenedLinear(WhitenedPCA(**own), weights)
+    if bias is None and settings.space != "both":
+        return CosineHead(weights, scale)
+    return Linear(weights, bias, scale)
+
+
+def _learner(clip: Backbone, prompts: list[str], context: Float[Tensor, "L W"]) -> PromptLearner:
+    """Prompt learner of the base model."""
+    try:
+        return PromptLearner(clip, prompts, len(context))
+    except RequestError as error:
+        raise ValueError(str(error)) from error
+
+
+def _settings(path: Path) -> _Settings:
+    """Read and check the JSON file."""
+    _check_file(path)
+    try:
+        return _Settings.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise ModelError(
+            f"{path} is not a classifier of anyclass: {place}: {first['msg']}"
+        ) from error
+    except AnyclassError as error:
+        raise ModelError(str(error)) from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors: float32, all numbers finite."""
+    _check_file(path)
+    try:  # clone: the alignment of memory-mapped tensors changes the rounding of products
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error!s:.200}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+            raise ModelError(f"{path} is damaged: {name!r:.100} is not float32 or not finite")
+    missing = {"weights", "fingerprint"} - set(tensors)
+    if missing:
+        raise ModelError(f"{path} is damaged: {' and '.join(sorted(missing))} missing")
+    return tensors
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a missing file, a pipe and a device."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; give the folder `model` of a run")
+
+
+@torch.no_grad()
+def _load_parameters(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the trained parameters into the model; names and shapes must match the part."""
+    named = clip.parameters(part) if part else {}
+    found = {
+        name.removeprefix(PARAMETER): tensor
+        for name, tensor in tensors.items()
+        if name not in ("weights", "fingerprint", "bias")
+    }
+    if {n: t.shape for n, t in found.items()} != {n: p.shape for n, p in named.items()}:
+        raise ValueError("its trained parameters have other names or shapes")
+    for name, tensor in found.items():
+        named[name].copy_(tensor)
+
+
+def _check_fingerprint(now: Float[Tensor, "3 E"], tensors: Mapping[str, Tensor]) -> None:
+    """Compare the features of the synthetic images with the saved ones."""
+    then = tensors["fingerprint"]
+    if now.shape != then.shape:
+        raise ValueError("the width of features or the number of classes differs")
+    if not cosine_similarity(now, then).min() > MIN_COSINE:
+        raise ValueError("its weights differ, as the features of synthetic images show")
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
+    """Compare the shapes of `weights` and `bias` with C and E."""
+    if tensors["weights"].shape != shape:
+        raise ValueError("the width of features or the number of classes differs")
+    if "bias" in tensors and tensors["bias"].shape != shape[:1]:
+        raise ValueError("the number of classes differs")

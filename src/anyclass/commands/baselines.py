@@ -1,0 +1,72 @@
+"""Baseline classifiers that are compared with the result of a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from anyclass.backbone import Backbone, EngineName
+from anyclass.backbone.device import torch_device
+from anyclass.classifier.classifier import Classifier
+from anyclass.data import Classes
+from anyclass.errors import RequestError
+from anyclass.features.store import FeatureStore
+from anyclass.methods import METHODS
+from anyclass.run.clustering_scores import KMEANS_BASELINES
+from anyclass.run.folder import CONTROLS
+from anyclass.run.progress import Progress
+from anyclass.run.scoring import unknown_classes
+
+RESTARTS = 10
+"""Restarts of semi-supervised k-means as a baseline: a tenth of the official code's, for speed."""
+
+
+def fit_baselines(
+    data: FeatureStore, classes: Classes, log: Progress, seed: int
+) -> dict[str, Classifier]:
+    """Fit k-means on frozen features, without and with labels, as baselines of class discovery.
+
+    Args:
+        data: the model before training, and the images as the method received them.
+        classes: classes of the method's result; k-means finds as many clusters.
+        log: gets the progress of embedding.
+        seed: random seed.
+
+    Returns:
+        Baselines by name; none if no class was discovered or no class is labelled.
+    """
+    if not unknown_classes(classes) or not classes.labelled:
+        return {}
+    kmeans = METHODS["kmeans"]
+    given = data.dataset.classes
+    same_number = replace(given, unknown=len(classes) - len(given))
+    data = data.of(replace(data.dataset, classes=same_number))
+    methods = {
+        "kmeans": kmeans(),
+        "kmeans_with_labels": kmeans(semi_supervised=True, restarts=RESTARTS),
+    }
+    baselines: dict[str, Classifier] = {}
+    for name, method in methods.items():
+        try:
+            baselines[name] = method.fit(data, log, seed=seed)
+        except RequestError as error:
+            log.say(f"no {KMEANS_BASELINES[name]} as a baseline: {error}")
+    return baselines
+
+
+def load_baselines(
+    run: Path | str, base: Backbone, device: str, allow_pickle: bool, engine: EngineName
+) -> dict[str, Classifier]:
+    """Load the baselines of a run, by name.
+
+    Args:
+        run: a run folder.
+        base: the untrained model that all of them share.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        allow_pickle: accept weights that are not safetensors.
+        engine: engine of the frozen image tower on a CPU.
+    """
+    folders = sorted(path.parent for path in Path(run).glob(f"{CONTROLS}/*/classifier.json"))
+    target = torch_device(device)
+    return {
+        folder.name: Classifier.load(folder, target, allow_pickle, engine, base)
+        for folder in folders
+    }

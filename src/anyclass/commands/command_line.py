@@ -1,0 +1,97 @@
+"""The words of a command line, sorted: command, method, parts chosen by name, flags."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from anyclass.errors import RequestError
+
+PARTS = {
+    "plan": ("captioner", "then"),
+    "fit": ("captioner", "then"),
+    "describe": ("captioner",),
+    "rename": ("captioner",),
+}
+"""Command -> flags that choose a part by its name, which brings flags of its own."""
+
+
+class CommandLine(NamedTuple):
+    """One command line, sorted."""
+
+    command: str
+    """Name of the command."""
+    method: str
+    """Name of the method, auto, or nothing where the command takes none or none was given."""
+    parts: dict[str, str]
+    """Parts chosen by name: `{"captioner": "endpoint"}`."""
+    flags: list[str]
+    """All other arguments, in order."""
+
+    @property
+    def program(self) -> str:
+        """The words in front of the flags."""
+        return " ".join(["anyclass", self.command, *filter(None, [self.method])])
+
+    @property
+    def wants_help(self) -> bool:
+        """Whether the help page is asked for."""
+        return "--help" in self.flags or "-h" in self.flags
+
+
+def read(arguments: Sequence[str], commands: Sequence[str], methods: Sequence[str]) -> CommandLine:
+    """Sort the arguments of one command.
+
+    Args:
+        arguments: the command, and what follows it.
+        commands: names of the commands.
+        methods: names that `plan` and `fit` take, `auto` among them.
+
+    Raises:
+        RequestError: there is no such command or method, or no method is given.
+    """
+    command = arguments[0]
+    if command not in commands:
+        hint = did_you_mean(command, commands)
+        raise RequestError(f"no command is called {command!r}: {hint}use {', '.join(commands)}")
+    parts, rest = _take_parts(arguments[1:], PARTS.get(command, ()))
+    if command not in ("plan", "fit"):
+        return CommandLine(command, "", parts, rest)
+    if rest and rest[0] in methods:
+        return CommandLine(command, rest[0], parts, rest[1:])
+    if rest and rest[0] in ("-h", "--help"):
+        return CommandLine(command, "", parts, rest)
+    if command == "plan" and (not rest or rest[0].startswith("--")):
+        return CommandLine(command, "auto", parts, rest)
+    raise RequestError(_which_method(command, rest, methods))
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A question with the known word that looks most alike, or nothing."""
+    near = get_close_matches(word.replace("_", "-"), known, n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _take_parts(arguments: Sequence[str], flags: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """What `--captioner NAME` and the like choose, wherever they stand; and all other arguments."""
+    chosen = dict[str, str]()
+    rest = list[str]()
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        flag, equals, name = word.partition("=")
+        if not flag.startswith("--") or flag.removeprefix("--") not in flags:
+            rest.append(word)
+            continue
+        if not equals:
+            name = waiting.pop(0) if waiting else ""
+        chosen[flag.removeprefix("--")] = name
+    return chosen, rest
+
+
+def _which_method(command: str, rest: Sequence[str], methods: Sequence[str]) -> str:
+    """What to say where the first argument is not the name of a method."""
+    names = f"METHOD is one of {', '.join(methods)}"
+    if not rest or rest[0].startswith("-"):
+        return f"which method? anyclass {command} METHOD --images DIR ...; {names}"
+    hint = did_you_mean(rest[0], methods)
+    return f"no method is called {rest[0]!r}: {hint}{names}"

@@ -1,0 +1,342 @@
+"""Renders `help.json`, the help pages, from the declarations of all options.
+
+    python -m anyclass.commands.help_pages      or: make help-pages
+
+tyro knows the options of a command. What people need first stands first here: input, output and
+model, then the options of the command's own, then the rest.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout, suppress
+from io import BytesIO, TextIOWrapper
+from textwrap import wrap
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import tyro
+
+from anyclass.captioning import CAPTIONERS
+from anyclass.commands.demo import demo
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.flags import (
+    PARTS,
+    describe_command,
+    fit_command,
+    part_kinds,
+    rename_command,
+)
+from anyclass.commands.help import PAGES, key
+from anyclass.commands.models import models
+from anyclass.commands.predict import predict
+from anyclass.commands.report import report
+from anyclass.files import write_text
+from anyclass.methods import METHODS
+
+WIDTH = 80
+"""Columns of a page."""
+
+INDENT = 26
+"""Columns in front of the help of an option."""
+
+TYRO_WIDTH = "128"
+"""Columns of tyro's pages: the most at which it puts its boxes below each other."""
+
+GROUPS = {
+    "Input": ("run", "images", "classes", "labels", "unknown", "holdout", "names"),
+    "Output": ("out", "overwrite"),
+    "Model": ("model",),
+    "Options": (),
+    "Further options": (
+        "file-column",
+        "label-column",
+        "seed",
+        "device",
+        "engine",
+        "precision",
+        "max-rejected",
+        "allow-pickle",
+    ),
+}
+"""Heading -> its options, in the order of a page; `Options` takes all that stand nowhere else."""
+
+SITUATIONS = {
+    "Names of all classes, no labels": (
+        "latteclip-plus",
+        "latteclip",
+        "reclip",
+        "flyp",
+        "zero-shot",
+    ),
+    "Labels for some images, names of all classes": (
+        "ship-plus",
+        "ship",
+        "gda",
+        "tip-adapter",
+        "clip-adapter",
+        "coop",
+        "cocoop",
+    ),
+    "Labels for some classes, the others unknown (--unknown N)": (
+        "get-plus",
+        "get",
+        "simgcd",
+        "gcd",
+    ),
+    "Neither labels nor names (--unknown N)": ("kmeans",),
+}
+"""What is known of the classes -> methods for it, in the order of `anyclass fit --help`."""
+
+ABOUT_FIT = """Fit a method to a folder of images and write a run folder. Start with auto. \
+`anyclass fit METHOD --help` shows the options of a method."""
+
+ABOUT_AUTO = """Fit the method that suits what is known of the classes; `anyclass plan` shows which.
+
+Writes a run folder with the model, the predictions, the scores and a report."""
+
+CHOICE = "One of {}. `--{} NAME --help` shows the options of each."
+"""Help of an option that chooses a part."""
+
+
+class Option(NamedTuple):
+    """One option."""
+
+    names: str
+    """With its hyphens; a switch has two, by comma."""
+    metavar: str
+    """What stands behind it."""
+    help: str
+    """What it does."""
+
+    @property
+    def name(self) -> str:
+        """The first name, without hyphens."""
+        return self.names.split(",")[0].removeprefix("--")
+
+
+class Group(NamedTuple):
+    """The options that tyro shows in one box."""
+
+    title: str
+    """Name of the part that they belong to; empty for the command itself."""
+    about: str
+    """What is said of them all."""
+    options: list[Option]
+    """The options, in the order of their declaration."""
+
+
+def render() -> dict[str, dict[str, list[str]]]:
+    """All pages, as `help.json` holds them: a section that occurs twice is kept once."""
+    pages = dict[str, list[str]]()
+    sections = dict[str, list[str]]()
+    names = dict[str, str]()
+    for page, texts in _all_pages():
+        pages[page] = []
+        for text in texts:
+            name = names.setdefault(text, f"{page}: {text.partition(chr(10))[0]}")
+            sections[name] = text.split("\n")
+            pages[page].append(name)
+    return {"pages": pages, "sections": sections}
+
+
+def _all_pages() -> Iterator[tuple[str, list[str]]]:
+    """Name of each page, and its sections."""
+    yield "fit", _list_of_methods()
+    for method in ("auto", *METHODS):
+        yield _page("fit", method, {}, fit_command(method))
+    for method in METHODS:
+        for part, kinds in part_kinds(method).items():
+            for kind in kinds:
+                chosen = {part: kind}
+                yield _page("fit", method, chosen, fit_command(method, chosen))
+    yield _page("describe", "", {}, describe_command())
+    yield _page("rename", "", {}, rename_command())
+    for captioner in CAPTIONERS:
+        chosen = {"captioner": captioner}
+        yield _page("describe", "", chosen, describe_command(captioner))
+        yield _page("rename", "", chosen, rename_command(captioner))
+    functions: tuple[Any, ...] = (predict, evaluate, report, demo, models)
+    for function in functions:
+        yield _page(function.__name__, "", {}, function)
+
+
+def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tuple[str, list[str]]:
+    """Name of the page of one command line, and its sections."""
+    about, groups = _groups(declared)
+    own = groups[0].options
+    if command == "rename" and not parts:
+        own.append(_choice("captioner", ", ".join(CAPTIONERS)))
+    program = " ".join(["anyclass", command, *filter(None, [method])])
+    chosen = [f"--{part} {name}" for part, name in parts.items()]
+    needed = [
+        f"{option.names} {option.metavar}"
+        for group in groups
+        for option in group.options
+        if option.help.endswith("(required)")
+    ]
+    usage = " ".join(["usage:", program, *chosen, *needed, "[options]"])
+    about = ABOUT_AUTO if method == "auto" else about
+    sections = [_fold(usage, "  "), _paragraphs(about)]
+    placed = {name for options in GROUPS.values() for name in options}
+    for heading, members in GROUPS.items():
+        if heading == "Options":
+            title = f"Options of {method}" if method else heading
+            rest = [option for option in own if option.name not in placed]
+            sections += _section(title, "", rest)
+            for group in groups[1:]:
+                sections += _section(_title(group), group.about, group.options)
+        else:
+            sections += _section(heading, "", _ordered(own, members))
+    return key(command, method, parts), sections
+
+
+def _groups(declared: Any) -> tuple[str, list[Group]]:
+    """What tyro's help says of a command: the text on top, and the options in their boxes."""
+    shown = BytesIO()
+    screen = TextIOWrapper(shown, encoding="utf-8", write_through=True)  # UTF-8: boxes are drawn
+    with (
+        patch.dict(os.environ, {"COLUMNS": TYRO_WIDTH}),
+        redirect_stdout(screen),
+        suppress(SystemExit),
+    ):
+        tyro.cli(declared, args=["--help"], prog="anyclass")
+    head, *boxes = shown.getvalue().decode().split("╭─ ")
+    about = head.partition("\n\n")[2].strip()
+    return about, [_group(box) for box in boxes]
+
+
+def _group(box: str) -> Group:
+    """One box of tyro's help."""
+    first, *lines = box.splitlines()
+    title = first.partition("─")[0].strip().removesuffix("options").strip()
+    rows = [line.strip("│ ") for line in lines if line.startswith("│")]
+    about = ""
+    for at, row in enumerate(rows):
+        if row.startswith("───"):  # what stands above the rule is said of all options
+            about = " ".join(rows[:at]).strip()
+            rows = rows[at + 1 :]
+            break
+    found = list[Option]()
+    for row in rows:
+        if row.startswith("-"):
+            head, *text = re.split(r"\s{2,}", row, maxsplit=1)
+            found.append(_option(head, *text))
+        else:
+            last = found.pop()
+            found.append(last._replace(help=f"{last.help} {row}".strip()))
+    options = [_tidy(option) for option in found if "--help" not in option.names]
+    if choice := re.search(r"--([\w-]+) NAME takes one of: (.+)\.$", about):
+        options.insert(0, _choice(choice[1], choice[2]))
+        about = about[: choice.start()].strip()
+    return Group(title, about, options)
+
+
+def _option(head: str, text: str = "") -> Option:
+    """An option from tyro's `--flag META` or `--flag, --no-flag`, and its help."""
+    if ", " in head:
+        return Option(head, "", text)
+    name, _, metavar = head.partition(" ")
+    return Option(name, metavar, text)
+
+
+def _choice(part: str, kinds: str) -> Option:
+    """The option that chooses a part of a method or a command."""
+    return Option(f"--{part}", "NAME", CHOICE.format(kinds, part))
+
+
+def _tidy(option: Option) -> Option:
+    """An option without what says nothing: the default None, both names of a switch that is off."""
+    metavar = option.metavar.replace("PATH|STR", "PATH").replace("{None}|", "")
+    metavar = metavar.replace("STR", "TEXT").replace("{auto}", "auto")
+    metavar = re.sub(r"\[(.+) \[\1 \.\.\.\]\]", r"\1 ...", metavar)
+    text = re.sub(r" *\(default: (None|False|''|)\)$", "", option.help)
+    text = text.replace("(default: True)", "(default: on)")
+    off = option.help.endswith("(default: False)")
+    names = option.names.partition(",")[0] if off else option.names
+    return Option(names, metavar, re.sub(r"^(a|[a-z]{2,})(?= \w)", _capital, text))
+
+
+def _capital(word: re.Match[str]) -> str:
+    """The word with a capital letter."""
+    return word[0].capitalize()
+
+
+def _ordered(options: list[Option], names: tuple[str, ...]) -> list[Option]:
+    """Those of these names, in the order of the names."""
+    return sorted(
+        (option for option in options if option.name in names),
+        key=lambda option: names.index(option.name),
+    )
+
+
+def _title(group: Group) -> str:
+    """Heading of the options of a part."""
+    return f"Options of --{group.title}" if group.title in PARTS else f"Options of {group.title}"
+
+
+def _section(heading: str, about: str, options: list[Option]) -> list[str]:
+    """A heading with its options, as one text; nothing where there is none."""
+    if not options:
+        return []
+    lines = [f"{heading}:", *([_fold(about, "  ", "  ")] if about else [])]
+    for option in options:
+        head = f"  {option.names} {option.metavar}".rstrip()
+        text = wrap(option.help, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
+        if len(head) > INDENT - 2 or not text:
+            lines.append(head)
+        else:
+            lines.append(head.ljust(INDENT) + text.pop(0))
+        lines += [" " * INDENT + line for line in text]
+    return ["\n".join(lines)]
+
+
+def _paragraphs(text: str) -> str:
+    """Paragraphs, each folded to the width of a page."""
+    return "\n\n".join(_fold(paragraph, "") for paragraph in text.split("\n\n"))
+
+
+def _fold(text: str, further: str, first: str = "") -> str:
+    """One paragraph, folded to the width of a page."""
+    lines = wrap(text, WIDTH, initial_indent=first, subsequent_indent=further)
+    return "\n".join(lines)
+
+
+def _list_of_methods() -> list[str]:
+    """The page of `anyclass fit --help`: methods by what is known of the classes."""
+    listed = {name for names in SITUATIONS.values() for name in names}
+    others = tuple(name for name in METHODS if name not in listed)
+    sections = [
+        "usage: anyclass fit METHOD --images PATH [options]",
+        _paragraphs(ABOUT_FIT),
+        _methods("Whatever is known", {"auto": "Picks the method; `anyclass plan` shows which."}),
+    ]
+    for situation, names in {**SITUATIONS, "Other methods": others}.items():
+        if names:
+            sections.append(_methods(situation, {name: _about(name) for name in names}))
+    return sections
+
+
+def _about(method: str) -> str:
+    """The first line of a method's docstring."""
+    return f"{METHODS[method].__doc__}".partition("\n")[0]
+
+
+def _methods(situation: str, abouts: dict[str, str]) -> str:
+    """A heading with the methods under it."""
+    lines = [f"{situation}:"]
+    for name, about in abouts.items():
+        first, *further = wrap(about, WIDTH - 18)
+        lines.append(f"  {name}".ljust(18) + first)
+        lines += [" " * 18 + line for line in further]
+    return "\n".join(lines)
+
+
+def write() -> None:
+    """Render all pages into the file that the command line reads."""
+    write_text(PAGES, json.dumps(render(), indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,199 @@
+"""Results of commands as lines for people."""
+
+from typing import Any
+
+HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
+"""Keys of labelled and named classes in the scores -> width of their column."""
+
+Result = dict[str, Any]
+"""What a command returns, and what `--json` prints."""
+
+
+def plan_lines(result: Result) -> list[str]:
+    """What a fit would do."""
+    minutes = result["minutes"]
+    disk = result["disk_mb"]
+    return [
+        f"images   {result['images']}, {result['labelled']} labelled",
+        f"classes    {len(result['classes'])}: {_kinds(result)}",
+        f"method     {result['method']}",
+        *(f"           {reason}" for reason in result["why"]),
+        *(f"note       {remark}" for remark in result["remarks"]),
+        f"work       {result['embeddings']} embeddings",
+        "time       " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
+        "disk       " + ("not known" if disk is None else f"about {max(1, disk):.0f} MB of cache"),
+        *_cost(result["language_model"]),
+    ]
+
+
+def _kinds(result: Result) -> str:
+    """The classes, each with what is known of it."""
+    kinds = ", ".join(f"{row['name']} ({row['kind']})" for row in result["classes"])
+    unknown = result["unknown"]
+    if not unknown:
+        return kinds
+    return f"{kinds}; {'not known how many' if unknown == 'auto' else unknown} more"
+
+
+def _cost(model: Result) -> list[str]:
+    """What a language model will be asked, and what that costs."""
+    if not model["calls"]:
+        return ["questions  none to a language model"]
+    minutes = model["minutes"]
+    dollars = model["dollars"]
+    return [
+        f"questions  at most {model['calls']} to a language model, less what the journal knows",
+        f"tokens     about {model['tokens_in']} in, at most {model['tokens_out']} out",
+        "asking     " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
+        f"sent       about {model['megabytes_sent']:.1f} MB to {model['sent_to']}"
+        if model["sent_to"]
+        else "sent       nothing leaves this machine",
+        "price      " + ("not known" if dollars is None else f"about ${dollars:.2f}"),
+    ]
+
+
+def fit_lines(result: Result, out: Any) -> list[str]:
+    """The scores of a fit, and where its files are."""
+    return [*_scores(result), *_files(out)]
+
+
+def demo_lines(result: Result) -> list[str]:
+    """The scores of the demo, where its files are, and how to go on with one's own images."""
+    now = "your own: anyclass fit auto --images YOUR_FOLDER --classes names.txt --out run"
+    return [*_scores(result), f"images  {result['images']}", *_files(result["out"]), now]
+
+
+def _scores(metrics: Result) -> list[str]:
+    """The table of a fit: zero-shot, prompt ensemble, adapted; or why there is none."""
+    names = {
+        "zero_shot": "zero-shot",
+        "zero_shot_ensemble": "zero-shot, 80 templates",
+        "adapted": "adapted",
+    }
+    lines = [f"warning: {warning}" for warning in metrics["warnings"]]
+    lines.append(f"{metrics['n']} images, {metrics['rejected']} rejected")
+    if found := metrics.get("discovery"):
+        counts = f"{found['classes']} classes, {found['labelled']} of them labelled"
+        lines.append(f"{counts}; {found['used']} have 5 images or more")
+    if metrics.get("classes_estimated"):
+        lines.append(metrics["classes_estimated"]["why"])
+    if metrics["why_null"]:
+        return [*lines, metrics["why_null"]]
+    rows = {name: metrics[key] for key, name in names.items() if metrics[key]}
+    if found:
+        rows |= {name.replace("_", " "): row for name, row in metrics["controls"].items()}
+    for name, row in rows.items():
+        mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
+        lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")
+    return lines
+
+
+def _files(out: Any) -> list[str]:
+    """Files of a run, and what to do next."""
+    return [
+        f"report    {out}/report.html",
+        f"model     {out}/model",
+        f"labels    {out}/predictions.csv",
+        f"next      anyclass predict --run {out} --images MORE_IMAGES --out predictions.csv",
+    ]
+
+
+def describe_lines(result: Result) -> list[str]:
+    """How many images got a text, and the first of them."""
+    counts = f"{result['n']} images, {result['rejected']} rejected"
+    if result["without_text"]:
+        counts += f", {result['without_text']} without a text"
+    first = [f"{row['file_name']}: {row['text']}" for row in result["first"]]
+    return [counts, *first, f"texts: {result['out']}"]
+
+
+def predict_lines(result: Result) -> list[str]:
+    """How many images each class got."""
+    lines = [f"{count:7d}  {name}" for name, count in sorted(result["classes"].items())]
+    if result["unsure"]:
+        lines.append(f"{result['unsure']:7d}  unsure, without a label")
+    if result["rejected"]:
+        lines.append(f"{result['rejected']:7d}  rejected")
+    return [*lines, f"table: {result['out']}"]
+
+
+def evaluate_lines(result: Result) -> list[str]:
+    """The accuracy of each class, then of all images."""
+    lines = [f"warning: {warning}" for warning in result["warnings"]]
+    for row in result["per_class"]:
+        if row["accuracy"] is not None:
+            lines.append(f"{100 * row['accuracy']:6.1f} %  {row['n']:6d}  {row['name']}")
+    if result["rejected"]:
+        lines.append(f"          {result['rejected']:6d}  rejected")
+    lines += _discovered(result) if "assignment" in result else _known(result)
+    return [*lines, *_sure(result)]
+
+
+def _known(result: Result) -> list[str]:
+    """Accuracies where every class has a name."""
+    return [
+        f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all images",
+        f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all images, zero-shot",
+        *_halves(result),
+    ]
+
+
+def _halves(result: Result) -> list[str]:
+    """Labelled and named classes apart, where there are both."""
+    spaces = {
+        "sliced": "each against its own kind",
+        "mixed": "against all classes",
+        "generalized": "against all, mean of the classes",
+    }
+    found = [name for name in spaces if name in result]
+    lines = ["", "labelled    named    H-mean   (zero-shot)"] if found else []
+    for name in found:
+        row = result[name]
+        now = " ".join(_percent(row[half], width) for half, width in HALVES.items())
+        before = " ".join(_percent(row["zero_shot"][half], 1) for half in HALVES)
+        lines.append(f"{now}   ({before})  {spaces[name]}")
+    return lines
+
+
+def _discovered(result: Result) -> list[str]:
+    """Scores of discovered classes, and the true class assigned to each."""
+    taken = [f"{ours} = {true}" for ours, true in result["assignment"].items() if true]
+    rows = {"discovered": result, **result["controls"]}
+    before = result["zero_shot_accuracy"]
+    return [
+        "",
+        f"{'all':>7} {'old':>7} {'new':>7} {'old, by name':>13}",
+        *(
+            f"{_percent(row['all'])} {_percent(row['old'])} {_percent(row['new'])} "
+            f"{_percent(row['old_fixed'], 13)}  {name.replace('_', ' ')}"
+            for name, row in rows.items()
+        ),
+        f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 13)}  zero-shot among the old names",
+        f"{result['metric']}, {result['protocol']} protocol, {result['n']} images",
+        f"taken as: {', '.join(taken)}",
+    ]
+
+
+def _percent(share: float | None, width: int = 7) -> str:
+    """A share in per cent, right-aligned."""
+    return "-".rjust(width) if share is None else f"{100 * share:{width}.1f}"
+
+
+def _sure(result: Result) -> list[str]:
+    """Scores of the confident images, where `--min-score` was given."""
+    if "sure" not in result:
+        return []
+    sure = result["sure"]
+    right = sure.get("accuracy", sure.get("all"))
+    return [
+        f"{_percent(right, 6)} %  {sure['n']:6d}  images with a score of "
+        f"{sure['min_score']:g} or more, {sure['share']:.0%} of all"
+    ]
+
+
+def rename_lines(result: Result) -> list[str]:
+    """Old and new names."""
+    lines = [f"{old} -> {new}" for old, new in result["renamed"].items()] or ["nothing changed"]
+    if result["nameless"]:
+        lines.append(f"without a name: {', '.join(result['nameless'])}")
+    return [*lines, f"report: {result['report']}"]

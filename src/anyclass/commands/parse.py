@@ -1,0 +1,47 @@
+"""Flags into an instance of a class, or into a call that waits to be made."""
+
+import sys
+from contextlib import redirect_stderr
+from functools import partial, wraps
+from io import StringIO
+from typing import Any
+
+import tyro
+from pydantic import ValidationError
+
+from anyclass.commands.request import first_problem
+from anyclass.errors import RequestError
+
+
+def parse(what: Any, flags: list[str], program: str) -> Any:
+    """Let tyro read the flags of a command.
+
+    Args:
+        what: a class whose fields are the flags, or a function whose arguments are.
+        flags: the words of the command line behind the command.
+        program: the words in front of them.
+
+    Returns:
+        An instance of the class, or the function with its arguments, to be called.
+
+    Raises:
+        RequestError: a value is refused by pydantic, in its words.
+        SystemExit: tyro has printed its help, or what is wrong with the flags.
+    """
+
+    @wraps(what)
+    def later(*values: Any, **named: Any) -> Any:
+        return partial(what, *values, **named)
+
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(what if isinstance(what, type) else later, args=flags, prog=program)
+    except (SystemExit, ValidationError) as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, ValidationError):
+            cause = cause.__context__
+        if cause is not None:  # pydantic's words instead of tyro's box around them
+            raise RequestError(first_problem(cause)) from cause
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise

@@ -1,0 +1,47 @@
+"""`write_run`: store the result of a fit in a run folder."""
+
+import json
+import shutil
+from pathlib import Path
+
+from anyclass.commands.learn import Learned
+from anyclass.files import write_json, write_manifest, write_text
+from anyclass.naming.class_names import write_naming
+from anyclass.report.html import write
+from anyclass.report.model_card import card
+from anyclass.run.folder import CONTROLS, SCRATCH, environment
+from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
+
+
+def write_run(folder: Path, learned: Learned) -> None:
+    """Write all files of a run, the manifest last; remove the scratch folder.
+
+    Args:
+        folder: a run folder that `begin` has prepared.
+        learned: the result of `learn`.
+
+    Raises:
+        AnyclassError: the disk is full.
+    """
+    classifier = learned.classifier
+    classifier.save(folder / "model")
+    classifier.record.write_artefacts(folder / "model")
+    for name, baseline in learned.baselines.items():
+        baseline.save(folder / CONTROLS / name)
+    rows = compared_rows(learned.dataset, learned.predictions, learned.rejections)
+    write_table(folder / "predictions.parquet", rows, COMPARED)
+    write_table(folder / "predictions.csv", rows, COMPARED)
+    write_rejected(folder / "rejected.csv", learned.rejections)
+    write_json(folder / "classes.json", classifier.classes.to_json())
+    write_json(folder / "metrics.json", learned.metrics)
+    if learned.naming:
+        write_naming(folder, learned.naming)
+    versions = environment(learned.clip, learned.started, learned.seconds)
+    write_json(folder / "environment.json", versions)
+    texts = classifier.record.descriptions
+    lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
+    write_text(folder / "descriptions.jsonl", "".join(lines))
+    write_text(folder / "model" / "README.md", card(folder))
+    write(folder)
+    shutil.rmtree(folder / SCRATCH)
+    write_manifest(folder)

@@ -1,0 +1,50 @@
+"""Logits that are linear in features.
+
+Letters: n rows, C classes, F features.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Linear:
+    """s (f W^T + b): logits of C classes."""
+
+    weights: Float[Tensor, "C F"]
+    """W, a row for each class."""
+    bias: Float[Tensor, " C"] | None = None
+    """b; None: zero."""
+    scale: Float[Tensor, ""] | float = 1.0
+    """s, the inverse temperature 1 / tau."""
+
+    def logits(self, f: Float[Tensor, "n F"]) -> Float[Tensor, "n C"]:
+        """Logits of n rows."""
+        products = f @ self.weights.T
+        products = products if self.bias is None else products + self.bias
+        return self.scale * products
+
+    @property
+    def intercept(self) -> Float[Tensor, " C"]:
+        """b, also where it is zero."""
+        return self.weights.new_zeros(len(self.weights)) if self.bias is None else self.bias
+
+    def only(self, classes: Int[Tensor, " M"]) -> "Linear":
+        """The same for some of the classes."""
+        return replace(self, weights=self.weights[classes], bias=self.intercept[classes])
+
+    def uncentred(self, mean: Float[Tensor, " F"]) -> "Linear":
+        """The same logits for features from which `mean` has not been subtracted."""
+        return replace(self, bias=self.intercept - mean @ self.weights.T)
+
+    def with_text_logits(
+        self, p: Float[Tensor, "C D"], scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "C R"]:
+        """Weights for rows [x | f | 1] that add `scale` x . p_c to these logits.
+
+        Their products with such rows are multiplied by `scale`, so that R = D + F + 1.
+        """
+        return torch.cat([p, self.weights / scale, self.intercept[:, None] / scale], dim=1)

@@ -1,0 +1,139 @@
+"""`FeatureStore`: features of the images of a run, computed once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from anyclass.backbone import Backbone, Part
+from anyclass.backbone.engine import Engine, engine
+from anyclass.data import ImageDataset, content_hashes
+from anyclass.features.cache import Embedding, FeatureCache, Features, cache_folder_of
+from anyclass.features.extract import ExtractionState, extract, image_features
+from anyclass.features.text import cached_class_features
+from anyclass.log import Log
+
+
+class FeatureStore:
+    """Images, an untrained model and the features computed from both, in memory and on disk.
+
+    Images are hashed once, weights are hashed once, an engine is built once per part, and trunk
+    outputs are read or computed once per embedding.
+    """
+
+    def __init__(
+        self, clip: Backbone, dataset: ImageDataset, num_classes_estimated: bool = False
+    ) -> None:
+        """Store the arguments; nothing is computed yet.
+
+        Args:
+            clip: the model; methods train a copy of it.
+            dataset: the images, their labels and the classes.
+            num_classes_estimated: whether the number of unknown classes is an estimate from these
+                features; a method then uses it as it is.
+        """
+        self.clip = clip
+        self.dataset = dataset
+        self.num_classes_estimated = num_classes_estimated
+        self._shared = _SharedResults(clip)
+
+    def __len__(self) -> int:
+        """N, the number of images."""
+        return len(self.dataset)
+
+    def of(self, dataset: ImageDataset) -> "FeatureStore":
+        """Store for the same images with other labels or classes, or for some of the images.
+
+        Both stores share their results.
+        """
+        store = FeatureStore(self.clip, dataset, self.num_classes_estimated)
+        store._shared = self._shared
+        return store
+
+    def with_unknown(self, unknown: int) -> "FeatureStore":
+        """Store for the same images with an estimated number of unknown classes."""
+        classes = replace(self.dataset.classes, unknown=unknown)
+        store = self.of(replace(self.dataset, classes=classes))
+        store.num_classes_estimated = True
+        return store
+
+    def hashes(self) -> list[str | None]:
+        """sha256 of the content of each image; None if it is unreadable."""
+        return self._shared.hashes(self.dataset)
+
+    def embed(self, how: Embedding, log: Log) -> Features:
+        """Trunk outputs of all images.
+
+        Args:
+            how: part and views.
+            log: gets `stage="embed"`, `done` and `total` while rows are computed.
+        """
+        key = (how, self.dataset.files)
+        if key not in self._shared.embedded:
+            state = self._shared.state(self.dataset, how, log)
+            self._shared.embedded[key] = extract(self.clip, self.dataset, how, state, log)
+        return self._shared.embedded[key]
+
+    def image_features(self, part: Part, log: Log) -> Float[Tensor, "N D"]:
+        """Unit features of the test views from the untrained model.
+
+        Args:
+            part: part of the model whose trunk outputs are cached, "head" or "tail".
+            log: gets the progress of embedding.
+        """
+        key = (part, self.dataset.files)
+        if key not in self._shared.features:
+            hidden = self.embed(Embedding(part), log)
+            self._shared.features[key] = image_features(self.clip, hidden, part)
+        return self._shared.features[key]
+
+    def class_features(self, templates: Sequence[str]) -> Float[Tensor, "C D"]:
+        """Unit text feature of each class, cached on disk."""
+        return cached_class_features(self.clip, self.dataset.classes.prompts, templates)
+
+
+class _SharedResults:
+    """Results that stores of the same model share."""
+
+    def __init__(self, clip: Backbone) -> None:
+        self.embedded: dict[tuple[Embedding, tuple[str, ...]], Features] = {}
+        self.features: dict[tuple[Part, tuple[str, ...]], Tensor] = {}
+        self._clip = clip
+        self._hashes: dict[str, str | None] = {}
+        self._engines: dict[Part, Engine] = {}
+        self._caches: dict[Embedding, FeatureCache] = {}
+        self._digests: dict[Part, str] = {}
+
+    def state(self, dataset: ImageDataset, how: Embedding, log: Log) -> ExtractionState:
+        """Content hashes, cache and engine."""
+        trunk_engine = self.engine(how.part)
+        if how not in self._caches:
+            digest = self._digest(how.part)
+            folder = cache_folder_of(self._clip, digest, how, trunk_engine.name)
+            self._caches[how] = FeatureCache.open(folder, log)
+        return ExtractionState(self.hashes(dataset), self._caches[how], trunk_engine)
+
+    def engine(self, part: Part) -> Engine:
+        """Engine of the trunk for a part."""
+        if part not in self._engines:
+            self._engines[part] = engine(self._clip, part)
+        return self._engines[part]
+
+    def _digest(self, part: Part) -> str:
+        """Digest of the frozen part of the model if `part` is trained."""
+        if part not in self._digests:
+            self._digests[part] = self._clip.frozen_sha256(part)
+        return self._digests[part]
+
+    def hashes(self, dataset: ImageDataset) -> list[str | None]:
+        """Content hash of each image."""
+        missing = [i for i, file in enumerate(dataset.files) if file not in self._hashes]
+        new = dataset[missing]
+        self._hashes |= dict(zip(new.files, content_hashes(new), strict=True))
+        return [self._hashes[file] for file in dataset.files]
+
+
+def embed(clip: Backbone, dataset: ImageDataset, how: Embedding, log: Log) -> Features:
+    """Trunk outputs of all images, for a single use; see `FeatureStore.embed`."""
+    return FeatureStore(clip, dataset).embed(how, log)

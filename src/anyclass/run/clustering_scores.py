@@ -1,0 +1,155 @@
+"""Scores of discovered classes: clustering accuracy, compared with zero-shot and k-means.
+
+Letters: N images, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from anyclass.data import Classes, ImageDataset
+from anyclass.estimators.metrics import accuracy, clustering, per_class
+from anyclass.run.scoring import Predictions, Probabilities, unknown_classes
+
+Json = dict[str, Any]
+
+MIN_IMAGES = 5
+"""Smallest number of images of a class that counts as used."""
+
+KMEANS_BASELINES = {"kmeans": "k-means", "kmeans_with_labels": "k-means with labels"}
+"""Baselines of discovered classes: name in the run folder -> name in messages."""
+
+ZERO_SHOT = "zero-shot on the labelled classes alone"
+"""Name of the zero-shot baseline in messages."""
+
+TRANSDUCTIVE = (
+    "the run was fitted on these images, possibly with some of their labels: scores on other "
+    "images are a fairer estimate"
+)
+"""Warning about scores on the folder that a run was fitted on."""
+
+
+def discovery_summary(
+    predicted: Int64[np.ndarray, " N"], classes: Classes, metrics: Json, held_out: bool
+) -> Json:
+    """Summarise discovered classes for `metrics.json`; {} if none was discovered.
+
+    Args:
+        predicted: class of each image.
+        classes: all classes of the run.
+        metrics: scores so far.
+        held_out: whether the scored labels were held out of training. Then `old_fixed` is the
+            accuracy on these images, all of labelled classes.
+    """
+    if not unknown_classes(classes):
+        return {}
+    sizes = np.bincount(predicted, minlength=len(classes))
+    empty = [name for name, size in zip(classes.names, sizes, strict=True) if size == 0]
+    adapted = metrics["adapted"]
+    share = adapted["accuracy"] if adapted and held_out else None
+    rows = {ZERO_SHOT: metrics["zero_shot"], **metrics["controls"]}
+    baselines = {name: row["accuracy"] for name, row in rows.items() if row}
+    warnings = list(metrics["warnings"])
+    if empty:
+        warnings.append(
+            f"no image was assigned to {', '.join(empty[:5])}: a smaller number of classes may do"
+        )
+    warnings += _better_baselines("on labelled images", share, baselines)
+    return {
+        "discovery": {
+            "classes": len(classes),
+            "labelled": len(classes.labelled),
+            "used": int((sizes >= MIN_IMAGES).sum()),
+            "empty": empty,
+            "old_fixed": share,
+            "protocol": "transductive",
+        },
+        "warnings": warnings,
+    }
+
+
+def align_labels(dataset: ImageDataset, classes: Classes) -> ImageDataset:
+    """Number the labels of a dataset as in `classes`; further names follow after them."""
+    more = [name for name in dataset.classes.names if name not in classes.names]
+    names = (*classes.names, *more)
+    number = np.array([names.index(name) for name in dataset.classes.names] + [-1])
+    return replace(dataset, labels=number[dataset.labels], classes=Classes.of(names))
+
+
+def clustering_scores(
+    dataset: ImageDataset,
+    predictions: Predictions,
+    classes: Classes,
+    baselines: Mapping[str, Probabilities],
+    fitted_on: bool = False,
+) -> Json:
+    """Score discovered classes on labelled images, compared with zero-shot and baselines.
+
+    Args:
+        dataset: images with labels, numbered by `align_labels`.
+        predictions: probabilities of the run's classes.
+        classes: the run's classes.
+        baselines: probabilities of the same classes by baselines, by name.
+        fitted_on: whether the run was fitted on these images.
+    """
+    adapted = _clustering(dataset, predictions.adapted, classes)
+    old = np.where(np.isin(dataset.labels, classes.labelled), dataset.labels, -1)
+    controls = {name: _clustering(dataset, rows, classes) for name, rows in baselines.items()}
+    ensemble = predictions.zero_shot_ensemble
+    zero_shot = accuracy(old, predictions.zero_shot.argmax(1))
+    warnings = [TRANSDUCTIVE] if fitted_on else []
+    warnings += _better_baselines(
+        "on images of the labelled classes", adapted["old_fixed"], {ZERO_SHOT: zero_shot}
+    )
+    accuracies = {name: row["all"] for name, row in controls.items()}
+    warnings += _better_baselines("on all images", adapted["all"], accuracies)
+    return adapted | {
+        "zero_shot_accuracy": zero_shot,
+        "zero_shot_ensemble_accuracy": (
+            None if ensemble is None else accuracy(old, ensemble.argmax(1))
+        ),
+        "n_old": int((old >= 0).sum()),
+        "controls": controls,
+        "protocol": "transductive" if fitted_on else "inductive",
+        "metric": "clustering accuracy v2",
+        "warnings": warnings,
+    }
+
+
+def _clustering(dataset: ImageDataset, probabilities: Probabilities, classes: Classes) -> Json:
+    """Clustering accuracy, with class names instead of indices."""
+    predicted = probabilities.argmax(1)
+    true = dataset.labels
+    scores = clustering(true, predicted, classes.labelled) or {}
+    assigned = np.array(scores["assignment"])
+    known = true >= 0
+    hits = assigned[predicted[known]] == true[known]
+    matched = set(predicted[known][hits].tolist())
+    names = dataset.classes.names
+    old = set(classes.labelled)
+    rows = per_class(true, assigned[predicted], names)
+    return scores | {
+        "assignment": {
+            name: names[assigned[p]] if p in matched else None
+            for p, name in enumerate(classes.names)
+        },
+        "mean_per_class": scores["per_class"],
+        "per_class": [
+            row | {"kind": "old" if c in old else "new"} for c, row in enumerate(rows) if row["n"]
+        ],
+    }
+
+
+def _better_baselines(
+    where: str, share: float | None, baselines: Mapping[str, float | None]
+) -> list[str]:
+    """Warn of each baseline with a higher accuracy."""
+    return [
+        f"{KMEANS_BASELINES.get(name, name)} has a higher accuracy {where}: "
+        f"{other:.1%} against {share:.1%}"
+        for name, other in baselines.items()
+        if share is not None and other is not None and other > share
+    ]
