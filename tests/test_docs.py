@@ -1,42 +1,182 @@
-"""Every command and every table of docs/captioners.md: they work, and they are true."""
+"""The documentation: its links lead somewhere, its commands work, its tables are true."""
 
+import ast
 import json
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from docs_hooks import on_page_markdown
+from refresh_docs import BLOCK, GUIDES, SCREENSHOT, with_tables
 
+import anyclass
 from anyclass.captioning import CAPTIONERS
-from anyclass.cli import main
+from anyclass.cli import COMMANDS, main
+from anyclass.methods import METHODS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "captioners.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "anyclass"
+PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+CAPTIONERS_PAGE = (DOCS / "captioners.md").read_text(encoding="utf-8")
 OLLAMA = "http://127.0.0.1:11434/v1"
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    """Code blocks of the page of captioners."""
+    pattern = rf"^```{language}\n(.*?)^```"
+    return re.findall(pattern, CAPTIONERS_PAGE, re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What `page#...` may name: its headings, as GitHub and the site make anchors of them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+def broken(page: Path) -> list[str]:
+    """Relative links and images of a page that lead nowhere."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    found = []
+    text = re.sub(r"`[^`\n]*`", "", text)
+    for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
+        target = "".join(target)
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        if not re.match(r"\w+:", target):
+            lost = not file.exists() or (anchor and anchor not in anchors(file))
+            found += [f"{page.relative_to(ROOT)}: {target}"] if lost else []
+    return found
+
+
+def test_pages__every_relative_link_and_image_exists() -> None:
+    assert [link for page in PAGES for link in broken(page)] == []
+
+
+def test_pages__every_image_is_shown_and_small() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for image in sorted((DOCS / "images").iterdir()):
+        assert f"images/{image.name})" in text, f"no page shows {image.name}"
+        assert image.stat().st_size < 150_000, image
+
+
+def test_site__has_every_page_in_its_navigation() -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    linked = set(re.findall(r"^ +- (?:.+: )?([\w/]+\.md)$", config, re.MULTILINE))
+    assert linked == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+
+
+def test_site__loads_nothing_from_elsewhere() -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "font: false" in config
+    assert "strict: true" in config
+    assert "http" not in config
+
+
+def test_methods__index_names_every_page() -> None:
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\((\w+)\.md\)", index)) == {key.replace("-", "_") for key in METHODS}
+
+
+def test_methods__equations_are_where_the_pages_say() -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
+    for page in sorted((DOCS / "methods").glob("*.md")):
+        for file, name in re.findall(r"`([\w/]+\.py): ([\w.]+)`", page.read_text("utf-8")):
+            found = [text for path, text in sources.items() if path.as_posix().endswith(f"/{file}")]
+            assert found, f"{page.name}: there is no {file}"
+            for part in name.split("."):
+                here = any(re.search(rf"\b(def|class) {part}\b", text) for text in found)
+                assert here, f"{page.name}: {file} has no {part}"
+
+
+def test_api__has_every_public_name() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE))
+    kinds = [*METHODS.values(), *CAPTIONERS.values()]
+    estimators = {f"anyclass.estimators.{path.stem}" for path in estimator_files()}
+    public = {f"anyclass.{name}" for name in anyclass.__all__ if name != "__version__"}
+    assert public | estimators <= shown
+    for kind in kinds:
+        package = kind.__module__.rpartition(".")[0]
+        assert {f"{kind.__module__}.{kind.__name__}", f"{package}.{kind.__name__}"} & shown, kind
+
+
+def estimator_files() -> list[Path]:
+    return sorted((SOURCE / "estimators").glob("[a-z]*.py"))
+
+
+def test_command_line__shows_every_command() -> None:
+    page = (DOCS / "command_line.md").read_text(encoding="utf-8")
+    shown = {line.split()[0] for line in re.findall(r"<!-- help: (.+) -->", page)}
+    assert shown | {"plan"} == set(COMMANDS)
+    assert "## plan" in page
+
+
+def test_command_line__shows_help_of_the_program_itself() -> None:
+    page = on_page_markdown("<!-- help: report -->\n\ntext")
+    assert page.startswith("```text\nusage: anyclass report")
+    assert "--run" in page
+    assert page.endswith("\n```\n\ntext")
 
 
 @pytest.fixture
-def place(
-    tmp_path: Path,
-    images: Path,
-    names: Path,
-    tiny_clip: Callable[..., str],
-    server: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Any:
-    """What the page takes for granted: images, names, and Ollama, which is the fake server."""
-    shutil.copytree(images, tmp_path / "photos")
+def folder(tmp_path: Path, tiny_clip: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder; the starter is a tiny model, and the demo draws little."""
     starter = Path(tiny_clip().removeprefix("local-dir:"))
     monkeypatch.setattr("anyclass.backbone.starter.starter_folder", lambda: starter)
     monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
-    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ANYCLASS_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def few_emoji(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four classes instead of sixteen."""
+    few = {"bird": "🐓🐔🐤🐥🐦", "insect": "🐛🐜🐝🐞", "fruit": "🍇🍈🍉🍊🍋", "shoe": "👞👟👠👡"}
+    monkeypatch.setattr("anyclass.commands.emoji.IMAGES", few)
+    monkeypatch.setattr("anyclass.commands.demo.IMAGES", few)
+
+
+def test_guides__every_block_works(
+    folder: Path, few_emoji: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in GUIDES:
+        page = (DOCS / "guides" / f"{name}.md").read_text(encoding="utf-8")
+        assert not [block for block in BLOCK.findall(page) if block[2] == "\n```text\n```\n"], name
+        for language, code, _ in BLOCK.findall(page):
+            if language == "python":
+                exec(compile(code.replace("80", "9"), f"{name}.md", "exec"), {})
+            else:
+                run_shell(code)
+        for report, section, *_ in SCREENSHOT.findall(page):
+            assert section == "top" or f'id="{section}"' in Path(report).read_text(), section
+
+
+def run_shell(code: str) -> None:
+    """Lines of a guide: the program in this process, anything else by bash."""
+    for line in code.splitlines():
+        command = line.partition("|")[0]
+        if command.startswith("anyclass "):
+            argv = shlex.split(command.replace("--unknown 16", "--unknown 3"))
+            argv = ["2" if word == "8" else word for word in argv]
+            assert main(argv[1:]) == 0, line
+        elif not command.startswith("pip "):
+            subprocess.run(["bash", "-euc", line], check=True, capture_output=True)
+
+
+@pytest.fixture
+def place(folder: Path, images: Path, names: Path, server: Any) -> Any:
+    """What the page of captioners takes for granted: images, names, Ollama (a fake server)."""
+    shutil.copytree(images, folder / "photos")
     return server
 
 
@@ -47,7 +187,7 @@ def run(argv: list[str], server: Any) -> int:
     return main(argv)
 
 
-def test_page__every_command_works(place: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captioners__every_command_works(place: Any, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
     assert {argv[0] for argv in lines} == {"anyclass"}
     used = {argv[argv.index("--captioner") + 1] for argv in lines if "--captioner" in argv}
@@ -60,24 +200,29 @@ def test_page__every_command_works(place: Any, capsys: pytest.CaptureFixture[str
         if "--allow-remote" in argv:
             assert "MB to api.example.com" in said.out
         if later:
-            asked = Path("batch/requests-1.jsonl").read_text().splitlines()
-            rows = [json.loads(line) for line in asked]
-            body = {"choices": [{"message": {"content": "A kite."}}]}
-            with Path("batch/answers-1.jsonl").open("w") as file:
-                for row in rows:
-                    response = {"status_code": 200, "body": body}
-                    row = {"custom_id": row["custom_id"], "response": response, "error": None}
-                    file.write(json.dumps(row) + "\n")
+            answer_batch(Path("batch"))
             assert run(argv[1:], place) == 0
     first = json.loads(Path("llava.jsonl").read_text().splitlines()[0])
     assert sorted(first) == ["captioner", "file_name", "question", "text"]
-    assert f'"{first["question"]}"' in " ".join(PAGE.split())
+    text = " ".join(CAPTIONERS_PAGE.split())
+    assert f'"{first["question"]}"' in text
     groups = [call.question for call in place.questions[14:]]
     assert groups, "the fit asked about groups"
-    assert all(f'"{question}"' in " ".join(PAGE.split()) for question in groups)
+    assert all(f'"{question}"' in text for question in groups)
 
 
-def test_page__the_python_block_works(place: Any) -> None:
+def answer_batch(folder: Path) -> None:
+    """What a batch service would write."""
+    rows = [json.loads(row) for row in (folder / "requests-1.jsonl").read_text().splitlines()]
+    body = {"choices": [{"message": {"content": "A kite."}}]}
+    with (folder / "answers-1.jsonl").open("w") as file:
+        for row in rows:
+            response = {"status_code": 200, "body": body}
+            row = {"custom_id": row["custom_id"], "response": response, "error": None}
+            file.write(json.dumps(row) + "\n")
+
+
+def test_captioners__the_python_block_works(place: Any) -> None:
     for code in blocks("python"):
         exec(compile(code.replace(OLLAMA, place.url), "captioners.md", "exec"), {})
     assert Path("texts.jsonl").read_text().count("\n") == 14
@@ -85,18 +230,23 @@ def test_page__the_python_block_works(place: Any) -> None:
     assert len([call for call in place.questions if "the bird in" in call.question]) == 14
 
 
-@pytest.mark.parametrize("name", CAPTIONERS)
-def test_page__has_every_flag(name: str) -> None:
-    rows = ["| flag | default | |", "|---|---|---|"]
-    for field, about in CAPTIONERS[name].__pydantic_fields__.items():  # type: ignore[attr-defined]
-        flag = "--allow-remote" if field == "allow_remote" else f"--captioner.{field}"
-        default = "required" if about.is_required() else about.default
-        default = default if default in ("required", "", ()) else f"`{default}`"
-        if field != "kind":
-            text = " ".join(about.description.split())
-            rows.append(f"| `{flag.replace('_', '-')}` | {default or ''} | {text} |")
-    assert f"<!-- {name} -->\n" + "\n".join(rows) + "\n<!-- end -->" in PAGE
+def test_captioners__tables_list_every_flag() -> None:
+    for name in CAPTIONERS:
+        assert f"<!-- {name} -->\n| flag " in CAPTIONERS_PAGE
+    current = with_tables(CAPTIONERS_PAGE) == CAPTIONERS_PAGE
+    assert current, "python scripts/refresh_docs.py --tables writes the tables of flags anew"
 
 
-def test_page__ollama_is_the_default() -> None:
+def test_captioners__ollama_is_the_default() -> None:
     assert CAPTIONERS["endpoint"]().url == OLLAMA  # type: ignore[operator]
+
+
+def test_methods__their_commands_and_blocks_can_be_read() -> None:
+    for stem in {key.replace("-", "_") for key in METHODS}:
+        page = (DOCS / "methods" / f"{stem}.md").read_text(encoding="utf-8")
+        for language, code, _ in BLOCK.findall(page):
+            if language == "python":
+                ast.parse(code)
+            else:
+                words = [shlex.split(line)[:2] for line in code.splitlines()]
+                assert all(word == ["anyclass", "fit"] for word in words), code

@@ -1,5 +1,6 @@
 """Every command and every Python block of the README works, on small images and a tiny model."""
 
+import csv
 import re
 import shlex
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from anyclass.cli import COMMANDS, main
-from anyclass.methods import METHODS
+from anyclass.run.tables import COMPARED, PREDICTION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +39,8 @@ def place(
     """What the README takes for granted; the starter is a tiny model and the demo draws little."""
     for folder in ("photos", "more_photos", "labelled_photos"):
         shutil.copytree(images, tmp_path / folder)
+    write_labels(tmp_path / "labels.csv", images, "green ring", "red square")
+    write_labels(tmp_path / "checked.csv", images, "yellow kite")
     starter = Path(tiny_clip().removeprefix("local-dir:"))
     monkeypatch.setattr("anyclass.backbone.starter.starter_folder", lambda: starter)
     few = {"bird": "🐓🐔🐤", "shoe": "👞👟"}
@@ -49,6 +52,12 @@ def place(
     return tmp_path
 
 
+def write_labels(table: Path, images: Path, *classes: str) -> None:
+    files = [path.relative_to(images) for path in sorted(images.glob("*/*"))]
+    rows = [f"{file.as_posix()},{file.parent}" for file in files if file.parent.name in classes]
+    table.write_text("\n".join(["file_name,label", *rows]) + "\n")
+
+
 def test_readme__every_command_works(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = [argv[1:] for argv in commands() if argv[0] == "anyclass"]
     assert {argv[0] for argv in ours} == set(COMMANDS), "the README shows every command"
@@ -57,9 +66,17 @@ def test_readme__every_command_works(place: Path, capsys: pytest.CaptureFixture[
         assert capsys.readouterr().out
     assert Path("predictions.csv").read_text().count("\n") == 1 + 14
     assert Path("demo-run/report.html").is_file()
-    said = Path("run/predictions.csv").read_text().splitlines()
-    again = Path("run2/predictions.csv").read_text().splitlines()
-    assert [line.split(",")[1] for line in said[1:]] == [line.split(",")[-1] for line in again[1:]]
+
+
+def test_predictions__go_back_in_as_labels(place: Path) -> None:
+    request = ["--images", "photos", "--classes", "names.txt"]
+    assert main(["fit", "zero-shot", *request, "--out", "run"]) == 0
+    again = [*request, "--labels", "run/predictions.csv", "--out", "run2"]
+    assert main(["fit", "zero-shot", *again]) == 0
+    first = Path("run/predictions.csv").read_text().splitlines()
+    second = Path("run2/predictions.csv").read_text().splitlines()
+    labels = [line.split(",")[1] for line in first[1:]]
+    assert [line.split(",")[-1] for line in second[1:]] == labels
 
 
 def test_readme__every_python_block_works(place: Path) -> None:
@@ -79,24 +96,29 @@ def test_readme__every_other_line_is_known() -> None:
             done = subprocess.run([*argv[:1], "-n", *argv[1:]], cwd=ROOT, capture_output=True)
             assert done.returncode == 0, done.stderr
         else:
-            assert argv[0] == "anyclass" or argv[:2] == ["pip", "install"]
-    wanted = set(re.findall(r"anyclass\[(\w+)\]", README))
+            words = argv[1:] if argv[0] == "uv" else argv
+            assert argv[0] == "anyclass" or words[:2] == ["pip", "install"]
+    wanted = set(re.findall(r"(?:anyclass|\.)\[(\w+)\]", README))
     assert wanted
     assert wanted <= extras
     for target in ("demo", "test"):
         assert ["make", target] in commands()
 
 
-def test_readme__the_question_names_every_method() -> None:
-    tree = blocks("text")[0]
-    answers = dict(re.findall(r"-> ([\w-]+) +(.+)", tree))
-    here = {name for name, about in answers.items() if "not in this version" not in about}
-    assert here == set(METHODS)
-    assert not (set(answers) - here) & set(METHODS)
+def test_readme__describes_every_column_of_predictions() -> None:
+    page = README.split("## predictions.csv")[1].split("\n## ")[0]
+    head = re.findall(r"^\| (file_name \|.+) \|$", page, re.MULTILINE)[0]
+    assert [cell.strip() for cell in head.split("|")] == COMPARED.names
+    cells = re.findall(r"^\| (`.+?`) \| ", page, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(cells)) == COMPARED.names
+    assert "first eight columns" in page
+    assert len(PREDICTION.names) == 8
 
 
 def test_readme__the_files_of_a_run_are_those_of_a_run(fitted: object) -> None:
-    said = README.split("A run folder holds")[1].split("\n\n")[0].split("`predictions.csv` has")[0]
+    said = README.split("A run folder holds")[1].split("A run that discovered")[0]
     named = set(re.findall(r"`([\w.]+)/?`", said))
     run: Path = fitted.run  # type: ignore[attr-defined]
     assert named == {path.name for path in run.iterdir() if not path.name.startswith(".")}
+    with (run / "predictions.csv").open(newline="") as file:
+        assert csv.DictReader(file).fieldnames == COMPARED.names
