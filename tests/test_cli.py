@@ -208,7 +208,7 @@ def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, te
 def test_plan__says_what_a_fit_would_do(place: Path, fitted: Any, capsys: Screen) -> None:
     assert main(["plan", *request(fitted)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "images   14, 0 labelled"
+    assert lines[0] == "images     14, 0 labelled"
     assert lines[1].startswith("classes    4: red square (named), blue disc (named)")
     assert lines[2] == "method     latteclip-plus"
     assert "time       not known" in lines

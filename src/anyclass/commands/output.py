@@ -14,7 +14,7 @@ def plan_lines(result: Result) -> list[str]:
     minutes = result["minutes"]
     disk = result["disk_mb"]
     return [
-        f"images   {result['images']}, {result['labelled']} labelled",
+        f"images     {result['images']}, {result['labelled']} labelled",
         f"classes    {len(result['classes'])}: {_kinds(result)}",
         f"method     {result['method']}",
         *(f"           {reason}" for reason in result["why"]),
@@ -60,7 +60,7 @@ def fit_lines(result: Result, out: Any) -> list[str]:
 def demo_lines(result: Result) -> list[str]:
     """The scores of the demo, where its files are, and how to go on with one's own images."""
     now = "your own: anyclass fit auto --images YOUR_FOLDER --classes names.txt --out run"
-    return [*_scores(result), f"images  {result['images']}", *_files(result["out"]), now]
+    return [*_scores(result), f"images    {result['images']}", *_files(result["out"]), now]
 
 
 def _scores(metrics: Result) -> list[str]:
