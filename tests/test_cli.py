@@ -532,7 +532,7 @@ def test_command__interrupted_and_given_again(place: Path, fitted: Any) -> None:
         finally:
             running.kill()
     assert (running.returncode, out) == (130, "")
-    assert err.endswith("stopped; give the same command again, a fit goes on from here\n")
+    assert err.endswith("stopped; run the same command again: a fit continues from there\n")
     assert "Traceback" not in err
     before = trained(log)
     with subprocess.Popen(command, env=environment(), **pipes) as running:

@@ -20,16 +20,16 @@ ASK = """if True:
     from pathlib import Path
     import torch
     from anyclass.data import ImageDataset
-    from anyclass.describe import Endpoint, Request, CaptionContext
+    from anyclass.captioning import CaptionContext, CaptionRequest, Endpoint
 
     folder, url, variants, at_once = sys.argv[1:]
-    photos = ImageDataset.of(sorted(Path(folder).iterdir()))
-    rows, variants = range(len(photos)), range(int(variants))
-    asked = [(i, f"What, for the {v}th time?", v) for v in variants for i in rows]
-    requests = [Request((i,), question, "object", v) for i, question, v in asked]
+    dataset = ImageDataset.of(sorted(Path(folder).iterdir()))
+    rows = range(len(dataset))
+    asked = [(i, f"What, for the {v}th time?", v) for v in range(int(variants)) for i in rows]
+    requests = [CaptionRequest((i,), question, "object", v) for i, question, v in asked]
     endpoint = Endpoint(url=url, model="llava", concurrency=int(at_once))
-    scene = CaptionContext(photos, None, torch.zeros(len(photos), 3))
-    print(json.dumps(endpoint.describe(requests, scene, lambda **numbers: None)))
+    context = CaptionContext(dataset, None, torch.zeros(len(dataset), 3))
+    print(json.dumps(endpoint.describe(requests, context, lambda **numbers: None)))
 """
 
 

@@ -82,7 +82,7 @@ def test_journal__processes_share_it(tmp_path: Path, log: Any) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from anyclass.describe.journal import ResponseCache
+        from anyclass.captioning.response_cache import ResponseCache
         with ResponseCache(print, Path(sys.argv[1])) as journal:
             print("open", flush=True)
             input()
