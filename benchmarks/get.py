@@ -35,7 +35,7 @@ from anyclass.estimators.kmeans import estimate_classes, semi_supervised_kmeans
 from anyclass.estimators.metrics import clustering
 from anyclass.estimators.num_classes import estimate_num_classes
 from anyclass.features.cache import Embedding
-from anyclass.features.extract import image_features, tower_features, with_own
+from anyclass.features.extract import image_features, stack_features, tower_features
 from anyclass.features.store import FeatureStore, embed
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
@@ -223,7 +223,7 @@ def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]
     """Estimated number of classes: by held-out labels, and by GCD's method."""
     features = embed(clip, some.dataset, Embedding("head"), silent)
     x = image_features(clip, features, "head").cpu()
-    rows = with_own(x, tower_features(features))
+    rows = stack_features(x, tower_features(features))
     y = torch.tensor(some.dataset.labels)
     found = estimate_num_classes(rows, x.shape[1], y, silent, seed=seed)
     row = {"set": name, "method": "estimate", "seed": seed, "true": some.dataset.classes.total}

@@ -86,7 +86,8 @@ def main() -> None:
         "batch": b,
         "device": asked.device,
         "tokens_plain": b * ids.shape[1],
-        "tokens_here": b * int(maker.learner.filled(maker.prompts(encode(x)[0]), c).ids.shape[1]),
+        "tokens_here": b
+        * int(maker.learner.with_context(maker.prompts(encode(x)[0]), c).ids.shape[1]),
         "images_plain": b,
         "images_here": 0,
         "seconds_plain": round(slow, 2),

@@ -18,14 +18,21 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import Adapter, CacheModel, Head, MetaNet, WhitenedLinear, fresh
+from anyclass.classifier.heads import (
+    Adapter,
+    CacheModel,
+    Head,
+    MetaNet,
+    WhitenedLinear,
+    init_linear,
+)
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.classifier.representation import Representation
 from anyclass.classifier.saving import FORMATS, HeadParts, check_parts, class_weights, take_apart
 from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.estimators.whitening import WhitenedPCA
-from anyclass.features.extract import with_own
+from anyclass.features.extract import stack_features
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 SIZES = {"C": 5, "D": 24}
@@ -107,11 +114,11 @@ def test_conditional__another_width_of_words_is_refused(clip: Backbone) -> None:
 
 
 def test_fresh__is_drawn_as_layers_of_torch_are() -> None:
-    found = fresh(300, 40, torch.Generator().manual_seed(0))
+    found = init_linear(300, 40, torch.Generator().manual_seed(0))
     layer = nn.Linear(40, 300).weight.detach()
     assert found.abs().max() == pytest.approx(float(layer.abs().max()), rel=0.01)
     assert found.std() == pytest.approx(float(layer.std()), rel=0.05)
-    assert torch.equal(found, fresh(300, 40, torch.Generator().manual_seed(0)))
+    assert torch.equal(found, init_linear(300, 40, torch.Generator().manual_seed(0)))
 
 
 # --- apart and together
@@ -179,7 +186,7 @@ def test_save__and_load_are_bit_equal(clip: Backbone, kind: str, tmp_path: Path)
     assert torch.equal(class_weights(again.head), weights)
     f = unit(6, 24, seed=5)
     if kind == "spaces":
-        f = with_own(f, drawn(6, 32, seed=8))
+        f = stack_features(f, drawn(6, 32, seed=8))
     assert torch.equal(again.probabilities(f), found.probabilities(f))
     if kind != "spaces":
         plain = (clip.logit_scale * f @ weights.T).softmax(1).detach()

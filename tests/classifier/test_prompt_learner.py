@@ -22,8 +22,8 @@ def clip(every_backbone: Backbone) -> Backbone:
     return every_backbone
 
 
-def spoken(learner: PromptLearner, words: str, c: Tensor) -> Tensor:
-    return learner.spoken(words).expand(len(c), -1, -1)
+def embed_words(learner: PromptLearner, words: str, c: Tensor) -> Tensor:
+    return learner.embed_words(words).expand(len(c), -1, -1)
 
 
 def test_filled__with_words_is_the_text(clip: Backbone) -> None:
@@ -31,7 +31,8 @@ def test_filled__with_words_is_the_text(clip: Backbone) -> None:
     for words in ("art", "a photo of a", "a large photo of the"):
         learner = PromptLearner(clip, NAMES, len(words.split()))
         with torch.no_grad():
-            found = clip.prompts(learner.filled(spoken(learner, words, everyone), everyone))
+            context = embed_words(learner, words, everyone)
+            found = clip.prompts(learner.with_context(context, everyone))
             wanted = torch.cat([clip.texts([f"{words} {name}."]) for name in NAMES])
         assert torch.allclose(found, wanted, atol=1e-5), words
 
@@ -40,8 +41,8 @@ def test_filled__a_subset_is_cut_to_its_longest(clip: Backbone) -> None:
     learner = PromptLearner(clip, NAMES, 4)
     some = torch.tensor([1, 0, 1])  # a class may come twice, in any order
     with torch.no_grad():
-        words = learner.filled(spoken(learner, "a photo of a", some), some)
-        everyone = learner.features(learner.spoken("a photo of a"))
+        words = learner.with_context(embed_words(learner, "a photo of a", some), some)
+        everyone = learner.features(learner.embed_words("a photo of a"))
         assert torch.allclose(clip.prompts(words), everyone[some], atol=1e-5)
     lengths = [int(clip.text_lengths(clip.words([f"X X X X {n}."]).ids)) for n in NAMES[:2]]
     assert words.ids.shape[1] == words.embeddings.shape[1] == max(lengths)
@@ -52,7 +53,7 @@ def test_filled__each_text_has_a_context_of_its_own(clip: Backbone) -> None:
     context = torch.randn(2, 3, learner.width, generator=torch.Generator().manual_seed(0))
     c = torch.tensor([5, 2])
     with torch.no_grad():
-        found = clip.prompts(learner.filled(context, c))
+        found = clip.prompts(learner.with_context(context, c))
         for i in range(2):
             assert torch.allclose(found[i], learner.features(context[i], c[[i]])[0], atol=1e-5)
         assert torch.allclose(learner.all_features(context[0])[5], found[0], atol=1e-5)
@@ -60,7 +61,7 @@ def test_filled__each_text_has_a_context_of_its_own(clip: Backbone) -> None:
 
 def test_features__reach_every_word_and_the_model_gets_no_gradient(clip: Backbone) -> None:
     learner = PromptLearner(clip, NAMES, 4)
-    v = learner.spoken("a photo of a").requires_grad_()
+    v = learner.embed_words("a photo of a").requires_grad_()
     (slope,) = torch.autograd.grad(learner.features(v, torch.tensor([3, 1])).sum(), v)
     assert slope.shape == (4, learner.width)
     assert (slope.abs().sum(1) > 0).all()
@@ -72,7 +73,7 @@ def test_all_features__few_at_a_time_without_a_graph(
     clip: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = PromptLearner(clip, NAMES, 4)
-    v = learner.spoken("a photo of a").requires_grad_()
+    v = learner.embed_words("a photo of a").requires_grad_()
     wanted = learner.features(v)
     monkeypatch.setattr("anyclass.classifier.prompt_learner.AT_ONCE", 3)
     found = learner.all_features(v)
@@ -86,7 +87,7 @@ def test_spoken__other_counts_of_words_are_refused(causal: Backbone) -> None:
     learner = PromptLearner(causal, NAMES, 4)
     for words in ("a photo", "a large photo of the", "photo of a zq", "", "a photo of"):
         with pytest.raises(RequestError, match="is not 4 tokens of this model"):
-            learner.spoken(words)
+            learner.embed_words(words)
 
 
 def test_cut_short__names_that_the_model_does_not_read_to_the_end(clip: Backbone) -> None:
@@ -104,13 +105,13 @@ def test_slots__other_fillers_where_the_first_are_several_tokens(
     causal: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = PromptLearner(causal, NAMES, 4).features(
-        PromptLearner(causal, NAMES, 4).spoken("a photo of a")
+        PromptLearner(causal, NAMES, 4).embed_words("a photo of a")
     )
     monkeypatch.setattr(
         "anyclass.classifier.prompt_learner.FILLERS", (("zz", "yy"), ("red", "blue"))
     )
     learner = PromptLearner(causal, NAMES, 4)
-    assert torch.allclose(learner.features(learner.spoken("a photo of a")), wanted, atol=1e-6)
+    assert torch.allclose(learner.features(learner.embed_words("a photo of a")), wanted, atol=1e-6)
     monkeypatch.setattr("anyclass.classifier.prompt_learner.FILLERS", (("zz", "yy"),))
     with pytest.raises(ModelError, match="does not support 4 context vectors"):
         PromptLearner(causal, NAMES, 4)
@@ -128,7 +129,7 @@ def test_slots__one_name_may_be_a_filler(clip: Backbone) -> None:
     learner: Any = PromptLearner(clip, ("X", "Y", "X X", "a"), 2)
     with torch.no_grad():
         found, wanted = (
-            learner.features(learner.spoken("a photo")),
+            learner.features(learner.embed_words("a photo")),
             clip.texts([f"a photo {name}." for name in ("X", "Y", "X X", "a")]),
         )
     assert torch.allclose(found, wanted, atol=1e-5)

@@ -21,7 +21,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.saving import class_weights, take_apart
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.extract import with_own
+from anyclass.features.extract import stack_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
@@ -87,7 +87,7 @@ def content(found: Classifier) -> bytes:
 def probabilities(found: Classifier, f: Tensor) -> Tensor:
     """Of unit features; where the tower's own are read, these say nothing."""
     if found.representation.space == "both":
-        f = with_own(f, torch.zeros(len(f), found.representation.width - f.shape[1] - 1))
+        f = stack_features(f, torch.zeros(len(f), found.representation.width - f.shape[1] - 1))
     return found.probabilities(f)
 
 

@@ -21,7 +21,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.linear import Linear
-from anyclass.features.extract import with_own
+from anyclass.features.extract import stack_features
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
@@ -56,7 +56,7 @@ def learn(how: Gda, clip: Backbone, labelled: LabelledFeatures, **more: Any) -> 
 def logits(found: Classifier, f: Tensor) -> Tensor:
     """Up to what classes share, whatever the tower's own features are."""
     own = torch.randn(len(f), found.head.weights.shape[1] - f.shape[1] - 1)
-    return found.clip.logit_scale.detach() * with_own(f, own) @ found.head.weights.T
+    return found.clip.logit_scale.detach() * stack_features(f, own) @ found.head.weights.T
 
 
 def given() -> tuple[Tensor, Tensor]:

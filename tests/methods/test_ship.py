@@ -289,7 +289,9 @@ def test_fit__other_models(
     found = how.fit(FeatureStore(clip, known), lambda **_: None)
     assert np.allclose(found.predict_proba(known).sum(1), 1, atol=1e-5)
     start = PromptLearner(clip, known.classes.prompts, 4)
-    assert not torch.equal(found.head.weights, start.all_features(start.spoken("a photo of a")))
+    assert not torch.equal(
+        found.head.weights, start.all_features(start.embed_words("a photo of a"))
+    )
 
 
 @pytest.mark.parametrize("synthetic", ["mean", "none"])
@@ -423,13 +425,13 @@ def test_transfer__without_a_step_is_the_learned_words_with_other_names(
     learner = PromptLearner(clip, target.classes.prompts, 4)
     words = source[1].record.context
     assert not words.requires_grad
-    assert not torch.allclose(words, learner.spoken("a photo of a"), atol=1e-2)
+    assert not torch.allclose(words, learner.embed_words("a photo of a"), atol=1e-2)
     assert torch.allclose(found.head.weights, learner.all_features(words), atol=1e-6)
     assert torch.allclose(
         found.head.weights[1], source[1].head.weights[2], atol=1e-6
     )  # "art" in both
     found, _ = fit(replace(how, transfer_start="words"), target)
-    usual = learner.all_features(learner.spoken("a photo of a"))
+    usual = learner.all_features(learner.embed_words("a photo of a"))
     assert torch.allclose(found.head.weights, usual, atol=1e-6)
 
 
@@ -503,7 +505,7 @@ def test_transfer__of_a_run_without_coop_starts_from_its_words(
     found.record.write_artefacts(tmp_path / "model")
     how = Ship(then=Gda(), source=str(tmp_path), transfer_steps=0)  # the generator has 3 places
     learner = PromptLearner(clip, target.classes.prompts, 4)
-    usual = learner.all_features(learner.spoken("a photo of a"))
+    usual = learner.all_features(learner.embed_words("a photo of a"))
     assert torch.allclose(fit(how, target)[0].head.weights, usual, atol=1e-6)
 
 

@@ -157,7 +157,7 @@ Head = CosineHead | Linear | Adapter | CacheModel | MetaNet | WhitenedLinear
 """Any of the heads."""
 
 
-def fresh(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "rows columns"]:
+def init_linear(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "rows columns"]:
     """Matrix with the initialisation of `nn.Linear`: uniform within 1 / sqrt(columns)."""
     bound = columns**-0.5
     return torch.empty(rows, columns).uniform_(-bound, bound, generator=drawing)

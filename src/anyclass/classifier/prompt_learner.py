@@ -47,7 +47,7 @@ class PromptLearner:
         """C, number of classes."""
         return len(self._prompts)
 
-    def filled(self, context: Float[Tensor, "S L W"], c: Int[Tensor, " S"]) -> Words:
+    def with_context(self, context: Float[Tensor, "S L W"], c: Int[Tensor, " S"]) -> Words:
         """Token embeddings of classes `c` with context vectors, cut to the longest of the texts.
 
         Args:
@@ -71,10 +71,10 @@ class PromptLearner:
 
     def encode(self, context: Float[Tensor, "S L W"], c: Int[Tensor, " S"]) -> Float[Tensor, "S D"]:
         """Unit text features of classes `c`, each with its own context."""
-        return self._clip.prompts(self.filled(context, c))
+        return self._clip.prompts(self.with_context(context, c))
 
     @torch.no_grad()
-    def spoken(self, words: str) -> Float[Tensor, "L W"]:
+    def embed_words(self, words: str) -> Float[Tensor, "L W"]:
         """Context vectors of the embeddings of `words`.
 
         Raises:

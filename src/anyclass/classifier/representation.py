@@ -29,8 +29,8 @@ from anyclass.features.extract import (
     image_features,
     map_rows,
     raise_if_rejected,
+    stack_features,
     stream,
-    with_own,
 )
 
 Space = Literal["projected", "pooled", "both"]
@@ -65,7 +65,7 @@ class Representation:
         if self.space == "pooled":
             return normalize(self.clip.pooled(hidden, part), dim=-1)
         x = concat_towers([tower.tail(hidden, part) for tower in self.towers])
-        return with_own(x, self.clip.pooled(hidden, part)) if self.space == "both" else x
+        return stack_features(x, self.clip.pooled(hidden, part)) if self.space == "both" else x
 
     @torch.no_grad()
     def of(self, dataset: ImageDataset, cached: Features) -> Float[Tensor, "n E"]:

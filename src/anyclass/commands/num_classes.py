@@ -9,7 +9,7 @@ import torch
 from anyclass.backbone import Part
 from anyclass.estimators.num_classes import Count, estimate_num_classes
 from anyclass.features.cache import Embedding
-from anyclass.features.extract import map_rows, with_own
+from anyclass.features.extract import map_rows, stack_features
 from anyclass.features.store import FeatureStore
 from anyclass.files import read_json, write_json
 from anyclass.log import Log
@@ -54,7 +54,7 @@ def _estimate(data: FeatureStore, part: Part, seed: int, log: Log) -> Json:
     hidden = data.embed(Embedding(part), log)
     h = map_rows(partial(clip.pooled, part=part), clip.device, hidden).to(x)
     y = torch.from_numpy(data.dataset.labels.copy())
-    count = estimate_num_classes(with_own(x, h), x.shape[1], y, log, seed=seed)
+    count = estimate_num_classes(stack_features(x, h), x.shape[1], y, log, seed=seed)
     return describe_estimate(count, int((y >= 0).sum()), len(data.dataset.classes))
 
 

@@ -230,7 +230,7 @@ def tower_features(features: Features) -> Float[Tensor, "N H"]:
     return map_rows(_pooled, torch.device("cpu"), features)
 
 
-def with_own(x: Float[Tensor, "n E"], hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n R"]:
+def stack_features(x: Float[Tensor, "n E"], hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n R"]:
     """Rows [x | h | 1] of features x, backbone features h and a one for the bias: R = E + H + 1."""
     return torch.cat([x, _pooled(hidden).to(x), torch.ones_like(x[:, :1])], dim=1)
 

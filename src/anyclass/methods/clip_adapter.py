@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from tyro.conf import Suppress, arg
 
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import Adapter, fresh
+from anyclass.classifier.heads import Adapter, init_linear
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.features.store import FeatureStore
@@ -128,6 +128,6 @@ class ClipAdapter:
         d = t.shape[1]
         h = max(1, d // self.reduction)
         rng = seeded_rng(seed, START)
-        w1 = fresh(h, d, rng)
-        w2 = fresh(d, h, rng)
+        w1 = init_linear(h, d, rng)
+        w2 = init_linear(d, h, rng)
         return {"w1": nn.Parameter(w1.to(t)), "w2": nn.Parameter(w2.to(t))}

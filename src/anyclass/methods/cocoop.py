@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from tyro.conf import arg
 
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import MetaNet, fresh
+from anyclass.classifier.heads import MetaNet, init_linear
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
@@ -141,9 +141,9 @@ class CoCoOp:
         w = v.shape[1]
         h = max(1, d // self.reduction)
         rng = seeded_rng(seed, START)
-        u1 = fresh(h, d, rng)
-        u2 = fresh(w, h, rng)
-        c1 = fresh(h, d, rng)[:, 0].clone()
-        c2 = fresh(w, h, rng)[:, 0].clone()
+        u1 = init_linear(h, d, rng)
+        u2 = init_linear(w, h, rng)
+        c1 = init_linear(h, d, rng)[:, 0].clone()
+        c2 = init_linear(w, h, rng)[:, 0].clone()
         tensors = {"context": v, "u1": u1, "c1": c1, "u2": u2, "c2": c2}
         return {name: nn.Parameter(tensor.to(v)) for name, tensor in tensors.items()}

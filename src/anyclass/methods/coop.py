@@ -179,7 +179,7 @@ def context(
         RequestError: the number of words is not the length of the context.
     """
     if words is not None:
-        return learner.spoken(words)
+        return learner.embed_words(words)
     drawn = torch.randn(learner.length, learner.width, generator=seeded_rng(seed, START))
     return deviation * drawn.to(learner.device)
 

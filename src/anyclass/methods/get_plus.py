@@ -35,7 +35,7 @@ from anyclass.estimators.linear import Linear
 from anyclass.estimators.num_classes import estimate_num_classes
 from anyclass.estimators.whitening import Whitening
 from anyclass.features.cache import Embedding
-from anyclass.features.extract import tower_features, with_own
+from anyclass.features.extract import stack_features, tower_features
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.gcd_common import labelled_classes
@@ -87,7 +87,7 @@ class GetPlus:
         known = labelled_classes(dataset)
         x = data.image_features("head", log)
         hidden = data.embed(Embedding("head"), log)
-        rows = with_own(x, tower_features(hidden).to(x))  # [x | h | 1]
+        rows = stack_features(x, tower_features(hidden).to(x))  # [x | h | 1]
         labels = torch.tensor(dataset.labels, device=x.device)
         k = dataset.classes.total
         if self.may_find_fewer and not data.num_classes_estimated:

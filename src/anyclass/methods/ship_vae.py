@@ -237,7 +237,7 @@ class Generator(nn.Module):
         """x^, synthetic unit features from codes and classes."""
         if self.settings.decoder == "mlp":
             return normalize(self.r(torch.cat([z, self.t[c]], dim=1)), dim=-1)
-        return self._clip[0].prompts(self.learner.filled(self.prompts(z), c))
+        return self._clip[0].prompts(self.learner.with_context(self.prompts(z), c))
 
     @torch.no_grad()
     def decode_batched(self, z: Float[Tensor, "m Z"], c: Int[Tensor, " m"]) -> Float[Tensor, "m D"]:
