@@ -136,5 +136,5 @@ class Flyp:
     def _zero_shot(self, data: FeatureStore, log: Log) -> Int[Tensor, " N"]:
         """c_zs, pseudo-labels of the model before training."""
         f0 = data.image_features(cached_part(self.tuning.tune), log)
-        w0 = class_features(data.clip, data.dataset.classes.prompts, [self.template])
+        w0 = data.class_features([self.template])
         return (f0 @ w0.T).argmax(1).cpu()

@@ -48,7 +48,7 @@ from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, class_features, domain, fill
+from anyclass.features.text import PLAIN, Template, domain, fill
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
@@ -150,8 +150,7 @@ class LatteClip:
         part = cached_part(tune)
         features = data.embed(Embedding(part), log)
         f0 = data.image_features(part, log)  # F0 (N, D)
-        with torch.no_grad():
-            p0 = class_features(clip, dataset.classes.prompts, [self.template])  # W0 (C, D)
+        p0 = data.class_features([self.template])  # W0 (C, D)
         c_zs = nearest(f0, p0)
         p = p0.clone()
         p_epoch = p0.clone()  # prototypes at the start of the epoch

@@ -35,7 +35,7 @@ from anyclass.estimators.logit_adjustment import fixed_point, sinkhorn
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import tower_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, class_features, domain
+from anyclass.features.text import PLAIN, Template, domain
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 
@@ -86,7 +86,7 @@ class LatteClipPlus:
             raise RequestError("LatteCLIP-plus needs two or more class names (--classes FILE)")
         x = data.image_features("head", log)  # (N, D)
         h = tower_features(data.embed(Embedding("head"), log)).to(x)  # (N, H)
-        p = class_features(clip, dataset.classes.prompts, [self.template])
+        p = data.class_features([self.template])
         scale = clip.logit_scale
         captions, rows = self._captions(CaptionContext(dataset, clip, x.cpu()), log)
         zero_shot = scale * x @ p.T  # l (N, C)

@@ -128,8 +128,8 @@ class Reclip:
         parameters = t.norms("text") | self._image_norms(v)
         features = data.embed(Embedding(part), log)
         x_t = data.image_features(part, log)  # X_T (N, D)
+        anchors = data.class_features(self._templates)  # constant for V
         with torch.no_grad():
-            anchors = class_features(clip, prompts, self._templates)  # constant for V
             c_zs = (x_t @ clip.texts(class_texts).T).argmax(1).cpu()
         y = torch.full((len(dataset),), NONE)  # (N,)
         q = anchors.clone()  # Q (C, D)

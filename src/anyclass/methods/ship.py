@@ -33,7 +33,7 @@ from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.data import Classes
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, class_features
+from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp, context, warn_of_long_names
@@ -124,8 +124,7 @@ class Ship:
             log(warning="every class has a labelled image: there is nothing to synthesise")
             return self._result(self.then.fit(data, log, scratch, seed), None, {})
         self._check_prompts(clip, classes, log)
-        with torch.no_grad():
-            t = class_features(clip, classes.prompts, [self.template])
+        t = data.class_features([self.template])
         if self.source is not None and not labelled:
             with frozen(clip):
                 return self._transfer(data, t, log, scratch, seed)

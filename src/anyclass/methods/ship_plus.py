@@ -34,7 +34,7 @@ from anyclass.estimators.linear import Linear
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import tower_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, class_features
+from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.few_shot import draw_shots, refuse_one_class
 from anyclass.methods.workload import Workload
@@ -78,7 +78,7 @@ class ShipPlus:
         data = data.of(dataset)
         x = data.image_features("head", log)  # (N, D)
         h = tower_features(data.embed(Embedding("head"), log)).to(x)  # (N, H)
-        p = class_features(clip, dataset.classes.prompts, [self.template])
+        p = data.class_features([self.template])
         scale = clip.logit_scale
         logits = scale * x @ p.T  # l (N, C)
         mean = h.mean(0)

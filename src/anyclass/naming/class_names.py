@@ -20,9 +20,8 @@ from anyclass.captioning import AnyCaptioner, CaptionContext
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.cache import Embedding, cached_part
-from anyclass.features.extract import image_features
-from anyclass.features.store import FeatureStore, embed
+from anyclass.features.cache import cached_part
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, cached_class_features
 from anyclass.files import read_json, write_json
 from anyclass.log import Log
@@ -149,7 +148,7 @@ def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json
         config["model"], torch_device(config["device"]), config["allow_pickle"], config["engine"]
     )
     dataset = all_images[rows]
-    z = image_features(clip, embed(clip, dataset, Embedding("head"), log), "head").cpu()
+    z = FeatureStore(clip, dataset).image_features("head", log).cpu()
     answers = ask_names(captioner, CaptionContext(dataset, clip, z), typical, log)
     names = {k: name for k, name in answers.items() if name}
     words = read_words(Path(config["names"]) if config.get("names") else None)
