@@ -1,4 +1,4 @@
-"""LatteCLIP, LatteCLIP-plus and every baseline of the paper on five datasets, over several seeds.
+"""LatteCLIP, open-world and every baseline of the paper on five datasets, over several seeds.
 
     python benchmarks/latteclip.py --data DIR [--sets emoji clothing] [--methods flyp reclip]
 
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from anyclass.backbone import Backbone
 from anyclass.commands.emoji import IMAGES, draw
@@ -29,7 +28,7 @@ from anyclass.files import cache_folder
 from anyclass.methods import Method
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.latteclip import LatteClip
-from anyclass.methods.latteclip_plus import LatteClipPlus
+from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.reclip import Reclip
 from anyclass.run.scoring import compare, predict_all
 from anyclass.training.tuning import Tuning
@@ -38,7 +37,7 @@ RESULTS = Path(__file__).parent / "results" / "latteclip.json"
 
 HEAD = Tuning("head", views=2)
 METHODS: dict[str, Method] = {
-    "latteclip-plus": LatteClipPlus(),
+    "open-world": OpenWorld(),
     "latteclip, class text": LatteClip(tuning=HEAD, texts=("class",)),
     "latteclip, vocabulary": LatteClip(tuning=HEAD),
     "flyp": Flyp(tuning=HEAD),
@@ -97,12 +96,13 @@ def row(clip: Backbone, name: str, split: Split, method: str, seeds: int) -> dic
     scores = {}
     train = split.train if method == "oracle" else split.train.unlabelled_copy()
     for seed in range(seeds):
-        torch.manual_seed(seed)
         start = time.perf_counter()
-        fitted = METHODS[method].fit(FeatureStore(clip, train), silent)
+        fitted = METHODS[method].fit(FeatureStore(clip, train), silent, seed=seed)
         seconds.append(time.perf_counter() - start)
         scores = compare(
-            split.test.labels, predict_all(clip, fitted, split.test, silent), fitted.classes
+            split.test.labels,
+            predict_all(FeatureStore(clip, split.test), fitted, silent),
+            fitted.classes,
         )
         adapted.append(100 * scores["adapted"]["accuracy"])
     return {

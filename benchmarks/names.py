@@ -2,7 +2,7 @@
 
     python benchmarks/names.py --data DATA        DATA: the folder with cifar10/ and grocery/
 
-get-plus, one seed, with the true number of classes; the candidates are the nouns that anyclass
+open-world, one seed, with the true number of classes; the candidates are the nouns that anyclass
 ships. Each discovered class is compared with the most frequent true class of its images. The
 results go to `results/names.json`, and the table is printed.
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from get import Task, tasks
 from latteclip import silent
 
 from anyclass.backbone import Backbone
 from anyclass.features.store import FeatureStore
-from anyclass.methods.get_plus import GetPlus
+from anyclass.methods.open_world import OpenWorld
 from anyclass.naming.class_names import name_classes
+from anyclass.run.scoring import predict_adapted
 
 RESULTS = Path(__file__).parent / "results" / "names.json"
 SETS = ("cifar10, 4,000 images", "grocery, coarse", "emoji")
@@ -28,10 +28,10 @@ SETS = ("cifar10, 4,000 images", "grocery, coarse", "emoji")
 
 def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
     """One row per discovered class."""
-    torch.manual_seed(0)
-    fitted = GetPlus().fit(FeatureStore(clip, some.dataset), silent)
-    probabilities = fitted.predict_proba(some.dataset)
-    found = name_classes(clip, fitted, some.dataset, probabilities, None, silent)
+    data = FeatureStore(clip, some.dataset)
+    fitted = OpenWorld().fit(data, silent)
+    probabilities = predict_adapted(data, fitted, silent)
+    found = name_classes(data, fitted, probabilities, None, silent)
     assert found is not None
     guess = probabilities.argmax(1)
     result = []

@@ -3,7 +3,7 @@
     python benchmarks/ship.py --data DATA        DATA: the folder with clothing/ ...
 
 The second half of the classes is known by name only. Few-shot methods are trained on 16 images of
-each labelled class; ship-plus also uses the other training images without labels. Everything is
+each labelled class; open-world also uses the other training images without labels. Everything is
 trained on training images and scored on test images, in the sliced and in the mixed label space;
 nothing is selected on test images. The results go to `results/ship.json`.
 """
@@ -27,7 +27,7 @@ from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
 from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures
 from anyclass.methods.gda import Gda
-from anyclass.methods.ship_plus import ShipPlus
+from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.run.scoring import compare, predict_all
@@ -44,9 +44,9 @@ COMPANIONS = {
     "tip-adapter": TipAdapter(data=DATA),
     "gda": Gda(data=DATA),
 }
-PLUS = {
-    "ship-plus": ShipPlus(shots=SHOTS),
-    "ship-plus, labelled images alone": ShipPlus(shots=SHOTS, unlabelled=False),
+OPEN_WORLD = {
+    "open-world": OpenWorld(shots=SHOTS),
+    "open-world, labelled images alone": OpenWorld(shots=SHOTS, rounds=0),
 }
 
 
@@ -61,7 +61,6 @@ def fitted(
         found[name] = (make(), round(time.perf_counter() - start, 1), facts)
         print(f"  {name}: {found[name][1]} s", flush=True)
 
-    torch.manual_seed(seed)
     labelled = DATA.embed(FeatureStore(clip, dataset), silent, 1, seed)
     with torch.no_grad():
         t = class_features(clip, dataset.classes.prompts, [PLAIN])
@@ -90,8 +89,8 @@ def fitted(
         take(f"{name} + class text", lambda learn=learn: learn(synthetic=sources["class text"]))
         if name == "coop":
             take("coop + names alone", lambda learn=learn: learn(over="all"))
-    for name, plus in PLUS.items():
-        take(name, lambda plus=plus: plus.fit(FeatureStore(clip, dataset), silent))
+    for name, how in OPEN_WORLD.items():
+        take(name, lambda how=how: how.fit(FeatureStore(clip, dataset), silent, seed=seed))
     return found
 
 
@@ -115,7 +114,7 @@ def rows(
         for method, (classifier, seconds, facts) in fitted(
             clip, train, seed, seed < coop_seeds
         ).items():
-            seen = predict_all(clip, classifier, test, silent)
+            seen = predict_all(FeatureStore(clip, test), classifier, silent)
             both = compare(test.labels, seen, train.classes)
             scores.setdefault(method, []).append((both["adapted"], seconds, facts))
             if method == "gda":

@@ -25,6 +25,7 @@ GUIDES = (
     "labels_and_unknown",
     "nothing_known",
     "correct_and_repeat",
+    "features",
 )
 """Pages of docs/guides, in the order in which their commands are run."""
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(\n```text\n.*?^```\n)?", re.MULTILINE | re.DOTALL)

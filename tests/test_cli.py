@@ -61,7 +61,7 @@ def test_help__is_the_page_of_all_commands(capsys: Screen) -> None:
     ("line", "text"),
     [
         ("plan --help", "usage: anyclass plan METHOD --images PATH"),
-        ("fit --help", "  latteclip-plus  "),
+        ("fit --help", "  open-world  "),
         ("plan auto --help", "--images PATH"),
         ("fit auto --help", "--overwrite"),
         ("fit latteclip --help", "--alpha FLOAT"),
@@ -96,12 +96,15 @@ def test_help__of_each_command(capsys: Screen, line: str, text: str) -> None:
 MISTAKES = {
     "fly": "no command is called 'fly': use plan, fit",
     "predcit --run run": "no command is called 'predcit': did you mean predict?",
-    "fit latteclip_plus": "no method is called 'latteclip_plus': did you mean latteclip-plus?",
+    "fit latteclip-plus": "latteclip-plus was replaced by open-world: use `anyclass fit open-w",
+    "fit ship_plus {request}": "ship_plus was replaced by open-world",
+    "plan get-plus {request}": "get-plus was replaced by open-world",
+    "fit clip_adapter": "no method is called 'clip_adapter': did you mean clip-adapter?",
     "fit autoo": "no method is called 'autoo': did you mean auto?",
     "fit auto --imges images": "no option is called --imges: did you mean --images?",
     "predict --captioner batch": "no option is called --captioner: `anyclass predict --help`",
     "fit": "which method? anyclass fit METHOD --images DIR",
-    "fit nothing {request}": "METHOD is one of auto, latteclip, latteclip-plus, ship, ship-plus",
+    "fit nothing {request}": "METHOD is one of auto, open-world, latteclip, ship, zero-shot",
     "fit --images images auto": "which method?",
     "plan auto --images nowhere": "nowhere does not exist. Give the folder",
     "plan auto --images names.txt": "is a file, not a folder",
@@ -210,7 +213,7 @@ def test_plan__says_what_a_fit_would_do(place: Path, fitted: Any, capsys: Screen
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "images     14, 0 labelled"
     assert lines[1].startswith("classes    4: red square (named), blue disc (named)")
-    assert lines[2] == "method     latteclip-plus"
+    assert lines[2] == "method     open-world"
     assert "time       not known" in lines
     assert lines[-1] == "questions  none to a language model"
     assert sorted(Path().iterdir()) == sorted(place.relative_to(place).iterdir())
@@ -346,8 +349,9 @@ def test_predict_and_evaluate__for_people(place: Path, capsys: Screen) -> None:
     assert sum(int(line.split()[0]) for line in lines[:-1]) == 14
     assert main(["evaluate", "--run", "run", "--images", "images"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].endswith(" %      13  all images, zero-shot")
-    assert lines[-3].split() == ["1", "rejected"]
+    assert lines[-1].endswith(" %      13  all images, majority class")
+    assert lines[-2].endswith(" %      13  all images, zero-shot")
+    assert lines[-4].split() == ["1", "rejected"]
 
 
 def test_report__is_written_again_and_the_manifest_stays_true(

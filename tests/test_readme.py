@@ -73,10 +73,21 @@ def test_predictions__go_back_in_as_labels(place: Path) -> None:
     assert main(["fit", "zero-shot", *request, "--out", "run"]) == 0
     again = [*request, "--labels", "run/predictions.csv", "--out", "run2"]
     assert main(["fit", "zero-shot", *again]) == 0
-    first = Path("run/predictions.csv").read_text().splitlines()
-    second = Path("run2/predictions.csv").read_text().splitlines()
-    labels = [line.split(",")[1] for line in first[1:]]
-    assert [line.split(",")[-1] for line in second[1:]] == labels
+    with Path("run/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with Path("run2/predictions.csv").open(newline="") as file:
+        assert {row["true_label"] for row in csv.DictReader(file)} == {""}, "predictions alone"
+    for row in rows[:5]:
+        row["confirmed"] = "yes"
+    with Path("checked.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    again = ["--from", "run", "--labels", "checked.csv", "--out", "run3"]
+    assert main(["fit", "zero-shot", *again]) == 0
+    with Path("run3/predictions.csv").open(newline="") as file:
+        labels = [row["true_label"] for row in csv.DictReader(file)]
+    assert labels == [row["label"] for row in rows[:5]] + [""] * 9
 
 
 def test_readme__every_python_block_works(place: Path) -> None:
@@ -111,8 +122,8 @@ def test_readme__describes_every_column_of_predictions() -> None:
     assert [cell.strip() for cell in head.split("|")] == COMPARED.names
     cells = re.findall(r"^\| (`.+?`) \| ", page, re.MULTILINE)
     assert re.findall(r"`(\w+)`", " ".join(cells)) == COMPARED.names
-    assert "first eight columns" in page
-    assert len(PREDICTION.names) == 8
+    assert "first eleven columns" in page
+    assert len(PREDICTION.names) == 11
 
 
 def test_readme__the_files_of_a_run_are_those_of_a_run(fitted: object) -> None:

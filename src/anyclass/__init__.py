@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anyclass.backbone import Backbone
     from anyclass.classifier.classifier import Classifier
+    from anyclass.commands.embed import embed
     from anyclass.commands.evaluate import evaluate
     from anyclass.commands.fit import fit
     from anyclass.commands.predict import predict
     from anyclass.data import Classes, ImageDataset
     from anyclass.errors import AnyclassError
+    from anyclass.estimators.open_world import OpenWorldClassifier
 
 __version__ = "0.1.0"
 
@@ -23,7 +25,9 @@ __all__ = [
     "Classes",
     "Classifier",
     "ImageDataset",
+    "OpenWorldClassifier",
     "__version__",
+    "embed",
     "evaluate",
     "fit",
     "predict",
@@ -35,6 +39,8 @@ _HOMES = {
     "Classes": "data",
     "Classifier": "classifier.classifier",
     "ImageDataset": "data",
+    "OpenWorldClassifier": "estimators.open_world",
+    "embed": "commands.embed",
     "evaluate": "commands.evaluate",
     "fit": "commands.fit",
     "predict": "commands.predict",

@@ -77,8 +77,10 @@ def _plan(line: "CommandLine") -> Answer:
     from anyclass.commands.output import plan_lines
     from anyclass.commands.parse import parse
     from anyclass.commands.plan import plan
+    from anyclass.commands.second_round import inherited_flags
 
-    flags = parse(fit_command(line.method, line.parts), line.flags, line.program)
+    words = inherited_flags(line.flags)
+    flags = parse(fit_command(line.method, line.parts), words, line.program)
     result = plan(flags.asked, **vars(flags.request))
     return result, plan_lines(result)
 
@@ -88,10 +90,13 @@ def _fit(line: "CommandLine") -> Answer:
     from anyclass.commands.flags import fit_command
     from anyclass.commands.output import fit_lines
     from anyclass.commands.parse import parse
+    from anyclass.commands.second_round import inherited_flags
 
-    flags = parse(fit_command(line.method, line.parts), line.flags, line.program)
+    words = inherited_flags(line.flags)
+    flags = parse(fit_command(line.method, line.parts), words, line.program)
     result = fit(flags.asked, flags.out, flags.overwrite, **vars(flags.request))
-    return result, fit_lines(result, flags.out)
+    of_features = flags.request.features is not None
+    return result, fit_lines(result, flags.out, of_features)
 
 
 def _describe(line: "CommandLine") -> Answer:
@@ -102,6 +107,15 @@ def _describe(line: "CommandLine") -> Answer:
     command = describe_command(line.parts.get("captioner"))
     result = parse(command, line.flags, line.program)()
     return result, describe_lines(result)
+
+
+def _embed(line: "CommandLine") -> Answer:
+    from anyclass.commands.embed import embed
+    from anyclass.commands.output import embed_lines
+    from anyclass.commands.parse import parse
+
+    result = parse(embed, line.flags, line.program)()
+    return result, embed_lines(result)
 
 
 def _predict(line: "CommandLine") -> Answer:
@@ -162,6 +176,7 @@ COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {
     "plan": _plan,
     "fit": _fit,
     "describe": _describe,
+    "embed": _embed,
     "predict": _predict,
     "evaluate": _evaluate,
     "rename": _rename,

@@ -2,6 +2,7 @@
 
     AnyclassError             exit code 1   the base class: catch this to catch them all
     ├── RequestError          exit code 2   the request is wrong; the message names the fix
+    │   └── ArrayError        exit code 2   an array has a wrong shape or value
     ├── ModelError            exit code 2   a model or classifier file is damaged or unknown
     ├── ImageError                        one image cannot be used: a row of rejected.csv
     ├── TrainingError         exit code 1   training had to stop
@@ -42,6 +43,10 @@ class RequestError(AnyclassError):
     """The request cannot be fulfilled; the message says what to do instead."""
 
     exit_code: ClassVar[int] = 2
+
+
+class ArrayError(RequestError, ValueError):
+    """An array has a wrong shape or value; the message names the row. scikit-learn's convention."""
 
 
 class ModelError(AnyclassError):

@@ -31,11 +31,14 @@ from anyclass.classifier.representation import Representation
 from anyclass.classifier.saving import FORMATS, HeadParts, check_parts, class_weights, take_apart
 from anyclass.data import Classes
 from anyclass.errors import ModelError
+from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.estimators.whitening import WhitenedPCA
 from anyclass.features.extract import stack_features
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 SIZES = {"C": 5, "D": 24}
+BOTH = ("open-world", "spaces")
+"""Heads of rows [x | h | 1]."""
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -59,6 +62,8 @@ def head_of(kind: str, clip: Backbone) -> Head:
         case "keys":
             values = torch.eye(5)[[0, 1, 1, 2, 3, 4, 4, 4, 0]]
             return CacheModel(unit(9, 24, seed=3), values, 1.3, 5.5, w, scale)
+        case "open-world":
+            return OpenWorldModel(drawn(5, 57, seed=4), drawn(3, 57, seed=5), torch.arange(9.0))
         case "spaces":
             shapes = ((24,), (24, 24), (24,), (24, 6), (32,), (32, 32), (32,), (32, 9))
             whitening = WhitenedPCA(*(drawn(*shape, seed=5) for shape in shapes), share=0.4)
@@ -71,7 +76,7 @@ every = pytest.mark.parametrize("kind", sorted(FORMATS))
 
 
 def classifier(clip: Backbone, kind: str) -> Classifier:
-    representation = Representation((clip,), space="both" if kind == "spaces" else "projected")
+    representation = Representation((clip,), space="both" if kind in BOTH else "projected")
     return Classifier(representation, head_of(kind, clip), CLASSES, "zero-shot")
 
 
@@ -157,6 +162,7 @@ def test_check_parts__refuses_what_does_not_fit(clip: Backbone, kind: str) -> No
 def test_check_parts__axes_of_one_letter_are_one(clip: Backbone, kind: str) -> None:
     """Each tensor a row longer or a column longer; only letters that stand alone may be."""
     alone = {("conditional", "context", 0), ("spaces", "x_axes", 1), ("spaces", "h_axes", 1)}
+    alone |= {("open-world", "known", 0), ("open-world", "known", 1), ("open-world", "scores", 0)}
     _, tensors, numbers = take_apart(head_of(kind, clip))
     for name, tensor in tensors.items():
         for axis in range(tensor.ndim):
@@ -185,10 +191,10 @@ def test_save__and_load_are_bit_equal(clip: Backbone, kind: str, tmp_path: Path)
     weights = class_weights(found.head)
     assert torch.equal(class_weights(again.head), weights)
     f = unit(6, 24, seed=5)
-    if kind == "spaces":
+    if kind in BOTH:
         f = stack_features(f, drawn(6, 32, seed=8))
     assert torch.equal(again.probabilities(f), found.probabilities(f))
-    if kind != "spaces":
+    if kind not in BOTH:
         plain = (clip.logit_scale * f @ weights.T).softmax(1).detach()
         assert not np.allclose(found.probabilities(f), plain)
 

@@ -89,9 +89,17 @@ class Old:
 
         self.logits = logits
 
-    def both_spaces(self) -> None:
-        """LatteCLIP-plus, SHIP-plus and GDA: weights of [x | h | 1]."""
-        self.method, self.settings = "gda", {"own": True}
+    def latteclip_plus(self) -> None:
+        """LatteCLIP-plus, which open-world replaced."""
+        self.both_spaces("latteclip_plus")
+
+    def ship_plus(self) -> None:
+        """SHIP-plus, which open-world replaced."""
+        self.both_spaces("ship_plus")
+
+    def both_spaces(self, method: str = "gda") -> None:
+        """GDA: weights of [x | h | 1]."""
+        self.method, self.settings = method, {"own": True}
         self.weights = 0.1 * drawn(5, 24 + 32 + 1, seed=3)
         self.logits = lambda of: of.s * of.rows @ self.weights.T
 
@@ -146,7 +154,7 @@ class Old:
         self.logits = logits
 
     def spaces(self) -> None:
-        """GET-plus."""
+        """GET-plus, which open-world replaced."""
         self.method = "get_plus"
         self.settings = {"own": True, "head": {"kind": "spaces", "share": 0.4}}
         shapes = {"x_centre": (24,), "x_whiten": (24, 24), "x_middle": (24,), "x_axes": (24, 6)}
@@ -167,7 +175,7 @@ class Old:
 
 
 LAYOUTS = ("cosine", "trained_head", "two_towers", "both_spaces", "pooled")
-LAYOUTS += ("adapter", "keys", "conditional", "spaces")
+LAYOUTS += ("adapter", "keys", "conditional", "spaces", "latteclip_plus", "ship_plus")
 
 
 def written(old: Old, folder: Path, leave_out: tuple[str, ...] = ()) -> None:

@@ -70,23 +70,18 @@ def finished(fitted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_fit__auto_takes_get_where_some_are_labelled(half: dict[str, Any]) -> None:
+def test_plan__auto_says_what_is_known(half: dict[str, Any]) -> None:
     chosen = plan("auto", **half)
-    assert (chosen["method"], chosen["unknown"], chosen["minutes"]) == ("get-plus", 2, None)
-    assert chosen["why"] == [
-        "2 classes have 8 labelled images and 2 further classes have no name: GET-plus discovers "
-        "them in the other images"
-    ]
+    assert (chosen["method"], chosen["unknown"], chosen["minutes"]) == ("open-world", 2, None)
+    assert chosen["why"] == ["2 classes with labels (8 images), 2 unknown classes"]
     assert chosen["embeddings"] == 14
 
 
-def test_fit__auto_takes_kmeans_where_nothing_is_labelled(
-    tmp_path: Path, half: dict[str, Any]
-) -> None:
+def test_fit__auto_clusters_where_nothing_is_known(tmp_path: Path, half: dict[str, Any]) -> None:
     metrics = fit("auto", tmp_path / "run", **half | {"labels": None, "unknown": 4})
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["method"], metrics["scored"], metrics["changed"]) == ("kmeans", 0, None)
-    assert "no image has a label" in config["why"][0]
+    assert (config["method"], metrics["scored"], metrics["changed"]) == ("open-world", 0, None)
+    assert "so all images are clustered" in config["why"][0]
     assert metrics["zero_shot"] is None
     assert metrics["controls"] == {}
     rows = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
@@ -170,7 +165,7 @@ def test_fit__an_estimate_survives_a_kill(
         now.setattr(KMEANS, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
             fit(KMEANS(), tmp_path / "run", **half)
-    monkeypatch.setattr("anyclass.commands.num_classes.estimate_num_classes", stopped)
+    monkeypatch.setattr("anyclass.commands.num_classes.count_classes", stopped)
     again = fit(KMEANS(), tmp_path / "run", **half)
     monkeypatch.undo()
     fresh = fit(KMEANS(), tmp_path / "fresh", **half)
@@ -195,11 +190,11 @@ def test_estimate_unknown__uses_both_spaces_and_stores_the_estimate(
 ) -> None:
     seen: list[Any] = []
 
-    def count(rows: Any, d: int, labels: Any, *_: Any, seed: int) -> Count:
-        seen.append((rows, d, labels, seed))
+    def count(x: Any, labels: Any, log: Any, *, extra: Any, seed: int) -> Count:
+        seen.append((x, extra, labels, seed))
         return Count(5, (3, 7), {2: 0.1, 5: 0.9, 7: 0.85}, 0.02)
 
-    monkeypatch.setattr("anyclass.commands.num_classes.estimate_num_classes", count)
+    monkeypatch.setattr("anyclass.commands.num_classes.count_classes", count)
     clip = Backbone.load(half["model"], engine="torch")
     dataset = ImageDataset.read(half["images"], None, half["labels"])
     for _ in range(2):
@@ -208,13 +203,13 @@ def test_estimate_unknown__uses_both_spaces_and_stores_the_estimate(
         assert data.with_unknown(about["unknown"]).dataset.classes.total == 5
         assert (about["classes"], about["unknown"], about["score"]) == (5, 3, 0.9)
     assert len(seen) == 1, "kept for a run that is continued"
-    rows, d, labels, seed = seen[0]
+    found_x, found_h, labels, seed = seen[0]
     images = [open_image(dataset.root / file) for file in dataset.files]
     pixels = clip.preprocessing.normalise(torch.stack(list(map(clip.preprocessing.view, images))))
     x, h = clip.projected(pixels, "all"), clip.pooled(pixels, "all")
     close = partial(torch.testing.assert_close, atol=2e-2, rtol=2e-2)  # the cache is half precision
-    close(rows[:, :d], normalize(x, dim=-1))
-    close(rows[:, d:], torch.cat([h, torch.ones(14, 1)], dim=1))
+    close(found_x, normalize(x, dim=-1))
+    close(found_h, h)
     assert (labels.tolist(), seed) == (dataset.labels.tolist(), 3)
 
 
@@ -226,6 +221,7 @@ def test_describe_estimate__explains_the_range() -> None:
     assert [row["classes"] for row in about["curve"]] == [4, 6, 8, 10]
     assert about["why"].startswith("about 8 classes, 3 of them without a name: an estimate")
     assert "6 to 10 are plausible" in about["why"]
+    assert "6 to 10 fit nearly as well" in describe_estimate(found, labelled=0, names=5)["why"]
     assert describe_estimate(found, 100, 10)["unknown"] == 0, "names are not given up"
     assert describe_estimate(found, 100, 10)["classes"] == 10
 
@@ -234,22 +230,26 @@ def test_holdout__serves_methods_that_need_names(
     tmp_path: Path, half: dict[str, Any], shapes: dict[str, Any]
 ) -> None:
     named = half | {"classes": shapes["classes"], "unknown": 0, "holdout": 0.25}
-    metrics = fit("ship-plus", tmp_path / "run", **named)
+    metrics = fit("open-world", tmp_path / "run", **named)
     assert metrics["scored"] == 2
-    assert metrics["facts"]["unlabelled_images"] == 6 + 2
     assert "discovery" not in metrics
     assert not any("trained on" in warning for warning in metrics["warnings"])
 
 
-@pytest.mark.parametrize("name", ["ship-plus", "zero-shot", "latteclip"])
+@pytest.mark.parametrize("name", ["ship", "zero-shot", "latteclip"])
 def test_fit__other_methods_refuse(half: dict[str, Any], name: str) -> None:
-    with pytest.raises(RequestError, match=f"^{name} needs a name for every class.*auto, get"):
+    refusal = f"^{name} needs a name for every class.*auto, open-world, get"
+    with pytest.raises(RequestError, match=refusal):
         plan(name, **half)
 
 
-def test_fit__auto_needs_labels_to_count(half: dict[str, Any]) -> None:
-    with pytest.raises(RequestError, match="label some images .--labels., or give a number"):
-        plan("auto", **half | {"labels": None, "unknown": "auto"})
+def test_plan__counts_without_any_label(half: dict[str, Any]) -> None:
+    said = plan("auto", **half | {"labels": None, "unknown": "auto"})
+    found = said["classes_estimated"]
+    assert said["unknown"] == found["unknown"] == found["classes"]
+    assert found["labelled_pictures"] == 0
+    assert "an estimate from how well the images group" in found["why"]
+    assert "unknown classes, their number to be estimated" in said["why"][0]
 
 
 def test_evaluate__new_names_are_the_new_classes(
@@ -319,7 +319,9 @@ def test_least_score__no_label_goes_back_in_as_none(
     text = out.read_text()
     assert text.count(",unsure,below --min-score") == unsure
     back = ImageDataset.read(images, None, out)
-    assert (back.labels < 0).sum() == unsure
+    assert (back.labels < 0).all(), "what the run predicted is no label"
+    column = ImageDataset.read(images, None, out, label_column="predicted_label")
+    assert (column.labels < 0).sum() == unsure
     found = evaluate(run, images, min_score=least)["sure"]
     assert (found["n"], found["share"]) == (14 - unsure, (14 - unsure) / 14)
     assert 0 <= found["all"] <= 1
@@ -345,4 +347,4 @@ def test_cli__one_command(
     assert "2 of them labelled" in said
     assert "kmeans with labels" in said
     assert main(["plan", *flags, "--unknown", "2"]) == 0
-    assert "; 2 more" in capsys.readouterr().out
+    assert "; 2 unknown" in capsys.readouterr().out

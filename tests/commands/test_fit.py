@@ -257,7 +257,7 @@ def test_fit__says_what_auto_took_and_what_was_lost(
     (images / "red square" / "2.jpg").write_bytes(b"")
     fit("auto", tmp_path / "run", **shapes)
     said = capsys.readouterr().err
-    assert said.startswith("auto chooses latteclip-plus: all 4 classes have a name, 14 of 14")
+    assert said.startswith("auto chooses open-world: 4 classes with labels (14 images)")
     assert "rejected red square/2.jpg: not an image" in said
 
 

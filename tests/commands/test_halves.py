@@ -36,24 +36,21 @@ def ship() -> Ship:
     return Ship(then=tip, generator=Vae(epochs=2, encoder_width=8, bias_width=8), controls=True)
 
 
-def test_fit__auto_takes_ship_plus(tmp_path: Path, some: dict[str, Any]) -> None:
+def test_fit__auto_uses_labels_and_names(tmp_path: Path, some: dict[str, Any]) -> None:
     metrics = fit("auto", tmp_path / "run", **some)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["method"] == "ship-plus"
-    assert config["why"] == [
-        "2 classes have 8 labelled images and 2 only a name: SHIP-plus uses labels and names"
-    ]
-    assert metrics["facts"]["unlabelled_images"] == 6
-    assert metrics["scored"] == 8
-    assert "every label was trained on" in metrics["warnings"][0]
+    assert config["method"] == "open-world"
+    assert config["why"] == ["2 classes with labels (8 images), 2 classes with only a name"]
+    assert (metrics["scored"], metrics["scored_on"]) == (8, "cross-fitted labels")
+    assert not any("trained on" in warning for warning in metrics["warnings"])
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Labelled and named classes" in page
 
 
 def test_fit__scores_only_what_was_not_learned_from(tmp_path: Path, some: dict[str, Any]) -> None:
-    from anyclass.methods.ship_plus import ShipPlus
+    from anyclass.methods.open_world import OpenWorld
 
-    metrics = fit(ShipPlus(shots=2), tmp_path / "run", **some)
+    metrics = fit(OpenWorld(shots=2), tmp_path / "run", **some)
     assert metrics["scored"] == 3 + 1
     assert not any("trained on" in text for text in metrics["warnings"])
 

@@ -12,7 +12,6 @@ import anyclass.commands.num_classes
 import anyclass.data.loader
 import anyclass.features.extract
 import anyclass.features.store
-import anyclass.methods.get_plus
 from anyclass import evaluate, fit
 from anyclass.methods import METHODS
 from anyclass.methods.few_shot import FewShot
@@ -33,7 +32,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
         HALF,
     ),
     "get": (Get(tuning=TwoViewTuning(epochs=1, views=2), tes_epochs=1), HALF | {"unknown": 2}),
-    "get-plus": (METHODS["get-plus"](rounds=1), HALF | {"unknown": "auto"}),
+    "open-world": (METHODS["open-world"](rounds=1), HALF | {"unknown": "auto"}),
     "kmeans": (METHODS["kmeans"](), {"labels": None, "unknown": 4}),
 }
 """A fit of each kind: nothing but names, some labels, unknown classes, their number unknown."""
@@ -59,8 +58,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(anyclass.backbone.backbone, "load_model", lambda *_: "model loaded")
     count(store, "engine", lambda clip, part: f"engine of {part}")
     count(store, "extract", lambda clip, dataset, how, *_: f"{how} of {len(dataset)} images")
-    for module in (anyclass.commands.num_classes, anyclass.methods.get_plus):
-        count(module, "estimate_num_classes", lambda *_, **__: "number of classes estimated")
+    estimated = "number of classes estimated"
+    count(anyclass.commands.num_classes, "count_classes", lambda *_, **__: estimated)
     return done
 
 

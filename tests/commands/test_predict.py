@@ -25,8 +25,10 @@ from anyclass.training.tuning import Tuning
 
 ROWS = 1000
 COLUMNS = ["file_name", "label", "score", "runner_up", "margin", "kind", "status", "reason"]
+COLUMNS += ["familiarity", "predicted_label", "confirmed"]
 KEYS = {"accuracy", "zero_shot_accuracy", "zero_shot_ensemble_accuracy", "mean_per_class", "n"}
-KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "controls"} | {"warnings"}
+KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "controls"}
+KEYS |= {"warnings", "majority"}
 
 
 @pytest.fixture
@@ -61,6 +63,8 @@ def test_predict__a_row_for_each_image(run: Path, images: Path, tmp_path: Path) 
     order = np.argsort(-probabilities, axis=1)
     names = np.array(classifier.classes_)
     assert [row["label"] for row in rows] == names[order[:, 0]].tolist()
+    assert [row["predicted_label"] for row in rows] == names[order[:, 0]].tolist()
+    assert {row["confirmed"] for row in rows} == {row["familiarity"] for row in rows} == {None}
     assert [row["runner_up"] for row in rows] == names[order[:, 1]].tolist()
     top = np.take_along_axis(probabilities, order, axis=1)
     assert [row["score"] for row in rows] == pytest.approx(top[:, 0].tolist())
@@ -115,7 +119,7 @@ def test_write_table__asks_for_rows_as_it_writes(
         assert [file.metadata.row_group(i).num_rows for i in range(3)] == [ROWS, ROWS, 3]
         assert pq.read_table(path)["file_name"].to_pylist() == [f"{i}.png" for i in range(count)]
     else:
-        assert path.read_text().splitlines()[-1] == f"{count - 1}.png,,,,,,rejected,missing"
+        assert path.read_text().splitlines()[-1] == f"{count - 1}.png,,,,,,rejected,missing,,,"
 
 
 def test_predict__too_many_rejected_still_writes(run: Path, images: Path, tmp_path: Path) -> None:

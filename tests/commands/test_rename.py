@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from anyclass import Classifier, fit, predict
+from anyclass import Classifier, ImageDataset, fit, predict
 from anyclass.cli import main
 from anyclass.commands.rename import rename
 from anyclass.errors import RequestError
@@ -151,6 +151,17 @@ def test_rename__changes_names_everywhere_and_nothing_else(
     assert table(run)[3]["name"] == "'=kite, big"
     predict(run, original.images, tmp_path / "more.parquet")
     assert set(pq.read_table(tmp_path / "more.parquet")["label"].to_pylist()) <= {*after.classes_}
+
+
+def test_rename__predictions_under_a_new_name_are_still_no_labels(
+    run: Path, original: Found
+) -> None:
+    edit(run, {2: "café", 3: "kite"})
+    rename(run)
+    for table_name in ("predictions.csv", "predictions.parquet"):
+        back = ImageDataset.read(original.images, None, run / table_name)
+        assert back.classes.names == ("green ring", "red square"), "the given labels alone"
+        assert (back.labels >= 0).sum() == 4
 
 
 def test_rename__twice_back_and_crosswise(run: Path) -> None:

@@ -20,7 +20,7 @@ LATTECLIP, ZERO_SHOT = METHODS["latteclip"], METHODS["zero-shot"]
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "--images: field required"),
+        ({}, r"give images \(--images DIR\) or their features"),
         ({"images": 3}, "--images: input is not a valid path"),
         ({"images": "a", "seed": -1}, r"--seed: .*greater than or equal to 0 \(got -1\)"),
         ({"images": "a", "seed": 2**32}, r"--seed: .*less than 4294967296"),
@@ -90,11 +90,37 @@ def dataset(images: Path, *names: str, labels: str | None = None) -> ImageDatase
 
 def test_choose_method__auto_says_why(images: Path) -> None:
     chosen = choose_method("auto", dataset(images, "b", "a"))
-    assert (chosen.asked, chosen.name) == ("auto", "latteclip-plus")
-    assert "no image has a label" in chosen.why[0]
-    assert choose_method("auto", dataset(images, "a")).name == "zero-shot"
-    labelled = choose_method("auto", dataset(images, labels="folders"))
-    assert "14 of 14 images have a label" in labelled.why[0]
+    assert (chosen.asked, chosen.name) == ("auto", "open-world")
+    assert chosen.method == METHODS["open-world"]()
+    assert chosen.why == ["2 classes with only a name"]
+
+
+ALL = ("blue disc", "green ring", "red square", "yellow kite")
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "unknown", "why"),
+    [
+        (("a",), None, 0, "1 class with only a name; there is no other class, so every image gets"),
+        (("a",), None, 1, "1 class with only a name, 1 unknown class"),
+        ((), "folders", 0, "4 classes with labels (14 images)"),
+        ((), "folders", "auto", "4 classes with labels (14 images), unknown classes, their numb"),
+        (
+            (*ALL, "b"),
+            "folders",
+            3,
+            "4 classes with labels (14 images), 1 class with only a name, ",
+        ),
+        ((), None, 5, "5 unknown classes; no class has a label or a name, so all images are clus"),
+    ],
+)
+def test_choose_method__auto_says_what_is_known(
+    images: Path, names: tuple[str, ...], labels: str | None, unknown: Any, why: str
+) -> None:
+    chosen = choose_method("auto", dataset(images, *names, labels=labels), unknown)
+    assert chosen.name == "open-world"
+    assert len(chosen.why) == 1
+    assert chosen.why[0].startswith(why)
 
 
 def test_choose_method__a_name_or_a_method(images: Path) -> None:
@@ -119,21 +145,24 @@ class Stranger:
 
 
 def test_choose_method__refuses(images: Path) -> None:
-    with pytest.raises(RequestError, match="'sheep': use auto, latteclip, latteclip-plus, ship"):
+    with pytest.raises(RequestError, match="'sheep': use auto, open-world, latteclip, ship"):
         choose_method("sheep", dataset(images, "b", "a"))
     with pytest.raises(RequestError, match="no information about the classes: .*--unknown N"):
         choose_method("auto", dataset(images))
-    with pytest.raises(RequestError, match="is not a method: use auto, latteclip"):
+    with pytest.raises(RequestError, match="is not a method: use auto, open-world"):
         choose_method(Stranger(), dataset(images, "b", "a"))
+    with pytest.raises(RequestError, match="^ship-plus was replaced by open-world: .*, or auto$"):
+        choose_method("ship-plus", dataset(images, "b", "a"))
 
 
 def test_plan__counts_and_estimates(images: Path) -> None:
     two = {"images": images, "classes": ("b", "a"), "device": "cpu"}
     auto = plan("auto", **two)
-    assert (auto["method"], auto["embeddings"]) == ("latteclip-plus", 14)
+    assert (auto["method"], auto["embeddings"]) == ("open-world", 14)
     head = plan(LATTECLIP(tuning=Tuning("head")), **two)
     assert (head["images"], head["labelled"], head["method"]) == (14, 0, "latteclip")
-    assert head["classes"] == [{"name": "b", "kind": "named"}, {"name": "a", "kind": "named"}]
+    known = {"kind": "named", "labelled": 0}
+    assert head["classes"] == [{"name": "b"} | known, {"name": "a"} | known]
     assert head["embeddings"] == 14 * (1 + 4)
     assert head["disk_mb"] == round(70 * 4 * 1280 / 2**20, 1)
     assert head["minutes"] == 0.0

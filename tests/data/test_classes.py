@@ -149,3 +149,12 @@ def test_discovered__names_all_classes_but_trusts_only_labelled_names() -> None:
     other = classes.discovered([1, 2])  # a user's own name is not given twice
     assert other.names == ("discovered 2", "discovered 1", "dog", "discovered 3", "discovered 4")
     assert Classes.from_json(found.to_json()) == found
+
+
+def test_with_discovered__keeps_every_name() -> None:
+    classes = Classes.of(["cat", "discovered 1", "dog"], ["a cat", "x", "a dog"], ["cat"], 2)
+    found = classes.with_discovered()
+    assert found.names == ("cat", "discovered 1", "dog", "discovered 2", "discovered 3")
+    assert found.prompts == ("a cat", "x", "a dog", "discovered 2", "discovered 3")
+    assert found.kinds == ("labelled", "named", "named", "unknown", "unknown")
+    assert (len(found), found.total) == (5, 5)

@@ -3,11 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import silhouette_score
 
 from anyclass.errors import RequestError
-from anyclass.estimators.num_classes import PATIENCE, estimate_from_curve, estimate_num_classes
+from anyclass.estimators import num_classes
+from anyclass.estimators.num_classes import (
+    count_classes,
+    estimate_from_curve,
+    estimate_num_classes,
+    pair_f1_per_class,
+)
 
 Blobs = Callable[[int], Any]
 
@@ -33,25 +41,71 @@ def test_count_classes__finds_the_classes_that_are_there(seed: int) -> None:
 
 
 def test_estimate_from_curve__is_the_largest_number_that_is_nearly_as_good() -> None:
-    curve = {8: 0.55, 3: 0.77, 4: 0.8, 5: 0.79, 6: 0.765, 7: 0.71}
-    found = estimate_from_curve(curve, 400)
+    curve = {8: 0.55, 3: 0.77, 4: 0.8, 5: 0.79, 6: 0.785, 7: 0.71}
+    found = estimate_from_curve(curve, 400, 20)
     margin = ((0.16 + 1 / 400) / 400) ** 0.5
-    assert (found.classes, found.range) == (6, (3, 7)), "0.76 and 0.72 - 0.02 are enough"
+    assert (found.classes, found.range) == (6, (4, 7)), "0.784 and 0.72 - 0.02 are enough"
     assert found.margin == pytest.approx(margin)
     assert list(found.curve) == [3, 4, 5, 6, 7, 8]
-    perfect = estimate_from_curve({3: 1.0, 4: 1.0, 5: 0.99}, 400)
+    perfect = estimate_from_curve({3: 1.0, 4: 1.0, 5: 0.99}, 400, 20)
     assert (perfect.classes, perfect.range) == (4, (3, 4)), "then every loss is one too many"
 
 
-def test_count_classes__stops_where_the_score_has_fallen(loud_blobs: Blobs) -> None:
+def test_count_classes__evaluates_every_number_from_the_labelled_classes_on(
+    loud_blobs: Blobs,
+) -> None:
     rows, _, labels = loud_blobs(0)
     log: list[dict[str, Any]] = []
     found = estimate_num_classes(rows, 12, labels, lambda **row: log.append(row), seed=4)
-    assert next(iter(found.curve)) == 3
-    assert found == estimate_from_curve(found.curve, int((labels >= 0).sum()))
-    assert len([k for k in found.curve if k > found.range[1]]) == PATIENCE
-    assert [row["done"] for row in log[:-1]] == list(range(1, len(found.curve)))
-    assert log[-1]["done"] == log[-1]["total"] > len(found.curve)
+    assert list(found.curve) == list(range(3, 30)) + [int(k) for k in found.curve if k >= 30]
+    assert max(found.curve) == 50
+    assert found == estimate_from_curve(found.curve, int((labels >= 0).sum()), 3)
+    assert [row["done"] for row in log] == list(range(1, log[-1]["total"] + 1))
+
+
+@pytest.mark.parametrize("labelled", [0, 1, 40])
+def test_count_classes__without_pairs_the_silhouette_decides(labelled: int) -> None:
+    """4 apart classes; at most one of them has labels, or each has one label."""
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.arange(4).repeat_interleave(40)
+    x = 3 * torch.randn(4, 16, generator=draw)[truth] + torch.randn(160, 16, generator=draw)
+    labels = torch.full_like(truth, -1)
+    if labelled == 1:
+        labels[::40] = truth[::40]
+    labels[: labelled if labelled == 40 else 0] = 0
+    found = count_classes(x, labels, silent)
+    assert found.classes == 4
+    assert found.range[0] <= 4 <= found.range[1]
+    assert count_classes(x, labels, silent, seed=3) == found
+
+
+def test_count_classes__many_images_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(num_classes, "ROWS", 200)
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.arange(6).repeat_interleave(100)
+    x = torch.randn(6, 16, generator=draw)[truth] + 0.3 * torch.randn(600, 16, generator=draw)
+    labels = torch.where((truth < 4) & (torch.arange(600) % 2 == 0), truth, -1)
+    found = count_classes(x, labels, silent)
+    assert found.classes == 6
+    assert max(found.curve) <= 50
+
+
+def test_pair_f1_per_class__weighs_classes_alike() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, -1])
+    clusters = np.array([5, 5, 5, 5, 5, 7, 7])
+    # w = [[1, 0], [1/2, 1/2]]: 2 (1 + 1/4 + 1/4) / (2 + (3/2)^2 + (1/2)^2)
+    assert pair_f1_per_class(labels, clusters) == pytest.approx(3 / 4.5)
+    assert pair_f1_per_class(labels, labels) == 1
+    assert pair_f1_per_class(labels[6:], clusters[6:]) == 0
+
+
+def test_silhouette__equals_scikit_learn() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, generator=draw)
+    clusters = torch.randint(5, (30,), generator=draw)
+    clusters[0] = 9
+    found = num_classes._silhouette(torch.cdist(x, x), clusters)
+    assert found == pytest.approx(silhouette_score(x.numpy(), clusters.numpy()), abs=1e-5)
 
 
 def test_count_classes__numbers_of_labels_mean_nothing(loud_blobs: Blobs) -> None:

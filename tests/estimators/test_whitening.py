@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from anyclass.estimators.whitening import Whitening, fit_whitened_pca
+from anyclass.estimators.whitening import WhitenedPCA, fit_whitened_pca
 
 
 def test_sharpened__is_lda_whitening_and_principal_components(
@@ -28,14 +28,17 @@ def test_sharpened__is_lda_whitening_and_principal_components(
     torch.testing.assert_close((axes.T @ wanted[:4].T).abs(), torch.eye(4), atol=1e-3, rtol=1e-3)
 
 
-def test_spaces__the_first_coordinates_are_those_of_fewer_components(
+def test_transform__joins_the_unit_coordinates_of_both_spaces(
     loud_blobs: Callable[[int], Any],
 ) -> None:
     rows, _, labels = loud_blobs(1)
-    few, many = (Whitening(shared=0.3).spaces(rows, 12, labels, q) for q in (3, 8))
-    x, h = many.reduced(rows)
-    assert (x.shape, h.shape) == ((200, 8), (200, 8))
-    torch.testing.assert_close(many.joined(x[:, :3], h[:, :3]), few.transform(rows))
-    r_x, r_h = (normalize(some[:, :3], dim=1) for some in (x, h))
+    x, h = rows[:, :12], rows[:, 12:-1]
+    of_x, of_h = (fit_whitened_pca(some, labels, 3, 0.5) for some in (x, h))
+    found = WhitenedPCA(*of_x, *of_h, share=0.3)
+    r_x, r_h = (
+        normalize((normalize((some - centre) @ whiten, dim=1) - middle) @ axes, dim=1)
+        for some, (centre, whiten, middle, axes) in ((x, of_x), (h, of_h))
+    )
     u = torch.cat([r_h, 0.3 * r_x], dim=1) / 1.09**0.5
-    torch.testing.assert_close(few.transform(rows), u)
+    torch.testing.assert_close(found.transform(rows), u)
+    assert found.width == 6

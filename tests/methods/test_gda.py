@@ -1,4 +1,4 @@
-"""GDA: against explicit GaussianEM and direct formulas, and a hand-worked neighbourhood.
+"""GDA: against explicit Gaussians and direct formulas, and a hand-worked neighbourhood.
 
 n = 7 images of 2 of C = 5 classes, K = 3 views, D = 24; the equations with 11 rows, D = 4.
 """
@@ -187,7 +187,7 @@ def test_learn__one_view_of_one_image_is_refused(
 
 
 def test_search__smallest_best_over_labelled_classes() -> None:
-    """Texts err by 0.5; the GaussianEM are right by 1, so alpha must be 1 at least."""
+    """Texts err by 0.5; the Gaussians are right by 1, so alpha must be 1 at least."""
     held = LabelledFeatures(torch.eye(4)[[0, 1], None], torch.tensor([1, 3]), ("a", "b"))
     texts, v = torch.zeros(5, 4), torch.zeros(5, 4)
     texts[1], texts[3] = torch.tensor([0.0, 0.5, 0, 0]), torch.tensor([0.5, 0.0, 0, 0])

@@ -31,7 +31,6 @@ SHORT: dict[str, dict[str, Any]] = {
     "flyp": {"tuning": TUNING},
     "gcd": {"tuning": TWO_VIEWS, "head": HEAD, "restarts": 2},
     "get": {"tuning": TWO_VIEWS, "head": HEAD, "tes_epochs": 1},
-    "get-plus": {"rounds": 1},
     "latteclip": {"tuning": TUNING},
     "reclip": {"tune": "tail", "epochs": 1, "ensemble": False},
     "simgcd": {"tuning": TWO_VIEWS, "head": HEAD},

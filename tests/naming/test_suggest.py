@@ -102,6 +102,16 @@ def test_suggest__finds_the_words_and_leaves_labelled_names_alone() -> None:
     assert [name.margin for name in naming.names[:4]] == [None] * 4
 
 
+def test_suggest__a_name_that_a_class_kept_is_not_suggested_again() -> None:
+    """Duck has only a name, and keeps it; its images are as near to the word as can be."""
+    names = (*WORDS[:4], WORDS[3])
+    kept = Classes.of(WORDS[:4], labelled=WORDS[:3], unknown=1).with_discovered()
+    naming = suggest(images(names), kept, [WORDS[3]], WORDS, encode)
+    assert naming.names[3].words == ["duck"]
+    assert "duck" not in naming.names[4].words
+    assert naming.candidates == len(WORDS) - 4
+
+
 def test_suggest__names_that_were_listed_come_first() -> None:
     names = WORDS[:6]
     found, about = images(names), classes(names, 3)

@@ -321,14 +321,15 @@ def test_next_commands_survive_a_shell(tmp_path):
     commands = [shlex.split(command) for _, command in summarise(run, thumbnails=False)["next"]]
     assert [command[1] for command in commands] == ["predict", "evaluate", "fit", "fit"]
     assert commands[0][:4] == ["anyclass", "predict", "--run", str(run)]
-    assert commands[2][3:5] == ["--images", str(run.parent / "images")]
+    assert commands[2][3:5] == ["--from", str(run)]
+    assert commands[2][5:7] == ["--labels", str(run / "predictions.csv")]
+    assert commands[3][3:5] == ["--from", str(run)]
 
 
-def test_names_given_without_a_file_become_a_file_to_write(run):
+def test_names_given_without_a_file_are_quoted(run):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"classes": ["wren", "it's"]}))
     summary = summarise(run, thumbnails=False)
-    assert "--classes names.txt --labels labels.csv" in summary["next"][1][1]
     assert ("class names", """wren 'it'"'"'s'""") in summary["asked"]
 
 
@@ -367,6 +368,70 @@ def test_page_shows_zero_shot_beside_adapted(run):
         assert said in words
     assert "✗ true: boat" in words
     assert "1 labelled, 2 named, 1 unknown classes" in words
+
+
+def test_training_accuracy_is_no_headline(tmp_path):
+    run = make_run(tmp_path, scored_on="training labels", scored=3)
+    page = to_html(summarise(run))
+    assert 'class="big"' not in page
+    words = Page(page).words
+    assert "Every label was trained on, so nobody can say how good it is on other images" in words
+    assert "Adapted, on its training labels 65.0" in words
+    assert 'class="big"' in to_html(summarise(make_run(tmp_path / "other")))
+
+
+def test_majority_class_and_labels_stand_beside_the_accuracy(tmp_path):
+    shares = {"text": 0.24, "labels": 0.61, "images": 0.15}
+    most = {"name": "wren", "accuracy": 2 / 3, "mean_per_class": 0.5, "n": 3}
+    scored = {"scored_on": "cross-fitted labels", "scored": 3, "majority": most}
+    run = make_run(tmp_path, contributions=shares, **scored)
+    summary = summarise(run, thumbnails=False)
+    assert [row["name"] for row in summary["scores"]] == [
+        "Zero-shot",
+        "Majority class",
+        "Adapted, cross-fitted",
+    ]
+    words = Page(to_html(summary)).words
+    assert "It decides by labels 61 %, class names 24 %, unlabelled images 15 %." in words
+    assert "cross-fitted on 3 labels: each was predicted without itself" in words
+    assert [row["labels"] for row in summary["classes"]] == [3, 0, 1, 0]
+    assert "wren 3 labelled" in words
+    assert "apple named" in words
+
+
+def test_suspicious_labels_are_shown_with_what_the_others_say(run):
+    assert summarise(run)["suspicious"] is None
+    head = ["file_name", "label", "opinion", "opinion_score", "label_quality"]
+    rows = [["a/0.jpg", "wren", "'=boat", 0.9, 0.01], ["c/gone.jpg", "boat", "wren", 0.8, 0.1]]
+    with (run / "suspicious.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *rows])
+    summary = summarise(run)
+    assert summary["suspicious"]["count"] == 2
+    first, second = summary["suspicious"]["rows"]
+    assert (first["opinion"], first["src"] is None) == ("=boat", False)
+    assert (second["opinion_score"], second["src"]) == (0.8, None)
+    words = Page(to_html(summary)).words
+    assert "label wren 1.0\u00a0% predicted =boat 90.0\u00a0%".replace("\u00a0", " ") in words
+    (run / "suspicious.csv").write_text(",".join(head) + "\n")
+    assert "Suspicious labels" not in to_html(summarise(run))
+
+
+def test_given_labels_count_and_fill_an_empty_gallery(run):
+    rows = pq.read_table(run / "predictions.parquet").to_pylist()
+    rows[3] |= {"label": "boat", "score": 1.0, "margin": 1.0, "status": "given"}
+    rows[0] |= {"status": "given"}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), run / "predictions.parquet")
+    summary = summarise(run, thumbnails=False)
+    assert [(row["name"], row["count"]) for row in summary["classes"][:3]] == [
+        ("wren", 3),
+        ("apple", 1),
+        ("boat", 1),
+    ]
+    assert summary["classes"][0]["score"] == pytest.approx(0.6), "of the predicted ones alone"
+    gallery = {row["name"]: [i["file_name"] for i in found] for row, found in summary["gallery"]}
+    assert gallery["boat"] == ["b/3.jpg"]
+    assert gallery["wren"] == ["a/2.jpg", "a/1.jpg"]
+    assert all(row["status"] == "ok" for row in (*summary["unsure"], *summary["moved"]))
 
 
 def test_worse_than_zero_shot_is_marked(tmp_path):

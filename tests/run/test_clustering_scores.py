@@ -43,9 +43,22 @@ def test_clustering_scores__values() -> None:
     assert found["controls"]["kmeans"]["all"] == 3 / 9
     assert (found["protocol"], found["metric"]) == ("inductive", "clustering accuracy v2")
     assert found["warnings"] == [
-        "zero-shot on the labelled classes alone has a higher accuracy on images of the labelled "
-        "classes: 100.0% against 75.0%"
+        "zero-shot on the classes with a name alone has a higher accuracy on images of the classes "
+        "with a name: 100.0% against 75.0%"
     ]
+
+
+def test_clustering_scores__a_class_with_only_a_name_is_old() -> None:
+    """It kept its name, so it has to be right by name."""
+    classes = Classes.of("ab", labelled="a", unknown=2).with_discovered()
+    given = np.array([0, 0, 1, 1, 2, 2])
+    dataset = align_labels(
+        ImageDataset(Path("/"), tuple("012345"), given, Classes.of("abx")), classes
+    )
+    rows = np.eye(4)[[0, 0, 1, 2, 3, 3]]
+    found = clustering_scores(dataset, Predictions(rows, rows, rows), classes, {})
+    assert (found["n_old"], found["old"], found["old_fixed"], found["new"]) == (4, 3 / 4, 3 / 4, 1)
+    assert [row["kind"] for row in found["per_class"]] == ["old", "old", "new"]
 
 
 def test_clustering_scores__an_unused_class_has_no_name() -> None:

@@ -7,16 +7,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.classifier import saving
 from anyclass.classifier.heads import Head
+from anyclass.classifier.precomputed import NO_MODEL, AnyRepresentation, Precomputed
 from anyclass.classifier.record import FitRecord
-from anyclass.classifier.representation import Representation
 from anyclass.data import Classes, ImageDataset, Rejection
-from anyclass.errors import ImageError
+from anyclass.data.feature_tables import FeatureTable, read_features
+from anyclass.errors import ImageError, RequestError
+from anyclass.estimators.open_world_model import OpenWorldModel
+
+Array = Shaped[np.ndarray, "N D"] | Shaped[Tensor, "N D"]
+"""A matrix of features."""
 
 
 class Prediction(NamedTuple):
@@ -26,6 +31,8 @@ class Prediction(NamedTuple):
     """Indices of the readable images in the dataset."""
     probabilities: Float[Tensor, "b C"]
     """Probability of each class."""
+    familiarity: Float[Tensor, " b"] | None
+    """How usual each image is, as of `Classifier.familiarity`."""
     rejections: list[Rejection]
     """Unreadable images, with reasons."""
 
@@ -34,8 +41,8 @@ class Prediction(NamedTuple):
 class Classifier:
     """A representation of images, followed by a head."""
 
-    representation: Representation
-    """Turns images into features."""
+    representation: AnyRepresentation
+    """Turns images into features, or takes features that were computed before."""
     head: Head
     """Turns features into logits of the classes."""
     classes: Classes
@@ -49,7 +56,13 @@ class Classifier:
 
     @property
     def clip(self) -> Backbone:
-        """The adapted model."""
+        """The adapted model.
+
+        Raises:
+            RequestError: the classifier was fitted on features and has no model.
+        """
+        if isinstance(self.representation, Precomputed):
+            raise RequestError(NO_MODEL)
         return self.representation.clip
 
     @property
@@ -64,28 +77,70 @@ class Classifier:
         Args:
             features: rows of the representation.
         """
-        return self.head.logits(features.to(self.clip.device)).softmax(dim=1)
+        return self.head.logits(features.to(self.representation.device)).softmax(dim=1)
+
+    @torch.no_grad()
+    def familiarity(self, features: Float[Tensor, "n E"]) -> Float[Tensor, " n"] | None:
+        """Share of the training images that are at least as unusual; None if the head cannot tell.
+
+        A low value means that an image is of none of the classes.
+
+        Args:
+            features: rows of the representation.
+        """
+        if not isinstance(self.head, OpenWorldModel):
+            return None
+        return self.head.familiarity(features.to(self.representation.device))
 
     @torch.no_grad()
     def stream(self, dataset: ImageDataset) -> Iterator[Prediction]:
         """Predict images in order, in bounded memory."""
         for index, features, rejections in self.representation.stream(dataset):
-            probabilities = torch.empty(0, len(self.classes))
             if index:
-                probabilities = self.probabilities(features).cpu()
-            yield Prediction(index, probabilities, rejections)
+                yield self._prediction(index, features, rejections)
+            else:
+                yield Prediction(index, torch.empty(0, len(self.classes)), None, rejections)
+
+    def _prediction(
+        self, index: list[int], features: Float[Tensor, "n E"], rejections: list[Rejection]
+    ) -> Prediction:
+        """Predict a batch of images, on the CPU."""
+        familiarity = self.familiarity(features)
+        if familiarity is not None:
+            familiarity = familiarity.cpu()
+        return Prediction(index, self.probabilities(features).cpu(), familiarity, rejections)
+
+    @torch.no_grad()
+    def stream_features(self, table: FeatureTable) -> Iterator[Prediction]:
+        """Predict rows of features in order, in bounded memory.
+
+        Raises:
+            RequestError: the classifier needs images, or other features.
+        """
+        if not isinstance(self.representation, Precomputed):
+            raise RequestError("the classifier was fitted on images: give images")
+        done = 0
+        for rows in self.representation.blocks(table):
+            index = list(range(done, done + len(rows)))
+            done += len(rows)
+            yield self._prediction(index, rows, [])
 
     def predict_proba(
-        self, images: ImageDataset | Path | str | Sequence[Path | str]
+        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any = None
     ) -> Float[np.ndarray, "N C"]:
         """Probability of each class for each image.
 
         Args:
-            images: a folder, a list of files or an `ImageDataset`.
+            images: a folder, a list of files or an `ImageDataset`; for a classifier that was fitted
+                on features, an array (N, D) of features.
+            extra: further features (N, H), if the classifier was fitted with such features.
 
         Raises:
             ImageError: an image is unreadable; `anyclass.predict` skips it instead.
         """
+        if isinstance(images, np.ndarray | Tensor):
+            table = read_features(images, extra)
+            return np.concatenate([p.probabilities.numpy() for p in self.stream_features(table)])
         rows = []
         for part in self.stream(_dataset(images)):
             if part.rejections:
@@ -94,9 +149,11 @@ class Classifier:
             rows.append(part.probabilities.numpy())
         return np.concatenate(rows)
 
-    def predict(self, images: ImageDataset | Path | str | Sequence[Path | str]) -> list[str]:
-        """Most probable class of each image."""
-        return [self.classes.names[c] for c in self.predict_proba(images).argmax(1)]
+    def predict(
+        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any = None
+    ) -> list[str]:
+        """Most probable class of each image; arguments as for `predict_proba`."""
+        return [self.classes.names[c] for c in self.predict_proba(images, extra).argmax(1)]
 
     def save(self, folder: Path | str) -> None:
         """Write `classifier.safetensors` and `classifier.json` into `folder`, each atomically."""

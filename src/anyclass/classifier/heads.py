@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.errors import ModelError
 from anyclass.estimators.linear import Linear
+from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.estimators.whitening import WhitenedPCA
 
 
@@ -141,7 +142,7 @@ class MetaNet:
 
 @dataclass(frozen=True)
 class WhitenedLinear:
-    """GET-plus: whitening of rows [x | h | 1] to u, then a linear layer."""
+    """get-plus of version 0.1: whitening of rows [x | h | 1] to u, then a linear layer."""
 
     whitening: WhitenedPCA
     """Whitening and PCA to u (n, R)."""
@@ -153,7 +154,7 @@ class WhitenedLinear:
         return self.whitening.transform(f) @ self.weights[:, :-1].T + self.weights[:, -1]
 
 
-Head = CosineHead | Linear | Adapter | CacheModel | MetaNet | WhitenedLinear
+Head = CosineHead | Linear | Adapter | CacheModel | MetaNet | WhitenedLinear | OpenWorldModel
 """Any of the heads."""
 
 

@@ -44,6 +44,16 @@ class FitRecord:
     """Synthesised text features of the images (GET)."""
     context: Float[Tensor, "L W"] | None = None
     """Context vectors before the class name (CoOp)."""
+    contributions: Mapping[str, float] = field(default_factory=dict)
+    """Expert (text, labels, images) -> its share of the logits (open-world)."""
+    opinions: Sequence[int] = ()
+    """Class of each labelled image by the other images, -1 without a label (open-world)."""
+    opinion_scores: Sequence[float] = ()
+    """Probability of this class, NaN without a label (open-world)."""
+    label_quality: Sequence[float] = ()
+    """Probability of each label by the other images, NaN without a label (open-world)."""
+    suspicious: Sequence[int] = ()
+    """Indices of labels that the other images contradict (open-world)."""
     inertia: float | None = None
     """Sum of squared distances to the nearest centre (k-means)."""
 

@@ -54,6 +54,11 @@ class Representation:
         return self.towers[0]
 
     @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.clip.device
+
+    @property
     def width(self) -> int:
         """E, number of columns."""
         with torch.no_grad():

@@ -8,6 +8,8 @@ representation and head. The tensors are
     head.NAME      further tensors of the head, see `FORMATS`
     parameter.NAME trained parameters of the model, by name
     fingerprint    (3, E) features of three synthetic images, to check the base model
+    class_text     (C, D) instead, if it was fitted on features: class texts, 0 where there is none;
+                   discovered classes have no row
 
 Version 0.1 wrote the same layout, but method names with underscores.
 """
@@ -19,7 +21,15 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveFloat, StrictBool, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StrictBool,
+    ValidationError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,11 +44,13 @@ from anyclass.classifier.heads import (
     MetaNet,
     WhitenedLinear,
 )
+from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.classifier.representation import Representation, Space
 from anyclass.data import Classes
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.estimators.linear import Linear
+from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.estimators.whitening import WhitenedPCA
 from anyclass.files import atomic_write, read_json, write_json
 
@@ -55,7 +67,8 @@ class HeadFormat(NamedTuple):
     """Format of a head in the file."""
 
     tensors: Mapping[str, str]
-    """Name of a tensor -> its axes: C classes, D dimensions, other letters of any length."""
+    """Name of a tensor -> its axes: C classes, D dimensions, E columns of `weights`, other
+    letters of any length."""
     numbers: tuple[str, ...] = ()
     """Names of the numbers."""
 
@@ -64,6 +77,7 @@ FORMATS = {
     "adapter": HeadFormat({"w1": "H D", "w2": "D H"}, ("ratio",)),
     "keys": HeadFormat({"keys": "k D", "values": "k C"}, ("alpha", "beta")),
     "conditional": HeadFormat({"context": "L W", "u1": "H D", "c1": "H", "u2": "W H", "c2": "W"}),
+    "open-world": HeadFormat({"known": "J E", "scores": "Q"}),
     "spaces": HeadFormat(
         {
             "x_centre": "D",
@@ -84,6 +98,7 @@ KINDS: dict[type[Any], str] = {
     Adapter: "adapter",
     CacheModel: "keys",
     MetaNet: "conditional",
+    OpenWorldModel: "open-world",
     WhitenedLinear: "spaces",
 }
 """Class of a head -> its `kind` in the file."""
@@ -100,7 +115,7 @@ class HeadParts(NamedTuple):
 class Saved(NamedTuple):
     """Content of a saved classifier."""
 
-    representation: Representation
+    representation: AnyRepresentation
     head: Head
     classes: Classes
     method: str
@@ -109,16 +124,21 @@ class Saved(NamedTuple):
 
 def write(folder: Path, saved: Saved) -> None:
     """Write both files into `folder`, each atomically."""
-    representation = saved.representation
-    clip = representation.clip
-    part = representation.part
     parts = take_apart(saved.head)
-    tensors = {"weights": class_weights(saved.head), "fingerprint": representation.fingerprint()}
+    tensors = {"weights": class_weights(saved.head)}
     tensors |= {f"{HEAD}{name}": tensor for name, tensor in parts.tensors.items()}
     if isinstance(saved.head, Linear) and saved.head.bias is not None:
         tensors["bias"] = saved.head.bias
-    trained = clip.parameters(part) if part else {}
-    tensors |= {f"{PARAMETER}{name}": parameter for name, parameter in trained.items()}
+    representation = saved.representation
+    if isinstance(representation, Precomputed):
+        tensors["class_text"] = representation.texts.nan_to_num(nan=0.0)
+        model = _model_of_features(representation, saved.head)
+    else:
+        tensors["fingerprint"] = representation.fingerprint()
+        part = representation.part
+        trained = representation.clip.parameters(part) if part else {}
+        tensors |= {f"{PARAMETER}{name}": parameter for name, parameter in trained.items()}
+        model = _model_of_images(representation, saved.head)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / TENSORS) as path:
         save_file(tensors, path)
@@ -126,17 +146,44 @@ def write(folder: Path, saved: Saved) -> None:
         format=1,
         method=saved.method,
         fields=dict(saved.fields),
-        part=part,
-        beside=len(representation.towers) > 1,
         own=representation.space == "both",
         head={"kind": parts.kind, **parts.numbers} if parts.kind else None,
         pooled=representation.space == "pooled",
-        scale=_own_scale(saved.head, clip),
         classes=saved.classes.to_json(),
-        model=clip.model_id,
-        preprocessing=clip.preprocessing.to_json(),
+        **model,
     )
-    write_json(folder / SETTINGS, settings.model_dump())
+    content = settings.model_dump()
+    if settings.features is None:
+        del content["features"]
+    write_json(folder / SETTINGS, content)
+
+
+def _model_of_images(representation: Representation, head: Head) -> dict[str, Any]:
+    """Settings of a classifier with a model."""
+    clip = representation.clip
+    return {
+        "part": representation.part,
+        "beside": len(representation.towers) > 1,
+        "scale": _own_scale(head, clip.logit_scale),
+        "model": clip.model_id,
+        "preprocessing": clip.preprocessing.to_json(),
+    }
+
+
+def _model_of_features(representation: Precomputed, head: Head) -> dict[str, Any]:
+    """Settings of a classifier that was fitted on features."""
+    features = _FeatureSettings(
+        width=representation.dimensions,
+        extra=representation.extra_width,
+        logit_scale=representation.logit_scale,
+    )
+    return {
+        "part": None,
+        "scale": _own_scale(head, None),
+        "model": None,
+        "preprocessing": {},
+        "features": features,
+    }
 
 
 def read(
@@ -149,6 +196,10 @@ def read(
     """Read both files; arguments and errors as for `Classifier.load`."""
     settings = _settings(folder / SETTINGS)
     tensors = _tensors(folder / TENSORS)
+    if settings.features is not None:
+        return _read_of_features(folder, settings, settings.features, tensors)
+    if settings.model is None or "fingerprint" not in tensors:
+        raise ModelError(f"{folder} is damaged: its model or its fingerprint is missing")
     if base is not None and base.model_id == settings.model:
         clip = base.copy() if settings.part else base
     else:
@@ -163,7 +214,8 @@ def read(
             raise ValueError("its preprocessing differs (size, mean or standard deviation)")
         fingerprint = representation.fingerprint()
         parts = _head_parts(settings.head, of_head)
-        check_parts(parts, {"C": len(classes), "D": fingerprint.shape[1]})
+        sizes = {"C": len(classes), "D": fingerprint.shape[1], "E": tensors["weights"].shape[-1]}
+        check_parts(parts, sizes)
         _check_fingerprint(fingerprint, tensors)
         _check_shapes(tensors, (len(classes), _width(parts, representation)))
         head = _head(parts, tensors, settings, representation)
@@ -173,6 +225,41 @@ def read(
         ) from error
     method = settings.method.replace("_", "-")  # 0.1 wrote zero_shot
     return Saved(representation, head, classes, method, settings.fields)
+
+
+def _read_of_features(
+    folder: Path,
+    settings: "_Settings",
+    features: "_FeatureSettings",
+    tensors: dict[str, Tensor],
+) -> Saved:
+    """A classifier that was fitted on features; there is no model to load."""
+    classes = Classes.from_json(settings.classes)
+    try:
+        text = tensors.pop("class_text", torch.zeros(0, 0))
+        if text.ndim != 2 or text.shape[1] != features.width or len(text) > len(classes):
+            raise ValueError("class_text has another shape")
+        text[~text.any(1)] = torch.nan
+        representation = Precomputed(
+            features.width, features.extra, text, features.logit_scale, settings.space
+        )
+        of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
+        parts = _head_parts(settings.head, of_head)
+        check_parts(parts, {"C": len(classes), "D": features.width})
+        _check_shapes(tensors, (len(classes), _width(parts, representation)))
+        head = _head(parts, tensors, settings, representation)
+    except ValueError as error:
+        raise ModelError(f"{folder} is damaged: {error}") from error
+    return Saved(representation, head, classes, settings.method, settings.fields)
+
+
+class _FeatureSettings(BaseModel):
+    """What takes the place of a model."""
+
+    model_config = ConfigDict(extra="forbid")
+    width: PositiveInt
+    extra: NonNegativeInt
+    logit_scale: PositiveFloat
 
 
 class _Settings(BaseModel):
@@ -189,8 +276,9 @@ class _Settings(BaseModel):
     pooled: StrictBool = False
     scale: PositiveFloat | None = None
     classes: dict[str, Any]
-    model: str
+    model: str | None
     preprocessing: dict[str, Any]
+    features: _FeatureSettings | None = None
 
     @property
     def space(self) -> Space:
@@ -250,13 +338,14 @@ def class_weights(head: Head) -> Tensor:
     return head.texts if isinstance(head, Adapter | CacheModel | MetaNet) else head.weights
 
 
-def _own_scale(head: Head, clip: Backbone) -> float | None:
+def _own_scale(head: Head, of_model: Float[Tensor, ""] | None) -> float | None:
     """Inverse temperature of the head; None if it is the model's."""
-    if isinstance(head, WhitenedLinear):
+    if isinstance(head, WhitenedLinear | OpenWorldModel):
         return None
     scale = head.scale
-    if isinstance(scale, Tensor) and torch.equal(scale.cpu(), clip.logit_scale.cpu()):
-        return None
+    if isinstance(scale, Tensor) and of_model is not None:
+        if torch.equal(scale.cpu(), of_model.cpu()):
+            return None
     return float(scale)
 
 
@@ -272,7 +361,7 @@ def _head_parts(
     return HeadParts(kind, found, {name: float(number) for name, number in numbers.items()})
 
 
-def _width(parts: HeadParts, representation: Representation) -> int:
+def _width(parts: HeadParts, representation: AnyRepresentation) -> int:
     """E, number of columns of `weights`."""
     if parts.kind != "spaces":
         return representation.width
@@ -283,28 +372,39 @@ def _head(
     parts: HeadParts,
     tensors: Mapping[str, Tensor],
     settings: _Settings,
-    representation: Representation,
+    representation: AnyRepresentation,
 ) -> Head:
     """Build the head from its parts."""
-    clip = representation.clip
-    own: dict[str, Any] = {name: tensor.to(clip.device) for name, tensor in parts.tensors.items()}
+    device = representation.device
+    own: dict[str, Any] = {name: tensor.to(device) for name, tensor in parts.tensors.items()}
     own |= parts.numbers
-    weights = tensors["weights"].to(clip.device)
-    bias = tensors["bias"].to(clip.device) if "bias" in tensors else None
-    scale = clip.logit_scale.detach() if settings.scale is None else settings.scale
+    weights = tensors["weights"].to(device)
+    bias = tensors["bias"].to(device) if "bias" in tensors else None
+    scale: Tensor | float = settings.scale or _model_scale(representation)
     match parts.kind:
         case "adapter":
             return Adapter(**own, texts=weights, scale=scale)
         case "keys":
             return CacheModel(**own, texts=weights, scale=scale)
         case "conditional":
-            prompts = settings.classes["prompts"]
-            return MetaNet(**own, learner=_learner(clip, prompts, own["context"]), scale=scale)
+            if isinstance(representation, Precomputed):
+                raise ValueError("a head of kind conditional needs a model")
+            learner = _learner(representation.clip, settings.classes["prompts"], own["context"])
+            return MetaNet(**own, learner=learner, scale=scale)
         case "spaces":
             return WhitenedLinear(WhitenedPCA(**own), weights)
+        case "open-world":
+            return OpenWorldModel(weights, **own)
     if bias is None and settings.space != "both":
         return CosineHead(weights, scale)
     return Linear(weights, bias, scale)
+
+
+def _model_scale(representation: AnyRepresentation) -> Float[Tensor, ""] | float:
+    """Inverse temperature of the model."""
+    if isinstance(representation, Precomputed):
+        return representation.logit_scale
+    return representation.clip.logit_scale.detach()
 
 
 def _learner(clip: Backbone, prompts: list[str], context: Float[Tensor, "L W"]) -> PromptLearner:
@@ -340,9 +440,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ModelError(f"{path} is damaged: {name!r:.100} is not float32 or not finite")
-    missing = {"weights", "fingerprint"} - set(tensors)
-    if missing:
-        raise ModelError(f"{path} is damaged: {' and '.join(sorted(missing))} missing")
+    if "weights" not in tensors or not {"fingerprint", "class_text"} & set(tensors):
+        raise ModelError(f"{path} is damaged: weights or fingerprint missing")
     return tensors
 
 

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.precomputed import NO_MODEL, Precomputed
 from anyclass.classifier.representation import concat_towers
 from anyclass.errors import RequestError
 from anyclass.features.text import PLAIN, class_features
@@ -43,11 +44,14 @@ def wise_ft(clip: Backbone, classifier: Classifier, share: float = 0.5) -> Class
     """
     if not 0 <= share <= 1:
         raise RequestError(f"share {share}: give a number between 0 and 1")
+    representation = classifier.representation
+    if isinstance(representation, Precomputed):
+        raise RequestError(NO_MODEL)
     if clip.model_id != classifier.clip.model_id:
         raise RequestError(
             f"the classifier was fitted on {classifier.clip.model_id}, not {clip.model_id}"
         )
-    part = classifier.representation.part
+    part = representation.part
     if part is None:
         return classifier
     head = classifier.head
@@ -69,7 +73,7 @@ def wise_ft(clip: Backbone, classifier: Classifier, share: float = 0.5) -> Class
     scale = mixed.logit_scale.detach() if isinstance(head.scale, Tensor) else head.scale
     return replace(
         classifier,
-        representation=classifier.representation.with_clip(mixed),
+        representation=representation.with_clip(mixed),
         head=CosineHead(weights, scale),
         fields={**classifier.fields, "wise_ft": share},
     )

@@ -8,7 +8,7 @@ from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes
 from anyclass.errors import RequestError
-from anyclass.features.store import FeatureStore
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.methods import METHODS
 from anyclass.run.clustering_scores import KMEANS_BASELINES
 from anyclass.run.folder import CONTROLS
@@ -20,7 +20,7 @@ RESTARTS = 10
 
 
 def fit_baselines(
-    data: FeatureStore, classes: Classes, log: Progress, seed: int
+    data: AnyFeatures, classes: Classes, log: Progress, seed: int
 ) -> dict[str, Classifier]:
     """Fit k-means on frozen features, without and with labels, as baselines of class discovery.
 
@@ -53,13 +53,13 @@ def fit_baselines(
 
 
 def load_baselines(
-    run: Path | str, base: Backbone, device: str, allow_pickle: bool, engine: EngineName
+    run: Path | str, base: Backbone | None, device: str, allow_pickle: bool, engine: EngineName
 ) -> dict[str, Classifier]:
     """Load the baselines of a run, by name.
 
     Args:
         run: a run folder.
-        base: the untrained model that all of them share.
+        base: the untrained model that all of them share; None: they were fitted on features.
         device: auto, cpu, cuda, cuda:1 or mps.
         allow_pickle: accept weights that are not safetensors.
         engine: engine of the frozen image tower on a CPU.

@@ -14,6 +14,13 @@ PARTS = {
 }
 """Command -> flags that choose a part by its name, which brings flags of its own."""
 
+REPLACED = {
+    "latteclip-plus": "open-world",
+    "ship-plus": "open-world",
+    "get-plus": "open-world",
+}
+"""Method of version 0.1 that is no more -> its successor; saved runs still predict."""
+
 
 class CommandLine(NamedTuple):
     """One command line, sorted."""
@@ -71,6 +78,11 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}? " if near else ""
 
 
+def was_replaced(method: str, successor: str) -> str:
+    """What to say of a method that is no more."""
+    return f"{method} was replaced by {successor}: use `anyclass fit {successor}`, or auto"
+
+
 def _take_parts(arguments: Sequence[str], flags: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """What `--captioner NAME` and the like choose, wherever they stand; and all other arguments."""
     chosen = dict[str, str]()
@@ -93,5 +105,7 @@ def _which_method(command: str, rest: Sequence[str], methods: Sequence[str]) -> 
     names = f"METHOD is one of {', '.join(methods)}"
     if not rest or rest[0].startswith("-"):
         return f"which method? anyclass {command} METHOD --images DIR ...; {names}"
+    if successor := REPLACED.get(rest[0].replace("_", "-")):
+        return was_replaced(rest[0], successor)
     hint = did_you_mean(rest[0], methods)
     return f"no method is called {rest[0]!r}: {hint}{names}"

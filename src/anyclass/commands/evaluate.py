@@ -1,25 +1,34 @@
 """`evaluate`: score a classifier on labelled images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.commands.baselines import load_baselines
+from anyclass.commands.precomputed import for_features, of_run
 from anyclass.commands.predict import load
-from anyclass.commands.request import check_share
+from anyclass.commands.request import FILE, check_share, check_source
 from anyclass.data import Classes, ImageDataset
+from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
 from anyclass.report.gallery import Json
 from anyclass.run.clustering_scores import align_labels, clustering_scores
+from anyclass.run.earlier import given_files
 from anyclass.run.folder import check_finished
+from anyclass.run.label_scores import TRAINING_CAVEAT
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.scoring import (
     Predictions,
@@ -34,13 +43,15 @@ from anyclass.run.scoring import (
 
 def evaluate(
     run: Path | str,
-    images: Path | str,
-    labels: Annotated[str, arg(metavar="folders|FILE")] = "folders",
+    images: Path | str | None = None,
+    labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None,
     device: str = "auto",
     engine: EngineName = "auto",
     allow_pickle: bool = False,
     min_score: float = 0.0,
     prompt_ensemble: bool = True,
+    features: Annotated[Any, FILE] = None,
+    extra: Annotated[Any, FILE] = None,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Score a fitted run on labelled images, compared with zero-shot and baselines.
@@ -48,29 +59,33 @@ def evaluate(
     Args:
         run: a run folder.
         images: folder of labelled images.
-        labels: `folders`: the parent folder of an image is its label. Or a table with the columns
-            file_name and label: CSV, Parquet or JSONL.
+        labels: `folders` (the default for images): the parent folder of an image is its label. Or
+            a table with the columns file_name and label: CSV, Parquet or JSONL. The default for
+            features: the labels in their file.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
         engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
             torch.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
-        min_score: also score the images with a best probability of at least this, for a
-            classifier that may abstain.
+        min_score: also score the images with a score of at least this, for a classifier that may
+            abstain.
         prompt_ensemble: also score zero-shot with an ensemble of 80 prompt templates. Turn it off
             for thousands of classes: their 80 texts each take minutes the first time.
+        features: features of the images instead, by the model of the run: a file, or an array.
+        extra: with `features`, a file or an array of further features, if the run had such.
         callback: gets `done` and `total`.
 
     Returns:
         accuracy, zero_shot_accuracy, zero_shot_ensemble_accuracy, mean_per_class, n, rejected,
-        per_class, confusion, calibration_error, controls (scores of baselines) and warnings. If
+        per_class, confusion, majority (the answer that is always the most frequent class),
+        calibration_error, controls (scores of baselines) and warnings. If
         some classes were labelled and others only named, also base, new and harmonic_mean of the
         run and of zero-shot: within each group of classes (`sliced`), over all classes
         (`mixed`), and over all classes as means over classes (`generalized`). If classes were
         discovered, labels may be new to the run, and the result is all, old, new, old_fixed, nmi,
-        ari, assignment and per_class of clustering accuracy v2; zero-shot is scored on images of
-        labelled classes alone. With `min_score` also `sure`: share and scores of the images that
-        reach it.
+        ari, assignment and per_class of clustering accuracy v2; old are the classes with a name,
+        and zero-shot is scored on their images alone. With `min_score` also `sure`: share and
+        scores of the images that reach it.
 
     Raises:
         RequestError: there is no fitted run, no labelled image, or a label that is none of its
@@ -78,32 +93,65 @@ def evaluate(
     """
     check_share(min_score, "--min-score")
     check_finished(Path(run))
+    check_source(images, features)
     model = read_json(Path(run) / "config.json")["model"]
-    base = Backbone.load(model, torch_device(device), allow_pickle, engine)
+    base = Backbone.load(model, torch_device(device), allow_pickle, engine) if model else None
     classifier = load(run, device, allow_pickle, engine, base)
-    dataset = _labelled(images, labels, classifier.classes)
+    baselines = load_baselines(run, base, device, allow_pickle, engine)
+    caveats: list[str] = []
     with Progress(callback=callback) as log:
-        data = FeatureStore(base, dataset)
-        features = data.embed(Embedding(cached_part(classifier.representation.part)), log)
-        data = data.of(dataset[features.ok])
+        if images is None:
+            data = _of_features(read_features(features, extra), labels, classifier, base)
+            rejected = 0
+            classifier = for_features(classifier)
+            baselines = {name: for_features(other) for name, other in baselines.items()}
+        else:
+            data, rejected = _of_images(images, labels or "folders", classifier, base, log)
+        for sentence in data.dataset.skipped:
+            log.say(sentence)
+        fitted_on = _fitted_on(run, images, features)
+        if fitted_on and not unknown_classes(classifier.classes):
+            fair, caveats = _untaught(data.dataset, given_files(Path(run)))
+            data = data.of(fair)
         if not (data.dataset.labels >= 0).any():
             raise RequestError(
-                f"no readable image of {images} has a label: sort the images into class folders, "
-                "or give a table (--labels FILE)"
+                f"no readable image of {images or features!s:.200} has a label: sort the images "
+                "into class folders, or give a table (--labels FILE)"
             )
         predictions = predict_all(data, classifier, log, prompt_ensemble)
-        baselines = {
-            name: predict_adapted(data, baseline, log)
-            for name, baseline in load_baselines(run, base, device, allow_pickle, engine).items()
-        }
+        others = {name: predict_adapted(data, other, log) for name, other in baselines.items()}
     scores: Callable[..., Json] = _scores
     if unknown_classes(classifier.classes):
-        scores = partial(clustering_scores, fitted_on=_fitted_on(run, images))
-    result = scores(data.dataset, predictions, classifier.classes, baselines)
-    result["rejected"] = len(features.rejections)
+        scores = partial(clustering_scores, fitted_on=fitted_on)
+    result = scores(data.dataset, predictions, classifier.classes, others)
+    result["rejected"] = rejected
+    result["warnings"] = [*caveats, *result["warnings"]]
     if min_score:
         result |= _confident(scores, data.dataset, predictions, classifier.classes, min_score)
     return result
+
+
+def _of_images(
+    images: Path | str, labels: str, classifier: Classifier, base: Backbone | None, log: Progress
+) -> tuple[AnyFeatures, int]:
+    """Readable labelled images, and the number of rejected ones."""
+    if base is None:
+        raise RequestError(NO_MODEL)
+    dataset = _labelled(images, labels, classifier.classes)
+    data = FeatureStore(base, dataset)
+    found = data.embed(Embedding(cached_part(classifier.representation.part)), log)
+    return data.of(dataset[found.ok]), len(found.rejections)
+
+
+def _of_features(
+    table: FeatureTable, labels: Any, classifier: Classifier, base: Backbone | None
+) -> AnyFeatures:
+    """Labelled features; the labels may be new if the run discovered classes."""
+    classes = classifier.classes
+    if unknown_classes(classes):
+        whole = feature_dataset(table, None, None, labels)
+        return of_run(classifier, table, align_labels(whole, classes), base)
+    return of_run(classifier, table, feature_dataset(table, None, classes.names, labels), base)
 
 
 def _labelled(images: Path | str, labels: str, classes: Classes) -> ImageDataset:
@@ -113,9 +161,25 @@ def _labelled(images: Path | str, labels: str, classes: Classes) -> ImageDataset
     return align_labels(ImageDataset.read(images, None, labels), classes)
 
 
-def _fitted_on(run: Path | str, images: Path | str) -> bool:
-    """Whether a run was fitted on this folder of images."""
-    return bool(read_json(Path(run) / "config.json").get("images") == str(Path(images).resolve()))
+def _fitted_on(run: Path | str, images: Path | str | None, features: Any) -> bool:
+    """Whether a run was fitted on this folder of images, or on this file of features."""
+    config = read_json(Path(run) / "config.json")
+    if images is not None:
+        return bool(config.get("images") == str(Path(images).resolve()))
+    is_file = isinstance(features, str | Path)
+    return bool(is_file and config.get("features") == str(Path(features).resolve()))
+
+
+def _untaught(dataset: ImageDataset, given: Collection[str]) -> tuple[ImageDataset, list[str]]:
+    """Hide labels that a run was trained on, if there are others; return warnings as well."""
+    taught = (dataset.labels >= 0) & np.isin(dataset.files, list(given))
+    count = int(taught.sum())
+    if not count:
+        return dataset, []
+    if count == int((dataset.labels >= 0).sum()):
+        return dataset, [TRAINING_CAVEAT]
+    hidden = replace(dataset, labels=np.where(taught, -1, dataset.labels))
+    return hidden, [f"left out {count} labels that the run was trained on"]
 
 
 def _scores(
@@ -141,6 +205,7 @@ def _scores(
         "n": adapted["n"],
         "per_class": adapted["per_class"],
         "confusion": compared["confusion"],
+        "majority": compared["majority"],
         "calibration_error": compared["calibration_error"],
         "controls": {
             name: all_scores(dataset.labels, rows, classes) for name, rows in baselines.items()
@@ -157,9 +222,9 @@ def _confident(
     classes: Classes,
     least: float,
 ) -> Json:
-    """Share and scores of the images with a best probability of at least `least`."""
+    """Share and scores of the images with a score of at least `least`."""
     known = dataset.labels >= 0
-    rows = known & (predictions.adapted.max(1) >= least)
+    rows = known & (predictions.confidence >= least)
     share = {"min_score": least, "n": int(rows.sum()), "share": float(rows[known].mean())}
     if not rows.any():
         return {"sure": share}

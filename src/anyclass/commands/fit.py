@@ -8,6 +8,7 @@ from typing import Any
 import anyclass
 from anyclass.commands.learn import learn
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
+from anyclass.commands.second_round import with_inherited
 from anyclass.commands.write_run import write_run
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN
@@ -35,7 +36,7 @@ def fit(
         out: the run folder.
         overwrite: replace an existing run; other files in its folder stay.
         callback: gets the figures of each step.
-        options: the fields of `Request`: images, classes, labels, model, seed, device ...
+        options: the fields of `Request`: images or features, classes, labels, model, seed ...
 
     Returns:
         The content of `metrics.json`.
@@ -44,12 +45,14 @@ def fit(
         RequestError: the request cannot be fulfilled; the message names the change needed.
         AnyclassError: too many images are unreadable, training failed, or the disk is full.
     """
-    request = request_of(options)
-    dataset = request.dataset("fit")
+    request = request_of(with_inherited(options))
+    given = request.precomputed(method)
+    dataset = given.dataset if given else request.dataset("fit")
     choice = choose_method(method, dataset, request.unknown)
-    config = _config(request, choice)
+    given = given and given.checked()
+    config = _config(request, choice) | ({"features_sha256": given.digest} if given else {})
     with opened(Path(out), config, overwrite) as folder:
-        clip = request.backbone()  # before the folder changes: loading may fail
+        data = given or FeatureStore(request.backbone(), dataset)  # loading may fail: do it first
         begin(folder, config, overwrite)
         with Progress(folder / "log.jsonl", callback) as log:
             if choice.asked == "auto":
@@ -57,7 +60,6 @@ def fit(
             workload = choice.method.workload(len(dataset), len(dataset.classes))
             for notice in request.notices(dataset, workload):
                 log.say(notice)
-            data = FeatureStore(clip, dataset)
             learned = learn(request, choice.method, data, folder / SCRATCH, log)
             write_run(folder, learned)
     return learned.metrics

@@ -22,6 +22,7 @@ labels, class names, or neither.
   anyclass plan [METHOD]   show what a fit would do: method, time, disk
   anyclass fit METHOD      fit a method to a folder; writes a run folder
   anyclass describe        write what a captioner says of each image
+  anyclass embed           write the features of a model into a file
   anyclass predict         label the images of a folder with a run
   anyclass evaluate        score a run on labelled images, beside zero-shot
   anyclass rename          name discovered classes, from RUN/classes.csv
@@ -29,7 +30,7 @@ labels, class names, or neither.
   anyclass demo            try it: draw emoji, classify them, write a report
   anyclass models          list the models that --model takes
 
-Start with auto, which picks the method:
+Start with auto, which takes whatever you know:
 
   anyclass fit auto --images photos --classes names.txt --out run
 
@@ -44,6 +45,10 @@ questions to a language model. Nothing is computed and nothing is written.
 `anyclass fit` takes the same options.
 """
 """What `plan` says on a page of `fit`."""
+
+
+FEATURE_FLAGS = ("--features", "--extra", "--class-text", "--logit-scale")
+"""Options of `fit` that most methods do not show: they say so where they are given one."""
 
 
 class Page(NamedTuple):
@@ -88,7 +93,8 @@ def check_flags(line: CommandLine, known: Page) -> None:
     Raises:
         RequestError: with the option that looks most alike.
     """
-    plain = {_plain(flag) for flag in known.flags}
+    unshown = FEATURE_FLAGS if line.command in ("fit", "plan") else ()
+    plain = {_plain(flag) for flag in (*known.flags, *unshown)}
     for word in line.flags:
         flag = word.partition("=")[0]
         if word.startswith("--") and word != "--" and _plain(flag) not in plain:

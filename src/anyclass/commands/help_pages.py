@@ -20,6 +20,7 @@ import tyro
 
 from anyclass.captioning import CAPTIONERS
 from anyclass.commands.demo import demo
+from anyclass.commands.embed import embed
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.flags import (
     PARTS,
@@ -28,7 +29,7 @@ from anyclass.commands.flags import (
     part_kinds,
     rename_command,
 )
-from anyclass.commands.help import PAGES, key
+from anyclass.commands.help import FEATURE_FLAGS, PAGES, key
 from anyclass.commands.models import models
 from anyclass.commands.predict import predict
 from anyclass.commands.report import report
@@ -45,7 +46,19 @@ TYRO_WIDTH = "128"
 """Columns of tyro's pages: the most at which it puts its boxes below each other."""
 
 GROUPS = {
-    "Input": ("run", "images", "classes", "labels", "unknown", "holdout", "names"),
+    "Input": (
+        "run",
+        "images",
+        "classes",
+        "labels",
+        "unknown",
+        "holdout",
+        "names",
+        "features",
+        "extra",
+        "class-text",
+        "logit-scale",
+    ),
     "Output": ("out", "overwrite"),
     "Model": ("model",),
     "Options": (),
@@ -64,14 +77,12 @@ GROUPS = {
 
 SITUATIONS = {
     "Names of all classes, no labels": (
-        "latteclip-plus",
         "latteclip",
         "reclip",
         "flyp",
         "zero-shot",
     ),
     "Labels for some images, names of all classes": (
-        "ship-plus",
         "ship",
         "gda",
         "tip-adapter",
@@ -80,7 +91,6 @@ SITUATIONS = {
         "cocoop",
     ),
     "Labels for some classes, the others unknown (--unknown N)": (
-        "get-plus",
         "get",
         "simgcd",
         "gcd",
@@ -89,10 +99,14 @@ SITUATIONS = {
 }
 """What is known of the classes -> methods for it, in the order of `anyclass fit --help`."""
 
+TAKE_FEATURES = ("auto", "open-world")
+"""Methods whose pages show the options of features."""
+
 ABOUT_FIT = """Fit a method to a folder of images and write a run folder. Start with auto. \
 `anyclass fit METHOD --help` shows the options of a method."""
 
-ABOUT_AUTO = """Fit the method that suits what is known of the classes; `anyclass plan` shows which.
+ABOUT_AUTO = """Fit open-world with its defaults to whatever is known of the classes: labels, \
+names, the number of unknown ones, or any mix. `anyclass plan` shows what is known.
 
 Writes a run folder with the model, the predictions, the scores and a report."""
 
@@ -157,7 +171,7 @@ def _all_pages() -> Iterator[tuple[str, list[str]]]:
         chosen = {"captioner": captioner}
         yield _page("describe", "", chosen, describe_command(captioner))
         yield _page("rename", "", chosen, rename_command(captioner))
-    functions: tuple[Any, ...] = (predict, evaluate, report, demo, models)
+    functions: tuple[Any, ...] = (embed, predict, evaluate, report, demo, models)
     for function in functions:
         yield _page(function.__name__, "", {}, function)
 
@@ -166,6 +180,8 @@ def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tu
     """Name of the page of one command line, and its sections."""
     about, groups = _groups(declared)
     own = groups[0].options
+    if command == "fit" and method not in TAKE_FEATURES:
+        own = [option for option in own if option.names not in FEATURE_FLAGS]
     if command == "rename" and not parts:
         own.append(_choice("captioner", ", ".join(CAPTIONERS)))
     program = " ".join(["anyclass", command, *filter(None, [method])])
@@ -176,6 +192,9 @@ def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tu
         for option in group.options
         if option.help.endswith("(required)")
     ]
+    names = {option.name for option in own}
+    if "images" in names and command not in ("describe", "embed"):
+        needed.append("--images PATH")  # or --features, where the method takes them
     usage = " ".join(["usage:", program, *chosen, *needed, "[options]"])
     about = ABOUT_AUTO if method == "auto" else about
     sections = [_fold(usage, "  "), _paragraphs(about)]
@@ -251,7 +270,7 @@ def _tidy(option: Option) -> Option:
     metavar = option.metavar.replace("PATH|STR", "PATH").replace("{None}|", "")
     metavar = metavar.replace("STR", "TEXT").replace("{auto}", "auto")
     metavar = re.sub(r"\[(.+) \[\1 \.\.\.\]\]", r"\1 ...", metavar)
-    text = re.sub(r" *\(default: (None|False|''|)\)$", "", option.help)
+    text = re.sub(r" *\(default: (None|False|''|\['None'\]|)\)$", "", option.help)
     text = text.replace("(default: True)", "(default: on)")
     off = option.help.endswith("(default: False)")
     names = option.names.partition(",")[0] if off else option.names
@@ -305,12 +324,15 @@ def _fold(text: str, further: str, first: str = "") -> str:
 
 def _list_of_methods() -> list[str]:
     """The page of `anyclass fit --help`: methods by what is known of the classes."""
-    listed = {name for names in SITUATIONS.values() for name in names}
+    listed = {"open-world", *(name for names in SITUATIONS.values() for name in names)}
     others = tuple(name for name in METHODS if name not in listed)
     sections = [
         "usage: anyclass fit METHOD --images PATH [options]",
         _paragraphs(ABOUT_FIT),
-        _methods("Whatever is known", {"auto": "Picks the method; `anyclass plan` shows which."}),
+        _methods(
+            "Whatever is known",
+            {"auto": "open-world with its defaults.", "open-world": _about("open-world")},
+        ),
     ]
     for situation, names in {**SITUATIONS, "Other methods": others}.items():
         if names:

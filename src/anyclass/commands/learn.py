@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
-from anyclass.backbone import Backbone, Part
+from anyclass.backbone import Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.baselines import fit_baselines
 from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request
+from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset, Rejection
-from anyclass.data.splits import hold_out
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
-from anyclass.features.store import FeatureStore
+from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.methods import Method
 from anyclass.naming.class_names import name_classes
 from anyclass.run.clustering_scores import discovery_summary
+from anyclass.run.earlier import compare_rounds
+from anyclass.run.label_scores import UNSEEN, fair_labels
+from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.progress import Progress
 from anyclass.run.scoring import Predictions, compare, predict_all, score_baselines
 
@@ -34,8 +38,10 @@ Json = dict[str, Any]
 class Learned:
     """Result of a fit with its scores; `write_run` stores it in a run folder."""
 
-    clip: Backbone
-    """The model before training."""
+    model: Json
+    """The model before training: its name and checksum."""
+    device: str
+    """Device that it was on."""
     classifier: Classifier
     """The fitted classifier."""
     baselines: dict[str, Classifier]
@@ -46,6 +52,10 @@ class Learned:
     """Rejected images, with reasons."""
     predictions: Predictions
     """Probabilities of the other images, in order."""
+    taught: Bool[np.ndarray, " M"]
+    """Whether the label of each of these images was trained on."""
+    opinions: Opinions | None
+    """What the other images say of these labels; None if the method does not tell."""
     metrics: Json
     """The content of `metrics.json`."""
     naming: Json | None
@@ -54,20 +64,26 @@ class Learned:
     """Start of the run, ISO 8601, UTC."""
 
     @property
+    def readable(self) -> ImageDataset:
+        """All images but the rejected ones."""
+        rejected = [rejection.file_name for rejection in self.rejections]
+        return self.dataset[~np.isin(self.dataset.files, rejected)]
+
+    @property
     def seconds(self) -> float:
         """Duration of the run."""
         return float(self.metrics["seconds"]["total"])
 
 
 def learn(
-    request: Request, method: Method, data: FeatureStore, scratch: Path, log: Progress
+    request: Request, method: Method, data: AnyFeatures, scratch: Path, log: Progress
 ) -> Learned:
     """Embed, fit, predict and score.
 
     Args:
         request: the request of the user.
         method: the method with its hyper-parameters.
-        data: the model and all images.
+        data: the model and all images, or precomputed features.
         scratch: folder for the state that an interrupted run continues from.
         log: gets the progress.
 
@@ -82,42 +98,58 @@ def learn(
     data, rejections = readable(data, part, request.max_rejected, log)
     clock("embed")
     scratch = _scratch_folder(data, scratch)
-    given = data.of(hold_out(data.dataset, request.holdout, request.seed))
+    given = data.of(training_labels(request, data.dataset))
     estimate = None
     if request.unknown == "auto":
         estimate = estimate_unknown(given, part, request.seed, log, scratch)
         log.say(estimate["why"])
         given = given.with_unknown(estimate["unknown"])
         clock("count")
-    classifier = method.fit(given, log, scratch, request.seed)
+    fit_method: Callable[..., Classifier] = method.fit  # it takes features where there are any
+    classifier = fit_method(given, log, scratch, request.seed)
     clock("fit")
     data = data.of(replace(data.dataset, classes=classifier.classes))
     predictions = predict_all(data, classifier, log, request.prompt_ensemble)
-    scored, caveats = _scored_labels(data.dataset, classifier.record.trained_on)
+    opinions = opinions_of(classifier.record)
+    taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
+    taught &= given.dataset.labels >= 0
+    fair = fair_labels(data.dataset, taught, predictions, opinions)
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
-    metrics = compare(scored.labels, predictions, classifier.classes) | {
+    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes) | {
         "n": len(all_images),
         "rejected": len(rejections),
         "facts": dict(classifier.record.facts),
-        "controls": score_baselines(data.of(scored), baselines, log),
+        "controls": score_baselines(data.of(fair.dataset), baselines, log),
         "classes_estimated": estimate,
+        "scored_on": fair.kind,
+        "contributions": dict(classifier.record.contributions),
+        "suspicious": None if opinions is None else len(opinions.suspicious),
     }
     predicted = predictions.adapted.argmax(1)
-    metrics |= discovery_summary(predicted, classifier.classes, metrics, held_out=not caveats)
-    metrics["warnings"] = [*log.warnings, *caveats, *metrics["warnings"]]
+    held_out = fair.kind in (None, UNSEEN)
+    metrics |= discovery_summary(predicted, classifier.classes, metrics, held_out)
+    metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
+    earlier = request.earlier()
+    if earlier is not None:
+        metrics["second_round"] = compare_rounds(
+            earlier, data.dataset, taught, predictions.adapted, opinions
+        )
     naming = name_classes(given, classifier, predictions.adapted, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
     metrics["seconds"] = clock.seconds | {"total": clock.total}
     return Learned(
-        clip=data.clip,
+        model=data.about(),
+        device=str(data.device),
         classifier=classifier,
         baselines=baselines,
         dataset=replace(all_images, classes=classifier.classes),
         rejections=rejections,
         predictions=predictions,
+        taught=taught,
+        opinions=opinions,
         metrics=metrics,
         naming=naming,
         started=started,
@@ -125,9 +157,11 @@ def learn(
 
 
 def readable(
-    data: FeatureStore, part: Part, max_rejected: float, log: Progress
-) -> tuple[FeatureStore, list[Rejection]]:
+    data: AnyFeatures, part: Part, max_rejected: float, log: Progress
+) -> tuple[AnyFeatures, list[Rejection]]:
     """Embed all images; return the usable ones and the rejections.
+
+    Precomputed features are all usable.
 
     Args:
         data: the model and the images.
@@ -138,6 +172,8 @@ def readable(
     Raises:
         AnyclassError: more than `max_rejected` of the images are unusable, or all are.
     """
+    if isinstance(data, PrecomputedFeatures):
+        return data, []
     dataset = data.dataset
     features = data.embed(Embedding(part), log)
     lost = len(features.rejections)
@@ -175,25 +211,9 @@ class Clock:
         return round(time.monotonic() - self._start, 2)
 
 
-def _scratch_folder(data: FeatureStore, scratch: Path) -> Path:
+def _scratch_folder(data: AnyFeatures, scratch: Path) -> Path:
     """Folder for the state of an unfinished run with the same model and images."""
-    key = json.dumps([data.clip.weights_sha256, data.dataset.files, data.hashes()])
+    key = json.dumps(data.key())
     folder = scratch / sha256(key.encode()).hexdigest()[:24]
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _scored_labels(
-    dataset: ImageDataset, trained_on: Collection[str]
-) -> tuple[ImageDataset, list[str]]:
-    """Hide the labels that were trained on, if there are others; return warnings as well."""
-    trained = np.isin(dataset.files, list(trained_on))
-    labelled = dataset.labels >= 0
-    if not (trained & labelled).any():
-        return dataset, []
-    if (labelled & ~trained).any():
-        return replace(dataset, labels=np.where(trained, -1, dataset.labels)), []
-    return dataset, [
-        "every label was trained on, so these scores are training scores; for an unbiased score "
-        "run `anyclass evaluate` on other images, or hold out some labels (--holdout 0.1)"
-    ]

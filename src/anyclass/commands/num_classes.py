@@ -1,16 +1,13 @@
-"""Estimate of the number of classes without a name, from the labelled images of a request."""
+"""Estimate of the number of classes without a name, from labels if there are any."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from anyclass.backbone import Part
-from anyclass.estimators.num_classes import Count, estimate_num_classes
-from anyclass.features.cache import Embedding
-from anyclass.features.extract import map_rows, stack_features
-from anyclass.features.store import FeatureStore
+from anyclass.estimators.num_classes import Count, count_classes
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.files import read_json, write_json
 from anyclass.log import Log
 
@@ -18,12 +15,12 @@ Json = dict[str, Any]
 
 
 def estimate_unknown(
-    data: FeatureStore, part: Part, seed: int, log: Log, scratch: Path | None = None
+    data: AnyFeatures, part: Part, seed: int, log: Log, scratch: Path | None = None
 ) -> Json:
     """Estimate the number of classes without a name, with its uncertainty.
 
     Args:
-        data: the model and images, all readable, some labelled; frozen features are clustered.
+        data: the model and images, all readable; frozen features are clustered.
         part: part of the model whose trunk outputs are cached.
         seed: random seed of label splits and of k-means.
         log: gets the progress.
@@ -31,9 +28,6 @@ def estimate_unknown(
 
     Returns:
         The content of `classes_estimated` in `metrics.json`.
-
-    Raises:
-        RequestError: no class has two labelled images.
     """
     stored = scratch / "classes.json" if scratch else None
     if stored and stored.is_file():
@@ -47,15 +41,15 @@ def estimate_unknown(
     return estimate
 
 
-def _estimate(data: FeatureStore, part: Part, seed: int, log: Log) -> Json:
+def _estimate(data: AnyFeatures, part: Part, seed: int, log: Log) -> Json:
     """Estimate from the frozen features of all images."""
-    clip = data.clip
     x = data.image_features(part, log).cpu()
-    hidden = data.embed(Embedding(part), log)
-    h = map_rows(partial(clip.pooled, part=part), clip.device, hidden).to(x)
+    h = data.backbone_features(part, log).to(x)
     y = torch.from_numpy(data.dataset.labels.copy())
-    count = estimate_num_classes(stack_features(x, h), x.shape[1], y, log, seed=seed)
-    return describe_estimate(count, int((y >= 0).sum()), len(data.dataset.classes))
+    count = count_classes(x, y, log, extra=h, seed=seed)
+    labelled = y[y >= 0]
+    enough = int((labelled.bincount() >= 2).sum()) >= 2
+    return describe_estimate(count, len(labelled) if enough else 0, len(data.dataset.classes))
 
 
 def describe_estimate(count: Count, labelled: int, names: int) -> Json:
@@ -63,7 +57,7 @@ def describe_estimate(count: Count, labelled: int, names: int) -> Json:
 
     Args:
         count: the estimate.
-        labelled: number of labelled images.
+        labelled: number of labelled images that it comes from; 0: there are too few.
         names: number of classes with a name, a lower bound of the estimate.
     """
     least, most = count.range
@@ -78,9 +72,20 @@ def describe_estimate(count: Count, labelled: int, names: int) -> Json:
         "labelled_pictures": labelled,
         "curve": [{"classes": k, "score": score} for k, score in count.curve.items()],
         "why": (
-            f"about {total} classes, {unknown} of them without a name: an estimate from "
-            f"{labelled} labelled images. {least} to {most} are plausible: with fewer than "
-            f"{least} labelled classes merge, with more than {most} they split. "
-            "--unknown N sets the number"
+            f"about {total} classes, {unknown} of them without a name: "
+            f"{_evidence(labelled, least, most)}. --unknown N sets the number"
         ),
     }
+
+
+def _evidence(labelled: int, least: int, most: int) -> str:
+    """What an estimate rests on."""
+    if not labelled:
+        return (
+            "an estimate from how well the images group, since fewer than two classes have two "
+            f"labelled images; {least} to {most} fit nearly as well"
+        )
+    return (
+        f"an estimate from {labelled} labelled images. {least} to {most} are plausible: with fewer "
+        f"than {least} labelled classes merge, with more than {most} they split"
+    )

@@ -2,8 +2,14 @@
 
 from typing import Any
 
+from anyclass.run.label_scores import CROSS_FITTED, TRAINING
+from anyclass.run.sentences import basis, decision, rounds
+
 HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
 """Keys of labelled and named classes in the scores -> width of their column."""
+
+ADAPTED = {CROSS_FITTED: "adapted, cross-fitted", TRAINING: "adapted, training labels"}
+"""What is scored -> name of the score of the classifier, if it is not on other labels."""
 
 Result = dict[str, Any]
 """What a command returns, and what `--json` prints."""
@@ -26,13 +32,22 @@ def plan_lines(result: Result) -> list[str]:
     ]
 
 
+LISTED = 20
+"""Most classes that `plan` prints; `--json` has all."""
+
+
 def _kinds(result: Result) -> str:
-    """The classes, each with what is known of it."""
-    kinds = ", ".join(f"{row['name']} ({row['kind']})" for row in result["classes"])
+    """The classes, each with what is known of it: labels, or only a name."""
+    about = {"labelled": "{labelled} labelled", "named": "named"}
+    kinds = ", ".join(
+        f"{row['name']} ({about[row['kind']].format(**row)})" for row in result["classes"][:LISTED]
+    )
+    if len(result["classes"]) > LISTED:
+        kinds += f" and {len(result['classes']) - LISTED} more"
     unknown = result["unknown"]
     if not unknown:
         return kinds
-    return f"{kinds}; {'not known how many' if unknown == 'auto' else unknown} more"
+    return f"{kinds}; {'not known how many' if unknown == 'auto' else unknown} unknown"
 
 
 def _cost(model: Result) -> list[str]:
@@ -52,9 +67,20 @@ def _cost(model: Result) -> list[str]:
     ]
 
 
-def fit_lines(result: Result, out: Any) -> list[str]:
-    """The scores of a fit, and where its files are."""
-    return [*_scores(result), *_files(out)]
+def fit_lines(result: Result, out: Any, of_features: bool = False) -> list[str]:
+    """The scores of a fit, what its labels did, and where its files are."""
+    more = "--features MORE_FEATURES" if of_features else "--images MORE_IMAGES"
+    return [*_scores(result), *_labels(result, out), *_files(out, more)]
+
+
+def _labels(metrics: Result, out: Any) -> list[str]:
+    """What labels did to the decision, since the earlier run, and which of them look wrong."""
+    lines = rounds(metrics)
+    if words := decision(metrics):
+        lines.append(f"decision  {words}")
+    if count := metrics.get("suspicious"):
+        lines.append(f"suspect   {count} labels that other images contradict: {out}/suspicious.csv")
+    return lines
 
 
 def demo_lines(result: Result) -> list[str]:
@@ -68,7 +94,7 @@ def _scores(metrics: Result) -> list[str]:
     names = {
         "zero_shot": "zero-shot",
         "zero_shot_ensemble": "zero-shot, 80 templates",
-        "adapted": "adapted",
+        "adapted": ADAPTED.get(str(metrics.get("scored_on")), "adapted"),
     }
     lines = [f"warning: {warning}" for warning in metrics["warnings"]]
     lines.append(f"{metrics['n']} images, {metrics['rejected']} rejected")
@@ -80,21 +106,23 @@ def _scores(metrics: Result) -> list[str]:
     if metrics["why_null"]:
         return [*lines, metrics["why_null"]]
     rows = {name: metrics[key] for key, name in names.items() if metrics[key]}
+    if metrics.get("majority"):
+        rows["majority class"] = metrics["majority"]
     if found:
         rows |= {name.replace("_", " "): row for name, row in metrics["controls"].items()}
     for name, row in rows.items():
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
         lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")
-    return lines
+    return [*lines, *filter(None, [basis(metrics)])]
 
 
-def _files(out: Any) -> list[str]:
+def _files(out: Any, more: str = "--images MORE_IMAGES") -> list[str]:
     """Files of a run, and what to do next."""
     return [
         f"report    {out}/report.html",
         f"model     {out}/model",
         f"labels    {out}/predictions.csv",
-        f"next      anyclass predict --run {out} --images MORE_IMAGES --out predictions.csv",
+        f"next      anyclass predict --run {out} {more} --out predictions.csv",
     ]
 
 
@@ -105,6 +133,21 @@ def describe_lines(result: Result) -> list[str]:
         counts += f", {result['without_text']} without a text"
     first = [f"{row['file_name']}: {row['text']}" for row in result["first"]]
     return [counts, *first, f"texts: {result['out']}"]
+
+
+def embed_lines(result: Result) -> list[str]:
+    """What was written, and how to go on."""
+    first = result["files"][0]
+    counts = f"{result['n']} images, {result['rejected']} rejected; width {result['width']}"
+    if result["extra_width"]:
+        counts += f", before the projection {result['extra_width']}"
+    texts = [f"{result['classes']} class texts"] if result["classes"] else []
+    lines = [counts if result["n"] else f"width {result['width']}", *texts]
+    lines += [f"features  {first}"]
+    lines += [f"names     {file}" for file in result["files"][1:]]
+    if result["n"]:
+        lines.append(f"next      anyclass fit auto --features {first} --out run")
+    return lines
 
 
 def predict_lines(result: Result) -> list[str]:
@@ -134,6 +177,8 @@ def _known(result: Result) -> list[str]:
     return [
         f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all images",
         f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all images, zero-shot",
+        f"{100 * result['majority']['accuracy']:6.1f} %  {result['n']:6d}  all images, "
+        "majority class",
         *_halves(result),
     ]
 

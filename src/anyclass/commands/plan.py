@@ -5,9 +5,10 @@ from typing import Any
 from anyclass.commands.learn import readable
 from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request, choose_method, request_of
+from anyclass.commands.second_round import training_labels, with_inherited
 from anyclass.data import ImageDataset
-from anyclass.data.splits import hold_out
 from anyclass.features.cache import cached_part
+from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.methods import Method, Workload
 from anyclass.run.progress import Progress
@@ -35,16 +36,17 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
     Raises:
         RequestError: the request cannot be fulfilled.
     """
-    request = request_of(options)
-    dataset = request.dataset("fit")
+    request = request_of(with_inherited(options))
+    given = request.precomputed(method)
+    dataset = given.dataset if given else request.dataset("fit")
     choice = choose_method(method, dataset, request.unknown)
     workload = choice.method.workload(len(dataset), len(dataset.classes))
     estimate = None
     remarks: list[str] = []
     if request.unknown == "auto":
-        estimate, remarks = _estimate_unknown(request, dataset, workload)
+        estimate, remarks = _estimate_unknown(request, given, dataset, workload)
     device = request.torch_device
-    embeddings = len(dataset) * (1 + workload.views)
+    embeddings = 0 if given else len(dataset) * (1 + workload.views)
     measured = request.model == "starter" and device == "cpu" and workload.trains != "all"
     timed = measured and not (workload.pairs and workload.pairs.epochs)
     disk = embeddings * _bytes_per_view(workload) / 2**20
@@ -52,8 +54,10 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
     return {
         "images": len(dataset),
         "classes": [
-            {"name": name, "kind": kind}
-            for name, kind in zip(dataset.classes.names, dataset.classes.kinds, strict=True)
+            {"name": name, "kind": kind, "labelled": int((dataset.labels == c).sum())}
+            for c, (name, kind) in enumerate(
+                zip(dataset.classes.names, dataset.classes.kinds, strict=True)
+            )
         ],
         "unknown": estimate["unknown"] if estimate else request.unknown,
         "classes_estimated": estimate,
@@ -70,10 +74,10 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
 
 
 def _estimate_unknown(
-    request: Request, dataset: ImageDataset, workload: Workload
+    request: Request, given: PrecomputedFeatures | None, dataset: ImageDataset, workload: Workload
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Estimate the number of unknown classes if that is quick; return remarks as well."""
-    local = request.model == "starter" or request.model.startswith("local-dir:")
+    local = given or request.model == "starter" or request.model.startswith("local-dir:")
     if len(dataset) > MAX_EMBEDDED or not local:
         return None, [
             "fit estimates the number of classes before training, from the features of all images; "
@@ -81,9 +85,9 @@ def _estimate_unknown(
         ]
     part = cached_part(workload.trains)
     with Progress() as log:
-        store = FeatureStore(request.backbone(), dataset)
+        store = given or FeatureStore(request.backbone(), dataset)
         data, _ = readable(store, part, request.max_rejected, log)
-        data = data.of(hold_out(data.dataset, request.holdout, request.seed))
+        data = data.of(training_labels(request, data.dataset))
         estimate = estimate_unknown(data, part, request.seed, log)
     return estimate, [estimate["why"]]
 

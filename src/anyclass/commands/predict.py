@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import Suppress
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
-from anyclass.classifier.classifier import Classifier
-from anyclass.commands.request import check_share
-from anyclass.data import ImageDataset
+from anyclass.classifier.classifier import Classifier, Prediction
+from anyclass.commands.command_line import REPLACED
+from anyclass.commands.precomputed import check_images, for_features
+from anyclass.commands.request import FILE, check_share, check_source
+from anyclass.data import Classes, ImageDataset
+from anyclass.data.feature_tables import read_features
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
@@ -22,7 +25,7 @@ Json = dict[str, Any]
 
 def predict(
     run: Path | str,
-    images: Path | str,
+    images: Path | str | None = None,
     out: Path | str = "predictions.csv",
     overwrite: bool = False,
     device: str = "auto",
@@ -30,6 +33,8 @@ def predict(
     max_rejected: float = 0.1,
     allow_pickle: bool = False,
     min_score: float = 0.0,
+    features: Annotated[Any, FILE] = None,
+    extra: Annotated[Any, FILE] = None,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Label the images of a folder with a fitted run, in bounded memory.
@@ -45,33 +50,59 @@ def predict(
         max_rejected: fail when a larger share of the images is unreadable.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
-        min_score: leave images with a lower best probability without a label, status `unsure`.
-            Raise it if a wrong label is worse than none.
+        min_score: leave images with a lower score without a label, status `unsure`. The score is
+            the best probability, reduced for images that are unlike the training images
+            (open-world). Raise it if a wrong label is worse than none.
+        features: features of the images instead, by the model of the run: a file, or an array.
+        extra: with `features`, a file or an array of further features, if the run had such.
         callback: gets `done` and `total`.
 
     Returns:
         `n`, `rejected`, `unsure`, `out` and the number of images of each class.
 
     Raises:
-        RequestError: there is no fitted run, no image, or the table cannot be written.
+        RequestError: there is no fitted run, no image, or the table cannot be written; or features
+            are not those of the run's model.
         AnyclassError: too many images are unreadable; the table is written nevertheless.
     """
     check_out(Path(out), overwrite, (".csv", ".parquet"))
     check_share(max_rejected)
     check_share(min_score, "--min-score")
+    check_source(images, features)
     classifier = load(run, device, allow_pickle, engine)
-    dataset = ImageDataset.read(images)
-    result: Json = {"n": len(dataset), "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
     with Progress(callback=callback) as log:
-        for sentence in dataset.skipped:
-            log.say(sentence)
-        write_table(Path(out), _rows(classifier, dataset, min_score, result, log), PREDICTION)
-    if result["rejected"] > max_rejected * len(dataset):
+        source = _source(classifier, images, features, extra, log)
+        n = len(source.files)
+        result: Json = {"n": n, "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
+        rows = _rows(classifier.classes, source, min_score, result, log)
+        write_table(Path(out), rows, PREDICTION)
+    if result["rejected"] > max_rejected * n:
         raise AnyclassError(
-            f"{result['rejected']} of {len(dataset)} images could not be read; "
+            f"{result['rejected']} of {n} images could not be read; "
             f"the reasons are in {out}. --max-rejected allows {max_rejected:.0%}"
         )
     return result
+
+
+class _Source(NamedTuple):
+    """Predictions under way, and the names of the images."""
+
+    files: Sequence[str]
+    parts: Iterator[Prediction]
+
+
+def _source(
+    classifier: Classifier, images: Path | str | None, features: Any, extra: Any, log: Progress
+) -> _Source:
+    """Predictions of images, or of their features."""
+    if images is None:
+        table = read_features(features, extra)
+        return _Source(table.names, for_features(classifier).stream_features(table))
+    check_images(classifier)
+    dataset = ImageDataset.read(images)
+    for sentence in dataset.skipped:
+        log.say(sentence)
+    return _Source(dataset.files, classifier.stream(dataset))
 
 
 def load(
@@ -97,7 +128,7 @@ def load(
     check_finished(Path(run))
     model = Path(run) / "model"
     classifier = Classifier.load(model, torch_device(device), allow_pickle, engine, base)
-    if classifier.method not in METHODS:
+    if classifier.method not in (*METHODS, *REPLACED):
         raise ModelError(
             f"{run} was fitted with method {classifier.method!r:.100}, which is unknown to this "
             "version"
@@ -117,22 +148,23 @@ def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
 
 
 def _rows(
-    classifier: Classifier, dataset: ImageDataset, least: float, result: Json, log: Progress
+    classes: Classes, source: _Source, least: float, result: Json, log: Progress
 ) -> Iterator[Row]:
     """Yield one row per image, in order; count into `result`."""
     done = 0
-    for part in classifier.stream(dataset):
+    for part in source.parts:
         rows = {row.file_name: rejected_row(row) for row in part.rejections}
         result["rejected"] += len(rows)
-        for index, probabilities in zip(part.rows, part.probabilities.numpy(), strict=True):
-            row = prediction_row(dataset.files[index], probabilities, classifier.classes, least)
+        usual = [None] * len(part.rows) if part.familiarity is None else part.familiarity.tolist()
+        for index, p, familiarity in zip(part.rows, part.probabilities.numpy(), usual, strict=True):
+            row = prediction_row(source.files[index], p, classes, least, familiarity)
             rows[row["file_name"]] = row
             name = row["label"]
             if name is None:
                 result["unsure"] += 1
             else:
                 result["classes"][name] = result["classes"].get(name, 0) + 1
-        for file in dataset.files[done : done + len(rows)]:
+        for file in source.files[done : done + len(rows)]:
             yield rows[file]
         done += len(rows)
-        log(stage="predict", done=done, total=len(dataset))
+        log(stage="predict", done=done, total=len(source.files))

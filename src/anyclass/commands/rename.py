@@ -45,8 +45,11 @@ Json = dict[str, Any]
 COMMIT_FILE = "ready.json"
 """File that commits a prepared rename: name of each file -> whether it was unedited before."""
 
-NAME_COLUMNS = ("label", "runner_up")
-"""Columns of predictions that contain class names."""
+NAME_COLUMNS = ("label", "runner_up", "predicted_label", "opinion")
+"""Columns of tables that contain class names; runs of 0.1 have the first two alone."""
+
+TABLES = ("predictions.csv", "suspicious.csv")
+"""CSV tables with class names."""
 
 
 def rename(
@@ -208,8 +211,9 @@ def _prepare(run: Path, classes: Classes, naming: Json) -> None:
     rows = [row | {"name": classes.names[row["index"]]} for row in naming["classes"]]
     write_naming(scratch, naming | {"classes": rows})
     _parquet(run / "predictions.parquet", scratch / "predictions.parquet", new)
-    if (run / "predictions.csv").is_file():
-        _csv(run / "predictions.csv", scratch / "predictions.csv", new)
+    for name in TABLES:
+        if (run / name).is_file() and next(read_rows(run / name, ("label",)), None):
+            _csv(run / name, scratch / name, new)
     names = [p.relative_to(scratch).as_posix() for p in sorted(scratch.rglob("*")) if p.is_file()]
     before = read_json(run / MANIFEST)["files"]
     unedited = {name: name == TABLE or before.get(name) == sha256(run / name) for name in names}
@@ -253,7 +257,7 @@ def _metrics(metrics: Json, new: Mapping[str, str]) -> Json:
 def _parquet(source: Path, target: Path, new: Mapping[str, str]) -> None:
     """Rename the classes in a Parquet table."""
     table = pq.read_table(source)
-    for column in NAME_COLUMNS:
+    for column in set(NAME_COLUMNS) & set(table.column_names):
         cells = [new.get(name, name) for name in table[column].to_pylist()]
         at = table.schema.get_field_index(column)
         table = table.set_column(at, table.schema.field(at), pa.array(cells, pa.string()))
@@ -265,8 +269,8 @@ def _csv(source: Path, target: Path, new: Mapping[str, str]) -> None:
     """Rename the classes in a CSV table; corrections by hand are kept."""
     with atomic_write(target) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = None
-        for row in read_rows(source, NAME_COLUMNS):
-            for column in NAME_COLUMNS:
+        for row in read_rows(source, ("label",)):
+            for column in set(NAME_COLUMNS) & set(row):
                 name = csv_text(row[column])
                 row[column] = csv_cell(new.get(name, name))
             writer = writer or csv.DictWriter(file, row.keys())

@@ -1,7 +1,7 @@
 """Request: the flags of the command line and the arguments of `fit`; choice of the method."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,31 +12,66 @@ from tyro.conf import arg
 from anyclass.backbone import Backbone, EngineName, Precision
 from anyclass.backbone.device import torch_device
 from anyclass.captioning import CAPTIONERS
+from anyclass.commands.command_line import REPLACED, was_replaced
 from anyclass.commands.notices import notices
+from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
+from anyclass.data.feature_tables import read_class_texts, read_features
 from anyclass.errors import RequestError
+from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.methods import METHODS, Method, Workload, suggest
 from anyclass.naming.suggest import read_words
+from anyclass.run.earlier import EarlierRun
+
+SOURCES = (
+    "images",
+    "features",
+    "extra",
+    "class_text",
+    "classes",
+    "labels",
+    "from_run",
+    "names",
+)
+"""Fields that name a file or a folder, or hold an array."""
+
+FILE = arg(metavar="FILE", constructor=Path)
+"""A flag for a file, where Python also takes an array."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Request:
     """Images, known labels and classes, and settings of a run."""
 
-    images: Path
+    images: Path | None = None
     """Folder of images; its subfolders are searched too."""
+    features: Annotated[Any, FILE] = None
+    """Features of the images instead, by any image-text model: a file that `anyclass embed` wrote,
+    or .npy, .npz, .parquet, .safetensors; in Python also an array. No model is loaded."""
+    extra: Annotated[Any, FILE] = None
+    """With --features: a file of further features, those before the model's projection."""
+    class_text: Annotated[Any, FILE] = None
+    """With --features: a file of the class names' text features by the same model, a row per name
+    in --classes. A row of NaN: the class is known by its labels alone."""
+    logit_scale: Annotated[float, Field(gt=0)] | None = None
+    """With --features: factor of the model on cosine similarities; by default that in the file, or
+    100."""
     classes: Annotated[Path | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")] = None
     """File with one class name per line, or the names themselves. Name every class you know,
     with or without labelled images."""
-    labels: Annotated[str | None, arg(metavar="folders|FILE")] = None
+    labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None
     """`folders`: the parent folder of an image is its label. Or a table of file names and labels:
     CSV, Parquet or JSONL."""
     file_column: str = "file_name"
     """Column of the label table with the file names, if it has another name."""
     label_column: str = "label"
     """Column of the label table with the labels, if it has another name."""
+    from_run: Annotated[Path | None, arg(name="from", metavar="RUN")] = None
+    """Finished run to start from: its labels, and, if you give no others, its images, classes,
+    model and options. `--labels` then adds or changes labels, such as the rows that you corrected
+    in its predictions.csv."""
     unknown: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
-    """Number of further classes, without a name, to discover; auto estimates it from the labelled
+    """Number of further classes, without a name, to discover; auto estimates it, best from labelled
     images."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the labelled images to hold out of training and use for the scores alone. Set it for
@@ -67,6 +102,9 @@ class Request:
 
     def dataset(self, split: Literal["fit", "all"] = "fit") -> ImageDataset:
         """Read the images with the known labels and classes."""
+        if self.images is None:
+            raise RequestError("give images (--images DIR)")
+        earlier = self.earlier()
         return ImageDataset.read(
             self.images,
             self.classes,
@@ -75,7 +113,36 @@ class Request:
             split,
             self.file_column,
             self.label_column,
+            None if earlier is None else earlier.known,
         )
+
+    def precomputed(self, method: Method | str = "auto") -> PrecomputedFeatures | None:
+        """Read the features with the known labels and classes; None: there are images.
+
+        Raises:
+            RequestError: they do not fit together, or the method needs images.
+        """
+        if self.features is None:
+            return None
+        asked = method if isinstance(method, str) else _name(method)
+        if asked not in ("auto", OF_FEATURES):
+            raise RequestError(f"{asked} needs --images: with --features use auto or {OF_FEATURES}")
+        texts = None if self.class_text is None else read_class_texts(self.class_text)
+        unknown = 0 if self.unknown == "auto" else self.unknown
+        columns = (self.file_column, self.label_column)
+        earlier = self.earlier()
+        known = None if earlier is None else earlier.known
+        given = Given(self.classes, self.labels, unknown, columns, known)
+        table = read_features(self.features, self.extra)
+        return precomputed(table, texts, given, self.logit_scale)
+
+    def earlier(self) -> EarlierRun | None:
+        """Read the run to start from; None if there is none.
+
+        Raises:
+            RequestError: it is no finished run.
+        """
+        return None if self.from_run is None else EarlierRun.read(self.from_run)
 
     def backbone(self) -> Backbone:
         """Load the model."""
@@ -90,18 +157,38 @@ class Request:
 
     def notices(self, dataset: ImageDataset, workload: Workload) -> list[str]:
         """Notices before a run."""
-        return notices(dataset, workload, self.torch_device, self.precision, self.prompt_ensemble)
+        ensemble = self.prompt_ensemble and self.features is None
+        found = notices(dataset, workload, self.torch_device, self.precision, ensemble)
+        if self.features is not None and self.unknown:
+            found.append(
+                "features come without a text encoder: no name is suggested for new classes"
+            )
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, paths absolute."""
-        values = asdict(self)
-        values["images"] = str(self.images.resolve())
-        if isinstance(self.classes, Path):
-            values["classes"] = str(self.classes.resolve())
-        values["names"] = None if self.names is None else str(self.names.resolve())
-        if self.labels not in (None, "folders"):
-            values["labels"] = str(Path(str(self.labels)).resolve())
+        values = {field.name: getattr(self, field.name) for field in fields(Request)}
+        for name in SOURCES:
+            values[name] = _recorded(values[name])
+        if self.features is not None:
+            values["model"] = None
         return values
+
+
+def is_array(recorded: Any) -> bool:
+    """Whether an option in `config.json` was an array, which is not kept."""
+    return str(recorded).startswith("array of ")
+
+
+def _recorded(value: Any) -> Any:
+    """A source for `config.json`: an absolute path, or what an array is like."""
+    if isinstance(value, str) and value != "folders":
+        value = Path(value)
+    if isinstance(value, Path):
+        return str(value.resolve())
+    if hasattr(value, "shape"):
+        return f"array of {' x '.join(map(str, value.shape))}"
+    return value
 
 
 def check_share(share: float, flag: str = "--max-rejected") -> None:
@@ -120,6 +207,10 @@ def request_of(options: Mapping[str, Any]) -> Request:
         request = TypeAdapter(Request).validate_python(dict(options))
     except ValidationError as error:
         raise RequestError(first_problem(error)) from error
+    check_source(request.images, request.features)
+    of_features = ("extra", "class_text", "logit_scale")
+    if request.features is None and any(getattr(request, name) is not None for name in of_features):
+        raise RequestError("--extra, --class-text and --logit-scale belong to --features FILE")
     if request.names is not None:
         read_words(request.names)  # fail before the training, not after it
     return request
@@ -132,6 +223,10 @@ def first_problem(error: ValidationError) -> str:
     flag = f"--{part}{first['loc'][0]}".replace("_", "-")
     given = "" if first["type"].startswith("missing") else f" (got {first['input']!r:.100})"
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
+
+
+OF_FEATURES = "open-world"
+"""The method that takes features instead of images."""
 
 
 class ChosenMethod(NamedTuple):
@@ -147,14 +242,28 @@ class ChosenMethod(NamedTuple):
     """Reasons for the choice, one sentence each."""
 
 
+def check_source(images: Any, features: Any) -> None:
+    """Require either images or features.
+
+    Raises:
+        RequestError: there are none, or both.
+    """
+    if images is None and features is None:
+        raise RequestError("give images (--images DIR) or their features (--features FILE)")
+    if images is not None and features is not None:
+        raise RequestError("give images (--images DIR) or features (--features FILE), not both")
+
+
 def choose_method(
-    method: Method | str, dataset: ImageDataset, unknown: int | Literal["auto"] = 0
+    method: Method | str,
+    dataset: ImageDataset,
+    unknown: int | Literal["auto"] = 0,
 ) -> ChosenMethod:
     """Choose the method of a run.
 
     Args:
-        method: a method, its name for the default hyper-parameters, or "auto" for the best method
-            for these images and labels.
+        method: a method, its name for the default hyper-parameters, or "auto" for the one
+            that suits what is known of the classes.
         dataset: images, labels and classes.
         unknown: number of classes to discover.
 
@@ -163,6 +272,8 @@ def choose_method(
             unknown, or there is no information about the classes.
     """
     asked = method if isinstance(method, str) else _name(method)
+    if asked in REPLACED:
+        raise RequestError(was_replaced(asked, REPLACED[asked]))
     if asked not in ("auto", *METHODS):
         raise RequestError(f"there is no method {asked!r}: use auto, {', '.join(METHODS)}")
     if len(dataset.classes) == 0 and not unknown:
@@ -170,11 +281,6 @@ def choose_method(
             "there is no information about the classes: give their names (--classes FILE, one per "
             "line), sort images into folders named by class (--labels folders), or give the number "
             "of classes to discover (--unknown N)"
-        )
-    if unknown == "auto" and not (dataset.labels >= 0).any():
-        raise RequestError(
-            "--unknown auto estimates the number of classes from labels, and no image has one: "
-            "label some images (--labels), or give a number"
         )
     if asked == "auto":
         return ChosenMethod(asked, *suggest(dataset, unknown))

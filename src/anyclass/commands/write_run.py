@@ -10,7 +10,14 @@ from anyclass.naming.class_names import write_naming
 from anyclass.report.html import write
 from anyclass.report.model_card import card
 from anyclass.run.folder import CONTROLS, SCRATCH, environment
-from anyclass.run.tables import COMPARED, compared_rows, write_rejected, write_table
+from anyclass.run.tables import (
+    COMPARED,
+    SUSPICIOUS,
+    compared_rows,
+    suspicious_rows,
+    write_rejected,
+    write_table,
+)
 
 
 def write_run(folder: Path, learned: Learned) -> None:
@@ -28,15 +35,24 @@ def write_run(folder: Path, learned: Learned) -> None:
     classifier.record.write_artefacts(folder / "model")
     for name, baseline in learned.baselines.items():
         baseline.save(folder / CONTROLS / name)
-    rows = compared_rows(learned.dataset, learned.predictions, learned.rejections)
+    rows = compared_rows(
+        learned.dataset,
+        learned.predictions,
+        learned.rejections,
+        learned.taught,
+        learned.opinions,
+    )
     write_table(folder / "predictions.parquet", rows, COMPARED)
     write_table(folder / "predictions.csv", rows, COMPARED)
     write_rejected(folder / "rejected.csv", learned.rejections)
+    if learned.opinions is not None:
+        suspicious = suspicious_rows(learned.readable, learned.opinions)
+        write_table(folder / "suspicious.csv", suspicious, SUSPICIOUS)
     write_json(folder / "classes.json", classifier.classes.to_json())
     write_json(folder / "metrics.json", learned.metrics)
     if learned.naming:
         write_naming(folder, learned.naming)
-    versions = environment(learned.clip, learned.started, learned.seconds)
+    versions = environment(learned.model, learned.device, learned.started, learned.seconds)
     write_json(folder / "environment.json", versions)
     texts = classifier.record.descriptions
     lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)

@@ -143,6 +143,18 @@ class Classes:
             kinds.append("labelled" if known else "unknown")
         return Classes(tuple(names), tuple(kinds), tuple(prompts))
 
+    def with_discovered(self) -> "Classes":
+        """The `total` classes where those with a name keep it.
+
+        The others follow as "discovered 1" and so on; their kind is unknown.
+        """
+        numbered = (f"discovered {i}" for i in count(1))
+        free = (name for name in numbered if name not in self.names)
+        new = tuple(next(free) for _ in range(self.unknown))
+        nothing: Kind = "unknown"
+        kinds = (*self.kinds, *([nothing] * self.unknown))
+        return Classes((*self.names, *new), kinds, (*self.prompts, *new))
+
     @property
     def total(self) -> int:
         """K, the number of classes, including those without a name."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 
 from anyclass.data.classes import Classes, listed, normal
-from anyclass.data.label_tables import read_labels
+from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.errors import RequestError
 
 _NO_IMAGE = {
@@ -78,6 +78,7 @@ class ImageDataset:
         split: Literal["fit", "all"] = "all",
         file_column: str = "file_name",
         label_column: str = "label",
+        known: KnownLabels | None = None,
     ) -> "ImageDataset":
         """List the images in a folder recursively and look up their labels.
 
@@ -90,32 +91,61 @@ class ImageDataset:
             split: "fit" skips `test` when the top-level folders are train/val/test.
             file_column: the table's column of paths (`image_path` is found as well).
             label_column: the table's column of labels; an empty cell is no label.
+            known: what an earlier run knew; its labels stay, if `labels` does not change them.
 
         Raises:
             RequestError: no images, or names, labels and images do not match.
         """
         root = _existing(Path(images))
         found = _walk(root)
-        label_of: dict[str, str] = {}
+        label_of = dict(known.labels) if known else {}
         messages: tuple[str, ...] = ()
         if labels == "folders":
-            label_of = {file: name for file in found.files if (name := found.parent(file))}
+            label_of |= {file: name for file in found.files if (name := found.parent(file))}
         elif labels is not None:
             columns = (file_column, label_column)
-            label_of, messages = read_labels(Path(labels), root, found.files, columns)
+            table = read_labels(Path(labels), root, found.files, columns, known)
+            label_of = table.added_to(label_of)
+            messages = table.messages
         kept = found.without_test() if split == "fit" else found
         skipped = (*kept.skipped, *messages)
         if not kept.files:
             raise RequestError(f"there is no image in {root}. {' '.join(skipped)}".rstrip())
         given = [label_of.get(file) for file in kept.files]
-        used = {name for name in given if name is not None}
         if classes is None:
             empty = kept.empty if labels == "folders" else ()
+            used = {name for name in given if name is not None}
             classes = sorted(used | {name for f in empty if (name := kept.parent(f"{f}/"))})
+        return cls.with_labels(root, kept.files, given, classes, unknown, skipped)
+
+    @classmethod
+    def with_labels(
+        cls,
+        root: Path,
+        files: tuple[str, ...],
+        given: Sequence[str | None],
+        classes: Path | str | Sequence[str],
+        unknown: int = 0,
+        skipped: tuple[str, ...] = (),
+    ) -> "ImageDataset":
+        """Dataset of files with a label each, None where it has none.
+
+        Args:
+            root: folder of the images.
+            files: names of the images.
+            given: label of each image.
+            classes: names, or a file of names.
+            unknown: number of further classes to discover.
+            skipped: messages about skipped files and folders.
+
+        Raises:
+            RequestError: a label is none of the classes.
+        """
+        used = {name for name in given if name is not None}
         checked = _with_kinds(classes, used, unknown)
         index_of = {None: -1} | {name: c for c, name in enumerate(checked.names)}
         indices = np.array([index_of[name] for name in given], np.int64)
-        return cls(root, kept.files, indices, checked, skipped)
+        return cls(root, files, indices, checked, skipped)
 
     def __len__(self) -> int:
         """N, the number of images."""

@@ -3,7 +3,7 @@
 Letters: b images, K views of each, H and W the size of the model's input.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -11,20 +11,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, UInt8
-from open_clip import image_transform
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms import (
-    ColorJitter,
-    Compose,
-    Grayscale,
-    InterpolationMode,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    Resize,
-)
-from torchvision.transforms.functional import pil_to_tensor
 
 from anyclass.data.image import Limits
 from anyclass.errors import ImageError, ModelError
@@ -133,6 +121,14 @@ class Augmentation:
 
     def view(self, image: Image.Image, size: tuple[int, int], seed: int) -> UInt8[Tensor, "3 H W"]:
         """Random view of height and width `size`, a pure function of `image` and `seed`."""
+        from torchvision.transforms import (
+            ColorJitter,
+            Grayscale,
+            InterpolationMode,
+            RandomResizedCrop,
+        )
+        from torchvision.transforms.functional import pil_to_tensor
+
         crop = RandomResizedCrop(size, scale=self.scale, interpolation=InterpolationMode.BICUBIC)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -163,6 +159,14 @@ class CropAndFlip:
         Raises:
             ImageError: it is so narrow that resizing it would fill the memory.
         """
+        from torchvision.transforms import (
+            InterpolationMode,
+            RandomCrop,
+            RandomHorizontalFlip,
+            Resize,
+        )
+        from torchvision.transforms.functional import pil_to_tensor
+
         side = round(max(size) / self.share)
         _refuse_narrow(image, side)
         with torch.random.fork_rng(devices=[]):
@@ -223,9 +227,11 @@ def _seed(content: str, seed: int, k: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _transform(preprocessing: Preprocessing) -> Compose:
+def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
     """open_clip's own transform, with pixels left in 0..1: mean 0, deviation 1."""
-    return image_transform(
+    from open_clip import image_transform
+
+    transform: Callable[[Image.Image], Tensor] = image_transform(
         preprocessing.size,
         is_train=False,
         mean=(0.0, 0.0, 0.0),
@@ -234,3 +240,4 @@ def _transform(preprocessing: Preprocessing) -> Compose:
         interpolation=preprocessing.interpolation,
         fill_color=preprocessing.fill,
     )
+    return transform

@@ -13,18 +13,15 @@ Letters: N images, D dimensions, x (N, D) unit features, h (N, H) features of th
 before its projection, u (N, R).
 """
 
-from dataclasses import dataclass as plain_dataclass
-from typing import Annotated
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class WhitenedPCA:
     """Fitted LDA whitening and PCA of x and of h; their concatenation u.
 
@@ -57,45 +54,12 @@ class WhitenedPCA:
 
     def transform(self, f: Float[Tensor, "n F"]) -> Float[Tensor, "n R"]:
         """Unit vectors u of rows [x | h | 1]."""
-        return self.joined(*self.reduced(f))
-
-    def reduced(self, f: Float[Tensor, "n F"]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n Q"]]:
-        """Coordinates of x and of h along their principal axes, by decreasing variance."""
         d = len(self.x_centre)
         x = normalize((f[:, :d] - self.x_centre) @ self.x_whiten, dim=1)
         h = normalize((f[:, d:-1] - self.h_centre) @ self.h_whiten, dim=1)
-        return (x - self.x_middle) @ self.x_axes, (h - self.h_middle) @ self.h_axes
-
-    def joined(self, x: Float[Tensor, "n P"], h: Float[Tensor, "n Q"]) -> Float[Tensor, "n R"]:
-        """Unit vectors u of all or the first few coordinates."""
-        both = [normalize(h, dim=1), self.share * normalize(x, dim=1)]
-        return normalize(torch.cat(both, dim=1), dim=1)
-
-
-@dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
-class Whitening:
-    """Settings of LDA whitening and PCA."""
-
-    sharpen: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Weight of the covariance within labelled classes in Sigma; the rest is a multiple of the
-    identity (shrinkage). Raise it if there are many labelled images."""
-    shared: Annotated[float, Field(ge=0)] = 0.5
-    """beta, weight of projected features relative to backbone features."""
-
-    def spaces(
-        self, rows: Float[Tensor, "N E"], d: int, labels: Int[Tensor, " N"], q: int
-    ) -> WhitenedPCA:
-        """Fit whitening and PCA of x and of h.
-
-        Args:
-            rows: [x | h | 1].
-            d: how many columns are x.
-            labels: class of each labelled image, -1 otherwise.
-            q: number of principal components of each space.
-        """
-        x = fit_whitened_pca(rows[:, :d], labels, q, self.sharpen)
-        h = fit_whitened_pca(rows[:, d:-1], labels, q, self.sharpen)
-        return WhitenedPCA(*x, *h, share=self.shared)
+        r_x = normalize((x - self.x_middle) @ self.x_axes, dim=1)
+        r_h = normalize((h - self.h_middle) @ self.h_axes, dim=1)
+        return normalize(torch.cat([r_h, self.share * r_x], dim=1), dim=1)
 
 
 def fit_whitened_pca(
@@ -115,7 +79,7 @@ def fit_whitened_pca(
     """
     centre = h.mean(0)
     known = labels >= 0
-    z = one_hot(labels[known]).to(h)
+    z = one_hot(labels[known], max(1, int(labels.max()) + 1)).to(h)
     means = torch.einsum("nk,nh,k->kh", z, h[known], 1 / z.sum(0).clamp_min(1))
     residuals = h[known] - z @ means
     within = residuals.T @ residuals / max(1, len(residuals))

@@ -1,16 +1,26 @@
 """`FeatureStore`: features of the images of a run, computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from jaxtyping import Float
+import numpy as np
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from anyclass.backbone import Backbone, Part
 from anyclass.backbone.engine import Engine, engine
-from anyclass.data import ImageDataset, content_hashes
+from anyclass.data import Classes, ImageDataset, content_hashes
 from anyclass.features.cache import Embedding, FeatureCache, Features, cache_folder_of
-from anyclass.features.extract import ExtractionState, extract, image_features
+from anyclass.features.extract import (
+    ExtractionState,
+    extract,
+    image_features,
+    map_rows,
+    tower_features,
+)
 from anyclass.features.text import cached_class_features
 from anyclass.log import Log
 
@@ -58,6 +68,26 @@ class FeatureStore:
         store.num_classes_estimated = True
         return store
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.clip.device
+
+    @property
+    def logit_scale(self) -> float:
+        """1 / tau of the model, the factor on cosine similarities."""
+        return float(self.clip.logit_scale.detach())
+
+    def key(self) -> list[Any]:
+        """What identifies model and images."""
+        return [self.clip.weights_sha256, self.dataset.files, self.hashes()]
+
+    def about(self) -> dict[str, Any]:
+        """The model, for `environment.json`."""
+        preprocessing = self.clip.preprocessing.to_json()
+        model = {"id": self.clip.model_id, "weights_sha256": self.clip.weights_sha256}
+        return model | {"preprocessing": preprocessing}
+
     def hashes(self) -> list[str | None]:
         """sha256 of the content of each image; None if it is unreadable."""
         return self._shared.hashes(self.dataset)
@@ -87,6 +117,30 @@ class FeatureStore:
             hidden = self.embed(Embedding(part), log)
             self._shared.features[key] = image_features(self.clip, hidden, part)
         return self._shared.features[key]
+
+    def feature_blocks(self, part: Part, log: Log) -> Iterator[Float[Tensor, "n D"]]:
+        """Unit features of the test views, in blocks: here in one."""
+        yield self.image_features(part, log)
+
+    def backbone_features(self, part: Part, log: Log) -> Float[Tensor, "N H"]:
+        """Features of the test views before the projection, not normalised."""
+        pooled = partial(self.clip.pooled, part=part)
+        return map_rows(pooled, self.clip.device, self.embed(Embedding(part), log))
+
+    def arrays(self, log: Log) -> tuple[Any, Any]:
+        """Unit features (N, D) and those before the projection (N, H), on the CPU."""
+        x = self.image_features("head", log).cpu()
+        return x, tower_features(self.embed(Embedding("head"), log)).to(x)
+
+    def named_class_features(
+        self, classes: Classes, templates: Sequence[str]
+    ) -> tuple[Int[np.ndarray, " n"], Float[Tensor, "n D"]]:
+        """Indices of the classes with a name, and their unit text features."""
+        named = [c for c in range(len(classes)) if classes.kind(c) != "unknown"]
+        prompts = [classes.prompts[c] for c in named]
+        if not prompts:
+            return np.array([], np.int64), torch.zeros(0, 0, device=self.device)
+        return np.array(named), cached_class_features(self.clip, prompts, templates)
 
     def class_features(self, templates: Sequence[str]) -> Float[Tensor, "C D"]:
         """Unit text feature of each class, cached on disk."""

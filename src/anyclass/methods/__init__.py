@@ -14,13 +14,11 @@ from anyclass.methods.flyp import Flyp
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.gda import Gda
 from anyclass.methods.get import Get
-from anyclass.methods.get_plus import GetPlus
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.latteclip import LatteClip
-from anyclass.methods.latteclip_plus import LatteClipPlus
+from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.ship import Ship
-from anyclass.methods.ship_plus import ShipPlus
 from anyclass.methods.simgcd import SimGcd
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.workload import Workload as Workload
@@ -32,7 +30,7 @@ class Method(Protocol):
     """Frozen dataclass of hyper-parameters with a `fit`."""
 
     discovers: ClassVar[bool]
-    """Whether the method discovers classes without a name."""
+    """Whether the method can discover classes without a name; a fit does if there are some."""
 
     def fit(
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
@@ -51,10 +49,9 @@ class Method(Protocol):
 
 
 METHODS: dict[str, Any] = {
+    "open-world": OpenWorld,
     "latteclip": LatteClip,
-    "latteclip-plus": LatteClipPlus,
     "ship": Ship,
-    "ship-plus": ShipPlus,
     "zero-shot": ZeroShot,
     "flyp": Flyp,
     "reclip": Reclip,
@@ -64,7 +61,6 @@ METHODS: dict[str, Any] = {
     "tip-adapter": TipAdapter,
     "gda": Gda,
     "get": Get,
-    "get-plus": GetPlus,
     "simgcd": SimGcd,
     "gcd": Gcd,
     "kmeans": KMeans,
@@ -75,7 +71,7 @@ METHODS: dict[str, Any] = {
 def suggest(
     dataset: ImageDataset, unknown: int | Literal["auto"] = 0
 ) -> tuple[str, Method, list[str]]:
-    """Choose a method by the labels and names of the classes.
+    """Choose a method: open-world, for whatever is known of the classes.
 
     Args:
         dataset: images, labels and classes.
@@ -84,48 +80,31 @@ def suggest(
     Returns:
         Name on the command line, method, and the reasons for the choice.
     """
+    return "open-world", OpenWorld(), [_what_is_known(dataset, unknown)]
+
+
+def _what_is_known(dataset: ImageDataset, unknown: int | Literal["auto"]) -> str:
+    """How many classes are labelled, named and unknown."""
     classes = dataset.classes
-    labelled = int((dataset.labels >= 0).sum())
-    if unknown:
-        return _discovery(len(dataset), labelled, len(classes.labelled), unknown)
-    if len(classes) < 2:
-        return (
-            "zero-shot",
-            ZeroShot(),
-            ["there is a single class: only zero-shot works with it"],
-        )
-    if classes.labelled and classes.named:
-        return (
-            "ship-plus",
-            ShipPlus(),
-            [
-                f"{len(classes.labelled)} classes have {labelled} labelled images and "
-                f"{len(classes.named)} only a name: SHIP-plus uses labels and names"
-            ],
-        )
-    named = f"all {len(classes)} classes have a name"
-    reason = f"{named} and no image has a label: LatteCLIP-plus needs only names"
-    if labelled:
-        reason = (
-            f"{named}, {labelled} of {len(dataset)} images have a label: LatteCLIP-plus needs "
-            "only names, the labels are used for evaluation only"
-        )
-    return "latteclip-plus", LatteClipPlus(), [reason]
+    images = int((dataset.labels >= 0).sum())
+    found = []
+    if classes.labelled:
+        given = _count(images, "image", "s")
+        found.append(f"{_count(len(classes.labelled), 'class', 'es')} with labels ({given})")
+    if classes.named:
+        found.append(f"{_count(len(classes.named), 'class', 'es')} with only a name")
+    if unknown == "auto":
+        found.append("unknown classes, their number to be estimated")
+    elif unknown:
+        found.append(_count(unknown, "unknown class", "es"))
+    known = ", ".join(found)
+    if not len(classes):
+        return f"{known}; no class has a label or a name, so all images are clustered"
+    if len(classes) == 1 and not unknown:
+        return f"{known}; there is no other class, so every image gets it"
+    return known
 
 
-def _discovery(
-    images: int, labelled: int, known: int, unknown: int | Literal["auto"]
-) -> tuple[str, Method, list[str]]:
-    """Choose a method for classes without a name."""
-    further = "some" if unknown == "auto" else unknown
-    if labelled:
-        reason = (
-            f"{known} classes have {labelled} labelled images and {further} further classes have "
-            "no name: GET-plus discovers them in the other images"
-        )
-        return "get-plus", GetPlus(), [reason]
-    reason = (
-        f"{further} classes have no name and no image has a label: k-means clusters the {images} "
-        "images by their features"
-    )
-    return "kmeans", KMeans(), [reason]
+def _count(number: int, noun: str, plural: str) -> str:
+    """A number with its noun, and the ending of its plural."""
+    return f"{number} {noun}{'' if number == 1 else plural}"

@@ -79,7 +79,7 @@ class FewShot:
         if not len(chosen):
             raise RequestError(
                 "no image has a label: give labels (--labels folders|FILE), or use "
-                "latteclip-plus, latteclip or zero-shot, which need only class names"
+                "open-world, latteclip or zero-shot, which need only class names"
             )
         embedding = Embedding("head", self.augmentation, self.views or max(1, epochs), seed)
         hidden = data.of(chosen).embed(embedding, log)

@@ -18,10 +18,12 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.precomputed import represent
 from anyclass.classifier.record import FitRecord
-from anyclass.classifier.representation import Representation, Space
+from anyclass.classifier.representation import Space
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import (
     Clusters,
@@ -31,9 +33,7 @@ from anyclass.estimators.kmeans import (
     semi_supervised_kmeans,
 )
 from anyclass.estimators.linear import Linear
-from anyclass.features.cache import Embedding
-from anyclass.features.extract import pooled_features
-from anyclass.features.store import FeatureStore
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 
@@ -60,7 +60,7 @@ class KMeans:
 
     @torch.no_grad()
     def fit(
-        self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
+        self, data: AnyFeatures, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
         """Cluster the images; labelled ones determine which cluster is which class.
 
@@ -75,14 +75,13 @@ class KMeans:
             RequestError: fewer than two classes, more classes than images, or no label with
                 `semi_supervised`.
         """
-        clip = data.clip
         dataset = data.dataset
         k = dataset.classes.total
         y = torch.from_numpy(dataset.labels.copy())
         if k < 2:
             raise RequestError("there is a single class; use --unknown 1 or more")
         if self.feature == "unprojected":
-            x = pooled_features(clip, data.embed(Embedding("head"), log), "head").cpu()  # (N, E)
+            x = normalize(data.backbone_features("head", log), dim=1).cpu()  # (N, E)
         else:
             x = data.image_features("head", log).cpu()
         found = self._clusters(x, y, k, seed % 2**32)  # the range of scikit-learn
@@ -94,13 +93,12 @@ class KMeans:
         )
         space: Space = "pooled" if self.feature == "unprojected" else "projected"
         head = Linear(
-            found.centres.to(clip.device),
-            centroid_bias(found.centres).to(clip.device),
+            found.centres.to(data.device),
+            centroid_bias(found.centres).to(data.device),
             1 / self.temperature,
         )
         classes = dataset.classes.discovered(known)
-        representation = Representation((clip,), space=space)
-        return Classifier(representation, head, classes, "kmeans", asdict(self), record)
+        return Classifier(represent(data, space), head, classes, "kmeans", asdict(self), record)
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""

@@ -21,6 +21,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import cached_part
+from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, cached_class_features
 from anyclass.files import read_json, write_json
@@ -31,6 +32,7 @@ from anyclass.naming.suggest import (
     ClassifiedImages,
     NameSuggestion,
     ask_names,
+    only_examples,
     read_words,
     suggest,
     word_scores,
@@ -62,7 +64,7 @@ COLUMNS = pa.schema(
 
 @torch.no_grad()
 def name_classes(
-    data: FeatureStore,
+    data: AnyFeatures,
     classifier: Classifier,
     probabilities: Float[ndarray, "N K"],
     words: Path | None,
@@ -71,7 +73,8 @@ def name_classes(
     """Suggest names for discovered classes; None if there are none.
 
     Args:
-        data: the model before training, and the N training images with the given classes.
+        data: the model before training, and the N training images with the given classes. With
+            precomputed features there is no text encoder, and no name is suggested.
         classifier: the classifier that discovered the classes.
         probabilities: its predicted probabilities.
         words: file of candidate words; None: the nouns of the package.
@@ -93,6 +96,8 @@ def name_classes(
         top.values[:, 0] - top.values[:, -1],
         None if pseudo is None else normalize(pseudo.cpu(), dim=-1),
     )
+    if isinstance(data, PrecomputedFeatures):
+        return _without_suggestions(found, classes, dataset.files)
     given = [dataset.classes.names[c] for c in dataset.classes.named]
     encode = _encoder(data.clip, str(classifier.fields.get("template", PLAIN)))
     names, check, candidates = suggest(found, classes, given, read_words(words), encode)
@@ -104,6 +109,13 @@ def name_classes(
         "words": candidates,
         "classes": [_row(name, classes, dataset.files) for name in names],
     }
+
+
+def _without_suggestions(found: ClassifiedImages, classes: Classes, files: Sequence[str]) -> Json:
+    """Example images of all classes, for a person to name them."""
+    nothing = dict.fromkeys(("hit_rate_known", "hit_rate_known_top", "threshold"))
+    rows = [_row(name, classes, files) for name in only_examples(found, classes)]
+    return nothing | {"known": 0, "words": 0, "classes": rows}
 
 
 def write_naming(run: Path, naming: Json) -> None:
@@ -131,6 +143,8 @@ def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json
     """
     naming = read_json(run / NAMING)
     config = read_json(run / "config.json")
+    if config["images"] is None:
+        raise RequestError(f"{run} was fitted on features: there is no image to show a captioner")
     all_images = ImageDataset.read(config["images"])
     row_of = {file: i for i, file in enumerate(all_images.files)}
     unknown = [row for row in naming["classes"] if row["kind"] == "unknown"]

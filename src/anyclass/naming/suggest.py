@@ -140,7 +140,7 @@ def suggest(
         alpha: weight of the images if there are pseudo-texts as well.
     """
     sizes = found.predicted.bincount(minlength=classes.total).tolist()
-    own = [classes.names[k] for k in classes.labelled]
+    own = [classes.names[k] for k in (*classes.labelled, *classes.named)]
     words = unique_names([*own, *given, *words])
     scores = word_scores(found, classes.total, encode(words), alpha)
     index_of = {normal_form(word): w for w, word in enumerate(words)}
@@ -148,7 +148,7 @@ def suggest(
     own_words = [index_of[normal_form(classes.names[k])] for k in known]
     check = check_known_classes(scores[known], own_words)
     taken = len(unique_names(own))
-    free = scores[:, taken:]  # the names of labelled classes are not suggested again
+    free = scores[:, taken:]  # names that classes have are not suggested again
     listed = [index_of[normal_form(name)] - taken for name in given]
     nameless = [k for k in range(classes.total) if classes.kind(k) == "unknown" and sizes[k]]
     ranked = assign_words(free[nameless], sorted({w for w in listed if w >= 0}), check.threshold)
@@ -166,6 +166,17 @@ def suggest(
         return NameSuggestion(k, sizes[k], suggested, margin, likely, typical, borderline)
 
     return Naming([name(k) for k in range(classes.total)], check, len(words))
+
+
+def only_examples(found: ClassifiedImages, classes: Classes) -> list[NameSuggestion]:
+    """All classes with example images; those without a name get no suggestion."""
+    sizes = found.predicted.bincount(minlength=classes.total).tolist()
+    rows = []
+    for k in range(classes.total):
+        fixed = [] if classes.kind(k) == "unknown" else [classes.names[k]]
+        examples = example_images(found, k)
+        rows.append(NameSuggestion(k, sizes[k], fixed, None, bool(fixed), *examples))
+    return rows
 
 
 def word_scores(

@@ -47,6 +47,11 @@ def plain(text: object, limit: int = 160) -> str:
     return kept if len(kept) <= limit else kept[: limit - 1] + "…"
 
 
+def title(key: str) -> str:
+    """Words of a key."""
+    return plain(key.replace("_", " "))
+
+
 def thumbnail(root: Path, file_name: str) -> str | None:
     """Encode an image as a small JPEG in a data URI; `None` if it can no longer be read."""
     try:
@@ -57,6 +62,10 @@ def thumbnail(root: Path, file_name: str) -> str | None:
     with BytesIO() as jpeg:
         image.save(jpeg, "JPEG", quality=75)
         return "data:image/jpeg;base64," + b64encode(jpeg.getvalue()).decode("ascii")
+
+
+def no_image(file_name: str) -> None:
+    """No thumbnail: for reports without images."""
 
 
 def gallery(labels: Sequence[str], table: pa.Table, thumbnail_of: Thumbnail) -> list[list[Json]]:

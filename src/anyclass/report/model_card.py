@@ -26,13 +26,18 @@ def card(run: Path) -> str:
     environment = read_json(run / "environment.json")
     model = environment["model"]
     licence = LICENCES.get(model["id"], "see the model's own page")
+    weights = f"weights: {model['id']}"
+    load = "predict_proba(folder)`"
+    if config["images"] is None:
+        weights = f"no weights; it takes the features of the model behind {model['file']}"
+        load = "predict_proba(features)`"
     return "\n".join(
         [
             to_markdown(summarise(run, thumbnails=False)),
             LIMITS,
             "## Model\n",
-            f"* weights: {model['id']} (sha256 {model['weights_sha256'][:16]}), licence: {licence}",
+            f"* {weights} (sha256 {model['weights_sha256'][:16]}), licence: {licence}",
             f"* seed {config['seed']}, anyclass {config['version']}",
-            '* load: `anyclass.Classifier.load("model")`, then `predict_proba(folder)`\n',
+            f'* load: `anyclass.Classifier.load("model")`, then `{load}\n',
         ]
     )

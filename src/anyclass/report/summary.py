@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text, read_json
 from anyclass.report.gallery import (
@@ -28,29 +29,23 @@ from anyclass.report.gallery import (
     gallery,
     image_rows,
     lines,
+    no_image,
     plain,
     thumbnail,
     tiles,
+    title,
 )
+from anyclass.report.labels import label_counts, suspicious
+from anyclass.report.next_steps import next_steps
+from anyclass.report.scores import confusion, halves, moves, score_rows
+from anyclass.run.label_scores import TRAINING
 from anyclass.run.progress import STAGES
+from anyclass.run.sentences import basis, decision, rounds
 
-SCORES = {
-    "zero_shot": "Zero-shot",
-    "zero_shot_ensemble": "Zero-shot, many templates",
-    "adapted": "Adapted",
-}
-"""Keys of the scores in `metrics.json`, in the order of the report -> their titles."""
-CONTROLS = {
-    "text": "Control: class prompts as features",
-    "none": "Control: class names only",
-    "kmeans": "k-means",
-    "kmeans_with_labels": "k-means with labels",
-}
-"""Keys of the baselines -> their titles."""
-ENDS = ("zero_shot", "adapted")
-"""Keys of the scores before and after adaptation."""
 REQUEST = {
     "images": "images",
+    "features": "features",
+    "class_text": "class texts",
     "classes": "class names",
     "labels": "labels",
     "unknown": "unknown classes",
@@ -58,8 +53,8 @@ REQUEST = {
     "asked": "requested method",
 }
 """Keys of the request in `config.json` -> their titles."""
-MATRIX = 24
-"""Most classes of a confusion matrix that is shown in full."""
+SOURCES = ("images", "features", "class_text", "model")
+"""Those that are listed only where they were given."""
 TYPICAL, DOUBTFUL = 9, 6
 """Most typical and least certain images of a discovered class."""
 BARS = 48
@@ -81,47 +76,73 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
                 "Next: run the same `anyclass fit` again; it continues where it stopped."
             )
     config, environment, classes, metrics = (read_json(run / name) for name in needed)
-    root = Path(config["images"])
-    thumbnail_of = partial(thumbnail, root) if thumbnails else lambda _: None
-    table = pq.read_table(run / "predictions.parquet").filter(pc.field("status") == "ok")
+    images = config["images"]
+    thumbnail_of: Thumbnail = (
+        partial(thumbnail, Path(images)) if thumbnails and images else no_image
+    )
+    everything = pq.read_table(run / "predictions.parquet")
+    table = everything.filter(pc.field("status") == "ok")
+    shown = _shown(everything, table)
     moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
-    labels = _labels(classes["names"], table)
-    rows = _classes(labels, classes, metrics, table)
+    labels = _labels(classes["names"], shown)
+    rows = _classes(labels, classes, metrics, everything)
     naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else None
     found = [row for row in naming["classes"] if row["kind"] == "unknown"] if naming else []
     discovered = {row["name"] for row in found}
     others = [label for label in labels if label not in discovered]
     return {
-        "name": plain(Path(config["images"]).name),
+        "name": plain(Path(images or config["features"]).name),
+        "features": not images,
         "method": plain(config["method"]),
-        "why": [plain(text, 400) for text in (*config["why"], *_estimate(metrics))],
+        "why": [plain(text, 400) for text in _reasons(config, metrics)],
         "started": plain(environment["started"]),
         "seconds": metrics["seconds"]["total"],
         "images": metrics["n"],
         "kinds": Counter(row["kind"] for row in rows),
         "warnings": [plain(text, 400) for text in metrics["warnings"]],
-        "scores": _scores(metrics),
-        "halves": _halves(rows, metrics, table),
+        "scores": score_rows(metrics),
+        "headline": metrics.get("scored_on") != TRAINING,
+        "basis": plain(basis(metrics)),
+        "rounds": [plain(sentence, 400) for sentence in rounds(metrics)],
+        "halves": halves(rows, metrics, table),
         "why_null": plain(metrics["why_null"] or "No image has a label to compare with.", 400),
-        "facts": [(_title(name), value) for name, value in metrics["facts"].items()],
+        "facts": [(title(name), value) for name, value in metrics["facts"].items()],
         "classes": rows,
-        "confusion": _confusion([row["name"] for row in rows], metrics["confusion"]),
+        "confusion": confusion([row["name"] for row in rows], metrics["confusion"]),
         "discovered": _discovered(found, rows, thumbnail_of),
         "naming": {key: value for key, value in (naming or {}).items() if key != "classes"},
-        "gallery": _gallery(others, rows, gallery(others, table, thumbnail_of)),
+        "suspicious": suspicious(run / "suspicious.csv", thumbnail_of),
+        "gallery": _gallery(others, rows, gallery(others, shown, thumbnail_of)),
         "unsure": image_rows(table.sort_by("margin"), thumbnail_of),
         "moved": image_rows(moved.sort_by([("score", "descending")]), thumbnail_of),
-        "moves": {"share": metrics["changed"], **_moves(moved)},
+        "moves": {"share": metrics["changed"], **moves(moved)},
         "descriptions": descriptions(run / "descriptions.jsonl", classes["names"], thumbnail_of),
         "curves": _curves(run / "log.jsonl"),
         "rejected": _rejected(run / "rejected.csv"),
-        "asked": _pairs(config, REQUEST),
+        "asked": _pairs({k: v for k, v in config.items() if v or k not in SOURCES}, REQUEST),
         "settings": _pairs(
             {**config, **config["fields"]}, _titles(("template", "seed", *config["fields"]))
         ),
         "environment": _pairs(environment, _titles(environment)),
-        "next": _next(run, config, scored=metrics["adapted"] is not None, discovered=bool(found)),
+        "next": next_steps(run, config, metrics, discovered=bool(found)),
     }
+
+
+def _shown(everything: pa.Table, predicted: pa.Table) -> pa.Table:
+    """Predicted images; of classes without any, those whose label was given."""
+    some = pa.array(set(predicted["label"].to_pylist()), pa.string())
+    given = pc.field("status") == GIVEN
+    return everything.filter((pc.field("status") == "ok") | (given & ~pc.field("label").isin(some)))
+
+
+def _reasons(config: Json, metrics: Json) -> list[str]:
+    """Why this method, how many classes, and what the decision rests on."""
+    reasons = list(config["why"])
+    if found := metrics.get("classes_estimated"):
+        reasons.append(found["why"])
+    if words := decision(metrics):
+        reasons.append(f"It decides by {words}.")
+    return reasons
 
 
 def _labels(names: Sequence[str], table: pa.Table) -> list[str]:
@@ -131,8 +152,11 @@ def _labels(names: Sequence[str], table: pa.Table) -> list[str]:
 
 
 def _classes(labels: Sequence[str], classes: Json, metrics: Json, table: pa.Table) -> list[Json]:
-    """One row per label: kind, number of predicted images, mean score, accuracies."""
+    """One row per class: what is known, number of images, mean score, accuracies."""
     kinds = dict(zip(classes["names"], classes["kinds"], strict=True))
+    given = label_counts(table)
+    kept = Counter(table.filter(pc.field("status") == GIVEN)["label"].to_pylist())
+    table = table.filter(pc.field("status") == "ok")
     groups = table.group_by("label").aggregate([("score", "mean"), ("score", "count")])
     predicted = {row["label"]: row for row in groups.to_pylist()}
     empty = {"score_mean": None, "score_count": 0, "accuracy": None, "n": 0}
@@ -144,7 +168,8 @@ def _classes(labels: Sequence[str], classes: Json, metrics: Json, table: pa.Tabl
         {
             "name": plain(label, 80),
             "kind": kinds.get(label, "unknown"),
-            "count": predicted.get(label, empty)["score_count"],
+            "labels": given[label],
+            "count": predicted.get(label, empty)["score_count"] + kept[label],
             "score": predicted.get(label, empty)["score_mean"],
             "n": after.get(label, empty)["n"],
             "zero_shot": before.get(label, empty)["accuracy"],
@@ -181,76 +206,6 @@ def _discovered(found: Sequence[Json], rows: Sequence[Json], thumbnail_of: Thumb
     ]
 
 
-def _scores(metrics: Json) -> list[Json]:
-    """Known scores: key, name, accuracy, mean_per_class, n, gain over zero-shot."""
-    base = metrics["zero_shot"]
-    controls = metrics.get("controls", {})
-    *first, last = SCORES.items()
-    known = [(key, name, metrics[key]) for key, name in first]
-    known += [("control", CONTROLS.get(key, _title(key)), row) for key, row in controls.items()]
-    return [
-        {
-            "key": key,
-            "name": name,
-            **{field: row[field] for field in ("accuracy", "mean_per_class", "n")},
-            "gain": row["accuracy"] - base["accuracy"] if base else None,
-        }
-        for key, name, row in [*known, (*last, metrics[last[0]])]
-        if row
-    ]
-
-
-def _halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
-    """Image counts and accuracies of labelled and of named classes, if there are both.
-
-    `within`: among the classes of the same kind; `among_all`: among all classes.
-    """
-    before = Counter(table["zero_shot_label"].to_pylist())
-    halves = []
-    for kind, half in (("labelled", "base"), ("named", "new")):
-        members = [row for row in rows if row["kind"] == kind]
-        scores = {
-            space: [((metrics[key] or {}).get(name) or {}).get(half) for key in ENDS]
-            for space, name in (("within", "sliced"), ("among_all", "mixed"))
-        }
-        counts = {
-            "classes": len(members),
-            "before": sum(before[row["name"]] for row in members),
-            "after": sum(row["count"] for row in members),
-        }
-        halves.append({"kind": kind, **counts, **scores})
-    return halves if all(half["classes"] for half in halves) else []
-
-
-def _confusion(names: Sequence[str], counts: list[list[int]] | None) -> Json:
-    """Confusion matrix as rows (true class, [(count, share), ...]), if small, and mistakes."""
-    table = np.array(counts or np.zeros((0, 0)), dtype=np.int64)
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    names = [*names, *(f"unknown {i + 1}" for i in range(len(table) - len(names)))]
-    mistakes = [(names[t], names[p], int(table[t, p])) for t, p in np.argwhere(table) if t != p]
-    rows = [
-        (name, list(zip(row.tolist(), share.tolist(), strict=True)))
-        for name, row, share in zip(names, table, shares, strict=False)
-    ]
-    return {
-        "rows": rows if len(rows) <= MATRIX else [],
-        "mistakes": sorted(mistakes, key=lambda pair: -pair[2])[:8],
-    }
-
-
-def _moves(moved: pa.Table) -> dict[str, int]:
-    """Count the labels that differ from zero-shot: all, checkable, fixed and broken ones."""
-    truth = moved["true_label"]
-    fixed = pc.sum(pc.equal(moved["label"], truth))
-    broken = pc.sum(pc.equal(moved["zero_shot_label"], truth))
-    return {
-        "count": len(moved),
-        "known": len(moved) - truth.null_count,
-        "fixed": fixed.as_py() or 0,
-        "broken": broken.as_py() or 0,
-    }
-
-
 def _curves(path: Path) -> list[Json]:
     """Each number that was logged at least twice: name, first, last, bars from 0 to 1."""
     series: dict[str, list[float]] = {}
@@ -261,7 +216,7 @@ def _curves(path: Path) -> list[Json]:
             if number and key not in ("step", "epoch", "done", "total", "failed"):
                 series.setdefault(f"{key} ({STAGES.get(stage, stage)})", []).append(value)
     return [
-        {"name": _title(name), "first": values[0], "last": values[-1], "bars": _bars(values)}
+        {"name": title(name), "first": values[0], "last": values[-1], "bars": _bars(values)}
         for name, values in series.items()
         if len(values) > 1
     ]
@@ -284,35 +239,6 @@ def _rejected(path: Path) -> Json:
     return {"count": len(rows), "reasons": reasons, "rows": rows[:LISTED]}
 
 
-def _next(run: Path, config: Json, scored: bool, discovered: bool) -> list[tuple[str, str]]:
-    """Suggested next steps: a sentence and a command, quoted for a shell."""
-    here = ["anyclass", "predict", "--run", str(run)]
-    names = config["classes"] if isinstance(config["classes"], str) else "names.txt"
-    classes = ["--classes", names] if config["classes"] else []
-    fit = ["anyclass", "fit", "auto", "--images", config["images"], *classes]
-    again = ["--out", f"{run}-2"]
-    steps = [("Label other images.", [*here, "--images", "NEW", "--out", "new.csv"])]
-    if discovered:
-        advice = f"Name the discovered classes in the column `name` of {run / 'classes.csv'}."
-        steps += [(plain(advice, 400), ["anyclass", "rename", "--run", str(run)])]
-    if not scored:
-        advice = "Evaluate the classifier on labelled images, one folder per class."
-        steps += [(advice, ["anyclass", "evaluate", "--run", str(run), "--images", "LABELLED"])]
-    if not config["labels"]:
-        advice = "Label some of the least certain images in a table file_name,label and fit again."
-        steps += [(advice, [*fit, "--labels", "labels.csv", *again])]
-    if config["model"] == "starter":
-        advice = "Use a larger model: the starter model is small."
-        steps += [(advice, [*fit, "--model", "ViT-B-32/laion2b_s34b_b79k", *again])]
-    return [(advice, plain(shlex.join(command), 2000)) for advice, command in steps]
-
-
-def _estimate(metrics: Json) -> list[str]:
-    """The explanation of an estimated number of classes, if there is one."""
-    found = metrics.get("classes_estimated")
-    return [found["why"]] if found else []
-
-
 def _pairs(values: Json, titles: Mapping[str, str]) -> list[tuple[str, str]]:
     """Title and text of the values at the keys of `titles`, for a table."""
     present = [(key, title) for key, title in titles.items() if key in values]
@@ -320,12 +246,7 @@ def _pairs(values: Json, titles: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _titles(keys: Iterable[str]) -> dict[str, str]:
-    return {key: _title(key) for key in keys}
-
-
-def _title(key: str) -> str:
-    """A key as words."""
-    return plain(key.replace("_", " "))
+    return {key: title(key) for key in keys}
 
 
 def _text(value: object) -> str:

@@ -22,7 +22,7 @@ MIN_IMAGES = 5
 KMEANS_BASELINES = {"kmeans": "k-means", "kmeans_with_labels": "k-means with labels"}
 """Baselines of discovered classes: name in the run folder -> name in messages."""
 
-ZERO_SHOT = "zero-shot on the labelled classes alone"
+ZERO_SHOT = "zero-shot on the classes with a name alone"
 """Name of the zero-shot baseline in messages."""
 
 TRANSDUCTIVE = (
@@ -96,13 +96,13 @@ def clustering_scores(
         fitted_on: whether the run was fitted on these images.
     """
     adapted = _clustering(dataset, predictions.adapted, classes)
-    old = np.where(np.isin(dataset.labels, classes.labelled), dataset.labels, -1)
+    old = np.where(np.isin(dataset.labels, _named_classes(classes)), dataset.labels, -1)
     controls = {name: _clustering(dataset, rows, classes) for name, rows in baselines.items()}
     ensemble = predictions.zero_shot_ensemble
     zero_shot = accuracy(old, predictions.zero_shot.argmax(1))
     warnings = [TRANSDUCTIVE] if fitted_on else []
     warnings += _better_baselines(
-        "on images of the labelled classes", adapted["old_fixed"], {ZERO_SHOT: zero_shot}
+        "on images of the classes with a name", adapted["old_fixed"], {ZERO_SHOT: zero_shot}
     )
     accuracies = {name: row["all"] for name, row in controls.items()}
     warnings += _better_baselines("on all images", adapted["all"], accuracies)
@@ -123,13 +123,13 @@ def _clustering(dataset: ImageDataset, probabilities: Probabilities, classes: Cl
     """Clustering accuracy, with class names instead of indices."""
     predicted = probabilities.argmax(1)
     true = dataset.labels
-    scores = clustering(true, predicted, classes.labelled) or {}
+    scores = clustering(true, predicted, _named_classes(classes)) or {}
     assigned = np.array(scores["assignment"])
     known = true >= 0
     hits = assigned[predicted[known]] == true[known]
     matched = set(predicted[known][hits].tolist())
     names = dataset.classes.names
-    old = set(classes.labelled)
+    old = set(_named_classes(classes))
     rows = per_class(true, assigned[predicted], names)
     return scores | {
         "assignment": {
@@ -141,6 +141,11 @@ def _clustering(dataset: ImageDataset, probabilities: Probabilities, classes: Cl
             row | {"kind": "old" if c in old else "new"} for c, row in enumerate(rows) if row["n"]
         ],
     }
+
+
+def _named_classes(classes: Classes) -> list[int]:
+    """Indices of the old classes: labelled ones, and those that have only a name."""
+    return [*classes.labelled, *classes.named]
 
 
 def _better_baselines(

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from anyclass.backbone import Backbone
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import MANIFEST, check_manifest, lock, read_json, sweep, write_json
 
@@ -36,6 +35,7 @@ FILES = (
     "classes.csv",
     "naming.json",
     "model/generator.safetensors",
+    "suspicious.csv",
 )
 """All files of a run; the last ones are written by some methods only."""
 
@@ -185,16 +185,17 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
 
 
-def environment(clip: Backbone, started: str, seconds: float) -> dict[str, Any]:
+def environment(
+    model: Mapping[str, Any], device: str, started: str, seconds: float
+) -> dict[str, Any]:
     """Versions, device, threads, model and command line."""
-    model = {"id": clip.model_id, "weights_sha256": clip.weights_sha256}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: found for name in ("anyclass", *_PACKAGES) if (found := _version(name))},
-        "device": str(clip.device),
+        "device": device,
         "threads": torch.get_num_threads(),
-        "model": model | {"preprocessing": clip.preprocessing.to_json()},
+        "model": dict(model),
         "command": sys.argv,
         "started": started,
         "seconds": seconds,

@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
+from anyclass.backbone import Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
+from anyclass.classifier.precomputed import feature_rows
 from anyclass.data import Classes
 from anyclass.estimators.metrics import base_to_new, confusion, expected_calibration_error, score
-from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.cache import cached_part
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, cached_class_features, openai_templates
+from anyclass.features.text import PLAIN, openai_templates
 from anyclass.log import Log
 
 NO_LABELS = (
@@ -26,6 +28,13 @@ NO_LABELS = (
 Probabilities = Float[np.ndarray, "N C"]
 """Probabilities of N images."""
 
+CLASSIFIERS = ("zero_shot", "zero_shot_ensemble", "adapted")
+"""Fields of `Predictions` with probabilities, which are scored."""
+
+UNUSUAL = 0.05
+"""Familiarity below which a score is reduced: an image that is more unusual than 95 % of the
+training images loses its score in proportion."""
+
 
 class Predictions(NamedTuple):
     """Probabilities of the same N images by several classifiers."""
@@ -36,18 +45,37 @@ class Predictions(NamedTuple):
     """Zero-shot with OpenAI's 80 templates; None if not requested."""
     adapted: Probabilities
     """The classifier."""
+    familiarity: Float[np.ndarray, " N"] | None = None
+    """Share of the training images that are at least as unusual; None if not known."""
+
+    @property
+    def confidence(self) -> Float[np.ndarray, " N"]:
+        """Score of each image that `--min-score` is compared with."""
+        return confidence(self.adapted.max(1), self.familiarity)
 
     def of(self, rows: Bool[np.ndarray, " N"]) -> "Predictions":
         """Select the rows of some images."""
         ensemble = self.zero_shot_ensemble
         if ensemble is not None:
             ensemble = ensemble[rows]
-        return Predictions(self.zero_shot[rows], ensemble, self.adapted[rows])
+        usual = self.familiarity
+        if usual is not None:
+            usual = usual[rows]
+        return Predictions(self.zero_shot[rows], ensemble, self.adapted[rows], usual)
+
+
+def confidence(
+    probability: Float[np.ndarray, " N"], familiarity: Float[np.ndarray, " N"] | None
+) -> Float[np.ndarray, " N"]:
+    """Probability times min(1, familiarity / UNUSUAL); the probability if that is not known."""
+    if familiarity is None:
+        return probability
+    return probability * np.minimum(1.0, familiarity / UNUSUAL)
 
 
 @torch.no_grad()
 def predict_all(
-    data: FeatureStore, classifier: Classifier, log: Log, prompt_ensemble: bool = True
+    data: AnyFeatures, classifier: Classifier, log: Log, prompt_ensemble: bool = True
 ) -> Predictions:
     """Predict images with the model before training and with the classifier.
 
@@ -57,37 +85,49 @@ def predict_all(
         log: gets the progress of embedding.
         prompt_ensemble: also predict zero-shot with the 80 prompt templates.
     """
-    x = data.image_features(cached_part(classifier.representation.part), log)
+    part = cached_part(classifier.representation.part)
     classes = classifier.classes
     template = str(classifier.fields.get("template", PLAIN))
-    ensemble = _zero_shot(data, x, classes, openai_templates()) if prompt_ensemble else None
+    ensemble = None
+    if prompt_ensemble and isinstance(data, FeatureStore):  # precomputed texts have one template
+        ensemble = _zero_shot(data, part, classes, openai_templates(), log)
+    adapted = []
+    usual = []
+    for rows in feature_rows(classifier.representation, data, log):
+        adapted.append(classifier.probabilities(rows).cpu().numpy())
+        familiarity = classifier.familiarity(rows)
+        if familiarity is not None:
+            usual.append(familiarity.cpu().numpy())
     return Predictions(
-        zero_shot=_zero_shot(data, x, classes, [template]),
+        zero_shot=_zero_shot(data, part, classes, [template], log),
         zero_shot_ensemble=ensemble,
-        adapted=predict_adapted(data, classifier, log),
+        adapted=np.concatenate(adapted),
+        familiarity=np.concatenate(usual) if usual else None,
     )
 
 
 @torch.no_grad()
-def predict_adapted(data: FeatureStore, classifier: Classifier, log: Log) -> Probabilities:
+def predict_adapted(data: AnyFeatures, classifier: Classifier, log: Log) -> Probabilities:
     """Predict images with a classifier alone; arguments as of `predict_all`."""
-    representation = classifier.representation
-    cached = data.embed(Embedding(cached_part(representation.part)), log)
-    rows = representation.of(data.dataset, cached)
-    return classifier.probabilities(rows).cpu().numpy()
+    blocks = feature_rows(classifier.representation, data, log)
+    parts = [classifier.probabilities(rows).cpu().numpy() for rows in blocks]
+    return np.concatenate(parts)
 
 
 def _zero_shot(
-    data: FeatureStore, x: Float[Tensor, "N D"], classes: Classes, templates: Sequence[str]
+    data: AnyFeatures, part: Part, classes: Classes, templates: Sequence[str], log: Log
 ) -> Probabilities:
     """Zero-shot probabilities; 0 for a class without a name."""
-    probabilities = np.zeros((len(x), len(classes)), np.float32)
-    named = np.setdiff1d(np.arange(len(classes)), unknown_classes(classes))
-    if len(named):
-        prompts = [classes.prompts[c] for c in named]
-        texts = cached_class_features(data.clip, prompts, templates)
-        logits = CosineHead(texts, data.clip.logit_scale).logits(x)
-        probabilities[:, named] = logits.softmax(dim=1).cpu().numpy()
+    probabilities = np.zeros((len(data), len(classes)), np.float32)
+    named, texts = data.named_class_features(classes, templates)
+    if not len(named):
+        return probabilities
+    head = CosineHead(texts, data.logit_scale)
+    done = 0
+    for x in data.feature_blocks(part, log):
+        rows = head.logits(x).softmax(dim=1).cpu().numpy()
+        probabilities[done : done + len(x), named] = rows
+        done += len(x)
     return probabilities
 
 
@@ -101,7 +141,8 @@ def compare(
 ) -> dict[str, Any]:
     """Score all predictions; warn if adaptation lost accuracy. Scores are None without labels."""
     scores: dict[str, Any] = {}
-    for key, probabilities in predictions._asdict().items():
+    for key in CLASSIFIERS:
+        probabilities = getattr(predictions, key)
         wanted = probabilities is not None
         scores[key] = all_scores(labels, probabilities, classes) if wanted else None
     labelled = labels >= 0
@@ -112,6 +153,7 @@ def compare(
     return scores | {
         "scored": int(labelled.sum()),
         "why_null": None if known else NO_LABELS,
+        "majority": majority(labels, classes.names),
         "changed": float(changed.mean()) if named else None,
         "confusion": confusion(labels, adapted, len(classes)).tolist() if known else None,
         "calibration_error": expected_calibration_error(labels, predictions.adapted),
@@ -119,8 +161,19 @@ def compare(
     }
 
 
+def majority(labels: Int[np.ndarray, " N"], names: Sequence[str]) -> dict[str, Any] | None:
+    """Score of the answer that is always the most frequent label; None without labels."""
+    known = labels[labels >= 0]
+    if not len(known):
+        return None
+    most = int(np.bincount(known).argmax())
+    name = names[most] if most < len(names) else None
+    scores = score(labels, np.full_like(labels, most), names) or {}
+    return {"name": name} | {key: scores[key] for key in ("accuracy", "mean_per_class", "n")}
+
+
 def score_baselines(
-    data: FeatureStore, baselines: Mapping[str, Classifier], log: Log
+    data: AnyFeatures, baselines: Mapping[str, Classifier], log: Log
 ) -> dict[str, Any]:
     """Score the baselines, by name; None without labels.
 
@@ -139,9 +192,10 @@ def score_baselines(
 def all_scores(
     labels: Int[np.ndarray, " N"], probabilities: Probabilities, classes: Classes
 ) -> dict[str, Any] | None:
-    """All scores; with labelled and named classes also those of base and new classes."""
+    """All scores; with labels of labelled and of named classes also those of base and new ones."""
     scores = score(labels, probabilities.argmax(1), classes.names)
-    if scores is None or not classes.labelled or not classes.named:
+    halves = (classes.labelled, classes.named)
+    if scores is None or not all(np.isin(labels, half).any() for half in halves):
         return scores
     new = np.isin(np.arange(len(classes)), classes.named)
     return scores | base_to_new(labels, probabilities, new)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.files import atomic_write, csv_cell
-from anyclass.run.scoring import Predictions
+from anyclass.run.opinions import Opinions
+from anyclass.run.scoring import Predictions, confidence
 
 Row = dict[str, Any]
 
@@ -26,28 +27,49 @@ PREDICTION = pa.schema(
         ("kind", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
+        ("familiarity", pa.float32()),
+        ("predicted_label", pa.string()),
+        ("confirmed", pa.string()),
     ]
 )
-"""Columns of every prediction table; one row per image, including rejected ones."""
+"""Columns of every prediction table; one row per image, including rejected ones.
+
+`predicted_label` repeats a `label` that was predicted, so that a change by hand can be seen; a
+person writes yes into `confirmed` where a prediction is right.
+"""
 
 COMPARED = pa.schema(
     [
         *PREDICTION,
         ("zero_shot_label", pa.string()),
         ("zero_shot_score", pa.float32()),
+        ("opinion", pa.string()),
+        ("opinion_score", pa.float32()),
+        ("label_quality", pa.float32()),
         ("true_label", pa.string()),
     ]
 )
-"""Columns of a fitted run: with the zero-shot prediction and the true label, if known."""
+"""Columns of a fitted run: also the zero-shot prediction, what the other images say of a given
+label (`opinions.py`), and the label that the user gave."""
+
+SUSPICIOUS = pa.schema(
+    [COMPARED.field(name) for name in ("file_name", "label", "opinion", "opinion_score")]
+    + [COMPARED.field("label_quality")]
+)
+"""Columns of `suspicious.csv`, one row per suspicious label; it can be read as a label table."""
 
 ROWS = 10_000
 """Rows of a Parquet group, which are held in memory while a table is written."""
 
 
 def prediction_row(
-    file: str, probabilities: Float[np.ndarray, " C"], classes: Classes, least: float = 0.0
+    file: str,
+    probabilities: Float[np.ndarray, " C"],
+    classes: Classes,
+    least: float = 0.0,
+    familiarity: float | None = None,
 ) -> Row:
-    """Label, score, runner-up and margin of one image; no label if its score is below `least`.
+    """Label, score, runner-up and margin of one image; no label if its confidence is below `least`.
 
     The reason then names the most likely class. As a label table, such a row is unlabelled.
     """
@@ -63,11 +85,28 @@ def prediction_row(
         "kind": classes.kind(int(best)),
         "status": "ok",
         "reason": None,
+        "familiarity": familiarity,
+        "predicted_label": classes.names[best],
     }
-    if probabilities[best] >= least:
+    if _trusted(float(probabilities[best]), familiarity) >= least:
         return row
-    reason = f"below --min-score {least:g}; most likely {classes.names[best]}"
-    return row | {"label": None, "kind": None, "status": "unsure", "reason": reason}
+    why = f"below --min-score {least:g}"
+    if probabilities[best] >= least:
+        why = "unlike the training images"
+    nothing = {"label": None, "kind": None, "predicted_label": None, "status": "unsure"}
+    return row | nothing | {"reason": f"{why}; most likely {classes.names[best]}"}
+
+
+def _trusted(probability: float, familiarity: float | None) -> float:
+    """Confidence in one image; arguments as of `scoring.confidence`."""
+    usual = None if familiarity is None else np.array([familiarity])
+    return float(confidence(np.array([probability]), usual)[0])
+
+
+def given_row(row: Row, name: str, kind: str) -> Row:
+    """Row of an image whose label was trained on: it keeps this label, whatever is predicted."""
+    kept = {"label": name, "kind": kind, "status": "given", "predicted_label": None}
+    return row | kept | {"score": 1.0, "runner_up": None, "margin": 1.0}
 
 
 def rejected_row(rejection: Rejection) -> Row:
@@ -77,14 +116,20 @@ def rejected_row(rejection: Rejection) -> Row:
 
 
 def compared_rows(
-    dataset: ImageDataset, seen: Predictions, rejections: Sequence[Rejection]
+    dataset: ImageDataset,
+    seen: Predictions,
+    rejections: Sequence[Rejection],
+    taught: Bool[np.ndarray, " M"] | None = None,
+    opinions: Opinions | None = None,
 ) -> list[Row]:
     """One row per image, in order, with the adapted and the zero-shot prediction.
 
     Args:
         dataset: all images, including rejected ones.
-        seen: predictions for the other images, in their order.
+        seen: predictions for the M other images, in their order.
         rejections: the rejected images.
+        taught: whether the label of each of these M images was trained on; None: no label was.
+        opinions: what the other images say of these labels, if the method tells.
     """
     rejection_of = {rejection.file_name: rejection for rejection in rejections}
     names = dataset.classes.names
@@ -94,13 +139,49 @@ def compared_rows(
         if file in rejection_of:
             row = rejected_row(rejection_of[file])
         else:
-            best = int(seen.zero_shot[i].argmax())
-            row = prediction_row(file, seen.adapted[i], dataset.classes)
-            score = float(seen.zero_shot[i, best])
-            if score:  # all scores are 0 if no class has a name
-                row |= {"zero_shot_label": names[best], "zero_shot_score": score}
+            row = _compared_row(file, i, seen, dataset.classes)
+            if taught is not None and taught[i]:
+                row = given_row(row, names[label], dataset.classes.kind(label))
+                row |= opinion_cells(i, opinions, names)
             i += 1
         rows.append(row | {"true_label": names[label] if label >= 0 else None})
+    return rows
+
+
+def _compared_row(file: str, i: int, seen: Predictions, classes: Classes) -> Row:
+    """Adapted and zero-shot prediction of image i."""
+    familiarity = None if seen.familiarity is None else float(seen.familiarity[i])
+    row = prediction_row(file, seen.adapted[i], classes, familiarity=familiarity)
+    best = int(seen.zero_shot[i].argmax())
+    score = float(seen.zero_shot[i, best])
+    if not score:  # all scores are 0 if no class has a name
+        return row
+    return row | {"zero_shot_label": classes.names[best], "zero_shot_score": score}
+
+
+def opinion_cells(i: int, opinions: Opinions | None, names: Sequence[str]) -> Row:
+    """What the other images say of label i; nothing if the method does not tell."""
+    if opinions is None or opinions.classes[i] < 0:
+        return {}
+    return {
+        "opinion": names[opinions.classes[i]],
+        "opinion_score": float(opinions.scores[i]),
+        "label_quality": float(opinions.quality[i]),
+    }
+
+
+def suspicious_rows(dataset: ImageDataset, opinions: Opinions) -> list[Row]:
+    """Rows of `suspicious.csv`: labels that the other images contradict, the clearest first.
+
+    Args:
+        dataset: the readable images.
+        opinions: what the other images say of their labels.
+    """
+    names = dataset.classes.names
+    rows = []
+    for i in opinions.suspicious.tolist():
+        row = {"file_name": dataset.files[i], "label": names[dataset.labels[i]]}
+        rows.append(row | opinion_cells(i, opinions, names))
     return rows
 
 

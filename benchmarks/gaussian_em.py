@@ -1,7 +1,8 @@
 """Gaussian mixture with text priors: one Gaussian per class in the backbone features, fitted by EM.
 
 The project's own, after TransCLIP (arXiv 2406.01837) and Gaussian discriminant analysis on CLIP
-(arXiv 2402.04087); `latteclip-plus` and `ship-plus` are built on it.
+(arXiv 2402.04087). Version 0.1's `latteclip-plus` and `ship-plus` were built on it;
+they are baselines of open-world here.
 
     z_ic = softmax_c( l_ic + w g_c(h_i) + s' log pi_c )      class probabilities of an image
     z_ic = 1 if c is its label, else 0                       for a labelled image

@@ -1,0 +1,160 @@
+"""`embed`: write the image features of a model, and the text features of class names."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+from tyro.conf import Suppress, arg
+
+from anyclass.backbone import Backbone, EngineName
+from anyclass.backbone.device import torch_device
+from anyclass.commands.learn import readable
+from anyclass.commands.predict import check_out
+from anyclass.commands.request import check_share
+from anyclass.data import Classes, ImageDataset
+from anyclass.data.feature_formats import ENDINGS, write_arrays
+from anyclass.errors import RequestError
+from anyclass.features.precomputed import AnyFeatures
+from anyclass.features.store import FeatureStore
+from anyclass.features.text import PLAIN, cached_class_features
+from anyclass.run.progress import Callback, Progress
+
+Json = dict[str, Any]
+
+WITH_TEXTS = (".npz", ".safetensors")
+"""Endings of files that hold class texts."""
+
+
+def embed(
+    images: Path | str | None = None,
+    classes: Annotated[
+        Path | str | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")
+    ] = None,
+    labels: Annotated[str | None, arg(metavar="folders|FILE")] = None,
+    out: Path | str = "features.npz",
+    overwrite: bool = False,
+    model: str = "starter",
+    extra: bool = False,
+    half: bool = False,
+    template: str = PLAIN,
+    device: str = "auto",
+    engine: EngineName = "auto",
+    max_rejected: float = 0.1,
+    allow_pickle: bool = False,
+    callback: Suppress[Callback | None] = None,
+) -> Json:
+    """Write the image features of a model, and the text features of class names, into one file.
+
+    `anyclass fit auto --features FILE` reads it, and so does any other program. Without images
+    only the text features of the class names are written.
+
+    Args:
+        images: folder of images; its subfolders are searched too.
+        classes: file with one class name per line, or the names themselves; their text features
+            are written too, into .npz and .safetensors.
+        labels: `folders`: the parent folder of an image is its label. Or a table of file names and
+            labels: CSV, Parquet or JSONL.
+        out: file to write: .npz, .safetensors, .parquet or .npy, which holds the image features
+            alone; names and labels are then in a table beside it.
+        overwrite: replace an existing file.
+        model: image-text model: starter, an open_clip name, hf-hub:OWNER/NAME or local-dir:FOLDER.
+        extra: also write the features before the model's projection. A classifier that gets both
+            is often more accurate.
+        half: write half-precision numbers: half the size, nearly the same classifier.
+        template: class prompt; `{}` is the class name.
+        device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
+        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
+            torch.
+        max_rejected: stop when a larger share of the images is unreadable.
+        allow_pickle: accept weights from a local folder that are not safetensors. They can run
+            code: use it for sources you trust.
+        callback: gets `stage`, `done` and `total`.
+
+    Returns:
+        `n` (rows written), `rejected`, `width`, `extra_width`, `classes` (number of class texts)
+        and `files` (those that were written).
+
+    Raises:
+        RequestError: there is no image, or the file cannot hold what is asked for.
+        AnyclassError: too many images are unreadable.
+    """
+    out = Path(out)
+    check_out(out, overwrite, ENDINGS)
+    check_share(max_rejected)
+    _check_format(out, images, classes, extra)
+    dataset = None if images is None else ImageDataset.read(images, classes, labels)
+    named = _classes(classes)
+    clip = Backbone.load(model, torch_device(device), allow_pickle, engine)
+    arrays: dict[str, Any] = {}
+    rejected = 0
+    with Progress(callback=callback) as log:
+        if dataset is not None:
+            for sentence in dataset.skipped:
+                log.say(sentence)
+            data, rejections = readable(FeatureStore(clip, dataset), "head", max_rejected, log)
+            rejected = len(rejections)
+            arrays |= _image_arrays(data, extra, log)
+        if named and out.suffix in WITH_TEXTS:
+            arrays |= _text_arrays(clip, named, template)
+        elif named:
+            log.say(
+                f"{out.suffix} holds no class texts: write them with `anyclass embed --classes`"
+            )
+    numbers = np.float16 if half else np.float32
+    for name in {"x", "extra", "class_text"} & set(arrays):
+        arrays[name] = arrays[name].astype(numbers)
+    files = write_arrays(out, arrays)
+    return {
+        "n": len(arrays.get("x", ())),
+        "rejected": rejected,
+        "width": clip.fingerprint().shape[1],
+        "extra_width": arrays["extra"].shape[1] if "extra" in arrays else 0,
+        "classes": len(arrays.get("class_text", ())),
+        "files": [str(file) for file in files],
+    }
+
+
+def _check_format(out: Path, images: Any, classes: Any, extra: bool) -> None:
+    """Refuse a file that cannot hold what is asked for, before anything is computed."""
+    if images is None and classes is None:
+        raise RequestError("give images (--images DIR), class names (--classes FILE), or both")
+    if images is None and out.suffix not in WITH_TEXTS:
+        raise RequestError(f"--out {out}: class texts need {' or '.join(WITH_TEXTS)}")
+    if extra and out.suffix == ".npy":
+        raise RequestError(f"--out {out}: npy holds one array; with --extra use .npz")
+
+
+def _classes(classes: Path | str | tuple[str, ...] | None) -> Classes | None:
+    """Names of the classes, where they were given."""
+    if classes is None:
+        return None
+    return Classes.read(Path(classes)) if isinstance(classes, str | Path) else Classes.of(classes)
+
+
+def _image_arrays(data: AnyFeatures, extra: bool, log: Progress) -> dict[str, Any]:
+    """Features, file names, and labels where some are known."""
+    dataset = data.dataset
+    arrays: dict[str, Any] = {
+        "x": _numpy(data.image_features("head", log)),
+        "names": np.array(dataset.files),
+    }
+    if extra:
+        arrays["extra"] = _numpy(data.backbone_features("head", log))
+    if (dataset.labels >= 0).any():
+        arrays["labels"] = np.array([*dataset.classes.names, ""])[dataset.labels]
+    return arrays
+
+
+def _text_arrays(clip: Backbone, classes: Classes, template: str) -> dict[str, Any]:
+    """Text features, names, and the model's factor on cosine similarities."""
+    return {
+        "class_text": _numpy(cached_class_features(clip, classes.prompts, [template])),
+        "class_names": np.array(classes.names),
+        "logit_scale": np.float32(clip.logit_scale.detach().cpu()),
+    }
+
+
+def _numpy(tensor: Float[Tensor, "N D"]) -> Any:
+    return tensor.cpu().numpy()

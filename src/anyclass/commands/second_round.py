@@ -1,0 +1,80 @@
+"""Second round: what `--from RUN` takes from an earlier run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyclass.commands.request import Request, is_array
+from anyclass.data import ImageDataset
+from anyclass.data.splits import hold_out
+from anyclass.run.earlier import EarlierRun
+
+OWN = {"labels", "from_run", "file_column", "label_column"}
+"""Options that a second round does not inherit."""
+
+
+def inherited(run: Path | str) -> dict[str, Any]:
+    """Options of `Request` that a second round takes from an earlier run.
+
+    Raises:
+        RequestError: the folder contains no finished run.
+    """
+    config = EarlierRun.read(Path(run)).config
+    names = {declared.name for declared in fields(Request)} - OWN
+    values = {name: config[name] for name in names if config.get(name) is not None}
+    return {name: value for name, value in values.items() if not is_array(value)}
+
+
+def with_inherited(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a request, with those of the earlier run that it starts from, if there is one."""
+    run = options.get("from_run")
+    return dict(options) if run is None else inherited(run) | dict(options)
+
+
+def inherited_flags(flags: Sequence[str]) -> list[str]:
+    """Flags of a command line, with those of the run behind `--from`, if there is one."""
+    words = list(flags)
+    run = _value(words, "--from")
+    if run is None:
+        return words
+    given = {word.partition("=")[0].replace("_", "-").replace("--no-", "--") for word in words}
+    for name, value in inherited(run).items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag not in given:
+            words += _as_flag(flag, value)
+    return words
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    """Value of a flag; None if it is not given."""
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == flag and equals:
+            return value
+        if name == flag and i + 1 < len(words):
+            return words[i + 1]
+    return None
+
+
+def _as_flag(flag: str, value: Any) -> list[str]:
+    """An option as words of a command line."""
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, list | tuple):
+        return [flag, *map(str, value)]
+    return [flag, str(value)]
+
+
+def training_labels(request: Request, dataset: ImageDataset) -> ImageDataset:
+    """Dataset without the labels that are held out of training.
+
+    With `--from`, labels that the earlier run held out stay held out, if `--holdout` is the same.
+    """
+    earlier = request.earlier()
+    if earlier is None or earlier.config["holdout"] != request.holdout:
+        return hold_out(dataset, request.holdout, request.seed)
+    out = np.isin(dataset.files, list(earlier.held_out)) & earlier.unchanged(dataset)
+    return replace(dataset, labels=np.where(out, -1, dataset.labels))

@@ -1,0 +1,365 @@
+"""Fit of the experts and their weights; see `open_world.py` for the equations.
+
+A replica is a fit without some of the labels: one for each fold, and a last one with all labels.
+Letters: R replicas, F folds; others as in `open_world.py`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
+from anyclass.estimators.linear import Linear
+from anyclass.estimators.rows import Rows
+from anyclass.estimators.stacking import stack
+from anyclass.log import Log
+
+MOST_HELD_OUT = 5000
+"""Most held-out images that choose the weights."""
+START_LABELS = 0.02
+"""Weight of the label expert without evidence."""
+ONE_LABEL = 0.04
+"""Weight of the label expert where each class has a single label."""
+START_IMAGES = 0.04
+"""Weight of the image expert without evidence."""
+GRID = np.geomspace(0.005, 2.0, 25)
+"""Weights of the image expert to choose from where there is no label."""
+SPREAD = 2000
+"""Images over which the spread of the logits is averaged."""
+FEW = 10
+"""Images per class at which the image expert has half of its weight where there is no label."""
+
+
+@dataclass
+class Weights:
+    """Weights of the experts."""
+
+    text: float = 1.0
+    """a."""
+    labels: float = 0.0
+    """u."""
+    images: float = 0.0
+    """w."""
+    labelled: float = 0.0
+    """d, offset of the labelled classes where others have only a name."""
+    named: float = 0.0
+    """Offset of the named classes where others have only labels."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of the fit; see `OpenWorldClassifier`."""
+
+    rounds: int
+    folds: int
+    sharpness: float
+    shrinkage: float
+
+
+@dataclass
+class Mixture:
+    """The experts of all replicas, in lockstep."""
+
+    rows: Rows
+    """Images."""
+    labels: Int[Tensor, " N"]
+    """Class of each image, -1 if it has no label."""
+    text: Linear
+    """l, of x; zero for a class without a name."""
+    anchors: Anchors
+    """Text anchors of the class means."""
+    settings: Settings
+    """Hyper-parameters."""
+    member: Bool[Tensor, " N"]
+    """Images that may be of one of the classes; others are left out."""
+
+    def __post_init__(self) -> None:
+        """Divide images into folds and choose the labels that each replica does without."""
+        self.classes = len(self.anchors.named)
+        self.width = self.anchors.texts.shape[1]
+        known = self.labels >= 0
+        counts = torch.bincount(self.labels[known], minlength=self.classes)
+        self.labelled = counts > 0
+        self.only_named = self.anchors.named & ~self.labelled
+        self.mixed = bool(known.any()) and bool(self.only_named.any())
+        self.fold, self.group = folds(self.rows, self.labels, self.classes, self.settings.folds)
+        self.replicas = self.settings.folds if bool(known.any()) else 0
+        self.has_unlabelled = bool((~known & self.member).any())
+        self.weights = Weights(text=float(self.anchors.named.any()))
+        self.label_experts: list[Linear] = []
+        self.image_experts: list[list[Linear]] = []
+        self.known = [self._known(r) for r in range(self.replicas + 1)]
+        self.held_out = [self._held_out(r) for r in range(self.replicas)]
+
+    def fit(self, log: Log) -> None:
+        """Fit the experts and their weights by EM; `log` gets the rounds."""
+        self.scatter = self._scatter()
+        if self.replicas:
+            self.label_experts = self._fit_label_experts()
+            self._stack()
+        rounds = self.settings.rounds if self.has_unlabelled and self.classes else 0
+        for step in range(rounds):
+            self.image_experts = self._fit_image_experts()
+            if self.replicas:
+                self._stack()
+            else:
+                self._weigh_by_text()
+            log(stage="fit", done=step + 1, total=rounds)
+
+    def visible(self, labels: Int[Tensor, " n"], fold: Int[Tensor, " n"], r: int) -> Tensor:
+        """Labels that replica r knows, -1 otherwise."""
+        hidden = fold == r
+        if self.mixed:
+            y = labels.clamp_min(0)
+            hidden = hidden | (self.anchors.named[y] & (self.group[y] == r))
+        return torch.where(hidden, -1, labels) if r < self.replicas else labels
+
+    def _known(self, r: int) -> Bool[Tensor, " C"]:
+        """Classes with a label that replica r knows."""
+        seen = self.visible(self.labels, self.fold, r)
+        return torch.bincount(seen[seen >= 0], minlength=self.classes) > 0
+
+    def logits(self, x: Tensor, h: Tensor, r: int, f: int) -> Float[Tensor, "n C"]:
+        """Logits by replica r, with the image expert of the folds other than f (F: all)."""
+        total = self.weights.text * self.text.logits(x) + self._offsets(r)
+        if self.label_experts:
+            total = total + self.weights.labels * self.label_experts[r].logits(h)
+        if self.image_experts:
+            total = total + self.weights.images * self.image_experts[r][f].logits(h)
+        return total
+
+    def final_logits(self, x: Tensor, h: Tensor) -> Float[Tensor, "n C"]:
+        """Logits by all labels and images."""
+        return self.logits(x, h, self.replicas, self.settings.folds)
+
+    def contributions(self) -> dict[str, float]:
+        """Share of each expert in the mean spread of the logits over the classes."""
+        if self.classes < 2:
+            return {}
+        x, h = self.rows.at(np.arange(len(self.rows))[:: max(1, len(self.rows) // SPREAD)])
+        spread = {name: float(part.std(1).mean()) for name, part in self.parts(x, h).items()}
+        total = sum(spread.values()) or 1.0
+        return {name: value / total for name, value in spread.items()}
+
+    def parts(self, x: Tensor, h: Tensor) -> dict[str, Float[Tensor, "n C"]]:
+        """Weighted logits of each expert, fitted on all images."""
+        found = {}
+        if self.anchors.named.any():
+            found["text"] = self.weights.text * self.text.logits(x)
+        if self.label_experts:
+            found["labels"] = self.weights.labels * self.label_experts[-1].logits(h)
+        if self.image_experts:
+            found["images"] = self.weights.images * self.image_experts[-1][-1].logits(h)
+        return found
+
+    def linear(self) -> tuple[Linear, Linear]:
+        """The same logits as a linear function of x and one of h."""
+        a = self.weights.text * self.text.scale
+        offsets = self._offsets(self.replicas)
+        on_x = Linear(a * self.text.weights, a * self.text.intercept + offsets)
+        weights = torch.zeros(self.classes, self.width)
+        bias = torch.zeros(self.classes)
+        if self.label_experts:
+            weights = weights + self.weights.labels * self.label_experts[-1].weights
+            bias = bias + self.weights.labels * self.label_experts[-1].intercept
+        if self.image_experts:
+            weights = weights + self.weights.images * self.image_experts[-1][-1].weights
+            bias = bias + self.weights.images * self.image_experts[-1][-1].intercept
+        return on_x, Linear(weights, bias)
+
+    def _offsets(self, r: int) -> Float[Tensor, " C"]:
+        """Offsets of the groups of classes in replica r."""
+        named = self.anchors.named
+        labelled = self.weights.labelled * self.known[r] * self.mixed
+        return labelled + self.weights.named * named * (not named.all())
+
+    def _fit_label_experts(self) -> list[Linear]:
+        """g of every replica."""
+        found = [Statistics.zero(self.classes, self.width) for _ in range(self.replicas + 1)]
+        for rows, _, h in self.rows.blocks():
+            for r in range(self.replicas + 1):
+                seen = self.visible(self.labels[rows], self.fold[rows], r)
+                known = seen >= 0
+                if known.any():
+                    z = one_hot(seen[known], self.classes).float()
+                    found[r] = found[r] + Statistics.of(h[known], z)
+        return [gaussian_expert(s, self.anchors, 0.02) for s in found]
+
+    def _scatter(self) -> Float[Tensor, "F H H"]:
+        """Sum of h h' over the members of each fold; their class probabilities sum to 1."""
+        found = torch.zeros(self.settings.folds, self.width, self.width)
+        for rows, _, h in self.rows.blocks():
+            for f in range(self.settings.folds):
+                chosen = (self.fold[rows] == f) & self.member[rows]
+                found[f] += h[chosen].T @ h[chosen]
+        return found
+
+    def _fit_image_experts(self) -> list[list[Linear]]:
+        """G of every replica: without each fold, and of all images."""
+        count = self.replicas + 1
+        n = torch.zeros(count, self.settings.folds, self.classes)
+        sums = torch.zeros(count, self.settings.folds, self.classes, self.width)
+        for rows, x, h in self.rows.blocks():
+            for f in range(self.settings.folds):
+                chosen = (self.fold[rows] == f) & self.member[rows]
+                if not chosen.any():
+                    continue
+                for r in range(count):
+                    logits = self.logits(x[chosen], h[chosen], r, f)
+                    z = (self.settings.sharpness * logits).softmax(1)
+                    seen = self.visible(self.labels[rows][chosen], self.fold[rows][chosen], r)
+                    z[seen >= 0] = one_hot(seen[seen >= 0], self.classes).float()
+                    n[r, f] += z.sum(0)
+                    sums[r, f] += z.T @ h[chosen]
+        experts = []
+        for r in range(count):
+            parts = [Statistics(*of) for of in zip(n[r], sums[r], self.scatter, strict=True)]
+            total = sum(parts, Statistics.zero(self.classes, self.width))
+            subsets = [*(total - part for part in parts), total]
+            s = self.settings.shrinkage
+            experts.append([gaussian_expert(found, self.anchors, s) for found in subsets])
+        return experts
+
+    def _held_out(self, r: int) -> Int[np.ndarray, " n"]:
+        """Some of the images whose label replica r does without, and whose class it can predict."""
+        hidden = (self.labels >= 0) & (self.visible(self.labels, self.fold, r) < 0)
+        possible = self.known[r] | self.anchors.named
+        index = torch.nonzero(hidden & possible[self.labels.clamp_min(0)])[:, 0].numpy()
+        return index[:: max(1, -(-len(index) * self.replicas // MOST_HELD_OUT))]
+
+    def _stack(self) -> None:
+        """Choose the weights by the held-out labels."""
+        parts: dict[str, list[Tensor]] = {"text": [], "labels": [], "images": [], "known": []}
+        labels = []
+        alone = []  # whether the class of an image has no other label
+        for r, index in enumerate(self.held_out):
+            x, h = self.rows.at(index)
+            known = self.known[r]
+            parts["text"].append(self.text.logits(x))
+            parts["labels"].append(self.label_experts[r].logits(h))
+            if self.image_experts:
+                parts["images"].append(self._cross_fitted(h, index, r))
+            parts["known"].append(known.float().expand(len(index), -1))
+            labels.append(self.labels[index])
+            alone.append(~known[self.labels[index]])
+        y = torch.cat(labels)
+        if not len(y):
+            self.weights.labels = START_LABELS
+            self.weights.images = START_IMAGES if self.image_experts else 0.0
+            return
+        self._choose({k: torch.cat(v) for k, v in parts.items() if v}, y, torch.cat(alone))
+
+    def _choose(self, parts: dict[str, Tensor], y: Tensor, alone: Bool[Tensor, " n"]) -> None:
+        """Choose the weights by these logits of held-out images."""
+        start = {"text": 1.0, "labels": START_LABELS, "images": START_IMAGES}
+        offsets = {}
+        v = torch.ones(len(y))
+        if self.mixed and not alone.all():
+            offsets["labelled"] = parts["known"]
+            share = float(self.only_named.float().mean())
+            rate = float(alone.float().mean())
+            v = torch.where(alone, share / max(rate, 1e-9), (1 - share) / max(1 - rate, 1e-9))
+        named = self.anchors.named
+        if named.any() and not named.all():
+            offsets["named"] = named.float().expand_as(parts["text"])
+        if not named.any():
+            start.pop("text")
+        used = [name for name in start if name in parts]
+        if bool(alone.all()) and not self.mixed:
+            used.remove("labels")  # one label for each class: none is left to choose u by
+            self.weights.labels = ONE_LABEL
+        w, b = stack(
+            [parts[name] for name in used],
+            y,
+            [start[name] for name in used],
+            list(offsets.values()),
+            v,
+        )
+        for name, value in zip([*used, *offsets], [*w, *b], strict=True):
+            setattr(self.weights, name, value)
+
+    def _cross_fitted(self, h: Tensor, index: Int[np.ndarray, " n"], r: int) -> Tensor:
+        """G of images by the folds that they are not in."""
+        found = torch.empty(len(h), self.classes)
+        fold = self.fold[index]
+        for f in range(self.settings.folds):
+            found[fold == f] = self.image_experts[r][f].logits(h[fold == f])
+        return found
+
+    def _weigh_by_text(self) -> None:
+        """Choose w by the text expert where there is no label."""
+        index = torch.nonzero(self.member)[:, 0].numpy()
+        n = len(index)
+        index = index[:: max(1, n // MOST_HELD_OUT)]
+        x, h = self.rows.at(index)
+        soft = self.text.logits(x).softmax(1)
+        g = self._cross_fitted(h, index, 0)
+        losses = [float(-(soft * (w * g).log_softmax(1)).sum(1).mean()) for w in GRID]
+        self.weights.images = float(GRID[int(np.argmin(losses))]) * n / (n + FEW * self.classes)
+
+    def opinions(self) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """What the other folds predict for each labelled image.
+
+        Returns:
+            The most probable class, -1 for images without a label and for those whose class has
+            neither a name nor a label in another fold; its probability; and the probability of the
+            label.
+        """
+        best = torch.full_like(self.labels, -1)
+        top = torch.full(self.labels.shape, torch.nan)
+        given = top.clone()
+        for rows, x, h in self.rows.blocks():
+            for r in range(self.replicas):
+                possible = self.known[r] | self.anchors.named
+                y = self.labels[rows]
+                chosen = (y >= 0) & (self.fold[rows] == r) & possible[y.clamp_min(0)]
+                index = chosen.nonzero()[:, 0] + rows.start
+                if not len(index):
+                    continue
+                p = self.logits(x[chosen], h[chosen], r, r).softmax(1)
+                top[index], best[index] = p.max(1)
+                given[index] = p.gather(1, self.labels[index, None])[:, 0]
+        return best, top, given
+
+
+def folds(
+    rows: Rows, labels: Int[Tensor, " N"], classes: int, count: int
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " C"]]:
+    """Divide images into folds, and classes into groups, by the content of the images.
+
+    The order of images and classes does not matter, equal images share a fold, and the images of a
+    class are spread over the folds.
+
+    Args:
+        rows: images.
+        labels: class of each image, -1 if it has no label.
+        classes: C.
+        count: number of folds and of groups.
+
+    Returns:
+        Fold of each image, and group of each class.
+    """
+    parts = []
+    for _, x, _ in rows.blocks():
+        axis = torch.cos(1.7 * torch.arange(x.shape[1]) + 0.3)
+        parts.append((x * axis).sum(1))
+    key = torch.cat(parts).numpy()
+    order = np.lexsort((key, labels.numpy()))
+    y = labels.numpy()[order]
+    new_class = np.diff(y, prepend=y[:1] - 1) != 0
+    new_image = new_class | (np.diff(key[order], prepend=np.nan) != 0)
+    rank = np.cumsum(new_image) - 1
+    starts = np.flatnonzero(new_class)
+    within = rank - np.repeat(rank[starts], np.diff([*starts, len(y)]))
+    first = dict(zip(y[starts].tolist(), key[order][starts].tolist(), strict=True))
+    ranked = sorted((c for c in first if c >= 0), key=first.__getitem__)
+    group = torch.zeros(classes, dtype=torch.long)
+    group[ranked] = torch.arange(len(ranked)) % count
+    shift = np.where(y >= 0, group.numpy()[y], 0) if classes else 0
+    fold = torch.empty(len(y), dtype=torch.long)
+    fold[torch.from_numpy(order)] = torch.from_numpy((within + shift) % count)
+    return fold, group

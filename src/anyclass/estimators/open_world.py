@@ -1,0 +1,357 @@
+"""Open-world classifier: labelled, named and unknown classes in any mix.
+
+The project's own, after TransCLIP (arXiv 2406.01837), GDA (arXiv 2402.04087), LP++ (arXiv
+2404.02285) and semi-supervised k-means (arXiv 2201.02609). The name of the task is ORCA's (arXiv
+2102.03526).
+
+    l_c(x) = s x . (t_c - mean t) + b_c                 text expert; b: `text_expert.py`
+    g_c(h) = Gaussian expert of the labelled images     `experts.py`
+    G_c(h) = Gaussian expert of all images              labelled ones by label, others by z
+    z_ic   = softmax_c( q ( a l + u g + w G + d e ) )   E step, q: sharpness; G of the other folds
+    a, u, w, d                                          stacking by held-out labels: `stacking.py`
+
+e marks the labelled classes where others have only a name. Labels are held out in folds, and where
+classes have only a name, so are all labels of some named classes at a time. The whole EM is run
+once without the labels of each fold, so that no label takes part in its own prediction, except that
+all labels choose the weights. Without any label, a = 1, and w minimises the log-loss of G against
+the text expert, reduced by N / (N + 10 C).
+
+Where classes are unknown, all images are divided into K classes first (`discovery.py`); the experts
+above tell the known ones apart, and another one known from unknown ones (`discovery_expert.py`).
+
+Letters: N images, C known classes, K all classes, D and H dimensions, x (N, D) unit features,
+h (N, H) centred further features, by default x; t (C, D) unit text features.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from anyclass.errors import ArrayError
+from anyclass.estimators.discovery import discover
+from anyclass.estimators.discovery_expert import discovery_expert
+from anyclass.estimators.linear import Linear
+from anyclass.estimators.mixture import Mixture, Settings
+from anyclass.estimators.num_classes import count_classes
+from anyclass.estimators.open_world_model import OpenWorldModel, quantiles
+from anyclass.estimators.rows import Rows
+from anyclass.estimators.suspicious import suspicious
+from anyclass.estimators.text_expert import ClassTexts, confidence_temperature, text_anchors
+from anyclass.files import atomic_write, read_json, write_json
+from anyclass.log import Log, silent
+
+MOST_SCORES = 20_000
+"""Most images whose outlier scores are kept as quantiles."""
+
+
+class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Classifier of image features by labels, class texts and unlabelled images.
+
+    Example: `OpenWorldClassifier().fit(X, y, class_text=T).predict(X2)`.
+
+    Attributes:
+        classes_: (K,) classes; the unknown ones follow the known ones.
+        transduction_: (N,) class of each training row; labelled rows keep their label.
+        label_quality_: (N,) probability of each label by the other rows, NaN without a label.
+        opinion_: (N,) class of each labelled row by the other rows, -1 without a label or if no
+            other row has it.
+        opinion_score_: (N,) probability of this class, NaN without a label.
+        suspicious_: (N,) labels that the other rows contradict.
+        contributions_: share of each expert (text, labels, images) in the spread of the logits.
+        weights_: weights of the experts.
+        num_classes_: the estimate of the number of classes, if `unknown` is "auto".
+        model_: the fitted `OpenWorldModel`.
+    """
+
+    def __init__(
+        self,
+        unknown: int | Literal["auto"] = 0,
+        *,
+        rounds: int = 3,
+        folds: int = 5,
+        anchor: float = 4.0,
+        sharpness: float = 3.0,
+        shrinkage: float = 0.5,
+        prior: float = 10.0,
+        random_state: int = 0,
+    ) -> None:
+        """Set the hyper-parameters.
+
+        Args:
+            unknown: number of classes without name and label; "auto": estimate it.
+            rounds: EM rounds over the unlabelled rows.
+            folds: folds of the rows and labels.
+            anchor: kappa, weight of a class text in the mean of its class, in rows.
+            sharpness: q, sharpness of the E step.
+            shrinkage: smallest shrinkage of the covariance of all rows.
+            prior: rows per class at which half of the differences between predicted class
+                frequencies are taken for an error of the texts, if zero-shot is unsure; 0: none.
+            random_state: seed of the sample that discovery clusters, if there are many rows.
+        """
+        self.unknown = unknown
+        self.rounds = rounds
+        self.folds = folds
+        self.anchor = anchor
+        self.sharpness = sharpness
+        self.shrinkage = shrinkage
+        self.prior = prior
+        self.random_state = random_state
+
+    @torch.no_grad()
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        class_text: Any = None,
+        logit_scale: float = 100.0,
+        extra: Any = None,
+        log: Log = silent,
+    ) -> "OpenWorldClassifier":
+        """Fit on rows of features, of which any number is labelled.
+
+        Args:
+            X: (N, D) image features, numpy or torch, any float type, may be memory-mapped.
+            y: (N,) integers or strings, -1 for unlabelled rows; None: no label. With `class_text`,
+                indices of its rows, or higher integers for further classes without a name.
+            class_text: (C, D) text features; rows of NaN for classes without a name; None: none.
+            logit_scale: s, inverse temperature of the text logits.
+            extra: (N, H) further features of the same images.
+            log: gets the progress.
+
+        Raises:
+            ArrayError: the shapes do not fit, a value is not finite, or nothing is known of a
+                class.
+        """
+        if self.folds < 2:
+            raise ArrayError(f"folds is {self.folds}, but at least 2 are needed")
+        if self.unknown != "auto" and not (
+            isinstance(self.unknown, Integral) and self.unknown >= 0
+        ):
+            raise ArrayError(f"unknown is {self.unknown!r}, not a number of classes or 'auto'")
+        if not 0 < float(logit_scale) < inf:
+            raise ArrayError(f"logit_scale is {float(logit_scale)}, but must be positive")
+        rows = Rows.checked(X, extra).centred()
+        texts = ClassTexts.of(class_text, rows.depth)
+        labels, known = _encoded(y, len(rows), texts)
+        texts = texts.padded(len(known))
+        _check_known(texts, labels, self.unknown)
+        text = texts.expert(float(logit_scale))
+        found = self._discover(rows, labels, text, texts.named, log)
+        member = torch.ones(len(rows), dtype=torch.bool)
+        if found is not None:
+            member = found < len(known)
+        elif bool(texts.named.all()) and self.prior > 0:
+            text = texts.corrected(rows, text, self.prior)
+        anchors = text_anchors(rows, texts, self.anchor)
+        settings = Settings(self.rounds, self.folds, self.sharpness, self.shrinkage)
+        mixture = Mixture(rows, labels, text, anchors, settings, member)
+        mixture.fit(log)
+        self.model_ = self._model(mixture, found, logit_scale * texts.centred)
+        self.weights_ = mixture.weights
+        self.contributions_ = mixture.contributions()
+        self.n_features_in_ = rows.depth
+        best, top, given = mixture.opinions()
+        self.label_quality_ = given.numpy()
+        self.opinion_score_ = top.numpy()
+        self.suspicious_ = suspicious(labels, best, top, given).numpy()
+        self.classes_ = _all_classes(known, len(self.model_.weights))
+        numbers = np.issubdtype(self.classes_.dtype, np.integer)
+        self.opinion_ = self.classes_[best.numpy()].astype(int if numbers else object)
+        self.opinion_[best.numpy() < 0] = -1
+        self.transduction_ = self.predict(rows.x, rows.extra)
+        if isinstance(self.transduction_, Tensor):
+            self.transduction_ = self.transduction_.numpy()
+        given_rows = labels.numpy() >= 0
+        self.transduction_[given_rows] = self.classes_[labels.numpy()[given_rows]]
+        return self
+
+    def _discover(
+        self, rows: Rows, labels: Int[Tensor, " N"], text: Linear, named: Tensor, log: Log
+    ) -> Int[Tensor, " N"] | None:
+        """Class of each row; None where all classes are known."""
+        told = len(named)
+        if self.unknown == 0:
+            return None
+        x, h = rows.at(slice(0, len(rows)))
+        extra = None if rows.extra is None else h
+        total = told + int(self.unknown) if self.unknown != "auto" else told
+        if self.unknown == "auto":
+            self.num_classes_ = count_classes(x, labels, log, extra=extra, seed=self.random_state)
+            total = max(told, self.num_classes_.classes)
+        if total == told:
+            return None
+        probabilities = None
+        if bool(named.any()):
+            probabilities = torch.zeros(len(x), told)
+            probabilities[:, named] = text.logits(x)[:, named].softmax(1)
+        seed = self.random_state
+        found = discover(x, labels, total, extra=extra, probabilities=probabilities, seed=seed)
+        self.total_ = total
+        return found.labels
+
+    def _model(
+        self, mixture: Mixture, found: Int[Tensor, " N"] | None, zero_shot: Float[Tensor, "C D"]
+    ) -> OpenWorldModel:
+        """All experts as linear functions of rows [x | h | 1]."""
+        rows = mixture.rows
+        known = rows.joined(*mixture.linear())
+        if found is not None:
+            expert = discovery_expert(
+                rows, found, mixture.labels, mixture.fold, self.total_, self.shrinkage
+            )
+            nothing = Linear(torch.zeros(self.total_, rows.depth))
+            model = OpenWorldModel(rows.joined(nothing, expert), known, torch.zeros(1))
+        else:
+            temperature = 1.0
+            if not mixture.replicas:
+                temperature = confidence_temperature(rows, mixture.final_logits, zero_shot)
+            model = OpenWorldModel(known / temperature, known[:0], torch.zeros(1))
+        index = np.arange(len(rows))[:: max(1, len(rows) // MOST_SCORES)]
+        scores = model.outlier_score(rows.raw().stacked(index))
+        return replace(model, scores=quantiles(scores))
+
+    @torch.no_grad()
+    def decision_function(self, X: Any, extra: Any = None) -> Any:
+        """Logits (n, K), also for two classes; their softmax is `predict_proba`."""
+        return self._map(lambda rows: self.model_.logits(rows), X, extra)
+
+    @torch.no_grad()
+    def predict_proba(self, X: Any, extra: Any = None) -> Any:
+        """Probability (n, K) of each class."""
+        return self._map(lambda rows: self.model_.logits(rows).softmax(1), X, extra)
+
+    @torch.no_grad()
+    def predict(self, X: Any, extra: Any = None) -> Any:
+        """Most probable class (n,) of each row; an array if classes are strings."""
+        best = self._map(lambda rows: self.model_.logits(rows).argmax(1), X, extra)
+        if isinstance(best, Tensor) and np.issubdtype(self.classes_.dtype, np.integer):
+            return torch.from_numpy(self.classes_)[best.cpu()].to(best.device)
+        return self.classes_[best.cpu().numpy() if isinstance(best, Tensor) else best]
+
+    @torch.no_grad()
+    def outlier_score(self, X: Any, extra: Any = None) -> Any:
+        """Score (n,) that a row is of none of the classes; higher: more likely."""
+        return self._map(lambda rows: self.model_.outlier_score(rows), X, extra)
+
+    @torch.no_grad()
+    def familiarity(self, X: Any, extra: Any = None) -> Any:
+        """Share (n,) of the training rows that are at least as much of an outlier."""
+        return self._map(lambda rows: self.model_.familiarity(rows), X, extra)
+
+    def _map(self, function: Callable[[Tensor], Tensor], X: Any, extra: Any) -> Any:
+        """Apply a function to stacked rows in blocks; numpy in, numpy out."""
+        check_is_fitted(self, "model_")
+        rows = Rows.checked(X, extra)
+        further = 0 if rows.extra is None else rows.extra.shape[1]
+        fitted = self.n_features_in_
+        for name, width, expected in [
+            ("X", rows.depth, fitted),
+            ("extra", further, self.model_.weights.shape[1] - fitted - 1),
+        ]:
+            if width != expected:
+                raise ArrayError(
+                    f"{name} has {width} features, but OpenWorldClassifier is expecting "
+                    f"{expected} features as input"
+                )
+        result = torch.cat([function(block) for block in rows.stacked_blocks()])
+        return result.to(X.device) if isinstance(X, Tensor) else result.numpy()
+
+    def save(self, folder: Path | str) -> None:
+        """Write `open_world.safetensors` and `open_world.json` into a folder, each atomically."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {k: v.contiguous() for k, v in vars(self.model_).items()}
+        with atomic_write(path / "open_world.safetensors") as draft:
+            save_file(tensors, draft)
+        settings = {"parameters": self.get_params(), "classes": self.classes_.tolist()}
+        write_json(path / "open_world.json", settings | {"features": self.n_features_in_})
+
+    def __sklearn_tags__(self) -> Any:
+        """The tags of scikit-learn: y may be missing."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        return tags
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "OpenWorldClassifier":
+        """Read a saved classifier, to predict with."""
+        path = Path(folder)
+        settings = read_json(path / "open_world.json")
+        classifier = cls(**settings["parameters"])
+        classifier.model_ = OpenWorldModel(**load_file(path / "open_world.safetensors"))
+        classifier.classes_ = np.array(settings["classes"])
+        classifier.n_features_in_ = settings["features"]
+        return classifier
+
+
+def _encoded(
+    y: Any, count: int, texts: ClassTexts
+) -> tuple[Int[Tensor, " N"], Int[np.ndarray, " C"] | np.ndarray]:
+    """Index of the class of each row, -1 without a label, and the known classes.
+
+    Raises:
+        ArrayError: y has another length than X, or classes of a wrong kind.
+    """
+    named = len(texts.named)
+    if y is None:
+        return torch.full((count,), -1), np.arange(named)
+    given = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if given.shape != (count,):
+        raise ArrayError(f"y has the shape {given.shape}, but X has {count} rows")
+    if given.dtype.kind == "f":
+        if not np.isfinite(given).all() or (given != given.round()).any():
+            raise ArrayError("y is continuous (Unknown label type: not integers), or not finite")
+        given = given.astype(np.int64)
+    numbers = np.issubdtype(given.dtype, np.integer)
+    if named:
+        if not numbers or int(given.min()) < -1 or int(given.max()) >= named + count:
+            raise ArrayError("y must have integer classes, rows of class_text, or -1")
+        known = np.arange(max(named, int(given.max()) + 1))
+        return torch.tensor(given.astype(np.int64)), known
+    unlabelled = given == ("-1" if given.dtype.kind == "U" else -1)
+    try:
+        known, index = np.unique(given[~unlabelled], return_inverse=True)
+    except TypeError as error:
+        raise ArrayError("y must have classes of one kind: integers or strings") from error
+    labels = torch.full((count,), -1)
+    labels[torch.from_numpy(~unlabelled)] = torch.from_numpy(index)
+    return labels, known
+
+
+def _check_known(
+    texts: ClassTexts, labels: Int[Tensor, " N"], unknown: int | Literal["auto"]
+) -> None:
+    """Refuse classes of which nothing is known.
+
+    Raises:
+        ArrayError: a class has neither a text nor a label, or there is no class at all.
+    """
+    classes = len(texts.named)
+    seen = torch.bincount(labels[labels >= 0], minlength=classes) > 0
+    nothing = torch.nonzero(~(texts.named | seen))[:, 0].tolist()
+    if nothing:
+        raise ArrayError(
+            f"class {nothing[0]} has neither a text nor a label: give one, or count it as unknown"
+        )
+    if classes == 0 and unknown == 0:
+        raise ArrayError("there is no class: give labels, class_text or unknown")
+
+
+def _all_classes(known: np.ndarray, count: int) -> np.ndarray:
+    """The known classes, and new ones up to a total of `count`."""
+    new = count - len(known)
+    if np.issubdtype(known.dtype, np.integer):
+        first = int(known.max()) + 1 if len(known) else 0
+        return np.concatenate([known.astype(np.int64), np.arange(first, first + new)])
+    return np.concatenate([known, [f"unknown {i + 1}" for i in range(new)]]) if new else known

@@ -1,0 +1,65 @@
+"""Fitted open-world classifier: logits of the classes, and whether an image is of none of them.
+
+    p(c | i) = p(known | i) softmax_c k(i)              labelled and named classes
+    p(u | i) = softmax_u G(i)                           unknown classes
+    p(known | i) = sum over known classes of softmax G(i)
+    o(i)     = -KL( uniform || p ) = mean_c log p_c + log K             outlier score
+    f(i)     = share of the training images with an outlier score of o(i) or more
+
+k: all experts, for known classes; G: the image expert, for all K classes, the only one that has an
+opinion of unknown classes. Rows are [x | h | 1], or [x | 1] without further features h.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+QUANTILES = 201
+"""Number of quantiles that stand for the outlier scores of the training images."""
+
+
+@dataclass(frozen=True)
+class OpenWorldModel:
+    """Logits that are linear in rows, with a second level where classes are unknown."""
+
+    weights: Float[Tensor, "K E"]
+    """k, if all classes are known, else G; the last column is the bias."""
+    known: Float[Tensor, "J E"]
+    """k of the C known classes, if others are unknown; J = 0 otherwise."""
+    scores: Float[Tensor, " Q"]
+    """Quantiles of the outlier scores of the training images, ascending."""
+
+    def logits(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, "n K"]:
+        """log p, up to a constant for each image."""
+        g = rows @ self.weights.T
+        c = len(self.known)
+        if not c:
+            return g
+        k = (rows @ self.known.T).log_softmax(1)
+        known = g[:, :c].logsumexp(1, keepdim=True)
+        return torch.cat([known + k, g[:, c:]], dim=1)
+
+    def outlier_score(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, " n"]:
+        """o; higher where no class stands out."""
+        return outlier_score(self.logits(rows))
+
+    def familiarity(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, " n"]:
+        """f, in [0, 1]."""
+        below = torch.searchsorted(self.scores, self.outlier_score(rows).contiguous())
+        return 1 - below / max(1, len(self.scores))
+
+
+def outlier_score(logits: Float[Tensor, "n K"]) -> Float[Tensor, " n"]:
+    """o, from logits."""
+    log_p = logits.log_softmax(1)
+    return log_p.mean(1) + log(logits.shape[1])
+
+
+def quantiles(scores: Float[Tensor, " n"]) -> Float[Tensor, " Q"]:
+    """Quantiles of outlier scores."""
+    steps = torch.linspace(0, 1, QUANTILES)
+    found: Tensor = torch.quantile(scores.double(), steps.double()).float()
+    return found

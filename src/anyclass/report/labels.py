@@ -1,0 +1,36 @@
+"""Labels of a run for its report: how many each class has, and which look wrong."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+
+from anyclass.files import csv_text
+from anyclass.report.gallery import LISTED, Json, Thumbnail, plain
+
+
+def label_counts(table: pa.Table) -> Counter[str]:
+    """Number of labels that the user gave to each class, from a table of predictions."""
+    return Counter(name for name in table["true_label"].to_pylist() if name)
+
+
+def suspicious(path: Path, thumbnail_of: Thumbnail) -> Json | None:
+    """Suspicious labels from `suspicious.csv`: count and the first rows; None without the file."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {"count": len(rows), "rows": [_suspect(row, thumbnail_of) for row in rows[:LISTED]]}
+
+
+def _suspect(row: dict[str, str], thumbnail_of: Thumbnail) -> Json:
+    """One suspicious label, with its thumbnail."""
+    return {
+        "file_name": plain(csv_text(row["file_name"])),
+        "label": plain(csv_text(row["label"]), 80),
+        "opinion": plain(csv_text(row["opinion"]), 80),
+        "opinion_score": float(row["opinion_score"]),
+        "label_quality": float(row["label_quality"]),
+        "src": thumbnail_of(csv_text(row["file_name"])),
+    }

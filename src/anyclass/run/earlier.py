@@ -1,0 +1,118 @@
+"""An earlier run as the start of a second round: its labels, its predictions, what it held out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import Bool
+
+from anyclass.data import ImageDataset
+from anyclass.data.label_tables import GIVEN, PREDICTED, KnownLabels
+from anyclass.estimators.metrics import accuracy
+from anyclass.files import read_json
+from anyclass.run.folder import check_finished
+from anyclass.run.opinions import Opinions
+from anyclass.run.scoring import Probabilities
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What is read of a finished run."""
+
+    config: Json
+    """The content of its `config.json`."""
+    known: KnownLabels
+    """The labels that it was given, and those that it predicted."""
+    trained_on: frozenset[str]
+    """Files whose labels it was trained on."""
+
+    @classmethod
+    def read(cls, run: Path) -> "EarlierRun":
+        """Read a run folder; in runs of 0.1, all labels count as trained on.
+
+        Raises:
+            RequestError: the folder contains no finished run.
+        """
+        check_finished(run)
+        columns = pq.read_table(run / "predictions.parquet").to_pydict()
+        files = columns["file_name"]
+        labels = {f: name for f, name in zip(files, columns["true_label"], strict=True) if name}
+        written = columns.get(PREDICTED, columns["label"])
+        predicted = {f: name for f, name in zip(files, written, strict=True) if name}
+        trained_on = given_files(run) if PREDICTED in columns else frozenset(labels)
+        config = read_json(run / "config.json")
+        return cls(config, KnownLabels(labels, predicted), trained_on)
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """Files whose labels it held out of training (`--holdout`)."""
+        if not self.config.get("holdout"):
+            return frozenset()
+        return frozenset(self.known.labels) - self.trained_on
+
+    def unchanged(self, dataset: ImageDataset) -> Bool[np.ndarray, " N"]:
+        """Whether each image has the label that this run was given."""
+        names = dataset.classes.names
+        labels = zip(dataset.files, dataset.labels.tolist(), strict=True)
+        same = [c >= 0 and self.known.labels.get(file) == names[c] for file, c in labels]
+        return np.array(same, bool)
+
+
+def given_files(run: Path) -> frozenset[str]:
+    """Files whose labels a run was trained on, as its predictions tell; none in runs of 0.1."""
+    table = pq.read_table(run / "predictions.parquet", columns=["file_name", "status"])
+    rows = zip(table["file_name"].to_pylist(), table["status"].to_pylist(), strict=True)
+    return frozenset(file for file, status in rows if status == GIVEN)
+
+
+def compare_rounds(
+    before: EarlierRun,
+    dataset: ImageDataset,
+    taught: Bool[np.ndarray, " N"],
+    adapted: Probabilities,
+    opinions: Opinions | None,
+) -> Json:
+    """Compare a run with the earlier run that it started from, on labels that are fair to both.
+
+    Args:
+        before: the earlier run.
+        dataset: the readable images, with all labels.
+        taught: whether each label was trained on now.
+        adapted: probabilities by the new run.
+        opinions: what the new run says of labels without using them, if its method tells.
+
+    Returns:
+        `kept` and `new`: numbers of labels; `unseen`: accuracies `before` and `after` on the `n`
+        labels that neither run was trained on; `corrected`: the same on the new labels, each
+        predicted without itself. Both are None where there is no such label.
+    """
+    names = dataset.classes.names
+    labelled = dataset.labels >= 0
+    kept = before.unchanged(dataset)
+    known = np.isin(dataset.files, list(before.trained_on))
+    index = {name: c for c, name in enumerate(names)}
+    first = np.array([index.get(before.known.predicted.get(f, ""), -1) for f in dataset.files])
+    has_first = np.array([file in before.known.predicted for file in dataset.files], bool)
+    unseen = labelled & ~known & ~taught & has_first
+    new = labelled & ~kept & ~known & has_first
+
+    def scores(rows: Bool[np.ndarray, " N"], second: Any) -> Json | None:
+        if not rows.any():
+            return None
+        labels = dataset.labels[rows]
+        before_after = {
+            "before": accuracy(labels, first[rows]),
+            "after": accuracy(labels, second[rows]),
+        }
+        return {"n": int(rows.sum()), **before_after}
+
+    return {
+        "kept": int(kept.sum()),
+        "new": int((labelled & ~kept).sum()),
+        "unseen": scores(unseen, adapted.argmax(1)),
+        "corrected": None if opinions is None else scores(new & taught, opinions.classes),
+    }

@@ -1,0 +1,71 @@
+"""Labels that a result is scored on: not those that it was trained on, if that can be helped."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from anyclass.data import ImageDataset
+from anyclass.run.opinions import Opinions
+from anyclass.run.scoring import Predictions
+
+UNSEEN = "labels that were not trained on"
+"""The labels were hidden from training, or the method does not use labels."""
+
+CROSS_FITTED = "cross-fitted labels"
+"""All labels were trained on; each is compared with a prediction that was made without it."""
+
+TRAINING = "training labels"
+"""All labels were trained on, so the scores are training scores."""
+
+TRAINING_CAVEAT = (
+    "every label was trained on, so these scores are training scores; for an unbiased score "
+    "run `anyclass evaluate` on other images, or hold out some labels (--holdout 0.1)"
+)
+"""Warning about scores on `TRAINING` labels."""
+
+
+class FairLabels(NamedTuple):
+    """What is scored."""
+
+    dataset: ImageDataset
+    """The images with the labels that are scored; the other labels are hidden."""
+    predictions: Predictions
+    """Predictions that these labels are compared with."""
+    kind: str | None
+    """`UNSEEN`, `CROSS_FITTED` or `TRAINING`; None without labels."""
+    caveats: list[str]
+    """Warnings about the scores."""
+
+
+def fair_labels(
+    dataset: ImageDataset,
+    taught: Bool[np.ndarray, " N"],
+    predictions: Predictions,
+    opinions: Opinions | None,
+) -> FairLabels:
+    """Choose the labels to score a result on, and the predictions to compare them with.
+
+    Labels that were not trained on come first. If there is none, each label is compared with the
+    opinion of the other images, if the method gives one; otherwise the scores are training scores.
+
+    Args:
+        dataset: the images, all readable, with all labels.
+        taught: whether each label was trained on.
+        predictions: predictions for these images.
+        opinions: what the other images say of the labels; None if the method does not tell.
+    """
+    labelled = dataset.labels >= 0
+    if not labelled.any():
+        return FairLabels(dataset, predictions, None, [])
+    if (labelled & ~taught).any():
+        labels = np.where(taught, -1, dataset.labels)
+        return FairLabels(replace(dataset, labels=labels), predictions, UNSEEN, [])
+    if opinions is None or not (opinions.classes >= 0).any():
+        return FairLabels(dataset, predictions, TRAINING, [TRAINING_CAVEAT])
+    told = opinions.classes >= 0
+    others = opinions.probabilities(predictions.adapted.shape[1])
+    adapted = np.where(told[:, None], others, predictions.adapted)
+    dataset = replace(dataset, labels=np.where(told, dataset.labels, -1))
+    return FairLabels(dataset, predictions._replace(adapted=adapted), CROSS_FITTED, [])

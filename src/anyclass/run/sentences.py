@@ -1,0 +1,49 @@
+"""What the metrics of a run say of its labels, in words, for the screen and the report."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from anyclass.run.label_scores import CROSS_FITTED, TRAINING
+
+Json = dict[str, Any]
+
+EXPERTS = {"labels": "labels", "text": "class names", "images": "unlabelled images"}
+"""Experts of the open-world estimator -> what they learn from."""
+
+
+def decision(metrics: Json) -> str:
+    """Share of labels, class names and unlabelled images in the decision; empty if not known."""
+    shares: Mapping[str, float] = metrics.get("contributions") or {}
+    rows = [(shares[key], words) for key, words in EXPERTS.items() if key in shares]
+    parts = [f"{words} {100 * share:.0f} %" for share, words in sorted(rows, reverse=True)]
+    return ", ".join(parts)
+
+
+def basis(metrics: Json) -> str:
+    """What the scores are computed on, in a few words; empty where labels were just compared."""
+    scored = metrics.get("scored_on")
+    count = metrics.get("scored")
+    if scored == CROSS_FITTED:
+        return f"cross-fitted on {count} labels: each was predicted without itself"
+    if scored == TRAINING:
+        return f"on the {count} labels that it was trained on, which says nothing of other images"
+    return ""
+
+
+def rounds(metrics: Json) -> list[str]:
+    """What changed since the earlier run, one sentence each; nothing for a first round."""
+    found = metrics.get("second_round")
+    if not found:
+        return []
+    sentences = [f"labels kept from the earlier run: {found['kept']}, new labels: {found['new']}"]
+    where = {
+        "unseen": "labels that neither run was trained on",
+        "corrected": "new labels, each predicted without itself",
+    }
+    for key, words in where.items():
+        if row := found[key]:
+            sentences.append(
+                f"accuracy before {row['before']:.1%}, now {row['after']:.1%}, on {words} "
+                f"({row['n']})"
+            )
+    return sentences

@@ -1,0 +1,239 @@
+"""Discovery on toys: N = 120 images of K = 6 classes, of which 0, 2 and 3 have labels.
+
+D = 11 columns of x, H = 17 of extra features.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.cluster.hierarchy import linkage
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from anyclass.errors import RequestError
+from anyclass.estimators import discovery
+from anyclass.estimators.discovery import (
+    DiscoverySpace,
+    Hierarchy,
+    average_neighbours,
+    class_means,
+    discover,
+    partitions,
+    refine,
+    sample,
+    with_guesses,
+)
+from anyclass.estimators.metrics import clustering
+
+K = 6
+KNOWN = [0, 2, 3]
+
+
+def blobs(seed: int = 0, noise: float = 0.4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (120, 11), h (120, 17), classes, labels of half of the images of known classes."""
+    draw = torch.Generator().manual_seed(seed)
+    truth = torch.arange(K).repeat_interleave(20)[torch.randperm(120, generator=draw)]
+    x, h = (
+        torch.randn(K, width, generator=draw)[truth]
+        + noise * torch.randn(120, width, generator=draw)
+        for width in (11, 17)
+    )
+    known = torch.isin(truth, torch.tensor(KNOWN)) & (torch.rand(120, generator=draw) < 0.5)
+    return normalize(x, dim=1), h, truth, torch.where(known, truth, -1)
+
+
+def accuracy(truth: Tensor, found: Tensor) -> float:
+    scores = clustering(truth.numpy(), found.numpy(), KNOWN)
+    assert scores is not None
+    return float(scores["all"])
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_discover__finds_labelled_and_new_classes(extra: bool) -> None:
+    x, h, truth, labels = blobs()
+    found = discover(x, labels, K, extra=h if extra else None)
+    assert torch.equal(found.labels[labels >= 0], labels[labels >= 0])
+    assert accuracy(truth, found.labels) > 0.95
+    old = torch.isin(truth, torch.tensor(KNOWN))
+    assert float((found.labels == truth)[old].float().mean()) > 0.95, "these keep their index"
+    new = blobs()[:2]
+    logits = found.logits(new[0], new[1] if extra else None)
+    assert logits.shape == (120, K)
+    assert accuracy(truth, logits.argmax(1)) > 0.95
+
+
+def test_discover__without_labels_clusters() -> None:
+    x, h, truth, labels = blobs()
+    found = discover(x, torch.full_like(labels, -1), K, extra=h)
+    assert accuracy(truth, found.labels) > 0.95
+
+
+def test_discover__is_deterministic_whatever_the_seed_if_all_images_fit() -> None:
+    x, h, _, labels = blobs()
+    first = discover(x, labels, K, extra=h, seed=0)
+    again = discover(x, labels, K, extra=h, seed=5)
+    assert torch.equal(first.labels, again.labels)
+    assert torch.equal(first.linear.weights, again.linear.weights)
+
+
+def test_discover__order_of_images_means_nothing() -> None:
+    x, h, _, labels = blobs()
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(3))
+    first = discover(x, labels, K, extra=h).labels
+    other = discover(x[order], labels[order], K, extra=h[order]).labels
+    assert accuracy(first[order], other) == 1
+
+
+def test_discover__numbers_of_labelled_classes_mean_nothing() -> None:
+    x, h, _, labels = blobs()
+    names = torch.tensor([5, 0, 1, 4, 2, 3])
+    other = torch.where(labels >= 0, names[labels.clamp_min(0)], -1)
+    first = discover(x, labels, K, extra=h).labels
+    second = discover(x, other, K, extra=h).labels
+    assert accuracy(first, second) == 1
+    known = torch.isin(first, torch.tensor(KNOWN))
+    assert torch.equal(names[first[known]], second[known])
+
+
+def test_discover__equal_images_and_one_image_per_class() -> None:
+    x, _, _, labels = blobs()
+    twice = discover(x.repeat(2, 1), labels.repeat(2), K).labels
+    assert torch.equal(twice[:120], twice[120:])
+    same = discover(torch.ones(9, 4), torch.tensor([0] + [-1] * 8), 3)
+    assert int(same.labels[0]) == 0
+    assert sorted(same.labels.unique().tolist()) == [0, 1, 2]
+    each = discover(torch.eye(5, 7), torch.tensor([-1, 2, -1, -1, 0]), 5).labels
+    assert sorted(each.tolist()) == [0, 1, 2, 3, 4]
+    assert each[1] == 2
+    assert each[4] == 0
+
+
+def test_discover__one_label_per_class() -> None:
+    x, h, truth, _ = blobs()
+    first = torch.tensor([int((truth == c).nonzero()[0]) for c in KNOWN])
+    labels = torch.full_like(truth, -1).index_put((first,), torch.tensor(KNOWN))
+    found = discover(x, labels, K, extra=h)
+    assert accuracy(truth, found.labels) > 0.95
+    assert torch.equal(found.labels[first], torch.tensor(KNOWN))
+
+
+@pytest.mark.parametrize(
+    ("labels", "k", "message"),
+    [
+        ([-1, -1, 0], 4, "4 classes cannot be found in 3 images"),
+        ([0, 0, 0], 2, "2 classes cannot be found in 3 images"),
+        ([-1, -1, 2], 2, "labels of 3 classes, but K is 2"),
+    ],
+)
+def test_discover__impossible_requests(labels: list[int], k: int, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        discover(torch.eye(3, 5), torch.tensor(labels), k)
+
+
+def test_discover__names_stand_in_for_labels() -> None:
+    """Classes 1 and 4 have only a name; 5 has nothing."""
+    x, h, truth, labels = blobs()
+    probabilities = torch.full((120, 5), 0.02)
+    named = (truth == 1) | (truth == 4)
+    probabilities[named, truth[named]] = 0.9
+    found = discover(x, labels, K, extra=h, probabilities=probabilities)
+    assert float((found.labels == truth).float().mean()) > 0.95, "each class has its own index"
+
+
+def test_with_guesses__takes_the_most_confident_of_classes_without_labels() -> None:
+    labels = torch.tensor([0, -1, -1, -1, -1, -1, -1, -1])
+    p = torch.tensor([0.9, 0.9, 0.2, 0.4, 0.3, 0.1, 0.5, 0.45])
+    p = torch.stack([p, 1 - p], dim=1)
+    # 7 free images, 1 named class of K = 2 or 4: 7 / 1.5 or 7 / 3.5 candidates, 8 / 2 K at most
+    assert with_guesses(labels, p, 2).tolist() == [0, -1, 1, -1, -1, 1, -1, -1]
+    assert with_guesses(labels, p, 4).tolist() == [0, -1, -1, -1, -1, 1, -1, -1]
+
+
+def test_discover__a_sample_stands_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 of 120 images are clustered, from 30 groups."""
+    monkeypatch.setattr(discovery, "ROWS", 80)
+    monkeypatch.setattr(discovery, "GROUPS", 30)
+    x, h, truth, labels = blobs()
+    found = discover(x, labels, K, extra=h)
+    assert torch.equal(found.labels[labels >= 0], labels[labels >= 0])
+    assert accuracy(truth, found.labels) > 0.95
+
+
+def test_sample__has_each_labelled_class() -> None:
+    labels = torch.full((50,), -1)
+    labels[[3, 20, 49]] = torch.tensor([4, 0, 4])
+    rows = sample(labels, 5, seed=1)
+    assert len(rows) == 5
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert 20 in rows
+    assert {3, 49} & set(rows.tolist())
+    assert sample(labels, 50, seed=1).tolist() == list(range(50))
+
+
+def test_average_neighbours__equals_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    u = normalize(torch.randn(7, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    cosine = u @ u.T
+    v = u
+    for _ in range(2):
+        rows = []
+        for i in range(7):
+            others = sorted((j for j in range(7) if j != i), key=lambda j: -float(cosine[i, j]))[:3]
+            w = cosine[i, others].clamp_min(0)
+            rows.append(v[i] + (w[:, None] * v[others]).sum(0) / max(float(w.sum()), 1e-6))
+        v = normalize(torch.stack(rows), dim=1)
+    assert torch.allclose(average_neighbours(u, 3, 2), v, atol=1e-6)
+    monkeypatch.setattr(discovery, "BLOCK", 2)
+    assert torch.allclose(average_neighbours(u, 3, 2), v, atol=1e-6)
+    assert torch.equal(average_neighbours(u[:1]), u[:1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hierarchy__is_wards_without_labels(seed: int) -> None:
+    v = torch.randn(23, 5, generator=torch.Generator().manual_seed(seed))
+    found = Hierarchy.fit(v, torch.full((23,), -1), 2)
+    merged = linkage(v.double().numpy(), "ward")
+    members = [{i} for i in range(23)]
+    for step, (a, b) in enumerate(merged[:, :2].astype(int)):
+        members.append(members[a] | members[b])
+        expected = np.zeros(23, dtype=int)
+        alive = set(range(24 + step)) - set(merged[: step + 1, :2].astype(int).flatten().tolist())
+        for name, cluster in enumerate(alive):
+            expected[list(members[cluster])] = name
+        clusters = found.cut(22 - step)
+        assert accuracy(torch.from_numpy(expected), clusters) == 1
+
+
+def test_hierarchy__labelled_classes_stay_apart_and_keep_their_index() -> None:
+    v = torch.randn(23, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.full((23,), -1)
+    labels[:6] = torch.tensor([4, 1, 1, 4, 4, 1])
+    found = Hierarchy.fit(v, labels, 3)
+    assert found.size == 19
+    for k in (2, 3, 5, 9):
+        clusters = found.cut(k)
+        assert torch.equal(clusters[:6], labels[:6])
+        assert len(clusters.unique()) == k
+    assert len(found.cut(1).unique()) == 2, "two labelled classes are the least"
+    assert [k for k, _ in partitions(found, [1, 2, 19, 20])] == [2, 19]
+    coarse_to_fine = [clusters for _, clusters in partitions(found, [2, 4, 8])]
+    for coarse, fine in pairwise(coarse_to_fine):
+        assert all(len(coarse[fine == c].unique()) == 1 for c in fine.unique())
+
+
+def test_refine__leaves_no_cluster_empty_and_no_label_changed() -> None:
+    x, _, _, labels = blobs()
+    start = torch.where(labels >= 0, labels, torch.arange(120) % K)
+    found = refine(x, labels, start, K)
+    assert torch.equal(found[labels >= 0], labels[labels >= 0])
+    assert len(found.unique()) == K
+    inertia = [float((x - class_means(x, z, K)[z]).square().sum()) for z in (start, found)]
+    assert inertia[1] < inertia[0]
+
+
+def test_space__of_no_labels_is_pca() -> None:
+    x, h, _, labels = blobs()
+    u = DiscoverySpace.fit(x, torch.full_like(labels, -1), h).transform(x, h)
+    assert u.shape == (120, 11 + 17)
+    assert torch.allclose(u.norm(dim=1), torch.ones(120))
