@@ -57,7 +57,7 @@ def slow_expert(
         v = 0.0
         if counts[c] + k > 0:
             mu = (counts[c] * means[c] + k * a * texts[c]) / (counts[c] + k)
-            v = np.trace(inverse @ cov) * counts[c] / (counts[c] + k) ** 2
+            v = np.trace(inverse @ cov) * min(1, counts[c] / (counts[c] + k) ** 2)
         for i in range(n):
             g[i, c] = mu @ inverse @ h[i] - mu @ inverse @ mu / 2 + v / 2
     return g
@@ -132,6 +132,25 @@ def test_gaussian_expert__equal_images_are_finite() -> None:
     found = gaussian_expert(images, anchors, 0.0)
     assert torch.isfinite(found.weights).all()
     assert torch.isfinite(found.intercept).all()
+
+
+def test_gaussian_expert__rounding_is_no_covariance() -> None:
+    """Images that are equal within their class, left over after most of the sums are subtracted."""
+    draw = torch.Generator().manual_seed(0)
+    h = 10 * torch.randn(3, 7, generator=draw).repeat_interleave(9, dim=0)
+    z = torch.eye(3).repeat_interleave(9, dim=0)
+    found = Statistics.of(h, z) - Statistics.of(h[::2], z[::2])
+    anchors = Anchors(torch.zeros(3, 7), torch.zeros(3, dtype=torch.bool), 0.0, 100.0)
+    expert = gaussian_expert(found, anchors, 0.0)
+    assert torch.isfinite(expert.weights).all()
+    assert expert.logits(h).argmax(1).tolist() == z.argmax(1).tolist()
+
+
+def test_gaussian_expert__hardly_any_soft_image_is_no_evidence_for_a_class() -> None:
+    h, z, texts = images()
+    z[:, 2] = 1e-4
+    found = gaussian_expert(statistics(h, z), anchored(texts, [True, True, False, True], 2.5), 0.5)
+    assert found.intercept[2] <= 5 / 2, "v is at most that of one image"
 
 
 def test_statistics__add_and_subtract_subsets() -> None:

@@ -61,7 +61,8 @@ def slow_gaussian(h: np.ndarray, z: np.ndarray, anchors: Anchors, least: float) 
         (counts[c] * means[c] + kappa[c] * a * texts[c]) / (counts[c] + kappa[c])
         for c in range(classes)
     ]
-    v = [np.trace(inverse @ cov) * counts[c] / (counts[c] + kappa[c]) ** 2 for c in range(classes)]
+    factors = [min(1.0, counts[c] / (counts[c] + kappa[c]) ** 2) for c in range(classes)]
+    v = np.trace(inverse @ cov) * np.array(factors)
     v = np.where(counts > 1e-6, v, 0)
 
     def g(of: np.ndarray) -> np.ndarray:

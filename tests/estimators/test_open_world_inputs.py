@@ -258,3 +258,28 @@ def test_predict__refuses_other_widths_and_values(toy: Callable[..., Any]) -> No
     bad[4] = 0
     with pytest.raises(RequestError, match="row 4 of X is zero"):
         plain.predict_proba(bad)
+
+
+def test_fit__refuses_a_named_class_for_which_no_row_is_left() -> None:
+    with pytest.raises(RequestError, match="4 classes cannot be found in 6 images"):
+        small(1).fit(X, [0] * 6, T)
+
+
+def test_fit__classes_without_any_spread(toy: Callable[..., Any]) -> None:
+    x = toy(noise=0.0).x
+    for parameters, data in [toy(noise=0.0).given(k) for k in ("labels", "unknown and labels")]:
+        found = small(**parameters).fit(x, **data)
+        score = clustering(toy(noise=0.0).truth, found.predict(x), [0, 1])
+        assert score is not None
+        assert score["all"] == 1
+        assert np.isfinite(found.decision_function(x)).all()
+
+
+@pytest.mark.parametrize("names", [(0, 1, 2, 3), (0, 1)])
+def test_fit__without_anchors_a_named_class_may_have_no_image(
+    toy: Callable[..., Any], names: tuple[int, ...]
+) -> None:
+    y = toy().labels(2, 3)
+    found = small(anchor=0.0).fit(toy().x, y, toy().names(*names), 20.0)
+    assert np.isfinite(found.decision_function(toy().x)).all()
+    assert np.mean(found.predict(toy().x) == toy().truth) > 0.9

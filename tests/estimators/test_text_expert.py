@@ -85,6 +85,13 @@ def test_corrected__is_zero_without_prior_and_where_zero_shot_is_sure(
     assert texts.corrected(rows, sure, 10.0).intercept.abs().max() < 1e-4
 
 
+def test_corrected__is_finite_where_a_class_is_never_predicted(toy: Callable[..., Any]) -> None:
+    rows = Rows.checked(toy().x, None).centred()
+    texts = ClassTexts.of(toy().texts, 9)
+    corrected = texts.corrected(rows, texts.expert(1e5), 10.0)
+    assert torch.isfinite(corrected.intercept).all()
+
+
 def test_text_anchors__are_the_texts_or_a_ridge_regression_of_them(
     toy: Callable[..., Any],
 ) -> None:

@@ -165,6 +165,8 @@ def with_guesses(
     labelled = labels[labels >= 0].unique()
     named = [c for c in range(probabilities.shape[1]) if not bool((labelled == c).any())]
     free = labels < 0
+    if not bool(free.any()):
+        return anchors
     share = len(named) / (k - len(labelled) / 2)  # half of the images of a labelled class have one
     count = max(1, int(float(free.sum()) * min(1.0, share)))
     least = confidence[free].topk(min(count, int(free.sum()))).values[-1:]

@@ -24,8 +24,10 @@ from anyclass.estimators.linear import Linear
 
 TINY = 1e-6
 """Smallest number of images that a division uses."""
+ROUNDING = 1e-3
+"""Share of the scatter within classes below which it may be rounding, as of equal images."""
 FLAT = 1e-10
-"""Smallest mean variance of a feature; less is rounding, as of equal images."""
+"""Smallest mean variance of a feature; less may be rounding."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def gaussian_expert(found: Statistics, anchors: Anchors, shrinkage: float) -> Li
     s = 1.0
     level = max(anchors.level, FLAT)
     cov = level * torch.eye(width)  # S
-    if freedom >= 1 and float(within.trace()) > TINY * width * level:
+    if freedom >= 1 and float(within.trace()) > ROUNDING * float(found.scatter.trace()):
         cov = within / freedom
         s = max(shrinkage, oas_shrinkage(cov, freedom))
     level = float(cov.trace()) / width
@@ -107,7 +109,7 @@ def gaussian_expert(found: Statistics, anchors: Anchors, shrinkage: float) -> Li
     weights = mu @ root.T @ root  # Sigma^-1 mu, Sigma^-1 = root' root
     inverse = float(root.square().sum())  # tr(Sigma^-1)
     trace = (width - (s + TINY) * level * inverse) / (1 - s) if s < 1 else width
-    v = trace * n / (n + kappa).square()
+    v = trace * (n / (n + kappa).square()).clamp_max(1)  # soft classes: never above one image
     v = torch.where(n > TINY, v, 0)
     return Linear(weights, (v - (mu * weights).sum(1)) / 2)
 

@@ -17,6 +17,8 @@ from torch.nn.functional import log_softmax, nll_loss
 
 STEPS = 60
 """Most iterations of L-BFGS."""
+LARGEST = 12.0
+"""Largest |log w|: a line search may try any, and large logits would overflow."""
 
 
 def stack(
@@ -45,7 +47,7 @@ def stack(
         optimiser.zero_grad()
         total = torch.zeros_like((*logits, *offsets)[0])
         for log_w, l_e in zip(theta, logits, strict=False):
-            total = total + log_w.exp() * l_e
+            total = total + log_w.clamp(-LARGEST, LARGEST).exp() * l_e
         for b, u in zip(theta[len(logits) :], offsets, strict=True):
             total = total + b * u
         losses = nll_loss(log_softmax(total, dim=1), labels, reduction="none")
@@ -56,4 +58,5 @@ def stack(
     with torch.enable_grad():
         optimiser.step(loss)
     found = theta.detach()
-    return found[: len(logits)].exp().tolist(), found[len(logits) :].tolist()
+    weights = found[: len(logits)].clamp(-LARGEST, LARGEST).exp()
+    return weights.tolist(), found[len(logits) :].tolist()

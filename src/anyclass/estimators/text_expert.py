@@ -35,6 +35,8 @@ UNSURE = 2.0
 """Factor of 1 - confidence in m."""
 REPEATS = 30
 """Images per class at which half of the excess confidence of a fit without labels is removed."""
+TINY = 1e-12
+"""Smallest frequency of a class in the correction b."""
 RIDGE = 1e-2
 """Penalty of the map from x to h, as a share of the mean square of x."""
 
@@ -95,11 +97,11 @@ class ClassTexts:
         z = logits.softmax(1)
         doubt = min(1.0, UNSURE * float(1 - z.amax(1).mean()))
         m = doubt * images / (images + len(rows) / classes)
-        r = z.mean(0) ** (1 - m)
+        r = z.mean(0).clamp_min(TINY) ** (1 - m)
         r = r / r.sum()
         b = torch.zeros(classes)
         for _ in range(ROUNDS):
-            b = b + (r / (logits + b).softmax(1).mean(0).clamp_min(1e-12)).log()
+            b = b + (r / (logits + b).softmax(1).mean(0).clamp_min(TINY)).log()
         return Linear(text.weights, (b - b.mean()) / text.scale, text.scale)
 
 
