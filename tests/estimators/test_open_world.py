@@ -239,3 +239,17 @@ def test_clone__has_the_parameters_and_no_fit() -> None:
     assert second.get_params()["unknown"] == "auto"
     with pytest.raises(ValueError, match="not fitted"):
         second.predict(np.ones((3, 9)))
+
+
+@pytest.mark.parametrize("extra", [False, True])
+@every_kind
+def test_fit__wide_features_are_reduced(
+    toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str, extra: bool
+) -> None:
+    whole = fit(toy(), kind, extra)
+    monkeypatch.setattr(rows_module, "WIDEST", 8)
+    reduced = fit(toy(), kind, extra)
+    given = toy().extra if extra else None
+    same = whole.predict(toy().x, given) == reduced.predict(toy().x, given)
+    assert whole.model_.weights.shape == reduced.model_.weights.shape
+    assert same.mean() > 0.9 or kind == "unknown"  # new classes have no order

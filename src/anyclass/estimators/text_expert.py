@@ -106,7 +106,7 @@ class ClassTexts:
 
 
 def text_anchors(rows: Rows, texts: ClassTexts, strength: float) -> Anchors:
-    """Anchors of the class means: texts, mapped from x to h by ridge regression.
+    """Anchors of the class means: texts in the space of h, by ridge regression if h is extra.
 
     Args:
         rows: images.
@@ -122,10 +122,13 @@ def text_anchors(rows: Rows, texts: ClassTexts, strength: float) -> Anchors:
         squares += x.T @ x
         products += x.T @ h
         variance += float(h.square().sum())
-    mapped = texts.centred
     if rows.extra is not None:
         ridge = RIDGE * squares.trace() / depth * torch.eye(depth)
-        mapped = mapped @ torch.linalg.solve(squares + ridge, products)
+        mapped = texts.centred @ torch.linalg.solve(squares + ridge, products)
+    elif rows.axes is not None:
+        mapped = texts.centred @ rows.axes
+    else:
+        mapped = texts.centred
     return Anchors(mapped, texts.named, strength, variance / len(rows) / width)
 
 
