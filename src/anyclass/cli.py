@@ -17,6 +17,7 @@ from anyclass.errors import AnyclassError, RequestError, printable
 
 if TYPE_CHECKING:
     from anyclass.commands.command_line import CommandLine
+    from anyclass.commands.flags import FitFlags
 
 Answer = tuple[Any, list[str]]
 """What `--json` prints, and the lines for people."""
@@ -72,28 +73,41 @@ def _run(arguments: list[str]) -> Answer:
     return COMMANDS[line.command](line)
 
 
-def _plan(line: "CommandLine") -> Answer:
-    from anyclass.commands.flags import fit_command
-    from anyclass.commands.output import plan_lines
+def _answer(
+    line: "CommandLine", command: Callable[..., Any], lines: Callable[[Any], list[str]]
+) -> Answer:
+    """Parse the flags of a command, run it, and tell what it returns."""
     from anyclass.commands.parse import parse
-    from anyclass.commands.plan import plan
+
+    result = parse(command, line.flags, line.program)()
+    return result, lines(result)
+
+
+def _fit_flags(line: "CommandLine") -> "FitFlags":
+    """Flags of `fit` and `plan`, with those of an earlier run (`--from`)."""
+    from anyclass.commands.flags import fit_command
+    from anyclass.commands.parse import parse
     from anyclass.commands.second_round import inherited_flags
 
     words = inherited_flags(line.flags)
-    flags = parse(fit_command(line.method, line.parts), words, line.program)
+    flags: FitFlags = parse(fit_command(line.method, line.parts), words, line.program)
+    return flags
+
+
+def _plan(line: "CommandLine") -> Answer:
+    from anyclass.commands.output import plan_lines
+    from anyclass.commands.plan import plan
+
+    flags = _fit_flags(line)
     result = plan(flags.asked, **vars(flags.request))
     return result, plan_lines(result)
 
 
 def _fit(line: "CommandLine") -> Answer:
     from anyclass.commands.fit import fit
-    from anyclass.commands.flags import fit_command
     from anyclass.commands.output import fit_lines
-    from anyclass.commands.parse import parse
-    from anyclass.commands.second_round import inherited_flags
 
-    words = inherited_flags(line.flags)
-    flags = parse(fit_command(line.method, line.parts), words, line.program)
+    flags = _fit_flags(line)
     result = fit(flags.asked, flags.out, flags.overwrite, **vars(flags.request))
     of_features = flags.request.features is not None
     return result, fit_lines(result, flags.out, of_features)
@@ -102,74 +116,56 @@ def _fit(line: "CommandLine") -> Answer:
 def _describe(line: "CommandLine") -> Answer:
     from anyclass.commands.flags import describe_command
     from anyclass.commands.output import describe_lines
-    from anyclass.commands.parse import parse
 
-    command = describe_command(line.parts.get("captioner"))
-    result = parse(command, line.flags, line.program)()
-    return result, describe_lines(result)
+    return _answer(line, describe_command(line.parts.get("captioner")), describe_lines)
 
 
 def _embed(line: "CommandLine") -> Answer:
     from anyclass.commands.embed import embed
     from anyclass.commands.output import embed_lines
-    from anyclass.commands.parse import parse
 
-    result = parse(embed, line.flags, line.program)()
-    return result, embed_lines(result)
+    return _answer(line, embed, embed_lines)
 
 
 def _predict(line: "CommandLine") -> Answer:
     from anyclass.commands.output import predict_lines
-    from anyclass.commands.parse import parse
     from anyclass.commands.predict import predict
 
-    result = parse(predict, line.flags, line.program)()
-    return result, predict_lines(result)
+    return _answer(line, predict, predict_lines)
 
 
 def _evaluate(line: "CommandLine") -> Answer:
     from anyclass.commands.evaluate import evaluate
     from anyclass.commands.output import evaluate_lines
-    from anyclass.commands.parse import parse
 
-    result = parse(evaluate, line.flags, line.program)()
-    return result, evaluate_lines(result)
+    return _answer(line, evaluate, evaluate_lines)
 
 
 def _rename(line: "CommandLine") -> Answer:
     from anyclass.commands.flags import rename_command
     from anyclass.commands.output import rename_lines
-    from anyclass.commands.parse import parse
 
-    command = rename_command(line.parts.get("captioner"))
-    result = parse(command, line.flags, line.program)()
-    return result, rename_lines(result)
+    return _answer(line, rename_command(line.parts.get("captioner")), rename_lines)
 
 
 def _report(line: "CommandLine") -> Answer:
-    from anyclass.commands.parse import parse
     from anyclass.commands.report import report
 
-    result = parse(report, line.flags, line.program)()
-    return result, [result["report"]]
+    return _answer(line, report, lambda result: [result["report"]])
 
 
 def _demo(line: "CommandLine") -> Answer:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read with torch: idle threads sleep
     from anyclass.commands.demo import demo
     from anyclass.commands.output import demo_lines
-    from anyclass.commands.parse import parse
 
-    result = parse(demo, line.flags, line.program)()
-    return result, demo_lines(result)
+    return _answer(line, demo, demo_lines)
 
 
 def _models(line: "CommandLine") -> Answer:
     from anyclass.commands.models import models
-    from anyclass.commands.parse import parse
 
-    result = parse(models, line.flags, line.program)()
-    return result, result["models"]
+    return _answer(line, models, lambda result: result["models"])
 
 
 COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {
