@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from anyclass.estimators.discovery_expert import GRID, discovery_expert
+from anyclass.estimators.discovery_expert import discovery_expert
 from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
 from anyclass.estimators.rows import Rows
+from anyclass.estimators.stacking import GRID
 
 
 @pytest.mark.parametrize("labelled", [False, True])

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from anyclass.estimators.experts import Anchors
-from anyclass.estimators.mixture import FEW, GRID, Mixture, Settings
+from anyclass.estimators.mixture import FEW, Mixture, Settings
 from anyclass.estimators.rows import Rows
-from anyclass.estimators.stacking import stack
+from anyclass.estimators.stacking import GRID, stack
 from anyclass.estimators.text_expert import ClassTexts, text_anchors
 from anyclass.log import silent
 

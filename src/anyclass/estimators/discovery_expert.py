@@ -6,7 +6,6 @@
 Letters: N images, K classes, H features h (N, H).
 """
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -15,9 +14,8 @@ from torch.nn.functional import nll_loss, one_hot
 from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
+from anyclass.estimators.stacking import best_weight
 
-GRID = np.geomspace(0.005, 2.0, 25)
-"""Values of v to choose from."""
 MOST = 20_000
 """Most images that choose v."""
 
@@ -52,17 +50,15 @@ def discovery_expert(
     for f, part in enumerate(parts):
         mine = fold[index] == f
         g[mine] = gaussian_expert(total - part, anchors, shrinkage).logits(h[mine])
-    losses = [float(nll_loss((v * g).log_softmax(1), found[index])) for v in GRID]
-    v = float(GRID[int(np.argmin(losses))])
-    expert = gaussian_expert(total, anchors, shrinkage)
-    return Linear(v * expert.weights, v * expert.intercept)
+    v = best_weight(lambda w: nll_loss((w * g).log_softmax(1), found[index]))
+    return gaussian_expert(total, anchors, shrinkage).times(v)
 
 
 def _statistics(
     rows: Rows, found: Int[Tensor, " N"], fold: Int[Tensor, " N"], classes: int
 ) -> tuple[list[Statistics], float]:
     """Statistics of each fold by discovered class, and the mean variance of a feature."""
-    width = rows.at(slice(0, 1))[1].shape[1]
+    width = rows.width
     parts = [Statistics.zero(classes, width) for _ in range(int(fold.max()) + 1)]
     for block, _, h in rows.blocks():
         z = one_hot(found[block], classes).float()

@@ -36,6 +36,10 @@ class Linear:
         """The same for some of the classes."""
         return replace(self, weights=self.weights[classes], bias=self.intercept[classes])
 
+    def times(self, factor: float) -> "Linear":
+        """The same with W and b multiplied by `factor`."""
+        return replace(self, weights=factor * self.weights, bias=factor * self.intercept)
+
     def uncentred(self, mean: Float[Tensor, " F"]) -> "Linear":
         """The same logits for features from which `mean` has not been subtracted."""
         return replace(self, bias=self.intercept - mean @ self.weights.T)

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
-from anyclass.estimators.stacking import stack
+from anyclass.estimators.stacking import best_weight, stack
 from anyclass.log import Log
 
 MOST_HELD_OUT = 5000
@@ -26,8 +26,6 @@ ONE_LABEL = 0.04
 """Weight of the label expert where each class has a single label."""
 START_IMAGES = 0.04
 """Weight of the image expert without evidence."""
-GRID = np.geomspace(0.005, 2.0, 25)
-"""Weights of the image expert to choose from where there is no label."""
 SPREAD = 2000
 """Images over which the spread of the logits is averaged."""
 FEW = 10
@@ -83,8 +81,7 @@ class Mixture:
         self.width = self.anchors.texts.shape[1]
         known = self.labels >= 0
         counts = torch.bincount(self.labels[known], minlength=self.classes)
-        self.labelled = counts > 0
-        self.only_named = self.anchors.named & ~self.labelled
+        self.only_named = self.anchors.named & (counts == 0)
         self.mixed = bool(known.any()) and bool(self.only_named.any())
         self.fold, self.group = folds(self.rows, self.labels, self.classes, self.settings.folds)
         self.replicas = self.settings.folds if bool(known.any()) else 0
@@ -97,13 +94,13 @@ class Mixture:
 
     def fit(self, log: Log) -> None:
         """Fit the experts and their weights by EM; `log` gets the rounds."""
-        self.scatter = self._scatter()
         if self.replicas:
             self.label_experts = self._fit_label_experts()
             self._stack()
         rounds = self.settings.rounds if self.has_unlabelled and self.classes else 0
+        scatter = self._scatter() if rounds else torch.empty(0)
         for step in range(rounds):
-            self.image_experts = self._fit_image_experts()
+            self.image_experts = self._fit_image_experts(scatter)
             if self.replicas:
                 self._stack()
             else:
@@ -126,11 +123,18 @@ class Mixture:
     def logits(self, x: Tensor, h: Tensor, r: int, f: int) -> Float[Tensor, "n C"]:
         """Logits by replica r, with the image expert of the folds other than f (F: all)."""
         total = self.weights.text * self.text.logits(x) + self._offsets(r)
-        if self.label_experts:
-            total = total + self.weights.labels * self.label_experts[r].logits(h)
-        if self.image_experts:
-            total = total + self.weights.images * self.image_experts[r][f].logits(h)
+        for _, weight, expert in self._gaussians(r, f):
+            total = total + weight * expert.logits(h)
         return total
+
+    def _gaussians(self, r: int, f: int) -> list[tuple[str, float, Linear]]:
+        """Name, weight and logits of the fitted experts on h; arguments as of `logits`."""
+        found = []
+        if self.label_experts:
+            found.append(("labels", self.weights.labels, self.label_experts[r]))
+        if self.image_experts:
+            found.append(("images", self.weights.images, self.image_experts[r][f]))
+        return found
 
     def final_logits(self, x: Tensor, h: Tensor) -> Float[Tensor, "n C"]:
         """Logits by all labels and images."""
@@ -140,7 +144,7 @@ class Mixture:
         """Share of each expert in the mean spread of the logits over the classes."""
         if self.classes < 2:
             return {}
-        x, h = self.rows.at(np.arange(len(self.rows))[:: max(1, len(self.rows) // SPREAD)])
+        x, h = self.rows.at(self.rows.spread(SPREAD))
         spread = {name: float(part.std(1).mean()) for name, part in self.parts(x, h).items()}
         total = sum(spread.values()) or 1.0
         return {name: value / total for name, value in spread.items()}
@@ -150,10 +154,8 @@ class Mixture:
         found = {}
         if self.anchors.named.any():
             found["text"] = self.weights.text * self.text.logits(x)
-        if self.label_experts:
-            found["labels"] = self.weights.labels * self.label_experts[-1].logits(h)
-        if self.image_experts:
-            found["images"] = self.weights.images * self.image_experts[-1][-1].logits(h)
+        for name, weight, expert in self._gaussians(-1, -1):
+            found[name] = weight * expert.logits(h)
         return found
 
     def linear(self) -> tuple[Linear, Linear]:
@@ -163,12 +165,9 @@ class Mixture:
         on_x = Linear(a * self.text.weights, a * self.text.intercept + offsets)
         weights = torch.zeros(self.classes, self.width)
         bias = torch.zeros(self.classes)
-        if self.label_experts:
-            weights = weights + self.weights.labels * self.label_experts[-1].weights
-            bias = bias + self.weights.labels * self.label_experts[-1].intercept
-        if self.image_experts:
-            weights = weights + self.weights.images * self.image_experts[-1][-1].weights
-            bias = bias + self.weights.images * self.image_experts[-1][-1].intercept
+        for _, weight, expert in self._gaussians(-1, -1):
+            weights = weights + weight * expert.weights
+            bias = bias + weight * expert.intercept
         return on_x, Linear(weights, bias)
 
     def _offsets(self, r: int) -> Float[Tensor, " C"]:
@@ -198,8 +197,8 @@ class Mixture:
                 found[f] += h[chosen].T @ h[chosen]
         return found
 
-    def _fit_image_experts(self) -> list[list[Linear]]:
-        """G of every replica: without each fold, and of all images."""
+    def _fit_image_experts(self, scatter: Float[Tensor, "F H H"]) -> list[list[Linear]]:
+        """G of every replica: without each fold, and of all images; `scatter` of the folds."""
         count = self.replicas + 1
         n = torch.zeros(count, self.settings.folds, self.classes)
         sums = torch.zeros(count, self.settings.folds, self.classes, self.width)
@@ -217,18 +216,21 @@ class Mixture:
                     sums[r, f] += z.T @ h[chosen]
         experts = []
         for r in range(count):
-            parts = [Statistics(*of) for of in zip(n[r], sums[r], self.scatter, strict=True)]
+            parts = [Statistics(*of) for of in zip(n[r], sums[r], scatter, strict=True)]
             total = sum(parts, Statistics.zero(self.classes, self.width))
             subsets = [*(total - part for part in parts), total]
             s = self.settings.shrinkage
             experts.append([gaussian_expert(found, self.anchors, s) for found in subsets])
         return experts
 
+    def _predictable(self, labels: Int[Tensor, " n"], r: int) -> Bool[Tensor, " n"]:
+        """Whether replica r knows a name or another label of the class."""
+        return (self.known[r] | self.anchors.named)[labels.clamp_min(0)]
+
     def _held_out(self, r: int) -> Int[np.ndarray, " n"]:
         """Some of the images whose label replica r does without, and whose class it can predict."""
         hidden = (self.labels >= 0) & (self.visible(self.labels, self.fold, r) < 0)
-        possible = self.known[r] | self.anchors.named
-        index = torch.nonzero(hidden & possible[self.labels.clamp_min(0)])[:, 0].numpy()
+        index = torch.nonzero(hidden & self._predictable(self.labels, r))[:, 0].numpy()
         return index[:: max(1, -(-len(index) * self.replicas // MOST_HELD_OUT))]
 
     def _stack(self) -> None:
@@ -298,8 +300,8 @@ class Mixture:
         x, h = self.rows.at(index)
         soft = self.text.logits(x).softmax(1)
         g = self._cross_fitted(h, index, 0)
-        losses = [float(-(soft * (w * g).log_softmax(1)).sum(1).mean()) for w in GRID]
-        self.weights.images = float(GRID[int(np.argmin(losses))]) * n / (n + FEW * self.classes)
+        w = best_weight(lambda w: -(soft * (w * g).log_softmax(1)).sum(1).mean())
+        self.weights.images = w * n / (n + FEW * self.classes)
 
     def opinions(self) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
         """What the other folds predict for each labelled image.
@@ -314,9 +316,8 @@ class Mixture:
         given = top.clone()
         for rows, x, h in self.rows.blocks():
             for r in range(self.replicas):
-                possible = self.known[r] | self.anchors.named
                 y = self.labels[rows]
-                chosen = (y >= 0) & (self.fold[rows] == r) & possible[y.clamp_min(0)]
+                chosen = (y >= 0) & (self.fold[rows] == r) & self._predictable(y, r)
                 index = chosen.nonzero()[:, 0] + rows.start
                 if not len(index):
                     continue

@@ -39,7 +39,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from anyclass.errors import ArrayError
-from anyclass.estimators.discovery import discover
+from anyclass.estimators.discovery import Discovered, discover
 from anyclass.estimators.discovery_expert import discovery_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.mixture import Mixture, Settings
@@ -133,14 +133,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ArrayError: the shapes do not fit, a value is not finite, or nothing is known of a
                 class.
         """
-        if self.folds < 2:
-            raise ArrayError(f"folds is {self.folds}, but at least 2 are needed")
-        if self.unknown != "auto" and not (
-            isinstance(self.unknown, Integral) and self.unknown >= 0
-        ):
-            raise ArrayError(f"unknown is {self.unknown!r}, not a number of classes or 'auto'")
-        if not 0 < float(logit_scale) < inf:
-            raise ArrayError(f"logit_scale is {float(logit_scale)}, but must be positive")
+        self._check_parameters(float(logit_scale))
         rows = Rows.checked(X, extra).centred()
         texts = ClassTexts.of(class_text, rows.depth)
         labels, known = _encoded(y, len(rows), texts)
@@ -150,7 +143,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         found = self._discover(rows, labels, text, texts.named, log)
         member = torch.ones(len(rows), dtype=torch.bool)
         if found is not None:
-            member = found < len(known)
+            member = found.labels < len(known)
         elif bool(texts.named.all()) and self.prior > 0:
             text = texts.corrected(rows, text, self.prior)
         anchors = text_anchors(rows, texts, self.anchor)
@@ -158,28 +151,51 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         mixture = Mixture(rows, labels, text, anchors, settings, member)
         mixture.fit(log)
         self.model_ = self._model(mixture, found, logit_scale * texts.centred)
+        self.n_features_in_ = rows.depth
+        self.classes_ = _all_classes(known, len(self.model_.weights))
         self.weights_ = mixture.weights
         self.contributions_ = mixture.contributions()
-        self.n_features_in_ = rows.depth
+        self._keep_opinions(mixture)
+        self._keep_transduction(rows, labels.numpy())
+        return self
+
+    def _check_parameters(self, logit_scale: float) -> None:
+        """Refuse unusable parameters.
+
+        Raises:
+            ArrayError: a parameter has no usable value.
+        """
+        if self.folds < 2:
+            raise ArrayError(f"folds is {self.folds}, but at least 2 are needed")
+        if self.unknown != "auto" and not (
+            isinstance(self.unknown, Integral) and self.unknown >= 0
+        ):
+            raise ArrayError(f"unknown is {self.unknown!r}, not a number of classes or 'auto'")
+        if not 0 < logit_scale < inf:
+            raise ArrayError(f"logit_scale is {logit_scale}, but must be positive")
+
+    def _keep_opinions(self, mixture: Mixture) -> None:
+        """Store what the other rows say of each label."""
         best, top, given = mixture.opinions()
         self.label_quality_ = given.numpy()
         self.opinion_score_ = top.numpy()
-        self.suspicious_ = suspicious(labels, best, top, given).numpy()
-        self.classes_ = _all_classes(known, len(self.model_.weights))
+        self.suspicious_ = suspicious(mixture.labels, best, top, given).numpy()
         numbers = np.issubdtype(self.classes_.dtype, np.integer)
         self.opinion_ = self.classes_[best.numpy()].astype(int if numbers else object)
         self.opinion_[best.numpy() < 0] = -1
-        self.transduction_ = self.predict(rows.x, rows.extra)
-        if isinstance(self.transduction_, Tensor):
-            self.transduction_ = self.transduction_.numpy()
-        given_rows = labels.numpy() >= 0
-        self.transduction_[given_rows] = self.classes_[labels.numpy()[given_rows]]
-        return self
+
+    def _keep_transduction(self, rows: Rows, labels: Int[np.ndarray, " N"]) -> None:
+        """Store the class of each row, its label if it has one."""
+        predicted = self.predict(rows.x, rows.extra)
+        if isinstance(predicted, Tensor):
+            predicted = predicted.numpy()
+        predicted[labels >= 0] = self.classes_[labels[labels >= 0]]
+        self.transduction_ = predicted
 
     def _discover(
         self, rows: Rows, labels: Int[Tensor, " N"], text: Linear, named: Tensor, log: Log
-    ) -> Int[Tensor, " N"] | None:
-        """Class of each row; None where all classes are known."""
+    ) -> Discovered | None:
+        """Classes of all rows; None where all classes are known."""
         told = len(named)
         if self.unknown == 0:
             return None
@@ -196,29 +212,27 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             probabilities = torch.zeros(len(x), told)
             probabilities[:, named] = text.logits(x)[:, named].softmax(1)
         seed = self.random_state
-        found = discover(x, labels, total, extra=extra, probabilities=probabilities, seed=seed)
-        self.total_ = total
-        return found.labels
+        return discover(x, labels, total, extra=extra, probabilities=probabilities, seed=seed)
 
     def _model(
-        self, mixture: Mixture, found: Int[Tensor, " N"] | None, zero_shot: Float[Tensor, "C D"]
+        self, mixture: Mixture, found: Discovered | None, zero_shot: Float[Tensor, "C D"]
     ) -> OpenWorldModel:
         """All experts as linear functions of rows [x | h | 1]."""
         rows = mixture.rows
         known = rows.joined(*mixture.linear())
         if found is not None:
+            total = len(found.linear.weights)
             expert = discovery_expert(
-                rows, found, mixture.labels, mixture.fold, self.total_, self.shrinkage
+                rows, found.labels, mixture.labels, mixture.fold, total, self.shrinkage
             )
-            nothing = Linear(torch.zeros(self.total_, rows.depth))
+            nothing = Linear(torch.zeros(total, rows.depth))
             model = OpenWorldModel(rows.joined(nothing, expert), known, torch.zeros(1))
         else:
             temperature = 1.0
             if not mixture.replicas:
                 temperature = confidence_temperature(rows, mixture.final_logits, zero_shot)
             model = OpenWorldModel(known / temperature, known[:0], torch.zeros(1))
-        index = np.arange(len(rows))[:: max(1, len(rows) // MOST_SCORES)]
-        scores = model.outlier_score(rows.raw().stacked(index))
+        scores = model.outlier_score(rows.raw().stacked(rows.spread(MOST_SCORES)))
         return replace(model, scores=quantiles(scores))
 
     @torch.no_grad()

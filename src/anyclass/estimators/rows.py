@@ -59,6 +59,15 @@ class Rows:
         """D, number of columns of x."""
         return int(self.x.shape[1])
 
+    @property
+    def width(self) -> int:
+        """Number of columns of h as it is read."""
+        return int(self.at(slice(0, 1))[1].shape[1])
+
+    def spread(self, most: int) -> Int[np.ndarray, " n"]:
+        """Indices of rows at equal distances, fewer than twice `most`."""
+        return np.arange(len(self))[:: max(1, len(self) // most)]
+
     def raw(self) -> "Rows":
         """The same, with h as given."""
         return Rows(self.x, self.extra)

@@ -8,8 +8,9 @@ of groups of classes u_o (n, C). The penalty counts as much as a few images, so 
 labels leaves the weights near their priors w0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,6 +20,15 @@ STEPS = 60
 """Most iterations of L-BFGS."""
 LARGEST = 12.0
 """Largest |log w|: a line search may try any, and large logits would overflow."""
+
+
+GRID = np.geomspace(0.005, 2.0, 25)
+"""Weights of a single expert to choose from."""
+
+
+def best_weight(loss: Callable[[float], Tensor]) -> float:
+    """The weight of a single expert in `GRID` with the smallest loss."""
+    return float(GRID[int(np.argmin([float(loss(w)) for w in GRID]))])
 
 
 def stack(

@@ -91,7 +91,7 @@ class ClassTexts:
             text: l without b.
             images: k.
         """
-        x, _ = rows.at(np.arange(len(rows))[:: max(1, len(rows) // SAMPLE)])
+        x, _ = rows.at(rows.spread(SAMPLE))
         logits = text.logits(x)
         classes = logits.shape[1]
         z = logits.softmax(1)
@@ -114,14 +114,15 @@ def text_anchors(rows: Rows, texts: ClassTexts, strength: float) -> Anchors:
         strength: kappa.
     """
     depth = rows.depth
-    width = rows.at(slice(0, 1))[1].shape[1]
+    width = rows.width
     squares = torch.zeros(depth, depth)
     products = torch.zeros(depth, width)
     variance = 0.0
     for _, x, h in rows.blocks():
-        squares += x.T @ x
-        products += x.T @ h
         variance += float(h.square().sum())
+        if rows.extra is not None:
+            squares += x.T @ x
+            products += x.T @ h
     if rows.extra is not None:
         ridge = RIDGE * squares.trace() / depth * torch.eye(depth)
         mapped = texts.centred @ torch.linalg.solve(squares + ridge, products)
@@ -148,7 +149,7 @@ def confidence_temperature(
         logits: of the fit, by x and h.
         zero_shot: s (t - mean t).
     """
-    x, h = rows.at(np.arange(len(rows))[:: max(1, len(rows) // SAMPLE)])
+    x, h = rows.at(rows.spread(SAMPLE))
     target = (x @ zero_shot.T).softmax(1).amax(1).mean()
     fitted = logits(x, h)
     low = 1.0
