@@ -13,6 +13,7 @@ from torch import Tensor
 from anyclass.backbone import Backbone, Part
 from anyclass.backbone.engine import Engine, engine
 from anyclass.data import Classes, ImageDataset, content_hashes
+from anyclass.data.nouns import some_nouns
 from anyclass.features.cache import Embedding, FeatureCache, Features, cache_folder_of
 from anyclass.features.extract import (
     ExtractionState,
@@ -145,6 +146,15 @@ class FeatureStore:
     def class_features(self, templates: Sequence[str]) -> Float[Tensor, "C D"]:
         """Unit text feature of each class, cached on disk."""
         return cached_class_features(self.clip, self.dataset.classes.prompts, templates)
+
+    def noun_features(self, template: str, count: int) -> Float[Tensor, "M D"] | None:
+        """Unit text features of common nouns, cached on disk; None for none.
+
+        Args:
+            template: prompt template.
+            count: M, about.
+        """
+        return cached_class_features(self.clip, some_nouns(count), [template]) if count else None
 
 
 class _SharedResults:
