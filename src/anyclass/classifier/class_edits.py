@@ -10,6 +10,7 @@ a row of the representation.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -220,6 +221,11 @@ class EditedClasses:
         """
         new = {self.discovered(old, "renamed"): normal(name) for old, name in names.items()}
         all_names = [new.get(c, name) for c, name in enumerate(self.classes.names)]
+        taken = [name for name, times in Counter(all_names).items() if times > 1]
+        if taken:
+            raise RequestError(
+                f"{taken[0]!r:.80} is the name of another class: merge the two, or choose another"
+            )
         prompts = [
             _prompt(new[c]) if c in new else prompt for c, prompt in enumerate(self.classes.prompts)
         ]
