@@ -144,7 +144,7 @@ def test_take_apart__leaves_out_optional_tensors_that_are_empty(clip: Backbone) 
     """So are the files of versions without them."""
     head = OpenWorldModel(drawn(5, 57, seed=4), drawn(3, 57, seed=5), torch.arange(9.0))
     parts = take_apart(head)
-    assert set(parts.tensors) == {"known", "scores"}
+    assert set(parts.tensors) == {"known", "scores", "temperature"}
     check_parts(parts, SIZES)
 
 

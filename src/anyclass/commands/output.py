@@ -3,7 +3,7 @@
 from typing import Any
 
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
-from anyclass.run.sentences import basis, decision, rounds
+from anyclass.run.sentences import basis, decision, expectation, rounds
 
 HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
 """Keys of labelled and named classes in the scores -> width of their column."""
@@ -76,6 +76,8 @@ def fit_lines(result: Result, out: Any, of_features: bool = False) -> list[str]:
 def _labels(metrics: Result, out: Any) -> list[str]:
     """What labels did to the decision, since the earlier run, and which of them look wrong."""
     lines = rounds(metrics)
+    if words := expectation(metrics):
+        lines.append(f"expected  {words}")
     if words := decision(metrics):
         lines.append(f"decision  {words}")
     if count := metrics.get("suspicious"):
@@ -216,6 +218,17 @@ def _discovered(result: Result) -> list[str]:
         f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 13)}  zero-shot among the old names",
         f"{result['metric']}, {result['protocol']} protocol, {result['n']} images",
         f"taken as: {', '.join(taken)}",
+        *_calibration(result["calibration"]),
+    ]
+
+
+def _calibration(found: Result | None) -> list[str]:
+    """Whether scores are as high as the share of images that is right."""
+    if not found:
+        return []
+    return [
+        f"scores: mean {found['mean_score']:.1%} where {found['accuracy']:.1%} are right, "
+        f"calibration error {found['error']:.1%}, on {found['n']} images without a given label"
     ]
 
 
@@ -237,8 +250,21 @@ def _sure(result: Result) -> list[str]:
 
 
 def rename_lines(result: Result) -> list[str]:
-    """Old and new names."""
-    lines = [f"{old} -> {new}" for old, new in result["renamed"].items()] or ["nothing changed"]
+    """What changed in the classes, and how to take it back."""
+    lines = [f"{old} -> {new}" for old, new in result["renamed"].items()]
+    for new, parts in result["merged"].items():
+        others = [name for name in parts if name != new]
+        lines.append(f"{' and '.join(others)} merged into {new}")
+    for old, halves in result["split"].items():
+        lines.append(f"{old} split into {' and '.join(halves)}")
+    lines += [f"{name} rejected: its images have no label" for name in result["rejected"]]
+    lines += [f"{name} restored" for name in result["restored"]]
+    changed = bool(lines)
+    lines = lines or ["nothing changed"]
     if result["nameless"]:
         lines.append(f"without a name: {', '.join(result['nameless'])}")
-    return [*lines, f"report: {result['report']}"]
+    lines.append(f"report: {result['report']}")
+    if changed and result["undone"] is None:
+        run = result["report"].removesuffix("/report.html")
+        lines.append(f"take it back: anyclass rename --run {run} --undo")
+    return lines

@@ -8,7 +8,8 @@
     f(i)     = share of the training images with an outlier score of o(i) or more
 
 k: all experts, for known classes; G: the image expert, for all K classes, the only one that has an
-opinion of unknown classes. Rows are [x | h | 1], or [x | 1] without further features h.
+opinion of unknown classes. Predictions are p^(1/T). Rows are [x | h | 1], or [x | 1] without
+further features h.
 """
 
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class OpenWorldModel:
     """s n_m, the nouns."""
     cut: Float[Tensor, " O"] = field(default_factory=lambda: torch.zeros(0))
     """r_0; O = 0 unless there are nouns and unknown classes."""
+    temperature: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))
+    """T, 1 unless classes are unknown, see `discovery_calibration.py`."""
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together.
@@ -51,6 +54,10 @@ class OpenWorldModel:
             raise ValueError("names, nouns and cut do not belong together")
 
     def logits(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, "n K"]:
+        """log p / T, up to a constant for each image."""
+        return self._log_p(rows) / self.temperature.to(rows)
+
+    def _log_p(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, "n K"]:
         """log p, up to a constant for each image."""
         g = rows @ self.weights.T
         c = len(self.known)
@@ -64,7 +71,7 @@ class OpenWorldModel:
 
     def outlier_score(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, " n"]:
         """o; higher where no class stands out."""
-        score = outlier_score(self.logits(rows))
+        score = outlier_score(self._log_p(rows))
         if len(self.names) and not len(self.cut):
             score = score - WEIGHT * self._odds(rows)
         return score

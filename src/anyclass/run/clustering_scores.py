@@ -8,10 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from anyclass.data import Classes, ImageDataset
-from anyclass.estimators.metrics import accuracy, clustering, per_class
+from anyclass.estimators.metrics import (
+    accuracy,
+    assignment,
+    calibration_gap,
+    clustering,
+    per_class,
+)
 from anyclass.run.scoring import Predictions, Probabilities, unknown_classes
 
 Json = dict[str, Any]
@@ -24,6 +30,10 @@ KMEANS_BASELINES = {"kmeans": "k-means", "kmeans_with_labels": "k-means with lab
 
 ZERO_SHOT = "zero-shot on the classes with a name alone"
 """Name of the zero-shot baseline in messages."""
+
+NO_IMAGE = "no image was assigned to"
+BETTER = "has a higher accuracy"
+"""Parts of the warnings about discovered classes."""
 
 TRANSDUCTIVE = (
     "the run was fitted on these images, possibly with some of their labels: scores on other "
@@ -54,9 +64,7 @@ def discovery_summary(
     baselines = {name: row["accuracy"] for name, row in rows.items() if row}
     warnings = list(metrics["warnings"])
     if empty:
-        warnings.append(
-            f"no image was assigned to {', '.join(empty[:5])}: a smaller number of classes may do"
-        )
+        warnings.append(f"{NO_IMAGE} {', '.join(empty[:5])}: a smaller number of classes may do")
     warnings += _better_baselines("on labelled images", share, baselines)
     return {
         "discovery": {
@@ -69,6 +77,11 @@ def discovery_summary(
         },
         "warnings": warnings,
     }
+
+
+def is_discovery_warning(warning: str) -> bool:
+    """Whether `discovery_summary` wrote a warning."""
+    return warning.startswith(NO_IMAGE) or f" {BETTER} " in warning
 
 
 def align_labels(dataset: ImageDataset, classes: Classes) -> ImageDataset:
@@ -85,6 +98,7 @@ def clustering_scores(
     classes: Classes,
     baselines: Mapping[str, Probabilities],
     fitted_on: bool = False,
+    taught: Bool[np.ndarray, " N"] | None = None,
 ) -> Json:
     """Score discovered classes on labelled images, compared with zero-shot and baselines.
 
@@ -94,6 +108,7 @@ def clustering_scores(
         classes: the run's classes.
         baselines: probabilities of the same classes by baselines, by name.
         fitted_on: whether the run was fitted on these images.
+        taught: whether it was trained on the label of each of them; None: on none.
     """
     adapted = _clustering(dataset, predictions.adapted, classes)
     old = np.where(np.isin(dataset.labels, _named_classes(classes)), dataset.labels, -1)
@@ -115,8 +130,51 @@ def clustering_scores(
         "controls": controls,
         "protocol": "transductive" if fitted_on else "inductive",
         "metric": "clustering accuracy v2",
+        "calibration": _calibration(dataset, predictions.adapted, taught),
         "warnings": warnings,
     }
+
+
+def _calibration(
+    dataset: ImageDataset, probabilities: Probabilities, taught: Bool[np.ndarray, " N"] | None
+) -> Json | None:
+    """Mean score, accuracy and calibration error; None if every label was trained on.
+
+    Clusters are matched to classes by all images, as for the accuracy.
+    """
+    known = dataset.labels >= 0
+    predicted = probabilities.argmax(1)
+    class_of = assignment(dataset.labels[known], predicted[known])
+    rows = known if taught is None else known & ~taught
+    if not rows.any():
+        return None
+    right = class_of[predicted[rows]] == dataset.labels[rows]
+    scores = probabilities[rows].max(1)
+    return {
+        "error": calibration_gap(scores, right),
+        "mean_score": float(scores.mean()),
+        "accuracy": float(right.mean()),
+        "n": int(rows.sum()),
+    }
+
+
+def aligned(rows: Probabilities, of: Classes, classes: Classes) -> Probabilities:
+    """Probabilities of a baseline, the classes that were given in the order of the run's.
+
+    Classes of a run may have been merged since the fit.
+
+    Args:
+        rows: probabilities of the baseline.
+        of: its classes.
+        classes: those of the run.
+    """
+    column_of = {classes.names[c]: c for c in _named_classes(classes)}
+    columns = np.full(len(of), -1)
+    for b, name in enumerate(of.names):
+        if of.kind(b) != "unknown" and column_of.get(name, len(of)) < len(of):
+            columns[column_of[name]] = b
+    columns[columns < 0] = np.setdiff1d(np.arange(len(of)), columns)
+    return rows[:, columns]
 
 
 def _clustering(dataset: ImageDataset, probabilities: Probabilities, classes: Classes) -> Json:
@@ -153,8 +211,7 @@ def _better_baselines(
 ) -> list[str]:
     """Warn of each baseline with a higher accuracy."""
     return [
-        f"{KMEANS_BASELINES.get(name, name)} has a higher accuracy {where}: "
-        f"{other:.1%} against {share:.1%}"
+        f"{KMEANS_BASELINES.get(name, name)} {BETTER} {where}: {other:.1%} against {share:.1%}"
         for name, other in baselines.items()
         if share is not None and other is not None and other > share
     ]
