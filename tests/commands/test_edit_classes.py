@@ -346,8 +346,8 @@ def test_cli__rename_says_what_it_did(run: Path, capsys: pytest.CaptureFixture[s
     ]
     assert main(["rename", "--run", str(run), "--undo"]) == 0
     out = capsys.readouterr().out
-    assert "shoe split into discovered 1 and discovered 2" in out
-    assert "discovered 3 restored" in out
+    assert "taken back: discovered 1 and discovered 2 merged into shoe" in out
+    assert "taken back: discovered 3 rejected" in out
     assert main(["rename", "--run", str(run), "--undo", "--accept"]) == 2
 
 
