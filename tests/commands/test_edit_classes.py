@@ -523,6 +523,21 @@ def test_edit_classes__damaged_files_are_named(
     assert "\n" not in str(refused.value)
 
 
+def test_edit_classes__a_damaged_table_is_named(run: Path) -> None:
+    (run / "predictions.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(AnyclassError, match=r"predictions\.parquet is missing or damaged"):
+        edit_classes(run, reject=["discovered 1"])
+
+
+def test_edit_classes__undo_of_a_rejected_class_for_another(run: Path, images: Path) -> None:
+    edit_classes(run, reject=["discovered 1"])
+    edit_classes(run, reject=["discovered 2"], restore=["discovered 1"])
+    check_consistent(run, images)
+    edit_classes(run, undo=True)
+    assert read_json(run / "classes.json")["rejected"] == ["discovered 1"]
+    check_consistent(run, images)
+
+
 def test_fit__is_never_written_through_a_link(run: Path, tmp_path: Path, images: Path) -> None:
     shutil.move(run / "model", tmp_path / "model")
     (run / "model").symlink_to(tmp_path / "model")
