@@ -15,11 +15,11 @@ from anyclass.classifier.class_edits import (
     EditedClasses,
     half_names,
     is_placeholder,
-    two_means,
 )
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead, EditedHead, edited
 from anyclass.classifier.precomputed import Precomputed
+from anyclass.classifier.two_means import two_means
 from anyclass.data import Classes
 from anyclass.errors import ModelError, RequestError
 from anyclass.estimators.linear import Linear

@@ -346,8 +346,8 @@ def test_cli__rename_says_what_it_did(run: Path, capsys: pytest.CaptureFixture[s
     ]
     assert main(["rename", "--run", str(run), "--undo"]) == 0
     out = capsys.readouterr().out
-    assert "shoe split into discovered 1 and discovered 2" in out
-    assert "discovered 3 restored" in out
+    assert "taken back: discovered 1 and discovered 2 merged into shoe" in out
+    assert "taken back: discovered 3 rejected" in out
     assert main(["rename", "--run", str(run), "--undo", "--accept"]) == 2
 
 
@@ -521,6 +521,21 @@ def test_edit_classes__damaged_files_are_named(
     with pytest.raises(AnyclassError, match=said) as refused:
         edit_classes(run, reject=["discovered 1"])
     assert "\n" not in str(refused.value)
+
+
+def test_edit_classes__a_damaged_table_is_named(run: Path) -> None:
+    (run / "predictions.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(AnyclassError, match=r"predictions\.parquet is missing or damaged"):
+        edit_classes(run, reject=["discovered 1"])
+
+
+def test_edit_classes__undo_of_a_rejected_class_for_another(run: Path, images: Path) -> None:
+    edit_classes(run, reject=["discovered 1"])
+    edit_classes(run, reject=["discovered 2"], restore=["discovered 1"])
+    check_consistent(run, images)
+    edit_classes(run, undo=True)
+    assert read_json(run / "classes.json")["rejected"] == ["discovered 1"]
+    check_consistent(run, images)
 
 
 def test_fit__is_never_written_through_a_link(run: Path, tmp_path: Path, images: Path) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.classifier import saving
-from anyclass.classifier.class_edits import EditedClasses, two_means
+from anyclass.classifier.class_edits import EditedClasses
 from anyclass.classifier.heads import Head, edited, edits_of, fitted_head
 from anyclass.classifier.precomputed import NO_MODEL, AnyRepresentation, Precomputed
 from anyclass.classifier.record import FitRecord
+from anyclass.classifier.two_means import two_means
 from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.data.feature_tables import FeatureTable, read_features
 from anyclass.errors import ImageError, RequestError

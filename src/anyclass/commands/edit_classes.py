@@ -4,8 +4,8 @@ Probabilities of merged classes add; a class is split by 2-means of its images. 
 are changed together, or none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from anyclass.classifier import saving
-from anyclass.classifier.class_edits import EditedClasses, is_placeholder, two_means
+from anyclass.classifier.class_edits import EditedClasses, is_placeholder
+from anyclass.classifier.two_means import two_means
+from anyclass.commands.class_changes import Edit, applied, changes
 from anyclass.commands.class_history import HISTORY, History
-from anyclass.commands.class_table import unprintable
 from anyclass.commands.run_files import complete, mark_ready, opened_for_edit, prepared
 from anyclass.commands.run_images import ImageRows, image_rows
 from anyclass.data import Classes
-from anyclass.data.classes import normal
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import atomic_write, read_json, write_json
 from anyclass.naming.class_names import NAMING, write_naming
@@ -35,6 +35,7 @@ from anyclass.run.edited_tables import (
     edited_table,
     followed_csv,
     labels_by_person,
+    read_predictions,
     write_csv,
 )
 from anyclass.run.probabilities import (
@@ -46,27 +47,6 @@ from anyclass.run.probabilities import (
 from anyclass.run.progress import Progress
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What is asked for. Names are those before the edit; `rename` may also name new halves."""
-
-    merge: Sequence[Sequence[str]] = ()
-    """Groups of classes that become one."""
-    split: Sequence[str] = ()
-    """Classes that are divided in two."""
-    reject: Sequence[str] = ()
-    """Classes whose images get no label."""
-    restore: Sequence[str] = ()
-    """Rejected classes that are used again."""
-    rename: Mapping[str, str] = field(default_factory=dict)
-    """Old name -> new name."""
-
-    @property
-    def names_only(self) -> bool:
-        """Whether no prediction changes."""
-        return not (self.merge or self.split or self.reject or self.restore)
 
 
 def edit_classes(
@@ -141,7 +121,7 @@ class RunClasses:
         before = saving.read_classes(run / "model")
         if before.classes != classes:
             raise AnyclassError(f"{run} is damaged: its model has other classes than classes.json")
-        exact = pq.read_table(run / "predictions.parquet")
+        exact = read_predictions(run / "predictions.parquet")
         return cls(run, before, read_naming(run, classes), exact)
 
     @cached_property
@@ -189,9 +169,8 @@ class RunClasses:
         except ValueError as error:
             raise AnyclassError(f"{history.path} is damaged: {error}") from error
         images = TrainingImages(self)
-        renamed = after.edits.members == self.before.edits.members
-        same = renamed and len(after.classes.rejected) == len(self.before.classes.rejected)
-        edited = self._edited(after, None if same else images.found)
+        names_only = after.predicts_as(self.before)
+        edited = self._edited(after, None if names_only else images.found)
         rows = self.naming | {"classes": state.naming}
         history = history.without_last()
         self._write(edited, images, rows, history, state.corrected)
@@ -247,66 +226,6 @@ class RunClasses:
             "undo": len(history.states),
             "report": str(self.run / "report.html"),
         }
-
-
-def applied(
-    classes: EditedClasses, asked: Edit, gate_of: Callable[[EditedClasses, str], Tensor]
-) -> EditedClasses:
-    """Classes after an edit.
-
-    Args:
-        classes: the classes before.
-        asked: the edit.
-        gate_of: gate that divides a class, as of `two_means`.
-
-    Raises:
-        RequestError: a class does not exist or was given, or a name is unusable or taken.
-    """
-    for old, new in asked.rename.items():
-        if not normal(new) or unprintable(normal(new)):
-            raise RequestError(
-                f"{new!r:.80} cannot be the name of {old!r:.80}: it is empty, or has invisible "
-                "characters"
-            )
-    for group in asked.merge:
-        classes = classes.merge(group)
-    for name in asked.reject:
-        classes = classes.reject(name)
-    for name in asked.restore:
-        classes = classes.restore(name)
-    halves = {old for old in asked.rename if normal(old) not in classes.classes.names}
-    first = {old: new for old, new in asked.rename.items() if old not in halves}
-    classes = classes.rename(first)
-    for old in asked.split:
-        name = first.get(old, old)
-        classes = classes.split(name, gate_of(classes, name))
-    return classes.rename({old: asked.rename[old] for old in halves})
-
-
-def changes(edited: EditedRun) -> Json:
-    """What is different after an edit, by name."""
-    before = edited.before.classes
-    after = edited.after.classes
-    origins: dict[str, list[str]] = {name: [] for name in after.names}
-    for old, now in edited.successors.items():
-        for c in now:
-            origins[after.names[c]].append(old)
-    split = {
-        old: [after.names[c] for c in now] for old, now in edited.successors.items() if len(now) > 1
-    }
-    merged = {new: olds for new, olds in origins.items() if len(olds) > 1}
-    single = {new: olds[0] for new, olds in origins.items() if len(olds) == 1}
-    return {
-        "renamed": {old: new for new, old in single.items() if old != new and old not in split},
-        "merged": merged,
-        "split": split,
-        "rejected": [new for new in after.rejected if not set(origins[new]) & set(before.rejected)],
-        "restored": [
-            old
-            for old in before.rejected
-            if all(after.label(c) is not None for c in edited.successors[old])
-        ],
-    }
 
 
 class TrainingImages:

@@ -251,6 +251,23 @@ def _sure(result: Result) -> list[str]:
 
 def rename_lines(result: Result) -> list[str]:
     """What changed in the classes, and how to take it back."""
+    if result["undone"] is not None:
+        lines = [f"taken back: {line}" for line in _changes(result["undone"])]
+    else:
+        lines = _changes(result)
+    take_back = bool(lines) and result["undone"] is None
+    lines = lines or ["nothing changed"]
+    if result["nameless"]:
+        lines.append(f"without a name: {', '.join(result['nameless'])}")
+    lines.append(f"report: {result['report']}")
+    if take_back:
+        run = result["report"].removesuffix("/report.html")
+        lines.append(f"take it back: anyclass rename --run {run} --undo")
+    return lines
+
+
+def _changes(result: Result) -> list[str]:
+    """What an edit of classes changed."""
     lines = [f"{old} -> {new}" for old, new in result["renamed"].items()]
     for new, parts in result["merged"].items():
         others = [name for name in parts if name != new]
@@ -258,13 +275,4 @@ def rename_lines(result: Result) -> list[str]:
     for old, halves in result["split"].items():
         lines.append(f"{old} split into {' and '.join(halves)}")
     lines += [f"{name} rejected: its images have no label" for name in result["rejected"]]
-    lines += [f"{name} restored" for name in result["restored"]]
-    changed = bool(lines)
-    lines = lines or ["nothing changed"]
-    if result["nameless"]:
-        lines.append(f"without a name: {', '.join(result['nameless'])}")
-    lines.append(f"report: {result['report']}")
-    if changed and result["undone"] is None:
-        run = result["report"].removesuffix("/report.html")
-        lines.append(f"take it back: anyclass rename --run {run} --undo")
-    return lines
+    return lines + [f"{name} restored" for name in result["restored"]]

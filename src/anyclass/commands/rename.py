@@ -7,8 +7,9 @@ from tyro.conf import Suppress
 
 from anyclass.captioning import AnyCaptioner
 from anyclass.classifier.class_edits import EditedClasses
+from anyclass.commands.class_changes import Edit
 from anyclass.commands.class_table import ClassTable, accepted, read_table
-from anyclass.commands.edit_classes import Edit, RunClasses
+from anyclass.commands.edit_classes import RunClasses
 from anyclass.commands.run_files import opened_for_edit
 from anyclass.errors import RequestError
 from anyclass.naming.class_names import TABLE, suggest_with_captioner
