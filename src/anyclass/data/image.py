@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
@@ -118,7 +119,7 @@ def one_line(error: BaseException) -> str:
 @cache
 def readable_formats() -> tuple[str, ...]:
     """`FORMATS`, AVIF if Pillow has it, HEIF if pillow-heif (the extra `heif`) is installed."""
-    known = FORMATS
+    known: tuple[str, ...] = FORMATS
     if features.check("avif"):
         known += ("AVIF",)
     if find_spec("pillow_heif"):
@@ -159,7 +160,7 @@ def _millions(pixels: int) -> str:
     return f"{pixels / 1e6:.3g}" if pixels < 1e9 else f"{pixels / 1e6:,.0f}"
 
 
-def _orientation(image: Image.Image) -> object:
+def _orientation(image: Image.Image) -> Any:
     """EXIF orientation, 1 to 8; 1 where the metadata is damaged: the pixels are good all the same.
 
     `ImageOps.exif_transpose` also writes the metadata anew, which fails on any odd value in it.
