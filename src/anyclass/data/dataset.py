@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int, Int64
 
+from anyclass.data.class_files import ClassSource, class_names
 from anyclass.data.classes import Classes, listed
 from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.listing import utf8, walk
@@ -67,7 +68,7 @@ class ImageDataset:
     def read(
         cls,
         images: Path | str,
-        classes: Path | str | Sequence[str] | None = None,
+        classes: ClassSource | None = None,
         labels: Path | str | None = None,
         unknown: int = 0,
         split: Literal["fit", "all"] = "all",
@@ -79,7 +80,8 @@ class ImageDataset:
 
         Args:
             images: the folder; every file in it that may be an image becomes a row.
-            classes: names, or a file of names; by default the classes of the labels.
+            classes: names, a mapping from names to their prompts, or a file of either; by default
+                the classes of the labels.
             labels: "folders" (each image's parent folder; an empty folder is a named class), or
                 a table with paths relative to itself or to `images`.
             unknown: number of further classes to discover.
@@ -119,7 +121,7 @@ class ImageDataset:
         root: Path,
         files: tuple[str, ...],
         given: Sequence[str | None],
-        classes: Path | str | Sequence[str],
+        classes: ClassSource,
         unknown: int = 0,
         skipped: tuple[str, ...] = (),
     ) -> "ImageDataset":
@@ -129,7 +131,7 @@ class ImageDataset:
             root: folder of the images.
             files: names of the images.
             given: label of each image.
-            classes: names, or a file of names.
+            classes: names, a mapping from names to their prompts, or a file of either.
             unknown: number of further classes to discover.
             skipped: messages about skipped files and folders.
 
@@ -137,10 +139,10 @@ class ImageDataset:
             RequestError: a label is none of the classes.
         """
         used = {name for name in given if name is not None}
-        checked = _with_kinds(classes, used, unknown)
+        checked, messages = _with_kinds(classes, used, unknown)
         index_of = {None: -1} | {name: c for c, name in enumerate(checked.names)}
         indices = np.array([index_of[name] for name in given], np.int64)
-        return cls(root, files, indices, checked, skipped)
+        return cls(root, files, indices, checked, (*skipped, *messages))
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -180,7 +182,7 @@ class ImageDataset:
         return replace(
             self,
             labels=np.where(labelled, self.labels, -1),
-            classes=Classes.of(classes.names, classes.prompts, labelled=known),
+            classes=Classes.of(classes.names, classes.all_prompts, labelled=known),
         )
 
 
@@ -196,16 +198,16 @@ def _existing(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _with_kinds(classes: Path | str | Sequence[str], used: set[str], unknown: int) -> Classes:
-    """Classes with their kinds; every label in `used` must be among them."""
-    if isinstance(classes, Path | str):
-        base = Classes.read(Path(classes))
-    else:
-        base = Classes.of(classes)
-    missing = sorted(used - set(base.names))
+def _with_kinds(
+    classes: ClassSource, used: set[str], unknown: int
+) -> tuple[Classes, tuple[str, ...]]:
+    """Classes with their kinds, and messages; every label in `used` must be among them."""
+    given = class_names(classes)
+    missing = sorted(used - set(given.names))
     if missing:
         raise RequestError(
             f"{len(missing)} labels are not in the list of classes: {listed(missing)}. "
             "Add them to the list, or correct the labels."
         )
-    return Classes.of(base.names, base.prompts, labelled=used, unknown=unknown)
+    checked = Classes.of(given.names, given.prompts, labelled=used, unknown=unknown)
+    return checked, given.messages
