@@ -145,7 +145,7 @@ class Stranger:
 
 
 def test_choose_method__refuses(images: Path) -> None:
-    with pytest.raises(RequestError, match="'sheep': use auto, open-world, latteclip, ship"):
+    with pytest.raises(RequestError, match="'sheep': did you mean ship. use auto, open"):
         choose_method("sheep", dataset(images, "b", "a"))
     with pytest.raises(RequestError, match="no information about the classes: .*--unknown N"):
         choose_method("auto", dataset(images))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import take_apart
-from anyclass.backbone.loading import load_model
+from anyclass.backbone.loading import absolute_id, load_model
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing
 from anyclass.errors import RequestError
@@ -90,7 +90,7 @@ class Backbone:
             ModelError: the weights are missing, damaged or in a format that is not allowed.
         """
         model, tokenizer = load_model(model_id, allow_pickle)
-        return cls(model.to(device), tokenizer, model_id, engine, precision)
+        return cls(model.to(device), tokenizer, absolute_id(model_id), engine, precision)
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit features of preprocessed images."""

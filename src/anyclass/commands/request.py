@@ -11,8 +11,9 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone, EngineName, Precision
 from anyclass.backbone.device import torch_device
+from anyclass.backbone.loading import absolute_id
 from anyclass.captioning import CAPTIONERS
-from anyclass.commands.command_line import REPLACED, was_replaced
+from anyclass.commands.command_line import REPLACED, did_you_mean, was_replaced
 from anyclass.commands.notices import notices
 from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
@@ -182,8 +183,7 @@ class Request:
         values = {field.name: getattr(self, field.name) for field in fields(Request)}
         for name in SOURCES:
             values[name] = _recorded(values[name])
-        if self.features is not None:
-            values["model"] = None
+        values["model"] = None if self.features is not None else absolute_id(self.model)
         return values
 
 
@@ -287,7 +287,8 @@ def choose_method(
     if asked in REPLACED:
         raise RequestError(was_replaced(asked, REPLACED[asked]))
     if asked not in ("auto", *METHODS):
-        raise RequestError(f"there is no method {asked!r}: use auto, {', '.join(METHODS)}")
+        hint = did_you_mean(asked, ("auto", *METHODS))
+        raise RequestError(f"there is no method {asked!r}: {hint}use auto, {', '.join(METHODS)}")
     if len(dataset.classes) == 0 and not unknown:
         raise RequestError(
             "there is no information about the classes: give their names (--classes FILE, one per "

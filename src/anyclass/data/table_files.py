@@ -125,15 +125,20 @@ def separator_of(text: str) -> str:
     """Separator of a table: the one that cuts the first lines into equally many, most, cells."""
     best = (0, 0, ",")
     for separator in _SEPARATORS:
-        try:
-            sample = islice(csv.reader(StringIO(text[:100_000], ""), delimiter=separator), 30)
-            widths = [len(line) for line in sample if any(line)]
-        except csv.Error:
-            continue
+        widths = _widths(text[:100_000], separator)
         if widths and widths[0] > 1:
             alike = sum(width == widths[0] for width in widths)
             best = max(best, (alike, widths[0], separator), key=lambda found: found[:2])
     return best[2]
+
+
+def _widths(text: str, separator: str) -> list[int]:
+    """Number of cells in the first lines; none if the separator does not fit."""
+    lines = islice(csv.reader(StringIO(text, ""), delimiter=separator), 30)
+    try:
+        return [len(line) for line in lines if any(line)]
+    except csv.Error:
+        return []
 
 
 def _excel(path: Path) -> Table:

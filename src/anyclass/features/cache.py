@@ -27,7 +27,10 @@ from anyclass.files import atomic_write, cache_folder, write_json
 from anyclass.log import Log
 
 SHARD = 512
-"""Images per cache file: the largest number to compute again after an interruption."""
+"""Images per cache file; fewer where they took long, or where Ctrl-C was pressed."""
+
+KEEP_AFTER = 20.0
+"""Seconds of computing after which a cache file is written: the most that a kill can lose."""
 
 
 @dataclass(frozen=True)
