@@ -195,6 +195,7 @@ def test_mistakes__one_or_two_lines_and_exit_code_2(
         ("fit auto --images", "--images"),
         ("fit auto --images images --seed many", "--seed"),
         ("fit auto --images images --engine fast", "'fast'"),
+        ("fit auto --images images --engine onxx", "Did you mean onnx? `anyclass fit auto --help`"),
         ("models --contain x", "--contain"),
         ("describe --images images --captioner batch", "--captioner.model"),
         ("describe --images images --captioner.url x", "--captioner.url"),
@@ -206,6 +207,8 @@ def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, te
     assert said.out == ""
     assert text in said.err
     assert "--help" in said.err
+    assert "│" not in said.err
+    assert said.err.count("\n") == 1
     assert "Traceback" not in said.err
 
 

@@ -109,12 +109,14 @@ class Backbone:
         """
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         parts = [distinct[i : i + batch_size] for i in range(0, len(distinct), batch_size)]
+        if len(parts) <= MANY_BATCHES:
+            log = silent
+        log(stage="texts", done=0, total=len(distinct))
         encoded = []
         for part in parts:
             encoded.append(self.text_tail(self.text_trunk(part, "head"), "head"))
-            if len(parts) > MANY_BATCHES:
-                done = min(len(encoded) * batch_size, len(distinct))
-                log(stage="texts", done=done, total=len(distinct))
+            done = min(len(encoded) * batch_size, len(distinct))
+            log(stage="texts", done=done, total=len(distinct))
         features = torch.cat(encoded)
         row = {text: i for i, text in enumerate(distinct)}
         return features[[row[text] for text in texts]]

@@ -132,6 +132,8 @@ def readable_formats() -> tuple[str, ...]:
 
 def _what_instead(data: bytes) -> str:
     """What to say of bytes that no decoder knows."""
+    if not data:
+        return "the file is empty"
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in readable_formats():
         return f"it is HEIC: {INSTALL_HEIF}"
     return f"none of {', '.join(readable_formats())}"

@@ -76,7 +76,7 @@ def read_table(path: Path, binary: Iterable[str] = ()) -> Table:
 
 
 def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Text of a file, and a message if it is in no encoding of Unicode.
+    """Text of a file, and what to say if it is in no encoding of Unicode.
 
     Raises:
         OSError: it cannot be read.
@@ -96,7 +96,7 @@ def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
             raise ValueError("it is neither UTF-8 nor Windows-1252 text") from error
         return text, (
             f"{path.name} is not UTF-8: read as Windows-1252{shown}; if letters are wrong, save it "
-            "as CSV UTF-8.",
+            "as UTF-8.",
         )
 
 
@@ -114,7 +114,7 @@ def _delimited(path: Path) -> Table:
     separator = declared.group(1) if declared else separator_of(text)
     if separator != "," and path.suffix.lower() == ".csv":
         name = _NAMES.get(separator, repr(separator))
-        messages += (f"{path.name} is separated by {name}.",)
+        messages = (" ".join((f"{path.name} is separated by {name}.", *messages)),)
     spaced = f'{separator} "' in text[:100_000]
     reader = csv.reader(StringIO(text, ""), delimiter=separator, skipinitialspace=spaced)
     lines: Iterator[Sequence[Any]] = ([csv_text(cell) for cell in line] for line in reader)

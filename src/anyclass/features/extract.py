@@ -145,6 +145,8 @@ def _compute(
     transform = make_transform(clip, how.augmentation, how.views, how.seed)
     done = 0
     kept = monotonic()
+    if len(dataset):
+        log(stage="embed", done=0, total=len(dataset))
     try:
         for batch, bad in load_batches(dataset, transform, BATCH):
             if batch.indices:
