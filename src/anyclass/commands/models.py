@@ -47,7 +47,7 @@ RECOMMENDED = (
     Choice("ViT-L-14/datacomp_xl_s13b_b90k", 428, 162.0, 79.2, "MIT", "slower, better"),
     Choice("ViT-SO400M-14-SigLIP2/webli", 1135, 220.4, 83.2, "Apache-2.0", "best here, with a GPU"),
     Choice("hf-hub:imageomics/bioclip", 150, 35.1, None, "MIT", "animals, plants, fungi"),
-    Choice("hf-hub:imageomics/bioclip-2", 428, 162.0, None, "MIT", "the same, larger"),
+    Choice("hf-hub:imageomics/bioclip-2", 428, 162.0, None, "see its card", "the same, larger"),
 )
 """Sizes and operations: open_clip's profile. Accuracies: open_clip's results, SigLIP 2's page."""
 
