@@ -378,7 +378,7 @@ def test_failures__exit_code_1(place: Path, fitted: Any, capsys: Screen) -> None
     assert capsys.readouterr().err.endswith(
         "anyclass: 14 of 14 images cannot be used, so there is nothing to learn from.\n"
         "The first is blue disc/0.jpg (not an image: none of JPEG, PNG, WEBP, BMP, TIFF, GIF, "
-        "AVIF, HEIF): repair such files, or leave them out\n"
+        "AVIF, HEIF): repair such files or leave them out\n"
     )
 
 
@@ -541,7 +541,7 @@ def test_command__interrupted_and_given_again(place: Path, fitted: Any) -> None:
         finally:
             running.kill()
     assert (running.returncode, out) == (130, "")
-    assert err.endswith("stopped; run the same command again: a fit continues from there\n")
+    assert err.endswith("run the same command again: it goes on from the features and steps so far\n")
     assert "Traceback" not in err
     before = trained(log)
     with subprocess.Popen(command, env=environment(), **pipes) as running:

@@ -62,14 +62,14 @@ def test_within_reach__what_is_here_is_loaded_without_retries(hub: Path) -> None
     assert not constants.HF_HUB_OFFLINE
 
 
-@pytest.mark.parametrize(("status", "words"), [(401, "has no public repository"), (200, "")])
+@pytest.mark.parametrize(("status", "words"), [(401, "gives you no repository"), (200, "")])
 def test_within_reach__asks_the_hub_once(
     hub: Path, monkeypatch: pytest.MonkeyPatch, status: int, words: str
 ) -> None:
     asked = []
 
     class Session:
-        def head(self, address: str, timeout: float) -> Any:
+        def head(self, address: str, headers: dict[str, str], timeout: float) -> Any:
             asked.append(address)
             return type("Answer", (), {"status_code": status})
 

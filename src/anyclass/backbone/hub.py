@@ -94,7 +94,7 @@ def _problem(repository: str) -> str | None:
     """Why the hub gives no file of a repository; None if it does."""
     import warnings
 
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants, get_session, get_token
 
     address = f"{constants.ENDPOINT}/{repository}/resolve/main/open_clip_config.json"
     if constants.HF_HUB_OFFLINE:
@@ -102,11 +102,13 @@ def _problem(repository: str) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            status = get_session().head(address, timeout=SECONDS).status_code
+            token = get_token()  # of who has logged in
+            headers = {"authorization": f"Bearer {token}"} if token else {}
+            status = get_session().head(address, headers=headers, timeout=SECONDS).status_code
     except Exception as error:  # of the HTTP library that this version of the hub uses
         return f"{constants.ENDPOINT} cannot be reached ({' '.join(str(error).split())[:80]})"
     if status in (401, 403):
-        return f"{constants.ENDPOINT} has no public repository {repository}"
+        return f"{constants.ENDPOINT} gives you no repository {repository}"
     return None  # a missing configuration file (404) does not matter to NAME/TAG
 
 

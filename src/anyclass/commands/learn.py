@@ -184,12 +184,14 @@ def readable(
     if lost == len(dataset) or lost > max_rejected * len(dataset):
         first = features.rejections[0]
         limit = f"more than --max-rejected allows ({max_rejected:.0%})"
-        higher = ", or raise --max-rejected" if lost < len(dataset) else ""
+        cure = "repair such files or leave them out"
+        if lost < len(dataset):
+            cure = "repair such files, leave them out, or raise --max-rejected"
         why = f"{first.reason}: {first.detail}" if first.detail else first.reason
         raise AnyclassError(
             f"{lost} of {len(dataset)} images cannot be used, "
             f"{limit if lost < len(dataset) else 'so there is nothing to learn from'}.\n"
-            f"The first is {first.file_name} ({why}): repair such files, or leave them out{higher}"
+            f"The first is {first.file_name} ({why}): {cure}"
         )
     return data.of(dataset[features.ok]), features.rejections
 

@@ -33,8 +33,8 @@ class Choice(NamedTuple):
     """What it is good for."""
 
 
-SIZE = 4.0
-"""Bytes of a parameter, as published."""
+BYTES = 4
+"""Of a parameter, in the files that are published."""
 
 REFERENCE = Choice("ViT-B-32/laion2b_s34b_b79k", 151, 8.8, 66.6, "MIT", "quick, on a CPU too")
 """The model whose image encoder is timed, with random weights."""
@@ -120,13 +120,14 @@ def _names(contains: str) -> list[str]:
 def _row(choice: Choice, timed: dict[str, float]) -> Json:
     """One model as JSON values."""
     reference = timed.get(REFERENCE.model)
-    estimated = None if reference is None else reference * REFERENCE.gflops / choice.gflops
     measured = choice.model in timed
-    rate = timed.get(choice.model) if measured or choice.model == STARTER else estimated
+    rate = timed.get(choice.model)
+    if rate is None and reference is not None and choice.model != STARTER:
+        rate = reference * REFERENCE.gflops / choice.gflops
     return {
         "model": choice.model,
         "parameters_m": choice.parameters,
-        "download_mb": 0 if choice.model == STARTER else round(choice.parameters * SIZE),
+        "download_mb": 0 if choice.model == STARTER else round(choice.parameters * BYTES),
         "imagenet": choice.imagenet,
         "images_per_second": None if rate is None else float(f"{rate:.2g}"),
         "measured": measured,

@@ -75,7 +75,7 @@ class OpenWorld:
 
         dataset = self._with_shots(data.dataset, seed)
         x, h = data.arrays(log)  # (N, D), (N, H)
-        texts = self._texts(data)
+        texts = self._texts(data, log)
         estimator = OpenWorldClassifier(
             unknown=dataset.classes.unknown,
             rounds=self.rounds,
@@ -112,8 +112,8 @@ class OpenWorld:
         labels[chosen] = dataset.labels[chosen]
         return replace(dataset, labels=labels)
 
-    def _texts(self, data: AnyFeatures) -> Float[Tensor, "C D"] | None:
+    def _texts(self, data: AnyFeatures, log: Log) -> Float[Tensor, "C D"] | None:
         """Text features of the classes; None if no class has a name."""
         if not len(data.dataset.classes):
             return None
-        return data.class_features([self.template]).cpu()
+        return data.class_features([self.template], log).cpu()
