@@ -10,7 +10,6 @@ Letters: M negative texts, D dimensions.
 
 import argparse
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jaxtyping import Float
 
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
+from anyclass.data.nouns import some_nouns
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import tower_features
 from anyclass.features.store import FeatureStore
@@ -64,11 +64,9 @@ def _silent(**_: Any) -> None:
 
 def _nouns(clip: Backbone, names: Sequence[str]) -> Float[np.ndarray, "M D"]:
     """Text features of the package's nouns, without those that are class names."""
-    words = files("anyclass.naming").joinpath("nouns.txt").read_text(encoding="utf-8").split("\n")
-    nouns = [word for word in words if word and word not in names]
-    step = max(1, len(nouns) // NEGATIVES)
+    words = [word for word in some_nouns(NEGATIVES) if word not in names]
     with torch.no_grad():
-        features: np.ndarray = class_features(clip, nouns[::step], [PLAIN]).numpy()
+        features: np.ndarray = class_features(clip, words, [PLAIN]).numpy()
     return features
 
 

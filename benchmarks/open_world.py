@@ -49,6 +49,9 @@ OURS = "open-world"
 GIVEN = f"{OURS}, labelled rows alone"
 """The estimator without the unlabelled rows."""
 
+WITHOUT = f"{OURS}, without nouns"
+"""The estimator without the texts of other nouns."""
+
 CALIBRATION = 8
 """Number of the summary of calibration."""
 
@@ -88,7 +91,9 @@ class Situation:
     """Whether sets without class texts are left out."""
 
 
-def estimator(task: Task, unknown: int | str = 0, given: bool = False, text: bool = True) -> Any:
+def estimator(
+    task: Task, unknown: int | str = 0, given: bool = False, text: bool = True, nouns: bool = True
+) -> Any:
     """The fitted estimator.
 
     Args:
@@ -96,6 +101,7 @@ def estimator(task: Task, unknown: int | str = 0, given: bool = False, text: boo
         unknown: number of unknown classes, or "auto".
         given: fit on the labelled rows alone.
         text: use the names of the known classes, if the set has any.
+        nouns: use the texts of other nouns, if the set has any.
     """
     from anyclass.estimators.open_world import OpenWorldClassifier
 
@@ -107,7 +113,12 @@ def estimator(task: Task, unknown: int | str = 0, given: bool = False, text: boo
     h = None if data.train_h is None else data.train_h[rows]
     classifier = OpenWorldClassifier(unknown=unknown, random_state=task.seed)
     return classifier.fit(
-        data.train_x[rows], task.y[rows], class_text=class_text, logit_scale=data.scale, extra=h
+        data.train_x[rows],
+        task.y[rows],
+        class_text=class_text,
+        logit_scale=data.scale,
+        extra=h,
+        negative_text=data.negatives if nouns else None,
     )
 
 
@@ -121,9 +132,10 @@ def probabilities(task: Task, unknown: int | str | None = None, **how: bool) -> 
     return table
 
 
-def outlier_score(task: Task) -> np.ndarray:
+def outlier_score(task: Task, nouns: bool = True) -> np.ndarray:
     """Score of the test images: high for none of the known classes."""
-    return np.asarray(estimator(task).outlier_score(task.data.test_x, extra=task.data.test_h))
+    fitted = estimator(task, nouns=nouns)
+    return np.asarray(fitted.outlier_score(task.data.test_x, extra=task.data.test_h))
 
 
 SITUATIONS = {
@@ -184,7 +196,10 @@ SITUATIONS = {
         ("caltech72", "random100", "dogs", *STARTER),
         lambda data, k, seed: sets.half_names(data, seed),
         NAMED_AND_UNKNOWN,
-        {OURS: Method(probabilities)},
+        {
+            OURS: Method(probabilities),
+            WITHOUT: Method(partial(probabilities, nouns=False), "negatives"),
+        },
         clusters,
         ("all", "old", "new"),
         named=True,
@@ -194,7 +209,10 @@ SITUATIONS = {
         ("caltech72", "random100", "dogs", *STARTER),
         lambda data, k, seed: sets.thirds(data, seed),
         THIRDS,
-        {OURS: Method(probabilities)},
+        {
+            OURS: Method(probabilities),
+            WITHOUT: Method(partial(probabilities, nouns=False), "negatives"),
+        },
         parts,
         ("H", "labelled", "named", "unknown"),
         named=True,
@@ -204,7 +222,10 @@ SITUATIONS = {
         ("caltech72", "random100", "dogs", *STARTER, *WITHOUT_TEXT),
         lambda data, k, seed: sets.left_out(data, seed),
         OUTLIERS,
-        {OURS: Method(outlier_score)},
+        {
+            OURS: Method(outlier_score),
+            WITHOUT: Method(partial(outlier_score, nouns=False), "negatives"),
+        },
         auroc,
         ("auroc",),
     ),

@@ -1,4 +1,4 @@
-"""Write `src/anyclass/naming/nouns.txt`: visible things, as names for discovered classes.
+"""Write `src/anyclass/data/nouns.txt`: visible things, as names for discovered classes.
 
     python scripts/make_nouns.py FOLDER        FOLDER keeps the downloads; it may be empty
 
@@ -21,7 +21,7 @@ from starter_sources import WordNet, imagenet_synsets
 PACKAGE = "wordnet-base"
 """Debian's package of WordNet 3.0."""
 
-TARGET = Path(__file__).parents[1] / "src" / "anyclass" / "naming" / "nouns.txt"
+TARGET = Path(__file__).parents[1] / "src" / "anyclass" / "data" / "nouns.txt"
 
 FILES = {
     "05": "animal",

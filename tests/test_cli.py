@@ -541,7 +541,9 @@ def test_command__interrupted_and_given_again(place: Path, fitted: Any) -> None:
         finally:
             running.kill()
     assert (running.returncode, out) == (130, "")
-    assert err.endswith("run the same command again: it goes on from the features and steps so far\n")
+    assert err.endswith(
+        "run the same command again: it goes on from the features and steps so far\n"
+    )
     assert "Traceback" not in err
     before = trained(log)
     with subprocess.Popen(command, env=environment(), **pipes) as running:

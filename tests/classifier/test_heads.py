@@ -63,7 +63,9 @@ def head_of(kind: str, clip: Backbone) -> Head:
             values = torch.eye(5)[[0, 1, 1, 2, 3, 4, 4, 4, 0]]
             return CacheModel(unit(9, 24, seed=3), values, 1.3, 5.5, w, scale)
         case "open-world":
-            return OpenWorldModel(drawn(5, 57, seed=4), drawn(3, 57, seed=5), torch.arange(9.0))
+            nouns = (drawn(3, 24, seed=6), drawn(8, 24, seed=7), torch.ones(1))
+            weights = (drawn(5, 57, seed=4), drawn(3, 57, seed=5))
+            return OpenWorldModel(*weights, torch.arange(9.0), *nouns)
         case "spaces":
             shapes = ((24,), (24, 24), (24,), (24, 6), (32,), (32, 32), (32,), (32, 9))
             whitening = WhitenedPCA(*(drawn(*shape, seed=5) for shape in shapes), share=0.4)
@@ -134,8 +136,16 @@ def test_take_apart__has_the_parts_of_the_format(clip: Backbone, kind: str) -> N
     parts = take_apart(head_of(kind, clip))
     check_parts(parts, SIZES)
     assert parts.kind == kind
-    assert set(parts.tensors) == set(FORMATS[kind].tensors)
+    assert set(parts.tensors) == set(FORMATS[kind].tensors) | set(FORMATS[kind].optional)
     assert set(parts.numbers) == set(FORMATS[kind].numbers)
+
+
+def test_take_apart__leaves_out_optional_tensors_that_are_empty(clip: Backbone) -> None:
+    """So are the files of versions without them."""
+    head = OpenWorldModel(drawn(5, 57, seed=4), drawn(3, 57, seed=5), torch.arange(9.0))
+    parts = take_apart(head)
+    assert set(parts.tensors) == {"known", "scores"}
+    check_parts(parts, SIZES)
 
 
 @every
@@ -146,7 +156,8 @@ def test_check_parts__refuses_what_does_not_fit(clip: Backbone, kind: str) -> No
         (tensors | {"more": torch.zeros(2)}, numbers),
     ]
     for name, tensor in tensors.items():
-        damaged.append(({n: t for n, t in tensors.items() if n != name}, numbers))
+        if name in FORMATS[kind].tensors:
+            damaged.append(({n: t for n, t in tensors.items() if n != name}, numbers))
         damaged.append((tensors | {name: tensor[None]}, numbers))
     for name in numbers:
         damaged.append((tensors, {n: v for n, v in numbers.items() if n != name}))
@@ -163,6 +174,7 @@ def test_check_parts__axes_of_one_letter_are_one(clip: Backbone, kind: str) -> N
     """Each tensor a row longer or a column longer; only letters that stand alone may be."""
     alone = {("conditional", "context", 0), ("spaces", "x_axes", 1), ("spaces", "h_axes", 1)}
     alone |= {("open-world", "known", 0), ("open-world", "known", 1), ("open-world", "scores", 0)}
+    alone |= {("open-world", "names", 0), ("open-world", "nouns", 0), ("open-world", "cut", 0)}
     _, tensors, numbers = take_apart(head_of(kind, clip))
     for name, tensor in tensors.items():
         for axis in range(tensor.ndim):

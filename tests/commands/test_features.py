@@ -19,7 +19,9 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
 from anyclass.commands.plan import plan
 from anyclass.data.feature_tables import read_features
+from anyclass.data.nouns import some_nouns
 from anyclass.errors import ModelError, RequestError
+from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.files import check_manifest
 from anyclass.methods import METHODS
 from tests.conftest import SHAPES
@@ -215,6 +217,22 @@ def test_fit__refuses_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_fit__takes_nouns_from_the_file_of_class_texts(blobs: Blobs, tmp_path: Path) -> None:
+    nouns = np.random.default_rng(4).normal(size=(20, 12)).astype(np.float32)
+    texts = {"class_text": blobs.text, "class_names": np.array(CLASSES), "logit_scale": 20.0}
+    given = {"features": blobs.x, "class_text": tmp_path / "texts.npz"}
+    np.savez(tmp_path / "texts.npz", **texts, negative_text=nouns)
+    anyclass.fit(out=tmp_path / "run", **given)
+    head = Classifier.load(tmp_path / "run" / "model").head
+    assert isinstance(head, OpenWorldModel)
+    assert head.nouns.shape == (17, 12)
+    for bad in (nouns[:, :5], 0 * nouns, nouns / 0.0):
+        np.savez(tmp_path / "texts.npz", **texts, negative_text=bad)
+        with pytest.raises(RequestError, match="negative_text must have 12 columns"):
+            anyclass.fit(out=tmp_path / "other", **given)
+        assert not (tmp_path / "other").exists()
+
+
 def test_predict__refuses_other_features(run: Run, blobs: Blobs, tmp_path: Path) -> None:
     out = tmp_path / "p.csv"
     for given, said in (
@@ -309,8 +327,10 @@ def test_embed__is_what_the_model_computes(
         assert np.allclose(table.x[3], clip.images(pixels)[0], atol=1e-5)
         assert np.allclose(table.extra[3], clip.pooled(hidden, "head")[0], atol=1e-4)
         texts = clip.texts([f"a photo of a {name}." for name in SHAPES])
+        nouns = clip.texts([f"a photo of a {noun}." for noun in some_nouns(1000)[:7]])
     assert table.texts is not None
     assert np.allclose(table.texts.features, texts, atol=1e-5)
+    assert np.allclose(table.texts.negatives[:7], nouns, atol=1e-5)
     assert table.texts.logit_scale == pytest.approx(float(clip.logit_scale.detach()))
     anyclass.embed("images", out="half.npy", half=True, **given)
     half = read_features(Path("half.npy"))

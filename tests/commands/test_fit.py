@@ -5,10 +5,12 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from anyclass import evaluate, fit
-from anyclass.cli import main
 from anyclass.data import Classes
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import check_manifest
@@ -299,7 +300,7 @@ def test_fit__a_model_that_is_not_there_leaves_the_old_run(tmp_path: Path, shape
         fit(QUICK, run, **shapes)
 
 
-def in_a_child(work: Callable[[], object], signalled_after: float | None = None) -> int:
+def in_a_child(work: Callable[[], object]) -> int:
     """Do `work` in a forked process; returns how it ended, as `os.waitstatus_to_exitcode` says."""
     child = os.fork()
     if child == 0:
@@ -311,9 +312,6 @@ def in_a_child(work: Callable[[], object], signalled_after: float | None = None)
             traceback.print_exc()
         finally:
             os._exit(code)
-    if signalled_after is not None:
-        time.sleep(signalled_after)
-        os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -366,31 +364,53 @@ def test_fit__two_processes_one_folder(tmp_path: Path, shapes: Shapes) -> None:
     assert check_manifest(run) == []
 
 
+COMMAND = """
+import sys
+import open_clip, torch
+import anyclass.training.loop
+from anyclass.cli import main
+
+torch.set_num_threads(1)
+anyclass.training.loop.SAVE_EVERY = 0.03
+print("ready", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+"""A command in an interpreter of its own, which says when its libraries are loaded."""
+
+
+def in_an_interpreter(arguments: Sequence[str], killed_after: float | None = None) -> int:
+    """Run a command, and kill it so many seconds after its start; returns its exit code."""
+    child = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(killed_after)
+    child.kill()
+    child.stdout.close()
+    return child.wait()
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_fit__killed_at_twenty_random_points(
     tmp_path: Path, shapes: Shapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("anyclass.training.loop.SAVE_EVERY", 0.03)
-    options = ["--images", str(shapes["images"]), "--labels", "folders", "--device", "cpu"]
-    options += ["--model", shapes["model"], "--engine", "torch", "--tune", "head"]
-
-    def command(run: Path) -> int:
-        return main(["fit", "latteclip", *options, "--out", str(run)])
-
+    command = ["fit", "latteclip", "--images", str(shapes["images"]), "--labels", "folders"]
+    command += ["--model", shapes["model"], "--engine", "torch", "--tune", "head"]
+    command += ["--device", "cpu", "--out"]
     started = time.monotonic()
-    assert command(tmp_path / "whole") == 0
+    assert in_an_interpreter([*command, str(tmp_path / "whole")]) == 0
     seconds = time.monotonic() - started
     chance, runs = random.Random(8), [tmp_path / "run0"]
     for kill in range(20):
         if (runs[-1] / "manifest.json").exists():
             runs.append(tmp_path / f"run{len(runs)}")
-        run = runs[-1]
-        ended = in_a_child(partial(command, run), chance.uniform(0, seconds))
+        ended = in_an_interpreter([*command, str(runs[-1])], chance.uniform(0, seconds / 2))
         assert ended in (0, -signal.SIGKILL), f"kill {kill}"
     for run in runs:
-        assert (run / "manifest.json").exists() or command(run) == 0
+        finished = (run / "manifest.json").exists()
+        assert finished or in_an_interpreter([*command, str(run)]) == 0
         assert result(run) == result(tmp_path / "whole")
         assert check_manifest(run) == []
 

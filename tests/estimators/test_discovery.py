@@ -138,7 +138,7 @@ def test_discover__names_stand_in_for_labels() -> None:
     probabilities = torch.full((120, 5), 0.02)
     named = (truth == 1) | (truth == 4)
     probabilities[named, truth[named]] = 0.9
-    found = discover(x, labels, K, extra=h, probabilities=probabilities)
+    found = discover(x, labels, K, extra=h, confidences=probabilities)
     assert float((found.labels == truth).float().mean()) > 0.95, "each class has its own index"
 
 

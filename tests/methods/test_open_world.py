@@ -15,7 +15,9 @@ import torch
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
+from anyclass.data.nouns import some_nouns
 from anyclass.estimators.open_world import OpenWorldClassifier
+from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import tower_features
 from anyclass.features.store import FeatureStore
@@ -37,21 +39,27 @@ def some(dataset: ImageDataset) -> ImageDataset:
     return replace(dataset, labels=LABELS.copy(), classes=classes)
 
 
+@pytest.mark.parametrize("nouns", [0, 30])
 @pytest.mark.parametrize("unknown", [0, 2])
 def test_fit__is_the_estimator_on_features_of_the_tower(
-    fit: Fit, clip: Backbone, some: ImageDataset, unknown: int
+    fit: Fit, clip: Backbone, some: ImageDataset, unknown: int, nouns: int
 ) -> None:
     some = replace(some, classes=replace(some.classes, unknown=unknown))
-    found = fit(OpenWorld(rounds=2), some, seed=5)[0]
+    found = fit(OpenWorld(rounds=2, nouns=nouns), some, seed=5)[0]
     data = FeatureStore(clip, some)
     x = data.image_features("head", silent).cpu()
     h = tower_features(data.embed(Embedding("head"), silent)).to(x)
     estimator = OpenWorldClassifier(unknown, rounds=2, random_state=5)
     texts = data.class_features([OpenWorld().template])
-    estimator.fit(x, torch.tensor(LABELS), texts, clip.logit_scale.item(), extra=h)
+    words = [f"a photo of a {noun}." for noun in some_nouns(nouns)] if nouns else None
+    others = clip.texts(words) if words else None
+    scale = clip.logit_scale.item()
+    estimator.fit(x, torch.tensor(LABELS), texts, scale, extra=h, negative_text=others)
     wanted = estimator.predict_proba(x, h)
     assert wanted.shape == (13, 4 + unknown)
     np.testing.assert_allclose(found.predict_proba(some), wanted, atol=1e-4)
+    assert isinstance(found.head, OpenWorldModel)
+    assert len(found.head.nouns) == {0: 0, 30: 25}[nouns], "85 % of them"
 
 
 def test_fit__leaves_the_model(fit: Fit, clip: Backbone, half_known: ImageDataset) -> None:

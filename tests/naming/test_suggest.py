@@ -266,5 +266,5 @@ def test_nouns__are_everyday_words_in_order() -> None:
     assert set(common.split()) <= set(words)
     hurtful = "corpse bitch bastard prostitute slave gypsy nigger savage idiot cunt slut noose"
     assert not set(hurtful.split()) & set(words)
-    beside = (Path(__file__).parents[2] / "src/anyclass/naming/nouns_licence.txt").read_text()
+    beside = (Path(__file__).parents[2] / "src/anyclass/data/nouns_licence.txt").read_text()
     assert "WordNet 3.0 Copyright 2006 by Princeton University" in beside

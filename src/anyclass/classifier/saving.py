@@ -71,13 +71,22 @@ class HeadFormat(NamedTuple):
     letters of any length."""
     numbers: tuple[str, ...] = ()
     """Names of the numbers."""
+    optional: Mapping[str, str] = {}
+    """Tensors that are left out if empty."""
+
+    def axes(self, found: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Axes of the tensors that belong into a file with the tensors `found`."""
+        present = {name: axes for name, axes in self.optional.items() if name in found}
+        return {name: axes.split() for name, axes in {**self.tensors, **present}.items()}
 
 
 FORMATS = {
     "adapter": HeadFormat({"w1": "H D", "w2": "D H"}, ("ratio",)),
     "keys": HeadFormat({"keys": "k D", "values": "k C"}, ("alpha", "beta")),
     "conditional": HeadFormat({"context": "L W", "u1": "H D", "c1": "H", "u2": "W H", "c2": "W"}),
-    "open-world": HeadFormat({"known": "J E", "scores": "Q"}),
+    "open-world": HeadFormat(
+        {"known": "J E", "scores": "Q"}, optional={"names": "P D", "nouns": "M D", "cut": "O"}
+    ),
     "spaces": HeadFormat(
         {
             "x_centre": "D",
@@ -296,6 +305,8 @@ def take_apart(head: Head) -> HeadParts:
     source = head.whitening if isinstance(head, WhitenedLinear) else head
     form = FORMATS[kind]
     tensors = {name: getattr(source, name) for name in form.tensors}
+    optional = {name: getattr(source, name) for name in form.optional}
+    tensors |= {name: tensor for name, tensor in optional.items() if len(tensor)}
     numbers = {name: float(getattr(source, name)) for name in form.numbers}
     return HeadParts(kind, tensors, numbers)
 
@@ -322,7 +333,7 @@ def check_parts(parts: HeadParts, sizes: Mapping[str, int]) -> None:
         raise ValueError(f"the numbers of its head ({kind}) have other names")
     if not all(isfinite(number) for number in numbers.values()):
         raise ValueError(f"the numbers of its head ({kind}) are not finite")
-    letters = {name: axes.split() for name, axes in form.tensors.items()}
+    letters = form.axes(tensors)
     dimensions = {name: len(axes) for name, axes in letters.items()}
     if dimensions != {name: tensor.ndim for name, tensor in tensors.items()}:
         raise ValueError(f"the tensors of its head ({kind}) have other names or dimensions")

@@ -15,6 +15,7 @@ from anyclass.commands.predict import check_out
 from anyclass.commands.request import check_share, split_names
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_formats import ENDINGS, write_arrays
+from anyclass.data.nouns import some_nouns
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
@@ -22,6 +23,9 @@ from anyclass.features.text import PLAIN, cached_class_features
 from anyclass.run.progress import Callback, Progress
 
 Json = dict[str, Any]
+
+NOUNS = 1000
+"""Number of nouns whose text features are written too, about."""
 
 WITH_TEXTS = (".npz", ".safetensors")
 """Endings of files that hold class texts."""
@@ -53,7 +57,8 @@ def embed(
     Args:
         images: folder of images; its subfolders are searched too.
         classes: file with one class name per line, or the names themselves; their text features
-            are written too, into .npz and .safetensors.
+            are written too, into .npz and .safetensors, and those of common nouns, by which a fit
+            recognises images of none of the classes.
         labels: `folders`: the parent folder of an image is its label. Or a table of file names and
             labels: CSV, Parquet or JSONL.
         out: file to write: .npz, .safetensors, .parquet or .npy, which holds the image features
@@ -103,7 +108,7 @@ def embed(
                 f"{out.suffix} holds no class texts: write them with `anyclass embed --classes`"
             )
     numbers = np.float16 if half else np.float32
-    for name in {"x", "extra", "class_text"} & set(arrays):
+    for name in {"x", "extra", "class_text", "negative_text"} & set(arrays):
         arrays[name] = arrays[name].astype(numbers)
     files = write_arrays(out, arrays)
     return {
@@ -148,10 +153,11 @@ def _image_arrays(data: AnyFeatures, extra: bool, log: Progress) -> dict[str, An
 
 
 def _text_arrays(clip: Backbone, classes: Classes, template: str) -> dict[str, Any]:
-    """Text features, names, and the model's factor on cosine similarities."""
+    """Text features of classes and nouns, names, and the model's factor on cosine similarities."""
     return {
         "class_text": _numpy(cached_class_features(clip, classes.all_prompts, [template])),
         "class_names": np.array(classes.names),
+        "negative_text": _numpy(cached_class_features(clip, some_nouns(NOUNS), [template])),
         "logit_scale": np.float32(clip.logit_scale.detach().cpu()),
     }
 

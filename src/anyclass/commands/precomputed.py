@@ -65,7 +65,9 @@ def precomputed(
     aligned = _aligned(texts, dataset, table)
     _check_known(dataset, aligned)
     known = None if texts is None else texts.logit_scale
-    return PrecomputedFeatures(table, dataset, aligned, logit_scale or known or LOGIT_SCALE)
+    scale = logit_scale or known or LOGIT_SCALE
+    nouns = _negatives(texts, int(table.x.shape[1]))
+    return PrecomputedFeatures(table, dataset, aligned, scale, nouns)
 
 
 def _aligned(
@@ -76,6 +78,19 @@ def _aligned(
     if texts is None:
         return torch.full((len(dataset.classes), width), torch.nan)
     return torch.from_numpy(align_texts(texts, dataset.classes, width))
+
+
+def _negatives(texts: ClassTexts | None, width: int) -> Float[Tensor, "M D"] | None:
+    """Texts of nouns other than the classes."""
+    if texts is None or texts.negatives is None:
+        return None
+    nouns = np.array(texts.negatives, np.float32)
+    if nouns.shape[1] != width or not np.isfinite(nouns).all() or not nouns.any(1).all():
+        raise RequestError(
+            f"{texts.source}: negative_text must have {width} columns, as the image features do, "
+            "and no row that is zero or not finite"
+        )
+    return torch.from_numpy(nouns)
 
 
 def _check_known(dataset: ImageDataset, texts: Float[Tensor, "C D"]) -> None:

@@ -1,7 +1,8 @@
 """Files of image features: npy, npz, Parquet and safetensors.
 
     npy           the features alone, memory-mapped; names and labels in FILE.names.csv beside it
-    npz           arrays x, extra, names, labels, class_text, class_names, logit_scale
+    npz           arrays x, extra, names, labels, class_text, class_names, negative_text,
+                logit_scale
     parquet       columns file_name, label, features, extra; a row per image
     safetensors   the numeric arrays of npz; names, labels and class_names as JSON in its metadata
 
@@ -68,7 +69,7 @@ def read_arrays(path: Path) -> Arrays:
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> list[Path]:
     """Write a file of features, atomically; returns the files that were written.
 
-    npy and Parquet hold only what belongs to rows: `class_text` and `class_names` are left out.
+    npy and Parquet hold only what belongs to rows: texts of classes and nouns are left out.
 
     Raises:
         RequestError: the ending is none of `ENDINGS`, or npy is given further features.

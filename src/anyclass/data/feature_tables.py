@@ -31,7 +31,15 @@ LABEL_KEYS = ("labels", "y", "label")
 NAME_KEYS = ("names", "file_names", "file_name")
 TEXT_KEYS = ("class_text", "text_features", "texts", "text")
 CLASS_KEYS = ("class_names", "classes")
-OTHER_KEYS = {"extra", "logit_scale", *LABEL_KEYS, *NAME_KEYS, *TEXT_KEYS, *CLASS_KEYS}
+OTHER_KEYS = {
+    "extra",
+    "logit_scale",
+    "negative_text",
+    *LABEL_KEYS,
+    *NAME_KEYS,
+    *TEXT_KEYS,
+    *CLASS_KEYS,
+}
 
 Source = Any
 """A path, a numpy array, a tensor or nested lists."""
@@ -48,6 +56,8 @@ class ClassTexts(NamedTuple):
     """Names of the classes, if they are known."""
     logit_scale: float | None
     """Factor of the model on cosine similarities, if it is known."""
+    negatives: Shaped[np.ndarray, "M D"] | None = None
+    """Text features of other nouns, if there are any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +284,9 @@ def _texts_in(arrays: Arrays, where: str) -> ClassTexts:
     if names is not None and len(names) != len(features):
         raise RequestError(f"{where} has {len(features)} class texts and {len(names)} names")
     known = None if names is None else tuple(normal(str(name)) for name in names.tolist())
-    return ClassTexts(where, features, known, _scale(arrays.get("logit_scale"), where))
+    nouns = arrays.get("negative_text")
+    negatives = None if nouns is None else _matrix(nouns, where)
+    return ClassTexts(where, features, known, _scale(arrays.get("logit_scale"), where), negatives)
 
 
 def _scale(scale: Any, where: str) -> float | None:

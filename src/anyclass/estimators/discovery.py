@@ -109,7 +109,7 @@ def discover(
     k: int,
     *,
     extra: Float[Tensor, "N H"] | None = None,
-    probabilities: Float[Tensor, "N C"] | None = None,
+    confidences: Float[Tensor, "N C"] | None = None,
     seed: int = 0,
 ) -> Discovered:
     """Divide images into K classes; a labelled class keeps its index.
@@ -119,8 +119,8 @@ def discover(
         labels: class of each labelled image, -1 otherwise.
         k: K, more than the largest label; indices without a label are new classes.
         extra: h, further features of the same images.
-        probabilities: of the first C classes, rows that sum to at most 1: the most confident images
-            of each class that has no label stand in for labels of it.
+        confidences: that an image is of each of the first C classes: the most confident images of
+            each class that has no label stand in for labels of it.
         seed: random seed of the sample and the groups of many images; few are all used.
 
     Raises:
@@ -128,7 +128,7 @@ def discover(
     """
     if len(labels) and int(labels.max()) >= k:
         raise RequestError(f"there are labels of {int(labels.max()) + 1} classes, but K is {k}")
-    anchors = labels if probabilities is None else with_guesses(labels, probabilities, k)
+    anchors = labels if confidences is None else with_guesses(labels, confidences, k)
     missing = k - len(anchors[anchors >= 0].unique())
     if missing > int((anchors < 0).sum()):
         raise RequestError(
@@ -148,7 +148,7 @@ def discover(
 
 
 def with_guesses(
-    labels: Int[Tensor, " N"], probabilities: Float[Tensor, "N C"], k: int
+    labels: Int[Tensor, " N"], confidences: Float[Tensor, "N C"], k: int
 ) -> Int[Tensor, " N"]:
     """Add the most confident images of each named class, which has no label.
 
@@ -157,13 +157,13 @@ def with_guesses(
 
     Args:
         labels: class of each labelled image, -1 otherwise.
-        probabilities: of the first C classes.
+        confidences: that an image is of each of the first C classes; only their order counts.
         k: K.
     """
     anchors = labels.clone()
-    confidence, guess = probabilities.max(1)
+    confidence, guess = confidences.max(1)
     labelled = labels[labels >= 0].unique()
-    named = [c for c in range(probabilities.shape[1]) if not bool((labelled == c).any())]
+    named = [c for c in range(confidences.shape[1]) if not bool((labelled == c).any())]
     free = labels < 0
     if not bool(free.any()):
         return anchors

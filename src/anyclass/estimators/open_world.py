@@ -18,6 +18,7 @@ the text expert, reduced by N / (N + 10 C).
 
 Where classes are unknown, all images are divided into K classes first (`discovery.py`); the experts
 above tell the known ones apart, and another one known from unknown ones (`discovery_expert.py`).
+Texts of other nouns help with that, and with the score of "none of the classes" (`negatives.py`).
 
 Letters: N images, C known classes, K all classes, D and H dimensions, x (N, D) unit features,
 h (N, H) centred further features, by default x; t (C, D) unit text features.
@@ -43,6 +44,7 @@ from anyclass.estimators.discovery import Discovered, discover
 from anyclass.estimators.discovery_expert import discovery_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.mixture import Mixture, Settings
+from anyclass.estimators.negatives import WEIGHT, NegativeTexts
 from anyclass.estimators.num_classes import count_classes
 from anyclass.estimators.open_world_model import OpenWorldModel, quantiles
 from anyclass.estimators.rows import Rows
@@ -116,6 +118,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_text: Any = None,
         logit_scale: float = 100.0,
         extra: Any = None,
+        negative_text: Any = None,
         log: Log = silent,
     ) -> "OpenWorldClassifier":
         """Fit on rows of features, of which any number is labelled.
@@ -127,6 +130,9 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             class_text: (C, D) text features; rows of NaN for classes without a name; None: none.
             logit_scale: s, inverse temperature of the text logits.
             extra: (N, H) further features of the same images.
+            negative_text: (M, D) text features of nouns other than the classes, to recognise images
+                of none of them; without effect if a class has no name, or if others are unknown
+                and all known ones are labelled: labels then say more.
             log: gets the progress.
 
         Raises:
@@ -140,7 +146,10 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         texts = texts.padded(len(known))
         _check_known(texts, labels, self.unknown)
         text = texts.expert(float(logit_scale))
-        found = self._discover(rows, labels, text, texts.named, log)
+        negatives = None
+        if self.unknown == 0 or len(labels[labels >= 0].unique()) < len(known):
+            negatives = _negatives(texts, negative_text, float(logit_scale))
+        found = self._discover(rows, labels, text, texts.named, negatives, log)
         member = torch.ones(len(rows), dtype=torch.bool)
         if found is not None:
             member = found.labels < len(known)
@@ -150,7 +159,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         settings = Settings(self.rounds, self.folds, self.sharpness, self.shrinkage)
         mixture = Mixture(rows, labels, text, anchors, settings, member)
         mixture.fit(log)
-        self.model_ = self._model(mixture, found, logit_scale * texts.centred)
+        self.model_ = self._model(mixture, found, logit_scale * texts.centred, negatives)
         self.n_features_in_ = rows.depth
         self.classes_ = _all_classes(known, len(self.model_.weights))
         self.weights_ = mixture.weights
@@ -193,7 +202,13 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.transduction_ = predicted
 
     def _discover(
-        self, rows: Rows, labels: Int[Tensor, " N"], text: Linear, named: Tensor, log: Log
+        self,
+        rows: Rows,
+        labels: Int[Tensor, " N"],
+        text: Linear,
+        named: Tensor,
+        negatives: NegativeTexts | None,
+        log: Log,
     ) -> Discovered | None:
         """Classes of all rows; None where all classes are known."""
         told = len(named)
@@ -207,15 +222,21 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             total = max(told, self.num_classes_.classes)
         if total == told:
             return None
-        probabilities = None
+        confidences = None
         if bool(named.any()):
-            probabilities = torch.zeros(len(x), told)
-            probabilities[:, named] = text.logits(x)[:, named].softmax(1)
+            confidences = torch.zeros(len(x), told)
+            confidences[:, named] = text.logits(x)[:, named].softmax(1)
+        if negatives is not None and confidences is not None:
+            confidences = confidences * (WEIGHT * negatives.odds(x)).exp()[:, None]
         seed = self.random_state
-        return discover(x, labels, total, extra=extra, probabilities=probabilities, seed=seed)
+        return discover(x, labels, total, extra=extra, confidences=confidences, seed=seed)
 
     def _model(
-        self, mixture: Mixture, found: Discovered | None, zero_shot: Float[Tensor, "C D"]
+        self,
+        mixture: Mixture,
+        found: Discovered | None,
+        zero_shot: Float[Tensor, "C D"],
+        negatives: NegativeTexts | None,
     ) -> OpenWorldModel:
         """All experts as linear functions of rows [x | h | 1]."""
         rows = mixture.rows
@@ -232,8 +253,14 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if not mixture.replicas:
                 temperature = confidence_temperature(rows, mixture.final_logits, zero_shot)
             model = OpenWorldModel(known / temperature, known[:0], torch.zeros(1))
-        scores = model.outlier_score(rows.raw().stacked(rows.spread(MOST_SCORES)))
-        return replace(model, scores=quantiles(scores))
+        sample = rows.raw().stacked(rows.spread(MOST_SCORES))
+        if negatives is not None:
+            model = replace(model, names=negatives.names, nouns=negatives.nouns)
+        if negatives is not None and found is not None:
+            unknown = (found.labels >= len(known)).double().mean()
+            odds = negatives.odds(sample[:, : rows.depth]).double()
+            model = replace(model, cut=odds.quantile(unknown).float()[None])
+        return replace(model, scores=quantiles(model.outlier_score(sample)))
 
     @torch.no_grad()
     def decision_function(self, X: Any, extra: Any = None) -> Any:
@@ -341,6 +368,13 @@ def _encoded(
     labels = torch.full((count,), -1)
     labels[torch.from_numpy(~unlabelled)] = torch.from_numpy(index)
     return labels, known
+
+
+def _negatives(texts: ClassTexts, negative_text: Any, scale: float) -> NegativeTexts | None:
+    """Names and other nouns; None without nouns, or if a class has no name."""
+    if negative_text is None or not len(texts.named) or not bool(texts.named.all()):
+        return None
+    return NegativeTexts.of(texts.units, negative_text, scale)
 
 
 def _check_known(

@@ -49,6 +49,8 @@ class ClassTexts:
     """t_c - mean t; zero for a class without a name."""
     named: Bool[Tensor, " C"]
     """Classes with a name."""
+    units: Float[Tensor, "C D"]
+    """t; zero for a class without a name."""
 
     @classmethod
     def of(cls, given: Any, width: int) -> "ClassTexts":
@@ -58,7 +60,8 @@ class ClassTexts:
             ArrayError: they have another width than X, or a row is zero or infinite.
         """
         if given is None:
-            return cls(torch.zeros(0, width), torch.zeros(0, dtype=torch.bool))
+            nothing = torch.zeros(0, width)
+            return cls(nothing, torch.zeros(0, dtype=torch.bool), nothing)
         array = given.detach().cpu() if isinstance(given, Tensor) else np.asarray(given)
         texts = torch.as_tensor(array).float()
         if texts.ndim != 2 or texts.shape[1] != width:
@@ -71,13 +74,16 @@ class ClassTexts:
             raise ArrayError(f"row {int(bad.nonzero()[0, 0])} of class_text is zero or infinite")
         units = normalize(texts.nan_to_num(), dim=1)
         mean = units[named].mean(0) if bool(named.any()) else 0.0
-        return cls(torch.where(named[:, None], units - mean, 0.0), named)
+        return cls(torch.where(named[:, None], units - mean, 0.0), named, units)
 
     def padded(self, classes: int) -> "ClassTexts":
         """The same with further classes without a name."""
         more = classes - len(self.named)
-        texts = torch.cat([self.centred, self.centred.new_zeros(more, self.centred.shape[1])])
-        return ClassTexts(texts, torch.cat([self.named, torch.zeros(more, dtype=torch.bool)]))
+        nothing = self.centred.new_zeros(more, self.centred.shape[1])
+        named = torch.cat([self.named, torch.zeros(more, dtype=torch.bool)])
+        return ClassTexts(
+            torch.cat([self.centred, nothing]), named, torch.cat([self.units, nothing])
+        )
 
     def expert(self, scale: float) -> Linear:
         """l without b."""

@@ -29,6 +29,8 @@ class PrecomputedFeatures:
     """Unit text feature of each class with a name; NaN: the class has no text."""
     logit_scale: float
     """1 / tau, the factor on cosine similarities."""
+    negatives: Float[Tensor, "M D"] | None = None
+    """Text features of nouns other than the classes, if there are any."""
     digest: str = ""
     """Checksum of the features."""
     num_classes_estimated: bool = False
@@ -100,6 +102,12 @@ class PrecomputedFeatures:
     def class_features(self, templates: Sequence[str], log: Log = silent) -> Float[Tensor, "C D"]:
         """Unit text feature of each class; NaN: the class has no text."""
         return self.texts
+
+    def noun_features(
+        self, template: str, count: int, log: Log = silent
+    ) -> Float[Tensor, "M D"] | None:
+        """Unit text features of nouns, as they were given; None without any."""
+        return self.negatives if count else None
 
     def named_class_features(
         self, classes: Classes, templates: Sequence[str], log: Log = silent

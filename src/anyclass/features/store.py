@@ -13,6 +13,7 @@ from torch import Tensor
 from anyclass.backbone import Backbone, Part
 from anyclass.backbone.engine import Engine, engine
 from anyclass.data import Classes, ImageDataset, content_hashes
+from anyclass.data.nouns import some_nouns
 from anyclass.features.cache import Embedding, FeatureCache, Features, cache_folder_of
 from anyclass.features.extract import (
     ExtractionState,
@@ -145,6 +146,20 @@ class FeatureStore:
     def class_features(self, templates: Sequence[str], log: Log = silent) -> Float[Tensor, "C D"]:
         """Unit text feature of each class, cached on disk."""
         return cached_class_features(self.clip, self.dataset.classes.all_prompts, templates, log)
+
+    def noun_features(
+        self, template: str, count: int, log: Log = silent
+    ) -> Float[Tensor, "M D"] | None:
+        """Unit text features of common nouns, cached on disk; None for none.
+
+        Args:
+            template: prompt template.
+            count: M, about.
+            log: gets the progress of encoding.
+        """
+        if not count:
+            return None
+        return cached_class_features(self.clip, some_nouns(count), [template], log)
 
 
 class _SharedResults:

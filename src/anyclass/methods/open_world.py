@@ -6,7 +6,8 @@ classes, names for some, or the number of classes.
     x    = unit features of the image tower                (N, D)
     h    = its features before the projection              (N, H)
     t    = text features of the class names                (C, D)
-    p    = OpenWorldClassifier.fit(x, labels, t, extra=h).predict_proba
+    n    = text features of common nouns                   (M, D)
+    p    = OpenWorldClassifier.fit(x, labels, t, extra=h, negative_text=n).predict_proba
 
 Nothing is trained by gradient, and the model is not changed.
 """
@@ -55,6 +56,9 @@ class OpenWorld:
     prior: Annotated[float, Field(ge=0)] = 10.0
     """Images per class at which half of the differences between the predicted class frequencies are
     taken for an error of the class texts; 0: none."""
+    nouns: Annotated[int, Field(ge=0, le=4000)] = 1000
+    """M, number of common nouns, about, that stand for whatever is of none of the classes; 0: no
+    noun. Encoding them takes seconds to a minute, once for each model."""
 
     @torch.no_grad()
     def fit(
@@ -85,7 +89,10 @@ class OpenWorld:
             prior=self.prior,
             random_state=seed,
         )
-        estimator.fit(x, dataset.labels, texts, data.logit_scale, extra=h, log=log)
+        nouns = self._nouns(data, log)
+        estimator.fit(
+            x, dataset.labels, texts, data.logit_scale, extra=h, negative_text=nouns, log=log
+        )
         record = FitRecord(
             trained_on=dataset.labelled.files,
             contributions=estimator.contributions_,
@@ -117,3 +124,9 @@ class OpenWorld:
         if not len(data.dataset.classes):
             return None
         return data.class_features([self.template], log).cpu()
+
+    def _nouns(self, data: AnyFeatures, log: Log) -> Float[Tensor, "M D"] | None:
+        """Text features of nouns; None if no class has a name."""
+        if not len(data.dataset.classes):
+            return None
+        return data.noun_features(self.template, self.nouns, log)

@@ -17,8 +17,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +27,7 @@ from torch.nn.functional import normalize
 from anyclass.captioning import CaptionContext, Captioner, CaptionRequest
 from anyclass.captioning.cleaning import cleaned
 from anyclass.data import Classes
+from anyclass.data.nouns import nouns
 from anyclass.log import Log
 
 ALPHA = 0.5
@@ -305,12 +304,7 @@ def read_words(path: Path | None) -> list[str]:
     Raises:
         RequestError: the file cannot be used.
     """
-    return list(_nouns() if path is None else Classes.read(path).names)
-
-
-@cache
-def _nouns() -> tuple[str, ...]:
-    return tuple((files("anyclass.naming") / "nouns.txt").read_text("utf-8").split("\n")[:-1])
+    return list(nouns() if path is None else Classes.read(path).names)
 
 
 def ask_names(
