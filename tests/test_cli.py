@@ -30,7 +30,6 @@ def place(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("anyclass.commands.emoji.IMAGES", {"car": "🚗"})
     Path("one.txt").write_text("cat\n")
-    Path("twice.txt").write_text("a\na\n")
     Path("other.txt").write_text("cat\ndog\n")
     Path("bytes.txt").write_bytes(b"\xff\xfe\x00")
     Path("stranger.csv").write_text("file_name,label\nred square/0.jpg,cat\n")
@@ -110,8 +109,10 @@ MISTAKES = {
     "plan auto --images names.txt": "is a file, not a folder",
     "plan auto --images empty": "there is no image in",
     "plan auto --images images": "--classes FILE, one per line",
-    "plan auto --images images --classes gone.txt": "gone.txt cannot be read",
-    "plan auto --images images --classes twice.txt": "given more than once: 'a'",
+    "plan autoo --images images": "no method is called 'autoo': did you mean auto?",
+    "plan latteclip_pls --images images": "did you mean latteclip?",
+    "plan auto --images images --lables folders": "did you mean --labels?",
+    "plan auto --images images --classes gone.txt": "or the names: --classes daisy,rose,tulip",
     "plan auto --images images --classes bytes.txt": "is not a list of class names",
     "plan auto --images images --classes empty": "cannot be read",
     "plan auto --images images --classes other.txt --labels folders": "4 labels are not in",
@@ -194,6 +195,7 @@ def test_mistakes__one_or_two_lines_and_exit_code_2(
         ("fit auto --images", "--images"),
         ("fit auto --images images --seed many", "--seed"),
         ("fit auto --images images --engine fast", "'fast'"),
+        ("fit auto --images images --engine onxx", "Did you mean onnx? `anyclass fit auto --help`"),
         ("models --contain x", "--contain"),
         ("describe --images images --captioner batch", "--captioner.model"),
         ("describe --images images --captioner.url x", "--captioner.url"),
@@ -205,6 +207,8 @@ def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, te
     assert said.out == ""
     assert text in said.err
     assert "--help" in said.err
+    assert "│" not in said.err
+    assert said.err.count("\n") == 1
     assert "Traceback" not in said.err
 
 
@@ -373,7 +377,8 @@ def test_failures__exit_code_1(place: Path, fitted: Any, capsys: Screen) -> None
     assert main(["fit", "auto", *request(fitted), "--out", "new"]) == 1
     assert capsys.readouterr().err.endswith(
         "anyclass: 14 of 14 images cannot be used, so there is nothing to learn from.\n"
-        "The first is blue disc/0.jpg (not an image): repair or remove such files\n"
+        "The first is blue disc/0.jpg (not an image: none of JPEG, PNG, WEBP, BMP, TIFF, GIF, "
+        "AVIF, HEIF): repair such files or leave them out\n"
     )
 
 
@@ -536,7 +541,9 @@ def test_command__interrupted_and_given_again(place: Path, fitted: Any) -> None:
         finally:
             running.kill()
     assert (running.returncode, out) == (130, "")
-    assert err.endswith("stopped; run the same command again: a fit continues from there\n")
+    assert err.endswith(
+        "run the same command again: it goes on from the features and steps so far\n"
+    )
     assert "Traceback" not in err
     before = trained(log)
     with subprocess.Popen(command, env=environment(), **pipes) as running:

@@ -400,3 +400,11 @@ def test_csv_cell__leaves_plain_text(text: str) -> None:
 @given(st.text(alphabet="'=+-@\t\rab ") | st.text())
 def test_csv_text__gives_the_text_back(text: str) -> None:
     assert csv_text(csv_cell(text)) == text
+
+
+def test_cache_folder__of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANYCLASS_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 123_456)
+    with pytest.raises(RequestError, match="no home folder: set ANYCLASS_CACHE to a folder"):
+        cache_folder("features")

@@ -9,6 +9,7 @@ Help pages and misspelt options are answered before anything heavy is imported.
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from anyclass.commands.command_line import CommandLine
     from anyclass.commands.flags import FitFlags
 
+SLOW = {"plan", "fit", "describe", "embed", "predict", "evaluate", "demo", "models"}
+"""Commands that load PyTorch: they say so first."""
+
 Answer = tuple[Any, list[str]]
 """What `--json` prints, and the lines for people."""
 
@@ -26,6 +30,8 @@ Answer = tuple[Any, list[str]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries, for their programmers
     as_json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -37,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(printable(f"anyclass: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again: a fit continues from there", file=sys.stderr)
+        print(f"\nstopped; {_what_is_kept(arguments)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # who read our output has enough: let the interpreter end in silence
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,7 +76,22 @@ def _run(arguments: list[str]) -> Answer:
         return known.text, [known.text]
     if known:
         check_flags(line, known)
+    if line.command in SLOW and "torch" not in sys.modules:
+        print(f"{line.program}: loading PyTorch ...", file=sys.stderr, flush=True)
     return COMMANDS[line.command](line)
+
+
+def _what_is_kept(arguments: Sequence[str]) -> str:
+    """What to say of the work of a command that was interrupted."""
+    match arguments[:1]:
+        case ["fit"]:
+            return "run the same command again: it goes on from the features and steps so far"
+        case ["describe" | "embed" | "demo"]:
+            return "run the same command again: what was computed so far is kept"
+        case ["predict"]:
+            return "no table was written"
+        case _:
+            return "nothing was changed"
 
 
 def _answer(
@@ -163,9 +184,9 @@ def _demo(line: "CommandLine") -> Answer:
 
 
 def _models(line: "CommandLine") -> Answer:
-    from anyclass.commands.models import models
+    from anyclass.commands.models import models, models_lines
 
-    return _answer(line, models, lambda result: result["models"])
+    return _answer(line, models, models_lines)
 
 
 COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {

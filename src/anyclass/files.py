@@ -38,7 +38,12 @@ def cache_folder(*parts: str) -> Path:
     """Create and return a folder in the user's cache (`$ANYCLASS_CACHE`, or the system's)."""
     own = os.environ.get("ANYCLASS_CACHE")
     home = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    root = Path(own) if own else Path(home or Path.home() / ".cache") / "anyclass"
+    try:
+        root = Path(own) if own else Path(home or Path.home() / ".cache") / "anyclass"
+    except RuntimeError as error:  # a user id without an entry, as in `docker run --user`
+        raise RequestError(
+            "this user has no home folder: set ANYCLASS_CACHE to a folder that can be written to"
+        ) from error
     folder = root.joinpath(*parts)
     with _storage(folder):
         folder.mkdir(parents=True, exist_ok=True)

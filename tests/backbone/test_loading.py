@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anyclass.backbone import Backbone
+from anyclass.backbone.loading import absolute_id
 from anyclass.errors import ModelError, RequestError
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -78,6 +80,7 @@ def test_load__an_open_clip_name_and_tag(folder: Path, monkeypatch: pytest.Monke
         return create(f"local-dir:{folder}")
 
     monkeypatch.setattr(open_clip, "create_model", instead)
+    monkeypatch.setattr("anyclass.backbone.loading.within_reach", nullcontext)
     clip = Backbone.load("ViT-B-32/laion2b_s34b_b79k")
     wanted = {"pretrained": "laion2b_s34b_b79k", "require_pretrained": True}
     assert asked == [("ViT-B-32", wanted)]
@@ -232,11 +235,45 @@ def test_load__weights_for_another_activation(monkeypatch: pytest.MonkeyPatch) -
         warnings.warn(f"QuickGELU mismatch between {name} and its weights", stacklevel=1)
 
     monkeypatch.setattr(open_clip, "create_model", mismatch)
+    monkeypatch.setattr("anyclass.backbone.loading.within_reach", nullcontext)
     said = refused("ViT-B-32/openai")
     assert said == "ViT-B-32/openai: these weights need another activation; use the -quickgelu name"
 
 
 def test_load__a_hub_that_cannot_be_reached() -> None:
     said = refused("hf-hub:anyclass/no-such-model")
-    assert said.startswith("hf-hub:anyclass/no-such-model could not be loaded: ")
-    assert "without a network, fetch them on another machine and use local-dir:FOLDER" in said
+    assert said.startswith("hf-hub:anyclass/no-such-model is not on this machine, and HF_HUB_OFF")
+    assert "`hf download anyclass/no-such-model --local-dir no-such-model`" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bioclip", "Did you mean hf-hub:imageomics/bioclip?"),
+        ("ViT-B-32/laion2b_s34b_b79", "needs one of its weights: ViT-B-32/laion2b_s34b_b79k, "),
+        ("vit-b-16/datacomp_xl_s13b_b90k", "Did you mean ViT-B-16/datacomp_xl_s13b_b90k?"),
+        ("imageomics/bioclip-2", "write hf-hub:imageomics/bioclip-2"),
+        ("google/siglip2-base-patch16-224", "SigLIP 2 is ViT-B-16-SigLIP2/webli"),
+    ],
+)
+def test_load__a_name_that_is_almost_one(name: str, words: str) -> None:
+    assert words in refused(name, RequestError)
+
+
+def test_load__a_relative_folder_becomes_absolute(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert Backbone.load(f"local-dir:{folder.name}").model_id == f"local-dir:{folder}"
+    assert absolute_id("starter") == "starter"
+
+
+@pytest.mark.parametrize("name", ["local-dir:", "local-dir:  "])
+def test_load__a_folder_without_a_name(name: str) -> None:
+    assert "needs the folder of a model" in refused(name, RequestError)
+
+
+def test_load__a_name_that_is_too_long() -> None:
+    said = refused("local-dir:" + 3000 * "x")
+    assert said.endswith("holds no open_clip_config.json; is it a model folder?")
+    assert len(said) < 300

@@ -271,7 +271,8 @@ def test_fit__too_many_rejected(tmp_path: Path, shapes: Shapes, images: Path) ->
     assert lost.value.exit_code == 1
     assert str(lost.value) == (
         "2 of 14 images cannot be used, more than --max-rejected allows (10%).\n"
-        "The first is red square/1.png (not an image): repair or remove such files"
+        "The first is red square/1.png (not an image: none of JPEG, PNG, WEBP, BMP, TIFF, GIF, "
+        "AVIF, HEIF): repair such files, leave them out, or raise --max-rejected"
     )
     (images / "red square" / "2.jpg").unlink()
     assert fit(QUICK, tmp_path / "run", **shapes)["rejected"] == 1, "the same call goes on"

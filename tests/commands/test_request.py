@@ -145,7 +145,7 @@ class Stranger:
 
 
 def test_choose_method__refuses(images: Path) -> None:
-    with pytest.raises(RequestError, match="'sheep': use auto, open-world, latteclip, ship"):
+    with pytest.raises(RequestError, match="'sheep': did you mean ship. use auto, open"):
         choose_method("sheep", dataset(images, "b", "a"))
     with pytest.raises(RequestError, match="no information about the classes: .*--unknown N"):
         choose_method("auto", dataset(images))
@@ -179,3 +179,40 @@ def test_plan__does_not_guess(images: Path, tiny_clip: Any) -> None:
 
 def test_torch_device__is_one_of_torch() -> None:
     assert torch.device(torch_device("auto")).type in ("cpu", "cuda")
+
+
+def test_torch_device__meta_computes_nothing() -> None:
+    with pytest.raises(RequestError, match="--device meta cannot be used here"):
+        torch_device("meta")
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ("b,a , c d,", ("b", "a", "c d")),
+        (",".join(map(str, range(999))), tuple(map(str, range(999)))),
+        (["b,x", "a"], ("b,x", "a")),
+        ({"b": "bee", "a": ["ay", "ah"]}, {"b": "bee", "a": ("ay", "ah")}),
+    ],
+)
+def test_request_of__names_of_classes(images: Path, classes: Any, expected: Any) -> None:
+    request = request_of({"images": images, "classes": classes})
+    assert request.classes == expected
+    assert request.to_json()["classes"] == expected
+
+
+def test_request_of__a_file_with_commas_in_its_name(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b,a.txt").write_text("b\na\n")
+    request = request_of({"images": images, "classes": "b,a.txt"})
+    assert request.dataset().classes.names == ("b", "a")
+
+
+def test_request__a_relative_model_folder_is_absolute_in_the_record(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = request_of({"images": images, "model": "local-dir:clip"}).to_json()
+    assert record["model"] == f"local-dir:{tmp_path}/clip"

@@ -78,7 +78,7 @@ class Listener:
 
     @property
     def done(self) -> list[int]:
-        return [line["done"] for line in self.lines if line.get("stage") == "embed"]
+        return [line["done"] for line in self.lines if line.get("done")]  # it begins with 0
 
     @property
     def warnings(self) -> list[str]:
@@ -121,7 +121,7 @@ def test_embed__rows_are_the_trunk_of_each_image(
     torch.testing.assert_close(rows, wanted, rtol=0, atol=atol)  # maps are kept in half precision
     assert (rows[0] - rows[1]).abs().max() > 10 * atol
     assert log.done == [N]
-    assert log.lines == [{"stage": "embed", "done": N, "total": N}]
+    assert log.lines == [{"stage": "embed", "done": done, "total": N} for done in (0, N)]
 
 
 def test_embed__of_no_image_more_than_it_is_asked(clip: Backbone, root: Path) -> None:
@@ -653,3 +653,32 @@ def test_map_views__applies_a_function_to_each(
         wanted = clip.projected(cached[[i]][0], "tail")
         assert torch.allclose(made[[i]][0], wanted, atol=1e-5)
     assert not made[[0]].requires_grad
+
+
+def test_embed__ctrl_c_keeps_what_is_there(
+    root: Path, cache: Path, tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tiny_backbone()
+    expected = embed(clip, ImageDataset.read(root), Embedding(), lambda **_: None)[range(N)]
+    monkeypatch.setenv("ANYCLASS_CACHE", str(cache / "other"))
+    monkeypatch.setattr("anyclass.features.extract.BATCH", 2)
+
+    def impatient(**row: Any) -> None:
+        if row.get("done") == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(clip, ImageDataset.read(root), Embedding(), impatient)
+    rows: list[dict[str, Any]] = []
+    found = embed(clip, ImageDataset.read(root), Embedding(), lambda **row: rows.append(row))
+    assert [(row["done"], row["total"]) for row in rows] == [(0, 5), (2, 5), (4, 5), (5, 5)]
+    assert torch.allclose(found[range(N)], expected, atol=1e-5)
+
+
+def test_embed__slow_images_are_kept_in_small_parts(
+    root: Path, cache: Path, tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyclass.features.extract.BATCH", 2)
+    monkeypatch.setattr("anyclass.features.extract.KEEP_AFTER", 0.0)
+    embed(tiny_backbone(), ImageDataset.read(root), Embedding(), lambda **_: None)
+    assert len(list(cache.rglob("*.safetensors"))) >= 5

@@ -18,32 +18,44 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress__a_line_for_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress() as log:
-        for done in range(1, 41):
-            log(stage="fit", done=done, total=40)
+def test_progress__a_line_now_and_then_and_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds = 0.0
+    with Progress(clock=lambda: seconds) as log:
+        for done in range(1, 2001):  # two a second
+            log(stage="embed", done=done, total=2000)
+            seconds += 0.5
+        log(stage="fit", done=1, total=1)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" (")[0] for line in lines] == [
-        f"training: {done} of 40" for done in range(4, 41, 4)
+    assert lines[:2] == [
+        "embedding images: 7 of 2,000 images (2/s, 17 min left)",  # after three seconds
+        "embedding images: 67 of 2,000 images (2/s, 16 min left)",  # half a minute later
     ]
-    assert all(line.endswith("/s)") for line in lines)
+    assert lines[-3:] == [
+        "embedding images: 1,987 of 2,000 images (2/s, 6 s left)",
+        "embedding images: 2,000 images (2/s, in 17 min)",
+        "training: 1",
+    ]
+    assert len(lines) == 36
+    assert not any("\r" in line for line in lines)
 
 
 def test_progress__no_rate_without_two_points(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress() as log:
         log(stage="embed", done=14, total=14)
         log(stage="describe", done=3, total=3)
-    assert capsys.readouterr().err == "embedding images: 14 of 14\ncaptioning: 3 of 3\n"
+    assert capsys.readouterr().err == "embedding images: 14 images\ncaptioning: 3 questions\n"
 
 
 def test_progress__the_rate_is_that_of_the_stage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clock = iter([100.0, 104.0])
+    clock = iter([100.0, 100.0, 104.0])
     with Progress(clock=clock.__next__) as log:
         log(stage="embed", done=3, total=80)
         log(stage="embed", done=9, total=80)
-    assert capsys.readouterr().err == "embedding images: 9 of 80 (1.5/s)\n"
+    assert capsys.readouterr().err == "embedding images: 9 of 80 images (1.5/s, 47 s left)\n"
 
 
 def test_progress__a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +70,7 @@ def test_progress__a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "embedding images: 100%" in text
     assert "5/5" in text
     assert "training:  33%" in text
+    assert "images/s]" in text
     assert "left out\n" in text
 
 

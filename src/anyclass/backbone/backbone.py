@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import take_apart
-from anyclass.backbone.loading import load_model
+from anyclass.backbone.loading import absolute_id, load_model
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing
 from anyclass.errors import RequestError
+from anyclass.log import Log, silent
 
 Part = Literal["head", "tail", "all"]
 """Trained part: the projections; also the image tower's last stage; or the whole model."""
+
+MANY_BATCHES = 4
+"""Batches of texts above which their progress is shown."""
 
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
@@ -86,20 +90,34 @@ class Backbone:
             ModelError: the weights are missing, damaged or in a format that is not allowed.
         """
         model, tokenizer = load_model(model_id, allow_pickle)
-        return cls(model.to(device), tokenizer, model_id, engine, precision)
+        return cls(model.to(device), tokenizer, absolute_id(model_id), engine, precision)
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit features of preprocessed images."""
         with self._autocast():
             return _unit(self.model.encode_image(pixels))
 
-    def texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "B D"]:
-        """Unit features of texts; each distinct text is encoded once."""
+    def texts(
+        self, texts: Sequence[str], batch_size: int = 256, log: Log = silent
+    ) -> Float[Tensor, "B D"]:
+        """Unit features of texts; each distinct text is encoded once.
+
+        Args:
+            texts: B texts.
+            batch_size: texts that are encoded together.
+            log: gets `stage="texts"`, `done` and `total` where there are many batches.
+        """
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         parts = [distinct[i : i + batch_size] for i in range(0, len(distinct), batch_size)]
-        features = torch.cat(
-            [self.text_tail(self.text_trunk(part, "head"), "head") for part in parts]
-        )
+        if len(parts) <= MANY_BATCHES:
+            log = silent
+        log(stage="texts", done=0, total=len(distinct))
+        encoded = []
+        for part in parts:
+            encoded.append(self.text_tail(self.text_trunk(part, "head"), "head"))
+            done = min(len(encoded) * batch_size, len(distinct))
+            log(stage="texts", done=done, total=len(distinct))
+        features = torch.cat(encoded)
         row = {text: i for i, text in enumerate(distinct)}
         return features[[row[text] for text in texts]]
 

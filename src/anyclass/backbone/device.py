@@ -14,7 +14,7 @@ def torch_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.ones(1, device=name).item()  # `meta` can be created, but holds nothing
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:120]
         raise RequestError(f"--device {name} cannot be used here ({reason}); use cpu") from error

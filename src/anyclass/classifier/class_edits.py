@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyclass.data import Classes
-from anyclass.data.classes import Kind, listed, normal
+from anyclass.data.classes import Kind, listed, normal, readable
 from anyclass.errors import RequestError
 
 
@@ -169,6 +169,7 @@ class EditedClasses:
             tuple(self.classes.kinds[c] for c in kept),
             tuple(self.classes.prompts[c] for c in kept),
             rejected=tuple(name for name in self.classes.rejected if name not in ended),
+            synonyms=self.classes.synonyms and tuple(self.classes.synonyms[c] for c in kept),
         )
         return EditedClasses(classes, self.edits.merge(into, gone))
 
@@ -189,8 +190,9 @@ class EditedClasses:
         classes = Classes(
             (*renamed.names, normal(second)),
             (*renamed.kinds, new),
-            (*renamed.prompts, _prompt(normal(second))),
+            (*renamed.prompts, readable(normal(second))),
             rejected=renamed.rejected,
+            synonyms=renamed.synonyms and (*renamed.synonyms, ()),
         )
         return EditedClasses(classes, self.edits.split(c, gate))
 
@@ -220,7 +222,7 @@ class EditedClasses:
                 f"{taken[0]!r:.80} is the name of another class: merge the two, or choose another"
             )
         prompts = [
-            _prompt(new[c]) if c in new else prompt for c, prompt in enumerate(self.classes.prompts)
+            readable(new[c]) if c in new else prompt for c, prompt in enumerate(self.classes.prompts)
         ]
         now = dict(zip(self.classes.names, all_names, strict=True))
         classes = Classes(
@@ -228,6 +230,7 @@ class EditedClasses:
             self.classes.kinds,
             tuple(prompts),
             rejected=tuple(now[name] for name in self.classes.rejected),
+            synonyms=self.classes.synonyms,
         )
         return replace(self, classes=classes)
 
@@ -272,8 +275,3 @@ def half_names(name: str, taken: Iterable[str]) -> tuple[str, str]:
     numbered = (f"discovered {i}" for i in count(1))
     free = (one for one in numbered if one not in others)
     return next(free), next(free)
-
-
-def _prompt(name: str) -> str:
-    """Prompt of a discovered class."""
-    return name.replace("_", " ")

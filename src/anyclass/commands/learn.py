@@ -188,13 +188,19 @@ def readable(
     lost = len(features.rejections)
     for row in features.rejections[:3]:
         log.say(f"rejected {row.file_name}: {row.reason}. {row.detail}")
+    if lost > 3:
+        log.say(f"rejected: and {lost - 3} more; fit lists all in rejected.csv")
     if lost == len(dataset) or lost > max_rejected * len(dataset):
         first = features.rejections[0]
         limit = f"more than --max-rejected allows ({max_rejected:.0%})"
+        cure = "repair such files or leave them out"
+        if lost < len(dataset):
+            cure = "repair such files, leave them out, or raise --max-rejected"
+        why = f"{first.reason}: {first.detail}" if first.detail else first.reason
         raise AnyclassError(
             f"{lost} of {len(dataset)} images cannot be used, "
             f"{limit if lost < len(dataset) else 'so there is nothing to learn from'}.\n"
-            f"The first is {first.file_name} ({first.reason}): repair or remove such files"
+            f"The first is {first.file_name} ({why}): {cure}"
         )
     return data.of(dataset[features.ok]), features.rejections
 

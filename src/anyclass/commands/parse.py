@@ -1,5 +1,6 @@
 """Flags into an instance of a class, or into a call that waits to be made."""
 
+import re
 import sys
 from contextlib import redirect_stderr
 from functools import partial, wraps
@@ -9,6 +10,7 @@ from typing import Any
 import tyro
 from pydantic import ValidationError
 
+from anyclass.commands.command_line import did_you_mean
 from anyclass.commands.request import first_problem
 from anyclass.errors import RequestError
 
@@ -25,8 +27,8 @@ def parse(what: Any, flags: list[str], program: str) -> Any:
         An instance of the class, or the function with its arguments, to be called.
 
     Raises:
-        RequestError: a value is refused by pydantic, in its words.
-        SystemExit: tyro has printed its help, or what is wrong with the flags.
+        RequestError: a value is refused, in the words of pydantic or tyro.
+        SystemExit: tyro has printed its help.
     """
 
     @wraps(what)
@@ -43,5 +45,19 @@ def parse(what: Any, flags: list[str], program: str) -> Any:
             cause = cause.__context__
         if cause is not None:  # pydantic's words instead of tyro's box around them
             raise RequestError(first_problem(cause)) from cause
-        print(said.getvalue(), end="", file=sys.stderr)
-        raise
+        if isinstance(end, SystemExit) and not end.code:  # tyro has shown its help
+            print(said.getvalue(), end="", file=sys.stderr)
+            raise
+        raise RequestError(f"{_sentence(said.getvalue())}`{program} --help` shows all") from end
+
+
+def _sentence(box: str) -> str:
+    """What tyro says in a box, as one line, with a guess at what was meant."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    told = [line for line in lines if not re.search(r"^For full helptext|--help$", line)]
+    first, *_ = re.split(r" Argument helptext:| Got errors:", " ".join(filter(None, told)))
+    sentence = first.rstrip(". ")
+    choice = re.search(r"invalid choice '(.*?)'.*?\((.*)\)", sentence)
+    words = re.findall(r"'(.*?)'", choice.group(2)) if choice else []
+    hint = did_you_mean(choice.group(1), words) if choice else ""
+    return f"{sentence}. {hint.replace('did', 'Did')}"

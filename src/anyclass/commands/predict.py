@@ -152,6 +152,7 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield one row per image, in order; count into `result`."""
     done = 0
+    log(stage="predict", done=0, total=len(source.files))
     for part in source.parts:
         rows = {row.file_name: rejected_row(row) for row in part.rejections}
         result["rejected"] += len(rows)

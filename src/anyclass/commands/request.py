@@ -1,18 +1,20 @@
 """Request: the flags of the command line and the arguments of `fit`; choice of the method."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone, EngineName, Precision
 from anyclass.backbone.device import torch_device
+from anyclass.backbone.loading import absolute_id
 from anyclass.captioning import CAPTIONERS
-from anyclass.commands.command_line import REPLACED, was_replaced
+from anyclass.commands.command_line import REPLACED, did_you_mean, was_replaced
 from anyclass.commands.notices import notices
 from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
@@ -39,6 +41,14 @@ FILE = arg(metavar="FILE", constructor=Path)
 """A flag for a file, where Python also takes an array."""
 
 
+def split_names(classes: Any) -> Any:
+    """Names that commas separate (`daisy,rose,tulip`), where there is no such file."""
+    is_list = isinstance(classes, Path) and "," in str(classes)
+    if is_list and not os.path.exists(classes):  # noqa: PTH110 (never raises: a list may be long)
+        return tuple(name.strip() for name in str(classes).split(",") if name.strip())
+    return classes
+
+
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Request:
     """Images, known labels and classes, and settings of a run."""
@@ -56,9 +66,14 @@ class Request:
     logit_scale: Annotated[float, Field(gt=0)] | None = None
     """With --features: factor of the model on cosine similarities; by default that in the file, or
     100."""
-    classes: Annotated[Path | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")] = None
+    classes: Annotated[
+        Path | tuple[str, ...] | dict[str, str | tuple[str, ...]] | None,
+        AfterValidator(split_names),
+        arg(metavar="FILE|NAME NAME ...", constructor=Path | tuple[str, ...] | None),
+    ] = None
     """File with one class name per line, or the names themselves. Name every class you know,
-    with or without labelled images."""
+    with or without labelled images. A table with the columns name,prompt tells in which words
+    the model is asked; JSON and YAML are read too. In Python also a dict from names to prompts."""
     labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None
     """`folders`: the parent folder of an image is its label. Or a table of file names and labels:
     CSV, Parquet or JSONL."""
@@ -170,8 +185,7 @@ class Request:
         values = {field.name: getattr(self, field.name) for field in fields(Request)}
         for name in SOURCES:
             values[name] = _recorded(values[name])
-        if self.features is not None:
-            values["model"] = None
+        values["model"] = None if self.features is not None else absolute_id(self.model)
         return values
 
 
@@ -275,7 +289,8 @@ def choose_method(
     if asked in REPLACED:
         raise RequestError(was_replaced(asked, REPLACED[asked]))
     if asked not in ("auto", *METHODS):
-        raise RequestError(f"there is no method {asked!r}: use auto, {', '.join(METHODS)}")
+        hint = did_you_mean(asked, ("auto", *METHODS))
+        raise RequestError(f"there is no method {asked!r}: {hint}use auto, {', '.join(METHODS)}")
     if len(dataset.classes) == 0 and not unknown:
         raise RequestError(
             "there is no information about the classes: give their names (--classes FILE, one per "

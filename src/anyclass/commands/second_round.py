@@ -42,6 +42,8 @@ def inherited_flags(flags: Sequence[str]) -> list[str]:
         return words
     given = {word.partition("=")[0].replace("_", "-").replace("--no-", "--") for word in words}
     for name, value in inherited(run).items():
+        if isinstance(value, dict):  # names with prompts, from Python: no flag takes them
+            value = Path(run) / "classes.json"
         flag = f"--{name.replace('_', '-')}"
         if flag not in given:
             words += _as_flag(flag, value)

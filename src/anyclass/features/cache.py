@@ -21,12 +21,16 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone, Part
 from anyclass.data import Augmentation, CropAndFlip, Rejection
+from anyclass.data.image import readable_formats
 from anyclass.errors import AnyclassError
 from anyclass.files import atomic_write, cache_folder, write_json
 from anyclass.log import Log
 
 SHARD = 512
-"""Images per cache file: the largest number to compute again after an interruption."""
+"""Images per cache file; fewer where they took long, or where Ctrl-C was pressed."""
+
+KEEP_AFTER = 20.0
+"""Seconds of computing after which a cache file is written: the most that a kill can lose."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ def cache_folder_of(clip: Backbone, trunk: str, how: Embedding, engine: str) -> 
         engine: name of the engine of the trunk.
     """
     key = {"trunk": trunk, "preprocessing": clip.preprocessing.to_json()}
-    key |= asdict(how) | {"engine": engine, "pillow": PIL.__version__, "format": 1}
+    key |= asdict(how) | {"engine": engine, "pillow": PIL.__version__, "format": 2}
+    key |= {"formats": readable_formats()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder("features", digest)
     if not (folder / "about.json").is_file():

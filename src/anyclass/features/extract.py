@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from anyclass.data import (
     load_batches,
 )
 from anyclass.errors import AnyclassError
-from anyclass.features.cache import SHARD, Embedding, FeatureCache, Features
+from anyclass.features.cache import KEEP_AFTER, SHARD, Embedding, FeatureCache, Features
 from anyclass.log import Log
 
 BATCH = 64
@@ -137,24 +138,33 @@ def _permanent(
 def _compute(
     clip: Backbone, dataset: ImageDataset, how: Embedding, trunk: Engine, log: Log
 ) -> Iterator[tuple[Tensor, list[str], list[Rejection]]]:
-    """Yield rows, content hashes and rejections, one shard at a time."""
+    """Yield rows, content hashes and rejections, one shard at a time; at Ctrl-C what there is."""
     rows: list[Tensor] = []
     keys: list[str] = []
     refused: list[Rejection] = []
     transform = make_transform(clip, how.augmentation, how.views, how.seed)
     done = 0
-    for batch, bad in load_batches(dataset, transform, BATCH):
-        done += len(batch.indices) + len(bad)
-        refused += bad
-        if batch.indices:
-            rows.append(_forward(trunk, clip.preprocessing.normalise, batch.pixels))
-            keys += batch.hashes
-        log(stage="embed", done=done, total=len(dataset))
-        if len(keys) >= SHARD:
+    kept = monotonic()
+    if len(dataset):
+        log(stage="embed", done=0, total=len(dataset))
+    try:
+        for batch, bad in load_batches(dataset, transform, BATCH):
+            if batch.indices:
+                rows.append(_forward(trunk, clip.preprocessing.normalise, batch.pixels))
+                keys += batch.hashes
+            done += len(batch.indices) + len(bad)
+            refused += bad
+            log(stage="embed", done=done, total=len(dataset))
+            if len(keys) >= SHARD or (keys and monotonic() - kept > KEEP_AFTER):
+                yield torch.cat(rows), keys, refused
+                rows = []
+                keys = []
+                refused = []
+                kept = monotonic()
+    except KeyboardInterrupt:
+        if keys and len(keys) == sum(map(len, rows)):
             yield torch.cat(rows), keys, refused
-            rows = []
-            keys = []
-            refused = []
+        raise
     if len(dataset):
         yield torch.cat(rows) if rows else torch.empty(0), keys, refused
 

@@ -79,7 +79,9 @@ class KMeans:
         k = dataset.classes.total
         y = torch.from_numpy(dataset.labels.copy())
         if k < 2:
-            raise RequestError("there is a single class; use --unknown 1 or more")
+            raise RequestError(
+                "there is one class in all, and k-means needs two or more: use --unknown 2 or more"
+            )
         if self.feature == "unprojected":
             x = normalize(data.backbone_features("head", log), dim=1).cpu()  # (N, E)
         else:

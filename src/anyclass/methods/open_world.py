@@ -82,7 +82,7 @@ class OpenWorld:
 
         dataset = self._with_shots(data.dataset, seed)
         x, h = data.arrays(log)  # (N, D), (N, H)
-        texts = self._texts(data)
+        texts = self._texts(data, log)
         estimator = OpenWorldClassifier(
             unknown=dataset.classes.unknown,
             rounds=self.rounds,
@@ -92,7 +92,7 @@ class OpenWorld:
             prior=self.prior,
             random_state=seed,
         )
-        nouns = self._nouns(data)
+        nouns = self._nouns(data, log)
         estimator.fit(
             x, dataset.labels, texts, data.logit_scale, extra=h, negative_text=nouns, log=log
         )
@@ -123,17 +123,18 @@ class OpenWorld:
         labels[chosen] = dataset.labels[chosen]
         return replace(dataset, labels=labels)
 
-    def _texts(self, data: AnyFeatures) -> Float[Tensor, "C D"] | None:
+    def _texts(self, data: AnyFeatures, log: Log) -> Float[Tensor, "C D"] | None:
         """Text features of the classes; None if no class has a name."""
         if not len(data.dataset.classes):
             return None
-        return data.class_features([self.template]).cpu()
+        return data.class_features([self.template], log).cpu()
 
-    def _nouns(self, data: AnyFeatures) -> Float[Tensor, "M D"] | None:
+    def _nouns(self, data: AnyFeatures, log: Log) -> Float[Tensor, "M D"] | None:
         """Text features of nouns; None if no class has a name."""
         if not len(data.dataset.classes):
             return None
-        return data.noun_features(self.template, self.nouns)
+        return data.noun_features(self.template, self.nouns, log)
+
 
 def _expected(found: "Calibration | None") -> dict[str, float]:
     """What hidden labels say of unlabelled images, for the record."""

@@ -1,4 +1,4 @@
-"""Progress of a command: a bar or a few lines on the screen, and every number in `log.jsonl`."""
+"""Progress of a command: a bar, or a line now and then, and every number in `log.jsonl`."""
 
 import json
 import sys
@@ -17,22 +17,29 @@ Callback = Callable[..., None]
 
 STAGES = {
     "embed": "embedding images",
+    "texts": "encoding texts",
     "describe": "captioning",
     "count": "estimating the number of classes",
     "fit": "training",
     "predict": "predicting",
 }
 """Stage in the log -> its name for people."""
-SMALL = {"embed", "describe", "count", "predict"}
+UNITS = {"embed": " images", "predict": " images", "texts": " texts", "describe": " questions"}
+"""Stage -> what is counted."""
+SMALL = {"embed", "texts", "describe", "count", "predict"}
 """Stages of which only the last step becomes a line of `log.jsonl`."""
+FIRST = 3.0
+"""Seconds of a stage before its first line, where no terminal shows a bar."""
+EVERY = 30.0
+"""Seconds between further lines."""
 
 
 class Progress(AbstractContextManager["Progress"]):
     """The `log` of a run: call it with named numbers.
 
-    `stage`, `done` and `total` together move a bar (on a terminal) or print a line every 10 %
-    (elsewhere), on standard error. A `warning` is printed at once. Everything but the steps of
-    `SMALL` becomes a line of `log.jsonl`.
+    `stage`, `done` and `total` together move a bar (on a terminal), or print a line at the end of
+    a stage and every half a minute of a long one (elsewhere), on standard error. A `warning` is
+    printed at once. Everything but the steps of `SMALL` becomes a line of `log.jsonl`.
     """
 
     def __init__(
@@ -47,8 +54,8 @@ class Progress(AbstractContextManager["Progress"]):
         self._clock = clock
         self._bar: tqdm[Any] | None = None
         self._stage: tuple[str, int] = ("", 0)
-        self._tenth = 0
         self._started = 0.0
+        self._next_line = 0.0
         self._first = 0
         self.warnings: list[str] = []
         """All warnings so far."""
@@ -83,21 +90,48 @@ class Progress(AbstractContextManager["Progress"]):
             self._begin(stage, done, total)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
-        elif total and done * 10 // total > self._tenth:
-            self._tenth = done * 10 // total
-            seconds = max(1e-9, self._clock() - self._started)
-            rate = f" ({(done - self._first) / seconds:.3g}/s)" if done > self._first else ""
-            self.say(f"{STAGES.get(stage, stage)}: {done} of {total}{rate}")
+            return
+        now = self._clock()
+        if done < total and now < self._next_line:
+            return
+        self._next_line = now + EVERY
+        figures = _figures(done - self._first, total - done, now - self._started)
+        so_far = f"{done:,} of {total:,}" if done < total else f"{total:,}"
+        self.say(f"{STAGES.get(stage, stage)}: {so_far}{UNITS.get(stage, '')}{figures}")
 
     def _begin(self, stage: str, done: int, total: int) -> None:
         self._stage = (stage, total)
-        self._tenth = 0
         self._started = self._clock()
+        self._next_line = self._started + FIRST
         self._first = done
         if self._bar is not None:
             self._bar.close()
-        name = STAGES.get(stage, stage)
-        self._bar = tqdm(total=total, desc=name, file=sys.stderr) if sys.stderr.isatty() else None
+            self._bar = None
+        if sys.stderr.isatty():
+            unit = UNITS.get(stage, " steps")
+            self._bar = tqdm(
+                total=total,
+                desc=STAGES.get(stage, stage),
+                unit=unit,
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
+
+
+def _figures(done: int, left: int, seconds: float) -> str:
+    """Speed, and the time that is left or was taken; nothing before there is a speed."""
+    if done <= 0 or seconds <= 0:
+        return ""
+    speed = done / seconds
+    time = f"{duration(left / speed)} left" if left else f"in {duration(seconds)}"
+    return f" ({speed:.3g}/s, {time})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `7 s`, `12 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _continued(path: Path) -> TextIO:

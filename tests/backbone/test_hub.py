@@ -1,0 +1,99 @@
+"""Models of the hub without a network: what is missing is said at once, what is here is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+from huggingface_hub import constants
+
+from anyclass.backbone.hub import at_hand, needed_files, within_reach
+from anyclass.backbone.loading import USUAL
+from anyclass.commands.models import RECOMMENDED
+from anyclass.errors import ModelError
+
+CLIP = "ViT-B-32/laion2b_s34b_b79k"
+SIGLIP = "ViT-B-16-SigLIP2/webli"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub of our own, and an address where nobody answers."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    return tmp_path
+
+
+def keep(cache: Path, repository: str, file: str) -> None:
+    """A file as the hub's library leaves it in its cache."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True, exist_ok=True)
+    (folder / "snapshots" / "abc" / file).write_text("x")
+
+
+def test_within_reach__says_what_to_fetch_and_where_to_put_it(hub: Path) -> None:
+    with pytest.raises(ModelError) as caught, within_reach(CLIP):
+        pass
+    said = str(caught.value)
+    repository = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+    assert said.startswith(f"{CLIP} is not on this machine, and http://127.0.0.1:9 cannot be reach")
+    assert f"open_clip_model.safetensors or open_clip_pytorch_model.bin of {repository}" in said
+    folder = repository.split("/")[1]
+    assert f"`hf download {repository} --local-dir {folder}`" in said
+    assert f"--model local-dir:{folder}" in said
+
+
+def test_within_reach__only_what_is_missing_is_named(hub: Path) -> None:
+    keep(hub, "timm/ViT-B-16-SigLIP2", "open_clip_model.safetensors")
+    assert not at_hand(SIGLIP)
+    with pytest.raises(ModelError, match=r"It needs tokenizer\.json or tokenizer_config\.json of"):
+        within_reach(SIGLIP).__enter__()
+
+
+def test_within_reach__what_is_here_is_loaded_without_retries(hub: Path) -> None:
+    keep(hub, "timm/ViT-B-16-SigLIP2", "open_clip_model.safetensors")
+    keep(hub, "timm/ViT-B-16-SigLIP2", "tokenizer.json")
+    assert at_hand(SIGLIP)
+    with within_reach(SIGLIP):
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "gives you no repository"), (200, "")])
+def test_within_reach__asks_the_hub_once(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, status: int, words: str
+) -> None:
+    asked = []
+
+    class Session:
+        def head(self, address: str, headers: dict[str, str], timeout: float) -> Any:
+            asked.append(address)
+            return type("Answer", (), {"status_code": status})
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    if words:
+        with pytest.raises(ModelError, match=words):
+            within_reach("hf-hub:a/b").__enter__()
+    else:
+        with within_reach("hf-hub:a/b"):
+            assert not constants.HF_HUB_OFFLINE
+    assert asked == ["http://127.0.0.1:9/a/b/resolve/main/open_clip_config.json"]
+
+
+def test_recommended__names_are_known_to_open_clip() -> None:
+    names = {f"{name}/{tag}" for name, tag in open_clip.list_pretrained()}
+    for model in (*(choice.model for choice in RECOMMENDED), *USUAL.values()):
+        assert model in names or model == "starter" or model.startswith("hf-hub:imageomics/")
+        assert bool(needed_files(model)) == (model != "starter")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", RECOMMENDED[1:4], ids=lambda choice: choice.model)
+def test_recommended__sizes_are_those_of_open_clip(choice: Any) -> None:
+    name = choice.model.rpartition("/")[0]
+    clip = open_clip.create_model(name, device="meta", load_weights=False)
+    parameters = sum(weight.numel() for weight in clip.parameters())
+    assert round(parameters / 1e6) == choice.parameters
