@@ -1,5 +1,6 @@
 """Results of commands as lines for people."""
 
+import shlex
 from typing import Any
 
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
@@ -242,3 +243,14 @@ def rename_lines(result: Result) -> list[str]:
     if result["nameless"]:
         lines.append(f"without a name: {', '.join(result['nameless'])}")
     return [*lines, f"report: {result['report']}"]
+
+
+def serve_lines(result: Result) -> list[str]:
+    """Corrections of a review, and how to train with them."""
+    if result["labels"] is None:
+        return ["no label was corrected"]
+    again = ["anyclass", "fit", "auto", "--from", result["run"], "--labels", result["labels"]]
+    return [
+        f"{result['corrections']} labels corrected or confirmed: {result['labels']}",
+        f"next  {shlex.join(again)} --out NEW_RUN",
+    ]
