@@ -105,10 +105,10 @@ class Catalogue:
 
     def confidence(self) -> Float[np.ndarray, " N"]:
         """Confidence in each predicted label, 1 where it was given."""
-        score = _numbers(self.columns["score"], 0)
+        score = _numbers(self.columns["score"], 0.0)
         if all(value is None for value in self.columns["familiarity"]):
             return score
-        found = confidence(score, _numbers(self.columns["familiarity"], 1))
+        found = confidence(score, _numbers(self.columns["familiarity"], 1.0))
         given = np.array([status == GIVEN for status in self.columns["status"]])
         return np.where(given, 1.0, found)
 
@@ -145,8 +145,8 @@ class Catalogue:
 
     def _change(self) -> Float[np.ndarray, " N"]:
         """Change from zero-shot: the smaller of both scores where the label is another, or 0."""
-        after = _numbers(self.columns["score"], 0)
-        before = _numbers(self.columns["zero_shot_score"], 0)
+        after = _numbers(self.columns["score"], 0.0)
+        before = _numbers(self.columns["zero_shot_score"], 0.0)
         names = zip(self.columns["label"], self.columns["zero_shot_label"], strict=True)
         other = np.array([bool(b) and a != b for a, b in names], bool)
         return np.where(other, np.minimum(after, before), 0)

@@ -1,7 +1,7 @@
 """Snapshot of the files of a run before its classes are edited, so that the edit can be undone.
 
-Files of a run are replaced as a whole and never changed in place, so a snapshot is made of hard
-links, which take no space; where the file system has none, of copies.
+Weights are replaced as a whole and never changed in place, so large files are kept as hard links,
+which take no space, where the file system has them; the others are copied.
 """
 
 import os
@@ -10,16 +10,19 @@ from pathlib import Path
 
 from anyclass.files import MANIFEST, lock, read_json
 
+LARGE = 2**20
+"""Bytes from which a file is linked."""
+
 LOG = "log.jsonl"
 """The one file that is appended to; no edit of classes does."""
 
 
 def take(run: Path, folder: Path) -> None:
-    """Link the files of a run into `folder`, which must not exist."""
+    """Keep the files of a run in `folder`, which must not exist."""
     for name in _files(run):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _link(run / name, target)
+        _keep(run / name, target)
 
 
 def restore(run: Path, folder: Path) -> None:
@@ -36,7 +39,7 @@ def restore(run: Path, folder: Path) -> None:
             draft = run / f"{name}.undo"
             draft.parent.mkdir(parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)
-            _link(folder / name, draft)
+            _keep(folder / name, draft)
             draft.replace(run / name)
             draft.unlink(missing_ok=True)  # rename does nothing if both are links to one file
 
@@ -50,9 +53,13 @@ def _files(run: Path) -> list[str]:
     return [name for name in kept if (run / name).is_file()]
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard link, or a copy."""
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
+def _keep(source: Path, target: Path) -> None:
+    """Hard link of a large file, or a copy."""
+    if source.stat().st_size >= LARGE:
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without hard links: copied below
+            target.unlink(missing_ok=True)
+        else:
+            return
+    shutil.copyfile(source, target)
