@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, no_type_check
 
 from fastapi import FastAPI, File, Query, Request, Response, Security, UploadFile
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from jinja2 import Environment, FileSystemLoader
+from PIL.Image import Image
+from starlette.datastructures import UploadFile as Upload
 from starlette.types import ASGIApp
 
 from anyclass.data import open_bytes
@@ -250,25 +252,32 @@ def _add_predictions(app: FastAPI, session: Session) -> None:
     """Predictions for programs."""
 
     @app.post("/predict")
+    @no_type_check  # FastAPI hands in Starlette's UploadFile, not the one of its own
     def predict(
         images: Annotated[list[UploadFile], File(min_length=1, max_length=MOST_IMAGES)],
         top: Annotated[int, Query(ge=1, le=100)] = 5,
         nearest: Annotated[int, Query(ge=0, le=50)] = 0,
     ) -> schema.Predictions:
         """Predict one uploaded image or several; waits while the model is being loaded."""
-        opened = [_open(upload) for upload in images]
-        good = [image for image in opened if not isinstance(image, ImageError)]
-        guesses = iter(session.index.predict(good, top, nearest))
-        rows = [
-            _rejected(upload, image)
-            if isinstance(image, ImageError)
-            else _prediction(session, upload, next(guesses))
-            for upload, image in zip(images, opened, strict=True)
-        ]
-        return schema.Predictions(predictions=rows)
+        return schema.Predictions(predictions=_predictions(session, images, top, nearest))
 
 
-def _open(upload: UploadFile) -> Any:
+def _predictions(
+    session: Session, uploads: Sequence[Upload], top: int, nearest: int
+) -> list[schema.Prediction]:
+    """Prediction of each uploaded image that can be read, and why the others cannot."""
+    opened = [_open(upload) for upload in uploads]
+    good = [image for image in opened if not isinstance(image, ImageError)]
+    guesses = iter(session.index.predict(good, top, nearest))
+    return [
+        _rejected(upload, image)
+        if isinstance(image, ImageError)
+        else _prediction(session, upload, next(guesses))
+        for upload, image in zip(uploads, opened, strict=True)
+    ]
+
+
+def _open(upload: Upload) -> Image | ImageError:
     """The uploaded image, or why it cannot be read."""
     try:
         return open_bytes(upload.file.read())
@@ -276,11 +285,11 @@ def _open(upload: UploadFile) -> Any:
         return error
 
 
-def _rejected(upload: UploadFile, error: ImageError) -> schema.Prediction:
+def _rejected(upload: Upload, error: ImageError) -> schema.Prediction:
     return schema.Prediction(file_name=_name(upload), status="rejected", reason=str(error))
 
 
-def _prediction(session: Session, upload: UploadFile, guess: Guess) -> schema.Prediction:
+def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.Prediction:
     catalogue = session.catalogue
     names = catalogue.classes.names
     labels = session.corrections.labels
@@ -307,6 +316,6 @@ def _prediction(session: Session, upload: UploadFile, guess: Guess) -> schema.Pr
     )
 
 
-def _name(upload: UploadFile) -> str:
+def _name(upload: Upload) -> str:
     """Name of an uploaded file, as it was sent."""
     return (upload.filename or "").encode("utf-8", "replace").decode("utf-8")

@@ -502,7 +502,7 @@ function closeMatches() {
 }
 
 $("type").addEventListener("input", showMatches);
-$("type").addEventListener("blur", () => setTimeout(closeMatches, 100));
+$("type").addEventListener("blur", closeMatches);
 $("type").addEventListener("keydown", (event) => {
   const steps = { ArrowDown: 1, ArrowUp: -1 };
   if (event.key in steps && matches.length) {
@@ -619,10 +619,11 @@ function showHelp() {
 // ---------------------------------------------------------------- discovered classes
 
 async function edit(body, next) {
+  const before = page.label;
   say("Changing the run …");
   const state = await trying(() => ask("api/classes", body));
   if (!state) return;
-  page.label = next;
+  if (page.label === before) page.label = state.classes.some((one) => one.name === next) ? next : ALL;
   setState(state);
   await afterEdit();
   say("Done. Undo takes it back.");
