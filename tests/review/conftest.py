@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.conftest import SHAPES, draw_shape
 
 from anyclass import Backbone, Classifier, fit
 from anyclass.review.session import Session, Tools
 from anyclass.review.thumbnails import Thumbnails
+from tests.conftest import SHAPES, draw_shape
 
 HOSTILE_FILE = "<img src=x onerror=alert(1)>.png"
 HOSTILE_CLASS = '"><script>alert(2)</script>'
@@ -80,9 +80,9 @@ def tools(reviewed: Reviewed, edits: list[dict[str, Any]]) -> Tools:
         base = Backbone.load(reviewed.model, "cpu", engine="torch")
         return base, Classifier.load(run / "model", "cpu", engine="torch", base=base)
 
-    def edit_classes(run: Path, **edit: Any) -> None:
+    def edit_classes(run: Path, **edit: Any) -> dict[str, Any]:
         edits.append(edit)
-        (run / "classes.csv").write_text(f"index,name\n{len(edits)},edited\n")
+        return {"renamed": {}, "merged": {}, "split": {}, "rejected": []}
 
     return Tools(load, edit_classes)
 

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from PIL import Image
 from starlette.types import ASGIApp
-from tests.conftest import SHAPES, draw_shape
 
 from anyclass.review.app import create_app
 from anyclass.review.session import Session
+from tests.conftest import SHAPES, draw_shape
 from tests.review.conftest import BROKEN, HOSTILE_CLASS, HOSTILE_FILE
 
 TOKEN = "token"
@@ -116,7 +116,7 @@ def test_corrections__and_their_table(session: Session) -> None:
 def test_classes__reach_edit_classes(session: Session, edits: list[Any]) -> None:
     body = {"merge": [["discovered 1", "discovered 2"]]}
     assert ask(session, "POST", "/api/classes", json=body).status_code == 200
-    assert edits[0]["merge"] == [("discovered 1", "discovered 2")]
+    assert edits[0]["merge"] == [("discovered 2", "discovered 1")]  # the first one stays
     assert ask(session, "POST", "/api/classes", json={}).status_code == 409
 
 

@@ -30,7 +30,7 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 25
+EXAMPLES = 10
 """Requests of each operation; `make harden` sends more."""
 
 
@@ -48,8 +48,8 @@ def api(reviewed: Reviewed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         base = Backbone.load(reviewed.model, "cpu", engine="torch")
         return base, Classifier.load(run / "model", "cpu", engine="torch", base=base)
 
-    def edit_classes(run: Path, **edit: Any) -> None:
-        """Changes nothing."""
+    def edit_classes(run: Path, **edit: Any) -> dict[str, Any]:
+        return {"renamed": {}, "merged": {}, "split": {}, "rejected": []}
 
     session = Session(run, Tools(load, edit_classes), Thumbnails(folder / "thumbnails"))
     session.index.wait()
@@ -105,7 +105,7 @@ def test_answers__are_as_described(api: Any, label: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_answers__are_as_described_for_many_requests(api: Any, label: str) -> None:
-    send(api.find_operation_by_label(label), 40 * EXAMPLES)
+    send(api.find_operation_by_label(label), 100 * EXAMPLES)
 
 
 def test_description__names_every_operation_and_each_needs_the_token(api: Any) -> None:

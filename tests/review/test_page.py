@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
-from tests.conftest import SHAPES, draw_shape
 
 from anyclass.review.app import create_app
 from anyclass.review.session import Session
+from tests.conftest import SHAPES, draw_shape
 from tests.review.conftest import HOSTILE_CLASS, HOSTILE_FILE, Reviewed
 
 CHROMIUM = (
@@ -78,7 +78,7 @@ def elsewhere(url: str, address: str) -> bool:
 
 def order_by(page: Page, order: str) -> None:
     page.select_option("#sort", order)
-    page.wait_for_function("(order) => document.querySelector('#sort').value === order", arg=order)
+    expect(page.locator("#grid")).to_have_attribute("data-order", order)
     expect(page.locator(".tile b").first).not_to_be_empty()
 
 
@@ -186,15 +186,12 @@ def test_names__are_never_markup(page: Page, session: Session) -> None:
 
 def test_orders__and_classes(page: Page, session: Session) -> None:
     for order in ("least_confident", "most_confident", "changed", "suspicious"):
-        expected = [session.catalogue.files[i] for i in session.view(order, None, "all")]  # type: ignore[arg-type]
-        page.select_option("#sort", order)
-        expect(page.locator("#position")).to_have_text(f"1 of {len(expected)}" if expected else "")
-        if expected:
-            first = page.locator("#tile-0")
-            expect(first).to_have_attribute(
-                "title",
-                f"{expected[0]}\n{session.catalogue.label(session.catalogue.files.index(expected[0]), {})}",
-            )
+        rows = session.view(order, None, "all")  # type: ignore[arg-type]
+        order_by(page, order)
+        expect(page.locator("#position")).to_have_text(f"1 of {len(rows)}" if rows else "")
+        if rows:
+            title = f"{session.catalogue.files[rows[0]]}\n{session.catalogue.label(rows[0], {})}"
+            expect(page.locator("#tile-0")).to_have_attribute("title", title)
     page.select_option("#sort", "useful")
     found = session.useful(60)
     expect(page.locator("#position")).to_have_text(f"1 of {len(found)}")
@@ -216,7 +213,7 @@ def test_discovered_classes__are_renamed_merged_split_rejected(
     page.locator("#merge").click()
     page.locator("#dialog input").fill("discovered 2")
     page.locator("#dialog-buttons button", has_text="Merge").click()
-    eventually(lambda: [edit["merge"] for edit in edits][1:], [[("discovered 1", "discovered 2")]])
+    eventually(lambda: [edit["merge"] for edit in edits][1:], [[("discovered 2", "discovered 1")]])
     expect(page.locator("#classes [aria-current=true]")).to_contain_text("discovered 2")
     for name in ("split", "reject"):
         page.locator("#classes button", has_text="discovered 2").click()

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from anyclass.commands.edit_classes import edit_classes
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.review.session import Edit, Session, checked_name
 from anyclass.review.training import before_after, next_run
@@ -53,46 +54,57 @@ def test_checked_name__normalises() -> None:
     assert checked_name(" a\u0308 ") == "ä"
 
 
-def test_edit__reaches_the_run_and_the_labels_and_is_undone(
-    session: Session, edits: list[dict[str, Any]], reviewed: Reviewed
-) -> None:
-    run = session.catalogue.run
-    before = {name: (run / name).read_bytes() for name in ("classes.csv", "manifest.json")}
-    session.correct([0], "discovered 1")
-    session.correct([1], "red square")
+def test_edit__and_the_labels_of_the_classes(session: Session) -> None:
+    session._tools = session._tools._replace(edit_classes=edit_classes)
+    found = [i for i in range(30) if session.catalogue.label(i, {}) == "discovered 1"]
+    session.correct([0, 1], "discovered 1")
+    session.correct([2, 3], "discovered 2")
+    before = labels(session)
+
     session.edit(Edit(merge=[("discovered 1", "red square")]))
-    session.edit(Edit(rename={"red square": "square"}, split=["discovered 2"], reject=["x"]))
-    assert edits == [
-        {"merge": [("discovered 1", "red square")], "split": [], "reject": [], "rename": {}},
-        {
-            "merge": [],
-            "split": ["discovered 2"],
-            "reject": ["x"],
-            "rename": {"red square": "square"},
-        },
-    ]
-    assert set(labels(session).values()) == {"square"}
-    assert (run / "classes.csv").read_text() == "index,name\n2,edited\n"
-    assert session.undo()["title"] == "split discovered 2, rejected x, renamed red square to square"
-    assert (run / "classes.csv").read_text() == "index,name\n1,edited\n"
-    assert set(labels(session).values()) == {"red square"}
-    session.undo()
-    assert {name: (run / name).read_bytes() for name in before} == before
-    assert sorted(labels(session).values()) == ["discovered 1", "red square"]
-    assert list(run.rglob("*.undo")) == []
+    assert session.state()["undo"] == "merged discovered 1 into red square"
+    assert {session.catalogue.label(i, {}) for i in found} == {"red square"}
+    assert sorted(labels(session).values()) == 2 * ["discovered 2"] + 2 * ["red square"]
+    session.edit(Edit(rename={"discovered 2": "kite"}))
+    assert sorted(labels(session).values()) == 2 * ["kite"] + 2 * ["red square"]
+    session.edit(Edit(reject=["kite"]))
+    assert sorted(labels(session).values()) == 2 * ["red square"]  # those of a rejected class go
+    kinds = {row["name"]: row["kind"] for row in session.state()["classes"]}
+    assert kinds["kite"] == "rejected" and "discovered 1" not in kinds
+
+    while session.corrections.last() is not None and labels(session) != before:
+        session.undo()
+    assert labels(session) == before
+    assert {session.catalogue.label(i, {}) for i in found} == {"discovered 1"}
+    assert session.state()["undo"] == "2 images: discovered 2"
+    session.index.wait()
+    assert session.index.message() == ""
 
 
-def test_edit__that_fails_leaves_nothing(session: Session) -> None:
-    def refuse(run: Path, **edit: Any) -> None:
-        raise RequestError("no class is called 'x'")
+def test_edit__split_and_restore(session: Session) -> None:
+    session._tools = session._tools._replace(edit_classes=edit_classes)
+    counts = session.catalogue.counts({})
+    large = max(("discovered 1", "discovered 2"), key=counts.__getitem__)
+    session.correct([0], large)
+    session.edit(Edit(split=[large]))
+    names = session.catalogue.classes.names
+    assert f"{large}a" in names and f"{large}b" in names
+    assert labels(session) == {}  # nobody said which half
+    session.edit(Edit(reject=[f"{large}a"]))
+    session.edit(Edit(restore=[f"{large}a"]))
+    assert session.catalogue.classes.rejected == ()
+    for _ in range(3):
+        session.undo()
+    assert session.catalogue.counts({}) == counts
+    assert list(labels(session).values()) == [large]
 
-    session._tools = session._tools._replace(edit_classes=refuse)
-    with pytest.raises(RequestError, match="no class"):
-        session.edit(Edit(split=["x"]))
+
+def test_edit__that_is_refused_leaves_nothing(session: Session) -> None:
+    session._tools = session._tools._replace(edit_classes=edit_classes)
+    for edit in (Edit(), Edit(split=["x"]), Edit(rename={"discovered 1": "red square"})):
+        with pytest.raises(RequestError):
+            session.edit(edit)
     assert session.corrections.last() is None
-    assert list((session.catalogue.run / "review").glob("before*")) == []
-    with pytest.raises(RequestError, match="give something"):
-        session.edit(Edit())
 
 
 def test_rows__have_the_most_probable_classes_once_they_are_computed(session: Session) -> None:

@@ -1,7 +1,7 @@
 """Classifier, the result of `fit`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.classifier import saving
-from anyclass.classifier.heads import Head
+from anyclass.classifier.class_edits import EditedClasses, two_means
+from anyclass.classifier.heads import Head, edited, edits_of, fitted_head
 from anyclass.classifier.precomputed import NO_MODEL, AnyRepresentation, Precomputed
 from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset, Rejection
@@ -88,9 +89,10 @@ class Classifier:
         Args:
             features: rows of the representation.
         """
-        if not isinstance(self.head, OpenWorldModel):
+        head = fitted_head(self.head)  # merged or split classes leave it as it is
+        if not isinstance(head, OpenWorldModel):
             return None
-        return self.head.familiarity(features.to(self.representation.device))
+        return head.familiarity(features.to(self.representation.device))
 
     @torch.no_grad()
     def stream(self, dataset: ImageDataset) -> Iterator[Prediction]:
@@ -152,8 +154,74 @@ class Classifier:
     def predict(
         self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any = None
     ) -> list[str]:
-        """Most probable class of each image; arguments as for `predict_proba`."""
-        return [self.classes.names[c] for c in self.predict_proba(images, extra).argmax(1)]
+        """Most probable class of each image; arguments as for `predict_proba`.
+
+        An image of a class that was rejected gets "", no label.
+        """
+        best = self.predict_proba(images, extra).argmax(1).tolist()
+        return [self.classes.label(c) or "" for c in best]
+
+    def merge(self, *names: str) -> "Classifier":
+        """Merge discovered classes, or add them to a class that was given: probabilities add.
+
+        Raises:
+            RequestError: a class does not exist, or two of them were given.
+        """
+        return self._edited(self._classes.merge(names))
+
+    @torch.no_grad()
+    def split(
+        self,
+        name: str,
+        images: ImageDataset | Path | str | Sequence[Path | str] | Array,
+        names: Sequence[str] = (),
+        extra: Any = None,
+    ) -> "Classifier":
+        """Split a discovered class by 2-means of those images that are predicted as it.
+
+        Args:
+            name: the class.
+            images: images, or features, as for `predict_proba`.
+            names: names of both halves; by default "discovered 3a" and "discovered 3b".
+            extra: further features.
+
+        Raises:
+            RequestError: the class does not exist or was given, or has no two different images.
+        """
+        c = self._classes.discovered(name, "split")
+        rows = [part[self.probabilities(part).argmax(1) == c] for part in self._rows(images, extra)]
+        return self._edited(self._classes.split(name, two_means(torch.cat(rows)), names))
+
+    def reject(self, name: str) -> "Classifier":
+        """Reject a discovered class: `predict` gives no label to its images."""
+        return self._edited(self._classes.reject(name))
+
+    def rename(self, names: Mapping[str, str]) -> "Classifier":
+        """Rename discovered classes: old name -> new name."""
+        return self._edited(self._classes.rename(names))
+
+    @property
+    def _classes(self) -> EditedClasses:
+        """The classes, with what was merged and split since the fit."""
+        return EditedClasses(self.classes, edits_of(self.head, len(self.classes)))
+
+    def _edited(self, changed: EditedClasses) -> "Classifier":
+        """The same classifier with other classes."""
+        head = edited(fitted_head(self.head), changed.edits)
+        return replace(self, head=head, classes=changed.classes)
+
+    def _rows(
+        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any
+    ) -> Iterator[Float[Tensor, "n E"]]:
+        """Rows of images or of features, without unreadable images."""
+        if isinstance(images, np.ndarray | Tensor):
+            if not isinstance(self.representation, Precomputed):
+                raise RequestError("the classifier was fitted on images: give images")
+            yield from self.representation.blocks(read_features(images, extra))
+        else:
+            for index, rows, _ in self.representation.stream(_dataset(images)):
+                if index:
+                    yield rows
 
     def save(self, folder: Path | str) -> None:
         """Write `classifier.safetensors` and `classifier.json` into `folder`, each atomically."""

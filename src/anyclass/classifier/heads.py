@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from anyclass.classifier.class_edits import ClassEdits
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.errors import ModelError
 from anyclass.estimators.linear import Linear
@@ -154,8 +155,42 @@ class WhitenedLinear:
         return self.whitening.transform(f) @ self.weights[:, :-1].T + self.weights[:, -1]
 
 
-Head = CosineHead | Linear | Adapter | CacheModel | MetaNet | WhitenedLinear | OpenWorldModel
+FittedHead = CosineHead | Linear | Adapter | CacheModel | MetaNet | WhitenedLinear | OpenWorldModel
+"""Any of the heads that methods fit."""
+
+
+@dataclass(frozen=True)
+class EditedHead:
+    """A fitted head whose classes were merged or split afterwards."""
+
+    fitted: FittedHead
+    """The head as it was fitted."""
+    edits: ClassEdits
+    """Parts of each class."""
+
+    def logits(self, f: Float[Tensor, "n E"]) -> Float[Tensor, "n C"]:
+        """log p of the classes; minus infinity where a probability is 0."""
+        fitted = self.fitted.logits(f).softmax(dim=1)
+        return self.edits.probabilities(fitted, self.edits.gate_logits(f)).log()
+
+
+Head = FittedHead | EditedHead
 """Any of the heads."""
+
+
+def fitted_head(head: Head) -> FittedHead:
+    """The head as it was fitted, without edits of its classes."""
+    return head.fitted if isinstance(head, EditedHead) else head
+
+
+def edits_of(head: Head, classes: int) -> ClassEdits:
+    """Edits of the C classes of a head."""
+    return head.edits if isinstance(head, EditedHead) else ClassEdits.none(classes)
+
+
+def edited(head: FittedHead, edits: ClassEdits) -> Head:
+    """A head with these edits of its classes."""
+    return head if edits.changes_nothing else EditedHead(head, edits)
 
 
 def init_linear(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "rows columns"]:

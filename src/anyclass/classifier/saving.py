@@ -36,13 +36,18 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from anyclass.backbone import Backbone, EngineName, Part
+from anyclass.classifier.class_edits import ClassEdits, EditedClasses
 from anyclass.classifier.heads import (
     Adapter,
     CacheModel,
     CosineHead,
+    FittedHead,
     Head,
     MetaNet,
     WhitenedLinear,
+    edited,
+    edits_of,
+    fitted_head,
 )
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.prompt_learner import PromptLearner
@@ -124,21 +129,23 @@ class Saved(NamedTuple):
 
 def write(folder: Path, saved: Saved) -> None:
     """Write both files into `folder`, each atomically."""
-    parts = take_apart(saved.head)
-    tensors = {"weights": class_weights(saved.head)}
+    head = fitted_head(saved.head)
+    edits = edits_of(saved.head, len(saved.classes))
+    parts = take_apart(head)
+    tensors = {"weights": class_weights(head)}
     tensors |= {f"{HEAD}{name}": tensor for name, tensor in parts.tensors.items()}
-    if isinstance(saved.head, Linear) and saved.head.bias is not None:
-        tensors["bias"] = saved.head.bias
+    if isinstance(head, Linear) and head.bias is not None:
+        tensors["bias"] = head.bias
     representation = saved.representation
     if isinstance(representation, Precomputed):
         tensors["class_text"] = representation.texts.nan_to_num(nan=0.0)
-        model = _model_of_features(representation, saved.head)
+        model = _model_of_features(representation, head)
     else:
         tensors["fingerprint"] = representation.fingerprint()
         part = representation.part
         trained = representation.clip.parameters(part) if part else {}
         tensors |= {f"{PARAMETER}{name}": parameter for name, parameter in trained.items()}
-        model = _model_of_images(representation, saved.head)
+        model = _model_of_images(representation, head)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / TENSORS) as path:
         save_file(tensors, path)
@@ -149,16 +156,59 @@ def write(folder: Path, saved: Saved) -> None:
         own=representation.space == "both",
         head={"kind": parts.kind, **parts.numbers} if parts.kind else None,
         pooled=representation.space == "pooled",
-        classes=saved.classes.to_json(),
         **model,
+        **_class_settings(EditedClasses(saved.classes, edits)),
     )
-    content = settings.model_dump()
-    if settings.features is None:
-        del content["features"]
-    write_json(folder / SETTINGS, content)
+    write_json(folder / SETTINGS, settings.to_json())
 
 
-def _model_of_images(representation: Representation, head: Head) -> dict[str, Any]:
+def read_classes(folder: Path) -> EditedClasses:
+    """Classes of a saved classifier and their edits; no model is loaded.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    settings = _settings(folder / SETTINGS)
+    classes = Classes.from_json(settings.classes)
+    try:
+        return EditedClasses(classes, _edits(settings, len(classes)))
+    except ValueError as error:
+        raise ModelError(f"{folder} is damaged: {error}") from error
+
+
+def with_classes(folder: Path, changed: EditedClasses) -> dict[str, Any]:
+    """The content of `classifier.json` with other classes and edits.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    settings = _settings(folder / SETTINGS)
+    return settings.model_copy(update=_class_settings(changed)).to_json()
+
+
+def _class_settings(changed: EditedClasses) -> dict[str, Any]:
+    """Classes and edits as settings."""
+    edits = changed.edits
+    settings = None if edits.changes_nothing else _EditSettings(**edits.to_json())
+    return {"classes": changed.classes.to_json(), "edits": settings}
+
+
+def _edits(settings: "_Settings", classes: int) -> ClassEdits:
+    """Edits of a saved classifier.
+
+    Raises:
+        ValueError: they do not fit the classes.
+    """
+    saved = settings.edits
+    if saved is None:
+        return ClassEdits.none(classes)
+    edits = ClassEdits.from_json(saved.members, saved.divided, saved.gates)
+    if len(edits.members) != classes:
+        raise ValueError("the number of classes differs from its edited classes")
+    return edits
+
+
+def _model_of_images(representation: Representation, head: FittedHead) -> dict[str, Any]:
     """Settings of a classifier with a model."""
     clip = representation.clip
     return {
@@ -170,7 +220,7 @@ def _model_of_images(representation: Representation, head: Head) -> dict[str, An
     }
 
 
-def _model_of_features(representation: Precomputed, head: Head) -> dict[str, Any]:
+def _model_of_features(representation: Precomputed, head: FittedHead) -> dict[str, Any]:
     """Settings of a classifier that was fitted on features."""
     features = _FeatureSettings(
         width=representation.dimensions,
@@ -208,17 +258,19 @@ def read(
     representation = Representation(towers, settings.part, settings.space)
     classes = Classes.from_json(settings.classes)
     try:
+        edits = _edits(settings, len(classes))
         of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
         _load_parameters(clip, settings.part, tensors)
         if clip.preprocessing.to_json() != settings.preprocessing:
             raise ValueError("its preprocessing differs (size, mean or standard deviation)")
         fingerprint = representation.fingerprint()
         parts = _head_parts(settings.head, of_head)
-        sizes = {"C": len(classes), "D": fingerprint.shape[1], "E": tensors["weights"].shape[-1]}
+        sizes = {"C": edits.fitted, "D": fingerprint.shape[1], "E": tensors["weights"].shape[-1]}
         check_parts(parts, sizes)
         _check_fingerprint(fingerprint, tensors)
-        _check_shapes(tensors, (len(classes), _width(parts, representation)))
-        head = _head(parts, tensors, settings, representation)
+        _check_shapes(tensors, (edits.fitted, _width(parts, representation)))
+        _check_gates(edits, representation)
+        head = edited(_head(parts, tensors, settings, representation), edits)
     except ValueError as error:
         raise ModelError(
             f"{folder} does not match {settings.model}: {error}; load the model it was fitted on"
@@ -236,18 +288,21 @@ def _read_of_features(
     """A classifier that was fitted on features; there is no model to load."""
     classes = Classes.from_json(settings.classes)
     try:
+        edits = _edits(settings, len(classes))
         text = tensors.pop("class_text", torch.zeros(0, 0))
-        if text.ndim != 2 or text.shape[1] != features.width or len(text) > len(classes):
+        if text.ndim != 2 or text.shape[1] != features.width or len(text) > edits.fitted:
             raise ValueError("class_text has another shape")
         text[~text.any(1)] = torch.nan
+        text = edited_texts(text, edits)
         representation = Precomputed(
             features.width, features.extra, text, features.logit_scale, settings.space
         )
         of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
         parts = _head_parts(settings.head, of_head)
-        check_parts(parts, {"C": len(classes), "D": features.width})
-        _check_shapes(tensors, (len(classes), _width(parts, representation)))
-        head = _head(parts, tensors, settings, representation)
+        check_parts(parts, {"C": edits.fitted, "D": features.width})
+        _check_shapes(tensors, (edits.fitted, _width(parts, representation)))
+        _check_gates(edits, representation)
+        head = edited(_head(parts, tensors, settings, representation), edits)
     except ValueError as error:
         raise ModelError(f"{folder} is damaged: {error}") from error
     return Saved(representation, head, classes, settings.method, settings.fields)
@@ -260,6 +315,15 @@ class _FeatureSettings(BaseModel):
     width: PositiveInt
     extra: NonNegativeInt
     logit_scale: PositiveFloat
+
+
+class _EditSettings(BaseModel):
+    """Classes that were merged or split after the fit."""
+
+    model_config = ConfigDict(extra="forbid")
+    members: list[list[NonNegativeInt]]
+    divided: list[tuple[NonNegativeInt, NonNegativeInt]]
+    gates: list[list[float]]
 
 
 class _Settings(BaseModel):
@@ -279,6 +343,12 @@ class _Settings(BaseModel):
     model: str | None
     preprocessing: dict[str, Any]
     features: _FeatureSettings | None = None
+    edits: _EditSettings | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; `features` and `edits` only if there are some."""
+        content = self.model_dump(mode="json")
+        return {k: v for k, v in content.items() if v is not None or k not in ("features", "edits")}
 
     @property
     def space(self) -> Space:
@@ -288,7 +358,7 @@ class _Settings(BaseModel):
         return "both" if self.own else "projected"
 
 
-def take_apart(head: Head) -> HeadParts:
+def take_apart(head: FittedHead) -> HeadParts:
     """Tensors and numbers of a head other than `weights` and `bias`."""
     kind = KINDS.get(type(head))
     if kind is None:
@@ -333,12 +403,12 @@ def check_parts(parts: HeadParts, sizes: Mapping[str, int]) -> None:
                 raise ValueError(f"{name} of its head ({kind}) has another shape")
 
 
-def class_weights(head: Head) -> Tensor:
+def class_weights(head: FittedHead) -> Tensor:
     """Tensor that is named `weights` in the file."""
     return head.texts if isinstance(head, Adapter | CacheModel | MetaNet) else head.weights
 
 
-def _own_scale(head: Head, of_model: Float[Tensor, ""] | None) -> float | None:
+def _own_scale(head: FittedHead, of_model: Float[Tensor, ""] | None) -> float | None:
     """Inverse temperature of the head; None if it is the model's."""
     if isinstance(head, WhitenedLinear | OpenWorldModel):
         return None
@@ -373,7 +443,7 @@ def _head(
     tensors: Mapping[str, Tensor],
     settings: _Settings,
     representation: AnyRepresentation,
-) -> Head:
+) -> FittedHead:
     """Build the head from its parts."""
     device = representation.device
     own: dict[str, Any] = {name: tensor.to(device) for name, tensor in parts.tensors.items()}
@@ -473,6 +543,23 @@ def _check_fingerprint(now: Float[Tensor, "3 E"], tensors: Mapping[str, Tensor])
         raise ValueError("the width of features or the number of classes differs")
     if not cosine_similarity(now, then).min() > MIN_COSINE:
         raise ValueError("its weights differ, as the features of synthetic images show")
+
+
+def edited_texts(texts: Float[Tensor, "J D"], edits: ClassEdits) -> Float[Tensor, "C D"]:
+    """Text features of edited classes: those of the part that a class continues; NaN: none."""
+    if edits.changes_nothing:
+        return texts
+    first = torch.tensor([parts[0] for parts in edits.members])
+    found = texts.new_full((len(first), texts.shape[1]), torch.nan)
+    has_row = first < len(texts)
+    found[has_row] = texts[first[has_row]]
+    return found
+
+
+def _check_gates(edits: ClassEdits, representation: AnyRepresentation) -> None:
+    """Compare the length of the gates with the width of a row."""
+    if len(edits.gates) and edits.gates.shape[1] != representation.width + 1:
+        raise ValueError("the width of features differs from its edited classes")
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> None:

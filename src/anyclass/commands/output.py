@@ -238,11 +238,24 @@ def _sure(result: Result) -> list[str]:
 
 
 def rename_lines(result: Result) -> list[str]:
-    """Old and new names."""
-    lines = [f"{old} -> {new}" for old, new in result["renamed"].items()] or ["nothing changed"]
+    """What changed in the classes, and how to take it back."""
+    lines = [f"{old} -> {new}" for old, new in result["renamed"].items()]
+    for new, parts in result["merged"].items():
+        others = [name for name in parts if name != new]
+        lines.append(f"{' and '.join(others)} merged into {new}")
+    for old, halves in result["split"].items():
+        lines.append(f"{old} split into {' and '.join(halves)}")
+    lines += [f"{name} rejected: its images have no label" for name in result["rejected"]]
+    lines += [f"{name} restored" for name in result["restored"]]
+    changed = bool(lines)
+    lines = lines or ["nothing changed"]
     if result["nameless"]:
         lines.append(f"without a name: {', '.join(result['nameless'])}")
-    return [*lines, f"report: {result['report']}"]
+    lines.append(f"report: {result['report']}")
+    if changed and result["undone"] is None:
+        run = result["report"].removesuffix("/report.html")
+        lines.append(f"take it back: anyclass rename --run {run} --undo")
+    return lines
 
 
 def serve_lines(result: Result) -> list[str]:

@@ -132,15 +132,13 @@ def _listening(host: str, port: int) -> socket.socket:
         raise RequestError(f"--port {port}: give a number from 0 to 65535")
     try:
         return socket.create_server((host, port), family=_family(host), backlog=128)
-    except socket.gaierror as error:
-        raise RequestError(f"--host {host}: there is no such host") from error
     except OSError as error:
-        why = (
-            "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-        )
-        raise RequestError(
-            f"port {port} of {host} {why}: choose another --port; 0 takes a free one"
-        ) from error
+        if error.errno == errno.EADDRINUSE:
+            raise RequestError(
+                f"port {port} of {host} is in use: choose another --port; 0 takes a free one"
+            ) from error
+        why = str(error.strerror).partition(" (while")[0]
+        raise RequestError(f"cannot listen on {host}, port {port}: {why}") from error
 
 
 def _family(host: str) -> socket.AddressFamily:

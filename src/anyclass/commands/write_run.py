@@ -4,12 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
+
 from anyclass.commands.learn import Learned
 from anyclass.files import write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
 from anyclass.report.html import write
 from anyclass.report.model_card import card
 from anyclass.run.folder import CONTROLS, SCRATCH, environment
+from anyclass.run.probabilities import (
+    PROBABILITIES,
+    ImageProbabilities,
+    write_probabilities,
+)
+from anyclass.run.scoring import unknown_classes
 from anyclass.run.tables import (
     COMPARED,
     SUSPICIOUS,
@@ -48,6 +56,10 @@ def write_run(folder: Path, learned: Learned) -> None:
     if learned.opinions is not None:
         suspicious = suspicious_rows(learned.readable, learned.opinions)
         write_table(folder / "suspicious.csv", suspicious, SUSPICIOUS)
+    if unknown_classes(classifier.classes):
+        adapted = torch.from_numpy(learned.predictions.adapted)
+        found = ImageProbabilities(adapted, adapted.new_zeros(len(adapted), 0))
+        write_probabilities(folder / PROBABILITIES, found)
     write_json(folder / "classes.json", classifier.classes.to_json())
     write_json(folder / "metrics.json", learned.metrics)
     if learned.naming:

@@ -33,6 +33,9 @@ class Classes:
     unknown: int = 0
     """Number of further classes to discover."""
 
+    rejected: tuple[str, ...] = ()
+    """Discovered classes that a person rejected: an image of one gets no label."""
+
     def __post_init__(self) -> None:
         """Reject duplicates, empty names, control characters and fields of unequal length."""
         if not len(self.names) == len(self.kinds) == len(self.prompts) or self.unknown < 0:
@@ -51,6 +54,9 @@ class Classes:
                 "class names must not be empty or contain control characters; "
                 f"these are or do: {listed(bad)}."
             )
+        kept = [name for name in self.rejected if name not in self.discovered_names]
+        if kept:
+            raise RequestError(f"only discovered classes can be rejected, not {listed(kept)}.")
 
     @classmethod
     def of(
@@ -120,8 +126,11 @@ class Classes:
             raise ModelError(f"the saved classes are damaged: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Names, kinds, prompts and the number of unknown classes as JSON values."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """All fields as JSON values; rejected classes only if there are some."""
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        if not self.rejected:
+            del values["rejected"]
+        return values
 
     def discovered(self, labelled: Collection[int]) -> "Classes":
         """The `total` classes after category discovery.
@@ -190,6 +199,16 @@ class Classes:
     def named(self) -> list[int]:
         """Indices of the classes with a name and without labelled images."""
         return [c for c, kind in enumerate(self.kinds) if kind == "named"]
+
+    @property
+    def discovered_names(self) -> list[str]:
+        """Names of the discovered classes, also of those that got a better name."""
+        return [name for c, name in enumerate(self.names) if self.kinds[c] == "unknown"]
+
+    def label(self, index: int) -> str | None:
+        """Label of an image of class `index`: its name; None if the class is rejected."""
+        name = self.names[index]
+        return None if name in self.rejected else name
 
     @property
     def second_half(self) -> list[str]:

@@ -128,6 +128,11 @@ def _image(
     return next((candidate for candidate in candidates if candidate in existing), None)
 
 
+def is_yes(cell: str) -> bool:
+    """Whether a cell of the column `confirmed` says yes."""
+    return cell.strip().casefold() in _YES
+
+
 def _is_predictions(
     table: Path, rows: Sequence[Row], columns: tuple[str, str], known: KnownLabels | None
 ) -> bool:

@@ -3,7 +3,7 @@
 `naming.json` contains all details for the report; users edit the column `name` of `classes.csv`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ COLUMNS = pa.schema(
         ("runner_up", pa.string()),
         ("confidence", pa.string()),
         ("pictures", pa.int64()),
+        ("action", pa.string()),
         ("examples", pa.string()),
     ]
 )
@@ -118,10 +119,11 @@ def _without_suggestions(found: ClassifiedImages, classes: Classes, files: Seque
     return nothing | {"known": 0, "words": 0, "classes": rows}
 
 
-def write_naming(run: Path, naming: Json) -> None:
-    """Write `naming.json` and `classes.csv`."""
+def write_naming(run: Path, naming: Json, rejected: Collection[str] = ()) -> None:
+    """Write `naming.json` and `classes.csv`; `rejected` are names of classes."""
     write_json(run / NAMING, naming)
-    write_table(run / TABLE, map(_line, naming["classes"]), COLUMNS)
+    lines = (_line(row, row["name"] in rejected) for row in naming["classes"])
+    write_table(run / TABLE, lines, COLUMNS)
 
 
 @torch.no_grad()
@@ -201,10 +203,11 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
     }
 
 
-def _line(row: Json) -> Json:
+def _line(row: Json, rejected: bool) -> Json:
     """Row of one class in `classes.csv`."""
     cells = {key: row[key] for key in COLUMNS.names if key in row}
     return cells | {
+        "action": "reject" if rejected else None,
         "runner_up": "; ".join(row["runners_up"]),
         "examples": "; ".join(row["typical"]),
     }

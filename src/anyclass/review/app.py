@@ -210,7 +210,7 @@ def _add_corrections(app: FastAPI, session: Session) -> None:
     @app.post("/api/classes")
     def edit(body: schema.ClassEdit) -> schema.State:
         """Merge, split, reject or rename discovered classes in the files of the run."""
-        session.edit(Edit(body.merge, body.split, body.reject, body.rename))
+        session.edit(Edit(**dict(body)))
         return schema.State.model_validate(session.state())
 
 
@@ -308,7 +308,7 @@ def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.Predic
     return schema.Prediction(
         file_name=_name(upload),
         status="ok",
-        label=top[0].label,
+        label=catalogue.classes.label(guess.classes[0]),
         score=top[0].probability,
         familiarity=guess.familiarity,
         top=top,

@@ -131,6 +131,7 @@ class Catalogue:
             and (label is None or self.label(i, corrections) == label)
             and (show == "all" or (self.files[i] in corrections) == (show == "checked"))
         ]
+
     def _order(self, sort: Sort) -> list[int]:
         """All rows in an order, without those that it says nothing of."""
         if sort == "file_name":

@@ -20,7 +20,7 @@ from anyclass.files import atomic_write, csv_cell
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS corrections (file_name TEXT PRIMARY KEY, label TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS steps (
-    step INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, snapshot TEXT,
+    step INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, of_classes INTEGER NOT NULL,
     undone INTEGER NOT NULL DEFAULT 0, time TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS changes (
@@ -37,8 +37,8 @@ class Step(NamedTuple):
     """Number of the step."""
     title: str
     """What was done, for people."""
-    snapshot: str | None
-    """Folder with the run's files before an edit of its classes."""
+    of_classes: bool
+    """Whether the classes of the run were edited."""
 
 
 class Corrections:
@@ -84,9 +84,7 @@ class Corrections:
         """Number of corrected images."""
         return len(self._labels)
 
-    def record(
-        self, after: Mapping[str, str | None], title: str, snapshot: str | None = None
-    ) -> Step:
+    def record(self, after: Mapping[str, str | None], title: str, of_classes: bool = False) -> None:
         """Write one step: new label of each file; None removes its correction.
 
         Raises:
@@ -95,8 +93,8 @@ class Corrections:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._transaction() as database:
             cursor = database.execute(
-                "INSERT INTO steps (title, snapshot, time) VALUES (?, ?, ?)",
-                (title, snapshot, now),
+                "INSERT INTO steps (title, of_classes, time) VALUES (?, ?, ?)",
+                (title, of_classes, now),
             )
             number = int(cursor.lastrowid or 0)
             changes = [
@@ -105,16 +103,15 @@ class Corrections:
             database.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", changes)
             self._write(database, after)
         self._take(after)
-        return Step(number, title, snapshot)
 
     def last(self) -> Step | None:
         """The step that undo takes back next."""
         with self._lock, self._errors():
             row = self._database.execute(
-                "SELECT step, title, snapshot FROM steps WHERE undone = 0 "
+                "SELECT step, title, of_classes FROM steps WHERE undone = 0 "
                 "ORDER BY step DESC LIMIT 1"
             ).fetchone()
-        return Step(*row) if row else None
+        return Step(row[0], row[1], bool(row[2])) if row else None
 
     def undo(self, step: Step) -> Sequence[str]:
         """Take the last step back; returns its files."""

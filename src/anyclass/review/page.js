@@ -116,15 +116,16 @@ function showClasses() {
   const items = [classButton(ALL, "All images", page.state.images, "")];
   for (const one of page.state.classes) {
     if (wanted && !one.name.toLowerCase().includes(wanted)) continue;
-    const kind = { unknown: "discovered", new: "new, from you" }[one.kind] || "";
+    const kind = { unknown: "discovered", rejected: "rejected", new: "new, from you" }[one.kind] || "";
     const suggested = one.suggested && one.suggested !== one.name ? `perhaps ${one.suggested}` : "";
     items.push(classButton(one.name, one.name, one.count, [kind, suggested].filter(Boolean).join(": ")));
   }
   list.replaceChildren(...items);
   list.scrollTop = before;
   const shown = page.state.classes.find((one) => one.name === page.label);
-  $("class-tools").hidden = !shown || shown.kind !== "unknown";
-  $("class-hint").textContent = (shown && shown.hint) || "A discovered class:";
+  $("class-tools").hidden = !shown || !["unknown", "rejected"].includes(shown.kind);
+  for (const id of ["rename", "merge", "split", "reject"]) $(id).hidden = shown && shown.kind === "rejected";
+  $("restore").hidden = !shown || shown.kind !== "rejected";
 }
 
 function classButton(label, text, count, kind) {
@@ -171,6 +172,7 @@ async function loadView(keep) {
   clearTiles();
   layout();
   showDetail();
+  $("grid").dataset.order = sort;
   if (sort === "useful" && found.message && !page.ids.length) setTimeout(() => $("sort").value === "useful" && loadView(), 2000);
 }
 
@@ -447,7 +449,7 @@ function undo() {
     const at = page.ids.indexOf(done.ids[0]);
     if (done.ids.length <= 1 && at >= 0) move(at);
     await refreshState();
-    if (!done.ids.length || /^(merged|split|rejected|renamed)/.test(done.title)) await afterEdit();
+    if (!done.ids.length || /^(merged|split|rejected|renamed|restored) /.test(done.title)) await afterEdit();
     settled();
     showDetail();
   });
@@ -654,6 +656,8 @@ $("reject").addEventListener("click", () => {
   const old = page.label;
   dialog(`Reject ${old}`, [element("p", {}, "It is no class: its images become none of these.")], [["Cancel"], ["Reject", () => edit({ reject: [old] }, ALL), "primary"]]);
 });
+
+$("restore").addEventListener("click", () => edit({ restore: [page.label] }, page.label));
 
 // ---------------------------------------------------------------- train again
 

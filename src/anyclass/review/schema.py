@@ -55,6 +55,8 @@ class ClassEdit(Asked):
     """Classes that are none."""
     rename: dict[Name, Name] = {}
     """Old name -> new name."""
+    restore: list[Name] = []
+    """Rejected classes to use again."""
 
 
 class Probability(Answer):
@@ -91,7 +93,7 @@ class Prediction(Answer):
     reason: str | None = None
     """Why it could not be read."""
     label: str | None = None
-    """The most probable class."""
+    """The most probable class; null if it was rejected."""
     score: float | None = None
     """Its probability."""
     familiarity: float | None = None
@@ -183,13 +185,11 @@ class ClassRow(Answer):
     name: str
     """Its name."""
     kind: str
-    """`labelled`, `named`, `unknown` (discovered) or `new` (from a correction)."""
+    """`labelled`, `named`, `unknown` (discovered), `rejected` or `new` (from a correction)."""
     count: int
     """Images with this label now."""
     suggested: str | None
     """Suggested name of a discovered class."""
-    hint: str | None
-    """What its quality suggests to do."""
 
 
 class Progress(Answer):

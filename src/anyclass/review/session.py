@@ -16,7 +16,6 @@ from anyclass.naming.class_names import NAMING
 from anyclass.review.catalogue import Catalogue, Json, Show, Sort
 from anyclass.review.corrections import Corrections, write_table
 from anyclass.review.image_index import ImageIndex
-from anyclass.review.snapshot import restore, take
 from anyclass.review.thumbnails import Thumbnails
 from anyclass.review.training import Training, before_after, is_finished, next_run
 
@@ -36,7 +35,7 @@ class Tools(NamedTuple):
     load: Callable[[Path], tuple[Backbone, Classifier]]
     """Loads the model before training and the classifier of a run."""
     edit_classes: Callable[..., Any]
-    """`edit_classes(run, merge=[(a, b)], split=[a], reject=[a], rename={a: b})` of a run."""
+    """`edit_classes(run, merge, split, reject, rename, restore, undo)` of a run."""
 
 
 class Edit(NamedTuple):
@@ -50,6 +49,8 @@ class Edit(NamedTuple):
     """Classes that are none."""
     rename: Mapping[str, str] = {}
     """Old name -> new name."""
+    restore: Sequence[str] = ()
+    """Rejected classes to use again."""
 
     @property
     def title(self) -> str:
@@ -58,6 +59,7 @@ class Edit(NamedTuple):
         parts += [f"split {name}" for name in self.split]
         parts += [f"rejected {name}" for name in self.reject]
         parts += [f"renamed {a} to {b}" for a, b in self.rename.items()]
+        parts += [f"restored {name}" for name in self.restore]
         return ", ".join(parts)
 
 
@@ -134,14 +136,16 @@ class Session:
         names = list(catalogue.classes.names)
         names += sorted({label for label in labels.values() if label} - set(names))
         about = _naming(catalogue.run)
-        kinds = dict(zip(catalogue.classes.names, catalogue.classes.kinds, strict=True))
+        kinds: dict[str, str] = dict(
+            zip(catalogue.classes.names, catalogue.classes.kinds, strict=True)
+        )
+        kinds |= dict.fromkeys(catalogue.classes.rejected, "rejected")
         return [
             {
                 "name": name,
                 "kind": kinds.get(name, "new"),
                 "count": counts[name],
                 "suggested": about.get(name, {}).get("suggested"),
-                "hint": about.get(name, {}).get("hint"),
             }
             for name in names
         ]
@@ -214,44 +218,40 @@ class Session:
             step = self.corrections.last()
             if step is None:
                 raise RequestError("there is nothing to undo")
-            if step.snapshot:
+            if step.of_classes:
                 with self._edited_run():
-                    restore(self.catalogue.run, self.catalogue.run / FOLDER / step.snapshot)
+                    self._tools.edit_classes(self.catalogue.run, undo=True)
             changed = set(self.corrections.undo(step))
             files = self.catalogue.files
             ids = [i for i in range(len(files)) if files[i] in changed] if changed else []
             return {"title": step.title, "ids": ids}
 
     def edit(self, edit: Edit) -> None:
-        """Merge, split, reject or rename classes in the files of the run.
+        """Merge, split, reject, rename or restore classes in the files of the run.
+
+        Corrections follow their class; those of a class that was split or rejected are taken back.
 
         Raises:
             RequestError: it is not possible; the message says why.
         """
         if not edit.title:
-            raise RequestError("give something to merge, split, reject or rename")
-        new = dict(edit.merge) | {a: checked_name(b) for a, b in edit.rename.items()}
+            raise RequestError("give something to merge, split, reject, rename or restore")
         with self._lock:
-            run = self.catalogue.run
-            snapshot = f"before_{_number(self.corrections) + 1}"
-            folder = run / FOLDER / snapshot
-            _remove(folder)
             with self._edited_run():
-                take(run, folder)
-                try:
-                    self._tools.edit_classes(
-                        run,
-                        merge=list(edit.merge),
-                        split=list(edit.split),
-                        reject=list(edit.reject),
-                        rename=dict(edit.rename),
-                    )
-                except BaseException:
-                    _remove(folder)
-                    raise
+                done = self._tools.edit_classes(
+                    self.catalogue.run,
+                    merge=[(b, a) for a, b in edit.merge],  # the first one keeps its name
+                    split=list(edit.split),
+                    reject=list(edit.reject),
+                    rename=dict(edit.rename),
+                    restore=list(edit.restore),
+                )
+            now: dict[str, str | None] = dict(done["renamed"])
+            now |= {old: new for new, olds in done["merged"].items() for old in olds}
+            now |= dict.fromkeys((*done["split"], *done["rejected"]))
             labels = self.corrections.labels
-            after = {file: new[label] for file, label in labels.items() if label in new}
-            self.corrections.record(after, edit.title, snapshot)
+            after = {file: now[label] for file, label in labels.items() if label in now}
+            self.corrections.record(after, edit.title, of_classes=True)
 
     @contextmanager
     def _edited_run(self) -> Iterator[None]:
@@ -294,7 +294,7 @@ class Session:
         options = []
         if config.get("unknown"):
             unknown = {classes.names[c] for c, k in enumerate(classes.kinds) if k == "unknown"}
-            options += ["--unknown", str(len(unknown - used))]
+            options += ["--unknown", str(len(unknown - used - set(classes.rejected)))]
         given = config.get("classes")
         if given is not None:
             listed = Classes.read(Path(given)) if isinstance(given, str) else Classes.of(given)
@@ -367,16 +367,3 @@ def _names(classes: Classes, more: Sequence[str]) -> Json | list[str]:
     prompts |= {name.replace("_", " "): name for name in more}
     names = [*classes.names, *more]
     return prompts if len(prompts) == len(names) else names
-
-
-def _number(corrections: Corrections) -> int:
-    """Number of the last step, 0 before the first."""
-    last = corrections.last()
-    return 0 if last is None else last.number
-
-
-def _remove(folder: Path) -> None:
-    """Remove the snapshot of a step that was undone."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

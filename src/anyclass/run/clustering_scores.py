@@ -25,6 +25,10 @@ KMEANS_BASELINES = {"kmeans": "k-means", "kmeans_with_labels": "k-means with lab
 ZERO_SHOT = "zero-shot on the classes with a name alone"
 """Name of the zero-shot baseline in messages."""
 
+NO_IMAGE = "no image was assigned to"
+BETTER = "has a higher accuracy"
+"""Parts of the warnings about discovered classes."""
+
 TRANSDUCTIVE = (
     "the run was fitted on these images, possibly with some of their labels: scores on other "
     "images are a fairer estimate"
@@ -54,9 +58,7 @@ def discovery_summary(
     baselines = {name: row["accuracy"] for name, row in rows.items() if row}
     warnings = list(metrics["warnings"])
     if empty:
-        warnings.append(
-            f"no image was assigned to {', '.join(empty[:5])}: a smaller number of classes may do"
-        )
+        warnings.append(f"{NO_IMAGE} {', '.join(empty[:5])}: a smaller number of classes may do")
     warnings += _better_baselines("on labelled images", share, baselines)
     return {
         "discovery": {
@@ -69,6 +71,11 @@ def discovery_summary(
         },
         "warnings": warnings,
     }
+
+
+def is_discovery_warning(warning: str) -> bool:
+    """Whether `discovery_summary` wrote a warning."""
+    return warning.startswith(NO_IMAGE) or f" {BETTER} " in warning
 
 
 def align_labels(dataset: ImageDataset, classes: Classes) -> ImageDataset:
@@ -153,8 +160,7 @@ def _better_baselines(
 ) -> list[str]:
     """Warn of each baseline with a higher accuracy."""
     return [
-        f"{KMEANS_BASELINES.get(name, name)} has a higher accuracy {where}: "
-        f"{other:.1%} against {share:.1%}"
+        f"{KMEANS_BASELINES.get(name, name)} {BETTER} {where}: {other:.1%} against {share:.1%}"
         for name, other in baselines.items()
         if share is not None and other is not None and other > share
     ]

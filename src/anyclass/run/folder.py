@@ -36,11 +36,16 @@ FILES = (
     "naming.json",
     "model/generator.safetensors",
     "suspicious.csv",
+    "probabilities.safetensors",
+    "class_history.json",
 )
 """All files of a run; the last ones are written by some methods only."""
 
 CONTROLS = "controls"
 """Folder inside a run for the baseline classifiers, one folder each."""
+
+CONTROL_FILES = ("classifier.safetensors", "classifier.json")
+"""Files of a baseline."""
 
 _MARKS = {"asked", "fields", "images", "method", "version"}
 """Keys that identify the `config.json` of a run."""
@@ -65,6 +70,7 @@ def opened(out: Path, config: Mapping[str, Any], overwrite: bool) -> Iterator[Pa
         RequestError: it is finished, belongs to another request, is not a run, or is in use.
     """
     _check_is_run(out)
+    check_no_links(out)
     with lock(out):
         sweep(out)
         if _listing(out):
@@ -128,6 +134,31 @@ def check_finished(out: Path) -> None:
         return
     state = "an unfinished run" if is_run(out) else "no run"
     raise RequestError(f"{out} contains {state}: `anyclass fit auto --images DIR ... --out {out}`")
+
+
+def check_no_links(out: Path) -> None:
+    """Refuse a run with a link in the place of one of its files or folders.
+
+    Writing through it would change something outside of the run.
+
+    Raises:
+        RequestError: there is such a link.
+    """
+    folders = ("model", SCRATCH, CONTROLS, *(f"{CONTROLS}/{p.name}" for p in _folders(out)))
+    controls = (f"{folder}/{name}" for folder in folders[3:] for name in CONTROL_FILES)
+    scratch = (f"{SCRATCH}/{name}" for name in ("model", *FILES))
+    for name in (*folders, *FILES, *controls, *scratch):
+        if (out / name).is_symlink():
+            raise RequestError(
+                f"{out / name} is a link, and a run is never written through a link: copy what it "
+                "points to into the run folder"
+            )
+
+
+def _folders(out: Path) -> list[Path]:
+    """Folders of the baselines."""
+    controls = out / CONTROLS
+    return sorted(controls.iterdir()) if controls.is_dir() and not controls.is_symlink() else []
 
 
 def _check_same_request(out: Path, config: Mapping[str, Any]) -> None:

@@ -58,6 +58,9 @@ SUSPICIOUS = pa.schema(
 )
 """Columns of `suspicious.csv`, one row per suspicious label; it can be read as a label table."""
 
+UNSURE = {"label": None, "kind": None, "predicted_label": None, "status": "unsure"}
+"""Cells of an image that gets no label."""
+
 ROWS = 10_000
 """Rows of a Parquet group, which are held in memory while a table is written."""
 
@@ -71,7 +74,8 @@ def prediction_row(
 ) -> Row:
     """Label, score, runner-up and margin of one image; no label if its confidence is below `least`.
 
-    The reason then names the most likely class. As a label table, such a row is unlabelled.
+    There is no label either if its class was rejected. The reason then names the class. As a label
+    table, such a row is unlabelled.
     """
     order = np.argsort(-probabilities, kind="stable")
     best = order[0]
@@ -88,13 +92,14 @@ def prediction_row(
         "familiarity": familiarity,
         "predicted_label": classes.names[best],
     }
+    if classes.label(int(best)) is None:
+        return row | UNSURE | {"reason": f"like {classes.names[best]}, which was rejected"}
     if _trusted(float(probabilities[best]), familiarity) >= least:
         return row
     why = f"below --min-score {least:g}"
     if probabilities[best] >= least:
         why = "unlike the training images"
-    nothing = {"label": None, "kind": None, "predicted_label": None, "status": "unsure"}
-    return row | nothing | {"reason": f"{why}; most likely {classes.names[best]}"}
+    return row | UNSURE | {"reason": f"{why}; most likely {classes.names[best]}"}
 
 
 def _trusted(probability: float, familiarity: float | None) -> float:
@@ -199,7 +204,7 @@ def write_table(path: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
         with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             table = csv.DictWriter(file, schema.names)
             table.writeheader()
-            table.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+            table.writerows({key: text_cell(value) for key, value in row.items()} for row in rows)
 
 
 def write_rejected(path: Path, rejections: Sequence[Rejection]) -> None:
@@ -208,7 +213,8 @@ def write_rejected(path: Path, rejections: Sequence[Rejection]) -> None:
     write_table(path, (row._asdict() for row in rejections), schema)
 
 
-def _cell(value: Any) -> Any:
+def text_cell(value: Any) -> Any:
+    """A value for a CSV; text that a spreadsheet would run is quoted."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return csv_cell(value) if isinstance(value, str) else value

@@ -1,0 +1,112 @@
+"""`class_history.json`: the classes of a run before each edit, so that it can be taken back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
+from anyclass.classifier.class_edits import ClassEdits, EditedClasses
+from anyclass.data import Classes
+from anyclass.errors import AnyclassError
+from anyclass.files import read_json
+
+Json = dict[str, Any]
+
+HISTORY = "class_history.json"
+"""Name of the file."""
+
+MOST = 50
+"""Most edits that are remembered; older ones cannot be taken back."""
+
+
+class State(BaseModel):
+    """Classes before an edit. Splits and gates are the first ones of those that came later."""
+
+    model_config = ConfigDict(extra="forbid")
+    changes: dict[str, Any]
+    """What the edit changed."""
+    classes: dict[str, Any]
+    """The classes."""
+    members: list[list[NonNegativeInt]]
+    """Parts of each class."""
+    divided: NonNegativeInt
+    """Number of splits."""
+    gates: NonNegativeInt
+    """Number of gates."""
+    naming: list[dict[str, Any]]
+    """Rows of `naming.json`."""
+    corrected: dict[str, str]
+    """Labels that persons had given, by file name."""
+
+    def restored(self, now: ClassEdits) -> EditedClasses:
+        """The classes before the edit, from those after it.
+
+        Raises:
+            ValueError: the state does not fit.
+        """
+        divided = now.divided[: self.divided]
+        gates = now.gates[: self.gates] if len(now.gates) else now.gates
+        edits = ClassEdits.from_json(self.members, divided, gates.tolist())
+        return EditedClasses(Classes.from_json(self.classes), edits)
+
+
+class _Content(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(extra="forbid")
+    states: list[State]
+
+
+@dataclass(frozen=True)
+class History:
+    """States before the edits of a run, the last one last."""
+
+    path: Path
+    """The file."""
+    states: tuple[State, ...] = ()
+    """The states."""
+
+    @classmethod
+    def read(cls, run: Path) -> "History":
+        """Read the file of a run; without one, there was no edit.
+
+        Raises:
+            AnyclassError: it is damaged.
+        """
+        path = run / HISTORY
+        if not path.is_file():
+            return cls(path)
+        try:
+            return cls(path, tuple(_Content.model_validate(read_json(path)).states))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            raise AnyclassError(
+                f"{path} is damaged: {place}: {first['msg']}; without the file, edits so far "
+                "cannot be taken back"
+            ) from error
+
+    def added(
+        self, before: EditedClasses, naming: Json, corrected: Mapping[str, str], changes: Json
+    ) -> "History":
+        """The history with one more state; the oldest ones are dropped."""
+        state = State(
+            changes=changes,
+            classes=before.classes.to_json(),
+            members=[list(parts) for parts in before.edits.members],
+            divided=len(before.edits.divided),
+            gates=len(before.edits.gates),
+            naming=naming["classes"],
+            corrected=dict(corrected),
+        )
+        return replace(self, states=(*self.states, state)[-MOST:])
+
+    def without_last(self) -> "History":
+        """The history after the last edit was taken back."""
+        return replace(self, states=self.states[:-1])
+
+    def to_json(self) -> Json:
+        """The content of the file."""
+        return _Content(states=list(self.states)).model_dump(mode="json")

@@ -1,0 +1,348 @@
+"""`edit_classes`: merge, split, reject and rename the classes of a run, without a new fit.
+
+Probabilities of merged classes add; a class is split by 2-means of its images. All files of the run
+are changed together, or none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from anyclass.classifier import saving
+from anyclass.classifier.class_edits import EditedClasses, is_placeholder, two_means
+from anyclass.commands.class_history import HISTORY, History
+from anyclass.commands.class_table import unprintable
+from anyclass.commands.run_files import complete, mark_ready, opened_for_edit, prepared
+from anyclass.commands.run_images import ImageRows, image_rows
+from anyclass.data import Classes
+from anyclass.data.classes import normal
+from anyclass.errors import AnyclassError, RequestError
+from anyclass.files import atomic_write, read_json, write_json
+from anyclass.naming.class_names import NAMING, write_naming
+from anyclass.naming.edited_naming import edited_naming, read_naming
+from anyclass.run.edited_metrics import edited_metrics, read_metrics
+from anyclass.run.edited_tables import (
+    REJECTED,
+    EditedRun,
+    edited_csv,
+    edited_table,
+    followed_csv,
+    labels_by_person,
+    write_csv,
+)
+from anyclass.run.probabilities import (
+    PROBABILITIES,
+    ImageProbabilities,
+    read_probabilities,
+    write_probabilities,
+)
+from anyclass.run.progress import Progress
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is asked for. Names are those before the edit; `rename` may also name new halves."""
+
+    merge: Sequence[Sequence[str]] = ()
+    """Groups of classes that become one."""
+    split: Sequence[str] = ()
+    """Classes that are divided in two."""
+    reject: Sequence[str] = ()
+    """Classes whose images get no label."""
+    restore: Sequence[str] = ()
+    """Rejected classes that are used again."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Old name -> new name."""
+
+    @property
+    def names_only(self) -> bool:
+        """Whether no prediction changes."""
+        return not (self.merge or self.split or self.reject or self.restore)
+
+
+def edit_classes(
+    run: Path | str,
+    merge: Sequence[Sequence[str]] = (),
+    split: Sequence[str] = (),
+    reject: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    restore: Sequence[str] = (),
+    undo: bool = False,
+) -> Json:
+    """Merge, split, reject and rename discovered classes of a run; nothing is fitted again.
+
+    Example: `edit_classes("run", merge=[("discovered 1", "discovered 4")], split=["discovered 2"])`
+
+    Args:
+        run: a run folder with discovered classes.
+        merge: groups of classes; the probabilities of a group add. The class that was given keeps
+            its name, else the first one.
+        split: classes that are divided by 2-means of their images: "discovered 2" into "discovered
+            2a" and "discovered 2b". This needs the images of the run.
+        reject: classes whose images get no label.
+        rename: old name -> new name; also names of halves that `split` makes.
+        restore: rejected classes whose images get labels again.
+        undo: take the last edit back; nothing else can be asked for.
+
+    Returns:
+        `renamed` (old name -> new name), `merged` (class -> classes that it consists of), `split`
+        (class -> its halves), `rejected` and `restored` (names), `undone` (the changes that were
+        taken back, or None), `nameless` (classes that are still "discovered N"), `classes` (all
+        names), `undo` (number of edits that can be taken back) and `report`.
+
+    Raises:
+        RequestError: the run has no discovered classes or is in use, a class does not exist or was
+            given, a name is unusable or taken, images are missing, or there is nothing to undo.
+        AnyclassError: a file of the run is damaged.
+    """
+    if undo and any((merge, split, reject, rename, restore)):
+        raise RequestError("undo takes the last edit back: ask for other edits afterwards")
+    run = Path(run)
+    with opened_for_edit(run):
+        classes = RunClasses.read(run)
+        if undo:
+            return classes.undo()
+        return classes.edit(Edit(merge, split, reject, restore, rename or {}))
+
+
+@dataclass
+class RunClasses:
+    """The classes of a locked run, and what an edit needs of its files."""
+
+    run: Path
+    """The run folder."""
+    before: EditedClasses
+    """Its classes."""
+    naming: Json
+    """The content of `naming.json`."""
+    exact: pa.Table
+    """Its table of predictions."""
+
+    @classmethod
+    def read(cls, run: Path) -> "RunClasses":
+        """Read a locked run.
+
+        Raises:
+            RequestError: it has no discovered classes.
+            AnyclassError: a file is damaged.
+        """
+        if not (run / NAMING).is_file():
+            raise RequestError(f"{run} has no discovered classes to rename, merge or split")
+        classes = Classes.from_json(read_json(run / "classes.json"))
+        before = saving.read_classes(run / "model")
+        if before.classes != classes:
+            raise AnyclassError(f"{run} is damaged: its model has other classes than classes.json")
+        exact = pq.read_table(run / "predictions.parquet")
+        return cls(run, before, read_naming(run, classes), exact)
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The readable images."""
+        rows = zip(
+            self.exact["file_name"].to_pylist(), self.exact["status"].to_pylist(), strict=True
+        )
+        return tuple(file for file, status in rows if status != REJECTED)
+
+    def edit(self, asked: Edit, naming: Json | None = None) -> Json:
+        """Apply an edit to all files.
+
+        Args:
+            asked: what is asked for.
+            naming: new content of `naming.json`; None: as it is.
+        """
+        images = TrainingImages(self)
+        after = applied(self.before, asked, images.gate)
+        edited = self._edited(after, None if asked.names_only else images.found)
+        found = changes(edited)
+        history = History.read(self.run)
+        if any(found.values()):
+            corrected = labels_by_person(self.run / "predictions.csv", self.exact)
+            history = history.added(self.before, self.naming, corrected, found)
+        elif naming is None:
+            return self._result(self.before, found, history)
+        rows = edited_naming(edited, naming or self.naming)
+        self._write(edited, images, rows, history, {})
+        return self._result(after, found, history)
+
+    def undo(self) -> Json:
+        """Take the last edit back in all files.
+
+        Raises:
+            RequestError: there was none.
+            AnyclassError: the history is damaged.
+        """
+        history = History.read(self.run)
+        if not history.states:
+            raise RequestError(f"{self.run} has no edit that can be taken back")
+        state = history.states[-1]
+        try:
+            after = state.restored(self.before.edits)
+        except ValueError as error:
+            raise AnyclassError(f"{history.path} is damaged: {error}") from error
+        images = TrainingImages(self)
+        renamed = after.edits.members == self.before.edits.members
+        same = renamed and len(after.classes.rejected) == len(self.before.classes.rejected)
+        edited = self._edited(after, None if same else images.found)
+        rows = self.naming | {"classes": state.naming}
+        history = history.without_last()
+        self._write(edited, images, rows, history, state.corrected)
+        return self._result(after, changes(edited), history) | {"undone": state.changes}
+
+    def _edited(self, after: EditedClasses, images: ImageProbabilities | None) -> EditedRun:
+        """The edit, with the probabilities of the classes afterwards."""
+        found = None if images is None else images.of(after.edits).numpy()
+        return EditedRun(self.before, after, self.files, found)
+
+    def _write(
+        self,
+        edited: EditedRun,
+        images: "TrainingImages",
+        naming: Json,
+        history: History,
+        remembered: Mapping[str, str],
+    ) -> None:
+        """Prepare the new files and move them into the run."""
+        run = self.run
+        new = prepared(run)
+        classes = edited.after.classes
+        write_json(new / "classes.json", classes.to_json())
+        settings = saving.with_classes(run / "model", edited.after)
+        write_json(new / "model" / "classifier.json", settings)
+        metrics = edited_metrics(edited, read_metrics(run), self.exact)
+        write_json(new / "metrics.json", metrics)
+        write_naming(new, naming, classes.rejected)
+        with atomic_write(new / "predictions.parquet") as draft:
+            pq.write_table(edited_table(edited, self.exact), draft)
+        rows = edited_csv(edited, run / "predictions.csv", self.exact, remembered)
+        if (run / "predictions.csv").is_file():
+            write_csv(new / "predictions.csv", rows)
+        if (run / "suspicious.csv").is_file():
+            write_csv(new / "suspicious.csv", followed_csv(edited, run / "suspicious.csv"))
+        write_json(new / HISTORY, history.to_json())
+        if images.are_new:
+            write_probabilities(new / PROBABILITIES, images.found)
+        mark_ready(run)
+        complete(run)
+
+    def _result(self, after: EditedClasses, found: Json, history: History) -> Json:
+        """What `edit_classes` returns."""
+        names = after.classes.names
+        return found | {
+            "undone": None,
+            "nameless": [
+                name
+                for name in after.classes.discovered_names
+                if is_placeholder(name) and name not in after.classes.rejected
+            ],
+            "classes": list(names),
+            "undo": len(history.states),
+            "report": str(self.run / "report.html"),
+        }
+
+
+def applied(
+    classes: EditedClasses, asked: Edit, gate_of: Callable[[EditedClasses, str], Tensor]
+) -> EditedClasses:
+    """Classes after an edit.
+
+    Args:
+        classes: the classes before.
+        asked: the edit.
+        gate_of: gate that divides a class, as of `two_means`.
+
+    Raises:
+        RequestError: a class does not exist or was given, or a name is unusable or taken.
+    """
+    for old, new in asked.rename.items():
+        if not normal(new) or unprintable(normal(new)):
+            raise RequestError(
+                f"{new!r:.80} cannot be the name of {old!r:.80}: it is empty, or has invisible "
+                "characters"
+            )
+    for group in asked.merge:
+        classes = classes.merge(group)
+    for name in asked.reject:
+        classes = classes.reject(name)
+    for name in asked.restore:
+        classes = classes.restore(name)
+    halves = {old for old in asked.rename if normal(old) not in classes.classes.names}
+    first = {old: new for old, new in asked.rename.items() if old not in halves}
+    classes = classes.rename(first)
+    for old in asked.split:
+        name = first.get(old, old)
+        classes = classes.split(name, gate_of(classes, name))
+    return classes.rename({old: asked.rename[old] for old in halves})
+
+
+def changes(edited: EditedRun) -> Json:
+    """What is different after an edit, by name."""
+    before = edited.before.classes
+    after = edited.after.classes
+    origins: dict[str, list[str]] = {name: [] for name in after.names}
+    for old, now in edited.successors.items():
+        for c in now:
+            origins[after.names[c]].append(old)
+    split = {
+        old: [after.names[c] for c in now] for old, now in edited.successors.items() if len(now) > 1
+    }
+    merged = {new: olds for new, olds in origins.items() if len(olds) > 1}
+    single = {new: olds[0] for new, olds in origins.items() if len(olds) == 1}
+    return {
+        "renamed": {old: new for new, old in single.items() if old != new and old not in split},
+        "merged": merged,
+        "split": split,
+        "rejected": [new for new in after.rejected if not set(origins[new]) & set(before.rejected)],
+        "restored": [
+            old
+            for old in before.rejected
+            if all(after.label(c) is not None for c in edited.successors[old])
+        ],
+    }
+
+
+class TrainingImages:
+    """Probabilities and rows of the training images, read or computed where they are needed."""
+
+    def __init__(self, classes: RunClasses) -> None:
+        """Compute nothing yet."""
+        self._classes = classes
+        self.are_new = False
+
+    @cached_property
+    def _rows(self) -> ImageRows:
+        """Rows of the images, by the model of the run."""
+        run = self._classes.run
+        with Progress() as log:
+            return image_rows(run, read_json(run / "config.json"), self._classes.files, log)
+
+    @property
+    def found(self) -> ImageProbabilities:
+        """Stored probabilities; else those of the classifier, which are then stored."""
+        if not hasattr(self, "_found"):
+            edits = self._classes.before.edits
+            path = self._classes.run / PROBABILITIES
+            stored = read_probabilities(path, len(self._classes.files), edits)
+            self.are_new = stored is None
+            self._found = self._rows.probabilities(edits) if stored is None else stored
+        return self._found
+
+    def gate(self, classes: EditedClasses, name: str) -> Tensor:
+        """Gate that divides a class by 2-means of the images that are predicted as it."""
+        c = classes.discovered(name, "split")
+        predicted = self.found.of(classes.edits).argmax(1)
+        rows = self._rows.rows
+        gate = two_means(rows[predicted == c])
+        g = rows @ gate[:-1] + gate[-1]
+        kept = self.found.gates[:, : len(classes.edits.gates)]
+        self._found = self.found._replace(gates=torch.cat([kept, g[:, None]], dim=1))
+        self.are_new = True
+        return gate

@@ -1,0 +1,106 @@
+"""The training images of a finished run: their rows and probabilities, without a new fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyclass.backbone import Backbone
+from anyclass.backbone.device import torch_device
+from anyclass.classifier.class_edits import ClassEdits
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import fitted_head
+from anyclass.classifier.precomputed import feature_rows
+from anyclass.commands.precomputed import of_run
+from anyclass.commands.predict import load
+from anyclass.commands.request import is_array
+from anyclass.data import ImageDataset
+from anyclass.data.feature_tables import feature_dataset, read_features
+from anyclass.errors import RequestError
+from anyclass.features.precomputed import AnyFeatures
+from anyclass.features.store import FeatureStore
+from anyclass.log import Log
+from anyclass.run.probabilities import ImageProbabilities
+
+Json = dict[str, Any]
+
+
+class ImageRows(NamedTuple):
+    """The classifier of a run, and rows of its training images."""
+
+    classifier: Classifier
+    """The classifier."""
+    rows: Float[Tensor, "M E"]
+    """Rows of its representation, on the CPU."""
+
+    @torch.no_grad()
+    def probabilities(self, edits: ClassEdits) -> ImageProbabilities:
+        """Probabilities of the fitted classes, and the gates of splits."""
+        device = self.classifier.representation.device
+        head = fitted_head(self.classifier.head)
+        parts = [head.logits(part.to(device)).softmax(1).cpu() for part in self.rows.split(4096)]
+        return ImageProbabilities(torch.cat(parts), edits.gate_logits(self.rows))
+
+
+@torch.no_grad()
+def image_rows(run: Path, config: Json, files: Sequence[str], log: Log) -> ImageRows:
+    """Rows of the training images; features that are in the cache are not computed again.
+
+    Args:
+        run: the run folder.
+        config: the content of its `config.json`.
+        files: the images.
+        log: gets the progress.
+
+    Raises:
+        RequestError: images or features of the run are no longer there.
+        ModelError: its model is damaged, or not there.
+    """
+    model = config["model"]
+    device = config["device"]
+    engine = config["engine"]
+    base = Backbone.load(model, torch_device(device), engine=engine) if model else None
+    classifier = load(run, device, engine=engine, base=base)
+    data: AnyFeatures
+    if base is None:
+        data = _features(config, classifier)
+    else:
+        data = FeatureStore(base, ImageDataset.read(config["images"]))
+    order = {file: i for i, file in enumerate(data.dataset.files)}
+    missing = [file for file in files if file not in order]
+    if missing:
+        raise RequestError(
+            f"{config['images'] or config['features']} has no {missing[0]!r:.100} any more, nor "
+            f"{len(missing) - 1} others of {len(files)}: this edit needs the images of the run"
+        )
+    wanted = [order[file] for file in files]
+    if isinstance(data, FeatureStore):
+        data = data.of(data.dataset[wanted])
+        return ImageRows(classifier, torch.cat(list(_rows(classifier, data, log))))
+    everything = torch.cat(list(_rows(classifier, data, log)))
+    return ImageRows(classifier, everything[torch.from_numpy(np.array(wanted))])
+
+
+def _rows(classifier: Classifier, data: AnyFeatures, log: Log) -> list[Float[Tensor, "n E"]]:
+    """Rows on the CPU, in blocks."""
+    return [rows.cpu() for rows in feature_rows(classifier.representation, data, log)]
+
+
+def _features(config: Json, classifier: Classifier) -> AnyFeatures:
+    """The features that a run was fitted on.
+
+    Raises:
+        RequestError: they were an array, which is not kept.
+    """
+    for source in (config["features"], config.get("extra")):
+        if is_array(source):
+            raise RequestError(
+                "the run was fitted on an array, which is not kept: use `Classifier.split` with "
+                "the array in Python"
+            )
+    table = read_features(config["features"], config.get("extra"))
+    return of_run(classifier, table, feature_dataset(table, None, None, None), None)

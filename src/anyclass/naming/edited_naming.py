@@ -1,0 +1,141 @@
+"""`naming.json` after classes were merged, split, rejected or renamed; and its schema."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from anyclass.data import Classes
+from anyclass.errors import AnyclassError
+from anyclass.files import read_json
+from anyclass.naming.class_names import NAMING
+from anyclass.naming.suggest import BORDERLINE, TOP, TYPICAL
+from anyclass.run.edited_tables import EditedRun
+
+Json = dict[str, Any]
+
+
+class _Row(BaseModel):
+    """One class; further keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+    index: int
+    name: str
+    kind: str
+    suggested: str | None
+    runners_up: list[str]
+    confidence: str | None
+    pictures: int
+    typical: list[str]
+    borderline: list[str]
+
+
+class _Naming(BaseModel):
+    """`naming.json`; further keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+    classes: list[_Row]
+
+
+def read_naming(run: Path, classes: Classes) -> Json:
+    """The content of `naming.json`, checked.
+
+    Raises:
+        AnyclassError: it is damaged.
+    """
+    path = run / NAMING
+    content = read_json(path)
+    try:
+        naming = _Naming.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise AnyclassError(f"{path} is damaged: {place}: {first['msg']}") from error
+    found = [(row.index, row.name) for row in naming.classes]
+    if found != list(enumerate(classes.names)):
+        raise AnyclassError(f"{path} is damaged: its classes are not those of classes.json")
+    return dict(content)
+
+
+def edited_naming(run: EditedRun, naming: Json) -> Json:
+    """The content of `naming.json` with the classes as they are now.
+
+    Args:
+        run: the edit.
+        naming: the content before.
+    """
+    origins = _origins(run)
+    rows = []
+    for c, before in enumerate(origins):
+        parts = [naming["classes"][b] for b in before]
+        same = len(before) == 1 and len(run.successors[parts[0]["name"]]) == 1
+        row = dict(parts[0]) if same else _combined(parts)
+        row |= _identity(run.after.classes, c)
+        if run.probabilities is not None:
+            row |= _images(run, c, row if same else None)
+        rows.append(row)
+    return naming | {"classes": rows}
+
+
+def _origins(run: EditedRun) -> list[list[int]]:
+    """The classes before that each class now has parts of, the largest share first."""
+    origins: list[list[int]] = [[] for _ in run.after.classes.names]
+    for b, name in enumerate(run.before.classes.names):
+        for c in run.successors[name]:
+            origins[c].append(b)
+    return origins
+
+
+def _combined(parts: Sequence[Json]) -> Json:
+    """Row of a class that was merged or split: the words of its origins, no quality."""
+    by_size = sorted(parts, key=lambda row: -row["pictures"])
+    words = [w for row in by_size for w in (row["suggested"], *row["runners_up"]) if w]
+    words = list(dict.fromkeys(words))
+    merged = len(parts) > 1
+    suggested = words[0] if words and merged else None
+    return {
+        "suggested": suggested,
+        "runners_up": [word for word in words if word != suggested][: TOP - 1],
+        "confidence": "maybe" if suggested else None,
+        "margin": None,
+        "quality": None,
+        "typical": [name for row in by_size for name in row["typical"]],
+        "borderline": [name for row in by_size for name in row["borderline"]],
+        "pictures": sum(row["pictures"] for row in parts),
+    }
+
+
+def _identity(classes: Classes, c: int) -> Json:
+    """What a row says of its class; a class with a name of its own gets no suggestion."""
+    cells: Json = {"index": c, "name": classes.names[c], "kind": classes.kind(c)}
+    if classes.kind(c) != "unknown":
+        cells |= {"suggested": None, "runners_up": [], "confidence": None}
+    return cells
+
+
+def _images(run: EditedRun, c: int, before: Json | None) -> Json:
+    """Number of images and examples of a class; a class that is as before keeps its examples."""
+    probabilities = run.probabilities
+    if probabilities is None:
+        return {}
+    rows = np.flatnonzero(probabilities.argmax(1) == c)
+    if before is not None:
+        return {"pictures": len(rows)}
+    top = probabilities[rows, c]
+    typical = rows[np.argsort(-top, kind="stable")][:TYPICAL]
+    rest = rows[~np.isin(rows, typical)]
+    doubtful = rest[np.argsort(_margin(probabilities[rest]), kind="stable")][:BORDERLINE]
+    return {
+        "pictures": len(rows),
+        "typical": [run.files[i] for i in typical],
+        "borderline": [run.files[i] for i in doubtful],
+    }
+
+
+def _margin(probabilities: Float[np.ndarray, "n C"]) -> Float[np.ndarray, " n"]:
+    """Difference of the two highest probabilities."""
+    ordered = np.sort(probabilities, axis=1)
+    return np.asarray(ordered[:, -1] - ordered[:, -2 if ordered.shape[1] > 1 else -1])

@@ -1,0 +1,153 @@
+"""The metrics of a run after its classes were merged, split, rejected or renamed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from anyclass.data import Classes
+from anyclass.data.label_tables import GIVEN
+from anyclass.errors import AnyclassError
+from anyclass.estimators.metrics import confusion, expected_calibration_error
+from anyclass.files import read_json
+from anyclass.run.clustering_scores import discovery_summary, is_discovery_warning
+from anyclass.run.edited_tables import REJECTED, EditedRun
+from anyclass.run.label_scores import CROSS_FITTED, UNSEEN
+from anyclass.run.scoring import all_scores
+
+Json = dict[str, Any]
+
+
+class _Class(BaseModel):
+    """Scores of one class; further keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+
+class _Scores(BaseModel):
+    """Scores of one classifier; further keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+    per_class: list[_Class]
+
+
+class _Discovery(BaseModel):
+    """Summary of discovered classes; further keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+    empty: list[str]
+
+
+class _Metrics(BaseModel):
+    """What an edit needs of `metrics.json`; further keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+    warnings: list[str]
+    zero_shot: _Scores | None
+    zero_shot_ensemble: _Scores | None = None
+    adapted: _Scores | None
+    discovery: _Discovery | None = None
+    controls: dict[str, Json | None]
+
+
+def read_metrics(run: Path) -> Json:
+    """The content of `metrics.json`, checked as far as an edit needs it.
+
+    Raises:
+        AnyclassError: it is damaged.
+    """
+    path = run / "metrics.json"
+    content = read_json(path)
+    try:
+        _Metrics.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise AnyclassError(f"{path} is damaged: {place}: {first['msg']}") from error
+    return dict(content)
+
+
+def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
+    """The content of `metrics.json` with the classes as they are now.
+
+    Scores of the classifier are computed again from the stored predictions; those of zero-shot and
+    of the baselines do not change.
+
+    Args:
+        run: the edit.
+        metrics: the metrics before.
+        exact: the exact table of predictions before.
+    """
+    classes = run.after.classes
+    metrics = {key: _renamed(value, run) for key, value in metrics.items()}
+    found = metrics.get("discovery")
+    if found:
+        metrics["discovery"] = found | {"empty": [run.renamed.get(n, n) for n in found["empty"]]}
+    for key in ("zero_shot", "zero_shot_ensemble"):
+        metrics[key] = _with_classes(metrics.get(key), classes)
+    if run.probabilities is None:
+        return metrics
+    table = exact.filter(pa.compute.field("status") != REJECTED).to_pydict()
+    labels = _labels(table["true_label"], classes)
+    labels, scored = _scored(run, metrics.get("scored_on"), labels, table)
+    predicted = run.probabilities.argmax(1)
+    metrics["adapted"] = all_scores(labels, scored, classes)
+    metrics["calibration_error"] = expected_calibration_error(labels, scored)
+    if metrics["adapted"]:
+        metrics["confusion"] = confusion(labels, scored.argmax(1), len(classes)).tolist()
+    if metrics.get("changed") is not None:
+        before = _labels(table["zero_shot_label"], classes)
+        metrics["changed"] = float((predicted != before).mean())
+    metrics["warnings"] = [w for w in metrics["warnings"] if not is_discovery_warning(w)]
+    held_out = metrics.get("scored_on") in (None, UNSEEN)
+    metrics.pop("discovery", None)
+    return metrics | discovery_summary(predicted, classes, metrics, held_out)
+
+
+def _labels(names: list[str | None], classes: Classes) -> Int[np.ndarray, " M"]:
+    """Index of the class of each image, -1 without a label."""
+    index = {name: c for c, name in enumerate(classes.names)}
+    return np.array([-1 if name is None else index.get(name, -1) for name in names], np.int64)
+
+
+def _scored(
+    run: EditedRun, kind: str | None, labels: Int[np.ndarray, " M"], table: Json
+) -> tuple[Int[np.ndarray, " M"], Float[np.ndarray, "M C"]]:
+    """Labels that are scored, and the probabilities that they are compared with."""
+    probabilities = run.probabilities
+    if probabilities is None:
+        raise ValueError("there are no probabilities to score")
+    if kind == UNSEEN:
+        given = np.array([status == GIVEN for status in table["status"]], bool)
+        return np.where(given, -1, labels), probabilities
+    if kind == CROSS_FITTED:
+        told = _labels(table["opinion"], run.after.classes)
+        others = np.zeros_like(probabilities)
+        rows = np.flatnonzero(told >= 0)
+        others[rows, told[rows]] = np.array(table["opinion_score"], np.float32)[rows]
+        return np.where(told >= 0, labels, -1), others
+    return labels, probabilities
+
+
+def _renamed(scores: Any, run: EditedRun) -> Any:
+    """Scores with the names that classes have now."""
+    rows = scores.get("per_class") if isinstance(scores, dict) else None
+    if not isinstance(rows, list):
+        return scores
+    return scores | {
+        "per_class": [row | {"name": run.renamed.get(row["name"], row["name"])} for row in rows]
+    }
+
+
+def _with_classes(scores: Json | None, classes: Classes) -> Json | None:
+    """Scores with a row for each class as it is now."""
+    if not scores:
+        return scores
+    row_of = {row["name"]: row for row in scores["per_class"]}
+    nothing = {"n": 0, "accuracy": None}
+    rows = [row_of.get(name, {"name": name} | nothing) for name in classes.names]
+    return scores | {"per_class": rows}

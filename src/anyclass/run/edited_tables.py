@@ -1,0 +1,222 @@
+"""Tables of a run after its classes were merged, split, rejected or renamed.
+
+Letters: N images in the tables, M of them readable, C classes before, C' after.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from anyclass.classifier.class_edits import EditedClasses
+from anyclass.data.label_tables import CONFIRMED, GIVEN, is_yes
+from anyclass.errors import RequestError
+from anyclass.files import atomic_write, csv_cell, csv_text
+from anyclass.run.tables import prediction_row, text_cell
+
+Row = dict[str, Any]
+
+NAME_COLUMNS = ("label", "runner_up", "predicted_label", "opinion", "true_label", "zero_shot_label")
+"""Columns of tables that contain class names."""
+
+REJECTED = "rejected"
+"""Status of an image that could not be read."""
+
+
+@dataclass(frozen=True)
+class EditedRun:
+    """Predictions of a run before and after an edit."""
+
+    before: EditedClasses
+    """The C classes before."""
+    after: EditedClasses
+    """The C' classes now."""
+    files: tuple[str, ...]
+    """The M readable images."""
+    probabilities: Float[np.ndarray, "M K"] | None
+    """Their probabilities now; None: only names change."""
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Index of each readable image."""
+        return {file: i for i, file in enumerate(self.files)}
+
+    @cached_property
+    def successors(self) -> dict[str, list[int]]:
+        """Name of each class before -> classes that have parts of it now."""
+        now = _parts(self.after, self.before)
+        then = _parts(self.before, self.after)
+        names = self.before.classes.names
+        return {
+            name: [c for c, parts in enumerate(now) if parts & of_class]
+            for name, of_class in zip(names, then, strict=True)
+        }
+
+    def follow(self, old: str, file: str) -> str | None:
+        """What the label of an image is called now; None if its class is rejected.
+
+        Where a class was divided, the half that is more probable.
+        """
+        now = self.successors.get(old)
+        if not now:
+            return old
+        best = now[0]
+        i = self.row_of.get(file)
+        if len(now) > 1 and self.probabilities is not None and i is not None:
+            best = now[int(self.probabilities[i, now].argmax())]
+        return self.after.classes.label(best)
+
+    @cached_property
+    def renamed(self) -> dict[str, str]:
+        """Old name -> new name of each class that is still one class."""
+        names = self.after.classes.names
+        return {old: names[now[0]] for old, now in self.successors.items() if len(now) == 1}
+
+
+def _parts(of: EditedClasses, other: EditedClasses) -> list[set[int]]:
+    """Parts of each class, divided by the splits of both; one has made all splits of the other."""
+    found = [set(members) for members in of.edits.members]
+    first_new = of.edits.fitted
+    for s in range(len(of.edits.divided), len(other.edits.divided)):
+        for parts in found:
+            if other.edits.divided[s][0] in parts:
+                parts.add(first_new + s)
+    return found
+
+
+def prediction_cells(run: EditedRun, table: pa.Table) -> dict[str, Row]:
+    """New cells of the predicted images in a table of predictions, by file name."""
+    probabilities = run.probabilities
+    if probabilities is None:
+        return {}
+    status = table["status"].to_pylist()
+    files = table["file_name"].to_pylist()
+    usual = dict.fromkeys(files)
+    if "familiarity" in table.column_names:
+        usual = dict(zip(files, table["familiarity"].to_pylist(), strict=True))
+    return {
+        file: prediction_row(
+            file, probabilities[run.row_of[file]], run.after.classes, familiarity=usual[file]
+        )
+        for file, state in zip(files, status, strict=True)
+        if state not in (GIVEN, REJECTED)
+    }
+
+
+def edited_table(run: EditedRun, table: pa.Table) -> pa.Table:
+    """The exact table of predictions with the classes as they are now."""
+    cells = prediction_cells(run, table)
+    rows = []
+    for row in table.to_pylist():
+        new = cells.get(row["file_name"], {})
+        names = {key: row[key] for key in NAME_COLUMNS if row.get(key)}
+        row |= {key: run.renamed.get(name, name) for key, name in names.items()}
+        rows.append(row | {key: value for key, value in new.items() if key in row})
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def edited_csv(
+    run: EditedRun, source: Path, exact: pa.Table, remembered: Mapping[str, str]
+) -> Iterator[Row]:
+    """Rows of a CSV table of predictions with the classes as they are now.
+
+    A label that a person changed or confirmed stays, under the name that its class has now.
+
+    Args:
+        run: the edit.
+        source: the table.
+        exact: the exact table as it was before.
+        remembered: labels that persons gave before an edit that is taken back, by file name.
+    """
+    cells = prediction_cells(run, exact)
+    written = dict(zip(exact["file_name"].to_pylist(), exact["label"].to_pylist(), strict=True))
+    for row in read_rows(source, ("label",)):
+        file = csv_text(row.get("file_name", ""))
+        new = dict(cells.get(file, {}))
+        names = {key: csv_text(row[key]) for key in NAME_COLUMNS if row.get(key)}
+        renamed = {key: run.renamed.get(name, name) for key, name in names.items()}
+        if is_by_person(row, written.get(file)):
+            label = run.follow(csv_text(row["label"]), file) or ""
+            before = remembered.get(file)
+            if before is not None and run.after.classes.names.count(before):
+                label = before
+            renamed["label"] = label
+            new.pop("label", None)
+        cells_now = {key: text_cell(value) for key, value in new.items() if key in row}
+        yield row | {key: csv_cell(name) for key, name in renamed.items()} | cells_now
+
+
+def followed_csv(run: EditedRun, source: Path) -> Iterator[Row]:
+    """Rows of a CSV table of labels, whose classes are called what they are called now."""
+    for row in read_rows(source, ("label",)):
+        file = csv_text(row.get("file_name", ""))
+        names = {key: csv_text(row[key]) for key in NAME_COLUMNS if row.get(key)}
+        now = {key: run.follow(name, file) or "" for key, name in names.items()}
+        yield row | {key: csv_cell(name) for key, name in now.items()}
+
+
+def is_by_person(row: Mapping[str, str], written: str | None) -> bool:
+    """Whether a person changed or confirmed the label of a row.
+
+    Args:
+        row: a row of a CSV table of predictions.
+        written: the label that the run wrote.
+    """
+    return csv_text(row["label"]) != (written or "") or is_yes(row.get(CONFIRMED, ""))
+
+
+def labels_by_person(source: Path, exact: pa.Table) -> dict[str, str]:
+    """Labels that a person changed or confirmed in a CSV table of predictions, by file name."""
+    if not source.is_file():
+        return {}
+    written = dict(zip(exact["file_name"].to_pylist(), exact["label"].to_pylist(), strict=True))
+    rows = read_rows(source, ("label",))
+    files = ((csv_text(row.get("file_name", "")), row) for row in rows)
+    return {
+        file: csv_text(row["label"]) for file, row in files if is_by_person(row, written.get(file))
+    }
+
+
+def write_csv(path: Path, rows: Iterator[Row]) -> None:
+    """Write rows of text cells, atomically; no file without rows."""
+    first = next(rows, None)
+    if first is None:
+        return
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, first.keys())
+        writer.writeheader()
+        writer.writerow(first)
+        writer.writerows(rows)
+
+
+def read_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read a CSV with a header; a byte order mark, semicolons and tabs are accepted.
+
+    Raises:
+        RequestError: it cannot be read, or a required column is missing.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8: save it again as CSV UTF-8") from error
+    head = text.split("\n", 1)[0]
+    separator = max(",;\t", key=head.count)
+    try:
+        table = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
+        columns = table.fieldnames or ()
+        missing = [name for name in required if name not in columns]
+        if missing:
+            raise RequestError(f"{path} has no column {' and no column '.join(missing)}")
+        for row in table:
+            yield {name: row[name] or "" for name in columns}
+    except csv.Error as error:
+        raise RequestError(f"{path} is not a CSV table: {error}") from error
