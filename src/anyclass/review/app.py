@@ -84,13 +84,13 @@ def create_api(session: Session) -> FastAPI:
     return app
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+def _refused(request: Request, error: Exception) -> Response:
     """Answer to an error of ours: its message."""
     status = 404 if isinstance(error, ImageError) else 409
     return JSONResponse({"detail": printable(str(error))}, status)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+def _failed(request: Request, error: Exception) -> Response:
     """Answer to any other error: nothing of the inside."""
     logging.getLogger("anyclass").error("%s: %s", request.url.path, error)
     return JSONResponse({"detail": "the server failed; its terminal says more"}, 500)

@@ -3,7 +3,8 @@
 import csv
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,8 @@ class Catalogue:
     """Columns of the predictions, None where an older run has none."""
     suspicious: frozenset[str]
     """Files whose label other images contradict."""
+    _orders: dict[str, list[int]] = field(default_factory=dict)
+    """Rows in each order, once it was asked for."""
 
     @classmethod
     def read(cls, run: Path) -> "Catalogue":
@@ -124,13 +127,15 @@ class Catalogue:
             show: whether to show images with a correction.
             corrections: label by file name.
         """
-        return [
-            i
-            for i in self._order(sort)
-            if self.usable(i)
-            and (label is None or self.label(i, corrections) == label)
-            and (show == "all" or (self.files[i] in corrections) == (show == "checked"))
-        ]
+        order = self._orders.get(sort)
+        if order is None:
+            order = self._orders[sort] = [i for i in self._order(sort) if self.usable(i)]
+        files = self.files
+        if show != "all":
+            order = [i for i in order if (files[i] in corrections) == (show == "checked")]
+        if label is not None:
+            order = [i for i in order if self.label(i, corrections) == label]
+        return order
 
     def _order(self, sort: Sort) -> list[int]:
         """All rows in an order, without those that it says nothing of."""
@@ -154,8 +159,28 @@ class Catalogue:
 
     def counts(self, corrections: Mapping[str, str]) -> Counter[str]:
         """Number of images of each label."""
-        rows = (i for i in range(len(self)) if self.usable(i))
-        return Counter(self.label(i, corrections) for i in rows)
+        counts = Counter(self._uncorrected)
+        for file, label in corrections.items():
+            i = self.row_of.get(file)
+            if i is not None and self.usable(i):
+                counts[self.label(i, {})] -= 1
+                counts[label] += 1
+        return +counts
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of each file."""
+        return {file: i for i, file in enumerate(self.files)}
+
+    @cached_property
+    def num_usable(self) -> int:
+        """Number of images that could be read."""
+        return sum(self._uncorrected.values())
+
+    @cached_property
+    def _uncorrected(self) -> Counter[str]:
+        """Number of images of each label, without corrections."""
+        return Counter(self.label(i, {}) for i in range(len(self)) if self.usable(i))
 
     def row(self, i: int) -> Json:
         """What the page shows of image i, but its correction."""

@@ -115,12 +115,11 @@ class Session:
         catalogue = self.catalogue
         labels = self.corrections.labels
         last = self.corrections.last()
-        usable = sum(catalogue.usable(i) for i in range(len(catalogue)))
         return {
             "run": str(catalogue.run),
             "name": catalogue.run.absolute().name,
-            "images": usable,
-            "rejected": len(catalogue) - usable,
+            "images": catalogue.num_usable,
+            "rejected": len(catalogue) - catalogue.num_usable,
             "checked": len(labels),
             "classes": self._classes(labels),
             "undo": None if last is None else last.title,
@@ -221,9 +220,8 @@ class Session:
             if step.of_classes:
                 with self._edited_run():
                     self._tools.edit_classes(self.catalogue.run, undo=True)
-            changed = set(self.corrections.undo(step))
-            files = self.catalogue.files
-            ids = [i for i in range(len(files)) if files[i] in changed] if changed else []
+            row_of = self.catalogue.row_of
+            ids = sorted(row_of[file] for file in self.corrections.undo(step) if file in row_of)
             return {"title": step.title, "ids": ids}
 
     def edit(self, edit: Edit) -> None:

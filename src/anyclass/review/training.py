@@ -108,7 +108,8 @@ class Training:
 def next_run(run: Path) -> Path:
     """Folder for the next round beside a run: `run_2`, `run_3` ..., the first that is free."""
     run = run.absolute()
-    stem, number = run.name, 2
+    stem = run.name
+    number = 2
     if found := re.fullmatch(r"(.+)_(\d{1,4})", run.name):
         stem = found[1]
         number = int(found[2]) + 1
