@@ -145,30 +145,31 @@ def test_edit_classes__is_exact_for_every_method(
     found = [old.classes_[c] for c in p.argmax(1)]
     crowded = max((f"discovered {i}" for i in (1, 2, 3)), key=found.count)
     other = next(n for n in ("discovered 1", "discovered 2") if n != crowded)
-    result = edit_classes(run, merge=[("blue disc", other)])
-    assert result["merged"] == {"blue disc": ["blue disc", other]}
-    new = Classifier.load(run / "model")
-    q = new.predict_proba(images)
-    both = p[:, index["blue disc"]] + p[:, index[other]]
-    assert np.allclose(q[:, new.classes_.index("blue disc")], both, atol=1e-6)
-    for name in set(new.classes_) - {"blue disc"}:
-        assert np.allclose(q[:, new.classes_.index(name)], p[:, index[name]], atol=1e-6)
-    check_consistent(run, images)
-
     halves = edit_classes(run, split=[crowded])["split"][crowded]
     assert halves == [f"{crowded}a", f"{crowded}b"]
     divided = Classifier.load(run / "model")
-    r = divided.predict_proba(images)
-    parts = [r[:, divided.classes_.index(name)] for name in halves]
+    q = divided.predict_proba(images)
+    parts = [q[:, divided.classes_.index(name)] for name in halves]
     assert np.allclose(sum(parts), p[:, index[crowded]], atol=1e-6)
     assert all((parts[i] > parts[1 - i]).any() for i in (0, 1))
+    check_consistent(run, images)
+
+    result = edit_classes(run, merge=[("blue disc", other)])
+    assert result["merged"] == {"blue disc": ["blue disc", other]}
+    new = Classifier.load(run / "model")
+    r = new.predict_proba(images)
+    both = p[:, index["blue disc"]] + p[:, index[other]]
+    assert np.allclose(r[:, new.classes_.index("blue disc")], both, atol=1e-6)
+    for name in set(new.classes_) - {"blue disc"}:
+        column = q[:, divided.classes_.index(name)]
+        assert np.allclose(r[:, new.classes_.index(name)], column, atol=1e-6)
     check_consistent(run, images)
 
     edit_classes(run, reject=[halves[0]], rename={halves[1]: "kite"})
     last = Classifier.load(run / "model")
     assert np.allclose(last.predict_proba(images), r, atol=1e-7)
     labels = last.predict(images)
-    best = [divided.classes_[c] for c in r.argmax(1)]
+    best = [new.classes_[c] for c in r.argmax(1)]
     assert labels == [{halves[0]: "", halves[1]: "kite"}.get(name, name) for name in best]
     check_consistent(run, images)
     table = predict(run, images, tmp_path / "p.csv")

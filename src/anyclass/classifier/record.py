@@ -54,6 +54,9 @@ class FitRecord:
     """Probability of each label by the other images, NaN without a label (open-world)."""
     suspicious: Sequence[int] = ()
     """Indices of labels that the other images contradict (open-world)."""
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Expected accuracy of unlabelled images, where classes are unknown, and how it was found
+    (open-world): accuracy, calibration_error, temperature, images, classes."""
     inertia: float | None = None
     """Sum of squared distances to the nearest centre (k-means)."""
 

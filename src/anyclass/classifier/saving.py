@@ -76,13 +76,17 @@ class HeadFormat(NamedTuple):
     letters of any length."""
     numbers: tuple[str, ...] = ()
     """Names of the numbers."""
+    optional: tuple[str, ...] = ()
+    """Tensors that files of earlier versions do not have."""
 
 
 FORMATS = {
     "adapter": HeadFormat({"w1": "H D", "w2": "D H"}, ("ratio",)),
     "keys": HeadFormat({"keys": "k D", "values": "k C"}, ("alpha", "beta")),
     "conditional": HeadFormat({"context": "L W", "u1": "H D", "c1": "H", "u2": "W H", "c2": "W"}),
-    "open-world": HeadFormat({"known": "J E", "scores": "Q"}),
+    "open-world": HeadFormat(
+        {"known": "J E", "scores": "Q", "temperature": ""}, optional=("temperature",)
+    ),
     "spaces": HeadFormat(
         {
             "x_centre": "D",
@@ -392,7 +396,8 @@ def check_parts(parts: HeadParts, sizes: Mapping[str, int]) -> None:
         raise ValueError(f"the numbers of its head ({kind}) have other names")
     if not all(isfinite(number) for number in numbers.values()):
         raise ValueError(f"the numbers of its head ({kind}) are not finite")
-    letters = {name: axes.split() for name, axes in form.tensors.items()}
+    absent = set(form.optional) - set(tensors)
+    letters = {name: axes.split() for name, axes in form.tensors.items() if name not in absent}
     dimensions = {name: len(axes) for name, axes in letters.items()}
     if dimensions != {name: tensor.ndim for name, tensor in tensors.items()}:
         raise ValueError(f"the tensors of its head ({kind}) have other names or dimensions")

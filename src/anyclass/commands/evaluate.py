@@ -25,7 +25,7 @@ from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
 from anyclass.report.gallery import Json
-from anyclass.run.clustering_scores import align_labels, clustering_scores
+from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
 from anyclass.run.earlier import given_files
 from anyclass.run.folder import check_finished
 from anyclass.run.label_scores import TRAINING_CAVEAT
@@ -84,8 +84,9 @@ def evaluate(
         (`mixed`), and over all classes as means over classes (`generalized`). If classes were
         discovered, labels may be new to the run, and the result is all, old, new, old_fixed, nmi,
         ari, assignment and per_class of clustering accuracy v2; old are the classes with a name,
-        and zero-shot is scored on their images alone. With `min_score` also `sure`: share and
-        scores of the images that reach it.
+        and zero-shot is scored on their images alone. `calibration` compares the scores of images
+        whose label was not given to the run with the share of them that is right. With `min_score`
+        also `sure`: share and scores of the images that reach it.
 
     Raises:
         RequestError: there is no fitted run, no labelled image, or a label that is none of its
@@ -119,11 +120,18 @@ def evaluate(
                 "into class folders, or give a table (--labels FILE)"
             )
         predictions = predict_all(data, classifier, log, prompt_ensemble)
-        others = {name: predict_adapted(data, other, log) for name, other in baselines.items()}
+        others = {
+            name: aligned(predict_adapted(data, other, log), other.classes, classifier.classes)
+            for name, other in baselines.items()
+        }
     scores: Callable[..., Json] = _scores
+    taught: Json = {}
     if unknown_classes(classifier.classes):
         scores = partial(clustering_scores, fitted_on=fitted_on)
-    result = scores(data.dataset, predictions, classifier.classes, others)
+        if fitted_on:
+            given = list(given_files(Path(run)))
+            taught = {"taught": np.isin(data.dataset.files, given)}
+    result = scores(data.dataset, predictions, classifier.classes, others, **taught)
     result["rejected"] = rejected
     result["warnings"] = [*caveats, *result["warnings"]]
     if min_score:

@@ -29,7 +29,14 @@ from anyclass.run.earlier import compare_rounds
 from anyclass.run.label_scores import UNSEEN, fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import Predictions, compare, predict_all, score_baselines
+from anyclass.run.scoring import (
+    Predictions,
+    compare,
+    predict_all,
+    score_baselines,
+    unknown_classes,
+)
+from anyclass.run.triage import triage
 
 Json = dict[str, Any]
 
@@ -126,6 +133,8 @@ def learn(
         "contributions": dict(classifier.record.contributions),
         "suspicious": None if opinions is None else len(opinions.suspicious),
     }
+    if unknown_classes(classifier.classes):
+        metrics |= triage(classifier.record, predictions, taught, metrics)
     predicted = predictions.adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)
     metrics |= discovery_summary(predicted, classifier.classes, metrics, held_out)

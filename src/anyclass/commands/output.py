@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
-from anyclass.run.sentences import basis, decision, rounds
+from anyclass.run.sentences import basis, decision, expectation, rounds
 
 HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
 """Keys of labelled and named classes in the scores -> width of their column."""
@@ -77,6 +77,8 @@ def fit_lines(result: Result, out: Any, of_features: bool = False) -> list[str]:
 def _labels(metrics: Result, out: Any) -> list[str]:
     """What labels did to the decision, since the earlier run, and which of them look wrong."""
     lines = rounds(metrics)
+    if words := expectation(metrics):
+        lines.append(f"expected  {words}")
     if words := decision(metrics):
         lines.append(f"decision  {words}")
     if count := metrics.get("suspicious"):
@@ -217,6 +219,17 @@ def _discovered(result: Result) -> list[str]:
         f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 13)}  zero-shot among the old names",
         f"{result['metric']}, {result['protocol']} protocol, {result['n']} images",
         f"taken as: {', '.join(taken)}",
+        *_calibration(result["calibration"]),
+    ]
+
+
+def _calibration(found: Result | None) -> list[str]:
+    """Whether scores are as high as the share of images that is right."""
+    if not found:
+        return []
+    return [
+        f"scores: mean {found['mean_score']:.1%} where {found['accuracy']:.1%} are right, "
+        f"calibration error {found['error']:.1%}, on {found['n']} images without a given label"
     ]
 
 

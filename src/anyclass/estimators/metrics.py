@@ -74,9 +74,16 @@ def expected_calibration_error(
         return None
     confidence = probabilities[known].max(axis=1)
     correct = probabilities[known].argmax(axis=1) == labels[known]
+    return calibration_gap(confidence, correct, bins)
+
+
+def calibration_gap(
+    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], bins: int = 15
+) -> float:
+    """Expected calibration error of predictions that are right or wrong."""
     intervals = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(intervals, weights=correct - confidence, minlength=bins)  # n_b * gap_b
-    return float(np.abs(gaps).sum() / known.sum())
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def pair_f1(labels: Labels, predicted: Labels) -> float:

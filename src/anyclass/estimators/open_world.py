@@ -40,6 +40,7 @@ from torch import Tensor
 
 from anyclass.errors import ArrayError
 from anyclass.estimators.discovery import Discovered, discover
+from anyclass.estimators.discovery_calibration import Calibration, Hidden, calibrate
 from anyclass.estimators.discovery_expert import discovery_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.mixture import Mixture, Settings
@@ -71,6 +72,8 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         contributions_: share of each expert (text, labels, images) in the spread of the logits.
         weights_: weights of the experts.
         num_classes_: the estimate of the number of classes, if `unknown` is "auto".
+        calibration_: expected accuracy and temperature, where classes are unknown and there are
+            labels enough (`discovery_calibration.py`); else None.
         model_: the fitted `OpenWorldModel`.
     """
 
@@ -85,6 +88,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shrinkage: float = 0.5,
         prior: float = 10.0,
         random_state: int = 0,
+        calibrate: bool = True,
     ) -> None:
         """Set the hyper-parameters.
 
@@ -98,6 +102,8 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             prior: rows per class at which half of the differences between predicted class
                 frequencies are taken for an error of the texts, if zero-shot is unsure; 0: none.
             random_state: seed of the sample that discovery clusters, if there are many rows.
+            calibrate: fit once more without the labels of some classes, to calibrate the
+                probabilities of unknown classes; no prediction changes.
         """
         self.unknown = unknown
         self.rounds = rounds
@@ -107,6 +113,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.shrinkage = shrinkage
         self.prior = prior
         self.random_state = random_state
+        self.calibrate = calibrate
 
     @torch.no_grad()
     def fit(
@@ -155,6 +162,9 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = _all_classes(known, len(self.model_.weights))
         self.weights_ = mixture.weights
         self.contributions_ = mixture.contributions()
+        self.calibration_: Calibration | None = None
+        if found is not None and self.calibrate:
+            self._calibrate(rows, labels.numpy(), class_text, logit_scale)
         self._keep_opinions(mixture)
         self._keep_transduction(rows, labels.numpy())
         return self
@@ -173,6 +183,31 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ArrayError(f"unknown is {self.unknown!r}, not a number of classes or 'auto'")
         if not 0 < logit_scale < inf:
             raise ArrayError(f"logit_scale is {logit_scale}, but must be positive")
+
+    def _calibrate(
+        self, rows: Rows, labels: Int[np.ndarray, " N"], class_text: Any, logit_scale: float
+    ) -> None:
+        """Set the temperature of the model by labelled classes that are treated as unknown."""
+        known = len(self.model_.known)
+        total = len(self.model_.weights)
+
+        def refit(hidden: Hidden) -> Float[np.ndarray, "n K"]:
+            x, h = rows.raw().at(hidden.rows)
+            extra = None if rows.extra is None else h
+            text = None
+            if class_text is not None:
+                text = torch.full((known, rows.depth), torch.nan)
+                text[: len(class_text)] = torch.as_tensor(class_text, dtype=torch.float32)
+                text = text[torch.from_numpy(hidden.kept)]
+            settings = {"unknown": total - len(hidden.kept), "calibrate": False}
+            again = OpenWorldClassifier(**self.get_params() | settings)
+            again.fit(x, hidden.labels, text, logit_scale, extra=extra)
+            return np.asarray(again.predict_proba(x, extra))
+
+        self.calibration_ = calibrate(labels, known, self.random_state, refit)
+        if self.calibration_ is not None:
+            temperature = torch.tensor(self.calibration_.temperature)
+            self.model_ = replace(self.model_, temperature=temperature)
 
     def _keep_opinions(self, mixture: Mixture) -> None:
         """Store what the other rows say of each label."""

@@ -7,10 +7,11 @@
     f(i)     = share of the training images with an outlier score of o(i) or more
 
 k: all experts, for known classes; G: the image expert, for all K classes, the only one that has an
-opinion of unknown classes. Rows are [x | h | 1], or [x | 1] without further features h.
+opinion of unknown classes. Predictions are p^(1/T). Rows are [x | h | 1], or [x | 1] without
+further features h.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 
 import torch
@@ -31,8 +32,14 @@ class OpenWorldModel:
     """k of the C known classes, if others are unknown; J = 0 otherwise."""
     scores: Float[Tensor, " Q"]
     """Quantiles of the outlier scores of the training images, ascending."""
+    temperature: Float[Tensor, ""] = field(default_factory=lambda: torch.ones(()))
+    """T, 1 unless classes are unknown, see `discovery_calibration.py`."""
 
     def logits(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, "n K"]:
+        """log p / T, up to a constant for each image."""
+        return self._log_p(rows) / self.temperature.to(rows)
+
+    def _log_p(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, "n K"]:
         """log p, up to a constant for each image."""
         g = rows @ self.weights.T
         c = len(self.known)
@@ -44,7 +51,7 @@ class OpenWorldModel:
 
     def outlier_score(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, " n"]:
         """o; higher where no class stands out."""
-        return outlier_score(self.logits(rows))
+        return outlier_score(self._log_p(rows))
 
     def familiarity(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, " n"]:
         """f, in [0, 1]."""

@@ -13,7 +13,7 @@ Nothing is trained by gradient, and the model is not changed.
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.few_shot import draw_shots
 from anyclass.methods.workload import Workload
+
+if TYPE_CHECKING:
+    from anyclass.estimators.discovery_calibration import Calibration
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -93,6 +96,7 @@ class OpenWorld:
             opinion_scores=estimator.opinion_score_.tolist(),
             label_quality=estimator.label_quality_.tolist(),
             suspicious=np.flatnonzero(estimator.suspicious_).tolist(),
+            expected=_expected(estimator.calibration_),
         )
         representation = represent(data, "both")
         classes = dataset.classes.with_discovered()
@@ -117,3 +121,16 @@ class OpenWorld:
         if not len(data.dataset.classes):
             return None
         return data.class_features([self.template]).cpu()
+
+
+def _expected(found: "Calibration | None") -> dict[str, float]:
+    """What hidden labels say of unlabelled images, for the record."""
+    if found is None:
+        return {}
+    return {
+        "accuracy": found.accuracy,
+        "calibration_error": found.error,
+        "temperature": found.temperature,
+        "images": found.images,
+        "classes": found.classes,
+    }

@@ -26,6 +26,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, cached_class_features
 from anyclass.files import read_json, write_json
 from anyclass.log import Log
+from anyclass.naming.quality import judged
 from anyclass.naming.suggest import (
     ALPHA,
     TOP,
@@ -56,6 +57,9 @@ COLUMNS = pa.schema(
         ("runner_up", pa.string()),
         ("confidence", pa.string()),
         ("pictures", pa.int64()),
+        ("agreement", pa.float32()),
+        ("nearest", pa.string()),
+        ("hint", pa.string()),
         ("action", pa.string()),
         ("examples", pa.string()),
     ]
@@ -97,8 +101,9 @@ def name_classes(
         top.values[:, 0] - top.values[:, -1],
         None if pseudo is None else normalize(pseudo.cpu(), dim=-1),
     )
+    quality = judged(data, classifier, found, log)
     if isinstance(data, PrecomputedFeatures):
-        return _without_suggestions(found, classes, dataset.files)
+        return _without_suggestions(found, classes, dataset.files, quality)
     given = [dataset.classes.names[c] for c in dataset.classes.named]
     encode = _encoder(data.clip, str(classifier.fields.get("template", PLAIN)))
     names, check, candidates = suggest(found, classes, given, read_words(words), encode)
@@ -108,14 +113,16 @@ def name_classes(
         "known": check.known,
         "threshold": check.threshold,
         "words": candidates,
-        "classes": [_row(name, classes, dataset.files) for name in names],
+        "classes": [_row(name, classes, dataset.files) | quality[name.k] for name in names],
     }
 
 
-def _without_suggestions(found: ClassifiedImages, classes: Classes, files: Sequence[str]) -> Json:
+def _without_suggestions(
+    found: ClassifiedImages, classes: Classes, files: Sequence[str], quality: Sequence[Json]
+) -> Json:
     """Example images of all classes, for a person to name them."""
     nothing = dict.fromkeys(("hit_rate_known", "hit_rate_known_top", "threshold"))
-    rows = [_row(name, classes, files) for name in only_examples(found, classes)]
+    rows = [_row(name, classes, files) | quality[name.k] for name in only_examples(found, classes)]
     return nothing | {"known": 0, "words": 0, "classes": rows}
 
 
@@ -205,7 +212,8 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
 
 def _line(row: Json, rejected: bool) -> Json:
     """Row of one class in `classes.csv`."""
-    cells = {key: row[key] for key in COLUMNS.names if key in row}
+    quality = row.get("quality") or {}
+    cells = {key: (row | quality).get(key) for key in COLUMNS.names}
     return cells | {
         "action": "reject" if rejected else None,
         "runner_up": "; ".join(row["runners_up"]),

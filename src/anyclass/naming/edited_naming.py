@@ -12,10 +12,22 @@ from anyclass.data import Classes
 from anyclass.errors import AnyclassError
 from anyclass.files import read_json
 from anyclass.naming.class_names import NAMING
+from anyclass.naming.quality import SAME, UNSURE, with_hint
 from anyclass.naming.suggest import BORDERLINE, TOP, TYPICAL
 from anyclass.run.edited_tables import EditedRun
 
 Json = dict[str, Any]
+
+
+class _Quality(BaseModel):
+    """What is known of a discovered class; further keys are kept."""
+
+    model_config = ConfigDict(extra="allow")
+    agreement: float | None
+    nearest: str | None
+    separation: float | None
+    verdict: str
+    hint: str
 
 
 class _Row(BaseModel):
@@ -25,6 +37,7 @@ class _Row(BaseModel):
     index: int
     name: str
     kind: str
+    quality: _Quality | None = None
     suggested: str | None
     runners_up: list[str]
     confidence: str | None
@@ -73,7 +86,7 @@ def edited_naming(run: EditedRun, naming: Json) -> Json:
         parts = [naming["classes"][b] for b in before]
         same = len(before) == 1 and len(run.successors[parts[0]["name"]]) == 1
         row = dict(parts[0]) if same else _combined(parts)
-        row |= _identity(run.after.classes, c)
+        row |= _identity(run.after.classes, c) | _quality(run, row.get("quality"))
         if run.probabilities is not None:
             row |= _images(run, c, row if same else None)
         rows.append(row)
@@ -114,6 +127,18 @@ def _identity(classes: Classes, c: int) -> Json:
     if classes.kind(c) != "unknown":
         cells |= {"suggested": None, "runners_up": [], "confidence": None}
     return cells
+
+
+def _quality(run: EditedRun, quality: Json | None) -> Json:
+    """Quality of a class that is as before; the nearest class may be another one now."""
+    if quality is None or quality["nearest"] is None:
+        return {"quality": quality}
+    now = run.renamed.get(quality["nearest"])
+    if now is None or len(_origins(run)[run.after.classes.index(now)]) > 1:
+        verdict = UNSURE if quality["verdict"] == SAME else quality["verdict"]
+        nothing: Json = {"nearest": None, "separation": None, "verdict": verdict}
+        return {"quality": with_hint(quality | nothing)}
+    return {"quality": with_hint(quality | {"nearest": now})}
 
 
 def _images(run: EditedRun, c: int, before: Json | None) -> Json:

@@ -40,7 +40,7 @@ from anyclass.report.next_steps import next_steps
 from anyclass.report.scores import confusion, halves, moves, score_rows
 from anyclass.run.label_scores import TRAINING
 from anyclass.run.progress import STAGES
-from anyclass.run.sentences import basis, decision, rounds
+from anyclass.run.sentences import basis, decision, expectation, rounds
 
 REQUEST = {
     "images": "images",
@@ -103,6 +103,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
         "scores": score_rows(metrics),
         "headline": metrics.get("scored_on") != TRAINING,
         "basis": plain(basis(metrics)),
+        "expectation": plain(expectation(metrics), 400),
         "rounds": [plain(sentence, 400) for sentence in rounds(metrics)],
         "halves": halves(rows, metrics, table),
         "why_null": plain(metrics["why_null"] or "No image has a label to compare with.", 400),
@@ -199,11 +200,23 @@ def _discovered(found: Sequence[Json], rows: Sequence[Json], thumbnail_of: Thumb
             "suggested": plain(one["suggested"] or "", 80),
             "runners_up": [plain(word, 80) for word in one["runners_up"]],
             "confidence": plain(one["confidence"] or ""),
+            "quality": _quality(one.get("quality")),
             "typical": tiles(one["typical"], typical, thumbnail_of),
             "doubtful": tiles(one["borderline"], doubtful, thumbnail_of),
         }
         for one in found[:GALLERY]
     ]
+
+
+def _quality(quality: Json | None) -> Json | None:
+    """Agreement, nearest class and hint of a discovered class; None where it was not judged."""
+    if not quality:
+        return None
+    return {
+        "agreement": quality["agreement"],
+        "nearest": plain(quality["nearest"] or "", 80),
+        "hint": plain(quality["hint"], 200),
+    }
 
 
 def _curves(path: Path) -> list[Json]:

@@ -8,10 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from anyclass.data import Classes, ImageDataset
-from anyclass.estimators.metrics import accuracy, clustering, per_class
+from anyclass.estimators.metrics import (
+    accuracy,
+    assignment,
+    calibration_gap,
+    clustering,
+    per_class,
+)
 from anyclass.run.scoring import Predictions, Probabilities, unknown_classes
 
 Json = dict[str, Any]
@@ -92,6 +98,7 @@ def clustering_scores(
     classes: Classes,
     baselines: Mapping[str, Probabilities],
     fitted_on: bool = False,
+    taught: Bool[np.ndarray, " N"] | None = None,
 ) -> Json:
     """Score discovered classes on labelled images, compared with zero-shot and baselines.
 
@@ -101,6 +108,7 @@ def clustering_scores(
         classes: the run's classes.
         baselines: probabilities of the same classes by baselines, by name.
         fitted_on: whether the run was fitted on these images.
+        taught: whether it was trained on the label of each of them; None: on none.
     """
     adapted = _clustering(dataset, predictions.adapted, classes)
     old = np.where(np.isin(dataset.labels, _named_classes(classes)), dataset.labels, -1)
@@ -122,8 +130,51 @@ def clustering_scores(
         "controls": controls,
         "protocol": "transductive" if fitted_on else "inductive",
         "metric": "clustering accuracy v2",
+        "calibration": _calibration(dataset, predictions.adapted, taught),
         "warnings": warnings,
     }
+
+
+def _calibration(
+    dataset: ImageDataset, probabilities: Probabilities, taught: Bool[np.ndarray, " N"] | None
+) -> Json | None:
+    """Mean score, accuracy and calibration error; None if every label was trained on.
+
+    Clusters are matched to classes by all images, as for the accuracy.
+    """
+    known = dataset.labels >= 0
+    predicted = probabilities.argmax(1)
+    class_of = assignment(dataset.labels[known], predicted[known])
+    rows = known if taught is None else known & ~taught
+    if not rows.any():
+        return None
+    right = class_of[predicted[rows]] == dataset.labels[rows]
+    scores = probabilities[rows].max(1)
+    return {
+        "error": calibration_gap(scores, right),
+        "mean_score": float(scores.mean()),
+        "accuracy": float(right.mean()),
+        "n": int(rows.sum()),
+    }
+
+
+def aligned(rows: Probabilities, of: Classes, classes: Classes) -> Probabilities:
+    """Probabilities of a baseline, the classes that were given in the order of the run's.
+
+    Classes of a run may have been merged since the fit.
+
+    Args:
+        rows: probabilities of the baseline.
+        of: its classes.
+        classes: those of the run.
+    """
+    column_of = {classes.names[c]: c for c in _named_classes(classes)}
+    columns = np.full(len(of), -1)
+    for b, name in enumerate(of.names):
+        if of.kind(b) != "unknown" and column_of.get(name, len(of)) < len(of):
+            columns[column_of[name]] = b
+    columns[columns < 0] = np.setdiff1d(np.arange(len(of)), columns)
+    return rows[:, columns]
 
 
 def _clustering(dataset: ImageDataset, probabilities: Probabilities, classes: Classes) -> Json:

@@ -96,7 +96,8 @@ def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
     labels, scored = _scored(run, metrics.get("scored_on"), labels, table)
     predicted = run.probabilities.argmax(1)
     metrics["adapted"] = all_scores(labels, scored, classes)
-    metrics["calibration_error"] = expected_calibration_error(labels, scored)
+    key = "calibration_error_known" if "expected" in metrics else "calibration_error"
+    metrics[key] = expected_calibration_error(labels, scored)
     if metrics["adapted"]:
         metrics["confusion"] = confusion(labels, scored.argmax(1), len(classes)).tolist()
     if metrics.get("changed") is not None:

@@ -30,6 +30,22 @@ def basis(metrics: Json) -> str:
     return ""
 
 
+def expectation(metrics: Json) -> str:
+    """How many labels of a run with discovered classes are expected to be right; or empty."""
+    found = metrics.get("expected")
+    if not found or found["mean_score"] is None:
+        return ""
+    scores = f"the mean score of the {found['unlabelled']} unlabelled images is "
+    scores += f"{found['mean_score']:.0%}"
+    if found.get("accuracy") is None:
+        return f"{scores}; too few labels to say how many are right, so check a sample of them"
+    return (
+        f"about {found['accuracy']:.0%} of the labels of unlabelled images are expected to be "
+        f"right, as {found['classes']} labelled classes show that were treated as unknown "
+        f"({found['images']} images, calibration error {found['calibration_error']:.0%}); {scores}"
+    )
+
+
 def rounds(metrics: Json) -> list[str]:
     """What changed since the earlier run, one sentence each; nothing for a first round."""
     found = metrics.get("second_round")

@@ -1,0 +1,85 @@
+"""Quality of discovered classes in a run folder: how sure each one is, and what to do with it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from anyclass.classifier.classifier import Classifier
+from anyclass.data import Classes
+from anyclass.estimators.class_quality import FEWEST, ClassQuality, class_quality
+from anyclass.features.cache import cached_part
+from anyclass.features.precomputed import AnyFeatures
+from anyclass.features.store import FeatureStore
+from anyclass.log import Log
+from anyclass.naming.suggest import ClassifiedImages
+
+Json = dict[str, Any]
+
+SOUND = "sound"
+UNSURE = "unsure"
+SEVERAL = "several classes"
+SAME = "same as nearest"
+FEW = "few images"
+"""Verdicts in `naming.json`."""
+
+HINTS = {
+    SOUND: "looks sound",
+    UNSURE: "unsure at its edges: check its least certain images",
+    SEVERAL: "likely more than one class: look at its images, then split or reject it",
+    SAME: "may be the same as {nearest}: compare their images, then merge them",
+    FEW: f"fewer than {FEWEST} images: look at them, then merge or reject the class",
+}
+"""Verdict -> what to do, in plain words."""
+
+
+def with_hint(quality: Json) -> Json:
+    """An entry `quality` of `naming.json`, with what to do by its verdict."""
+    text = HINTS.get(quality["verdict"], "").replace("{nearest}", str(quality["nearest"]))
+    return quality | {"hint": text}
+
+
+def judged(
+    data: AnyFeatures, classifier: Classifier, found: ClassifiedImages, log: Log
+) -> list[Json]:
+    """Entry `quality` of the row of each class; None for a class that was given.
+
+    Features of the model before training judge, also where the model was trained.
+
+    Args:
+        data: the model before training, and the N training images.
+        classifier: the classifier that discovered the classes.
+        found: these images with their predicted classes.
+        log: gets the progress of embedding.
+    """
+    classes = classifier.classes
+    part = cached_part(classifier.representation.part)
+    extra = None
+    if isinstance(data, FeatureStore) or data.extra_width:
+        extra = data.backbone_features(part, log).cpu()
+    trained_on = np.isin(data.dataset.files, list(classifier.record.trained_on))
+    labels = torch.from_numpy(np.where(trained_on, data.dataset.labels, -1))
+    qualities = class_quality(found.z, found.predicted, labels, len(classes), extra)
+    return [
+        {"quality": _entry(q, classes) if classes.kind(k) == "unknown" else None}
+        for k, q in enumerate(qualities)
+    ]
+
+
+def _entry(quality: ClassQuality | None, classes: Classes) -> Json:
+    """What is known of a discovered class."""
+    if quality is None:
+        nothing: Json = dict.fromkeys(("agreement", "nearest", "separation"))
+        return with_hint(nothing | {"verdict": FEW})
+    verdict = SOUND if quality.is_sound else UNSURE
+    if quality.is_mixed:
+        verdict = SEVERAL
+    elif quality.may_be_nearest:
+        verdict = SAME
+    entry = {
+        "agreement": round(quality.agreement, 3),
+        "nearest": None if quality.nearest is None else classes.names[quality.nearest],
+        "separation": None if quality.separation is None else round(quality.separation, 2),
+        "verdict": verdict,
+    }
+    return with_hint(entry)
