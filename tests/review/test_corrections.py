@@ -39,6 +39,20 @@ def test_corrections__undo_walks_back_through_a_restart(tmp_path: Path) -> None:
     second.close()
 
 
+def test_corrections__of_two_processes_are_seen_by_both(tmp_path: Path) -> None:
+    first = Corrections(tmp_path / "corrections.sqlite")
+    second = Corrections(tmp_path / "corrections.sqlite")
+    first.record({"a.png": "cat"}, "one")
+    second.record({"a.png": "dog", "b.png": "cow"}, "two")
+    assert first.labels == second.labels == {"a.png": "dog", "b.png": "cow"}
+    last = first.last()
+    assert last is not None and last.title == "two"
+    first.undo(last)
+    assert second.labels == {"a.png": "cat"} and second.get("b.png") is None
+    first.close()
+    second.close()
+
+
 def test_corrections__survive_a_kill(tmp_path: Path) -> None:
     code = """if True:
         import os, signal, sys

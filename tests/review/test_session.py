@@ -204,6 +204,8 @@ def test_train__shows_its_progress_and_is_cancelled(
     assert session.training.progress()["state"] == "cancelled"
     with pytest.raises(RequestError, match="no training is finished"):
         session.result()
+    options, folder = session._target(["--from", "x"])
+    assert (options, folder) == (["--from", "x", "--overwrite"], run.with_name("run_2"))
 
 
 def test_train__compares_and_goes_on(

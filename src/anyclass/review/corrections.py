@@ -62,27 +62,42 @@ class Corrections:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(SCHEMA)
-            rows = self._database.execute("SELECT file_name, label FROM corrections").fetchall()
-        self._labels: dict[str, str] = dict(rows)
+        self._version = -1
+        self._closed = False
+        self._labels: dict[str, str] = {}
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is merged into it."""
+        """Close the file; the write-ahead log is merged into it. The labels can still be read."""
         with self._lock:
-            self._database.close()
+            if not self._closed:
+                self._current()
+                self._closed = True
+                self._database.close()
 
     @property
     def labels(self) -> Mapping[str, str]:
         """File name -> corrected label, empty where a given label was taken back."""
-        with self._lock:
-            return dict(self._labels)
+        return dict(self._current())
 
     def get(self, file: str) -> str | None:
         """Corrected label of one image; None: it is not corrected."""
-        return self._labels.get(file)
+        return self._current().get(file)
 
     def __len__(self) -> int:
         """Number of corrected images."""
-        return len(self._labels)
+        return len(self._current())
+
+    def _current(self) -> dict[str, str]:
+        """The labels, read again if another process has written some."""
+        with self._lock, self._errors():
+            if self._closed:
+                return self._labels
+            version = int(self._database.execute("PRAGMA data_version").fetchone()[0])
+            if version != self._version:
+                rows = self._database.execute("SELECT file_name, label FROM corrections")
+                self._labels = dict(rows.fetchall())
+                self._version = version
+            return self._labels
 
     def record(self, after: Mapping[str, str | None], title: str, of_classes: bool = False) -> None:
         """Write one step: new label of each file; None removes its correction.
@@ -92,14 +107,13 @@ class Corrections:
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._transaction() as database:
+            before = self._current()
             cursor = database.execute(
                 "INSERT INTO steps (title, of_classes, time) VALUES (?, ?, ?)",
                 (title, of_classes, now),
             )
             number = int(cursor.lastrowid or 0)
-            changes = [
-                (number, file, self._labels.get(file), label) for file, label in after.items()
-            ]
+            changes = [(number, file, before.get(file), label) for file, label in after.items()]
             database.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", changes)
             self._write(database, after)
         self._take(after)

@@ -125,6 +125,7 @@ function showClasses() {
   const shown = page.state.classes.find((one) => one.name === page.label);
   $("class-tools").hidden = !shown || !["unknown", "rejected"].includes(shown.kind);
   for (const id of ["rename", "merge", "split", "reject"]) $(id).hidden = shown && shown.kind === "rejected";
+  $("class-hint").textContent = `Discovered class${shown && shown.hint ? `: ${shown.hint}` : ""}.`;
   $("restore").hidden = !shown || shown.kind !== "rejected";
 }
 

@@ -190,6 +190,8 @@ class ClassRow(Answer):
     """Images with this label now."""
     suggested: str | None
     """Suggested name of a discovered class."""
+    hint: str | None
+    """How sound a discovered class is, and what to do with it."""
 
 
 class Progress(Answer):

@@ -145,6 +145,7 @@ class Session:
                 "kind": kinds.get(name, "new"),
                 "count": counts[name],
                 "suggested": about.get(name, {}).get("suggested"),
+                "hint": (about.get(name, {}).get("quality") or {}).get("hint"),
             }
             for name in names
         ]
@@ -279,8 +280,15 @@ class Session:
             write_table(self.table, self.corrections.labels)
             run = self.catalogue.run
             options = ["--from", str(run), "--labels", str(self.table), *self._class_options()]
-            self.training.start(options, next_run(run))
+            self.training.start(*self._target(options))
             return self.training.progress()
+
+    def _target(self, options: list[str]) -> tuple[list[str], Path]:
+        """Options and the new run folder: that of a training that was cancelled or failed again."""
+        unfinished = self.training.run
+        if unfinished is None or is_finished(unfinished) or self.training.state == "running":
+            return options, next_run(self.catalogue.run)
+        return [*options, "--overwrite"], unfinished
 
     def _class_options(self) -> list[str]:
         """Options for discovered classes that now have labels, and for names in no list."""
