@@ -131,7 +131,9 @@ def _listening(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise RequestError(f"--port {port}: give a number from 0 to 65535")
     try:
-        return socket.create_server((host, port), family=_family(host), backlog=128)
+        listener = socket.create_server((host, port), family=_family(host), backlog=128)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms an answer
+        return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise RequestError(
