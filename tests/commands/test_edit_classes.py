@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -174,7 +175,10 @@ def test_edit_classes__is_exact_for_every_method(
     check_consistent(run, images)
     table = predict(run, images, tmp_path / "p.csv")
     assert table["unsure"] == labels.count("")
-    assert evaluate(run, images)["n"] == 14
+    scores = evaluate(run, images)
+    assert scores["n"] == 14
+    assert scores["calibration"]["n"] == 10, "four labels were trained on"
+    assert 0 <= scores["calibration"]["error"] <= 1
     for _ in range(3):
         edit_classes(run, undo=True)
     back = Classifier.load(run / "model")
@@ -303,6 +307,29 @@ def test_rename__merges_splits_and_rejects_by_the_table(run: Path, images: Path)
     check_consistent(run, images)
     assert rename(run, undo=True)["undone"]["restored"] == ["discovered 3"]
     check_consistent(run, images)
+
+
+def test_fit__says_how_sure_each_class_is(run: Path) -> None:
+    rows = read_csv(run / "classes.csv")
+    naming = read_json(run / "naming.json")["classes"]
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert [row["hint"] for row in rows[:2]] == ["", ""]
+    for row, entry in zip(rows[2:], naming[2:], strict=True):
+        quality = entry["quality"]
+        assert row["hint"] == quality["hint"] != ""
+        assert quality["hint"] in report
+        if quality["agreement"] is not None:
+            assert float(row["agreement"]) == pytest.approx(quality["agreement"])
+            assert row["nearest"] in {other["name"] for other in rows} - {row["name"]}
+            assert "agreement over resamples" in report
+    edit_classes(run, rename={"discovered 1": "kite"}, merge=[("discovered 2", "discovered 3")])
+    now = read_json(run / "naming.json")["classes"]
+    assert now[3]["quality"] is None, "nobody judged the merged class"
+    old = naming[2]["quality"]
+    same = old["nearest"] in (None, "blue disc", "red square")
+    assert now[2]["quality"]["nearest"] == (old["nearest"] if same else None)
+    expected = read_json(run / "metrics.json")["expected"]
+    assert expected["unlabelled"] == 10
 
 
 def test_cli__rename_says_what_it_did(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -464,6 +491,11 @@ def test_edit_classes__moves_no_other_file_and_follows_no_link(run: Path, tmp_pa
         shutil.move(kept, place)
         if link == "unfinished":
             shutil.rmtree(place)
+    (run / "config.json").rename(tmp_path / "config.json")
+    os.mkfifo(run / "config.json")
+    with pytest.raises(RequestError, match="is not a regular file"):
+        rename(run)
+    (tmp_path / "config.json").replace(run / "config.json")
     assert victim.read_text() == "mine"
     assert check_manifest(run) == []
 

@@ -315,6 +315,7 @@ class TrainingImages:
     def __init__(self, classes: RunClasses) -> None:
         """Compute nothing yet."""
         self._classes = classes
+        self._found: ImageProbabilities | None = None
         self.are_new = False
 
     @cached_property
@@ -327,7 +328,7 @@ class TrainingImages:
     @property
     def found(self) -> ImageProbabilities:
         """Stored probabilities; else those of the classifier, which are then stored."""
-        if not hasattr(self, "_found"):
+        if self._found is None:
             edits = self._classes.before.edits
             path = self._classes.run / PROBABILITIES
             stored = read_probabilities(path, len(self._classes.files), edits)
@@ -342,7 +343,8 @@ class TrainingImages:
         rows = self._rows.rows
         gate = two_means(rows[predicted == c])
         g = rows @ gate[:-1] + gate[-1]
-        kept = self.found.gates[:, : len(classes.edits.gates)]
-        self._found = self.found._replace(gates=torch.cat([kept, g[:, None]], dim=1))
+        found = self.found
+        kept = found.gates[:, : len(classes.edits.gates)]
+        self._found = found._replace(gates=torch.cat([kept, g[:, None]], dim=1))
         self.are_new = True
         return gate

@@ -49,8 +49,8 @@ def opened_for_edit(run: Path) -> Iterator[None]:
         RequestError: it is not a finished run, is in use, or has links in the place of files.
         AnyclassError: a file in it is damaged.
     """
-    check_finished(run)
     check_no_links(run)
+    check_finished(run)
     with lock(run):
         sweep(run)
         (run / SCRATCH / TABLE).unlink(missing_ok=True)  # the user may have edited the table again

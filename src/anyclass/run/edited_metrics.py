@@ -51,7 +51,7 @@ class _Metrics(BaseModel):
     zero_shot_ensemble: _Scores | None = None
     adapted: _Scores | None
     discovery: _Discovery | None = None
-    controls: dict[str, Json | None]
+    controls: dict[str, Json | None] = {}
 
 
 def read_metrics(run: Path) -> Json:
@@ -68,7 +68,7 @@ def read_metrics(run: Path) -> Json:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
         raise AnyclassError(f"{path} is damaged: {place}: {first['msg']}") from error
-    return dict(content)
+    return {"controls": {}} | dict(content)
 
 
 def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:

@@ -137,20 +137,23 @@ def check_finished(out: Path) -> None:
 
 
 def check_no_links(out: Path) -> None:
-    """Refuse a run with a link in the place of one of its files or folders.
+    """Refuse a run with a link, a pipe or a device in the place of one of its files or folders.
 
-    Writing through it would change something outside of the run.
+    Writing through a link would change something outside of the run; reading a pipe would hang.
 
     Raises:
-        RequestError: there is such a link.
+        RequestError: there is such a thing.
     """
     folders = ("model", SCRATCH, CONTROLS, *(f"{CONTROLS}/{p.name}" for p in _folders(out)))
     controls = (f"{folder}/{name}" for folder in folders[3:] for name in CONTROL_FILES)
     scratch = (f"{SCRATCH}/{name}" for name in ("model", *FILES))
     for name in (*folders, *FILES, *controls, *scratch):
-        if (out / name).is_symlink():
+        path = out / name
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise RequestError(f"{path} is not a regular file: remove it")
+        if path.is_symlink():
             raise RequestError(
-                f"{out / name} is a link, and a run is never written through a link: copy what it "
+                f"{path} is a link, and a run is never written through a link: copy what it "
                 "points to into the run folder"
             )
 

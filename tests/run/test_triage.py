@@ -1,0 +1,62 @@
+"""How far scores can be trusted: mean score, expected accuracy, calibration on matched classes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from anyclass.classifier.record import FitRecord
+from anyclass.data import Classes, ImageDataset
+from anyclass.run.clustering_scores import aligned, clustering_scores
+from anyclass.run.scoring import Predictions
+from anyclass.run.sentences import expectation
+from anyclass.run.triage import triage
+
+
+def predictions(p: np.ndarray) -> Predictions:
+    return Predictions(np.zeros_like(p), None, p)
+
+
+def test_triage__mean_score_of_images_without_a_given_label() -> None:
+    p = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.3, 0.1, 0.6]], np.float32)
+    taught = np.array([True, False, False])
+    found = {"accuracy": 0.625, "calibration_error": 0.07, "images": 40, "classes": 3}
+    metrics = triage(FitRecord(expected=found), predictions(p), taught, {"calibration_error": 0.2})
+    assert metrics["expected"]["mean_score"] == pytest.approx(0.7)
+    assert metrics["calibration_error"] == 0.07
+    assert metrics["calibration_error_known"] == 0.2
+    words = expectation(metrics)
+    assert words.startswith("about 62% of the labels of unlabelled images are expected to be right")
+    assert "3 labelled classes show that were treated as unknown (40 images" in words
+    assert words.endswith("the mean score of the 2 unlabelled images is 70%")
+    nothing = triage(FitRecord(), predictions(p), taught, {"calibration_error": None})
+    assert nothing["calibration_error"] is None
+    assert "too few labels to say how many are right" in expectation(nothing)
+    assert expectation({}) == ""
+
+
+def test_clustering_scores__calibration_is_on_images_without_a_given_label() -> None:
+    classes = Classes.of(["ant"], labelled=["ant"], unknown=2).with_discovered()
+    p = np.full((8, 3), 0.1, np.float32)
+    guess = [0, 0, 1, 1, 1, 2, 2, 2]
+    p[np.arange(8), guess] = 0.8
+    dataset = ImageDataset.of([f"{i}.png" for i in range(8)])
+    truth = np.array([0, 0, 2, 2, 1, 1, 1, 2])  # discovered 1 is bee, discovered 2 is cow
+    dataset = replace(dataset, labels=truth, classes=Classes.of(["ant", "bee", "cow"]))
+    taught = np.arange(8) < 2
+    found = clustering_scores(dataset, predictions(p), classes, {}, True, taught)["calibration"]
+    assert found["n"] == 6
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    assert found["mean_score"] == pytest.approx(0.8)
+    assert found["error"] == pytest.approx(0.8 - 4 / 6)
+    everything = np.ones(8, bool)
+    none = clustering_scores(dataset, predictions(p), classes, {}, True, everything)
+    assert none["calibration"] is None
+
+
+def test_aligned__baselines_follow_the_classes_of_an_edited_run() -> None:
+    baseline = Classes.of(["ant", "x", "bee", "y"]).discovered([0, 2])
+    run = Classes.of(["ant", "bee"]).with_discovered()
+    rows = np.arange(8.0).reshape(2, 4)
+    assert aligned(rows, baseline, run).tolist() == [[0, 2, 1, 3], [4, 6, 5, 7]]
+    assert np.array_equal(aligned(rows, baseline, baseline), rows)
