@@ -109,7 +109,8 @@ def test_serve__in_python_answers_until_it_is_stopped(
 
 
 @pytest.mark.slow
-def test_serve__ctrl_c_ends_it(fitted: Fitted) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_serve__is_ended_by_a_signal(fitted: Fitted, end: signal.Signals) -> None:
     code = "import sys; from anyclass.cli import main; sys.exit(main())"
     options = [
         "serve",
@@ -134,7 +135,7 @@ def test_serve__ctrl_c_ends_it(fitted: Fitted) -> None:
     first = process.stderr.readline()
     assert re.fullmatch(r"review page: http://127\.0\.0\.1:\d+/\?token=[\w-]{43}\n", first)
     process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(end)
     out, err = process.communicate()
     watchdog.cancel()
     assert (process.returncode, out) == (0, "no label was corrected\n")

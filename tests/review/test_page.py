@@ -134,6 +134,8 @@ def test_keys__type_ahead(page: Page, session: Session) -> None:
     page.keyboard.press("Enter")
     eventually(lambda: labels(session), {"kite-0.png": "red square"})
     page.keyboard.type("Bück dich")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("There is no such class")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     eventually(lambda: labels(session).get("kite-1.png"), "Bück dich")

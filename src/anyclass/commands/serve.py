@@ -3,13 +3,16 @@
 import errno
 import os
 import secrets
+import signal
 import socket
 import sys
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Suppress
@@ -194,6 +197,8 @@ def _serve(
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
     thread.start()  # not in the main thread: a notebook runs a loop of its own there
+    with suppress(ValueError):  # another thread than the main one takes no signals
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         while thread.is_alive() and not server.started:
             thread.join(0.01)
@@ -209,6 +214,13 @@ def _serve(
     finally:
         server.should_exit = True
         thread.join(GRACE + 2)
+        with suppress(ValueError):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End a server that is told to end as Ctrl-C does: its training ends as well."""
+    raise KeyboardInterrupt
 
 
 def _has_screen() -> bool:

@@ -474,7 +474,7 @@ function showMatches() {
   const inside = names.filter((name) => !name.toLowerCase().startsWith(low) && name.toLowerCase().includes(low));
   matches = text ? [...starts, ...inside].slice(0, 12) : [];
   if (text && !names.includes(text)) matches.push(text);
-  marked = 0;
+  marked = names.includes(matches[0]) ? 0 : -1; // a slip of the finger makes no new class
   drawMatches();
 }
 
@@ -509,9 +509,10 @@ $("type").addEventListener("blur", closeMatches);
 $("type").addEventListener("keydown", (event) => {
   const steps = { ArrowDown: 1, ArrowUp: -1 };
   if (event.key in steps && matches.length) {
-    marked = (marked + steps[event.key] + matches.length) % matches.length;
+    marked = (Math.max(marked + steps[event.key], -1) + matches.length) % matches.length;
     drawMatches();
-  } else if (event.key === "Enter") take(marked);
+  } else if (event.key === "Enter" && marked < 0) say("There is no such class: ↓ and Enter make a new one");
+  else if (event.key === "Enter") take(marked);
   else if (event.key === "Escape") {
     closeMatches();
     $("grid").focus();
@@ -605,7 +606,7 @@ function showHelp() {
   const keys = [
     ["← ↑ → ↓", "go to another image; with Shift, select"],
     ["1 … 9", "give the image its first, second … most probable class"],
-    ["a letter", "type a class name; a name that is not there becomes a new class"],
+    ["a letter", "type a class name; Enter takes it, ↓ and Enter make a new class"],
     ["Enter", "confirm the label as it is"],
     ["Del", "take the label back"],
     ["Space, Ctrl+click", "add an image to the selection"],
