@@ -21,6 +21,9 @@ GUARDS = ("TYPE_CHECKING", "__name__ ==")
 DEMANDED = {"extractall": ("filter", "data"), "torch.load": ("weights_only", True)}
 IN_TEMPLATES = re.compile(r"\|\s*safe\b|autoescape\s+false|<script|javascript:|https?://|\bon\w+=")
 
+OWN_SCRIPT = '<script src="page.js" defer></script>'
+"""The one script: a file of the package, for the review page."""
+
 
 def called(node: ast.Call) -> str:
     return ast.unparse(node.func)
@@ -160,7 +163,8 @@ def test_joined_assignments__sees_unrelated_values(code: str, joined: bool) -> N
 
 def test_templates__no_unsafe_markup() -> None:
     for path in sorted(PACKAGE.rglob("*.html")):
-        found = IN_TEMPLATES.search(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8").replace(OWN_SCRIPT, "")
+        found = IN_TEMPLATES.search(text)
         assert found is None, f"{path.name}: {found}"
     for path in SOURCES:
         assert not re.search(r"\|\s*safe\b", path.read_text(encoding="utf-8")), path.name

@@ -48,6 +48,7 @@ def place(
     monkeypatch.setattr("anyclass.commands.demo.IMAGES", few)
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
+    monkeypatch.setattr("anyclass.commands.serve._serve", lambda *_: None)  # it would not end
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

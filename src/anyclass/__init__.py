@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from anyclass.commands.evaluate import evaluate
     from anyclass.commands.fit import fit
     from anyclass.commands.predict import predict
+    from anyclass.commands.serve import serve
     from anyclass.data import Classes, ImageDataset
     from anyclass.errors import AnyclassError
     from anyclass.estimators.open_world import OpenWorldClassifier
@@ -31,6 +32,7 @@ __all__ = [
     "evaluate",
     "fit",
     "predict",
+    "serve",
 ]
 
 _HOMES = {
@@ -44,6 +46,7 @@ _HOMES = {
     "evaluate": "commands.evaluate",
     "fit": "commands.fit",
     "predict": "commands.predict",
+    "serve": "commands.serve",
 }
 
 

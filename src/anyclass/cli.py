@@ -175,6 +175,13 @@ def _report(line: "CommandLine") -> Answer:
     return _answer(line, report, lambda result: [result["report"]])
 
 
+def _serve(line: "CommandLine") -> Answer:
+    from anyclass.commands.output import serve_lines
+    from anyclass.commands.serve import serve
+
+    return _answer(line, serve, serve_lines)
+
+
 def _demo(line: "CommandLine") -> Answer:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read with torch: idle threads sleep
     from anyclass.commands.demo import demo
@@ -198,6 +205,7 @@ COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {
     "evaluate": _evaluate,
     "rename": _rename,
     "report": _report,
+    "serve": _serve,
     "demo": _demo,
     "models": _models,
 }

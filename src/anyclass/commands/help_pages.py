@@ -33,6 +33,7 @@ from anyclass.commands.help import FEATURE_FLAGS, PAGES, key
 from anyclass.commands.models import models
 from anyclass.commands.predict import predict
 from anyclass.commands.report import report
+from anyclass.commands.serve import serve
 from anyclass.files import write_text
 from anyclass.methods import METHODS
 
@@ -171,7 +172,7 @@ def _all_pages() -> Iterator[tuple[str, list[str]]]:
         chosen = {"captioner": captioner}
         yield _page("describe", "", chosen, describe_command(captioner))
         yield _page("rename", "", chosen, rename_command(captioner))
-    functions: tuple[Any, ...] = (embed, predict, evaluate, report, demo, models)
+    functions: tuple[Any, ...] = (embed, predict, evaluate, report, serve, demo, models)
     for function in functions:
         yield _page(function.__name__, "", {}, function)
 

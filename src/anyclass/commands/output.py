@@ -1,5 +1,6 @@
 """Results of commands as lines for people."""
 
+import shlex
 from typing import Any
 
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
@@ -276,3 +277,14 @@ def _changes(result: Result) -> list[str]:
         lines.append(f"{old} split into {' and '.join(halves)}")
     lines += [f"{name} rejected: its images have no label" for name in result["rejected"]]
     return lines + [f"{name} restored" for name in result["restored"]]
+
+
+def serve_lines(result: Result) -> list[str]:
+    """Corrections of a review, and how to train with them."""
+    if result["labels"] is None:
+        return ["no label was corrected"]
+    again = ["anyclass", "fit", "auto", "--from", result["run"], "--labels", result["labels"]]
+    return [
+        f"{result['corrections']} labels corrected or confirmed: {result['labels']}",
+        f"next  {shlex.join(again)} --out NEW_RUN",
+    ]

@@ -1,0 +1,275 @@
+"""Features and probabilities of all images of a run, computed in the background.
+
+What needs the model waits for it here: the most probable classes of an image, predictions of
+new images with the nearest images of the run, and the choice of images to label next.
+"""
+
+from collections.abc import Callable, Sequence
+from threading import Event, Lock, Thread
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from anyclass.backbone import Backbone
+from anyclass.backbone.engine import Engine, engine
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.precomputed import feature_rows
+from anyclass.classifier.representation import Representation
+from anyclass.data import TestTransform
+from anyclass.errors import AnyclassError, printable
+from anyclass.estimators.active_learning import most_useful
+from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.store import FeatureStore
+from anyclass.review.catalogue import Catalogue
+
+TOP = 9
+"""Most probable classes that are kept of each image: one for each number key."""
+
+BATCH = 16
+"""New images that are predicted at a time."""
+
+PATIENCE = 10.0
+"""Seconds that a prediction waits for the features of the run, if nearest images are asked for."""
+
+Load = Callable[[], tuple[Backbone, Classifier]]
+"""Loads the model before training and the classifier of a run."""
+
+
+class Ready(NamedTuple):
+    """What is known of all images; n of them are readable."""
+
+    row: Int[np.ndarray, " n"]
+    """Row of each in the catalogue."""
+    features: Float[np.ndarray, "n D"]
+    """Unit features."""
+    top: Int[np.ndarray, "n T"]
+    """Its most probable classes."""
+    probability: Float[np.ndarray, "n T"]
+    """Their probabilities."""
+    at: dict[int, int]
+    """Row in the catalogue -> row here."""
+
+
+class Guess(NamedTuple):
+    """Prediction of a new image."""
+
+    classes: list[int]
+    """The most probable classes."""
+    probabilities: list[float]
+    """Their probabilities."""
+    familiarity: float | None
+    """Share of the training images that are at least as unusual; None: not known."""
+    nearest: list[int]
+    """Rows of the nearest images of the run, in the catalogue."""
+    similarities: list[float]
+    """Their cosine similarities."""
+
+
+class _Stopped(Exception):  # noqa: N818 (no error: the index is no longer wanted)
+    """Raised inside the thread to end it."""
+
+
+class ImageIndex:
+    """Model and features of one run; started once, safe to use from several threads."""
+
+    def __init__(self, catalogue: Catalogue, load: Load) -> None:
+        """Keep the arguments; `start` begins to compute."""
+        self._catalogue = catalogue
+        self._load = load
+        self._predictor: _Predictor | None = None
+        self._loaded = Event()
+        self._stop = Event()
+        self._lock = Lock()
+        self.ready: Ready | None = None
+        """Features and probabilities, once they are computed."""
+        self.error = ""
+        """Why they cannot be computed."""
+        self.done = 0
+        self.total = 0
+        self._thread = Thread(target=self._run, name="image-index", daemon=True)
+
+    def start(self) -> None:
+        """Load the model and compute the features, in a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread at the next batch of images."""
+        self._stop.set()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until all is computed, or failed."""
+        self._thread.join(seconds)
+
+    def message(self) -> str:
+        """What is going on, for people; empty when all is ready."""
+        if self.error:
+            return self.error
+        if self.ready is not None:
+            return ""
+        if self.total:
+            return f"computing features: {self.done} of {self.total} images"
+        return "loading the model"
+
+    def top(self, i: int) -> list[tuple[int, float]]:
+        """Most probable classes of image i with their probabilities; empty before `ready`."""
+        ready = self.ready
+        if ready is None or i not in ready.at:
+            return []
+        at = ready.at[i]
+        pairs = zip(ready.top[at].tolist(), ready.probability[at].tolist(), strict=True)
+        return list(pairs)
+
+    def useful(self, candidate: Callable[[int], bool], count: int) -> list[int]:
+        """Rows of the images whose label would teach most; empty before `ready`.
+
+        Args:
+            candidate: whether an image may be chosen.
+            count: how many to choose.
+        """
+        ready = self.ready
+        if ready is None:
+            return []
+        second = ready.probability[:, 1] if ready.probability.shape[1] > 1 else 0.0
+        margin = ready.probability[:, 0] - second
+        free: Bool[np.ndarray, " n"] = np.array([candidate(int(i)) for i in ready.row], bool)
+        chosen = most_useful(ready.features, margin, free, count)
+        rows: list[int] = ready.row[chosen].tolist()
+        return rows
+
+    def predict(self, images: Sequence[Image.Image], top: int, nearest: int) -> list[Guess]:
+        """Predict new images; waits for the model.
+
+        Args:
+            images: RGB images.
+            top: how many classes to return.
+            nearest: how many of the nearest images of the run to return; none if they
+                are not computed in time.
+
+        Raises:
+            AnyclassError: the model cannot be loaded.
+        """
+        self._loaded.wait()
+        if nearest:
+            self.wait(PATIENCE)
+        predictor = self._predictor
+        if predictor is None:
+            raise AnyclassError(self.error)
+        guesses = []
+        with self._lock:  # one batch at a time: memory stays bounded
+            for start in range(0, len(images), BATCH):
+                rows = predictor.rows(images[start : start + BATCH])
+                guesses += self._guesses(predictor, rows, top, nearest)
+        return guesses
+
+    def _guesses(
+        self, predictor: "_Predictor", rows: Float[Tensor, "n E"], top: int, nearest: int
+    ) -> list[Guess]:
+        classifier = predictor.classifier
+        best = classifier.probabilities(rows).cpu().topk(min(top, len(classifier.classes)))
+        familiarity = classifier.familiarity(rows)
+        usual = [None] * len(rows) if familiarity is None else familiarity.tolist()
+        near, similar = self._nearest(predictor.comparable(rows), nearest)
+        return [
+            Guess(best.indices[i].tolist(), best.values[i].tolist(), usual[i], near[i], similar[i])
+            for i in range(len(rows))
+        ]
+
+    def _nearest(
+        self, x: Float[np.ndarray, "n D"], count: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Rows of the nearest images of the run, and their similarities."""
+        ready = self.ready
+        if ready is None or not count:
+            nothing: list[list[Any]] = [[] for _ in x]
+            return nothing, nothing
+        similarity = x @ ready.features.T
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+        rows = ready.row[order].tolist()
+        return rows, np.take_along_axis(similarity, order, axis=1).tolist()
+
+    def _run(self) -> None:
+        try:
+            base, classifier = self._load()
+            self._predictor = _Predictor(classifier)
+            self._loaded.set()
+            self.ready = self._compute(base, self._predictor)
+        except _Stopped:
+            self.error = "stopped"
+        except AnyclassError as error:
+            self.error = printable(str(error))
+        except Exception as error:  # the page goes on without the model
+            self.error = printable(f"{type(error).__name__}: {error}")
+        finally:
+            self._loaded.set()
+
+    def _compute(self, base: Backbone, predictor: "_Predictor") -> Ready:
+        """Features and probabilities of the images that can be read."""
+        dataset, rows = self._catalogue.dataset()
+        store = FeatureStore(base, dataset)
+        representation = predictor.representation
+        found = store.embed(Embedding(cached_part(representation.part)), self._log)
+        store = store.of(dataset[found.ok])
+        features = []
+        top = []
+        probability = []
+        for block in feature_rows(representation, store, self._log):
+            count = min(TOP, len(predictor.classifier.classes))
+            best = predictor.classifier.probabilities(block).cpu().topk(count)
+            features.append(predictor.comparable(block))
+            top.append(best.indices.numpy())
+            probability.append(best.values.numpy())
+        row = np.array(rows, np.int64)[found.ok]
+        return Ready(
+            row,
+            np.concatenate(features),
+            np.concatenate(top),
+            np.concatenate(probability),
+            {int(i): at for at, i in enumerate(row)},
+        )
+
+    def _log(self, **numbers: Any) -> None:
+        """Note the progress of embedding."""
+        if self._stop.is_set():
+            raise _Stopped
+        if numbers.get("stage") == "embed":
+            self.done = numbers["done"]
+            self.total = numbers["total"]
+
+
+class _Predictor:
+    """A classifier that is ready for images in memory."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        representation = classifier.representation
+        if not isinstance(representation, Representation):
+            raise AnyclassError("the run was fitted on features and has no model of images")
+        self.classifier = classifier
+        self.representation = representation
+        self._part = representation.part or "head"
+        self._trunk: Engine = engine(representation.clip, self._part)
+        self._transform = TestTransform(representation.clip.preprocessing)
+        self._width = self._comparable_width()
+
+    @torch.no_grad()
+    def rows(self, images: Sequence[Image.Image]) -> Float[Tensor, "n E"]:
+        """Rows of the representation."""
+        views = torch.cat([self._transform(image, "") for image in images])
+        pixels = self.representation.clip.preprocessing.normalise(views)
+        return self.representation.rows(self._trunk.run(pixels), self._part)
+
+    def comparable(self, rows: Float[Tensor, "n E"]) -> Float[np.ndarray, "n D"]:
+        """Unit features to compare images by: rows without what follows the projection."""
+        unit: Float[np.ndarray, "n D"]
+        unit = normalize(rows[:, : self._width].float(), dim=1).cpu().numpy()
+        return unit
+
+    def _comparable_width(self) -> int | None:
+        """Columns of the projected features; None: all."""
+        if self.representation.space != "both":
+            return None
+        return int(self.representation.fingerprint().shape[1])

@@ -1,0 +1,375 @@
+"""Session: the run on the review page, and what a person does to it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple
+
+from anyclass.backbone import Backbone
+from anyclass.classifier.classifier import Classifier
+from anyclass.data import Classes
+from anyclass.data.classes import normal
+from anyclass.errors import AnyclassError, RequestError
+from anyclass.files import read_json, write_json
+from anyclass.naming.class_names import NAMING
+from anyclass.review.catalogue import Catalogue, Json, Show, Sort
+from anyclass.review.corrections import Corrections, write_table
+from anyclass.review.image_index import ImageIndex
+from anyclass.review.thumbnails import Thumbnails
+from anyclass.review.training import Training, before_after, is_finished, next_run
+
+FOLDER = "review"
+"""Folder inside a run for what is done on the review page."""
+
+LONGEST_NAME = 200
+"""Most characters of a class name."""
+
+USEFUL = 30
+"""Images of "most useful next"."""
+
+
+class Tools(NamedTuple):
+    """What the page takes from the commands."""
+
+    load: Callable[[Path], tuple[Backbone, Classifier]]
+    """Loads the model before training and the classifier of a run."""
+    edit_classes: Callable[..., Any]
+    """`edit_classes(run, merge, split, reject, rename, restore, undo)` of a run."""
+
+
+class Edit(NamedTuple):
+    """One edit of the classes of a run."""
+
+    merge: Sequence[tuple[str, str]] = ()
+    """Pairs of classes: the first becomes part of the second."""
+    split: Sequence[str] = ()
+    """Classes to divide in two."""
+    reject: Sequence[str] = ()
+    """Classes that are none."""
+    rename: Mapping[str, str] = {}
+    """Old name -> new name."""
+    restore: Sequence[str] = ()
+    """Rejected classes to use again."""
+
+    @property
+    def title(self) -> str:
+        """What is done, for people."""
+        parts = [f"merged {a} into {b}" for a, b in self.merge]
+        parts += [f"split {name}" for name in self.split]
+        parts += [f"rejected {name}" for name in self.reject]
+        parts += [f"renamed {a} to {b}" for a, b in self.rename.items()]
+        parts += [f"restored {name}" for name in self.restore]
+        return ", ".join(parts)
+
+
+class Session:
+    """A run that is being reviewed."""
+
+    def __init__(self, run: Path, tools: Tools, thumbnails: Thumbnails | None = None) -> None:
+        """Open a run; the model is loaded in the background.
+
+        Raises:
+            RequestError: it is no finished run of images.
+        """
+        self._tools = tools
+        self._lock = RLock()
+        self.thumbnails = thumbnails or Thumbnails()
+        self.training = Training()
+        self._open(run)
+
+    def _open(self, run: Path) -> None:
+        self.catalogue = Catalogue.read(run)
+        self.corrections = Corrections(run / FOLDER / "corrections.sqlite")
+        self.index = self._new_index()
+
+    def _new_index(self) -> ImageIndex:
+        run = self.catalogue.run
+        index = ImageIndex(self.catalogue, lambda: self._tools.load(run))
+        index.start()
+        return index
+
+    def close(self) -> None:
+        """Stop what runs, and write the table of corrections if there are some."""
+        with self._lock:
+            self.training.cancel()
+            self.index.stop()
+            if self.checked:
+                write_table(self.table, self.corrections.labels)
+            self.corrections.close()
+
+    @property
+    def table(self) -> Path:
+        """RUN/review/corrections.csv, which `fit --labels` takes."""
+        return self.catalogue.run / FOLDER / "corrections.csv"
+
+    @property
+    def checked(self) -> int:
+        """Number of images with a correction."""
+        return len(self.corrections)
+
+    # what the page shows
+
+    def state(self) -> Json:
+        """Classes with their numbers of images, and what can be done."""
+        catalogue = self.catalogue
+        labels = self.corrections.labels
+        last = self.corrections.last()
+        return {
+            "run": str(catalogue.run),
+            "name": catalogue.run.absolute().name,
+            "images": catalogue.num_usable,
+            "rejected": len(catalogue) - catalogue.num_usable,
+            "checked": len(labels),
+            "classes": self._classes(labels),
+            "undo": None if last is None else last.title,
+            "suspicious": len(catalogue.suspicious),
+            "model": self.index.message(),
+            "training": self.training.progress(),
+        }
+
+    def _classes(self, labels: Mapping[str, str]) -> list[Json]:
+        """The classes of the run, then those that only corrections have."""
+        catalogue = self.catalogue
+        counts = catalogue.counts(labels)
+        names = list(catalogue.classes.names)
+        names += sorted({label for label in labels.values() if label} - set(names))
+        about = _naming(catalogue.run)
+        kinds: dict[str, str] = dict(
+            zip(catalogue.classes.names, catalogue.classes.kinds, strict=True)
+        )
+        kinds |= dict.fromkeys(catalogue.classes.rejected, "rejected")
+        return [
+            {
+                "name": name,
+                "kind": kinds.get(name, "new"),
+                "count": counts[name],
+                "suggested": about.get(name, {}).get("suggested"),
+                "hint": (about.get(name, {}).get("quality") or {}).get("hint"),
+            }
+            for name in names
+        ]
+
+    def view(self, sort: Sort, label: str | None, show: Show) -> list[int]:
+        """Rows of images in an order."""
+        return self.catalogue.view(sort, label, show, self.corrections.labels)
+
+    def rows(self, ids: Sequence[int]) -> list[Json]:
+        """What the page shows of some images.
+
+        Raises:
+            RequestError: there is no such image.
+        """
+        names = self.catalogue.classes.names
+        rows = []
+        for i in ids:
+            self.check(i)
+            row = self.catalogue.row(i)
+            top = [{"label": names[c], "probability": p} for c, p in self.index.top(i)]
+            correction = self.corrections.get(self.catalogue.files[i])
+            rows.append(row | {"top": top, "correction": correction})
+        return rows
+
+    def check(self, i: int) -> None:
+        """Require an image.
+
+        Raises:
+            RequestError: there is no such image.
+        """
+        if not 0 <= i < len(self.catalogue):
+            raise RequestError(f"there is no image {i}: the run has {len(self.catalogue)}")
+
+    def useful(self, count: int = USEFUL) -> list[int]:
+        """Rows of the images whose label would teach most."""
+        labels = self.corrections.labels
+        catalogue = self.catalogue
+
+        def unlabelled(i: int) -> bool:
+            return not catalogue.given(i) and catalogue.files[i] not in labels
+
+        return self.index.useful(unlabelled, count)
+
+    # what a person does
+
+    def correct(self, ids: Sequence[int], label: str | None) -> None:
+        """Give images a label, at once on disk; None takes the label back.
+
+        Raises:
+            RequestError: there is no such image, or the label is no name.
+        """
+        with self._lock:
+            for i in ids:
+                self.check(i)
+            name = None if label is None else checked_name(label)
+            files = self.catalogue.files
+            nothing = {files[i]: "" if self.catalogue.given(i) else None for i in ids}
+            after = nothing if name is None else dict.fromkeys(nothing, name)
+            count = "1 image" if len(after) == 1 else f"{len(after)} images"
+            title = f"{count}: no label" if name is None else f"{count}: {name}"
+            self.corrections.record(after, title)
+
+    def undo(self) -> Json:
+        """Take the last step back; returns its title and its images.
+
+        Raises:
+            RequestError: nothing was done, or a training is running.
+        """
+        with self._lock:
+            step = self.corrections.last()
+            if step is None:
+                raise RequestError("there is nothing to undo")
+            if step.of_classes:
+                with self._edited_run():
+                    self._tools.edit_classes(self.catalogue.run, undo=True)
+            row_of = self.catalogue.row_of
+            ids = sorted(row_of[file] for file in self.corrections.undo(step) if file in row_of)
+            return {"title": step.title, "ids": ids}
+
+    def edit(self, edit: Edit) -> None:
+        """Merge, split, reject, rename or restore classes in the files of the run.
+
+        Corrections follow their class; those of a class that was split or rejected are taken back.
+
+        Raises:
+            RequestError: it is not possible; the message says why.
+        """
+        if not edit.title:
+            raise RequestError("give something to merge, split, reject, rename or restore")
+        with self._lock:
+            with self._edited_run():
+                done = self._tools.edit_classes(
+                    self.catalogue.run,
+                    merge=[(b, a) for a, b in edit.merge],  # the first one keeps its name
+                    split=list(edit.split),
+                    reject=list(edit.reject),
+                    rename=dict(edit.rename),
+                    restore=list(edit.restore),
+                )
+            now: dict[str, str | None] = dict(done["renamed"])
+            now |= {old: new for new, olds in done["merged"].items() for old in olds}
+            now |= dict.fromkeys((*done["split"], *done["rejected"]))
+            labels = self.corrections.labels
+            after = {file: now[label] for file, label in labels.items() if label in now}
+            self.corrections.record(after, edit.title, of_classes=True)
+
+    @contextmanager
+    def _edited_run(self) -> Iterator[None]:
+        """Change files of the run, then read it again.
+
+        Raises:
+            RequestError: a training is running, which reads the run.
+        """
+        if self.training.state == "running":
+            raise RequestError("a training is running: wait for its end, or cancel it")
+        yield
+        self.index.stop()
+        self.catalogue = Catalogue.read(self.catalogue.run)
+        self.index = self._new_index()
+
+    # the second round
+
+    def train(self) -> Json:
+        """Start the second round with the corrections as labels.
+
+        Raises:
+            RequestError: there is no correction, or a training is running.
+        """
+        with self._lock:
+            if not self.checked:
+                raise RequestError("nothing was corrected or confirmed yet: there is no new label")
+            write_table(self.table, self.corrections.labels)
+            run = self.catalogue.run
+            options = ["--from", str(run), "--labels", str(self.table), *self._class_options()]
+            self.training.start(*self._target(options))
+            return self.training.progress()
+
+    def _target(self, options: list[str]) -> tuple[list[str], Path]:
+        """Options and the new run folder: that of a training that was cancelled or failed again."""
+        unfinished = self.training.run
+        if unfinished is None or is_finished(unfinished) or self.training.state == "running":
+            return options, next_run(self.catalogue.run)
+        return [*options, "--overwrite"], unfinished
+
+    def _class_options(self) -> list[str]:
+        """Options for discovered classes that now have labels, and for names in no list."""
+        run = self.catalogue.run
+        config = read_json(run / "config.json")
+        used = {label for label in self.corrections.labels.values() if label}
+        used |= {name for name in self.catalogue.columns["true_label"] if name}
+        classes = self.catalogue.classes
+        options = []
+        if config.get("unknown"):
+            unknown = {classes.names[c] for c, k in enumerate(classes.kinds) if k == "unknown"}
+            options += ["--unknown", str(len(unknown - used - set(classes.rejected)))]
+        given = config.get("classes")
+        if given is not None:
+            listed = Classes.read(Path(given)) if isinstance(given, str) else Classes.of(given)
+            more = sorted(used - set(listed.names))
+            if more:
+                path = run / FOLDER / "classes.json"
+                write_json(path, _names(listed, more))
+                options += ["--classes", str(path)]
+        return options
+
+    def result(self) -> Json:
+        """Before and after, once a training is finished.
+
+        Raises:
+            RequestError: there is no finished training.
+        """
+        new = self.training.run
+        if self.training.state != "finished" or new is None or not is_finished(new):
+            raise RequestError("no training is finished")
+        return before_after(self.catalogue.run, new)
+
+    def go_on(self) -> None:
+        """Review the new run from now on.
+
+        Raises:
+            RequestError: there is no finished training.
+        """
+        with self._lock:
+            self.result()
+            new = self.training.run
+            if new is None:
+                raise RequestError("no training is finished")
+            earlier = self.corrections
+            self.index.stop()
+            self._open(new)
+            earlier.close()
+            self.training = Training()
+
+
+def checked_name(name: str) -> str:
+    """A class name that a person typed, normalised.
+
+    Raises:
+        RequestError: it is empty, too long, or has invisible characters.
+    """
+    name = normal(name)
+    if not name:
+        raise RequestError("a class needs a name")
+    if len(name) > LONGEST_NAME:
+        raise RequestError(f"a class name has at most {LONGEST_NAME} characters")
+    if not name.replace("\u200c", "").replace("\u200d", "").isprintable():
+        raise RequestError(f"the class name {name!r:.80} has invisible characters")
+    return name
+
+
+def _naming(run: Path) -> dict[str, Json]:
+    """Suggested names of discovered classes, by the name that they have now."""
+    if not (run / NAMING).is_file():
+        return {}
+    try:
+        rows = read_json(run / NAMING)["classes"]
+        return {row["name"]: row for row in rows if row["kind"] == "unknown"}
+    except (AnyclassError, KeyError, TypeError):
+        return {}
+
+
+def _names(classes: Classes, more: Sequence[str]) -> Json | list[str]:
+    """Class names with their prompts, and further names, as `--classes` reads them."""
+    prompts = {prompt: name for name, prompt in zip(classes.names, classes.prompts, strict=True)}
+    prompts |= {name.replace("_", " "): name for name in more}
+    names = [*classes.names, *more]
+    return prompts if len(prompts) == len(names) else names

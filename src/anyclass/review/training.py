@@ -1,0 +1,174 @@
+"""Train again: the second round as a process of its own, with its progress."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from anyclass.errors import RequestError, printable
+from anyclass.files import MANIFEST, read_json
+
+Json = dict[str, Any]
+
+State = Literal["idle", "running", "finished", "failed", "cancelled"]
+"""What became of the last training."""
+
+PATIENCE = 10.0
+"""Seconds that a cancelled training gets to end by itself."""
+
+_CODE = "import sys; from anyclass.cli import main; sys.exit(main())"
+_STEP = re.compile(r"^(.+?): (\d+) of (\d+)\b")
+
+
+class Training:
+    """One training at a time, started from the page."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self.state: State = "idle"
+        self.run: Path | None = None
+        """The run that is written."""
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: deque[str] = deque(maxlen=40)
+        self._thread: Thread | None = None
+
+    def start(self, options: Sequence[str], out: Path) -> None:
+        """Start `anyclass fit auto OPTIONS --out OUT`.
+
+        Raises:
+            RequestError: a training is running.
+        """
+        if self.state == "running":
+            raise RequestError("a training is running: wait for its end, or cancel it")
+        command = [sys.executable, "-u", "-c", _CODE, "fit", "auto", *options, "--out", str(out)]
+        self._lines.clear()
+        self.run = out
+        self.state = "running"
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._thread = Thread(target=self._follow, args=(self._process,), daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop the training as Ctrl-C does, and if it does not end, kill it."""
+        process = self._process
+        if self.state != "running" or process is None:
+            return
+        self.state = "cancelled"
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for the end of the training."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        """Read what the process says until it ends."""
+        if process.stderr is not None:
+            for line in process.stderr:
+                if line.strip():
+                    self._lines.append(printable(line.strip()))
+            process.stderr.close()
+        code = process.wait()
+        if self.state == "running":
+            self.state = "finished" if code == 0 else "failed"
+
+    def progress(self) -> Json:
+        """State, last line, and done and total of the stage, if they are known."""
+        line = self._lines[-1] if self._lines else ""
+        step = _STEP.match(line)
+        return {
+            "state": self.state,
+            "run": None if self.run is None else self.run.name,
+            "line": line,
+            "done": int(step[2]) if step else None,
+            "total": int(step[3]) if step else None,
+        }
+
+
+def next_run(run: Path) -> Path:
+    """Folder for the next round beside a run: `run_2`, `run_3` ..., the first that is free."""
+    run = run.absolute()
+    stem = run.name
+    number = 2
+    if found := re.fullmatch(r"(.+)_(\d{1,4})", run.name):
+        stem = found[1]
+        number = int(found[2]) + 1
+    while (run.parent / f"{stem}_{number}").exists():
+        number += 1
+    return run.parent / f"{stem}_{number}"
+
+
+def before_after(old: Path, new: Path) -> Json:
+    """Compare two runs: labels that changed, scores, and accuracies on fair labels.
+
+    Returns:
+        `images`: images that both predicted, `changed`: those with another label now, `score`: mean
+        scores before and after, `labels`: numbers of labels kept and new, `unseen` and
+        `corrected`: accuracies, as of `compare_rounds`, `accuracy`: those of each run on its own
+        labels.
+    """
+    before = _predicted(old)
+    after = _predicted(new)
+    both = [file for file in before if file in after]
+    changed = sum(before[file][0] != after[file][0] for file in both)
+    metrics = [read_json(run / "metrics.json") for run in (old, new)]
+    rounds = metrics[1].get("second_round") or {}
+    return {
+        "images": len(both),
+        "changed": changed,
+        "score": {
+            "before": _mean([before[file][1] for file in both]),
+            "after": _mean([after[file][1] for file in both]),
+        },
+        "labels": {"kept": rounds.get("kept"), "new": rounds.get("new")},
+        "unseen": rounds.get("unseen"),
+        "corrected": rounds.get("corrected"),
+        "accuracy": {"before": _accuracy(metrics[0]), "after": _accuracy(metrics[1])},
+    }
+
+
+def is_finished(run: Path | None) -> bool:
+    """Whether a run folder is complete."""
+    return run is not None and (run / MANIFEST).is_file()
+
+
+def _predicted(run: Path) -> dict[str, tuple[str, float]]:
+    """File -> label and score of the images that a run predicted."""
+    table = pq.read_table(
+        run / "predictions.parquet", columns=["file_name", "label", "score", "status"]
+    )
+    columns = table.to_pydict()
+    rows = zip(*columns.values(), strict=True)
+    return {file: (label, score) for file, label, score, status in rows if status == "ok"}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _accuracy(metrics: Json) -> Json | None:
+    """Accuracy on the labels of a run, and their number; None without labels."""
+    scores = metrics.get("adapted")
+    if not scores or scores.get("accuracy") is None:
+        return None
+    return {"accuracy": scores["accuracy"], "n": scores["n"]}
