@@ -2,7 +2,7 @@
 
 from anyclass.backbone import Precision
 from anyclass.backbone.engine import has_amx
-from anyclass.data import ImageDataset, near_duplicates
+from anyclass.data import ImageDataset, similar_names
 from anyclass.methods import Workload
 from anyclass.training.two_views import steps_of_epoch
 
@@ -14,6 +14,9 @@ TEXTS_PER_MINUTE = 10_000
 
 TEMPLATES = 80
 """Number of templates of the prompt ensemble."""
+
+LISTED = 5
+"""Most pairs of similar names in a notice."""
 
 TARGET_MINUTES = 10
 """Duration of training that shorter settings are suggested for."""
@@ -36,9 +39,10 @@ def notices(
         prompt_ensemble: whether zero-shot is also scored with the 80 prompt templates.
     """
     sentences = list(dataset.skipped)
-    if pairs := near_duplicates(dataset.classes.names):
-        similar = ", ".join(f"{a!r} and {b!r}" for a, b in pairs)
-        sentences.append(f"similar class names: {similar}")
+    if pairs := similar_names(dataset.classes.names):
+        similar = ", ".join(f"{a!r} and {b!r} ({why})" for a, b, why in pairs[:LISTED])
+        more = f" and {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
+        sentences.append(f"similar class names: {similar}{more}")
     if device != "cpu":
         return sentences
     if prompt_ensemble:

@@ -78,7 +78,7 @@ def content_hashes(
 
     def checksum(index: int) -> str | None:
         try:
-            return _checksum(dataset.path(index), dataset.root, limits)
+            return content_hash(dataset.path(index), dataset.root, limits)
         except ImageError:
             return None
 
@@ -86,7 +86,12 @@ def content_hashes(
         return list(threads.map(checksum, range(len(dataset))))
 
 
-def _checksum(path: Path, root: Path, limits: Limits) -> str:
+def content_hash(path: Path, root: Path, limits: Limits = Limits()) -> str:
+    """SHA-256 of the content of a file; arguments as of `read_bytes`.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     try:
         status = path.stat()
     except (OSError, ValueError):  # `read_bytes` raises the precise error

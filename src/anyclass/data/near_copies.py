@@ -13,7 +13,6 @@ similarity of 0.6. Letters: P pairs, W = 37 windows.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
+from anyclass.data.copies import Place
 from anyclass.data.image import open_image
 from anyclass.data.inspection import CHUNK, THUMB
 from anyclass.data.loader import read_chunks
@@ -43,13 +43,6 @@ SIGMA = 1.5
 """Standard deviation, in pixels, of the blur that is taken away."""
 MARGIN = 2
 """Pixels at the border that the blur spoils."""
-
-
-class Place(NamedTuple):
-    """A file, and the folder that it must be inside of."""
-
-    path: Path
-    root: Path
 
 
 class Window(NamedTuple):
