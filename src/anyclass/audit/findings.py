@@ -60,6 +60,7 @@ class Finding:
             "summary": self.summary,
             "advice": self.advice,
             "criterion": self.criterion,
+            "lines": self.lines,
             "rows": self.rows,
         }
 

@@ -109,7 +109,8 @@ def learn(
     classifier = fit_method(given, log, scratch, request.seed)
     clock("fit")
     data = data.of(replace(data.dataset, classes=classifier.classes))
-    predictions = predict_all(data, classifier, log, request.prompt_ensemble)
+    scored = bool((data.dataset.labels >= 0).any())
+    predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored)
     opinions = opinions_of(classifier.record)
     taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
     taught &= given.dataset.labels >= 0

@@ -68,10 +68,9 @@ class Inspection:
         """Whether each image can be read."""
         return self.width > 0
 
-    def at(self, rows: Int[np.ndarray, " M"]) -> "Inspection":
-        """Measurements of some images, also repeated; the rejections are left out."""
-        names = [field.name for field in fields(self) if field.name != "rejections"]
-        return Inspection(*(getattr(self, name)[rows] for name in names))
+    def joined(self, other: "Inspection") -> "Inspection":
+        """Measurements of these images and of others behind them."""
+        return _joined([self, other])
 
 
 def inspect(dataset: ImageDataset, log: Log, workers: int | None = None) -> Inspection:
@@ -85,16 +84,19 @@ def inspect(dataset: ImageDataset, log: Log, workers: int | None = None) -> Insp
     rows = range(len(dataset))
     chunks = [list(rows[i : i + CHUNK]) for i in rows[::CHUNK]]
     parts: list[Inspection] = []
-    rejections: list[Rejection] = []
     done = 0
     for part in read_chunks(_Reader(dataset), dataset.files, chunks, workers):
         parts.append(part)
-        rejections += part.rejections
         done += len(part.width)
         log(stage="inspect", done=done, total=len(dataset))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Inspection]) -> Inspection:
+    """Measurements of several sets of images as one."""
     names = [field.name for field in fields(Inspection) if field.name != "rejections"]
     arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    return Inspection(*arrays, tuple(rejections))
+    return Inspection(*arrays, tuple(row for part in parts for row in part.rejections))
 
 
 @dataclass(frozen=True)

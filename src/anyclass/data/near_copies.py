@@ -110,20 +110,31 @@ def coarse(
 @cache
 def all_windows() -> tuple[Window, ...]:
     """The whole side first, then 9 places for each smaller one."""
-    found = [Window(0, 0, 1)]
-    for side in SCALES[1:]:
-        shifts = (0, (1 - side) / 2, 1 - side)
-        found += [Window(top, left, side) for top in shifts for left in shifts]
-    return tuple(found)
+    return tuple(
+        Window(top, left, side)
+        for side in SCALES
+        for top in _shifts(side)
+        for left in _shifts(side)
+    )
 
 
 def _cut(thumbs: UInt8[np.ndarray, "p 32 32"]) -> Float[np.ndarray, "p W G"]:
     """All windows of thumbnails, centred, of length 1."""
-    rows = np.stack([_averages(window.top, window.side) for window in all_windows()])
-    columns = np.stack([_averages(window.left, window.side) for window in all_windows()])
-    halves = np.einsum("wyi,pij->pwyj", rows, thumbs.astype(np.float32), optimize=True)
-    cut = np.einsum("pwyj,wxj->pwyx", halves, columns, optimize=True)
-    return _unit(cut.reshape(*cut.shape[:2], -1))
+    pixels = thumbs.astype(np.float32)
+    cut = []
+    for side in SCALES:
+        shifts = _shifts(side)
+        averages = np.concatenate([_averages(shift, side) for shift in shifts])
+        windows = (averages @ pixels @ averages.T).reshape(
+            len(pixels), len(shifts), GRID, len(shifts), GRID
+        )
+        cut.append(windows.swapaxes(2, 3).reshape(len(pixels), len(shifts) ** 2, GRID**2))
+    return _unit(np.concatenate(cut, axis=1))
+
+
+def _shifts(side: float) -> tuple[float, ...]:
+    """Places of a window of that side along one axis."""
+    return (0, (1 - side) / 2, 1 - side) if side < 1 else (0,)
 
 
 def _averages(start: float, side: float) -> Float[np.ndarray, "24 32"]:

@@ -16,6 +16,8 @@ Callback = Callable[..., None]
 """Gets the same named numbers and strings as the log."""
 
 STAGES = {
+    "inspect": "looking at pixels",
+    "compare": "comparing images that look alike",
     "embed": "embedding images",
     "describe": "captioning",
     "count": "estimating the number of classes",
@@ -23,7 +25,7 @@ STAGES = {
     "predict": "predicting",
 }
 """Stage in the log -> its name for people."""
-SMALL = {"embed", "describe", "count", "predict"}
+SMALL = {"inspect", "compare", "embed", "describe", "count", "predict"}
 """Stages of which only the last step becomes a line of `log.jsonl`."""
 
 
