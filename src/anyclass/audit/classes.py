@@ -30,6 +30,11 @@ def class_findings(dataset: ImageDataset) -> list[Finding]:
     return [finding for finding in found if finding]
 
 
+def remarks(dataset: ImageDataset) -> list[str]:
+    """The same findings, a line each."""
+    return [f"{finding.summary}: {finding.first}" for finding in class_findings(dataset)]
+
+
 def unlisted_labels(files: Mapping[str, str], names: Sequence[str]) -> Finding:
     """Labels that are not in the list of classes.
 
@@ -41,7 +46,11 @@ def unlisted_labels(files: Mapping[str, str], names: Sequence[str]) -> Finding:
     folded = {name.casefold(): name for name in names}
     near = {label: get_close_matches(label.casefold(), list(folded), n=1) for label in counts}
     rows = [
-        {"file_name": file, "label": label, "other": folded[near[label][0]] if near[label] else None}
+        {
+            "file_name": file,
+            "label": label,
+            "other": folded[near[label][0]] if near[label] else None,
+        }
         for file, label in files.items()
     ]
     labels = ", ".join(f"{label!r} ({count})" for label, count in counts.most_common(3))
@@ -50,7 +59,8 @@ def unlisted_labels(files: Mapping[str, str], names: Sequence[str]) -> Finding:
         "label-not-in-list",
         f"{plural(len(counts), 'label')} of {plural(len(files), 'image')} "
         f"{'is' if len(counts) == 1 else 'are'} not in the list of classes: {labels}{more}",
-        "add them to the list, or correct the labels (`other` is the nearest name); fit refuses them",
+        "add them to the list, or correct the labels (`other` is the nearest name): fit refuses "
+        "them",
         rows,
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyclass.audit.findings import Finding, Row, groups_of, plural
 from anyclass.data import ImageDataset
-from anyclass.data.copies import Copies, places, same_content
+from anyclass.data.copies import Copies, linked_files, places, same_content
 from anyclass.data.inspection import HASH, Inspection
 from anyclass.data.near_copies import COPY, similarity
 from anyclass.estimators.nearest import nearest
@@ -22,9 +22,7 @@ COSINE = 0.9
 """Least cosine of the features of images that are compared in detail."""
 NEIGHBOURS = 5
 """Images that each image is compared with."""
-CRITERION = (
-    f"similarity of at least {COPY} once resized and, up to 90 % of the side, cropped alike"
-)
+CRITERION = f"similarity of at least {COPY} once resized and, up to 90 % of the side, cropped alike"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +59,26 @@ class Images:
         """Label of an image of the fit; None without one."""
         if index >= len(self.fit) or self.fit.labels[index] < 0:
             return None
-        return self.fit.classes.names[self.fit.labels[index]]
+        return self.fit.classes.names[int(self.fit.labels[index])]
+
+
+def copies_in_words(dataset: ImageDataset, hashes: Sequence[str | None]) -> str:
+    """A line on images with the same content; empty if there are none.
+
+    Args:
+        dataset: the images.
+        hashes: checksum of the content of each image; None if it is unreadable.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, key in enumerate(hashes):
+        if key is not None:
+            groups.setdefault(key, []).append(index)
+    repeated = sorted(group for group in groups.values() if len(group) > 1)
+    paths = {index: dataset.path(index) for group in repeated for index in group}
+    copies = Copies(repeated, linked_files(paths))
+    found = exact_findings(Images(dataset, None, copies))
+    sentences = [finding.summary for finding in reversed(found)]
+    return f"{'; '.join(sentences)}: {found[-1].first}" if found else ""
 
 
 def exact_findings(images: Images) -> list[Finding]:
@@ -184,9 +201,7 @@ def near_findings(
     return [finding for finding in reports if finding]
 
 
-def _near_evaluation(
-    images: Images, pairs: Sequence[tuple[int, int, float]]
-) -> Finding | None:
+def _near_evaluation(images: Images, pairs: Sequence[tuple[int, int, float]]) -> Finding | None:
     best: dict[int, tuple[int, float]] = {}
     for i, j, value in pairs:
         if value > best.get(j, (0, 0.0))[1]:

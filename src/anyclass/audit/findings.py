@@ -91,9 +91,7 @@ class Audit:
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        return self.to_arrow().to_pandas()
 
     def to_arrow(self) -> Any:
         """The rows as a pyarrow Table."""

@@ -1,7 +1,7 @@
 """Images that are dark, bright, blurred, empty, tiny or very long.
 
-The thresholds of dark, bright, empty and long images are those of the package cleanvision. Of 16,049
-photographs of clothing, groceries and CIFAR-10 they report 3, that of blur 15.
+The thresholds of dark, bright, empty and long images are those of the package cleanvision. Of
+16,049 photographs of clothing, groceries and CIFAR-10 they report 3, that of blur 15.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from anyclass.audit.findings import Finding, plural
-from anyclass.data.inspection import Inspection
+from anyclass.data.inspection import SIDE, Inspection
 
 DARK = 0.32
 """Images whose 99th percentile of grey (0 to 1) is below it are dark."""
@@ -20,8 +20,8 @@ BRIGHT = 0.95
 EMPTY = 3.0
 """Images with less bits of entropy show next to nothing."""
 BLURRED = 0.77
-"""Images with a larger blur (Crete et al.) are blurred: 0.1 % of sharp photographs are above, 97 % of
-those that were blurred with a standard deviation of 1 % of their short side."""
+"""Images with a larger blur (Crete et al.) are blurred: 0.1 % of sharp photographs are above, 97 %
+of those that were blurred with a standard deviation of 1 % of their short side."""
 LONG = 0.35
 """Images whose short side is less than this share of the long one are odd."""
 TINY = 32
@@ -64,7 +64,7 @@ CHECKS = (
         "blurred",
         "blurred",
         "leave them out if you cannot tell what they show",
-        f"blur by Crete's metric at {256} pixels above {BLURRED}",
+        f"blur by Crete's metric at {SIDE} pixels above {BLURRED}",
         lambda found: found.blur,
         lambda blur: blur > BLURRED,
     ),
@@ -126,7 +126,7 @@ def pixel_findings(
     for check in CHECKS:
         values = check.value(found)[of]
         bad = np.flatnonzero(check.bad(values))
-        rows = [{"file_name": files[i], "value": round(float(values[i]), 4)} for i in bad]
+        rows = [{"file_name": files[i], "value": round(float(values[i]), 4)} for i in bad.tolist()]
         if rows:
             verb = "is" if len(rows) == 1 else "are"
             summary = f"{plural(len(rows), 'image')} {verb} {check.words}"
@@ -142,7 +142,7 @@ def _unreadable(
         return None
     reasons = dict(zip(bad.tolist(), found.rejections, strict=True))
     rows = []
-    for i in np.flatnonzero(~found.ok[of]):
+    for i in np.flatnonzero(~found.ok[of]).tolist():
         rejection = reasons[int(of[i])]
         detail = ": ".join(filter(None, [rejection.reason, rejection.detail]))
         rows.append({"file_name": files[i], "detail": detail})

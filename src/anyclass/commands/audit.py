@@ -103,7 +103,9 @@ def read_images(request: Request) -> ReadImages:
         }
         if not missing:
             raise
-        kept = [None if file in missing else name for file, name in zip(free.files, labels, strict=True)]
+        kept = [
+            None if file in missing else name for file, name in zip(free.files, labels, strict=True)
+        ]
         unknown = 0 if request.unknown == "auto" else request.unknown
         dataset = ImageDataset.with_labels(
             free.root, free.files, kept, request.classes, unknown, free.skipped

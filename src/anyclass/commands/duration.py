@@ -51,7 +51,9 @@ def minutes_per_epoch(images: int, tuning: TwoViewTuning, rate: int) -> float:
     return size * steps_of_epoch(images, size) / rate if images else 0.0
 
 
-def minutes(embeddings: int, texts: int, images: int, workload: Workload, rate: int) -> float | None:
+def minutes(
+    embeddings: int, texts: int, images: int, workload: Workload, rate: int
+) -> float | None:
     """Minutes of a fit; None if the training was never measured.
 
     Args:

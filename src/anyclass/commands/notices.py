@@ -1,4 +1,4 @@
-"""Notices before a run: skipped files, similar class names, long computations."""
+"""Notices before a run: skipped files, long computations."""
 
 from anyclass.backbone import Precision
 from anyclass.backbone.engine import has_amx
@@ -8,11 +8,8 @@ from anyclass.commands.duration import (
     pairs_per_minute,
     texts,
 )
-from anyclass.data import ImageDataset, similar_names
+from anyclass.data import ImageDataset
 from anyclass.methods import Workload
-
-LISTED = 5
-"""Most pairs of similar names in a notice."""
 
 TARGET_MINUTES = 10
 """Duration of training that shorter settings are suggested for."""
@@ -35,10 +32,6 @@ def notices(
         prompt_ensemble: whether zero-shot is also scored with the 80 prompt templates.
     """
     sentences = list(dataset.skipped)
-    if pairs := similar_names(dataset.classes.names):
-        similar = ", ".join(f"{a!r} and {b!r} ({why})" for a, b, why in pairs[:LISTED])
-        more = f" and {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
-        sentences.append(f"similar class names: {similar}{more}")
     if device != "cpu":
         return sentences
     sentences += _many_texts(texts(dataset, prompt_ensemble, 0))

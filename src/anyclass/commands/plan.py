@@ -1,4 +1,4 @@
-"""`plan`: preview a fit: method, duration, disk space, questions to a captioner; audit of the data."""
+"""`plan`: preview a fit: method, duration, disk space, questions to a captioner; audit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ from anyclass.commands.duration import minutes, pairs_per_minute, texts
 from anyclass.commands.learn import readable
 from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request, choose_method, request_of
+from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import training_labels, with_inherited
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
@@ -71,6 +72,7 @@ def plan(
         _explain(read, full, audit, callback)
     choice = choose_method(method, dataset, request.unknown)
     workload = choice.method.workload(len(dataset), len(dataset.classes))
+    check_enough(request, choice, dataset, workload)
     if audit is not None:
         found = _written(full, Path(audit), callback)
     elif given is not None:

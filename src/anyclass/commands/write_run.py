@@ -9,6 +9,7 @@ from anyclass.files import write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
 from anyclass.report.html import write
 from anyclass.report.model_card import card
+from anyclass.run.fitted_images import write_fitted_images
 from anyclass.run.folder import CONTROLS, SCRATCH, environment
 from anyclass.run.tables import (
     COMPARED,
@@ -48,6 +49,8 @@ def write_run(folder: Path, learned: Learned) -> None:
     if learned.opinions is not None:
         suspicious = suspicious_rows(learned.readable, learned.opinions)
         write_table(folder / "suspicious.csv", suspicious, SUSPICIOUS)
+    if learned.hashes is not None:
+        write_fitted_images(folder, learned.readable, learned.hashes)
     write_json(folder / "classes.json", classifier.classes.to_json())
     write_json(folder / "metrics.json", learned.metrics)
     if learned.naming:

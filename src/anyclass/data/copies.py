@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -48,30 +48,51 @@ def same_content(files: Sequence[Place]) -> Copies:
     Args:
         files: the files.
     """
-    status = [_status(place.path) for place in files]
-    by_inode: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, found in enumerate(status):
-        if found is not None:
-            by_inode[found.st_dev, found.st_ino].append(index)
-    first = [indices[0] for indices in by_inode.values()]
-    sizes = [found.st_size if found else 0 for found in status]
-    alike = _grouped(first, lambda i: sizes[i])
+    status = {index: _status(place.path) for index, place in enumerate(files)}
+    same_file = _grouped(range(len(files)), lambda i: _identity(status[i]), least=1)
+    alike = _grouped([indices[0] for indices in same_file], lambda i: _size(status[i]))
+    for key in (_head, _content):
+        alike = _refined(alike, files, key)
+    partners = {group[0]: group for group in alike}
+    others = {index for group in alike for index in group[1:]}
+    members = {indices[0]: indices for indices in same_file}
+    found = []
+    for first in members:
+        if first not in others:
+            joined = partners.get(first, [first])
+            found.append(sorted(index for one in joined for index in members[one]))
+    linked = frozenset(index for group in same_file if len(group) > 1 for index in group)
+    return Copies(sorted(group for group in found if len(group) > 1), linked)
+
+
+def linked_files(paths: Mapping[int, Path]) -> frozenset[int]:
+    """Keys of the paths that lead to one file with another path."""
+    status = {key: _status(path) for key, path in paths.items()}
+    groups = _grouped(list(paths), lambda key: _identity(status[key]))
+    return frozenset(key for group in groups for key in group)
+
+
+def _refined(
+    groups: Sequence[Sequence[int]],
+    files: Sequence[Place],
+    key: Callable[[Place], Hashable],
+) -> list[list[int]]:
+    """The groups, split by a key of their files, which are read in parallel."""
+    indices = [index for group in groups for index in group]
     with ThreadPoolExecutor(THREADS) as threads:
-        for key in (_head, _content):
-            candidates = [index for group in alike for index in group]
-            keys = threads.map(key, [files[index] for index in candidates])
-            known = dict(zip(candidates, keys, strict=True))
-            alike = [
-                group for some in alike for group in _grouped(some, lambda i, k=known: k[i])
-            ]
-    joined = {index: group for group in alike for index in group}
-    groups: dict[int, list[int]] = {}
-    for indices in by_inode.values():
-        group = joined.get(indices[0], [indices[0]])
-        groups.setdefault(group[0], []).extend(indices)
-    linked = (index for indices in by_inode.values() if len(indices) > 1 for index in indices)
-    found = [sorted(group) for group in groups.values() if len(group) > 1]
-    return Copies(sorted(found), frozenset(linked))
+        keys = threads.map(key, [files[index] for index in indices])
+        key_of = dict(zip(indices, keys, strict=True))
+    return [part for group in groups for part in _grouped(group, lambda i: key_of[i])]
+
+
+def _identity(status: os.stat_result | None) -> Hashable:
+    """What links to one file share; None for what is no file."""
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _size(status: os.stat_result | None) -> Hashable:
+    """Size of a file; None for what is no file."""
+    return None if status is None else status.st_size
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -83,12 +104,14 @@ def _status(path: Path) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _grouped(indices: Sequence[int], key: Callable[[int], Hashable]) -> list[list[int]]:
-    """Groups of two or more indices with the same key; the key None is left out."""
+def _grouped(
+    indices: Sequence[int], key: Callable[[int], Hashable], least: int = 2
+) -> list[list[int]]:
+    """Groups of `least` or more indices with the same key; the key None is left out."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index in indices:
         groups[key(index)].append(index)
-    return [group for value, group in groups.items() if value is not None and len(group) > 1]
+    return [group for value, group in groups.items() if value is not None and len(group) >= least]
 
 
 def _head(place: Place) -> bytes | None:

@@ -94,9 +94,12 @@ def inspect(dataset: ImageDataset, log: Log, workers: int | None = None) -> Insp
 
 def _joined(parts: Sequence[Inspection]) -> Inspection:
     """Measurements of several sets of images as one."""
-    names = [field.name for field in fields(Inspection) if field.name != "rejections"]
-    arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    return Inspection(*arrays, tuple(row for part in parts for row in part.rejections))
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    return Inspection(**arrays, rejections=tuple(row for part in parts for row in part.rejections))
+
+
+_ARRAYS = tuple(field.name for field in fields(Inspection) if field.name != "rejections")
+"""Fields of `Inspection` with a row per image, in the order of `_Measured`."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class _Reader(Dataset[Inspection]):
                 rejections.append(rejection_of(self.dataset.files[index], error))
                 rows.append(_NOTHING)
         arrays = [np.array(column) for column in zip(*rows, strict=True)]
-        return Inspection(*arrays, tuple(rejections))
+        return Inspection(**dict(zip(_ARRAYS, arrays, strict=True)), rejections=tuple(rejections))
 
 
 class _Measured(NamedTuple):
@@ -188,4 +191,5 @@ def blur(grey: Float[np.ndarray, "H W"]) -> float:
 def perceptual_hash(thumb: Float[np.ndarray, "32 32"]) -> Bool[np.ndarray, " 64"]:
     """Signs of the lowest frequencies but the constant ones, against their median."""
     frequencies = dctn(thumb, norm="ortho")[1 : HASH + 1, 1 : HASH + 1]
-    return (frequencies > np.median(frequencies)).ravel()
+    signs: Bool[np.ndarray, " 64"] = (frequencies > np.median(frequencies)).ravel()
+    return signs

@@ -210,9 +210,7 @@ def rejection_of(file_name: str, error: Exception) -> Rejection:
     return Rejection(file_name, "unreadable", one_line(error))
 
 
-def _started(
-    reader: Dataset[Result], chunks: list[list[int]], workers: int
-) -> Iterator[Result]:
+def _started(reader: Dataset[Result], chunks: list[list[int]], workers: int) -> Iterator[Result]:
     """Start the loader, with its own random generator: reading must not change global state.
 
     It is started from a separate thread. In the main thread torch installs a SIGCHLD handler, which

@@ -1,10 +1,10 @@
-"""Whether two images are copies of one photograph: resized, compressed, cropped, brighter or darker.
+"""Whether two images are copies of one photograph: resized, compressed, cropped, darker.
 
     1. coarse   grey thumbnails a, b of 32 x 32. r = max over windows w of the correlation of a[w]
                 with b: w is a itself, or one of 9 places of a window of 97.5, 95, 92.5 or 90 %
                 of its side. Where r < `COARSE`, or no better with a and b swapped, they differ.
-    2. fine     colour thumbnails of 64 x 64 without their low frequencies, at the place that 1 found
-                and one pixel around it. The correlation is the similarity.
+    2. fine     colour thumbnails of 64 x 64 without their low frequencies, at the place that 1
+                found and one pixel around it. The correlation is the similarity.
 
 The low frequencies alone do not suffice: two shirts on the same floor have r = 0.98, but a fine
 similarity of 0.6. Letters: P pairs, W = 37 windows.
@@ -38,7 +38,9 @@ SCALES = (1.0, 0.975, 0.95, 0.925, 0.9)
 GRID = 24
 """Side of a window in pixels."""
 FINE = 64
-"""Side of the colour thumbnails; small images keep their size."""
+"""Side of the colour thumbnails; smaller images keep the size of their short side."""
+LEAST_FINE = 16
+"""Smallest side of the colour thumbnails."""
 SIGMA = 1.5
 """Standard deviation, in pixels, of the blur that is taken away."""
 MARGIN = 2
@@ -143,7 +145,8 @@ def _averages(start: float, side: float) -> Float[np.ndarray, "24 32"]:
     low = start * THUMB + width * np.arange(GRID)[:, None]
     pixel = np.arange(THUMB)[None, :]
     overlap = np.minimum(low + width, pixel + 1) - np.maximum(low, pixel)
-    return (overlap.clip(0) / width).astype(np.float32)
+    matrix: Float[np.ndarray, "24 32"] = (overlap.clip(0) / width).astype(np.float32)
+    return matrix
 
 
 def _unit(rows: Float[np.ndarray, "... G"]) -> Float[np.ndarray, "... G"]:
@@ -186,7 +189,7 @@ def colours(place: Place) -> Image.Image:
         ImageError: it is not readable.
     """
     image = open_image(place.path, place.root)
-    side = min(FINE, *image.size)
+    side = max(LEAST_FINE, min(FINE, *image.size))
     return image.resize((side, side), Image.Resampling.LANCZOS)
 
 
@@ -215,7 +218,8 @@ def _high(image: Image.Image, side: int) -> Float[np.ndarray, "S S 3"]:
     """Pixels of an image, resized, without their low frequencies."""
     resized = image.resize((side, side), Image.Resampling.BICUBIC)
     pixels = np.asarray(resized, np.float32)
-    return pixels - gaussian_filter(pixels, (SIGMA, SIGMA, 0))
+    high: Float[np.ndarray, "S S 3"] = pixels - gaussian_filter(pixels, (SIGMA, SIGMA, 0))
+    return high
 
 
 def _inner(pixels: Float[np.ndarray, "S S 3"]) -> Float[np.ndarray, "s s 3"]:

@@ -36,6 +36,7 @@ FILES = (
     "naming.json",
     "model/generator.safetensors",
     "suspicious.csv",
+    "images.parquet",
 )
 """All files of a run; the last ones are written by some methods only."""
 
