@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyclass.audit.classes import class_findings, unlisted_labels
-from anyclass.audit.copies import Images, exact_findings, near_findings
-from anyclass.audit.findings import Audit, Finding, check_writable
-from anyclass.audit.labels import never_predicted, suspicious_labels, text_findings
-from anyclass.audit.pixels import pixel_findings
+from anyclass.auditing.classes import class_findings, unlisted_labels
+from anyclass.auditing.copies import Images, exact_findings, near_findings
+from anyclass.auditing.findings import Audit, Finding, check_writable
+from anyclass.auditing.labels import never_predicted, suspicious_labels, text_findings
+from anyclass.auditing.pixels import pixel_findings
 from anyclass.commands.request import Request, request_of
 from anyclass.commands.second_round import with_inherited
 from anyclass.data import Classes, ImageDataset

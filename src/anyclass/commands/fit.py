@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyclass
-from anyclass.audit.classes import remarks
+from anyclass.auditing.classes import remarks
 from anyclass.commands.learn import learn
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
 from anyclass.commands.requirements import check_enough

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from anyclass.audit.copies import copies_in_words
+from anyclass.auditing.copies import copies_in_words
 from anyclass.backbone import Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.baselines import fit_baselines

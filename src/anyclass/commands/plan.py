@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from anyclass.audit.findings import Audit, check_writable
+from anyclass.auditing.findings import Audit, check_writable
 from anyclass.commands.audit import ReadImages, full_audit, quick_audit, read_images
 from anyclass.commands.duration import minutes, pairs_per_minute, texts
 from anyclass.commands.learn import readable

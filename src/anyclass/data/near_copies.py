@@ -136,7 +136,7 @@ def _cut(thumbs: UInt8[np.ndarray, "p 32 32"]) -> Float[np.ndarray, "p W G"]:
 
 def _shifts(side: float) -> tuple[float, ...]:
     """Places of a window of that side along one axis."""
-    return (0, (1 - side) / 2, 1 - side) if side < 1 else (0,)
+    return (0.0, (1 - side) / 2, 1 - side) if side < 1 else (0.0,)
 
 
 def _averages(start: float, side: float) -> Float[np.ndarray, "24 32"]:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from anyclass.audit.findings import Finding, plural
+from anyclass.auditing.findings import Finding, plural
 from anyclass.data import Classes, ImageDataset, similar_names
 
 IMBALANCE = 10

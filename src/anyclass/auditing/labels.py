@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyclass.audit.findings import Finding, Row, plural
+from anyclass.auditing.findings import Finding, Row, plural
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
 from anyclass.estimators.nearest import nearest

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyclass.audit.findings import Finding, Row, groups_of, plural
+from anyclass.auditing.findings import Finding, Row, groups_of, plural
 from anyclass.data import ImageDataset
 from anyclass.data.copies import Copies, linked_files, places, same_content
 from anyclass.data.inspection import HASH, Inspection
