@@ -4,8 +4,8 @@
 
 Of each set, DIR/SET/train/CLASS/*, as many images are drawn. 5 % of the labels are wrong; of 40 %
 of the images there is a second file: resized, compressed, cropped, brighter, darker or grey. 5 % of
-the images are blurred by 1 % of their short side, 2 % darkened to a fifth, in place. The table goes to
-`results/audit.json`. Precision of copies counts pairs that are in the set itself as wrong.
+the images are blurred by 1 % of their short side, 2 % darkened to a fifth, in place. The table goes
+to `results/audit.json`. Precision of copies counts pairs that are in the set itself as wrong.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """a/0 = a/1 = b/2 by bytes, b/3 links to b/4, a/5 is half of b/6; test/7 = a/0, test/8 ~ b/6."""
+    """a/0 = a/1 = b/2 by bytes, b/3 links to b/4, a/5 ~ b/6; test/7 = a/0, test/8 ~ b/6."""
     for name in ("fit/a", "fit/b", "test"):
         (tmp_path / name).mkdir(parents=True)
     photograph(0).save(tmp_path / "fit/a/0.png")
