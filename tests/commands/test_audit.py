@@ -104,7 +104,7 @@ def test_plan__audits_on_the_command_line(
     assert main(line) == 0
     said = capsys.readouterr().out
     assert "1 image of the evaluation folder is a copy of an image to fit on" in said
-    assert f"audit      {out}/audit.csv, {out}/audit.json" in said
+    assert said.endswith(f": {out}/audit.csv, {out}/audit.json\n")
     assert main(line) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main([*line, "--overwrite", "--json"]) == 0
@@ -166,3 +166,48 @@ def test_plan__refuses_what_fit_refuses(
 
 def test_plan__of_a_class_to_discover_in_labels_held_out(shapes: dict[str, Any]) -> None:
     assert plan("auto", **shapes, unknown=1, holdout=0.3)["unknown"] == 1
+
+
+@pytest.fixture
+def labelled_run(images: Path, shapes: dict[str, Any], tmp_path: Path) -> Path:
+    """A run with all labels of two classes; the other two are named."""
+    files = [path for path in sorted(images.rglob("*.*")) if path.parent.name[0] in "rb"]
+    rows = [f"{path.relative_to(images).as_posix()},{path.parent.name}" for path in files]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file_name,label", *rows]) + "\n")
+    anyclass.fit("auto", tmp_path / "run", **shapes | {"labels": table})
+    return tmp_path / "run"
+
+
+def test_evaluate__knows_images_of_the_fit_by_content(
+    labelled_run: Path, images: Path, tmp_path: Path
+) -> None:
+    """Copies under other names: labels that were trained on are left out, the others are said."""
+    other = tmp_path / "other"
+    taught = 0
+    for folder in sorted(path for path in images.iterdir() if path.is_dir()):
+        (other / folder.name).mkdir(parents=True)
+        for i, path in enumerate(sorted(folder.iterdir())):
+            shutil.copy(path, other / folder.name / f"renamed{i}{path.suffix}")
+            taught += folder.name[0] in "rb"
+    result = anyclass.evaluate(labelled_run, other, engine="torch")
+    assert result["n"] == 14 - taught
+    assert f"left out {taught} labels that the run was trained on" in result["warnings"]
+    assert any(
+        f"{14 - taught} of {14 - taught} images were fitted on" in w for w in result["warnings"]
+    )
+    for path in list(other.rglob("*.*")):
+        if path.parent.name[0] not in "rb":
+            path.unlink()
+    result = anyclass.evaluate(labelled_run, other, engine="torch")
+    assert any(warning.startswith("every label was trained on") for warning in result["warnings"])
+
+
+def test_fit__says_that_files_have_the_same_content(
+    messy: Path, shapes: dict[str, Any], tmp_path: Path, capsys: Screen
+) -> None:
+    anyclass.fit("zero-shot", tmp_path / "run", **shapes, prompt_ensemble=False)
+    said = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in said if "copy of 1 other image" in line]
+    assert "different labels" in line
+    assert "`anyclass plan --audit DIR` lists them" in line

@@ -43,12 +43,13 @@ def _audit(found: Result) -> list[str]:
     for finding in found["findings"]:
         first, *further = finding["lines"]
         lines += [f"found      {first}", *(f"           {line}" for line in further)]
-    if not found["findings"]:
-        lines.append("found      nothing wrong in " + ", ".join(found["checked"]))
+    checked = ", ".join(found["checked"])
+    nothing = "" if found["findings"] else "nothing found in "
     if found["out"]:
-        return [*lines, f"audit      {found['out']}/audit.csv, {found['out']}/audit.json"]
-    more = "pixels, copies of a photograph and labels: --audit DIR"
-    return [*lines, f"audit      {', '.join(found['checked'])} only; {more}"]
+        files = f"{found['out']}/audit.csv, {found['out']}/audit.json"
+        return [*lines, f"audit      {nothing or 'of '}{checked}: {files}"]
+    more = "pixels, copies of a photograph, wrong labels: --audit DIR"
+    return [*lines, f"audit      {nothing or 'only '}{checked}; {more}"]
 
 
 def _kinds(result: Result) -> str:
