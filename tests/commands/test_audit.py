@@ -194,7 +194,8 @@ def test_evaluate__knows_images_of_the_fit_by_content(
     assert result["n"] == 14 - taught
     assert f"left out {taught} labels that the run was trained on" in result["warnings"]
     assert any(
-        f"{14 - taught} of {14 - taught} images were fitted on" in w for w in result["warnings"]
+        f"{14 - taught} of {14 - taught} images are images of the fit" in w
+        for w in result["warnings"]
     )
     for path in list(other.rglob("*.*")):
         if path.parent.name[0] not in "rb":

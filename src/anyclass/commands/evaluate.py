@@ -214,6 +214,8 @@ def _untaught(dataset: ImageDataset, seen: _Seen) -> tuple[ImageDataset, list[st
 
 def _discovered_caveats(dataset: ImageDataset, seen: _Seen) -> list[str]:
     """Warnings where a run that discovered classes is scored on images that it has seen."""
+    if seen.fitted.all():  # the scores say so
+        return []
     labelled = dataset.labels >= 0
     taught = int((labelled & seen.taught).sum())
     if taught:
@@ -222,16 +224,14 @@ def _discovered_caveats(dataset: ImageDataset, seen: _Seen) -> list[str]:
             "are in part training scores"
         ]
     fitted = int((labelled & seen.fitted).sum())
-    if not fitted or seen.fitted.all():  # all of them: the scores say so
-        return []
-    return [_transductive(fitted, int(labelled.sum()))]
+    return [_transductive(fitted, int(labelled.sum()))] if fitted else []
 
 
 def _transductive(fitted: int, labelled: int) -> str:
     """Warning about images that were fitted on without their labels."""
     return (
-        f"{fitted} of {labelled} images were fitted on, without their labels: scores of new images "
-        "may be lower"
+        f"{fitted} of {labelled} images are images of the fit, which did not use their labels: "
+        "scores of new images may be lower"
     )
 
 

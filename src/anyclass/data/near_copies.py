@@ -166,19 +166,24 @@ class _Reader(Dataset[list[float]]):
 
     def __getitem__(self, chunk: list[int]) -> list[float]:
         """Fine similarity of the pairs with the indices in `chunk`; 0 if one is not readable."""
-        found = []
-        for index in chunk:
-            a, b = self.pairs[index].tolist()
-            window = int(self.windows[index])
-            if window < 0:
-                a, b, window = b, a, ~window
-            try:
-                whole, part = colours(self.places[a]), colours(self.places[b])
-            except ImageError:
-                found.append(0.0)
-                continue
-            found.append(fine(whole, part, all_windows()[window]))
-        return found
+        return [self._similarity(index) for index in chunk]
+
+    def _similarity(self, index: int) -> float:
+        """Fine similarity of one pair."""
+        first, second = self.pairs[index].tolist()
+        window = int(self.windows[index])
+        if window >= 0:
+            return self._compare(first, second, window)
+        return self._compare(second, first, ~window)
+
+    def _compare(self, whole: int, part: int, window: int) -> float:
+        """Fine similarity of an image and one that may be a part of it."""
+        try:
+            more = colours(self.places[whole])
+            less = colours(self.places[part])
+        except ImageError:
+            return 0.0
+        return fine(more, less, all_windows()[window])
 
 
 @lru_cache(maxsize=1024)

@@ -112,12 +112,15 @@ def _is_one_edit(a: str, b: str) -> bool:
     """Whether one edit that touches no digit turns `a` into `b`."""
     if a == b:
         return False
+    shortest = min(len(a), len(b))
     start = 0
-    while start < min(len(a), len(b)) and a[start] == b[start]:
+    while start < shortest and a[start] == b[start]:
         start += 1
-    a, b = a[start:], b[start:]
-    while a and b and a[-1] == b[-1]:
-        a, b = a[:-1], b[:-1]
-    swapped = len(a) == 2 and a == b[::-1]
-    changed = len(a) <= 1 and len(b) <= 1
-    return (swapped or changed) and not any(letter.isdigit() for letter in a + b)
+    end = 0
+    while end < shortest - start and a[-1 - end] == b[-1 - end]:
+        end += 1
+    old = a[start : len(a) - end]
+    new = b[start : len(b) - end]
+    swapped = len(old) == 2 and old == new[::-1]
+    changed = len(old) <= 1 and len(new) <= 1
+    return (swapped or changed) and not any(letter.isdigit() for letter in old + new)
