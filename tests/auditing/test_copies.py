@@ -37,7 +37,9 @@ def folder(tmp_path: Path) -> Path:
     photograph(2).save(tmp_path / "fit/b/6.png")
     photograph(2).resize((60, 45)).save(tmp_path / "fit/a/5.png")
     photograph(2).crop((2, 0, 118, 87)).save(tmp_path / "test/8.png")
-    photograph(3).save(tmp_path / "test/9.png")
+    photograph(3).save(tmp_path / "test/9.png")  # and its copies, in the second folder alone
+    shutil.copy(tmp_path / "test/9.png", tmp_path / "test/again.png")
+    photograph(3).resize((60, 45)).save(tmp_path / "test/half.png")
     return tmp_path
 
 
