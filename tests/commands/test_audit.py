@@ -113,7 +113,7 @@ def test_plan__audits_on_the_command_line(
     assert shown["findings"] == written["findings"]
 
 
-def test_audit__of_features(blobs: Any = None) -> None:
+def test_audit__of_features(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     centres = 4 * draw.normal(size=(3, 11))
     truth = np.repeat(np.arange(3), 12)
@@ -125,6 +125,12 @@ def test_audit__of_features(blobs: Any = None) -> None:
     found = audit(features=x.astype(np.float32), labels=table, classes=names)
     assert [row["label"] for row in found["similar-names"]] == ["Kites"]
     assert [row["other"] for row in found["suspicious-label"]] == ["kite"]
+    asked = {"features": x.astype(np.float32), "labels": table, "classes": names}
+    (finding,) = plan(**asked)["audit"]["findings"]
+    assert finding["issue"] == "similar-names"
+    for command in (plan, audit):
+        with pytest.raises(RequestError, match="--eval compares images"):
+            command(evaluation=tmp_path, **asked)
 
 
 def test_audit__texts_that_are_alike_or_cut(images: Path, shapes: dict[str, Any]) -> None:

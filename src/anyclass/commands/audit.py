@@ -62,12 +62,23 @@ def audit(
     if out is not None:
         check_writable(Path(out), overwrite)
     given = request.precomputed()
+    check_evaluation(given, evaluation)
     read = ReadImages(given.dataset, None) if given else read_images(request)
     with Progress(callback=callback) as log:
         found = full_audit(request, given, read, evaluation, model_checks, log)
     if out is not None:
         found.write(Path(out))
     return found
+
+
+def check_evaluation(given: PrecomputedFeatures | None, evaluation: Path | str | None) -> None:
+    """Refuse to compare features with images.
+
+    Raises:
+        RequestError: there are features, and a folder of images for evaluation.
+    """
+    if given is not None and evaluation is not None:
+        raise RequestError("--eval compares images: it needs --images, not --features")
 
 
 class ReadImages(NamedTuple):
@@ -145,7 +156,6 @@ def full_audit(
     quick, images = quick_audit(dataset, evaluation)
     distinct, of = np.unique(images.first, return_inverse=True)
     found = _inspected(images, distinct, log)
-    store: AnyFeatures | None = None
     features = None
     model: list[Finding] = []
     if model_checks:

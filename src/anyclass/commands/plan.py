@@ -4,8 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from anyclass.auditing.classes import class_findings
 from anyclass.auditing.findings import Audit, check_writable
-from anyclass.commands.audit import ReadImages, full_audit, quick_audit, read_images
+from anyclass.commands.audit import (
+    ReadImages,
+    check_evaluation,
+    full_audit,
+    quick_audit,
+    read_images,
+)
 from anyclass.commands.duration import minutes, pairs_per_minute, texts
 from anyclass.commands.learn import readable
 from anyclass.commands.num_classes import estimate_unknown
@@ -60,8 +67,7 @@ def plan(
     if audit is not None:
         check_writable(Path(audit), overwrite)
     given = request.precomputed(method)
-    if given is not None and evaluation is not None:
-        raise RequestError("--eval compares images: it needs --images, not --features")
+    check_evaluation(given, evaluation)
     read = ReadImages(given.dataset, None) if given else read_images(request)
     dataset = read.dataset
 
@@ -76,7 +82,7 @@ def plan(
     if audit is not None:
         found = _written(full, Path(audit), callback)
     elif given is not None:
-        found = Audit()
+        found = Audit(class_findings(dataset), ["names and labels"])
     else:
         found, _ = quick_audit(dataset, evaluation)
     estimate = None
