@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anyclass.backbone import Backbone
     from anyclass.classifier.classifier import Classifier
+    from anyclass.commands.audit import audit
     from anyclass.commands.embed import embed
     from anyclass.commands.evaluate import evaluate
     from anyclass.commands.fit import fit
+    from anyclass.commands.plan import plan
     from anyclass.commands.predict import predict
     from anyclass.commands.serve import serve
     from anyclass.data import Classes, ImageDataset
@@ -28,9 +30,11 @@ __all__ = [
     "ImageDataset",
     "OpenWorldClassifier",
     "__version__",
+    "audit",
     "embed",
     "evaluate",
     "fit",
+    "plan",
     "predict",
     "serve",
 ]
@@ -42,9 +46,11 @@ _HOMES = {
     "Classifier": "classifier.classifier",
     "ImageDataset": "data",
     "OpenWorldClassifier": "estimators.open_world",
+    "audit": "commands.audit",
     "embed": "commands.embed",
     "evaluate": "commands.evaluate",
     "fit": "commands.fit",
+    "plan": "commands.plan",
     "predict": "commands.predict",
     "serve": "commands.serve",
 }

@@ -106,12 +106,13 @@ def _answer(
 
 def _fit_flags(line: "CommandLine") -> "FitFlags":
     """Flags of `fit` and `plan`, with those of an earlier run (`--from`)."""
-    from anyclass.commands.flags import fit_command
+    from anyclass.commands.flags import fit_command, plan_command
     from anyclass.commands.parse import parse
     from anyclass.commands.second_round import inherited_flags
 
     words = inherited_flags(line.flags)
-    flags: FitFlags = parse(fit_command(line.method, line.parts), words, line.program)
+    command = plan_command if line.command == "plan" else fit_command
+    flags: FitFlags = parse(command(line.method, line.parts), words, line.program)
     return flags
 
 
@@ -119,8 +120,9 @@ def _plan(line: "CommandLine") -> Answer:
     from anyclass.commands.output import plan_lines
     from anyclass.commands.plan import plan
 
-    flags = _fit_flags(line)
-    result = plan(flags.asked, **vars(flags.request))
+    flags: Any = _fit_flags(line)
+    wanted = vars(flags.audit_flags) | {"overwrite": flags.overwrite}
+    result = plan(flags.asked, **wanted, **vars(flags.request))
     return result, plan_lines(result)
 
 

@@ -38,12 +38,14 @@ FILES = {
     "rejected.csv",
     "descriptions.jsonl",
     "report.html",
+    "images.parquet",
     "manifest.json",
     "model/classifier.safetensors",
     "model/classifier.json",
     "model/README.md",
 }
 REPEATED = (  # what two equal runs write alike, byte for byte
+    "images.parquet",
     "predictions.parquet",
     "predictions.csv",
     "rejected.csv",

@@ -1,10 +1,12 @@
 """What `plan` says of the questions to a captioner, before one is asked."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anyclass.captioning import BatchFiles, Endpoint, Transformers
+from anyclass.commands.output import plan_lines
 from anyclass.commands.plan import plan
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
@@ -69,3 +71,28 @@ def test_plan__says_what_leaves_the_machine_and_what_it_costs(shapes: dict[str, 
     assert (here["megabytes_sent"], here["sent_to"], here["dollars"]) == (0.0, "", 0.0)
     later = plan(LATTECLIP(tuning=HEAD, captioner=BatchFiles("m")), **shapes)["language_model"]
     assert (later["minutes"], later["dollars"]) == (None, None)
+
+
+def test_plan__time_of_texts_and_training(images: Path, tmp_path: Path) -> None:
+    """14 images: 126 embeddings at 3,600 a minute, 82 + 4,061 texts at 10,000, pairs at 12,800."""
+    files = [path.relative_to(images).as_posix() for path in sorted(images.glob("red square/*"))]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file_name,label", *(f"{file},red" for file in files)]) + "\n")
+    asked = {"images": images, "labels": str(table), "device": "cpu"}
+    found = plan("get", **asked, unknown=3)
+    assert (found["embeddings"], found["texts"]) == (14 * 9, 81 + 4061)
+    expected = 14 * 9 / 3600 + (81 + 4061) / 10_000 + 400 * 14 / 12_800
+    assert found["minutes"] == round(expected, 1)
+    many = tmp_path / "names.txt"
+    many.write_text("\n".join(["red", *(f"thing number {i} of many" for i in range(4999))]))
+    assert plan("auto", **asked, classes=many)["minutes"] == round(5000 * 81 / 10_000, 1)
+    unlabelled = plan("auto", images=images, classes=many, device="cpu")
+    assert unlabelled["texts"] == 5000, "nothing scores the ensemble"
+
+
+def test_plan_lines__of_many_classes(images: Path) -> None:
+    names = [f"kind {i}" for i in range(300)]
+    lines = plan_lines(plan("auto", images=images, classes=tuple(names), device="cpu"))
+    classes = "300: kind 0 (named), kind 1 (named), kind 2 (named) ... and 297 more"
+    assert lines[1] == f"classes    {classes}"
+    assert max(map(len, lines)) < 200

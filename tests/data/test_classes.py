@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from anyclass.data import Classes, near_duplicates
+from anyclass.data import Classes
 from anyclass.errors import ModelError, RequestError
 
 
@@ -128,16 +128,6 @@ def test_from_json__refuses_what_is_damaged(change: dict[str, object]) -> None:
     value = Classes.of(["b", "a"]).to_json() | change
     with pytest.raises(ModelError, match="saved classes are damaged"):
         Classes.from_json(value)
-
-
-def test_near_duplicates__differ_in_case_and_separators_only() -> None:
-    names = ["Red Panda", "dog", "red-panda", "redpandas", "red_panda", "Stra\u00dfe", "STRASSE"]
-    assert near_duplicates(names) == [
-        ("Red Panda", "red-panda"),
-        ("Red Panda", "red_panda"),
-        ("Stra\u00dfe", "STRASSE"),
-    ]
-    assert near_duplicates(["dog", "cat"]) == []
 
 
 def test_discovered__names_all_classes_but_trusts_only_labelled_names() -> None:

@@ -222,7 +222,8 @@ class EditedClasses:
                 f"{taken[0]!r:.80} is the name of another class: merge the two, or choose another"
             )
         prompts = [
-            readable(new[c]) if c in new else prompt for c, prompt in enumerate(self.classes.prompts)
+            readable(new[c]) if c in new else prompt
+            for c, prompt in enumerate(self.classes.prompts)
         ]
         now = dict(zip(self.classes.names, all_names, strict=True))
         classes = Classes(

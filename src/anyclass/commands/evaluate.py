@@ -1,12 +1,13 @@
 """`evaluate`: score a classifier on labelled images."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone, EngineName
@@ -27,6 +28,7 @@ from anyclass.files import read_json
 from anyclass.report.gallery import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
 from anyclass.run.earlier import given_files
+from anyclass.run.fitted_images import FittedImages
 from anyclass.run.folder import check_finished
 from anyclass.run.label_scores import TRAINING_CAVEAT
 from anyclass.run.progress import Callback, Progress
@@ -110,9 +112,12 @@ def evaluate(
             data, rejected = _of_images(images, labels or "folders", classifier, base, log)
         for sentence in data.dataset.skipped:
             log.say(sentence)
-        fitted_on = _fitted_on(run, images, features)
-        if fitted_on and not unknown_classes(classifier.classes):
-            fair, caveats = _untaught(data.dataset, given_files(Path(run)))
+        seen = _seen(Path(run), images, features, data)
+        fitted_on = _fitted_on(run, images, features) or bool(seen.fitted.all())
+        if unknown_classes(classifier.classes):
+            caveats = _discovered_caveats(data.dataset, seen)
+        else:
+            fair, caveats = _untaught(data.dataset, seen)
             data = data.of(fair)
         if not (data.dataset.labels >= 0).any():
             raise RequestError(
@@ -178,16 +183,64 @@ def _fitted_on(run: Path | str, images: Path | str | None, features: Any) -> boo
     return bool(is_file and config.get("features") == str(Path(features).resolve()))
 
 
-def _untaught(dataset: ImageDataset, given: Collection[str]) -> tuple[ImageDataset, list[str]]:
+class _Seen(NamedTuple):
+    """What a run has seen of the evaluated images."""
+
+    fitted: Bool[np.ndarray, " N"]
+    """Whether it was fitted on each image, with or without a label."""
+    taught: Bool[np.ndarray, " N"]
+    """Whether the label of each image was trained on."""
+
+
+def _seen(run: Path, images: Path | str | None, features: Any, data: AnyFeatures) -> _Seen:
+    """Find the images of a fit by their content; by their names where that is not known."""
+    given = given_files(run)
+    fitted = FittedImages.read(run, given)
+    if fitted is not None and isinstance(data, FeatureStore):
+        hashes = data.hashes()
+        return _Seen(fitted.among(hashes), fitted.taught_among(hashes))
+    same = _fitted_on(run, images, features)
+    taught = np.isin(data.dataset.files, list(given)) & same
+    return _Seen(np.full(len(data.dataset), same), taught)
+
+
+def _untaught(dataset: ImageDataset, seen: _Seen) -> tuple[ImageDataset, list[str]]:
     """Hide labels that a run was trained on, if there are others; return warnings as well."""
-    taught = (dataset.labels >= 0) & np.isin(dataset.files, list(given))
-    count = int(taught.sum())
-    if not count:
-        return dataset, []
-    if count == int((dataset.labels >= 0).sum()):
+    labelled = dataset.labels >= 0
+    taught = labelled & seen.taught
+    if taught.any() and not (labelled & ~taught).any():
         return dataset, [TRAINING_CAVEAT]
-    hidden = replace(dataset, labels=np.where(taught, -1, dataset.labels))
-    return hidden, [f"left out {count} labels that the run was trained on"]
+    rest = replace(dataset, labels=np.where(taught, -1, dataset.labels))
+    caveats = []
+    if taught.any():
+        caveats.append(f"left out {int(taught.sum())} labels that the run was trained on")
+    unlabelled = int((labelled & ~taught & seen.fitted).sum())
+    if unlabelled:
+        caveats.append(_transductive(unlabelled, int((labelled & ~taught).sum())))
+    return rest, caveats
+
+
+def _discovered_caveats(dataset: ImageDataset, seen: _Seen) -> list[str]:
+    """Warnings where a run that discovered classes is scored on images that it has seen."""
+    if seen.fitted.all():  # the scores say so
+        return []
+    labelled = dataset.labels >= 0
+    taught = int((labelled & seen.taught).sum())
+    if taught:
+        return [
+            f"{taught} of {int(labelled.sum())} labels were trained on: the scores of old classes "
+            "are in part training scores"
+        ]
+    fitted = int((labelled & seen.fitted).sum())
+    return [_transductive(fitted, int(labelled.sum()))] if fitted else []
+
+
+def _transductive(fitted: int, labelled: int) -> str:
+    """Warning about images that were fitted on without their labels."""
+    return (
+        f"{fitted} of {labelled} images are images of the fit, which did not use their labels: "
+        "scores of new images may be lower"
+    )
 
 
 def _scores(

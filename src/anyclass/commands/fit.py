@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import anyclass
+from anyclass.auditing.classes import remarks
 from anyclass.commands.learn import learn
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
+from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import with_inherited
 from anyclass.commands.write_run import write_run
 from anyclass.features.store import FeatureStore
@@ -49,6 +51,8 @@ def fit(
     given = request.precomputed(method)
     dataset = given.dataset if given else request.dataset("fit")
     choice = choose_method(method, dataset, request.unknown)
+    workload = choice.method.workload(len(dataset), len(dataset.classes))
+    check_enough(request, choice, dataset, workload)
     given = given and given.checked()
     config = _config(request, choice) | ({"features_sha256": given.digest} if given else {})
     with opened(Path(out), config, overwrite) as folder:
@@ -57,8 +61,7 @@ def fit(
         with Progress(folder / "log.jsonl", callback) as log:
             if choice.asked == "auto":
                 log.say(f"auto chooses {choice.name}: {'; '.join(choice.why)}")
-            workload = choice.method.workload(len(dataset), len(dataset.classes))
-            for notice in request.notices(dataset, workload):
+            for notice in (*request.notices(dataset, workload), *remarks(dataset)):
                 log.say(notice)
             learned = learn(request, choice.method, data, folder / SCRATCH, log)
             write_run(folder, learned)

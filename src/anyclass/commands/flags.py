@@ -37,6 +37,20 @@ class FitFlags:
         return "auto"
 
 
+@dataclass(frozen=True)
+class AuditFlags:
+    """What `plan` looks for besides."""
+
+    audit: Path | None = None
+    """Also look for blurred, dark and tiny images, copies of a photograph and wrong labels; lists
+    all files in DIR/audit.csv and DIR/audit.json. Features are kept for `fit`."""
+    evaluation: Annotated[Path | None, arg(name="eval")] = None
+    """Folder of images for evaluation: report images that are in both folders."""
+    audit_model: bool = True
+    """With --audit: also use the model, for wrong labels, classes that it never predicts and names
+    that it cannot tell apart. Turn it off if that takes too long."""
+
+
 def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[FitFlags]:
     """Flags of `anyclass fit NAME` and `plan NAME`: request, folder, the fields of the method.
 
@@ -70,6 +84,18 @@ def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> 
 
     made = {"asked": property(asked), "__doc__": f"{method.__doc__}"}
     return make_dataclass("FitFlags", declared, bases=(FitFlags,), namespace=made, frozen=True)
+
+
+def plan_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[FitFlags]:
+    """Flags of `anyclass plan NAME`: those of `fit`, and `AuditFlags`; arguments as there."""
+    command = fit_command(name, chosen)
+    declared: list[Any] = [
+        ("audit_flags", Annotated[AuditFlags, arg(name="")], field(default=AuditFlags()))
+    ]
+    named = {"__doc__": command.__doc__}
+    return make_dataclass(
+        "PlanFlags", declared, bases=(command,), namespace=named, frozen=True, kw_only=True
+    )
 
 
 def _parts(method: Any) -> list[str]:

@@ -19,7 +19,7 @@ PAGES = Path(__file__).with_name("help.json")
 OVERVIEW = """anyclass: train an image classifier from a folder and whatever you know:
 labels, class names, or neither.
 
-  anyclass plan [METHOD]   show what a fit would do: method, time, disk
+  anyclass plan [METHOD]   audit the images; show what a fit would do
   anyclass fit METHOD      fit a method to a folder; writes a run folder
   anyclass describe        write what a captioner says of each image
   anyclass embed           write the features of a model into a file
@@ -42,10 +42,15 @@ lists the methods, `anyclass fit METHOD --help` shows the options of one.
 """The page of `anyclass --help`."""
 
 PLAN = """Show what this fit would do: the method and the reason, time, disk, and
-questions to a language model. Nothing is computed and nothing is written.
-`anyclass fit` takes the same options.
+questions to a language model; and what looks wrong in the images: copies,
+similar class names, conflicting labels. No image is decoded and nothing is
+written without --audit. `anyclass fit` takes the same options but those of
+the audit.
 """
 """What `plan` says on a page of `fit`."""
+
+AUDIT = "plan: Audit"
+"""Section that only the pages of `plan` have."""
 
 
 FEATURE_FLAGS = ("--features", "--extra", "--class-text", "--logit-scale")
@@ -77,7 +82,8 @@ def page(line: CommandLine) -> Page | None:
     if line.command == "plan":
         usage, _, rest = text.partition("\n\n")
         usage = usage.replace("anyclass fit", "anyclass plan", 1)
-        text = f"{usage}\n\n{PLAN}\n{rest}"
+        audit = "\n".join(_read()["sections"][AUDIT])
+        text = f"{usage}\n\n{PLAN}\n{audit}\n\n{rest}"
     return Page(text, tuple(re.findall(r"^  (?:--[\w.-]+, )?(--[\w.-]+)", text, re.MULTILINE)))
 
 

@@ -24,12 +24,13 @@ from anyclass.commands.embed import embed
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.flags import (
     PARTS,
+    AuditFlags,
     describe_command,
     fit_command,
     part_kinds,
     rename_command,
 )
-from anyclass.commands.help import FEATURE_FLAGS, PAGES, key
+from anyclass.commands.help import AUDIT, FEATURE_FLAGS, PAGES, key
 from anyclass.commands.models import models
 from anyclass.commands.predict import predict
 from anyclass.commands.report import report
@@ -153,6 +154,7 @@ def render() -> dict[str, dict[str, list[str]]]:
             name = names.setdefault(text, f"{page}: {text.partition(chr(10))[0]}")
             sections[name] = text.split("\n")
             pages[page].append(name)
+    sections[AUDIT] = _audit().split("\n")
     return {"pages": pages, "sections": sections}
 
 
@@ -321,6 +323,12 @@ def _fold(text: str, further: str, first: str = "") -> str:
     """One paragraph, folded to the width of a page."""
     lines = wrap(text, WIDTH, initial_indent=first, subsequent_indent=further)
     return "\n".join(lines)
+
+
+def _audit() -> str:
+    """The options that only `plan` has."""
+    _, groups = _groups(AuditFlags)
+    return "".join(_section("Audit", "", groups[0].options))
 
 
 def _list_of_methods() -> list[str]:

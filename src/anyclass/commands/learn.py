@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from anyclass.auditing.copies import copies_in_words
 from anyclass.backbone import Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.baselines import fit_baselines
@@ -69,6 +70,8 @@ class Learned:
     """Suggested names of discovered classes; None if none was discovered."""
     started: str
     """Start of the run, ISO 8601, UTC."""
+    hashes: list[str | None] | None = None
+    """SHA-256 of each readable image; None for precomputed features."""
 
     @property
     def readable(self) -> ImageDataset:
@@ -104,6 +107,8 @@ def learn(
     part = cached_part(method.workload(len(data), len(all_images.classes)).trains)
     data, rejections = readable(data, part, request.max_rejected, log)
     clock("embed")
+    if not isinstance(data, PrecomputedFeatures):
+        log_copies(data.dataset, data.hashes(), log)
     scratch = _scratch_folder(data, scratch)
     given = data.of(training_labels(request, data.dataset))
     estimate = None
@@ -116,7 +121,8 @@ def learn(
     classifier = fit_method(given, log, scratch, request.seed)
     clock("fit")
     data = data.of(replace(data.dataset, classes=classifier.classes))
-    predictions = predict_all(data, classifier, log, request.prompt_ensemble)
+    scored = bool((data.dataset.labels >= 0).any())
+    predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored)
     opinions = opinions_of(classifier.record)
     taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
     taught &= given.dataset.labels >= 0
@@ -162,7 +168,14 @@ def learn(
         metrics=metrics,
         naming=naming,
         started=started,
+        hashes=None if isinstance(data, PrecomputedFeatures) else data.hashes(),
     )
+
+
+def log_copies(dataset: ImageDataset, hashes: Sequence[str | None], log: Progress) -> None:
+    """Say in a line that some images have the same content, if they do."""
+    if words := copies_in_words(dataset, hashes):
+        log.say(f"{words}; `anyclass plan --audit DIR` lists them")
 
 
 def readable(

@@ -1,19 +1,15 @@
-"""Notices before a run: skipped files, similar class names, long computations."""
+"""Notices before a run: skipped files, long computations."""
 
 from anyclass.backbone import Precision
 from anyclass.backbone.engine import has_amx
-from anyclass.data import ImageDataset, near_duplicates
+from anyclass.commands.duration import (
+    TEXTS_PER_MINUTE,
+    minutes_per_epoch,
+    pairs_per_minute,
+    texts,
+)
+from anyclass.data import ImageDataset
 from anyclass.methods import Workload
-from anyclass.training.two_views import steps_of_epoch
-
-PAIRS_PER_MINUTE = 12_800
-"""Training speed of the starter model's last stage, or of its text encoder, on two cores."""
-
-TEXTS_PER_MINUTE = 10_000
-"""Speed of the starter model's text encoder on two cores."""
-
-TEMPLATES = 80
-"""Number of templates of the prompt ensemble."""
 
 TARGET_MINUTES = 10
 """Duration of training that shorter settings are suggested for."""
@@ -36,32 +32,27 @@ def notices(
         prompt_ensemble: whether zero-shot is also scored with the 80 prompt templates.
     """
     sentences = list(dataset.skipped)
-    if pairs := near_duplicates(dataset.classes.names):
-        similar = ", ".join(f"{a!r} and {b!r}" for a, b in pairs)
-        sentences.append(f"similar class names: {similar}")
     if device != "cpu":
         return sentences
-    if prompt_ensemble:
-        sentences += _many_texts(len(dataset.classes))
+    sentences += _many_texts(texts(dataset, prompt_ensemble, 0))
     if workload.trains == "all":
         sentences.append("no GPU: training from pixels takes hours, --tune head takes minutes")
     amx = has_amx()
     bf16 = precision == "bf16"
     if bf16 and not amx:
         sentences.append("this processor has no AMX: --precision bf16 is slower than float32 here")
-    rate = PAIRS_PER_MINUTE * (2 if amx and bf16 else 1)
+    rate = pairs_per_minute(precision)
     faster = ", with --precision bf16 half of it" if amx and not bf16 else ""
     return [*sentences, *_long_training(len(dataset), workload, rate, faster)]
 
 
-def _many_texts(classes: int) -> list[str]:
-    """Notice if encoding the texts of the prompt ensemble takes long."""
-    texts = TEMPLATES * classes
-    if texts <= TEXTS_PER_MINUTE:
+def _many_texts(count: int) -> list[str]:
+    """Notice if encoding the texts of the classes takes long."""
+    if count <= TEXTS_PER_MINUTE:
         return []
     return [
-        f"the zero-shot baseline with 80 prompt templates encodes {texts:,} texts, about "
-        f"{texts / TEXTS_PER_MINUTE:.0f} minutes with the starter the first time; "
+        f"the zero-shot baseline with 80 prompt templates encodes {count:,} texts, about "
+        f"{count / TEXTS_PER_MINUTE:.0f} minutes with the starter the first time; "
         "--no-prompt-ensemble skips it"
     ]
 
@@ -73,15 +64,13 @@ def _long_training(images: int, workload: Workload, rate: int, faster: str) -> l
         return []
     if tuning.views == 0:
         return ["no GPU: --views 0 reads all images again in each epoch and takes hours or days"]
-    size = min(tuning.batch_size, images)
-    per_epoch = size * steps_of_epoch(images, size) / rate  # minutes
-    texts = workload.text_epochs
-    minutes = per_epoch * (tuning.epochs + texts)
+    per_epoch = minutes_per_epoch(images, tuning, rate)
+    minutes = per_epoch * (tuning.epochs + workload.text_epochs)
     if minutes <= 2 * TARGET_MINUTES:
         return []
     epochs = _share(tuning.epochs, TARGET_MINUTES / minutes)
-    text_epochs = _share(texts, TARGET_MINUTES / minutes)
-    shorter = f"--epochs {epochs}" + (f" --tes-epochs {text_epochs}" if texts else "")
+    text_epochs = _share(workload.text_epochs, TARGET_MINUTES / minutes)
+    shorter = f"--epochs {epochs}" + (f" --tes-epochs {text_epochs}" if text_epochs else "")
     shortened = per_epoch * (epochs + text_epochs)
     return [
         f"no GPU: with the starter on two cores training takes about {minutes:.0f} minutes, "

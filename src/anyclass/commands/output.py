@@ -26,25 +26,41 @@ def plan_lines(result: Result) -> list[str]:
         f"method     {result['method']}",
         *(f"           {reason}" for reason in result["why"]),
         *(f"note       {remark}" for remark in result["remarks"]),
-        f"work       {result['embeddings']} embeddings",
+        f"work       {result['embeddings']:,} embeddings, {result['texts']:,} texts",
         "time       " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
         "disk       " + ("not known" if disk is None else f"about {max(1, disk):.0f} MB of cache"),
         *_cost(result["language_model"]),
+        *_audit(result["audit"]),
     ]
 
 
-LISTED = 20
+LISTED = 3
 """Most classes that `plan` prints; `--json` has all."""
+
+
+def _audit(found: Result) -> list[str]:
+    """What was found in the data, and where the files are listed."""
+    lines = []
+    for finding in found["findings"]:
+        first, *further = finding["lines"]
+        lines += [f"found      {first}", *(f"           {line}" for line in further)]
+    checked = ", ".join(found["checked"])
+    nothing = "" if found["findings"] else "nothing found in "
+    if found["out"]:
+        files = f"{found['out']}/audit.csv, {found['out']}/audit.json"
+        return [*lines, f"audit      {nothing or 'of '}{checked}: {files}"]
+    more = "pixels, copies of a photograph, wrong labels: --audit DIR"
+    return [*lines, f"audit      {nothing or 'only '}{checked}; {more}"]
 
 
 def _kinds(result: Result) -> str:
     """The classes, each with what is known of it: labels, or only a name."""
     about = {"labelled": "{labelled} labelled", "named": "named"}
-    kinds = ", ".join(
-        f"{row['name']} ({about[row['kind']].format(**row)})" for row in result["classes"][:LISTED]
-    )
-    if len(result["classes"]) > LISTED:
-        kinds += f" and {len(result['classes']) - LISTED} more"
+    rows = result["classes"]
+    shown = rows if len(rows) <= 2 * LISTED else rows[:LISTED]
+    kinds = ", ".join(f"{row['name']} ({about[row['kind']].format(**row)})" for row in shown)
+    if len(rows) > len(shown):
+        kinds += f" ... and {len(rows) - len(shown)} more"
     unknown = result["unknown"]
     if not unknown:
         return kinds

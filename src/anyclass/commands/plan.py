@@ -1,56 +1,101 @@
-"""`plan`: preview a fit: method, duration, disk space, questions to a captioner."""
+"""`plan`: preview a fit: method, duration, disk space, questions to a captioner; audit."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from anyclass.auditing.classes import class_findings
+from anyclass.auditing.findings import Audit, check_writable
+from anyclass.commands.audit import (
+    ReadImages,
+    check_evaluation,
+    full_audit,
+    quick_audit,
+    read_images,
+)
+from anyclass.commands.duration import minutes, pairs_per_minute, texts
 from anyclass.commands.learn import readable
 from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request, choose_method, request_of
+from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import training_labels, with_inherited
 from anyclass.data import ImageDataset
+from anyclass.errors import RequestError
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.methods import Method, Workload
-from anyclass.run.progress import Progress
-
-IMAGES_PER_SECOND = 60.0
-"""Conservative speed of the starter model on two ordinary cores, decoding included."""
+from anyclass.naming.suggest import read_words
+from anyclass.run.progress import Callback, Progress
 
 MAX_EMBEDDED = 1000
 """Largest number of images that `plan` embeds to estimate the number of classes."""
 
 
-def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
-    """Preview a fit: images, classes, method with reasons, duration and disk space.
+def plan(
+    method: Method | str = "auto",
+    audit: Path | str | None = None,
+    evaluation: Path | str | None = None,
+    audit_model: bool = True,
+    overwrite: bool = False,
+    callback: Callback | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Preview a fit: images, classes, method with reasons, duration and disk space; audit the data.
 
     Minutes and megabytes are estimates for the starter model on a CPU. They are None without a
-    measurement: for other models, on GPUs, for training from pixels and, for minutes, for
-    training in epochs. With `unknown="auto"` up to 1,000 images are embedded to estimate the
-    number of classes, if the model needs no download. Nothing is trained. `language_model` counts
-    the questions to a captioner; none is sent.
+    measurement: for other models, on GPUs and for training from pixels. With `unknown="auto"` up to
+    1,000 images are embedded to estimate the number of classes, if the model needs no download.
+    Nothing is trained. `language_model` counts the questions to a captioner; none is sent.
+
+    Names, labels and files with the same content are always looked at; everything else with
+    `audit`.
 
     Args:
         method: a method with its hyper-parameters, its name for the defaults, or "auto".
+        audit: folder for `audit.csv` and `audit.json` of a full audit.
+        evaluation: folder of images for evaluation; images in both folders are reported.
+        audit_model: let the full audit use the model.
+        overwrite: replace the files of an earlier audit.
+        callback: gets the figures of each step of the audit.
         options: the fields of `Request`.
 
     Raises:
         RequestError: the request cannot be fulfilled.
     """
     request = request_of(with_inherited(options))
+    if audit is not None:
+        check_writable(Path(audit), overwrite)
     given = request.precomputed(method)
-    dataset = given.dataset if given else request.dataset("fit")
+    check_evaluation(given, evaluation)
+    read = ReadImages(given.dataset, None) if given else read_images(request)
+    dataset = read.dataset
+
+    def full(log: Progress) -> Audit:
+        return full_audit(request, given, read, evaluation, audit_model, log)
+
+    if read.error is not None:
+        _explain(read, full, audit, callback)
     choice = choose_method(method, dataset, request.unknown)
     workload = choice.method.workload(len(dataset), len(dataset.classes))
+    check_enough(request, choice, dataset, workload)
+    if audit is not None:
+        found = _written(full, Path(audit), callback)
+    elif given is not None:
+        found = Audit(class_findings(dataset), ["names and labels"])
+    else:
+        found, _ = quick_audit(dataset, evaluation)
     estimate = None
     remarks: list[str] = []
     if request.unknown == "auto":
         estimate, remarks = _estimate_unknown(request, given, dataset, workload)
-    device = request.torch_device
     embeddings = 0 if given else len(dataset) * (1 + workload.views)
-    measured = request.model == "starter" and device == "cpu" and workload.trains != "all"
-    timed = measured and not (workload.pairs and workload.pairs.epochs)
+    measured = request.model == "starter" and request.torch_device == "cpu"
+    encoded = texts(dataset, request.prompt_ensemble, _candidates(request)) if not given else 0
+    rate = pairs_per_minute(request.precision)
+    expected = minutes(embeddings, encoded, len(dataset), workload, rate)
+    measured = measured and workload.trains != "all"
     disk = embeddings * _bytes_per_view(workload) / 2**20
-    minutes = embeddings / IMAGES_PER_SECOND / 60
     return {
         "images": len(dataset),
         "classes": [
@@ -66,11 +111,43 @@ def plan(method: Method | str = "auto", **options: Any) -> dict[str, Any]:
         "why": choice.why,
         "remarks": [*remarks, *request.notices(dataset, workload)],
         "embeddings": embeddings,
-        "minutes": round(minutes, 1) if timed else None,
+        "texts": encoded,
+        "minutes": round(expected, 1) if measured and expected is not None else None,
         "disk_mb": round(disk, 1) if measured else None,
         "language_model_calls": workload.captions.calls,
         "language_model": workload.captions._asdict(),
+        "audit": found.to_json() | {"out": None if audit is None else str(audit)},
     }
+
+
+def _candidates(request: Request) -> int:
+    """Number of words that discovered classes may be called."""
+    return len(read_words(request.names)) if request.unknown else 0
+
+
+def _written(full: Callable[[Progress], Audit], folder: Path, callback: Callback | None) -> Audit:
+    """Do a full audit and write it."""
+    with Progress(callback=callback) as log:
+        found = full(log)
+    found.write(folder)
+    return found
+
+
+def _explain(
+    read: ReadImages,
+    full: Callable[[Progress], Audit],
+    audit: Path | str | None,
+    callback: Callback | None,
+) -> None:
+    """Raise what `fit` says of labels that are not in the list of classes, with their files.
+
+    Raises:
+        RequestError: always.
+    """
+    if audit is None:
+        raise RequestError(f"{read.error} `anyclass plan --audit DIR` lists the images.")
+    _written(full, Path(audit), callback)
+    raise RequestError(f"{read.error} The images are listed in {Path(audit) / 'audit.csv'}.")
 
 
 def _estimate_unknown(

@@ -8,9 +8,10 @@ Modules that need torch are imported on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from anyclass.data.classes import Classes, Kind, near_duplicates
+from anyclass.data.classes import Classes, Kind
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, open_bytes, open_image, read_bytes
+from anyclass.data.similar_names import similar_names
 
 if TYPE_CHECKING:
     from anyclass.data.loader import ImageBatch, Rejection, content_hashes, load_batches
@@ -36,10 +37,10 @@ __all__ = [
     "TestTransform",
     "content_hashes",
     "load_batches",
-    "near_duplicates",
     "open_bytes",
     "open_image",
     "read_bytes",
+    "similar_names",
 ]
 
 _HOMES = {

@@ -235,17 +235,6 @@ def readable(name: str) -> str:
     return _WORD_STARTS.sub(" ", name.replace("_", " "))
 
 
-def near_duplicates(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ only in case, spaces, `_` and `-`."""
-    first: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        key = "".join(letter for letter in normal(name).casefold() if letter not in " _-")
-        if first.setdefault(key, name) != name:
-            pairs.append((first[key], name))
-    return pairs
-
-
 def normal(name: str) -> str:
     """Normalise a name for comparison: Unicode NFC, stripped."""
     return unicodedata.normalize("NFC", name).strip()

@@ -5,14 +5,14 @@ Letters: b images of a batch, K views of each, H and W their size.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from time import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ SETTLED = 2.0
 
 Transform = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
 """Turns an image and the checksum of its file into K views; must be picklable."""
+
+
+Result = TypeVar("Result")
+"""What a reader makes of a chunk of images."""
 
 
 class Rejection(NamedTuple):
@@ -74,7 +78,7 @@ def content_hashes(
 
     def checksum(index: int) -> str | None:
         try:
-            return _checksum(dataset.path(index), dataset.root, limits)
+            return content_hash(dataset.path(index), dataset.root, limits)
         except ImageError:
             return None
 
@@ -82,7 +86,12 @@ def content_hashes(
         return list(threads.map(checksum, range(len(dataset))))
 
 
-def _checksum(path: Path, root: Path, limits: Limits) -> str:
+def content_hash(path: Path, root: Path, limits: Limits = Limits()) -> str:
+    """SHA-256 of the content of a file; arguments as of `read_bytes`.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     try:
         status = path.stat()
     except (OSError, ValueError):  # `read_bytes` raises the precise error
@@ -121,21 +130,42 @@ def load_batches(
     Raises:
         AnyclassError: a worker was killed; the message names the images it was reading.
     """
-    count = _processes(len(dataset)) if workers is None else workers
     rows = range(len(dataset))
     chunks = [list(rows[i : i + batch_size]) for i in rows[::batch_size]]
-    batches = _started(_Images(dataset, transform, limits), chunks, count)
+    reader = _Images(dataset, transform, limits)
+    for indices, pixels, hashes, rejections in read_chunks(reader, dataset.files, chunks, workers):
+        yield ImageBatch(indices, torch.from_numpy(pixels), hashes), rejections
+
+
+def read_chunks(
+    reader: Dataset[Result],
+    files: Sequence[str],
+    chunks: list[list[int]],
+    workers: int | None = None,
+) -> Iterator[Result]:
+    """Yield what a reader makes of each chunk, in order; processes read ahead.
+
+    Args:
+        reader: gives the result of a list of indices; must be picklable.
+        files: names of the images, for messages.
+        chunks: indices of images.
+        workers: processes; by default none below 128 images, else one per core.
+
+    Raises:
+        AnyclassError: a worker was killed; the message names the images it was reading.
+    """
+    count = _processes(sum(map(len, chunks))) if workers is None else workers
+    results = _started(reader, chunks, count)
     for chunk in chunks:
         try:
-            indices, pixels, hashes, rejections = next(batches)
+            result = next(results)
         except RuntimeError as error:
-            first = dataset.files[chunk[0]]
-            last = dataset.files[chunk[-1]]
             raise AnyclassError(
-                f"a worker process was killed while it read the images {first} ... {last} or the "
-                "next ones. If memory is short, use fewer workers or a smaller batch."
+                f"a worker process was killed while it read the images {files[chunk[0]]} ... "
+                f"{files[chunk[-1]]} or the next ones. If memory is short, use fewer workers or a "
+                "smaller batch."
             ) from error
-        yield ImageBatch(indices, torch.from_numpy(pixels), hashes), rejections
+        yield result
 
 
 _Read = tuple[list[int], UInt8[np.ndarray, "b K 3 H W"], list[str], list[Rejection]]
@@ -165,7 +195,7 @@ class _Images(Dataset[_Read]):
                 content = sha256(data).hexdigest()
                 views.append(self.transform(open_bytes(data, self.limits), content).numpy())
             except Exception as error:  # no single image may end a run
-                rejections.append(_rejection(self.dataset.files[index], error))
+                rejections.append(rejection_of(self.dataset.files[index], error))
             else:
                 indices.append(index)
                 hashes.append(content)
@@ -173,21 +203,21 @@ class _Images(Dataset[_Read]):
         return indices, pixels, hashes, rejections
 
 
-def _rejection(file_name: str, error: Exception) -> Rejection:
+def rejection_of(file_name: str, error: Exception) -> Rejection:
     """Row of rejected.csv for an image and its error."""
     if isinstance(error, ImageError):
         return Rejection(file_name, error.reason, error.detail)
     return Rejection(file_name, "unreadable", one_line(error))
 
 
-def _started(images: _Images, chunks: list[list[int]], workers: int) -> Iterator[_Read]:
+def _started(reader: Dataset[Result], chunks: list[list[int]], workers: int) -> Iterator[Result]:
     """Start the loader, with its own random generator: reading must not change global state.
 
     It is started from a separate thread. In the main thread torch installs a SIGCHLD handler, which
     would raise in an arbitrary line of the caller when a worker dies.
     """
     loader = DataLoader(
-        images,
+        reader,
         sampler=chunks,
         batch_size=None,
         num_workers=workers,

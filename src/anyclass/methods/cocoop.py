@@ -93,7 +93,7 @@ class CoCoOp:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload()
+        return Workload(needs_labels=True, least_names=2)
 
     def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
         """Fit on features.

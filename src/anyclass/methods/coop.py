@@ -131,7 +131,7 @@ class CoOp:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload()
+        return Workload(needs_labels=True, least_names=2)
 
     def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
         """Fit on features.

@@ -117,7 +117,9 @@ class Flyp:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(self.tuning.tune, self.tuning.cached_views)
+        given = self.learn_from == "given"
+        views = self.tuning.cached_views
+        return Workload(self.tuning.tune, views, needs_labels=given, least_names=2)
 
     def _training_images(self, dataset: ImageDataset) -> ImageDataset:
         """Select the images to train on."""

@@ -205,7 +205,8 @@ class Get:
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         text_epochs = self.tes_epochs if self.text_branch else 0
-        return Workload(self.tuning.tune, self.tuning.views, self.tuning, text_epochs)
+        tuning = self.tuning
+        return Workload(tuning.tune, tuning.views, tuning, text_epochs, needs_labels=True)
 
     def _synthesise(self, task: Discovery, log: Log, scratch: Path | None) -> "PseudoTexts":
         """Stage 1: train the synthesizer, then compute z^ of the cached views and test views."""

@@ -104,7 +104,7 @@ class KMeans:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload()
+        return Workload(needs_labels=self.semi_supervised)
 
     def _clusters(
         self, x: Float[Tensor, "N E"], y: Int[Tensor, " N"], k: int, seed: int

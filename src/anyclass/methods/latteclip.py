@@ -222,7 +222,8 @@ class LatteClip:
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         captions = self.captioner.estimate(self.questions(images, classes))
-        return Workload(self.tuning.tune, self.tuning.cached_views, captions=captions)
+        tuning = self.tuning
+        return Workload(tuning.tune, tuning.cached_views, captions=captions, least_names=2)
 
     def questions(self, images: int, classes: int) -> int:
         """Maximum number of captions to request, of images and groups."""

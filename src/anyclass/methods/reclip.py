@@ -172,7 +172,7 @@ class Reclip:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(self.tune)
+        return Workload(self.tune, least_names=2)
 
     def epochs_of(self, images: int) -> int:
         """Epochs over a set of `images`."""

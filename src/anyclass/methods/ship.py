@@ -150,7 +150,7 @@ class Ship:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload()
+        return Workload(needs_labels=self.source is None, least_names=2)
 
     def _check_prompts(self, clip: Backbone, classes: Classes, log: Log) -> None:
         """Check class names and context before the generator is trained."""

@@ -149,7 +149,8 @@ class SimGcd:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(self.tuning.tune, self.tuning.views, self.tuning)
+        tuning = self.tuning
+        return Workload(tuning.tune, tuning.views, tuning, needs_labels=True)
 
 
 class PrototypeHead(nn.Module):

@@ -1,4 +1,4 @@
-"""`Workload`: the estimated cost of a fit, for `plan` and for warnings before a fit."""
+"""`Workload`: what a fit needs and costs, for `plan` and for messages before a fit."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from anyclass.training.two_views import TwoViewTuning
 
 @dataclass(frozen=True)
 class Workload:
-    """Cost of a fit, in addition to embedding the test views and the class prompts."""
+    """Needs and cost of a fit, in addition to embedding the test views and the class prompts."""
 
     trains: Part | None = None
     """Trained part of the encoders; None: none."""
@@ -21,3 +21,7 @@ class Workload:
     """Epochs of pairs for the text embedding synthesizer before that (GET)."""
     captions: CostEstimate = CostEstimate()
     """Upper bound of the cost of captions."""
+    needs_labels: bool = False
+    """Whether an image must have a label."""
+    least_names: int = 0
+    """Smallest number of classes with a name."""

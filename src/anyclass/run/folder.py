@@ -38,6 +38,7 @@ FILES = (
     "suspicious.csv",
     "probabilities.safetensors",
     "class_history.json",
+    "images.parquet",
 )
 """All files of a run; the last ones are written by some methods only."""
 

@@ -16,6 +16,8 @@ Callback = Callable[..., None]
 """Gets the same named numbers and strings as the log."""
 
 STAGES = {
+    "inspect": "looking at pixels",
+    "compare": "comparing images that look alike",
     "embed": "embedding images",
     "texts": "encoding texts",
     "describe": "captioning",
@@ -24,9 +26,15 @@ STAGES = {
     "predict": "predicting",
 }
 """Stage in the log -> its name for people."""
-UNITS = {"embed": " images", "predict": " images", "texts": " texts", "describe": " questions"}
+UNITS = {
+    "inspect": " images",
+    "embed": " images",
+    "predict": " images",
+    "texts": " texts",
+    "describe": " questions",
+}
 """Stage -> what is counted."""
-SMALL = {"embed", "texts", "describe", "count", "predict"}
+SMALL = {"inspect", "compare", "embed", "texts", "describe", "count", "predict"}
 """Stages of which only the last step becomes a line of `log.jsonl`."""
 FIRST = 3.0
 """Seconds of a stage before its first line, where no terminal shows a bar."""
