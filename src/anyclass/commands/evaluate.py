@@ -24,7 +24,7 @@ from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
-from anyclass.report.gallery import Json
+from anyclass.report.words import Json
 from anyclass.run.clustering_scores import align_labels, clustering_scores
 from anyclass.run.earlier import given_files
 from anyclass.run.folder import check_finished

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyclass
+from anyclass.commands.again import again
 from anyclass.commands.learn import learn
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
 from anyclass.commands.second_round import with_inherited
@@ -70,5 +71,6 @@ def _config(request: Request, choice: ChosenMethod) -> Json:
     method: Any = choice.method
     fields = asdict(method)
     config = request.to_json() | {"asked": choice.asked, "method": choice.name, "why": choice.why}
+    config["again"] = again(request, choice)
     config |= {"version": anyclass.__version__, "template": fields.get("template", PLAIN)}
     return dict(json.loads(json.dumps(config | {"fields": fields})))

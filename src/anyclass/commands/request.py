@@ -169,7 +169,7 @@ class Request:
         """The fields as JSON values, paths absolute."""
         values = {field.name: getattr(self, field.name) for field in fields(Request)}
         for name in SOURCES:
-            values[name] = _recorded(values[name])
+            values[name] = recorded(values[name])
         if self.features is not None:
             values["model"] = None
         return values
@@ -180,7 +180,7 @@ def is_array(recorded: Any) -> bool:
     return str(recorded).startswith("array of ")
 
 
-def _recorded(value: Any) -> Any:
+def recorded(value: Any) -> Any:
     """A source for `config.json`: an absolute path, or what an array is like."""
     if isinstance(value, str) and value != "folders":
         value = Path(value)
