@@ -335,7 +335,7 @@ def test_fit__people_get_scores_and_the_next_step(place: Path, fitted: Any, caps
     assert lines[1].startswith(f"zero-shot                  {share:4.1f} %   mean per class")
     assert lines[3].startswith("adapted ")
     assert lines[-1] == (
-        "next      anyclass predict --run new --images MORE_IMAGES --out predictions.csv"
+        "next      anyclass predict --run new --images NEW_IMAGES --out new_labels.csv"
     )
     assert main(["fit", "zero-shot", *given, "--overwrite"]) == 0
     assert "the accuracy is unknown" in capsys.readouterr().out

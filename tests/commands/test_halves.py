@@ -69,7 +69,7 @@ def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
     manifest = json.loads((run / "manifest.json").read_text())["files"]
     assert {"controls", "model"} <= {name.split("/")[0] for name in manifest}
     assert main(["evaluate", "--run", str(run), "--images", str(images)]) == 0
-    assert "each against its own kind" in capsys.readouterr().out
+    assert "among the classes of the same kind" in capsys.readouterr().out
     found = evaluate(run, images)
     for space in ("sliced", "mixed", "generalized"):
         assert set(found[space]) == {"base", "new", "harmonic_mean", "zero_shot"}

@@ -63,8 +63,8 @@ def evaluate(
             a table with the columns file_name and label: CSV, Parquet or JSONL. The default for
             features: the labels in their file.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
-            torch.
+        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
+            with torch.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
         min_score: also score the images with a score of at least this, for a classifier that may

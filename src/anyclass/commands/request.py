@@ -87,7 +87,8 @@ class Request:
     device: str = "auto"
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
     engine: EngineName = "auto"
-    """Engine for the frozen image tower on a CPU; auto takes the fastest that agrees with torch."""
+    """Engine for the frozen image encoder on a CPU; auto takes the fastest that agrees with
+    torch."""
     precision: Precision = "float32"
     """Precision of training on a CPU; bf16 is twice as fast on a processor with AMX, slower on
     others."""

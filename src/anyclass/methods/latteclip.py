@@ -75,7 +75,7 @@ class LatteClip:
     discovers: ClassVar[bool] = False
     """Whether the method discovers classes without a name."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
-    """Fine-tuning of the towers."""
+    """Fine-tuning of the encoders."""
     template: Template = PLAIN
     """Class prompt; `{}` is the class name."""
     domain: str = "object"
@@ -129,7 +129,7 @@ class LatteClip:
     regroup: Literal["never", "once"] = "never"
     """Redraw the groups by c_ft once, after the warm-up."""
     freeze_text: bool = False
-    """Freeze the text tower."""
+    """Freeze the text encoder."""
 
     def fit(
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0

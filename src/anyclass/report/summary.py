@@ -179,7 +179,7 @@ def _expected(scored: Scored, table: pa.Table, found: Sequence[Json]) -> Json | 
     return expected(calibration(scored), pc.mean(rows["score"]).as_py(), len(rows))
 
 
-def _facts(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, float]]:
+def _facts(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | float]]:
     """Figures of the method that are no curve: words, whether it is a share, and value."""
     drawn = {curve["name"] for curve in curves}
     return [
