@@ -32,6 +32,7 @@ from anyclass.report.html import (
 )
 from anyclass.report.thumbnails import LARGEST, thumbnail
 from anyclass.report.words import plain
+from anyclass.run.embedding_map import EmbeddingMap, write_map
 
 SCHEMA = pa.schema(
     [("file_name", "string"), ("label", "string"), ("score", "double"), ("runner_up", "string")]
@@ -116,6 +117,7 @@ NAMING = {
         {"index": 0, "name": "wren", "kind": "labelled", "suggested": None, "runners_up": []}
         | {"confidence": None, "typical": ["a/0.jpg"], "borderline": []},
         {"index": 3, "name": "unknown 1", "kind": "unknown", "suggested": "pear", "images": 3}
+        | {"quality": {"agreement": 0.75, "nearest": "apple", "hint": "may be the same as apple"}}
         | {"runners_up": ["fruit", "tree"], "confidence": "maybe", "margin": 0.1}
         | {"typical": ["c/5.jpg", "c/gone.jpg"], "borderline": ["c/6.jpg"]},
     ],
@@ -151,8 +153,10 @@ def make_run(folder, words=lambda text: text, on_disk=True, **metrics):
 
 
 def with_naming(run, words=lambda text: text):
-    """The same run with what its discovered class might be called."""
+    """The same run with what its discovered class might be called, and a map."""
     (run / "naming.json").write_text(json.dumps(swap(NAMING, words)), encoding="utf-8")
+    files = [words(row[0]) for row in ROWS[:8]]
+    write_map(run, EmbeddingMap(files, np.linspace(0, 1, 16).reshape(8, 2)))
     return run
 
 
@@ -177,6 +181,11 @@ def swap(value, words):
     if isinstance(value, dict):
         return {key: swap(inner, words) for key, inner in value.items()}
     return words(value) if isinstance(value, str) and value not in KEPT else value
+
+
+def to_words(summary):
+    """The words of a page, with its hard spaces."""
+    return re.sub(r"[ \n]+", " ", " ".join(Page(to_html(summary)).texts))
 
 
 @pytest.fixture
@@ -245,6 +254,7 @@ def test_discovered_classes_stand_apart_with_what_they_may_be_called(run):
     assert [row["file_name"] for row in found["doubtful"]] == ["c/6.jpg"]
     assert summary["naming"] == {k: v for k, v in NAMING.items() if k != "classes"}
     words = Page(to_html(summary)).words
+    assert "unknown 1 3 75.0 % apple may be the same as apple" in to_words(summary)
     assert "Discovered classes These classes had no name" in words
     assert "the 2 labelled classes were named in the same way: 50.0\u00a0% got" in to_html(summary)
     assert "suggested: maybe pear or fruit , tree" in words
@@ -592,7 +602,8 @@ def test_browser_runs_and_requests_nothing(tmp_path):
     url = f"http://127.0.0.1:{server.server_port}"
     act = f"document.title=`owned`;fetch(`{url}`)"
     attack = f"'\"></title></style></script><img src={url} onerror={act}><script>{act}</script>"
-    page = write(make_run(tmp_path, lambda old: f"{old} {attack}", on_disk=False))
+    words = partial(joined, word=attack)
+    page = write(with_naming(make_run(tmp_path, words, on_disk=False), words))
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
     quiet = "--disable-background-networking --disable-component-update --disable-sync"
     command = [browser, *options.split(), *quiet.split(), f"--user-data-dir={tmp_path / 'browser'}"]
@@ -603,6 +614,7 @@ def test_browser_runs_and_requests_nothing(tmp_path):
     assert found.texts[0:9].count("owned") == 0
     assert "script" not in found.tags
     assert "Most frequent mistakes" in found.words
+    assert "Map of the images" in found.words
     assert asked == []
 
 

@@ -60,7 +60,10 @@ def _accuracies(scores: Json | None) -> Mapping[str, Json]:
 def _labels(names: Sequence[str], table: pa.Table) -> list[str]:
     """Class names in the user's order, followed by other predicted labels by size."""
     found = Counter(table["label"].to_pylist())
-    return [*names, *(label for label, _ in found.most_common() if label not in set(names))]
+    return [
+        *names,
+        *(label for label, _ in found.most_common() if label is not None and label not in names),
+    ]
 
 
 def ordered(rows: Sequence[Json]) -> list[Json]:

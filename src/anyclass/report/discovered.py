@@ -38,15 +38,18 @@ def discovered(naming: Json, rows: Sequence[Json], thumbnail_of: Thumbnail) -> l
     ]
 
 
-def quality(one: Json) -> Json:
-    """How well a discovered class holds together; None for what a run does not tell.
+def quality(one: Json) -> Json | None:
+    """How far a discovered class can be trusted; None if the run does not tell.
 
-    `agreement`: share of its images that stay together with other seeds; `nearest`: the most
-    similar class; `hint`: what to do.
+    `agreement`: chance that two of its images stay together when a share of the images is clustered
+    anew; `nearest`: the class that it is most easily confused with; `hint`: what to do.
     """
-    nearest = one.get("nearest")
+    found = one.get("quality")
+    if not found:
+        return None
+    nearest = found.get("nearest")
     return {
-        "agreement": one.get("agreement"),
-        "nearest": None if nearest is None else plain(nearest, 80),
-        "hint": plain(one.get("hint") or "", 300),
+        "agreement": found.get("agreement"),
+        "nearest": "" if nearest is None else plain(nearest, 80),
+        "hint": plain(found.get("hint") or "", 300),
     }

@@ -71,7 +71,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
     images = config["images"]
     thumbnail_of: Thumbnail = Thumbnails(Path(images)) if thumbnails and images else no_image
     everything = pq.read_table(run / "predictions.parquet")
-    table = everything.filter(pc.field("status") == "ok")
+    table = everything.filter((pc.field("status") == "ok") & pc.field("label").is_valid())
     moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
     rows = class_rows(classes, metrics, everything)
     naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else {"classes": []}

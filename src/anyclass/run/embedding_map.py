@@ -26,6 +26,9 @@ WIDTH = 50
 PERPLEXITY = 30.0
 """Neighbours that t-SNE looks at, if there are three times as many images."""
 
+STEPS = 500
+"""Steps of t-SNE: 1,000 take twice as long and move little."""
+
 FEWEST = 5
 """Fewest images that are worth a map."""
 
@@ -76,7 +79,9 @@ def positions(features: Float[np.ndarray, "M E"], seed: int) -> Float[np.ndarray
         x = PCA(width, svd_solver="randomized", random_state=seed).fit_transform(x)
         x = x / (x[:, 0].std() or 1.0)
         perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
-        tsne = TSNE(perplexity=perplexity, init=_start(x), random_state=seed, n_jobs=1)
+        tsne = TSNE(
+            perplexity=perplexity, init=_start(x), max_iter=STEPS, random_state=seed, n_jobs=1
+        )
         y = tsne.fit_transform(x.astype(np.float32)).astype(np.float64)
     low = y.min(0)
     size = float((y.max(0) - low).max()) or 1.0
