@@ -581,7 +581,7 @@ def test_markdown_says_the_same(run):
     said = to_markdown(summarise(run))
     assert said.startswith("# ship on images\n")
     assert "| This run | 75.0\u00a0% | 50.0\u00a0% | 4 |" in said
-    assert "| unknown 1 | unknown | 3 | – | – |" in said
+    assert "| unknown 1 | discovered | 3 | – | – |" in said
     assert "* **Warning:** Careful with that." in said
 
 

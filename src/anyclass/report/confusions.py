@@ -1,6 +1,6 @@
 """What is confused: the confusion matrix, the most frequent pairs with images, changed labels."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +43,7 @@ def pairs_of_classes(scored: Scored, thumbnail_of: Thumbnail) -> list[Json]:
     """The pairs of classes that are confused most often, both directions together, with images.
 
     Each side has the number of its images predicted as the other class, some of these, and
-    examples that were predicted correctly.
+    examples that were predicted correctly, or, without any, other images of the class.
     """
     rows = list(zip(scored.files, scored.true, scored.predicted, scored.score, strict=True))
     wrong = Counter((true, predicted) for _, true, predicted, _ in rows if true != predicted)
@@ -51,18 +51,22 @@ def pairs_of_classes(scored: Scored, thumbnail_of: Thumbnail) -> list[Json]:
     for (true, predicted), count in wrong.items():
         both[min(true, predicted), max(true, predicted)] += count
     files: dict[tuple[str, str], list[str]] = {}
+    of_class: dict[str, list[str]] = defaultdict(list)
     for file, true, predicted, _ in sorted(rows, key=lambda row: (-row[3], row[0])):
         files.setdefault((true, predicted), []).append(file)
+        of_class[true].append(file)
 
     def side(one: str, other: str) -> Json:
         mixed_up = files.get((one, other), [])
         correct = files.get((one, one), [])
+        others = [file for file in of_class[one] if file not in mixed_up]
         return {
             "name": plain(one, 80),
             "other": plain(other, 80),
             "count": wrong[one, other],
             "wrong": tiles(mixed_up, MIXED_UP, thumbnail_of),
             "right": tiles(correct, EXAMPLES, thumbnail_of),
+            "others": [] if correct else tiles(others, EXAMPLES, thumbnail_of),
         }
 
     order = sorted(both.items(), key=lambda row: (-row[1], row[0]))[:PAIRS]

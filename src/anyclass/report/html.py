@@ -57,6 +57,11 @@ def to_markdown(summary: Json) -> str:
     text += [f"* {literal(reason)}" for reason in summary["why"]]
     text += [f"* **Warning:** {literal(warning)}" for warning in summary["warnings"]]
     text += [f"* {literal(sentence)}" for sentence in summary["unknown"]]
+    if found := summary["headline"]:
+        interval = f"{percent(found['low'])} to {percent(found['high'])}"
+        text += [
+            f"* Accuracy {percent(found['accuracy'])} of {found['how']}; 95 % interval {interval}."
+        ]
     text += [""]
     if summary["scores"]:
         text += _table(
@@ -67,11 +72,11 @@ def to_markdown(summary: Json) -> str:
             ),
         )
     text += _table(
-        ("class", "kind", "images", "zero-shot", "adapted"),
+        ("class", "kind", "images", "zero-shot", "this run"),
         (
             (
                 row["name"],
-                row["kind"],
+                row["known"],
                 row["count"],
                 percent(row["zero_shot"]),
                 percent(row["adapted"]),

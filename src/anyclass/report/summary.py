@@ -32,7 +32,7 @@ from anyclass.report.scores import halves, headline, score_rows
 from anyclass.report.thumbnails import Thumbnail, Thumbnails, no_image
 from anyclass.report.words import SHARES, Json, figure, plain, title
 from anyclass.run.embedding_map import read_map
-from anyclass.run.label_scores import TRAINING
+from anyclass.run.label_scores import TRAINING, TRAINING_CAVEAT
 from anyclass.run.progress import STAGES
 from anyclass.run.sentences import decision, rounds
 
@@ -90,13 +90,13 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
         "seconds": metrics["seconds"]["total"],
         "images": metrics["n"],
         "kinds": Counter(row["known"] for row in rows),
-        "warnings": [plain(text, 400) for text in metrics["warnings"]],
+        "warnings": [_sentence(text) for text in metrics["warnings"] if text != TRAINING_CAVEAT],
         "scores": score_rows(metrics),
         "headline": headline(metrics, scored),
         "unknown": _what_is_not_known(metrics, found),
         "calibration": calibration(scored),
         "expected": _expected(scored, table, found),
-        "rounds": [plain(sentence, 400) for sentence in rounds(metrics)],
+        "rounds": [_sentence(text) for text in rounds(metrics)],
         "halves": halves(rows, metrics, table),
         "facts": _facts(metrics["facts"], curves),
         "classes": rows,
@@ -133,10 +133,16 @@ def _shown(everything: pa.Table, predicted: pa.Table) -> pa.Table:
     return everything.filter((pc.field("status") == "ok") | (given & ~pc.field("label").isin(some)))
 
 
+def _sentence(text: str) -> str:
+    """A remark as a sentence."""
+    text = plain(text, 400).replace("`", "")
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '…')) else '.'}"
+
+
 def _reasons(config: Json, metrics: Json) -> list[str]:
     """Why this method, how many classes, and what the decision rests on."""
     known = ". ".join(config["why"])
-    reasons = [f"{known[:1].upper()}{known[1:]}."]
+    reasons = [_sentence(known)]
     if config["asked"] == "auto":
         reasons = [
             f"What is known: {known}.",
