@@ -286,7 +286,7 @@ def test_evaluate__where_all_have_a_name_strangers_stay_an_error(
 ) -> None:
     fit("zero-shot", tmp_path / "run", **shapes)
     (images / "red square").rename(images / "cube")
-    with pytest.raises(RequestError, match="1 labels are not in the list of classes: 'cube'"):
+    with pytest.raises(RequestError, match="these labels are not in the list of classes: 'cube'"):
         evaluate(tmp_path / "run", images)
 
 

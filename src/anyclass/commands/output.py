@@ -28,7 +28,7 @@ def plan_lines(result: Result) -> list[str]:
     disk = result["disk_mb"]
     return [
         f"images     {result['images']}, {result['labelled']} labelled",
-        f"classes    {len(result['classes'])}: {_kinds(result)}",
+        f"classes    {_kinds(result)}",
         f"method     {result['method']}",
         *(f"           {reason}" for reason in result["why"]),
         *(f"note       {remark}" for remark in result["remarks"]),
@@ -51,10 +51,13 @@ def _kinds(result: Result) -> str:
     )
     if len(result["classes"]) > LISTED:
         kinds += f" and {len(result['classes']) - LISTED} more"
+    known = [f"{len(result['classes'])}: {kinds}"] if kinds else []
     unknown = result["unknown"]
-    if not unknown:
-        return kinds
-    return f"{kinds}; {'not known how many' if unknown == 'auto' else unknown} unknown"
+    if unknown == "auto":
+        known.append("unknown classes, their number not known")
+    elif unknown:
+        known.append(f"{unknown} unknown")
+    return "; ".join(known)
 
 
 def _cost(model: Result) -> list[str]:

@@ -304,7 +304,7 @@ def _with_kinds(classes: Path | str | Sequence[str], used: set[str], unknown: in
     missing = sorted(used - set(base.names))
     if missing:
         raise RequestError(
-            f"{len(missing)} labels are not in the list of classes: {listed(missing)}. "
+            f"these labels are not in the list of classes: {listed(missing)}. "
             "Add them to the list, or correct the labels."
         )
     return Classes.of(base.names, base.prompts, labelled=used, unknown=unknown)
