@@ -114,7 +114,7 @@ MISTAKES = {
     "plan auto --images images --classes twice.txt": "given more than once: 'a'",
     "plan auto --images images --classes bytes.txt": "is not a list of class names",
     "plan auto --images images --classes empty": "cannot be read",
-    "plan auto --images images --classes other.txt --labels folders": "4 labels are not in",
+    "plan auto --images images --classes other.txt --labels folders": "these labels are not in",
     "plan auto --images images --labels gone.csv": "gone.csv cannot be read",
     "plan auto --images images --labels folder": "folder cannot be read: it does not exist",
     "plan auto --images images --labels columns.csv": "no column 'file_name', see --file-column",

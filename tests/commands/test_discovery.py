@@ -268,7 +268,7 @@ def test_evaluate__new_names_are_the_new_classes(
     assert main(["evaluate", "--run", str(run), "--images", f"{images.with_name('others')}"]) == 0
     said = capsys.readouterr().out
     assert "14 images; each class counts as the true class that it matches best, one to one" in said
-    assert "zero-shot among the old names" in said
+    assert "zero-shot among the known names" in said
 
 
 def test_evaluate__new_classes_alone(run: Path, images: Path) -> None:

@@ -261,6 +261,16 @@ def test_discovered_classes_stand_apart_with_what_they_may_be_called(run):
     assert f"anyclass rename --run '{run}'" in words
 
 
+def test_expected_accuracy_of_discovered_classes_is_that_of_the_metrics(tmp_path):
+    test = {"mean_score": 0.98, "unlabelled": 7, "accuracy": 0.625, "classes": 5}
+    expected = {"expected": test | {"calibration_error": 0.04, "images": 90}}
+    words = to_words(summarise(with_naming(make_run(tmp_path, **expected))))
+    assert "Expected on the 7 images without a label: about 62.5\u00a0% right." in words
+    assert "5 labelled classes that were treated as unknown" in words
+    without = summarise(with_naming(make_run(tmp_path / "other", expected={"mean_score": 0.98})))
+    assert without["expected"] is None
+
+
 def test_discovered_classes_are_shown_within_bounds(run):
     many = [
         NAMING["classes"][1] | {"typical": ["c/5.jpg"] * 9, "borderline": ["c/6.jpg"] * 6}

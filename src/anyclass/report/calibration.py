@@ -61,4 +61,19 @@ def expected(found: Json | None, mean_score: float | None, unlabelled: int) -> J
         return None
     if found["n"] < ENOUGH or found["error"] > CALIBRATED:
         return None
-    return {"accuracy": mean_score, "images": unlabelled, "error": found["error"]}
+    return {"accuracy": mean_score, "images": unlabelled, "error": found["error"], "classes": None}
+
+
+def expected_of_discovery(found: Json | None) -> Json | None:
+    """Expected accuracy with discovered classes, from what `metrics.json` says (`expected`).
+
+    It rests on labelled classes that were treated as unknown; None without such a test.
+    """
+    if not found or found.get("accuracy") is None:
+        return None
+    return {
+        "accuracy": found["accuracy"],
+        "images": found["unlabelled"],
+        "error": found["calibration_error"],
+        "classes": found["classes"],
+    }

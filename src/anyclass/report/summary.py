@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text, read_json
-from anyclass.report.calibration import calibration, expected
+from anyclass.report.calibration import calibration, expected, expected_of_discovery
 from anyclass.report.class_table import class_rows, folded, ordered
 from anyclass.report.confusions import confusion, moves, pairs_of_classes
 from anyclass.report.discovered import discovered
@@ -95,7 +95,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
         "headline": headline(metrics, scored),
         "unknown": _what_is_not_known(metrics, found),
         "calibration": calibration(scored),
-        "expected": _expected(scored, table, found),
+        "expected": _expected(scored, table, metrics, found),
         "rounds": [_sentence(text) for text in rounds(metrics)],
         "halves": halves(rows, metrics, table),
         "facts": _facts(metrics["facts"], curves),
@@ -174,13 +174,14 @@ def _what_is_not_known(metrics: Json, found: Sequence[Json]) -> list[str]:
     return sentences
 
 
-def _expected(scored: Scored, table: pa.Table, found: Sequence[Json]) -> Json | None:
+def _expected(scored: Scored, table: pa.Table, metrics: Json, found: Sequence[Json]) -> Json | None:
     """Expected accuracy on the images without a label, where the scores are calibrated.
 
-    With discovered classes there is none: labels say nothing of the scores of these.
+    With discovered classes it is that of the metrics, if they tell: labels alone say nothing of the
+    scores of these.
     """
     if found:
-        return None
+        return expected_of_discovery(metrics.get("expected"))
     rows = table.filter(pc.field("true_label").is_null())
     return expected(calibration(scored), pc.mean(rows["score"]).as_py(), len(rows))
 
