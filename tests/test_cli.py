@@ -115,7 +115,7 @@ MISTAKES = {
     "plan auto --images images --classes gone.txt": "or the names: --classes daisy,rose,tulip",
     "plan auto --images images --classes bytes.txt": "is not a list of class names",
     "plan auto --images images --classes empty": "cannot be read",
-    "plan auto --images images --classes other.txt --labels folders": "4 labels are not in",
+    "plan auto --images images --classes other.txt --labels folders": "these labels are not in",
     "plan auto --images images --labels gone.csv": "gone.csv cannot be read",
     "plan auto --images images --labels folder": "folder cannot be read: it does not exist",
     "plan auto --images images --labels columns.csv": "no column 'file_name', see --file-column",
@@ -340,7 +340,7 @@ def test_fit__people_get_scores_and_the_next_step(place: Path, fitted: Any, caps
     assert lines[1].startswith(f"zero-shot                  {share:4.1f} %   mean per class")
     assert lines[3].startswith("adapted ")
     assert lines[-1] == (
-        "next      anyclass predict --run new --images MORE_IMAGES --out predictions.csv"
+        "next      anyclass predict --run new --images NEW_IMAGES --out new_labels.csv"
     )
     assert main(["fit", "zero-shot", *given, "--overwrite"]) == 0
     assert "the accuracy is unknown" in capsys.readouterr().out

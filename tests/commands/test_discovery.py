@@ -267,8 +267,8 @@ def test_evaluate__new_names_are_the_new_classes(
     images.rename(images.with_name("others"))
     assert main(["evaluate", "--run", str(run), "--images", f"{images.with_name('others')}"]) == 0
     said = capsys.readouterr().out
-    assert "clustering accuracy v2, transductive protocol, 14 images" in said
-    assert "zero-shot among the old names" in said
+    assert "14 images; each class counts as the true class that it matches best, one to one" in said
+    assert "zero-shot among the known names" in said
 
 
 def test_evaluate__new_classes_alone(run: Path, images: Path) -> None:
@@ -286,7 +286,7 @@ def test_evaluate__where_all_have_a_name_strangers_stay_an_error(
 ) -> None:
     fit("zero-shot", tmp_path / "run", **shapes)
     (images / "red square").rename(images / "cube")
-    with pytest.raises(RequestError, match="1 labels are not in the list of classes: 'cube'"):
+    with pytest.raises(RequestError, match="these labels are not in the list of classes: 'cube'"):
         evaluate(tmp_path / "run", images)
 
 

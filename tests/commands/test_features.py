@@ -39,6 +39,7 @@ FILES = {
     "predictions.csv",
     "rejected.csv",
     "descriptions.jsonl",
+    "map.parquet",
     "report.html",
     "manifest.json",
     "suspicious.csv",

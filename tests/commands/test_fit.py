@@ -37,6 +37,7 @@ FILES = {
     "predictions.csv",
     "rejected.csv",
     "descriptions.jsonl",
+    "map.parquet",
     "report.html",
     "images.parquet",
     "manifest.json",
@@ -51,6 +52,7 @@ REPEATED = (  # what two equal runs write alike, byte for byte
     "rejected.csv",
     "descriptions.jsonl",
     "classes.json",
+    "map.parquet",
     "model/classifier.safetensors",
     "model/classifier.json",
 )
@@ -101,7 +103,7 @@ def test_fit__metrics_are_what_it_returns_and_add_up(fitted: Any) -> None:
     assert metrics["changed"] == pytest.approx(moved / 13)
     assert np.sum(metrics["confusion"]) == 13
     assert metrics["why_null"] is None
-    assert set(metrics["seconds"]) == {"embed", "fit", "total"}
+    assert set(metrics["seconds"]) == {"embed", "fit", "map", "total"}
 
 
 def test_fit__a_rejected_image_keeps_its_row(fitted: Any) -> None:
@@ -165,7 +167,10 @@ def test_fit__without_labels_nothing_is_known(tmp_path: Path, shapes: Shapes) ->
     assert metrics["scored"] == 0
     assert metrics["changed"] is not None
     assert {row["true_label"] for row in table(tmp_path / "run")} == {None}
-    assert "the accuracy is unknown" in (tmp_path / "run" / "report.html").read_text()
+    assert (
+        "Nobody can say how often these labels are right"
+        in (tmp_path / "run" / "report.html").read_text()
+    )
 
 
 def test_fit__labels_only_score(tmp_path: Path, shapes: Shapes, images: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from anyclass import evaluate, fit
@@ -12,6 +13,8 @@ from anyclass.methods.few_shot import FewShot
 from anyclass.methods.ship import Ship
 from anyclass.methods.ship_vae import Vae
 from anyclass.methods.tip_adapter import TipAdapter
+from anyclass.report.scored import scored_labels
+from anyclass.report.summary import summarise
 
 LABELLED = {"red square": 5, "blue disc": 3}
 
@@ -45,6 +48,11 @@ def test_fit__auto_uses_labels_and_names(tmp_path: Path, some: dict[str, Any]) -
     assert not any("trained on" in warning for warning in metrics["warnings"])
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Labelled and named classes" in page
+    summary = summarise(tmp_path / "run", thumbnails=False)
+    scored = scored_labels(pq.read_table(tmp_path / "run" / "predictions.parquet"), metrics)
+    assert scored.right.mean() == metrics["adapted"]["accuracy"] == summary["headline"]["accuracy"]
+    assert scored.right_before.mean() == metrics["zero_shot"]["accuracy"]
+    assert summary["map"]["points"] == 14
 
 
 def test_fit__scores_only_what_was_not_learned_from(tmp_path: Path, some: dict[str, Any]) -> None:
@@ -69,7 +77,7 @@ def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
     manifest = json.loads((run / "manifest.json").read_text())["files"]
     assert {"controls", "model"} <= {name.split("/")[0] for name in manifest}
     assert main(["evaluate", "--run", str(run), "--images", str(images)]) == 0
-    assert "each against its own kind" in capsys.readouterr().out
+    assert "among the classes of the same kind" in capsys.readouterr().out
     found = evaluate(run, images)
     for space in ("sliced", "mixed", "generalized"):
         assert set(found[space]) == {"base", "new", "harmonic_mean", "zero_shot"}

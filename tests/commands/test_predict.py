@@ -256,5 +256,7 @@ def test_evaluate__nothing_to_score_with(run: Path, images: Path, tmp_path: Path
 
 def test_evaluate__labels_that_are_no_classes(run: Path, images: Path) -> None:
     (images / "red square").rename(images / "red box")
-    with pytest.raises(RequestError, match="1 labels are not in the list of classes: 'red box'"):
+    with pytest.raises(
+        RequestError, match="these labels are not in the list of classes: 'red box'"
+    ):
         evaluate(run, images)

@@ -186,7 +186,7 @@ def test_second_round__is_scored_on_no_label_that_was_trained_on(second: Any) ->
 def test_second_round__takes_the_request_of_the_first(first: Round, second: Any) -> None:
     before = json.loads((first.run / "config.json").read_text())
     after = json.loads((second[0] / "config.json").read_text())
-    own = {"labels", "from_run"}
+    own = {"labels", "from_run", "again"}
     assert {k: v for k, v in after.items() if k not in own} == {
         k: v for k, v in before.items() if k not in own
     }
@@ -212,8 +212,8 @@ def test_second_round__wrong_labels_are_suspicious(first: Round, second: Any) ->
     assert '<section id="suspicious">' in page
     assert "Suspicious labels" in page
     assert f"{len(rows)} of the labels that you gave are contradicted" in page
-    assert "cross-fitted on 45 labels" in page
-    assert "It decides by" in page
+    assert "of 45 labels, each predicted by a fit without it (cross-fitted)" in page
+    assert "Share of each source in the decision" in page
     assert "new labels, each predicted without itself" in page
 
 

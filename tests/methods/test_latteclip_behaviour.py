@@ -295,9 +295,24 @@ def test_fit__warns_of_a_bold_rate_and_of_drift(fit: Fit, small: Small) -> None:
 def test_fit__descriptions_are_on_record(fit: Fit, dataset: ImageDataset, small: Small) -> None:
     rows = fit(small(steps=0))[0].record.descriptions
     assert [row["kind"] for row in rows] == ["class"] * 4 + ["image"] * 13 + ["group"] * 4
-    assert rows[4] == {"kind": "image", "file_name": "00.png", "text": "a sketch of red toy"}
-    assert rows[7]["text"] is None
+    first = {"kind": "image", "file_name": "00.png", "text": "a sketch of red toy"}
+    assert {key: value for key, value in rows[4].items() if key != "weight"} == first
+    assert rows[7] == {"kind": "image", "file_name": "03.png", "text": None}
     assert [row["class"] for row in rows[-4:]] == list(dataset.classes.names)
+
+
+def test_fit__descriptions_have_their_weight_after_training(fit: Fit, small: Small) -> None:
+    method = small(steps=3)
+    classifier = fit(method)[0]
+    p = classifier.head.weights  # (C, D)
+    for row in classifier.record.descriptions:
+        if row["text"] is not None:
+            with torch.no_grad():
+                v = classifier.representation.clip.texts([row["text"]])[0]
+            best, second = sorted((float(v @ prototype) for prototype in p), reverse=True)[:2]
+            assert row["weight"] == pytest.approx(best - second + method.floor, abs=2e-6)
+    equal = fit(small(steps=0, margin="equal"))[0].record.descriptions
+    assert not any("weight" in row for row in equal)
 
 
 # --- what is refused

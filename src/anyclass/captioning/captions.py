@@ -150,21 +150,33 @@ class Captions:
             )
         return torch.stack(rows, dim=1)
 
-    def rows(self, dataset: ImageDataset) -> list[Mapping[str, Any]]:
-        """List all texts for inspection: one mapping per text, with its class or files."""
+    def rows(
+        self, dataset: ImageDataset, weights: Sequence[float] | None = None
+    ) -> list[Mapping[str, Any]]:
+        """List all texts for inspection: one mapping per text, with its class or files.
+
+        Args:
+            dataset: the images and classes.
+            weights: weight of each of `strings`; None: none is listed.
+        """
+
+        def written(n: int) -> dict[str, Any]:
+            weight = {} if weights is None or n == NONE else {"weight": round(weights[n], 6)}
+            return {"text": self._text(n)} | weight
+
         names = dataset.classes.names
         class_texts = zip(names, self.classes.tolist(), strict=True)
         rows: list[Mapping[str, Any]] = [
-            {"kind": "class", "class": name, "text": self._text(n)} for name, n in class_texts
+            {"kind": "class", "class": name} | written(n) for name, n in class_texts
         ]
         for some, numbers in zip(self.asked.images, self.images.tolist(), strict=True):
             for request, n in zip(some, numbers, strict=True):
                 file = dataset.files[request.rows[0]]
-                rows.append({"kind": "image", "file_name": file, "text": self._text(n)})
+                rows.append({"kind": "image", "file_name": file} | written(n))
         for name, pool, numbers in zip(names, self.asked.groups, self.groups.tolist(), strict=True):
             for request, n in zip(pool, numbers, strict=False):
                 files = [dataset.files[i] for i in request.rows]
-                rows.append({"kind": "group", "class": name, "files": files, "text": self._text(n)})
+                rows.append({"kind": "group", "class": name, "files": files} | written(n))
         return rows
 
     def _text(self, number: int) -> str | None:

@@ -70,8 +70,8 @@ def embed(
         half: write half-precision numbers: half the size, nearly the same classifier.
         template: class prompt; `{}` is the class name.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
-            torch.
+        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
+            with torch.
         max_rejected: stop when a larger share of the images is unreadable.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.

@@ -25,7 +25,7 @@ from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
-from anyclass.report.gallery import Json
+from anyclass.report.words import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
 from anyclass.run.earlier import given_files
 from anyclass.run.fitted_images import FittedImages
@@ -65,8 +65,8 @@ def evaluate(
             a table with the columns file_name and label: CSV, Parquet or JSONL. The default for
             features: the labels in their file.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
-            torch.
+        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
+            with torch.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
         min_score: also score the images with a score of at least this, for a classifier that may

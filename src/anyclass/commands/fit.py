@@ -7,6 +7,7 @@ from typing import Any
 
 import anyclass
 from anyclass.auditing.classes import remarks
+from anyclass.commands.again import again
 from anyclass.commands.learn import learn
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
 from anyclass.commands.requirements import check_enough
@@ -73,5 +74,6 @@ def _config(request: Request, choice: ChosenMethod) -> Json:
     method: Any = choice.method
     fields = asdict(method)
     config = request.to_json() | {"asked": choice.asked, "method": choice.name, "why": choice.why}
+    config["again"] = again(request, choice)
     config |= {"version": anyclass.__version__, "template": fields.get("template", PLAIN)}
     return dict(json.loads(json.dumps(config | {"fields": fields})))

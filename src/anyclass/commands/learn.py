@@ -27,6 +27,7 @@ from anyclass.methods import Method
 from anyclass.naming.class_names import name_classes
 from anyclass.run.clustering_scores import discovery_summary
 from anyclass.run.earlier import compare_rounds
+from anyclass.run.embedding_map import EmbeddingMap, map_of, sample_rows
 from anyclass.run.label_scores import UNSEEN, fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.progress import Progress
@@ -68,6 +69,8 @@ class Learned:
     """The content of `metrics.json`."""
     naming: Json | None
     """Suggested names of discovered classes; None if none was discovered."""
+    map: EmbeddingMap | None
+    """Positions of some images in the plane; None for very few images."""
     started: str
     """Start of the run, ISO 8601, UTC."""
     hashes: list[str | None] | None = None
@@ -122,7 +125,8 @@ def learn(
     clock("fit")
     data = data.of(replace(data.dataset, classes=classifier.classes))
     scored = bool((data.dataset.labels >= 0).any())
-    predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored)
+    sample = sample_rows(len(data), request.seed)
+    predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored, sample)
     opinions = opinions_of(classifier.record)
     taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
     taught &= given.dataset.labels >= 0
@@ -154,6 +158,8 @@ def learn(
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
+    found = map_of([data.dataset.files[i] for i in sample], predictions.sample, request.seed)
+    clock("map")
     metrics["seconds"] = clock.seconds | {"total": clock.total}
     return Learned(
         model=data.about(),
@@ -167,6 +173,7 @@ def learn(
         opinions=opinions,
         metrics=metrics,
         naming=naming,
+        map=found,
         started=started,
         hashes=None if isinstance(data, PrecomputedFeatures) else data.hashes(),
     )

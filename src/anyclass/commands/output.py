@@ -1,8 +1,11 @@
 """Results of commands as lines for people."""
 
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from anyclass.report.next_steps import free
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
 
@@ -11,6 +14,9 @@ HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
 
 ADAPTED = {CROSS_FITTED: "adapted, cross-fitted", TRAINING: "adapted, training labels"}
 """What is scored -> name of the score of the classifier, if it is not on other labels."""
+
+IMAGES = ("--images", "NEW_IMAGES")
+"""Flag for a folder of other images."""
 
 Result = dict[str, Any]
 """What a command returns, and what `--json` prints."""
@@ -22,7 +28,7 @@ def plan_lines(result: Result) -> list[str]:
     disk = result["disk_mb"]
     return [
         f"images     {result['images']}, {result['labelled']} labelled",
-        f"classes    {len(result['classes'])}: {_kinds(result)}",
+        f"classes    {_kinds(result)}",
         f"method     {result['method']}",
         *(f"           {reason}" for reason in result["why"]),
         *(f"note       {remark}" for remark in result["remarks"]),
@@ -61,10 +67,13 @@ def _kinds(result: Result) -> str:
     kinds = ", ".join(f"{row['name']} ({about[row['kind']].format(**row)})" for row in shown)
     if len(rows) > len(shown):
         kinds += f" ... and {len(rows) - len(shown)} more"
+    known = [f"{len(rows)}: {kinds}"] if kinds else []
     unknown = result["unknown"]
-    if not unknown:
-        return kinds
-    return f"{kinds}; {'not known how many' if unknown == 'auto' else unknown} unknown"
+    if unknown == "auto":
+        known.append("unknown classes, their number not known")
+    elif unknown:
+        known.append(f"{unknown} unknown")
+    return "; ".join(known)
 
 
 def _cost(model: Result) -> list[str]:
@@ -86,7 +95,7 @@ def _cost(model: Result) -> list[str]:
 
 def fit_lines(result: Result, out: Any, of_features: bool = False) -> list[str]:
     """The scores of a fit, what its labels did, and where its files are."""
-    more = "--features MORE_FEATURES" if of_features else "--images MORE_IMAGES"
+    more = ("--features", "NEW_FEATURES") if of_features else IMAGES
     return [*_scores(result), *_labels(result, out), *_files(out, more)]
 
 
@@ -104,7 +113,8 @@ def _labels(metrics: Result, out: Any) -> list[str]:
 
 def demo_lines(result: Result) -> list[str]:
     """The scores of the demo, where its files are, and how to go on with one's own images."""
-    now = "your own: anyclass fit auto --images YOUR_FOLDER --classes names.txt --out run"
+    own = ["fit", "auto", "--images", "YOUR_FOLDER", "--classes", "names.txt", "--out", "run"]
+    now = f"your own  {_command(own)}"
     return [*_scores(result), f"images    {result['images']}", *_files(result["out"]), now]
 
 
@@ -135,14 +145,25 @@ def _scores(metrics: Result) -> list[str]:
     return [*lines, *filter(None, [basis(metrics)])]
 
 
-def _files(out: Any, more: str = "--images MORE_IMAGES") -> list[str]:
+def _files(out: Any, more: Sequence[str] = IMAGES) -> list[str]:
     """Files of a run, and what to do next."""
+    new = _free("new_labels.csv")
     return [
         f"report    {out}/report.html",
         f"model     {out}/model",
         f"labels    {out}/predictions.csv",
-        f"next      anyclass predict --run {out} {more} --out predictions.csv",
+        f"next      {_command(['predict', '--run', str(out), *more, '--out', new])}",
     ]
+
+
+def _free(name: str) -> str:
+    """A name in the working folder that is not taken: itself, or with a number."""
+    return free(Path(name)).name if Path(name).exists() else name
+
+
+def _command(words: Sequence[str]) -> str:
+    """A command, quoted for a shell; words in capitals stand for a path of the user."""
+    return shlex.join(["anyclass", *words])
 
 
 def describe_lines(result: Result) -> list[str]:
@@ -165,7 +186,8 @@ def embed_lines(result: Result) -> list[str]:
     lines += [f"features  {first}"]
     lines += [f"names     {file}" for file in result["files"][1:]]
     if result["n"]:
-        lines.append(f"next      anyclass fit auto --features {first} --out run")
+        new = _free("run")
+        lines.append(f"next      {_command(['fit', 'auto', '--features', first, '--out', new])}")
     return lines
 
 
@@ -205,9 +227,9 @@ def _known(result: Result) -> list[str]:
 def _halves(result: Result) -> list[str]:
     """Labelled and named classes apart, where there are both."""
     spaces = {
-        "sliced": "each against its own kind",
-        "mixed": "against all classes",
-        "generalized": "against all, mean of the classes",
+        "sliced": "among the classes of the same kind",
+        "mixed": "among all classes",
+        "generalized": "among all classes, mean per class",
     }
     found = [name for name in spaces if name in result]
     lines = ["", "labelled    named    H-mean   (zero-shot)"] if found else []
@@ -226,15 +248,16 @@ def _discovered(result: Result) -> list[str]:
     before = result["zero_shot_accuracy"]
     return [
         "",
-        f"{'all':>7} {'old':>7} {'new':>7} {'old, by name':>13}",
+        f"{'all':>7} {'known':>7} {'new':>7} {'known, by name':>15}",
         *(
             f"{_percent(row['all'])} {_percent(row['old'])} {_percent(row['new'])} "
-            f"{_percent(row['old_fixed'], 13)}  {name.replace('_', ' ')}"
+            f"{_percent(row['old_fixed'], 15)}  {name.replace('_', ' ')}"
             for name, row in rows.items()
         ),
-        f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 13)}  zero-shot among the old names",
-        f"{result['metric']}, {result['protocol']} protocol, {result['n']} images",
-        f"taken as: {', '.join(taken)}",
+        f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 15)}  zero-shot among the known names",
+        f"{result['n']} images{_fitted(result)}; each class counts as the true class that it "
+        "matches best, one to one",
+        f"matches: {', '.join(taken)}",
         *_calibration(result["calibration"]),
     ]
 
@@ -247,6 +270,11 @@ def _calibration(found: Result | None) -> list[str]:
         f"scores: mean {found['mean_score']:.1%} where {found['accuracy']:.1%} are right, "
         f"calibration error {found['error']:.1%}, on {found['n']} images without a given label"
     ]
+
+
+def _fitted(result: Result) -> str:
+    """Whether the run was fitted on the images that are scored."""
+    return ", which the run was fitted on" if result["protocol"] == "transductive" else ""
 
 
 def _percent(share: float | None, width: int = 7) -> str:

@@ -45,8 +45,8 @@ def predict(
         out: table to write, `.csv` or `.parquet`, with one row per image, including rejected ones.
         overwrite: replace an existing file.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
-            torch.
+        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
+            with torch.
         max_rejected: fail when a larger share of the images is unreadable.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
@@ -118,7 +118,7 @@ def load(
         run: a run folder.
         device: auto, cpu, cuda, cuda:1 or mps.
         allow_pickle: accept weights that are not safetensors.
-        engine: engine of the frozen image tower on a CPU.
+        engine: engine of the frozen image encoder on a CPU.
         base: the untrained model, if it is loaded already.
 
     Raises:

@@ -102,7 +102,8 @@ class Request:
     device: str = "auto"
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
     engine: EngineName = "auto"
-    """Engine for the frozen image tower on a CPU; auto takes the fastest that agrees with torch."""
+    """Engine for the frozen image encoder on a CPU; auto takes the fastest that agrees with
+    torch."""
     precision: Precision = "float32"
     """Precision of training on a CPU; bf16 is twice as fast on a processor with AMX, slower on
     others."""
@@ -184,7 +185,7 @@ class Request:
         """The fields as JSON values, paths absolute."""
         values = {field.name: getattr(self, field.name) for field in fields(Request)}
         for name in SOURCES:
-            values[name] = _recorded(values[name])
+            values[name] = recorded(values[name])
         values["model"] = None if self.features is not None else absolute_id(self.model)
         return values
 
@@ -194,7 +195,7 @@ def is_array(recorded: Any) -> bool:
     return str(recorded).startswith("array of ")
 
 
-def _recorded(value: Any) -> Any:
+def recorded(value: Any) -> Any:
     """A source for `config.json`: an absolute path, or what an array is like."""
     if isinstance(value, str) and value != "folders":
         value = Path(value)

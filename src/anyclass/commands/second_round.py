@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from anyclass.commands.again import flag_words
 from anyclass.commands.request import Request, is_array
 from anyclass.data import ImageDataset
 from anyclass.data.splits import hold_out
@@ -46,7 +47,7 @@ def inherited_flags(flags: Sequence[str]) -> list[str]:
             value = Path(run) / "classes.json"
         flag = f"--{name.replace('_', '-')}"
         if flag not in given:
-            words += _as_flag(flag, value)
+            words += flag_words(flag, value)
     return words
 
 
@@ -59,15 +60,6 @@ def _value(words: Sequence[str], flag: str) -> str | None:
         if name == flag and i + 1 < len(words):
             return words[i + 1]
     return None
-
-
-def _as_flag(flag: str, value: Any) -> list[str]:
-    """An option as words of a command line."""
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    if isinstance(value, list | tuple):
-        return [flag, *map(str, value)]
-    return [flag, str(value)]
 
 
 def training_labels(request: Request, dataset: ImageDataset) -> ImageDataset:

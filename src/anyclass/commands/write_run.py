@@ -11,6 +11,7 @@ from anyclass.files import write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
 from anyclass.report.html import write
 from anyclass.report.model_card import card
+from anyclass.run.embedding_map import write_map
 from anyclass.run.fitted_images import write_fitted_images
 from anyclass.run.folder import CONTROLS, SCRATCH, environment
 from anyclass.run.probabilities import (
@@ -65,6 +66,8 @@ def write_run(folder: Path, learned: Learned) -> None:
         write_fitted_images(folder, learned.readable, learned.hashes)
     write_json(folder / "classes.json", classifier.classes.to_json())
     write_json(folder / "metrics.json", learned.metrics)
+    if learned.map:
+        write_map(folder, learned.map)
     if learned.naming:
         write_naming(folder, learned.naming)
     versions = environment(learned.model, learned.device, learned.started, learned.seconds)

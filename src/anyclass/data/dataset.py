@@ -206,7 +206,7 @@ def _with_kinds(
     missing = sorted(used - set(given.names))
     if missing:
         raise RequestError(
-            f"{len(missing)} labels are not in the list of classes: {listed(missing)}. "
+            f"these labels are not in the list of classes: {listed(missing)}. "
             "Add them to the list, or correct the labels."
         )
     checked = Classes.of(given.names, given.prompts, labelled=used, unknown=unknown)

@@ -44,12 +44,12 @@ from anyclass.training.tuning import Tuning
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Flyp:
-    """Fine-tunes both towers on images and class prompts, with pseudo-labels or given labels."""
+    """Fine-tunes both encoders on images and class prompts, with pseudo-labels or given labels."""
 
     discovers: ClassVar[bool] = False
     """Whether the method discovers classes without a name."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
-    """Fine-tuning of the towers (LatteCLIP's values; FLYP's paper: lr 1e-5, 500 steps of warm-up,
+    """Fine-tuning of the encoders (LatteCLIP's values; FLYP's paper: lr 1e-5, 500 steps of warm-up,
     batch size 256 to 512)."""
     template: Template = PLAIN
     """Class prompt; `{}` is the class name (FLYP's paper: drawn from a list)."""

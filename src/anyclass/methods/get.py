@@ -99,7 +99,7 @@ class Get:
     tes_epochs: Annotated[int, Field(ge=0)] = 200
     """Epochs of stage 1, with the optimiser of stage 2 (paper: 200)."""
     tes_input: Literal["raw", "unit"] = "raw"
-    """Input of W: z of the image tower (raw), or as a unit vector."""
+    """Input of W: z of the image encoder (raw), or as a unit vector."""
     align_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of L_align (paper: 1)."""
     align_scale: Annotated[float, Field(gt=0)] | None = None

@@ -61,6 +61,9 @@ Branch = Literal["zs", "ft"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
 
+TEXTS_AT_ONCE = 1024
+"""Texts that are encoded together for their weights after training."""
+
 MIN_AGREEMENT = 0.5
 """Share of images in their zero-shot class below which the user is warned."""
 
@@ -72,7 +75,7 @@ class LatteClip:
     discovers: ClassVar[bool] = False
     """Whether the method discovers classes without a name."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
-    """Fine-tuning of the towers."""
+    """Fine-tuning of the encoders."""
     template: Template = PLAIN
     """Class prompt; `{}` is the class name."""
     domain: str = "object"
@@ -126,7 +129,7 @@ class LatteClip:
     regroup: Literal["never", "once"] = "never"
     """Redraw the groups by c_ft once, after the warm-up."""
     freeze_text: bool = False
-    """Freeze the text tower."""
+    """Freeze the text encoder."""
 
     def fit(
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
@@ -212,7 +215,7 @@ class LatteClip:
             log(warning=f"{1 - facts[0]:.0%} of the last images have left their zero-shot class")
         record = FitRecord(
             facts=self._figures(facts),
-            descriptions=texts.captions.rows(dataset),
+            descriptions=texts.captions.rows(dataset, self._final_weights(texts, p)),
             zero_shot_labels=c_zs.tolist(),
         )
         representation = Representation((tuned,), tune)
@@ -279,6 +282,19 @@ class LatteClip:
         if self.group_label == "ft":
             pools = torch.cat([pools, c[1:]])
         return texts.captions.draw(batch.index, c, pools, self.texts, rng)
+
+    @torch.no_grad()
+    def _final_weights(self, texts: "TrainingTexts", p: Float[Tensor, "C D"]) -> list[float] | None:
+        """Weight of each text (Eq. 1) after training; None where weights are not of this kind."""
+        if self.margin != "unsigned":
+            return None
+        weights = []
+        for numbers in torch.arange(len(texts.captions.strings)).split(TEXTS_AT_ONCE):
+            v = texts.encode(numbers).expand(2, 1, -1, -1)
+            c = torch.zeros(2, len(numbers), dtype=torch.long)
+            present = torch.ones(2, 1, len(numbers), dtype=torch.bool, device=v.device)
+            weights += margin_weights(v, p, c, present, self.margin, self.floor)[0, 0].tolist()
+        return weights
 
     def _losses(
         self, f: Tensor, t: Tensor, c: Int[Tensor, "2 B"], p: Tensor, scale: Tensor

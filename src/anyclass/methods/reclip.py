@@ -67,7 +67,7 @@ residual of label propagation."""
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Reclip:
-    """Trains the normalisation layers of both towers on unlabelled images, given class names."""
+    """Trains the normalisation layers of both encoders on unlabelled images, given class names."""
 
     discovers: ClassVar[bool] = False
     """Whether the method discovers classes without a name."""
@@ -77,7 +77,7 @@ class Reclip:
     """Use OpenAI's 80 templates for the graph and the first centroids (paper: those of the data
     set), or only `template`."""
     tune: Literal["all", "tail"] = "all"
-    """Train the normalisation layers of the whole image tower from pixels (paper), or of its last
+    """Train the normalisation layers of the whole image encoder from pixels (paper), or of its last
     stage on cached features (the project's own; faster)."""
     epochs: Annotated[int, Field(ge=0)] | None = None
     """Epochs over the images; None: min(100, floor(N / 5000) + 2) (paper)."""
@@ -114,7 +114,7 @@ class Reclip:
             seed: random seed.
 
         Raises:
-            RequestError: fewer than two classes, or a tower without normalisation layers to train.
+            RequestError: fewer than two classes, or an encoder without normalisation layers.
         """
         clip = data.clip
         dataset = data.dataset
@@ -189,7 +189,7 @@ class Reclip:
         norms = {name: norm for name, norm in v.norms("image").items() if name in part}
         if not norms:
             raise RequestError(
-                f"{v.model_id}: this part of the image tower has no normalisation layer; use "
+                f"{v.model_id}: this part of the image encoder has no normalisation layer; use "
                 "--tune all"
             )
         return norms

@@ -98,7 +98,8 @@ class Vae:
     sees_class: bool = False
     """Condition the encoder on the text feature of the class (paper: no)."""
     decoder: Literal["text_tower", "mlp"] = "text_tower"
-    """Frozen text tower (paper), or an MLP of three layers on code and text feature (ablation)."""
+    """Frozen text encoder (paper), or an MLP of three layers on code and text feature
+    (ablation)."""
     noise: bool = False
     """Add noise to synthetic features, to match the variance of real ones within classes (the
     project's own)."""

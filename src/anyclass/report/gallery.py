@@ -1,38 +1,29 @@
-"""Samples of the images and texts of a run for its report, small and safe.
-
-Control and bidi characters are removed from every text, and long texts are cut; escaping is left to
-the caller. Every image is decoded and encoded again.
-"""
+"""Samples of the images and texts of a run for its report."""
 
 import json
 import re
-from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
-from anyclass.data import open_image
-from anyclass.errors import AnyclassError, ImageError
+from anyclass.errors import AnyclassError
+from anyclass.report.thumbnails import Thumbnail
+from anyclass.report.words import Json, plain
 
-Json = dict[str, Any]
-"""A JSON object: the content of a file of the run, or a part of the summary."""
-Thumbnail = Callable[[str], str | None]
-"""File name of an image -> its thumbnail as a data URI, or `None`."""
-
-SIDE = 112
-"""Longer side of a thumbnail, in pixels."""
 GALLERY = 200
 """Most images in the gallery; with more classes than that, one image for each of the first ones."""
 PER_CLASS = 10
 """Most images of one class in the gallery."""
+COMPACT = 2
+"""Images per class up to which classes share a line of the gallery."""
 LISTED = 24
 """Most images or texts in any other list."""
+SHOWN = 2
+"""Most images of a described group."""
 INSTRUCTION = re.compile(
     r"\b(ignore|disregard|forget|override)\b.{0,60}\b(previous|prior|above|instructions?|rules)\b"
     r"|\b(system prompt|as an ai|you are an? (ai|assistant))\b",
@@ -41,42 +32,23 @@ INSTRUCTION = re.compile(
 """A description that reads like an instruction, which may have been written into an image."""
 
 
-def plain(text: object, limit: int = 160) -> str:
-    """Convert to one line of at most `limit` characters, without control and bidi characters."""
-    kept = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in str(text))
-    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+def gallery(rows: Sequence[Json], table: pa.Table, thumbnail_of: Thumbnail) -> list[Json]:
+    """The classes with images, each with a sample from the highest to the lowest score.
 
-
-def title(key: str) -> str:
-    """Words of a key."""
-    return plain(key.replace("_", " "))
-
-
-def thumbnail(root: Path, file_name: str) -> str | None:
-    """Encode an image as a small JPEG in a data URI; `None` if it can no longer be read."""
-    try:
-        image = open_image(root / file_name, root)
-    except ImageError:
-        return None
-    image.thumbnail((SIDE, SIDE))
-    with BytesIO() as jpeg:
-        image.save(jpeg, "JPEG", quality=75)
-        return "data:image/jpeg;base64," + b64encode(jpeg.getvalue()).decode("ascii")
-
-
-def no_image(file_name: str) -> None:
-    """No thumbnail: for reports without images."""
-
-
-def gallery(labels: Sequence[str], table: pa.Table, thumbnail_of: Thumbnail) -> list[list[Json]]:
-    """Sample images of each predicted label, evenly from the highest to the lowest score."""
-    each = min(PER_CLASS, max(1, GALLERY // max(1, len(labels))))
-    samples = []
-    for label in labels[:GALLERY]:
-        predicted = table.filter(pc.field("label") == label).sort_by([("score", "descending")])
-        rows = predicted.take(_evenly_spaced(len(predicted), each))
-        samples.append(image_rows(rows, thumbnail_of))
-    return samples
+    Args:
+        rows: rows of the classes, with their `label` in the table.
+        table: predictions.
+        thumbnail_of: makes thumbnails.
+    """
+    present = set(table["label"].to_pylist())
+    shown = [row for row in rows if row["label"] in present][:GALLERY]
+    each = min(PER_CLASS, max(1, GALLERY // max(1, len(shown))))
+    found = []
+    for row in shown:
+        some = table.filter(pc.field("label") == row["label"]).sort_by([("score", "descending")])
+        sample = image_rows(some.take(_evenly_spaced(len(some), each)), thumbnail_of)
+        found.append({"row": row, "images": sample, "compact": each <= COMPACT})
+    return found
 
 
 def tiles(files: Sequence[str], most: int, thumbnail_of: Thumbnail) -> list[Json]:
@@ -94,19 +66,31 @@ def image_rows(table: pa.Table, thumbnail_of: Thumbnail) -> list[Json]:
 
 
 def descriptions(path: Path, names: Sequence[str], thumbnail_of: Thumbnail) -> list[Json]:
-    """Summarise each kind in `descriptions.jsonl`: count, suspicious ones, and a sample."""
+    """Summarise each kind in `descriptions.jsonl`: count, suspicious ones, weights, and a sample.
+
+    `weight` is the mean weight of a kind, and `most` the largest weight of a text of any kind;
+    both are None where the texts have no weight.
+    """
     kinds: dict[str, list[Json]] = {}
     for line in lines(path):
-        kinds.setdefault(line["kind"], []).append(line)
+        if line["text"]:
+            kinds.setdefault(line["kind"], []).append(line)
+    weights = [line["weight"] for texts in kinds.values() for line in texts if "weight" in line]
     return [
         {
             "kind": plain(kind),
             "count": len(texts),
             "instructions": sum(bool(INSTRUCTION.search(line["text"])) for line in texts),
+            "weight": _mean([line["weight"] for line in texts if "weight" in line]),
+            "most": max(weights, default=None),
             "lines": [_description(line, names, thumbnail_of) for line in _sample(texts)],
         }
-        for kind, texts in kinds.items()
+        for kind, texts in sorted(kinds.items(), key=lambda row: row[0] == "class")
     ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def lines(path: Path) -> Iterator[Json]:
@@ -126,9 +110,10 @@ def lines(path: Path) -> Iterator[Json]:
 
 
 def _sample(texts: Sequence[Json]) -> list[Json]:
-    """At most `LISTED` descriptions: some that read like instructions, and some of the others."""
+    """At most `LISTED` descriptions: some that read like instructions, and others by weight."""
     instructions = [line for line in texts if INSTRUCTION.search(line["text"])]
     others = [line for line in texts if not INSTRUCTION.search(line["text"])]
+    others.sort(key=lambda line: -line.get("weight", 0.0))
     first = instructions[: LISTED // 4]
     return [*first, *(others[i] for i in _evenly_spaced(len(others), LISTED - len(first)))]
 
@@ -150,6 +135,7 @@ def _description(line: Json, names: Sequence[str], thumbnail_of: Thumbnail) -> J
     return {
         "of": plain(line.get("class") or line.get("file_name"), 80),
         "text": plain(text, 400),
-        "images": [thumbnail_of(file) for file in files[:3]],
+        "weight": line.get("weight"),
+        "images": [thumbnail_of(file) for file in files[:SHOWN]],
         "odd": remarks,
     }

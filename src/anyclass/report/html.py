@@ -1,6 +1,6 @@
 """The report of a run: a static HTML page, or a short version in Markdown.
 
-    run folder --summarise--> dict --to_html--> RUN/report.html    (the template is `report.html`)
+    run folder --summarise--> dict --to_html--> RUN/report.html    (the templates are in `page/`)
                                    --to_markdown--> text
 
 The page has no scripts and loads nothing; Jinja escapes every text in it.
@@ -9,14 +9,13 @@ The page has no scripts and loads nothing; Jinja escapes every text in it.
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from anyclass.files import write_text
-from anyclass.report.gallery import Json
 from anyclass.report.summary import summarise
+from anyclass.report.words import Json
 
 __all__ = ["summarise", "to_html", "to_markdown", "write"]
 
@@ -35,18 +34,21 @@ def write(run: Path) -> Path:
 
 def to_html(summary: Json) -> str:
     """Render a static page for light and dark mode and all widths, without scripts and requests."""
-    page = (resources.files("anyclass.report") / "report.html").read_text("utf-8")
-    return _compiled(page).render(summary)
+    return _template().render(summary)
 
 
 @cache
-def _compiled(page: str) -> Template:
-    """Compile a template once."""
+def _template() -> Template:
+    """Compile the templates once."""
     jinja = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("anyclass.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     jinja.filters |= {"percent": percent, "points": points, "duration": duration, "number": number}
-    return jinja.from_string(page)
+    return jinja.get_template("report.html")
 
 
 def to_markdown(summary: Json) -> str:
@@ -54,7 +56,13 @@ def to_markdown(summary: Json) -> str:
     text = [f"# {literal(summary['method'])} on {literal(summary['name'])}", ""]
     text += [f"* {literal(reason)}" for reason in summary["why"]]
     text += [f"* **Warning:** {literal(warning)}" for warning in summary["warnings"]]
-    text += [""] if summary["scores"] else ["", literal(summary["why_null"]), ""]
+    text += [f"* {literal(sentence)}" for sentence in summary["unknown"]]
+    if found := summary["headline"]:
+        interval = f"{percent(found['low'])} to {percent(found['high'])}"
+        text += [
+            f"* Accuracy {percent(found['accuracy'])} of {found['how']}; 95 % interval {interval}."
+        ]
+    text += [""]
     if summary["scores"]:
         text += _table(
             ("", "accuracy", "mean per class", "images"),
@@ -64,11 +72,11 @@ def to_markdown(summary: Json) -> str:
             ),
         )
     text += _table(
-        ("class", "kind", "images", "zero-shot", "adapted"),
+        ("class", "kind", "images", "zero-shot", "this run"),
         (
             (
                 row["name"],
-                row["kind"],
+                row["known"],
                 row["count"],
                 percent(row["zero_shot"]),
                 percent(row["adapted"]),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from anyclass.files import csv_text
-from anyclass.report.gallery import LISTED, Json, Thumbnail, plain
+from anyclass.report.gallery import LISTED
+from anyclass.report.thumbnails import Thumbnail
+from anyclass.report.words import Json, plain
 
 
 def label_counts(table: pa.Table) -> Counter[str]:

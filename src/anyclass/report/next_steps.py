@@ -1,13 +1,35 @@
-"""What to do after a run: sentences and commands."""
+"""What to do after a run: sentences and commands that can be pasted into a shell."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from anyclass.report.gallery import Json, plain
+from anyclass.report.words import Json, plain
+
+LARGER = "ViT-B-32/laion2b_s34b_b79k"
+"""Model that is suggested in the place of the starter."""
+
+WITHOUT_LABELS = ("zero-shot", "latteclip", "reclip")
+"""Methods that learn nothing from labels: after a correction, auto takes their place."""
+
+LONGEST = 2000
+"""Most characters of the options in a command."""
 
 
-def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list[tuple[str, str]]:
-    """Suggested next steps: a sentence and a command, quoted for a shell.
+class Step(NamedTuple):
+    """One suggestion."""
+
+    advice: str
+    """Sentence."""
+    command: str
+    """Command, quoted for a shell; empty where none can say it."""
+    replace: str
+    """Word in the command to put a folder or file in the place of; empty if there is none."""
+
+
+def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list[Step]:
+    """Suggest what to do next, the most useful first.
 
     Args:
         run: the run folder.
@@ -15,28 +37,76 @@ def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list
         metrics: the content of its `metrics.json`.
         discovered: whether classes were discovered.
     """
-    source = "--images" if config["images"] else "--features"
-    here = ["anyclass", "predict", "--run", str(run)]
-    table = run / "predictions.csv"
-    fit = ["anyclass", "fit", "auto", "--from", str(run)]
-    again = ["--out", f"{run}-2"]
-    steps = [("Label other images.", [*here, source, "NEW", "--out", "new.csv"])]
+    here = str(run.resolve())
+    of_images = config["images"] is not None
+    source = "--images" if of_images else "--features"
+    new = "NEW_IMAGES" if of_images else "NEW_FEATURES"
+    labelled = "LABELLED_IMAGES" if of_images else "LABELLED_FEATURES"
+    steps = []
     if discovered:
-        advice = f"Name the discovered classes in the column `name` of {run / 'classes.csv'}."
-        steps += [(advice, ["anyclass", "rename", "--run", str(run)])]
-    if metrics["adapted"] is None:
-        advice = "Evaluate the classifier on labelled images, one folder per class."
-        steps += [(advice, ["anyclass", "evaluate", "--run", str(run), source, "LABELLED"])]
+        table = Path(here, "classes.csv")
+        advice = f"Name the discovered classes: edit the column “name” of {table}."
+        steps += [_step(advice, ["rename", "--run", here])]
     if metrics.get("suspicious"):
-        suspects = run / "suspicious.csv"
-        advice = f"Correct the column `label` of {suspects} and fit again."
-        steps += [(advice, [*fit, "--labels", str(suspects), *again])]
+        suspects = Path(here, "suspicious.csv")
+        advice = f"Check the suspicious labels: correct the column “label” of {suspects}."
+        steps += [_step(advice, _second_round(run, config, suspects))]
+    table = Path(here, "predictions.csv")
     advice = (
-        f"Correct the column `label` of {table}, write yes in `confirmed` where a label is right, "
-        "and fit again. Rows that you leave alone stay predictions."
+        f"Correct labels: change the column “label” of {table}, or write yes in “confirmed” where "
+        "a label is right. Rows that you leave alone stay predictions. Then fit again:"
     )
-    steps += [(advice, [*fit, "--labels", str(table), *again])]
+    steps += [_step(advice, _second_round(run, config, table))]
+    if metrics["adapted"] is None:
+        advice = "Find out how often the labels are right, on labelled images in class folders."
+        steps += [_step(advice, ["evaluate", "--run", here, source, labelled], labelled)]
     if config["model"] == "starter":
-        advice = "Use a larger model: the starter model is small."
-        steps += [(advice, [*fit, "--model", "ViT-B-32/laion2b_s34b_b79k", *again])]
-    return [(plain(advice, 400), plain(shlex.join(command), 2000)) for advice, command in steps]
+        steps += [_larger_model(run, config)]
+    table = Path(here).parent / "new_labels.csv"
+    if table.exists():
+        table = free(table)
+    steps += [
+        _step(
+            "Label other images with this run.",
+            ["predict", "--run", here, source, new, "--out", str(table)],
+            new,
+        )
+    ]
+    return steps
+
+
+def _second_round(run: Path, config: Json, table: Path) -> list[str]:
+    """Fit again from a run and its corrected table; the rest of the request comes from the run."""
+    again = config.get("again") or {"method": ["auto"]}
+    method = again["method"]
+    if method[0] in WITHOUT_LABELS:
+        method = ["auto"]
+    start = ["--from", str(run.resolve()), "--labels", str(table)]
+    return ["fit", *method, *start, "--out", str(free(run.resolve()))]
+
+
+def _larger_model(run: Path, config: Json) -> Step:
+    """The whole request again, with another model; a very long one by `--from`."""
+    advice = "Use a larger model: the starter model is small. The model is downloaded once."
+    again = config.get("again") or {"method": ["auto"], "options": []}
+    options = again["options"]
+    if not options or len(shlex.join(options)) > LONGEST:
+        options = ["--from", str(run.resolve())]
+    words = ["fit", *again["method"], *options, "--model", LARGER, "--out", str(free(run))]
+    return _step(advice, words)
+
+
+def free(path: Path) -> Path:
+    """A path beside another one that does not exist: NAME-2, NAME-3 ..."""
+    path = path.resolve()
+    number = 2
+    while path.with_stem(f"{path.stem}-{number}").exists():
+        number += 1
+    return path.with_stem(f"{path.stem}-{number}")
+
+
+def _step(advice: str, words: Sequence[str], replace: str = "") -> Step:
+    """A step; without a command if a path in it has characters that cannot be shown."""
+    command = shlex.join(["anyclass", *words])
+    shown = plain(command, len(command))
+    return Step(plain(advice, 600), command if shown == command else "", replace)

@@ -1,22 +1,19 @@
-"""Scores of a run for its report: accuracies, labelled and named classes apart, mistakes."""
+"""Scores of a run for its report: accuracies with intervals, labelled and named classes apart."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from anyclass.report.gallery import Json, title
+from anyclass.report.scored import Scored, paired_difference, wilson
+from anyclass.report.words import Json, plain, title
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
 
 SCORES = {
     "zero_shot": "Zero-shot",
-    "zero_shot_ensemble": "Zero-shot, many templates",
+    "zero_shot_ensemble": "Zero-shot, 80 prompt templates",
 }
 """Keys of the scores before adaptation in `metrics.json`, in the order of the report -> titles."""
-ADAPTED = {CROSS_FITTED: "Adapted, cross-fitted", TRAINING: "Adapted, on its training labels"}
-"""What is scored -> title of the score of the classifier, if it is not on other labels."""
 CONTROLS = {
     "text": "Control: class prompts as features",
     "none": "Control: class names only",
@@ -26,29 +23,82 @@ CONTROLS = {
 """Keys of the baselines -> their titles."""
 ENDS = ("zero_shot", "adapted")
 """Keys of the scores before and after adaptation."""
-MATRIX = 24
-"""Most classes of a confusion matrix that is shown in full."""
+FALL = 0.005
+"""Loss of the mean per class that is mentioned."""
 
 
 def score_rows(metrics: Json) -> list[Json]:
-    """Known scores: key, name, accuracy, mean_per_class, n, gain over zero-shot."""
-    base = metrics["zero_shot"]
+    """Known scores: key, name, accuracy, mean_per_class, n. Training scores are left out."""
     controls = metrics.get("controls", {})
-    adapted = ADAPTED.get(str(metrics.get("scored_on")), "Adapted")
     known = [(key, name, metrics[key]) for key, name in SCORES.items()]
-    if metrics.get("majority"):
-        known.append(("majority", "Majority class", metrics["majority"]))
-    known += [("control", CONTROLS.get(key, title(key)), row) for key, row in controls.items()]
+    if most := metrics.get("majority"):
+        name = most.get("name") or "the most frequent class"
+        known.append(("majority", f"Always “{plain(name, 80)}”", most))
+    if metrics.get("scored_on") != TRAINING:
+        known += [("control", CONTROLS.get(key, title(key)), row) for key, row in controls.items()]
+        known.append(("adapted", "This run", metrics["adapted"]))
     return [
         {
             "key": key,
             "name": name,
             **{field: row[field] for field in ("accuracy", "mean_per_class", "n")},
-            "gain": row["accuracy"] - base["accuracy"] if base else None,
         }
-        for key, name, row in [*known, ("adapted", adapted, metrics["adapted"])]
+        for key, name, row in known
         if row
     ]
+
+
+def headline(metrics: Json, scored: Scored) -> Json | None:
+    """Accuracy with its interval, and the gain over zero-shot; None without fair labels."""
+    adapted = metrics["adapted"]
+    if not adapted or metrics.get("scored_on") == TRAINING:
+        return None
+    n = adapted["n"]
+    low, high = wilson(adapted["accuracy"], n)
+    cross = metrics.get("scored_on") == CROSS_FITTED
+    labels = "label" if n == 1 else "labels"
+    how = f"{n} {labels} that it was not trained on"
+    if cross:
+        how = f"{n} {labels}, each predicted by a fit without it (cross-fitted)"
+    return {
+        "accuracy": adapted["accuracy"],
+        "low": low,
+        "high": high,
+        "n": n,
+        "how": how,
+        "gain": _gain(metrics, scored),
+    }
+
+
+def _gain(metrics: Json, scored: Scored) -> Json | None:
+    """Difference from zero-shot: points, interval, mean per class, and a verdict.
+
+    `verdict` is `better` or `worse` only if the interval excludes 0 and the mean over the classes
+    does not say the opposite; otherwise `open`.
+    """
+    before = metrics["zero_shot"]
+    after = metrics["adapted"]
+    if not before:
+        return None
+    points = after["accuracy"] - before["accuracy"]
+    low, high = paired_difference(scored.right_before, scored.right)
+    mean = after["mean_per_class"] - before["mean_per_class"]
+    clear = low > 0 or high < 0
+    verdict = "open"
+    if clear and points > 0 and mean >= -FALL:
+        verdict = "better"
+    elif points < 0 and (clear or mean < -FALL):
+        verdict = "worse"
+    return {
+        "points": points,
+        "low": low,
+        "high": high,
+        "verdict": verdict,
+        "clear": clear,
+        "mean_before": before["mean_per_class"],
+        "mean_after": after["mean_per_class"],
+        "opposite": (points > 0 and mean < -FALL) or (points < 0 and mean > FALL),
+    }
 
 
 def halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
@@ -57,11 +107,17 @@ def halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
     `within`: among the classes of the same kind; `among_all`: among all classes.
     """
     before = Counter(table["zero_shot_label"].to_pylist())
+    training = metrics.get("scored_on") == TRAINING
     found = []
     for kind, half in (("labelled", "base"), ("named", "new")):
         members = [row for row in rows if row["kind"] == kind]
         scores = {
-            space: [((metrics[key] or {}).get(name) or {}).get(half) for key in ENDS]
+            space: [
+                None
+                if training and key == "adapted"
+                else ((metrics[key] or {}).get(name) or {}).get(half)
+                for key in ENDS
+            ]
             for space, name in (("within", "sliced"), ("among_all", "mixed"))
         }
         counts = {
@@ -71,32 +127,3 @@ def halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
         }
         found.append({"kind": kind, **counts, **scores})
     return found if all(half["classes"] for half in found) else []
-
-
-def confusion(names: Sequence[str], counts: list[list[int]] | None) -> Json:
-    """Confusion matrix as rows (true class, [(count, share), ...]), if small, and mistakes."""
-    table = np.array(counts or np.zeros((0, 0)), dtype=np.int64)
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    names = [*names, *(f"unknown {i + 1}" for i in range(len(table) - len(names)))]
-    mistakes = [(names[t], names[p], int(table[t, p])) for t, p in np.argwhere(table) if t != p]
-    rows = [
-        (name, list(zip(row.tolist(), share.tolist(), strict=True)))
-        for name, row, share in zip(names, table, shares, strict=False)
-    ]
-    return {
-        "rows": rows if len(rows) <= MATRIX else [],
-        "mistakes": sorted(mistakes, key=lambda pair: -pair[2])[:8],
-    }
-
-
-def moves(moved: pa.Table) -> dict[str, int]:
-    """Count the labels that differ from zero-shot: all, checkable, fixed and broken ones."""
-    truth = moved["true_label"]
-    fixed = pc.sum(pc.equal(moved["label"], truth))
-    broken = pc.sum(pc.equal(moved["zero_shot_label"], truth))
-    return {
-        "count": len(moved),
-        "known": len(moved) - truth.null_count,
-        "fixed": fixed.as_py() or 0,
-        "broken": broken.as_py() or 0,
-    }

@@ -9,7 +9,6 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +19,22 @@ import pyarrow.parquet as pq
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text, read_json
-from anyclass.report.gallery import (
-    GALLERY,
-    LISTED,
-    Json,
-    Thumbnail,
-    descriptions,
-    gallery,
-    image_rows,
-    lines,
-    no_image,
-    plain,
-    thumbnail,
-    tiles,
-    title,
-)
-from anyclass.report.labels import label_counts, suspicious
+from anyclass.report.calibration import calibration, expected, expected_of_discovery
+from anyclass.report.class_table import class_rows, folded, ordered
+from anyclass.report.confusions import confusion, moves, pairs_of_classes
+from anyclass.report.discovered import discovered
+from anyclass.report.gallery import LISTED, descriptions, gallery, image_rows, lines
+from anyclass.report.labels import suspicious
+from anyclass.report.map_picture import map_picture
 from anyclass.report.next_steps import next_steps
-from anyclass.report.scores import confusion, halves, moves, score_rows
-from anyclass.run.label_scores import TRAINING
+from anyclass.report.scored import Scored, scored_labels
+from anyclass.report.scores import halves, headline, score_rows
+from anyclass.report.thumbnails import Thumbnail, Thumbnails, no_image
+from anyclass.report.words import SHARES, Json, figure, plain, title
+from anyclass.run.embedding_map import read_map
+from anyclass.run.label_scores import TRAINING, TRAINING_CAVEAT
 from anyclass.run.progress import STAGES
-from anyclass.run.sentences import basis, decision, expectation, rounds
+from anyclass.run.sentences import decision, rounds
 
 REQUEST = {
     "images": "images",
@@ -55,8 +49,6 @@ REQUEST = {
 """Keys of the request in `config.json` -> their titles."""
 SOURCES = ("images", "features", "class_text", "model")
 """Those that are listed only where they were given."""
-TYPICAL, DOUBTFUL = 9, 6
-"""Most typical and least certain images of a discovered class."""
 BARS = 48
 """Most bars of a training curve."""
 
@@ -77,19 +69,18 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
             )
     config, environment, classes, metrics = (read_json(run / name) for name in needed)
     images = config["images"]
-    thumbnail_of: Thumbnail = (
-        partial(thumbnail, Path(images)) if thumbnails and images else no_image
-    )
+    thumbnail_of: Thumbnail = Thumbnails(Path(images)) if thumbnails and images else no_image
     everything = pq.read_table(run / "predictions.parquet")
-    table = everything.filter(pc.field("status") == "ok")
-    shown = _shown(everything, table)
+    table = everything.filter((pc.field("status") == "ok") & pc.field("label").is_valid())
     moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
-    labels = _labels(classes["names"], shown)
-    rows = _classes(labels, classes, metrics, everything)
-    naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else None
-    found = [row for row in naming["classes"] if row["kind"] == "unknown"] if naming else []
-    discovered = {row["name"] for row in found}
-    others = [label for label in labels if label not in discovered]
+    rows = class_rows(classes, metrics, everything)
+    naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else {"classes": []}
+    found = discovered(naming, rows, thumbnail_of)
+    apart = {row["label"] for row in found}
+    shown = [row for row in ordered(rows) if row["label"] not in apart]
+    scored = scored_labels(everything, metrics)
+    curves = _curves(run / "log.jsonl")
+    kinds = {row["label"]: row["kind"] for row in rows}
     return {
         "name": plain(Path(images or config["features"]).name),
         "features": not images,
@@ -98,27 +89,33 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
         "started": plain(environment["started"]),
         "seconds": metrics["seconds"]["total"],
         "images": metrics["n"],
-        "kinds": Counter(row["kind"] for row in rows),
-        "warnings": [plain(text, 400) for text in metrics["warnings"]],
+        "kinds": Counter(row["known"] for row in rows),
+        "warnings": [_sentence(text) for text in metrics["warnings"] if text != TRAINING_CAVEAT],
         "scores": score_rows(metrics),
-        "headline": metrics.get("scored_on") != TRAINING,
-        "basis": plain(basis(metrics)),
-        "expectation": plain(expectation(metrics), 400),
-        "rounds": [plain(sentence, 400) for sentence in rounds(metrics)],
+        "headline": headline(metrics, scored),
+        "unknown": _what_is_not_known(metrics, found),
+        "calibration": calibration(scored),
+        "expected": _expected(scored, table, metrics, found),
+        "rounds": [_sentence(text) for text in rounds(metrics)],
         "halves": halves(rows, metrics, table),
-        "why_null": plain(metrics["why_null"] or "No image has a label to compare with.", 400),
-        "facts": [(title(name), value) for name, value in metrics["facts"].items()],
+        "facts": _facts(metrics["facts"], curves),
         "classes": rows,
-        "confusion": confusion([row["name"] for row in rows], metrics["confusion"]),
-        "discovered": _discovered(found, rows, thumbnail_of),
-        "naming": {key: value for key, value in (naming or {}).items() if key != "classes"},
+        "table": folded(rows),
+        "map": map_picture(read_map(run), everything, kinds),
+        "confusion": confusion(
+            [row["name"] for row in rows],
+            None if metrics.get("scored_on") == TRAINING else metrics["confusion"],
+        ),
+        "pairs": pairs_of_classes(scored, thumbnail_of),
+        "discovered": found,
+        "naming": {key: value for key, value in naming.items() if key != "classes"},
         "suspicious": suspicious(run / "suspicious.csv", thumbnail_of),
-        "gallery": _gallery(others, rows, gallery(others, shown, thumbnail_of)),
+        "gallery": gallery(shown, _shown(everything, table), thumbnail_of),
         "unsure": image_rows(table.sort_by("margin"), thumbnail_of),
         "moved": image_rows(moved.sort_by([("score", "descending")]), thumbnail_of),
         "moves": {"share": metrics["changed"], **moves(moved)},
         "descriptions": descriptions(run / "descriptions.jsonl", classes["names"], thumbnail_of),
-        "curves": _curves(run / "log.jsonl"),
+        "curves": curves,
         "rejected": _rejected(run / "rejected.csv"),
         "asked": _pairs({k: v for k, v in config.items() if v or k not in SOURCES}, REQUEST),
         "settings": _pairs(
@@ -136,103 +133,90 @@ def _shown(everything: pa.Table, predicted: pa.Table) -> pa.Table:
     return everything.filter((pc.field("status") == "ok") | (given & ~pc.field("label").isin(some)))
 
 
+def _sentence(text: str) -> str:
+    """A remark as a sentence."""
+    text = plain(text, 400).replace("`", "")
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '…')) else '.'}"
+
+
 def _reasons(config: Json, metrics: Json) -> list[str]:
     """Why this method, how many classes, and what the decision rests on."""
-    reasons = list(config["why"])
+    known = ". ".join(config["why"])
+    reasons = [_sentence(known)]
+    if config["asked"] == "auto":
+        reasons = [
+            f"What is known: {known}.",
+            f"auto takes {config['method']} for any mix of labels, class names and unknown "
+            "classes: it learns from all of them and from the unlabelled images together, and "
+            "leaves the model unchanged, so that it takes seconds.",
+        ]
     if found := metrics.get("classes_estimated"):
         reasons.append(found["why"])
     if words := decision(metrics):
-        reasons.append(f"It decides by {words}.")
+        reasons.append(f"Share of each source in the decision: {words}.")
     return reasons
 
 
-def _labels(names: Sequence[str], table: pa.Table) -> list[str]:
-    """Class names in the user's order, followed by the discovered classes by size."""
-    found = Counter(table["label"].to_pylist())
-    return [*names, *(label for label, _ in found.most_common() if label not in set(names))]
+def _what_is_not_known(metrics: Json, found: Sequence[Json]) -> list[str]:
+    """What no number in this run can say, one sentence each."""
+    sentences = []
+    if metrics["adapted"] is None:
+        sentences.append("Nobody can say how often these labels are right: no image has a label.")
+    elif metrics.get("scored_on") == TRAINING:
+        sentences.append(
+            "Nobody can say how good it is on other images: every label was trained on."
+        )
+    if found and metrics["adapted"]:
+        sentences.append(
+            "The score covers the classes with labels only: whether the discovered classes are "
+            "right is not known."
+        )
+    return sentences
 
 
-def _classes(labels: Sequence[str], classes: Json, metrics: Json, table: pa.Table) -> list[Json]:
-    """One row per class: what is known, number of images, mean score, accuracies."""
-    kinds = dict(zip(classes["names"], classes["kinds"], strict=True))
-    given = label_counts(table)
-    kept = Counter(table.filter(pc.field("status") == GIVEN)["label"].to_pylist())
-    table = table.filter(pc.field("status") == "ok")
-    groups = table.group_by("label").aggregate([("score", "mean"), ("score", "count")])
-    predicted = {row["label"]: row for row in groups.to_pylist()}
-    empty = {"score_mean": None, "score_count": 0, "accuracy": None, "n": 0}
-    before, after = (
-        {row["name"]: row for row in (metrics[key] or {"per_class": []})["per_class"]}
-        for key in ("zero_shot", "adapted")
-    )
+def _expected(scored: Scored, table: pa.Table, metrics: Json, found: Sequence[Json]) -> Json | None:
+    """Expected accuracy on the images without a label, where the scores are calibrated.
+
+    With discovered classes it is that of the metrics, if they tell: labels alone say nothing of the
+    scores of these.
+    """
+    if found:
+        return expected_of_discovery(metrics.get("expected"))
+    rows = table.filter(pc.field("true_label").is_null())
+    return expected(calibration(scored), pc.mean(rows["score"]).as_py(), len(rows))
+
+
+def _facts(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | float]]:
+    """Figures of the method that are no curve: words, whether it is a share, and value."""
+    drawn = {curve["name"] for curve in curves}
     return [
-        {
-            "name": plain(label, 80),
-            "kind": kinds.get(label, "unknown"),
-            "labels": given[label],
-            "count": predicted.get(label, empty)["score_count"] + kept[label],
-            "score": predicted.get(label, empty)["score_mean"],
-            "n": after.get(label, empty)["n"],
-            "zero_shot": before.get(label, empty)["accuracy"],
-            "adapted": after.get(label, empty)["accuracy"],
-        }
-        for label in labels
+        (figure(key), key in SHARES, value)
+        for key, value in facts.items()
+        if figure(key) not in drawn
     ]
-
-
-def _gallery(
-    labels: Sequence[str], rows: Sequence[Json], samples: Iterable[list[Json]]
-) -> list[tuple[Json, list[Json]]]:
-    """Pair the row of each label with its sample of images."""
-    row_of = {row["name"]: row for row in rows}
-    return [(row_of[plain(label, 80)], some) for label, some in zip(labels, samples, strict=False)]
-
-
-def _discovered(found: Sequence[Json], rows: Sequence[Json], thumbnail_of: Thumbnail) -> list[Json]:
-    """Discovered classes: row, suggested names, typical and least certain images."""
-    row_of = {row["name"]: row for row in rows}
-    most = GALLERY // max(1, len(found))
-    typical = min(TYPICAL, max(1, most * 3 // 5))
-    doubtful = min(DOUBTFUL, most * 2 // 5)
-    return [
-        row_of[plain(one["name"], 80)]
-        | {
-            "suggested": plain(one["suggested"] or "", 80),
-            "runners_up": [plain(word, 80) for word in one["runners_up"]],
-            "confidence": plain(one["confidence"] or ""),
-            "quality": _quality(one.get("quality")),
-            "typical": tiles(one["typical"], typical, thumbnail_of),
-            "doubtful": tiles(one["borderline"], doubtful, thumbnail_of),
-        }
-        for one in found[:GALLERY]
-    ]
-
-
-def _quality(quality: Json | None) -> Json | None:
-    """Agreement, nearest class and hint of a discovered class; None where it was not judged."""
-    if not quality:
-        return None
-    return {
-        "agreement": quality["agreement"],
-        "nearest": plain(quality["nearest"] or "", 80),
-        "hint": plain(quality["hint"], 200),
-    }
 
 
 def _curves(path: Path) -> list[Json]:
     """Each number that was logged at least twice: name, first, last, bars from 0 to 1."""
-    series: dict[str, list[float]] = {}
+    series: dict[tuple[str, str], list[float]] = {}
     for line in lines(path):
         stage = line.get("stage", "fit")
         for key, value in line.items():
             number = isinstance(value, int | float) and math.isfinite(value)
             if number and key not in ("step", "epoch", "done", "total", "failed"):
-                series.setdefault(f"{key} ({STAGES.get(stage, stage)})", []).append(value)
+                series.setdefault((stage, key), []).append(value)
     return [
-        {"name": title(name), "first": values[0], "last": values[-1], "bars": _bars(values)}
+        {"name": _curve_name(*name), "first": values[0], "last": values[-1], "bars": _bars(values)}
         for name, values in series.items()
         if len(values) > 1
     ]
+
+
+def _curve_name(stage: str, key: str) -> str:
+    """Name of a curve; the stage is left out where it is training."""
+    words = figure(key)
+    of_training = stage == "fit" or stage not in STAGES
+    return words if of_training else f"{words}, {STAGES[stage]}"
 
 
 def _bars(values: Sequence[float]) -> list[float]:

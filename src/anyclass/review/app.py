@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from anyclass.data import open_bytes
 from anyclass.errors import AnyclassError, ImageError, printable
-from anyclass.report.gallery import plain
+from anyclass.report.words import plain
 from anyclass.review import schema
 from anyclass.review.catalogue import Show, Sort
 from anyclass.review.corrections import table_of

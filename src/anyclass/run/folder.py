@@ -39,6 +39,7 @@ FILES = (
     "probabilities.safetensors",
     "class_history.json",
     "images.parquet",
+    "map.parquet",
 )
 """All files of a run; the last ones are written by some methods only."""
 
@@ -172,7 +173,7 @@ def _check_same_request(out: Path, config: Mapping[str, Any]) -> None:
         RequestError: the run belongs to another request, or is finished.
     """
     before = read_json(out / "config.json")
-    keys = {*before, *config} - {"why"}
+    keys = {*before, *config} - {"why", "again"}
     differing = sorted(key for key in keys if before.get(key) != config.get(key))
     if differing:
         raise RequestError(

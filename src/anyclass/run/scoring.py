@@ -47,6 +47,8 @@ class Predictions(NamedTuple):
     """The classifier."""
     familiarity: Float[np.ndarray, " N"] | None = None
     """Share of the training images that are at least as unusual; None if not known."""
+    sample: Float[np.ndarray, "M E"] | None = None
+    """Features of the images that `predict_all` was asked for; None if it was not."""
 
     @property
     def confidence(self) -> Float[np.ndarray, " N"]:
@@ -75,7 +77,11 @@ def confidence(
 
 @torch.no_grad()
 def predict_all(
-    data: AnyFeatures, classifier: Classifier, log: Log, prompt_ensemble: bool = True
+    data: AnyFeatures,
+    classifier: Classifier,
+    log: Log,
+    prompt_ensemble: bool = True,
+    sample: Int[np.ndarray, " M"] | None = None,
 ) -> Predictions:
     """Predict images with the model before training and with the classifier.
 
@@ -84,6 +90,7 @@ def predict_all(
         classifier: the model after training.
         log: gets the progress of embedding.
         prompt_ensemble: also predict zero-shot with the 80 prompt templates.
+        sample: images, in order, whose features are kept.
     """
     part = cached_part(classifier.representation.part)
     classes = classifier.classes
@@ -93,16 +100,23 @@ def predict_all(
         ensemble = _zero_shot(data, part, classes, openai_templates(), log)
     adapted = []
     usual = []
+    kept = []
+    done = 0
     for rows in feature_rows(classifier.representation, data, log):
         adapted.append(classifier.probabilities(rows).cpu().numpy())
         familiarity = classifier.familiarity(rows)
         if familiarity is not None:
             usual.append(familiarity.cpu().numpy())
+        if sample is not None:
+            wanted = sample[(sample >= done) & (sample < done + len(rows))] - done
+            kept.append(rows[torch.from_numpy(wanted)].cpu().numpy())
+        done += len(rows)
     return Predictions(
         zero_shot=_zero_shot(data, part, classes, [template], log),
         zero_shot_ensemble=ensemble,
         adapted=np.concatenate(adapted),
         familiarity=np.concatenate(usual) if usual else None,
+        sample=np.concatenate(kept) if kept else None,
     )
 
 

@@ -1,0 +1,145 @@
+"""The map of the embeddings for a report: points, colours, shapes and labels of the classes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from anyclass.data.label_tables import GIVEN
+from anyclass.report.words import Json, plain
+from anyclass.run.scoring import UNUSUAL
+
+Points = Float[np.ndarray, "n 2"]
+
+SIDE = 1000
+"""Side of the picture, in units of its own."""
+MARGIN = 40
+"""Space around the points."""
+COLOURS = 12
+"""Colours in the style sheet: `c0`, `c1`, ..."""
+NAMED = 12
+"""Most classes whose names stand on the map; of more, their numbers in the list beside it do."""
+LABELS = 60
+"""Most classes with a name or number on the map."""
+LEGEND = 24
+"""Classes in the legend before it is folded."""
+
+
+def map_picture(
+    places: Mapping[str, tuple[float, float]], table: pa.Table, kinds: Mapping[str, str]
+) -> Json | None:
+    """Paths and labels of the classes, from the largest to the smallest; None without a map.
+
+    Args:
+        places: file name -> position in the unit square.
+        table: predictions of all images.
+        kinds: class -> labelled, named or unknown (discovered).
+    """
+    rows = [row for row in _columns(table) if row["file_name"] in places and row["label"]]
+    if not rows:
+        return None
+    xy = np.array([places[row["file_name"]] for row in rows])
+    xy = (MARGIN + (xy - xy.min(0)) * (SIDE - 2 * MARGIN) / _size(xy)).round().astype(int)
+    of_class: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        of_class.setdefault(row["label"], []).append(i)
+    order = sorted(of_class, key=lambda name: (-len(of_class[name]), name))
+    centres = np.array([_centre(xy[of_class[name]]) for name in order])
+    few = len(order) <= NAMED
+    colours = _colours(centres)
+    classes = []
+    for k, name in enumerate(order):
+        members = of_class[name]
+        usual = [i for i in members if not _is_unlike(rows[i])]
+        unlike = [i for i in members if _is_unlike(rows[i])]
+        given = [i for i in members if rows[i]["status"] == GIVEN]
+        classes.append(
+            {
+                "number": k + 1,
+                "name": plain(name, 80),
+                "count": len(members),
+                "colour": colours[k],
+                "discovered": kinds.get(name) == "unknown",
+                "dots": _dots(xy[usual]),
+                "crosses": _crosses(xy[unlike]),
+                "given": _dots(xy[given]),
+                "x": int(centres[k, 0]),
+                "y": int(centres[k, 1]),
+                "text": plain(name, 24) if few else str(k + 1),
+                "label": False,
+            }
+        )
+    _choose_labels(classes, few)
+    return {
+        "side": SIDE,
+        "height": int(xy[:, 1].max()) + MARGIN,
+        "classes": classes,
+        "shown": LEGEND,
+        "points": len(rows),
+        "width": int(np.clip(420 / np.sqrt(len(rows)), 9, 22)),
+        "few": few,
+        "discovered": any(row["discovered"] for row in classes),
+        "unlike": sum(_is_unlike(row) for row in rows),
+        "given": sum(row["status"] == GIVEN for row in rows),
+    }
+
+
+def _size(xy: Points | Any) -> float:
+    """Width of the points, or their height if they would be higher than wide."""
+    return float(np.ptp(xy, axis=0).max()) or 1.0
+
+
+def _columns(table: pa.Table) -> list[dict[str, Any]]:
+    """The columns of a prediction table that the map needs."""
+    names = ["file_name", "label", "status", "familiarity"]
+    return list(table.select([n for n in names if n in table.column_names]).to_pylist())
+
+
+def _is_unlike(row: Mapping[str, Any]) -> bool:
+    """Whether an image is unlike all classes."""
+    familiarity = row.get("familiarity")
+    return familiarity is not None and familiarity < UNUSUAL and row["status"] != GIVEN
+
+
+def _centre(xy: Points | Any) -> Any:
+    """The point that is nearest to the median."""
+    distance = np.abs(xy - np.median(xy, axis=0)).sum(1)
+    return xy[distance.argmin()]
+
+
+def _colours(centres: Any) -> list[int]:
+    """A colour for each class, so that classes of the same colour are far from each other."""
+    chosen: list[int] = []
+    for k in range(len(centres)):
+        distance = np.full(COLOURS, np.inf)
+        for other, colour in enumerate(chosen):
+            apart = float(np.hypot(*(centres[k] - centres[other])))
+            distance[colour] = min(distance[colour], apart)
+        chosen.append(int(distance.argmax()))
+    return chosen
+
+
+def _choose_labels(classes: Sequence[Json], few: bool) -> None:
+    """Mark the classes whose text finds room on the map, the largest first."""
+    taken: list[tuple[float, float, float]] = []
+    for row in classes[:LABELS]:
+        half = (9 if few else 12) * len(row["text"]) + 8
+        row["x"] = int(np.clip(row["x"], half, SIDE - half))
+        room = all(
+            abs(row["y"] - y) > 34 or abs(row["x"] - x) > half + other for x, y, other in taken
+        )
+        if room:
+            row["label"] = True
+            taken.append((row["x"], row["y"], half))
+
+
+def _dots(xy: Points | Any) -> str:
+    """A path of points: its line caps draw them."""
+    return "".join(f"M{x} {y}h0" for x, y in xy.tolist())
+
+
+def _crosses(xy: Points | Any) -> str:
+    """A path of small crosses."""
+    return "".join(f"M{x - 7} {y - 7}l14 14m0-14l-14 14" for x, y in xy.tolist())
