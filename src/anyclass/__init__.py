@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from anyclass.classifier.classifier import Classifier
     from anyclass.commands.embed import embed
     from anyclass.commands.evaluate import evaluate
+    from anyclass.commands.export import export
     from anyclass.commands.fit import fit
     from anyclass.commands.predict import predict
     from anyclass.data import Classes, ImageDataset
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "embed",
     "evaluate",
+    "export",
     "fit",
     "predict",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "OpenWorldClassifier": "estimators.open_world",
     "embed": "commands.embed",
     "evaluate": "commands.evaluate",
+    "export": "commands.export",
     "fit": "commands.fit",
     "predict": "commands.predict",
 }

@@ -154,6 +154,13 @@ def _report(line: "CommandLine") -> Answer:
     return _answer(line, report, lambda result: [result["report"]])
 
 
+def _export(line: "CommandLine") -> Answer:
+    from anyclass.commands.export import export
+    from anyclass.commands.output import export_lines
+
+    return _answer(line, export, export_lines)
+
+
 def _demo(line: "CommandLine") -> Answer:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read with torch: idle threads sleep
     from anyclass.commands.demo import demo
@@ -177,6 +184,7 @@ COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {
     "evaluate": _evaluate,
     "rename": _rename,
     "report": _report,
+    "export": _export,
     "demo": _demo,
     "models": _models,
 }

@@ -27,6 +27,7 @@ labels, class names, or neither.
   anyclass evaluate        score a run on labelled images, beside zero-shot
   anyclass rename          name discovered classes, from RUN/classes.csv
   anyclass report          write the report of a run again
+  anyclass export          write a run for other tools: ONNX, hub, open_clip, ...
   anyclass demo            try it: draw emoji, classify them, write a report
   anyclass models          list the models that --model takes
 

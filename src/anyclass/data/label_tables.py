@@ -1,5 +1,7 @@
 """Label tables: CSV, Parquet or JSONL, one row per image, for any subset of the images.
 
+JSON is an export of Label Studio.
+
 A table of predictions is a label table as well, but what a run predicted is no label: only rows
 that a person changed or confirmed, and labels that the run was given, are labels.
 """
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyclass.data.classes import listed, normal
+from anyclass.data.label_studio import label_studio_rows
 from anyclass.errors import RequestError
 from anyclass.files import csv_text
 
@@ -235,6 +238,8 @@ def _rows(table: Path, columns: tuple[str, str]) -> Iterator[Row]:
                     if not isinstance(row, dict):
                         raise ValueError("each line must be an object")
                     yield row
+        case ".json":
+            yield from label_studio_rows(table)
         case ".parquet":
             from pyarrow import parquet
 
@@ -242,7 +247,7 @@ def _rows(table: Path, columns: tuple[str, str]) -> Iterator[Row]:
             wanted &= set(parquet.read_schema(table).names)
             yield from parquet.read_table(table, columns=sorted(wanted)).to_pylist()
         case ending:
-            raise ValueError(f"its ending is {ending!r}, not .csv, .parquet or .jsonl")
+            raise ValueError(f"its ending is {ending!r}, not .csv, .parquet, .jsonl or .json")
 
 
 def _text(value: Any) -> str:

@@ -219,8 +219,9 @@ def _exported(classifier: Classifier) -> Any:
 
 def _searchsorted(ascending: Any, values: Any, **_: Any) -> Any:
     """How many of the `ascending` numbers are below each of the `values`, in ONNX operators."""
-    from onnxscript import opset20 as operators
+    import onnxscript
 
+    operators: Any = onnxscript.opset20
     column = operators.Unsqueeze(values, [-1])
     below = operators.Cast(operators.Less(ascending, column), to=7)
     return operators.ReduceSum(below, [-1], keepdims=0)

@@ -31,8 +31,8 @@ def preprocessing_graph(preprocessing: Preprocessing, opset: int, ir_version: in
     from onnx.parser import parse_model
 
     height, width = preprocessing.size
-    mode = preprocessing.resize_mode
-    interpolation = preprocessing.interpolation
+    mode: str = preprocessing.resize_mode
+    interpolation: str = preprocessing.interpolation
     if mode == "shortest" and height != width:
         mode, interpolation = "covering", "bicubic"  # as open_clip does
     newer = int(PIL.__version__.split(".")[0]) >= VERTICAL_FIRST
