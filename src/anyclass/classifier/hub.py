@@ -3,6 +3,7 @@
 The token is found by huggingface_hub (`HF_TOKEN`, or `hf auth login`); it is never written here.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from anyclass.files import read_json
 HUB = "hf-hub:"
 """Prefix of a classifier on the hub, where a folder is expected."""
 
+ENDPOINT = "HF_ENDPOINT"
+"""Environment variable with the address of another hub; read at each call."""
+
 CARD = "README.md"
-FILES = [TENSORS, SETTINGS, CARD]
-"""What is uploaded, and what is downloaded."""
+"""Name of the model card."""
 
 TAGS = ["anyclass", "image-classification", "clip"]
 
@@ -31,17 +34,19 @@ def download(name: str, revision: str | None = None) -> Path:
         revision: branch, tag or commit; None: the main branch.
 
     Raises:
-        RequestError: there is no such repository or revision, or it cannot be reached.
+        RequestError: there is no such repository, revision or classifier in it, or the hub cannot
+            be reached.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download
 
     check_name(name)
+    endpoint = os.environ.get(ENDPOINT)
     at = f" at revision {revision}" if revision else ""
     with _one_line(f"{name}{at} cannot be had from the hub"):
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
-    if not (folder / SETTINGS).is_file():
-        raise RequestError(f"{name}{at} holds no {SETTINGS}: it is no classifier of anyclass")
-    return folder
+        settings = Path(hf_hub_download(name, SETTINGS, revision=revision, endpoint=endpoint))
+        commit = settings.parent.name  # both files of the same commit
+        hf_hub_download(name, TENSORS, revision=commit, endpoint=endpoint)
+    return settings.parent
 
 
 def upload(
@@ -71,7 +76,7 @@ def upload(
         CARD: _with_metadata(card, folder, name).encode(),
     }
     files = [CommitOperationAdd(file, content) for file, content in contents.items()]
-    api = HfApi()
+    api = HfApi(os.environ.get(ENDPOINT))
     with _one_line(f"{name} cannot be uploaded"):
         api.create_repo(name, private=private, exist_ok=True)
         if revision:
@@ -129,6 +134,8 @@ def _one_line(what: str) -> Iterator[None]:
         raise RequestError(
             f"{what}: it is not in the cache, and the hub cannot be reached"
         ) from error
+    except errors.EntryNotFoundError as error:
+        raise RequestError(f"{what}: it is no classifier of anyclass") from error
     except (of_client, OSError) as error:
         first = str(error).strip().partition("\n")[0][:200]
         raise RequestError(f"{what}: {first}") from error
