@@ -1,6 +1,9 @@
 """A classifier as an ONNX file: every head, beside PyTorch; what cannot be exported says so."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +131,22 @@ def test_write_onnx__metadata(exported: Any) -> None:
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert str(Path(onnx_model.__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_example__labels_images_with_onnxruntime_alone(exported: Any, images: Path) -> None:
+    found, path, _ = exported
+    files = [images / "red square" / "0.jpg", images / "yellow kite" / "1.png"]
+    example = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
+    command = [sys.executable, str(example), str(path), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    p = found.predict_proba(files)
+    wanted = [
+        f"{file}\t{found.classes_[row.argmax()]}\t{row.max():.3f}"
+        for file, row in zip(files, p, strict=True)
+    ]
+    assert done.stdout.splitlines() == wanted
+    imported = re.findall(r"^(?:import|from) (\w+)", example.read_text("utf-8"), re.MULTILINE)
+    assert set(imported) == {"json", "sys", "numpy", "onnxruntime", "PIL"}
 
 
 def test_write_onnx__refuses_a_model_that_differs(

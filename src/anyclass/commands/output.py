@@ -258,7 +258,8 @@ def _exported(target: str, about: Result) -> str:
     match target:
         case "onnx":
             worst = about["largest_difference"]["probabilities"]
-            return f"{about['file']}: differs from PyTorch by at most {worst:.1g}"
+            difference = f"differs from PyTorch by at most {worst:.1g} on {about['images']} images"
+            return f"{about['file']}: {difference}"
         case "open_clip":
             worst = max(about["image_features"], about["text_features"])
             return f"{about['folder']}: features differ by at most {worst:.1g}"

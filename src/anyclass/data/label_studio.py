@@ -26,6 +26,8 @@ def label_studio_rows(path: Path) -> Iterator[Row]:
         raise ValueError("it is no export of Label Studio, which is a list of tasks")
     for number, task in enumerate(tasks, start=1):
         data = task.get("data", task)
+        if not isinstance(data, dict):
+            raise ValueError(f"task {number} has no data")
         name = data.get(FILE_NAME) or _local_file(data.get("image"))
         if not name:
             raise ValueError(f"task {number} has neither {FILE_NAME} nor a local image in its data")

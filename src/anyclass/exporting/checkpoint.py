@@ -11,6 +11,8 @@ open_clip_config.json after moving it.
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anyclass.backbone import Backbone
 from anyclass.backbone.loading import STARTER
 from anyclass.classifier.classifier import Classifier
@@ -105,6 +107,7 @@ def _preprocessing(clip: Backbone) -> dict[str, Any]:
     return fields
 
 
+@torch.no_grad()
 def _compare(clip: Backbone, folder: Path, texts: tuple[str, ...]) -> dict[str, float]:
     """Largest differences between the features of the saved model and of the run's."""
     saved = Backbone.load(f"local-dir:{folder}", engine="torch")

@@ -179,7 +179,10 @@ def _model(classifier: Classifier) -> Any:
     before = inline_local_functions(before)
     before = onnx.compose.add_prefix(before, "preprocessing/", rename_inputs=False)
     pixels = before.graph.output[0].name
-    return onnx.compose.merge_models(before, tower, io_map=[(pixels, "pixels")])
+    model = onnx.compose.merge_models(before, tower, io_map=[(pixels, "pixels")])
+    del model.opset_import[:]  # it lists some twice, and that of functions which are inlined
+    model.opset_import.extend(tower.opset_import)
+    return model
 
 
 def _exported(classifier: Classifier) -> Any:
