@@ -18,6 +18,7 @@ from anyclass.errors import RequestError
 from anyclass.exporting.onnx_model import Check
 from anyclass.files import check_manifest
 
+KNOWN = "green ring/2.jpg"
 Screen = pytest.CaptureFixture[str]
 
 
@@ -59,6 +60,31 @@ def test_export__cleanlab_of_other_labelled_images(
     assert said["cleanlab"]["images"] == 14
     assert said["cleanlab"]["trained_on"] == 0
     assert said["notes"] == []
+
+
+@pytest.mark.parametrize("labels", [None, "folders"])
+def test_export__cleanlab_is_told_which_labels_were_trained_on(
+    fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: str | None
+) -> None:
+    """Also where the folder of the run is given again."""
+    monkeypatch.setattr("anyclass.run.earlier.given_files", lambda _: frozenset({KNOWN}))
+    images = None if labels is None else fitted.images
+    said = export(fitted.run, cleanlab=tmp_path / "arrays", images=images, labels=labels)
+    assert said["cleanlab"]["trained_on"] == 1
+    assert np.load(tmp_path / "arrays" / "trained_on.npy").sum() == 1
+    assert said["notes"][0].startswith("1 of 13 labels in")
+
+
+def test_export__a_target_that_cannot_be_stops_all(
+    fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise RequestError("not trained")
+
+    monkeypatch.setattr(module, "check_trained", refuse)
+    with pytest.raises(RequestError, match="not trained"):
+        export(fitted.run, open_clip=tmp_path / "model", folders=tmp_path / "sorted")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export__onnx_gets_images_of_the_run(

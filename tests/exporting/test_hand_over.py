@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,18 @@ def test_folders__links_by_class(predictions: Predictions, images: Path, tmp_pat
         )
         assert link.suffix == Path(found["file_name"]).suffix
     assert {path: path.read_bytes() for path in images.rglob("*.*")} == before
+
+
+def test_folders__names_of_images_become_no_file_names(tmp_path: Path) -> None:
+    names = ("a/b.JPG", "a/b.jpg", "a b.x y", "c", "d.tar.gz?")
+    for name in names:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(name.encode())
+    rows = [row(name, "x", 0.5) for name in names]
+    write_folders(tmp_path / "out", Predictions(tmp_path / "images", rows, 0, 0))
+    links = list((tmp_path / "out" / "x").iterdir())
+    assert {link.read_bytes().decode() for link in links} == set(names)
+    assert all(re.fullmatch(r"[a-z0-9_-]+(\.\w{1,5})?", link.name) for link in links)
 
 
 def test_folders__torchvision_reads_them(predictions: Predictions, tmp_path: Path) -> None:

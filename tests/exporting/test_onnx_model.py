@@ -149,6 +149,13 @@ def test_example__labels_images_with_onnxruntime_alone(exported: Any, images: Pa
     assert set(imported) == {"json", "sys", "numpy", "onnxruntime", "PIL"}
 
 
+def test_example__is_shown_in_the_guide() -> None:
+    root = Path(__file__).parents[2]
+    code = (root / "examples" / "onnx_predict.py").read_text("utf-8")
+    guide = (root / "docs" / "guides" / "export.md").read_text("utf-8")
+    assert f"```py\n{code[code.index('import json') :]}```" in guide
+
+
 def test_write_onnx__refuses_a_model_that_differs(
     tiny_backbone: Callable[..., Backbone],
     exported: Any,

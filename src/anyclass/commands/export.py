@@ -22,7 +22,7 @@ from anyclass.exporting.label_studio import write_label_studio
 from anyclass.exporting.onnx_model import check_exportable, write_onnx
 from anyclass.exporting.predictions import Predictions
 from anyclass.files import read_json
-from anyclass.run.earlier import EarlierRun, given_files
+from anyclass.run.earlier import EarlierRun
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 
@@ -79,7 +79,7 @@ def export(
         cleanlab: folder to write: predicted probabilities and labels of the labelled images.
         images: folder of the images; by default that of the run.
         predictions: table of `anyclass predict` for other images; by default that of the run.
-        labels: for cleanlab, labels of other images: `folders`, or a table.
+        labels: for cleanlab, other labels than those of the run: `folders`, or a table.
         revision: branch on the hub; by default main.
         public: make a new repository on the hub public.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
@@ -112,23 +112,25 @@ def export(
     if hub is not None:
         check_name(hub)
     config = read_json(run / "config.json")
-    root = Path(images) if images else Path(config["images"]) if config["images"] else None
+    used = config["images"] if images is None else images
+    root = None if used is None else Path(used)
     result: Json = {"notes": []}
+    classifier = load(run, "cpu", allow_pickle) if MODELS & set(paths) else None
+    if classifier is not None:
+        _check_model(classifier, paths)
     if TABLES & set(paths):
-        table = Path(predictions) if predictions else run / "predictions.parquet"
+        table = run / "predictions.parquet" if predictions is None else Path(predictions)
         found = Predictions.read(table, root)
         result["notes"] += found.left_out()
         _write_tables(run, paths, found, result)
-    if MODELS & set(paths):
-        classifier = load(run, "cpu", allow_pickle, "auto")
+    if classifier is not None:
         _write_models(classifier, paths, _examples(run, config), result)
-        if "cleanlab" in paths:
-            with Progress(callback=callback) as log:
-                dataset = _labelled(run, classifier, images, labels)
-                known = frozenset[str]() if images else given_files(run)
-                done = write_cleanlab(paths["cleanlab"], classifier, dataset, known, log)
-            result["cleanlab"] = done
-            result["notes"] += _in_sample(done)
+    if classifier is not None and root is not None and "cleanlab" in paths:
+        dataset, known = _labelled(run, classifier, root, labels)
+        with Progress(callback=callback) as log:
+            done = write_cleanlab(paths["cleanlab"], classifier, dataset, known, log)
+        result["cleanlab"] = done
+        result["notes"] += _in_sample(done)
     if hub is not None:
         card = (run / "model" / CARD).read_text("utf-8")
         result["hub"] = upload(run / "model", hub, card, revision, not public)
@@ -168,16 +170,25 @@ def _write_tables(run: Path, paths: dict[str, Path], found: Predictions, result:
         result["fiftyone"] = write_fiftyone(paths["fiftyone"], found, classes, run.resolve().name)
 
 
-def _write_models(
-    classifier: Classifier, paths: dict[str, Path], examples: list[Image.Image], result: Json
-) -> None:
-    """Write what needs the model; refuse first."""
+def _check_model(classifier: Classifier, paths: dict[str, Path]) -> None:
+    """Refuse a target that cannot take this classifier, before anything is written.
+
+    Raises:
+        RequestError: it has no model, did not train it, or does not fit into one graph.
+    """
     if isinstance(classifier.representation, Precomputed):
         raise RequestError(NO_MODEL)
     if "open_clip" in paths:
         check_trained(classifier)
     if "onnx" in paths:
         check_exportable(classifier)
+
+
+def _write_models(
+    classifier: Classifier, paths: dict[str, Path], examples: list[Image.Image], result: Json
+) -> None:
+    """Write the model in other formats."""
+    if "onnx" in paths:
         check = write_onnx(classifier, paths["onnx"], examples)
         result["onnx"] = {"file": str(paths["onnx"]), **check._asdict()}
     if "open_clip" in paths:
@@ -198,16 +209,18 @@ def _examples(run: Path, config: Json) -> list[Image.Image]:
 
 
 def _labelled(
-    run: Path, classifier: Classifier, images: Path | str | None, labels: str | None
-) -> ImageDataset:
-    """Images with labels: those of the run, or others."""
+    run: Path, classifier: Classifier, root: Path, labels: str | None
+) -> tuple[ImageDataset, frozenset[str]]:
+    """Images with the labels of the run, or with others; and those that were trained on."""
     names = classifier.classes_
-    if images is not None:
-        return ImageDataset.read(images, names, labels)
     earlier = EarlierRun.read(run)
+    of_run = str(root.resolve()) == earlier.config["images"]
+    if labels is not None:
+        known = earlier.trained_on if of_run else frozenset[str]()
+        return ImageDataset.read(root, names, labels), known
     files = tuple(sorted(earlier.known.labels))
     given = [earlier.known.labels[file] for file in files]
-    return ImageDataset.with_labels(Path(earlier.config["images"]), files, given, names)
+    return ImageDataset.with_labels(root.resolve(), files, given, names), earlier.trained_on
 
 
 def _in_sample(done: Json) -> list[str]:

@@ -7,6 +7,7 @@ Hard links, or symbolic links where the images are on another disk. No image is 
 """
 
 import errno
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ FOLDERS = "classes.csv"
 """Table of the folders and their classes."""
 
 _COLUMNS = pa.schema([("folder", pa.string()), ("class", pa.string())])
+_ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}$")
 _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
 
 
@@ -46,8 +48,10 @@ def write_folders(folder: Path, predictions: Predictions) -> dict[str, Any]:
 def _link(predictions: Predictions, row: Row, folder: Path) -> bool:
     """Link one image into the folder of its class; whether the link is a hard one."""
     source = predictions.path(row).resolve()
-    name = Path(row["file_name"])
-    link = folder / slug(row["label"]) / f"{slug(str(name.with_suffix('')))}{name.suffix}"
+    name = str(row["file_name"])
+    ending = _ENDING.search(name)
+    suffix = ending[0] if ending else ""
+    link = folder / slug(row["label"]) / f"{slug(name.removesuffix(suffix))}{suffix}"
     try:
         link.hardlink_to(source)
     except OSError as error:

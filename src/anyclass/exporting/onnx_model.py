@@ -9,11 +9,12 @@ The last two are there if the head can tell (`OpenWorldModel`). Class names and 
 difference from PyTorch are in the file's metadata.
 """
 
-import contextlib
 import io
 import json
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,8 +196,7 @@ def _exported(classifier: Classifier) -> Any:
     pixels = torch.zeros(2, 3, *classifier.clip.preprocessing.size)
     batch = {"pixels": {0: torch.export.Dim("n", min=1, max=65536)}}
     try:
-        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of the exporter, on its own future
+        with torch.no_grad(), _silence():
             program: Any = torch.onnx.export(
                 graph,
                 (pixels,),
@@ -218,6 +218,19 @@ def _exported(classifier: Classifier) -> Any:
             del node.metadata_props[:]
             node.doc_string = ""
     return model
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what the exporter says of itself from the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _searchsorted(ascending: Any, values: Any, **_: Any) -> Any:
