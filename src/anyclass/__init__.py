@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from anyclass.commands.audit import audit
     from anyclass.commands.embed import embed
     from anyclass.commands.evaluate import evaluate
+    from anyclass.commands.export import export
     from anyclass.commands.fit import fit
     from anyclass.commands.plan import plan
     from anyclass.commands.predict import predict
@@ -33,6 +34,7 @@ __all__ = [
     "audit",
     "embed",
     "evaluate",
+    "export",
     "fit",
     "plan",
     "predict",
@@ -49,6 +51,7 @@ _HOMES = {
     "audit": "commands.audit",
     "embed": "commands.embed",
     "evaluate": "commands.evaluate",
+    "export": "commands.export",
     "fit": "commands.fit",
     "plan": "commands.plan",
     "predict": "commands.predict",

@@ -184,6 +184,13 @@ def _serve(line: "CommandLine") -> Answer:
     return _answer(line, serve, serve_lines)
 
 
+def _export(line: "CommandLine") -> Answer:
+    from anyclass.commands.export import export
+    from anyclass.commands.output import export_lines
+
+    return _answer(line, export, export_lines)
+
+
 def _demo(line: "CommandLine") -> Answer:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read with torch: idle threads sleep
     from anyclass.commands.demo import demo
@@ -208,6 +215,7 @@ COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {
     "rename": _rename,
     "report": _report,
     "serve": _serve,
+    "export": _export,
     "demo": _demo,
     "models": _models,
 }

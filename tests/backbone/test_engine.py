@@ -149,7 +149,7 @@ def test_auto__falls_back_to_torch(
 
 
 def test_onnx__that_is_not_installed(tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anyclass.backbone.engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(anyclass.backbone.onnx_runtime, "find_spec", lambda name: None)
     clip = Backbone.load(tiny_clip("huggingface"), engine="onnx")
     with pytest.raises(RequestError, match=r"pip install 'anyclass\[onnx\]'"):
         engine(clip, "head")

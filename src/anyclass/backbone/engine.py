@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from anyclass.backbone import Backbone, EngineName, Part
+from anyclass.backbone.onnx_runtime import onnx_runtime
 from anyclass.errors import RequestError
 from anyclass.files import atomic_write, cache_folder
 
@@ -93,8 +94,7 @@ def _bf16(clip: Backbone, part: Part) -> Engine:
 
 
 def _onnx(clip: Backbone, part: Part) -> Engine:
-    if not find_spec("onnxruntime") or not find_spec("onnxscript"):
-        raise RequestError("the onnx engine is not installed: pip install 'anyclass[onnx]'")
+    onnx_runtime()
     height, width = clip.preprocessing.size
     name = f"{clip.frozen_sha256(part)[:32]}-{part}-{height}x{width}.onnx"
     path = cache_folder("engines") / name
@@ -110,9 +110,8 @@ def _onnx(clip: Backbone, part: Part) -> Engine:
 
 def _session(path: Path) -> Any:
     """Load an exported tower; None if the file is damaged or not supported."""
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
+    onnxruntime = onnx_runtime()
+    errors = onnxruntime.capi.onnxruntime_pybind11_state
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # silent: failures are handled below

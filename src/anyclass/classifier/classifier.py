@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from anyclass.backbone import Backbone, EngineName
-from anyclass.classifier import saving
+from anyclass.classifier import hub, saving
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.classifier.heads import Head, edited, edits_of, fitted_head
 from anyclass.classifier.precomputed import NO_MODEL, AnyRepresentation, Precomputed
@@ -239,22 +240,66 @@ class Classifier:
         allow_pickle: bool = False,
         engine: EngineName = "auto",
         base: Backbone | None = None,
+        revision: str | None = None,
     ) -> "Classifier":
         """Read a saved classifier from its safetensors and JSON files.
 
         Args:
-            folder: folder `model` of a run.
+            folder: folder `model` of a run, or `hf-hub:OWNER/NAME`.
             device: torch device.
             allow_pickle: accept weights of the base model that are not safetensors.
             engine: engine of the frozen image tower on a CPU.
             base: the untrained base model, if it is loaded already; another model is ignored.
+            revision: branch, tag or commit on the hub.
 
         Raises:
             ModelError: a file is missing, damaged or foreign, or the base model differs from the
                 one it was fitted on.
+            RequestError: the hub has no such classifier, or cannot be reached.
         """
+        if str(folder).startswith(hub.HUB):
+            folder = hub.download(str(folder).removeprefix(hub.HUB), revision)
         content = saving.read(Path(folder), device, allow_pickle, engine, base)
         return cls(**content._asdict())
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, revision: str | None = None, device: str = "cpu"
+    ) -> "Classifier":
+        """Read a classifier from the Hugging Face hub, as `load("hf-hub:OWNER/NAME")` does.
+
+        Args:
+            name: `OWNER/NAME`.
+            revision: branch, tag or commit; by default the main branch.
+            device: torch device.
+
+        Raises:
+            RequestError: the hub has no such classifier, or cannot be reached.
+            ModelError: a file is damaged, or the base model differs.
+        """
+        return cls.load(f"{hub.HUB}{name}", device, revision=revision)
+
+    def push_to_hub(self, name: str, revision: str | None = None, private: bool = True) -> str:
+        """Upload safetensors, JSON and a card to the Hugging Face hub.
+
+        `anyclass.export(run, hub=name)` uploads the card of the run as well.
+
+        Args:
+            name: `OWNER/NAME`, made if it does not exist.
+            revision: branch to commit to; by default the main branch.
+            private: whether a new repository is private.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            RequestError: the hub refuses, or cannot be reached.
+        """
+        names = "".join(f"* {name}\n" for name in self.classes.names)
+        card = f"# An image classifier by anyclass {self.method}\n\n{names}"
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            return hub.upload(Path(folder), name, card, revision, private)["url"]
 
 
 def _dataset(images: ImageDataset | Path | str | Sequence[Path | str]) -> ImageDataset:

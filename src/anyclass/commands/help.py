@@ -28,6 +28,7 @@ labels, class names, or neither.
   anyclass rename          name discovered classes, from RUN/classes.csv
   anyclass report          write the report of a run again
   anyclass serve           review labels in the browser, predict for programs
+  anyclass export          write a run for other tools: ONNX, hub, open_clip, ...
   anyclass demo            try it: draw emoji, classify them, write a report
   anyclass models          list the models that --model takes
 

@@ -22,6 +22,7 @@ from anyclass.captioning import CAPTIONERS
 from anyclass.commands.demo import demo
 from anyclass.commands.embed import embed
 from anyclass.commands.evaluate import evaluate
+from anyclass.commands.export import export
 from anyclass.commands.flags import (
     PARTS,
     AuditFlags,
@@ -174,7 +175,16 @@ def _all_pages() -> Iterator[tuple[str, list[str]]]:
         chosen = {"captioner": captioner}
         yield _page("describe", "", chosen, describe_command(captioner))
         yield _page("rename", "", chosen, rename_command(captioner))
-    functions: tuple[Any, ...] = (embed, predict, evaluate, report, serve, demo, models)
+    functions: tuple[Any, ...] = (
+        embed,
+        predict,
+        evaluate,
+        report,
+        serve,
+        export,
+        demo,
+        models,
+    )
     for function in functions:
         yield _page(function.__name__, "", {}, function)
 
@@ -196,7 +206,7 @@ def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tu
         if option.help.endswith("(required)")
     ]
     names = {option.name for option in own}
-    if "images" in names and command not in ("describe", "embed"):
+    if "images" in names and command not in ("describe", "embed", "export"):
         needed.append("--images PATH")  # or --features, where the method takes them
     usage = " ".join(["usage:", program, *chosen, *needed, "[options]"])
     about = ABOUT_AUTO if method == "auto" else about

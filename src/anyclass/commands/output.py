@@ -332,3 +332,36 @@ def serve_lines(result: Result) -> list[str]:
         f"{result['corrections']} labels corrected or confirmed: {result['labels']}",
         f"next  {shlex.join(again)} --out NEW_RUN",
     ]
+
+
+def export_lines(result: Result) -> list[str]:
+    """What was written for each target."""
+    found = {name: about for name, about in result.items() if name != "notes"}
+    lines = [
+        f"{name.replace('_', '-'):13} {_exported(name, about)}" for name, about in found.items()
+    ]
+    return [*lines, *(f"note          {note}" for note in result["notes"])]
+
+
+def _exported(target: str, about: Result) -> str:
+    """One target in a line."""
+    match target:
+        case "onnx":
+            worst = about["largest_difference"]["probabilities"]
+            difference = f"differs from PyTorch by at most {worst:.1g} on {about['images']} images"
+            return f"{about['file']}: {difference}"
+        case "open_clip":
+            worst = max(about["image_features"], about["text_features"])
+            return f"{about['folder']}: features differ by at most {worst:.1g}"
+        case "folders":
+            links = f"{about['hard_links']} hard and {about['symbolic_links']} symbolic links"
+            return f"{about['folder']}: {links}"
+        case "label_studio":
+            tasks = f"{about['tasks']} tasks, {about['annotated']} annotated"
+            return f"{about['file']} and {about['config']}: {tasks}"
+        case "fiftyone":
+            return f"{about['file']}: {about['samples']} samples"
+        case "cleanlab":
+            return f"{about['folder']}: {about['images']} images, {about['classes']} classes"
+        case _:
+            return f"{about['url']}"

@@ -1,5 +1,7 @@
 """Label tables: CSV, Excel, Parquet or JSONL, one row per image, for any subset of the images.
 
+JSON is an export of Label Studio.
+
 A table of predictions is a label table as well, but what a run predicted is no label: only rows
 that a person changed or confirmed, and labels that the run was given, are labels.
 """

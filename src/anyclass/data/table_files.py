@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
+from anyclass.data.label_studio import CONTROL, FILE_NAME, label_studio_rows
 from anyclass.errors import RequestError
 from anyclass.files import csv_text
 
@@ -64,6 +65,8 @@ def read_table(path: Path, binary: Iterable[str] = ()) -> Table:
             return _json_lines(path)
         if ending == ".parquet":
             return _parquet(path, frozenset(binary))
+        if ending == ".json":
+            return Table((FILE_NAME, CONTROL), list(label_studio_rows(path)), ())
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, LookupError, RecursionError, NotImplementedError, csv.Error) as error:
@@ -71,7 +74,8 @@ def read_table(path: Path, binary: Iterable[str] = ()) -> Table:
     if ending in (".xls", ".xlsb", ".ods", ".numbers"):
         raise RequestError(f"{path}: {ending} is not read; save it as .xlsx or as CSV.")
     raise RequestError(
-        f"{path}: its ending is {ending!r}; give .csv, .tsv, .xlsx, .jsonl or .parquet."
+        f"{path}: its ending is {ending!r}; give .csv, .tsv, .xlsx, .jsonl, .parquet, or a "
+        ".json of Label Studio."
     )
 
 

@@ -1,0 +1,1 @@
+"""What takes a run to other tools: ONNX, the hub, open_clip, labelling tools."""

@@ -1,0 +1,89 @@
+"""Arrays for cleanlab: predicted probabilities and labels, classes in the same order.
+
+    pred_probs.npy   (N, C) float32, probability of each class
+    labels.npy       (N,) int64, the given label of each image
+    trained_on.npy   (N,) bool, whether the classifier was trained on this label
+    images.csv       file_name and label of each row
+    classes.txt      one name per line, in the order of the columns
+
+cleanlab wants probabilities by a model that has not seen the label. Where `trained_on` is true it
+has: hold labels out (`--holdout`), or give other labelled images.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int64
+
+from anyclass.classifier.classifier import Classifier
+from anyclass.data import ImageDataset
+from anyclass.errors import RequestError
+from anyclass.files import atomic_write, write_text
+from anyclass.log import Log
+from anyclass.run.tables import write_table
+
+_COLUMNS = pa.schema([("file_name", pa.string()), ("label", pa.string())])
+
+
+def write_cleanlab(
+    folder: Path,
+    classifier: Classifier,
+    dataset: ImageDataset,
+    trained_on: frozenset[str],
+    log: Log,
+) -> dict[str, Any]:
+    """Predict the labelled images and write the arrays.
+
+    Args:
+        folder: a new or empty folder.
+        classifier: predicts the images.
+        dataset: the images, with the classes of the classifier; those without a label are left
+            out.
+        trained_on: files whose label the classifier was trained on.
+        log: gets `stage`, `done` and `total`.
+
+    Returns:
+        `folder`, `images`, `classes`, `trained_on` and `rejected`.
+
+    Raises:
+        RequestError: no image has a label, or none can be read.
+    """
+    labelled = dataset.labelled
+    if not len(labelled):
+        raise RequestError(
+            "cleanlab looks at labels, and no image has one: give labelled images "
+            "(--images DIR --labels folders)"
+        )
+    rows: list[int] = []
+    parts: list[Float[np.ndarray, "n C"]] = []
+    rejected = 0
+    for part in classifier.stream(labelled):
+        rows += part.rows
+        parts.append(part.probabilities.numpy())
+        rejected += len(part.rejections)
+        log(stage="predict", done=len(rows) + rejected, total=len(labelled))
+    if not rows:
+        raise RequestError(f"no labelled image in {dataset.root} can be read")
+    files = [labelled.files[i] for i in rows]
+    labels: Int64[np.ndarray, " n"] = labelled.labels[rows]
+    known: Bool[np.ndarray, " n"] = np.array([file in trained_on for file in files])
+    arrays = {"pred_probs": np.concatenate(parts), "labels": labels, "trained_on": known}
+    for name, array in arrays.items():
+        with atomic_write(folder / f"{name}.npy") as draft, draft.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    names = classifier.classes.names
+    table = [
+        {"file_name": file, "label": names[label]}
+        for file, label in zip(files, labels, strict=True)
+    ]
+    write_table(folder / "images.csv", table, _COLUMNS)
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
+    return {
+        "folder": str(folder),
+        "images": len(rows),
+        "classes": len(names),
+        "trained_on": int(known.sum()),
+        "rejected": rejected,
+    }

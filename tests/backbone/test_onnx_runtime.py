@@ -1,0 +1,54 @@
+"""ONNX Runtime is imported in one place, with its telemetry off."""
+
+import ast
+import builtins
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anyclass
+from anyclass.backbone import onnx_runtime
+from anyclass.errors import RequestError
+
+PACKAGE = Path(anyclass.__file__).parent
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports, in functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(f"{node.module}".split(".")[0])
+    return names
+
+
+def test_onnxruntime__is_imported_in_one_place() -> None:
+    found = [path.name for path in PACKAGE.rglob("*.py") if "onnxruntime" in imported(path)]
+    assert found == ["onnx_runtime.py"]
+
+
+def test_onnx_runtime__telemetry_is_off_when_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    real = builtins.__import__
+
+    def importing(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "onnxruntime":
+            seen.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
+        return real(name, *rest, **more)
+
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setattr(builtins, "__import__", importing)
+    assert onnx_runtime.onnx_runtime().__name__ == "onnxruntime"
+    assert seen == ["1"]
+
+
+def test_onnx_runtime__not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_runtime, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"ONNX export is not installed: pip install 'anyclass"):
+        onnx_runtime.onnx_runtime("ONNX export")
