@@ -63,7 +63,9 @@ def test_classifier__edits_are_exact_and_saved(tmp_path: Path, kind: str) -> Non
     head: Any = {
         "linear": Linear(weights, drawn(K, seed=7), 3.0),
         "cosine": CosineHead(weights, 5.0),
-        "open-world": OpenWorldModel(weights, known, torch.linspace(-3, 0, 9), torch.tensor(1.7)),
+        "open-world": OpenWorldModel(
+            weights, known, torch.linspace(-3, 0, 9), temperature=torch.tensor(1.7)
+        ),
     }[kind]
     width = {"linear": E, "cosine": E, "open-world": E - 1}[kind]
     space: Any = "both" if kind == "open-world" else "projected"

@@ -267,7 +267,7 @@ def test_evaluate__new_names_are_the_new_classes(
     images.rename(images.with_name("others"))
     assert main(["evaluate", "--run", str(run), "--images", f"{images.with_name('others')}"]) == 0
     said = capsys.readouterr().out
-    assert "14 images; each class counts as the true class that it matches best, one to one" in said
+    assert "14 images, which the run was fitted on; each class counts as the true class" in said
     assert "zero-shot among the known names" in said
 
 

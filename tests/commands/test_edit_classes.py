@@ -321,7 +321,7 @@ def test_fit__says_how_sure_each_class_is(run: Path) -> None:
         if quality["agreement"] is not None:
             assert float(row["agreement"]) == pytest.approx(quality["agreement"])
             assert row["nearest"] in {other["name"] for other in rows} - {row["name"]}
-            assert "agreement over resamples" in report
+            assert "Agreement: how often two images of the class stay together" in report
     edit_classes(run, rename={"discovered 1": "kite"}, merge=[("discovered 2", "discovered 3")])
     now = read_json(run / "naming.json")["classes"]
     assert now[3]["quality"] is None, "nobody judged the merged class"
