@@ -3,15 +3,18 @@
 A name is imported when it is first used, so that `import anyclass` costs nothing.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anyclass.api.fit import fit
+    from anyclass.api.predictions import Predictions
+    from anyclass.api.run import Run, load
     from anyclass.backbone import Backbone
     from anyclass.classifier.classifier import Classifier
     from anyclass.commands.embed import embed
     from anyclass.commands.evaluate import evaluate
-    from anyclass.commands.fit import fit
     from anyclass.commands.predict import predict
     from anyclass.data import Classes, ImageDataset
     from anyclass.errors import AnyclassError
@@ -26,10 +29,13 @@ __all__ = [
     "Classifier",
     "ImageDataset",
     "OpenWorldClassifier",
+    "Predictions",
+    "Run",
     "__version__",
     "embed",
     "evaluate",
     "fit",
+    "load",
     "predict",
 ]
 
@@ -40,9 +46,12 @@ _HOMES = {
     "Classifier": "classifier.classifier",
     "ImageDataset": "data",
     "OpenWorldClassifier": "estimators.open_world",
+    "Predictions": "api.predictions",
+    "Run": "api.run",
     "embed": "commands.embed",
     "evaluate": "commands.evaluate",
-    "fit": "commands.fit",
+    "fit": "api.fit",
+    "load": "api.run",
     "predict": "commands.predict",
 }
 
@@ -51,4 +60,20 @@ def __getattr__(name: str) -> Any:
     """The public name, out of the module it lives in (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'anyclass' has no attribute {name!r}")
-    return getattr(import_module(f"anyclass.{_HOMES[name]}"), name)
+    return _imported(name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
+
+@cache
+def _imported(name: str) -> Any:
+    """A public name; the errors of a command name arguments, not flags."""
+    value = getattr(import_module(f"anyclass.{_HOMES[name]}"), name)
+    if not _HOMES[name].startswith("commands."):
+        return value
+    from anyclass.api.words import speaks_python
+
+    return speaks_python(value)

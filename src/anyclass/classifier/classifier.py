@@ -1,27 +1,27 @@
 """Classifier, the result of `fit`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from anyclass.backbone import Backbone, EngineName
+from anyclass.backbone.device import torch_device
 from anyclass.classifier import saving
 from anyclass.classifier.heads import Head
 from anyclass.classifier.precomputed import NO_MODEL, AnyRepresentation, Precomputed
 from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset, Rejection
+from anyclass.data.classes import listed
 from anyclass.data.feature_tables import FeatureTable, read_features
+from anyclass.data.label_inputs import read_images
 from anyclass.errors import ImageError, RequestError
 from anyclass.estimators.open_world_model import OpenWorldModel
-
-Array = Shaped[np.ndarray, "N D"] | Shaped[Tensor, "N D"]
-"""A matrix of features."""
 
 
 class Prediction(NamedTuple):
@@ -53,6 +53,14 @@ class Classifier:
     """The method's hyper-parameters as JSON values."""
     record: FitRecord = field(default_factory=FitRecord)
     """Labels, texts and figures of the fit; not saved with the model."""
+
+    def __repr__(self) -> str:
+        """Method, classes and model, without tensors."""
+        representation = self.representation
+        of = isinstance(representation, Precomputed)
+        model = "precomputed features" if of else self.clip.model_id
+        names = listed(self.classes.names, 3)
+        return f"Classifier({self.method}, {len(self.classes)} classes: {names}; model {model})"
 
     @property
     def clip(self) -> Backbone:
@@ -125,33 +133,29 @@ class Classifier:
             done += len(rows)
             yield self._prediction(index, rows, [])
 
-    def predict_proba(
-        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any = None
-    ) -> Float[np.ndarray, "N C"]:
+    def predict_proba(self, images: Any, extra: Any = None) -> Float[np.ndarray, "N C"]:
         """Probability of each class for each image.
 
         Args:
-            images: a folder, a list of files or an `ImageDataset`; for a classifier that was fitted
-                on features, an array (N, D) of features.
+            images: a folder, a file, images in memory, or a list of these (see `Run.predict`); for
+                a classifier that was fitted on features, an array (N, D) of features.
             extra: further features (N, H), if the classifier was fitted with such features.
 
         Raises:
             ImageError: an image is unreadable; `anyclass.predict` skips it instead.
         """
-        if isinstance(images, np.ndarray | Tensor):
+        if isinstance(images, np.ndarray | Tensor) and images.ndim == 2:
             table = read_features(images, extra)
             return np.concatenate([p.probabilities.numpy() for p in self.stream_features(table)])
         rows = []
-        for part in self.stream(_dataset(images)):
+        for part in self.stream(read_images(images)):
             if part.rejections:
                 bad = part.rejections[0]
                 raise ImageError(bad.reason, f"{bad.file_name}: {bad.detail}")
             rows.append(part.probabilities.numpy())
         return np.concatenate(rows)
 
-    def predict(
-        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any = None
-    ) -> list[str]:
+    def predict(self, images: Any, extra: Any = None) -> list[str]:
         """Most probable class of each image; arguments as for `predict_proba`."""
         return [self.classes.names[c] for c in self.predict_proba(images, extra).argmax(1)]
 
@@ -166,7 +170,7 @@ class Classifier:
     def load(
         cls,
         folder: Path | str,
-        device: str = "cpu",
+        device: str = "auto",
         allow_pickle: bool = False,
         engine: EngineName = "auto",
         base: Backbone | None = None,
@@ -175,7 +179,7 @@ class Classifier:
 
         Args:
             folder: folder `model` of a run.
-            device: torch device.
+            device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
             allow_pickle: accept weights of the base model that are not safetensors.
             engine: engine of the frozen image tower on a CPU.
             base: the untrained base model, if it is loaded already; another model is ignored.
@@ -184,14 +188,5 @@ class Classifier:
             ModelError: a file is missing, damaged or foreign, or the base model differs from the
                 one it was fitted on.
         """
-        content = saving.read(Path(folder), device, allow_pickle, engine, base)
+        content = saving.read(Path(folder), torch_device(device), allow_pickle, engine, base)
         return cls(**content._asdict())
-
-
-def _dataset(images: ImageDataset | Path | str | Sequence[Path | str]) -> ImageDataset:
-    """Read a folder or a list of files."""
-    if isinstance(images, ImageDataset):
-        return images
-    if isinstance(images, Path | str):
-        return ImageDataset.read(images)
-    return ImageDataset.of(images)

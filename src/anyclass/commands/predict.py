@@ -12,8 +12,9 @@ from anyclass.classifier.classifier import Classifier, Prediction
 from anyclass.commands.command_line import REPLACED
 from anyclass.commands.precomputed import check_images, for_features
 from anyclass.commands.request import FILE, check_share, check_source
-from anyclass.data import Classes, ImageDataset
+from anyclass.data import Classes
 from anyclass.data.feature_tables import read_features
+from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
@@ -99,7 +100,7 @@ def _source(
         table = read_features(features, extra)
         return _Source(table.names, for_features(classifier).stream_features(table))
     check_images(classifier)
-    dataset = ImageDataset.read(images)
+    dataset = read_images(images)
     for sentence in dataset.skipped:
         log.say(sentence)
     return _Source(dataset.files, classifier.stream(dataset))

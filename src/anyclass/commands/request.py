@@ -17,6 +17,8 @@ from anyclass.commands.notices import notices
 from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
 from anyclass.data.feature_tables import read_class_texts, read_features
+from anyclass.data.inputs import ImageSource
+from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.methods import METHODS, Method, Workload, suggest
@@ -38,12 +40,20 @@ SOURCES = (
 FILE = arg(metavar="FILE", constructor=Path)
 """A flag for a file, where Python also takes an array."""
 
+FOLDER = arg(metavar="PATH", constructor=Path)
+"""A flag for a folder of images, where Python also takes a list, arrays or a table."""
+
+_FILE_OR_NAMES: Any = Path | tuple[str, ...] | None
+
+NAMES = arg(metavar="FILE|NAME NAME ...", constructor=_FILE_OR_NAMES)
+"""A flag for class names, where Python also takes a mapping from names to prompts."""
+
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Request:
     """Images, known labels and classes, and settings of a run."""
 
-    images: Path | None = None
+    images: Annotated[Any, FOLDER] = None
     """Folder of images; its subfolders are searched too."""
     features: Annotated[Any, FILE] = None
     """Features of the images instead, by any image-text model: a file that `anyclass embed` wrote,
@@ -56,7 +66,7 @@ class Request:
     logit_scale: Annotated[float, Field(gt=0)] | None = None
     """With --features: factor of the model on cosine similarities; by default that in the file, or
     100."""
-    classes: Annotated[Path | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")] = None
+    classes: Annotated[Any, NAMES] = None
     """File with one class name per line, or the names themselves. Name every class you know,
     with or without labelled images."""
     labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None
@@ -105,14 +115,13 @@ class Request:
         if self.images is None:
             raise RequestError("give images (--images DIR)")
         earlier = self.earlier()
-        return ImageDataset.read(
+        return read_images(
             self.images,
             self.classes,
             self.labels,
             0 if self.unknown == "auto" else self.unknown,
             split,
-            self.file_column,
-            self.label_column,
+            (self.file_column, self.label_column),
             None if earlier is None else earlier.known,
         )
 
@@ -170,24 +179,28 @@ class Request:
         values = {field.name: getattr(self, field.name) for field in fields(Request)}
         for name in SOURCES:
             values[name] = _recorded(values[name])
+        if not isinstance(self.labels, str | Path | None):
+            values["labels"] = f"array of {len(self.labels)} labels"
         if self.features is not None:
             values["model"] = None
         return values
 
 
 def is_array(recorded: Any) -> bool:
-    """Whether an option in `config.json` was an array, which is not kept."""
+    """Whether an option in `config.json` was an array or the like, which is not kept."""
     return str(recorded).startswith("array of ")
 
 
 def _recorded(value: Any) -> Any:
-    """A source for `config.json`: an absolute path, or what an array is like."""
+    """A source for `config.json`: an absolute path, names, or what an array is like."""
     if isinstance(value, str) and value != "folders":
         value = Path(value)
     if isinstance(value, Path):
         return str(value.resolve())
     if hasattr(value, "shape"):
         return f"array of {' x '.join(map(str, value.shape))}"
+    if isinstance(value, ImageSource):
+        return f"array of {len(value)} images"
     return value
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from anyclass.commands.request import Request, is_array
 from anyclass.data import ImageDataset
 from anyclass.data.splits import hold_out
+from anyclass.errors import RequestError
 from anyclass.run.earlier import EarlierRun
 
 OWN = {"labels", "from_run", "file_column", "label_column"}
@@ -24,6 +25,8 @@ def inherited(run: Path | str) -> dict[str, Any]:
     """
     config = EarlierRun.read(Path(run)).config
     names = {declared.name for declared in fields(Request)} - OWN
+    if config.get("listed"):  # files one by one, and not all of a folder
+        names -= {"images"}
     values = {name: config[name] for name in names if config.get(name) is not None}
     return {name: value for name, value in values.items() if not is_array(value)}
 
@@ -65,6 +68,8 @@ def _as_flag(flag: str, value: Any) -> list[str]:
         return [flag if value else flag.replace("--", "--no-", 1)]
     if isinstance(value, list | tuple):
         return [flag, *map(str, value)]
+    if isinstance(value, dict):
+        raise RequestError(f"the earlier run was fitted in Python with prompts: give {flag} FILE")
     return [flag, str(value)]
 
 

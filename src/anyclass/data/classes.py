@@ -197,6 +197,28 @@ class Classes:
         return list(self.names[(len(self.names) + 1) // 2 :])
 
 
+ClassNames = Path | str | Sequence[str] | Mapping[str, str] | Classes
+"""Names of classes, a mapping from names to prompts, or a file of names."""
+
+
+def classes_of(names: ClassNames) -> Classes:
+    """Classes of names, of a mapping from names to prompts, or of a file.
+
+    Raises:
+        RequestError: the file is damaged, or names are given twice or are no texts.
+    """
+    if isinstance(names, Classes):
+        return names
+    if isinstance(names, Path | str):
+        return Classes.read(Path(names))
+    texts = [*names, *names.values()] if isinstance(names, Mapping) else [*names]
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        kind = type(wrong[0]).__name__
+        raise RequestError(f"class names and prompts must be text, not {kind} ({wrong[0]!r:.80})")
+    return Classes.of(names, names.values() if isinstance(names, Mapping) else None)
+
+
 def near_duplicates(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ only in case, spaces, `_` and `-`."""
     first: dict[str, str] = {}

@@ -5,16 +5,19 @@ Letters: N images, M of them selected.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64
+from PIL import Image
 
-from anyclass.data.classes import Classes, listed, normal
-from anyclass.data.label_tables import KnownLabels, read_labels
+from anyclass.data.classes import Classes, ClassNames, classes_of, listed, normal
+from anyclass.data.image import Limits
+from anyclass.data.label_tables import KnownLabels, LabelRows, read_labels
+from anyclass.data.memory import read_item
 from anyclass.errors import RequestError
 
 _NO_IMAGE = {
@@ -42,6 +45,9 @@ class ImageDataset:
 
     skipped: tuple[str, ...] = ()
     """Messages about skipped files and folders, one sentence each."""
+
+    memory: Mapping[str, Any] | None = None
+    """Images by their names in `files`, if they are no files below `root`: see `memory.py`."""
 
     def __post_init__(self) -> None:
         """Make the labels read-only."""
@@ -72,8 +78,8 @@ class ImageDataset:
     def read(
         cls,
         images: Path | str,
-        classes: Path | str | Sequence[str] | None = None,
-        labels: Path | str | None = None,
+        classes: ClassNames | None = None,
+        labels: Path | str | LabelRows | None = None,
         unknown: int = 0,
         split: Literal["fit", "all"] = "all",
         file_column: str = "file_name",
@@ -84,7 +90,8 @@ class ImageDataset:
 
         Args:
             images: the folder; every file in it that may be an image becomes a row.
-            classes: names, or a file of names; by default the classes of the labels.
+            classes: names, a mapping from names to prompts, or a file; by default the classes of
+                the labels.
             labels: "folders" (each image's parent folder; an empty folder is a named class), or
                 a table with paths relative to itself or to `images`.
             unknown: number of further classes to discover.
@@ -104,7 +111,8 @@ class ImageDataset:
             label_of |= {file: name for file in found.files if (name := found.parent(file))}
         elif labels is not None:
             columns = (file_column, label_column)
-            table = read_labels(Path(labels), root, found.files, columns, known)
+            given_table = labels if isinstance(labels, LabelRows) else Path(labels)
+            table = read_labels(given_table, root, found.files, columns, known)
             label_of = table.added_to(label_of)
             messages = table.messages
         kept = found.without_test() if split == "fit" else found
@@ -124,9 +132,10 @@ class ImageDataset:
         root: Path,
         files: tuple[str, ...],
         given: Sequence[str | None],
-        classes: Path | str | Sequence[str],
+        classes: ClassNames,
         unknown: int = 0,
         skipped: tuple[str, ...] = (),
+        memory: Mapping[str, Any] | None = None,
     ) -> "ImageDataset":
         """Dataset of files with a label each, None where it has none.
 
@@ -134,9 +143,10 @@ class ImageDataset:
             root: folder of the images.
             files: names of the images.
             given: label of each image.
-            classes: names, or a file of names.
+            classes: names, a mapping from names to prompts, or a file.
             unknown: number of further classes to discover.
             skipped: messages about skipped files and folders.
+            memory: images by name, if they are no files below `root`.
 
         Raises:
             RequestError: a label is none of the classes.
@@ -145,7 +155,7 @@ class ImageDataset:
         checked = _with_kinds(classes, used, unknown)
         index_of = {None: -1} | {name: c for c, name in enumerate(checked.names)}
         indices = np.array([index_of[name] for name in given], np.int64)
-        return cls(root, files, indices, checked, skipped)
+        return cls(root, files, indices, checked, skipped, memory)
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -162,6 +172,16 @@ class ImageDataset:
     def path(self, i: int) -> Path:
         """Path of image i."""
         return self.root / self.files[i]
+
+    def open(self, i: int, limits: Limits = Limits()) -> tuple[str, Image.Image]:
+        """Content hash and RGB image of image i.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        if self.memory is None:
+            return read_item(self.path(i), self.root, limits)
+        return read_item(self.memory[self.files[i]], None, limits)
 
     @property
     def labelled(self) -> "ImageDataset":
@@ -295,12 +315,9 @@ def _top(path: str) -> str:
     return path.split("/")[0].casefold()
 
 
-def _with_kinds(classes: Path | str | Sequence[str], used: set[str], unknown: int) -> Classes:
+def _with_kinds(classes: ClassNames, used: set[str], unknown: int) -> Classes:
     """Classes with their kinds; every label in `used` must be among them."""
-    if isinstance(classes, Path | str):
-        base = Classes.read(Path(classes))
-    else:
-        base = Classes.of(classes)
+    base = classes_of(classes)
     missing = sorted(used - set(base.names))
     if missing:
         raise RequestError(

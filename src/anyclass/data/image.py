@@ -10,6 +10,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +77,25 @@ def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
     Raises:
         ImageError: and nothing else, whatever the bytes are.
     """
+    return _decoded(lambda: Image.open(io.BytesIO(data), formats=FORMATS), limits)
+
+
+def open_pillow(image: Image.Image, limits: Limits = Limits()) -> Image.Image:
+    """Convert an image of Pillow as `open_image` does; the given one stays as it is.
+
+    Raises:
+        ImageError: and nothing else, whatever the image is.
+    """
+    return _decoded(image.copy, limits)
+
+
+def _decoded(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
+    """Steps 2 to 6 of the module docstring; any error becomes an `ImageError`."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decode(data, limits)
+            return _decode(opened, limits)
         except ImageError:
             raise
         except UnidentifiedImageError as error:
@@ -96,9 +111,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _decode(data: bytes, limits: Limits) -> Image.Image:
+def _decode(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
     """Steps 2 to 6 of the module docstring."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with opened() as image:
         width, height = image.size
         if width * height > limits.pixels:
             raise ImageError("too many pixels", f"{width} x {height}")

@@ -42,6 +42,24 @@ class KnownLabels(NamedTuple):
     """Labels that it predicted for the other images."""
 
 
+class LabelRows(NamedTuple):
+    """A label table in memory, in the place of a file."""
+
+    name: str
+    """What to call it in messages."""
+    rows: Sequence[Row]
+    """Its rows; every one has all columns."""
+
+    @property
+    def parent(self) -> Path:
+        """Folder that its paths are relative to: the current one."""
+        return Path()
+
+    def __str__(self) -> str:
+        """What to call it in messages."""
+        return self.name
+
+
 class TableLabels(NamedTuple):
     """What a table says."""
 
@@ -59,7 +77,7 @@ class TableLabels(NamedTuple):
 
 
 def read_labels(
-    table: Path,
+    table: Path | LabelRows,
     root: Path | None,
     files: Collection[str],
     columns: tuple[str, str],
@@ -68,7 +86,8 @@ def read_labels(
     """Read the label of each labelled file, and messages about what was taken and skipped.
 
     Args:
-        table: the table; its paths are relative to its own folder or to `root`.
+        table: a file, or rows; paths are relative to its own folder (rows: the current one) or to
+            `root`.
         root: the folder of the images, without links; every path must be inside it. None: the
             table has the names of `files` as they are.
         files: the existing images, relative to `root`.
@@ -113,7 +132,7 @@ def read_labels(
 
 
 def _image(
-    place: str, cell: str, table: Path, root: Path | None, existing: Collection[str]
+    place: str, cell: str, table: Path | LabelRows, root: Path | None, existing: Collection[str]
 ) -> str | None:
     """Name of the image in a row, its path below `root`; None if there is no such image.
 
@@ -129,7 +148,10 @@ def _image(
 
 
 def _is_predictions(
-    table: Path, rows: Sequence[Row], columns: tuple[str, str], known: KnownLabels | None
+    table: Path | LabelRows,
+    rows: Sequence[Row],
+    columns: tuple[str, str],
+    known: KnownLabels | None,
 ) -> bool:
     """Whether a table holds predictions of a run, in its column of labels.
 
@@ -176,7 +198,9 @@ def _is_label(place: str, row: Row, label: str, predicted: str) -> bool:
     return confirmed in _YES or given or label != predicted
 
 
-def _taken(table: Path, label_of: Mapping[str, str], given: Collection[str], rows: int) -> str:
+def _taken(
+    table: Path | LabelRows, label_of: Mapping[str, str], given: Collection[str], rows: int
+) -> str:
     """Message on the labels in a table of predictions."""
     taken = len(set(label_of) - set(given))
     kept = len(set(label_of) & set(given))
@@ -199,8 +223,10 @@ def _inside(root: Path, base: Path, cell: str) -> str | None:
     return path[len(prefix) :].replace(os.sep, "/") if path.startswith(prefix) else None
 
 
-def _table(table: Path, columns: tuple[str, str]) -> tuple[list[Row], str]:
+def _table(table: Path | LabelRows, columns: tuple[str, str]) -> tuple[list[Row], str]:
     """Rows of a table, and the name of its column of paths."""
+    if isinstance(table, LabelRows):
+        return _with_columns(table, list(table.rows), columns)
     if not table.exists():
         raise RequestError(
             f"{table} cannot be read: it does not exist. Give `folders` or an existing table."
@@ -211,6 +237,13 @@ def _table(table: Path, columns: tuple[str, str]) -> tuple[list[Row], str]:
         raise RequestError(f"{table} cannot be read: {error.strerror or error}.") from error
     except (ValueError, LookupError, RecursionError, NotImplementedError, csv.Error) as error:
         raise RequestError(f"{table} is damaged: {error}.") from error
+    return _with_columns(table, rows, columns)
+
+
+def _with_columns(
+    table: Path | LabelRows, rows: list[Row], columns: tuple[str, str]
+) -> tuple[list[Row], str]:
+    """Rows that have both columns, and the name of the column of paths."""
     file_column, label_column = columns
     present = sorted({str(key) for row in rows for key in row})
     if file_column == "file_name" and file_column not in present and "image_path" in present:

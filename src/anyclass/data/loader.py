@@ -1,15 +1,21 @@
-"""Data loader: worker processes read batches of images ahead of the model.
+"""Data loader: workers read batches of images ahead of the model.
+
+Workers are processes where they start as a copy of this one (fork: Linux up to Python 3.13), else
+threads: a new interpreter would import the user's script again, and run it if nothing guards it.
 
 An image that cannot be read becomes a `Rejection`, and the run continues without it.
 Letters: b images of a batch, K views of each, H and W their size.
 """
 
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from time import time
 from typing import Any, NamedTuple
@@ -22,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.image import Limits, one_line, open_bytes, read_bytes
+from anyclass.data.image import Limits, one_line, read_bytes
+from anyclass.data.memory import content_hash
 from anyclass.errors import AnyclassError, ImageError, Reason
 
 SETTLED = 2.0
@@ -74,6 +81,8 @@ def content_hashes(
 
     def checksum(index: int) -> str | None:
         try:
+            if dataset.memory is not None:
+                return content_hash(dataset.memory[dataset.files[index]], limits)
             return _checksum(dataset.path(index), dataset.root, limits)
         except ImageError:
             return None
@@ -115,7 +124,7 @@ def load_batches(
         dataset: the images to read.
         transform: makes the views of an image.
         batch_size: images of a batch, before rejections.
-        workers: processes that read ahead; by default none below 128 images, else one per core.
+        workers: workers that read ahead; by default none below 128 images, else one per core.
         limits: size limits of an image.
 
     Raises:
@@ -124,7 +133,11 @@ def load_batches(
     count = _processes(len(dataset)) if workers is None else workers
     rows = range(len(dataset))
     chunks = [list(rows[i : i + batch_size]) for i in rows[::batch_size]]
-    batches = _started(_Images(dataset, transform, limits), chunks, count)
+    images = _Images(dataset, transform, limits)
+    if count and _start_method() != "fork":
+        yield from _read_by_threads(images, chunks, count)
+        return
+    batches = _started(images, chunks, count)
     for chunk in chunks:
         try:
             indices, pixels, hashes, rejections = next(batches)
@@ -136,6 +149,25 @@ def load_batches(
                 "next ones. If memory is short, use fewer workers or a smaller batch."
             ) from error
         yield ImageBatch(indices, torch.from_numpy(pixels), hashes), rejections
+
+
+def _read_by_threads(
+    images: "_Images", chunks: Sequence[list[int]], workers: int
+) -> Iterator[tuple[ImageBatch, list[Rejection]]]:
+    """Read batches in threads, at most two for each thread ahead of the model."""
+    threads = ThreadPoolExecutor(workers)
+    waiting = deque[Future[_Read]]()
+    coming = iter(chunks)
+    try:
+        while True:
+            for chunk in islice(coming, 2 * workers - len(waiting)):
+                waiting.append(threads.submit(images.__getitem__, chunk))
+            if not waiting:
+                return
+            indices, pixels, hashes, rejections = waiting.popleft().result()
+            yield ImageBatch(indices, torch.from_numpy(pixels), hashes), rejections
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 _Read = tuple[list[int], UInt8[np.ndarray, "b K 3 H W"], list[str], list[Rejection]]
@@ -161,9 +193,8 @@ class _Images(Dataset[_Read]):
         rejections = []
         for index in chunk:
             try:
-                data = read_bytes(self.dataset.path(index), self.dataset.root, self.limits)
-                content = sha256(data).hexdigest()
-                views.append(self.transform(open_bytes(data, self.limits), content).numpy())
+                content, image = self.dataset.open(index, self.limits)
+                views.append(self.transform(image, content).numpy())
             except Exception as error:  # no single image may end a run
                 rejections.append(_rejection(self.dataset.files[index], error))
             else:
@@ -196,6 +227,14 @@ def _started(images: _Images, chunks: list[list[int]], workers: int) -> Iterator
     )
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(iter, loader).result()
+
+
+def _start_method() -> str:
+    """How processes are started, without deciding it for the rest of the program."""
+    return (
+        multiprocessing.get_start_method(allow_none=True)
+        or (multiprocessing.get_all_start_methods()[0])
+    )
 
 
 def _identity(batch: Any) -> Any:

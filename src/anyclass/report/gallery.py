@@ -7,7 +7,8 @@ the caller. Every image is decoded and encoded again.
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
-from anyclass.data import open_image
+from anyclass.data import Limits
+from anyclass.data.memory import read_item
 from anyclass.errors import AnyclassError, ImageError
 
 Json = dict[str, Any]
@@ -54,8 +56,18 @@ def title(key: str) -> str:
 
 def thumbnail(root: Path, file_name: str) -> str | None:
     """Encode an image as a small JPEG in a data URI; `None` if it can no longer be read."""
+    return item_thumbnail(root / file_name, root)
+
+
+def item_thumbnail(item: Any, root: Path | None = None) -> str | None:
+    """Encode an image as a small JPEG in a data URI; `None` if it cannot be read.
+
+    Args:
+        item: a path, or an image in memory.
+        root: folder that a file must be inside of; None: anywhere.
+    """
     try:
-        image = open_image(root / file_name, root)
+        image = read_item(item, root, Limits())[1]
     except ImageError:
         return None
     image.thumbnail((SIDE, SIDE))
@@ -66,6 +78,13 @@ def thumbnail(root: Path, file_name: str) -> str | None:
 
 def no_image(file_name: str) -> None:
     """No thumbnail: for reports without images."""
+
+
+def thumbnails_of(images: str | None, memory: Mapping[str, Any] | None = None) -> Thumbnail:
+    """Thumbnails of images in a folder or in memory; none where there are only features."""
+    if memory is not None:
+        return lambda file: item_thumbnail(memory.get(file))
+    return partial(thumbnail, Path(images)) if images else no_image
 
 
 def gallery(labels: Sequence[str], table: pa.Table, thumbnail_of: Thumbnail) -> list[list[Json]]:

@@ -9,8 +9,8 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from anyclass.report.gallery import (
     lines,
     no_image,
     plain,
-    thumbnail,
+    thumbnails_of,
     tiles,
     title,
 )
@@ -61,8 +61,13 @@ BARS = 48
 """Most bars of a training curve."""
 
 
-def summarise(run: Path, thumbnails: bool = True) -> Json:
+def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | None = None) -> Json:
     """Collect everything for the report of `run`; without `thumbnails`, no image is read.
+
+    Args:
+        run: a run folder.
+        thumbnails: whether images are shown.
+        memory: images by name, if they are in memory.
 
     Raises:
         RequestError: `run` is not the folder of a finished run.
@@ -77,9 +82,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
             )
     config, environment, classes, metrics = (read_json(run / name) for name in needed)
     images = config["images"]
-    thumbnail_of: Thumbnail = (
-        partial(thumbnail, Path(images)) if thumbnails and images else no_image
-    )
+    thumbnail_of = thumbnails_of(images, memory) if thumbnails else no_image
     everything = pq.read_table(run / "predictions.parquet")
     table = everything.filter(pc.field("status") == "ok")
     shown = _shown(everything, table)
