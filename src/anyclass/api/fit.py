@@ -105,14 +105,10 @@ def fit(
         RequestError: the request cannot be fulfilled; the message names the change needed.
         AnyclassError: too many images are unreadable, training failed, or the disk is full.
     """
-    given = {"classes": classes, "labels": labels, "unknown": unknown, "model": model}
+    given = {"classes": _classes(classes), "labels": labels, "unknown": unknown, "model": model}
     given |= {"device": device, "seed": seed, "from_run": from_run}
     if isinstance(from_run, Run):
         given["from_run"] = from_run.folder
-    if isinstance(classes, Classes):
-        given["classes"] = dict(zip(classes.names, classes.prompts, strict=True))
-    elif classes is not None and not isinstance(classes, str | Path | dict):
-        given["classes"] = tuple(classes)
     source = None if images is None else image_source(images, image_column)
     given["images"] = source
     chosen = _checked(options) | {name: v for name, v in given.items() if v is not None}
@@ -129,6 +125,14 @@ def fit(
     run = Run(Path(scratch) / "run", learned.classifier, device or "auto", source=listed)
     weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
     return run
+
+
+def _classes(classes: Any) -> Any:
+    """Class names as a tuple, a mapping to prompts, or a file."""
+    if isinstance(classes, Classes):
+        return dict(zip(classes.names, classes.prompts, strict=True))
+    plain = classes is None or isinstance(classes, str | Path | dict)
+    return classes if plain or not hasattr(classes, "__iter__") else tuple(classes)
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:

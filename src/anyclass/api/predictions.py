@@ -90,8 +90,11 @@ class Predictions(Sequence[str | None]):
         frame = self.table.to_pandas()
         return frame if self.index is None else frame.set_index(self.index)
 
-    def as_output(self, output: Output) -> Any:
+    def as_output(self, output: str) -> Any:
         """These predictions, or their table.
+
+        Args:
+            output: a value of `Output`.
 
         Raises:
             RequestError: there is no such kind of table.
@@ -137,7 +140,7 @@ class Predictions(Sequence[str | None]):
     def __repr__(self) -> str:
         rows = self.shown()
         if not rows:
-            return "0 predictions"
+            return self.summary()
         lines = [[*rows[0]], *([*row.values()] for row in rows)]
         widths = [min(40, max(map(len, column))) for column in zip(*lines, strict=True)]
         text = [self.summary()]
@@ -171,4 +174,5 @@ def _cell(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    """The end of a long text, which tells file names apart."""
+    return text if len(text) <= 40 else f"…{text[-39:]}"

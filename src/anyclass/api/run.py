@@ -190,7 +190,7 @@ class Run:
         source = None if images is None else image_source(images, image_column)
         return evaluate(
             self._run_folder(),
-            source,  # type: ignore[arg-type]
+            source,
             labels,
             device=self._device,
             allow_pickle=self._allow_pickle,

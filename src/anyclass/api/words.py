@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from anyclass.errors import AnyclassError, ImageError
 
 _FLAG = re.compile(
-    r"--(no-)?([a-z][a-z-]*[a-z])(?: ([A-Z][A-Z_|]*|\d[\d.]*|auto\b|folders\b))?(:?)"
+    r"(?<![\w-])--(no-)?([a-z][a-z-]*[a-z])(?: ([A-Z][A-Z_|]*|\d[\d.]*|auto\b|folders\b))?"
 )
 _COMMAND = re.compile(r"(`anyclass [^`]*`)")
 _SWITCHES = {"overwrite", "allow-pickle"}
@@ -43,10 +43,8 @@ def speaks_python(function: Callable[P, T]) -> Callable[P, T]:
 
 def _argument(flag: re.Match[str]) -> str:
     """An argument with its value."""
-    no, word, value, colon = flag.groups()
+    no, word, value = flag.groups()
     name = _RENAMED.get(word, word.replace("-", "_"))
-    if colon:
-        return f"{name}{f' {value}' if value else ''}:"
     if no:
         return f"{name}=False"
     if word in _SWITCHES:

@@ -16,7 +16,7 @@ from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
 from anyclass.commands.predict import load
-from anyclass.commands.request import FILE, check_share, check_source
+from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
 from anyclass.data.inputs import image_source
@@ -45,7 +45,7 @@ from anyclass.run.scoring import (
 
 def evaluate(
     run: Path | str,
-    images: Path | str | None = None,
+    images: Annotated[Any, FOLDER] = None,
     labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None,
     device: str = "auto",
     engine: EngineName = "auto",

@@ -201,8 +201,8 @@ ClassNames = Path | str | Sequence[str] | Mapping[str, str] | Classes
 """Names of classes, a mapping from names to prompts, or a file of names."""
 
 
-def classes_of(names: ClassNames) -> Classes:
-    """Classes of names, of a mapping from names to prompts, or of a file.
+def classes_of(names: Any) -> Classes:
+    """Classes of `ClassNames`.
 
     Raises:
         RequestError: the file is damaged, or names are given twice or are no texts.
@@ -211,6 +211,9 @@ def classes_of(names: ClassNames) -> Classes:
         return names
     if isinstance(names, Path | str):
         return Classes.read(Path(names))
+    if not hasattr(names, "__iter__"):
+        raise RequestError(f"classes is of type {type(names).__name__}: give a list of names")
+    names = names if isinstance(names, Mapping) else list(names)
     texts = [*names, *names.values()] if isinstance(names, Mapping) else [*names]
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:

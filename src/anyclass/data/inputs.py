@@ -68,7 +68,7 @@ def image_source(images: Any, column: str | None = None) -> Path | ImageSource:
     if is_array(images):
         return _listed(_batch(images))
     if isinstance(images, Mapping):
-        if all(hasattr(part, "column_names") for part in images.values()):
+        if images and all(hasattr(part, "column_names") for part in images.values()):
             raise RequestError(f"images has the splits {listed(images)}: choose one of them")
         return _named({str(name): image for name, image in images.items()})
     table = _table(images, column)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anyclass.data.classes import ClassNames, classes_of, normal
+from anyclass.data.classes import Classes, classes_of, normal
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.inputs import ImageSource, image_source, missing, table_column
 from anyclass.data.label_tables import KnownLabels, LabelRows, read_labels
@@ -18,7 +18,7 @@ Given = list[str | None]
 
 def read_images(
     images: Any,
-    classes: ClassNames | None = None,
+    classes: Any = None,
     labels: Any = None,
     unknown: int = 0,
     split: Literal["fit", "all"] = "all",
@@ -42,7 +42,8 @@ def read_images(
         RequestError: images, names and labels do not match.
     """
     source = image_source(images)
-    names = classes_of(classes).names if classes is not None and _may_be_numbers(labels) else None
+    known_classes = None if classes is None else classes_of(classes)
+    names = None if known_classes is None else known_classes.names
     if isinstance(source, Path):
         if labels is not None and not isinstance(labels, str | Path):
             labels = _rows(labels, names, columns, None)
@@ -51,15 +52,14 @@ def read_images(
                     "labels is a list and images is a folder, which has no order: give a mapping "
                     "{path: label}, a Series, a table, or a list of images"
                 )
-        return ImageDataset.read(source, classes, labels, unknown, split, *columns, known)
-    return _with_labels(source, classes, labels, names, unknown, columns, known)
+        return ImageDataset.read(source, known_classes, labels, unknown, split, *columns, known)
+    return _with_labels(source, known_classes, labels, unknown, columns, known)
 
 
 def _with_labels(
     source: ImageSource,
-    classes: ClassNames | None,
+    classes: Classes | None,
     labels: Any,
-    names: Sequence[str] | None,
     unknown: int,
     columns: tuple[str, str],
     known: KnownLabels | None,
@@ -67,11 +67,11 @@ def _with_labels(
     """Images one by one, with their labels; arguments as of `read_images`."""
     dataset = source.dataset
     earlier = dict(known.labels) if known else {}
-    own = [*dataset.classes.names, None]
-    given: Given = [
-        own[c] or earlier.get(f) for f, c in zip(dataset.files, dataset.labels, strict=True)
-    ]
+    named = [*dataset.classes.names, None]  # -1 is the last one
+    pairs = zip(dataset.files, dataset.labels, strict=True)
+    given: Given = [named[c] or earlier.get(file) for file, c in pairs]
     messages: tuple[str, ...] = ()
+    names = None if classes is None else classes.names
     column = table_column(source.table, labels) if isinstance(labels, str) else None
     rows: Path | LabelRows | None = None
     if column is not None:
@@ -90,17 +90,12 @@ def _with_labels(
         label_of = table.added_to(earlier)
         given = [label_of.get(file) for file in dataset.files]
         messages = table.messages
-    if classes is None and len(dataset.classes):
-        classes = dataset.classes
-    elif classes is None:
-        classes = sorted({label for label in given if label is not None})
+    used = sorted({label for label in given if label is not None})
+    own_classes = dataset.classes if len(dataset.classes) else used
+    chosen = own_classes if classes is None else classes
     return ImageDataset.with_labels(
-        dataset.root, dataset.files, given, classes, unknown, messages, dataset.memory
+        dataset.root, dataset.files, given, chosen, unknown, messages, dataset.memory
     )
-
-
-def _may_be_numbers(labels: Any) -> bool:
-    return labels is not None and not isinstance(labels, str | Path)
 
 
 def _folders(dataset: ImageDataset) -> Given:
