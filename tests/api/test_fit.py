@@ -193,7 +193,7 @@ def test_fit__features(options: dict[str, Any]) -> None:
         ((3,), {"classes": ["a"]}, "images is of type int"),
         (("photos",), {"seed": -1, "classes": ["a"]}, "^seed: input should be greater"),
         (("photos",), {"classes": 3}, "classes is of type int"),
-        (("photos",), {"classes": [3]}, "class names and prompts must be text, not int"),
+        (("photos",), {"classes": [3]}, "class names must be text, not int"),
         (("photos",), {}, r"give their names \(classes=\.\.\., one per line\)"),
         (("photos",), {"method": "autoo", "classes": ["a"]}, "there is no method 'autoo'"),
     ],

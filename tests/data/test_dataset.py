@@ -75,7 +75,7 @@ def test_read__says_what_it_leaves_out(root: Path) -> None:
     dataset = ImageDataset.read(root)
     assert set(dataset.files) == set(FILES)
     assert dataset.skipped == (
-        "skipped files that are not images (5): 'Thumbs.db', 'empty', 'notes.TXT' and 2 more.",
+        "skipped files that are not images (5): 1 .csv, 1 .db, 1 .json, 1 .txt, 1 no ending.",
         "skipped hidden files (1): 'cat/._2.jpg'.",
         "skipped hidden folders (2): '.git', 'cat/.ipynb_checkpoints'.",
         "skipped linked folders (2): 'linked', 'loop'.",
@@ -370,17 +370,17 @@ def test_table__paths_stay_in_the_folder(root: Path, tmp_path: Path, path: str) 
         ("t.csv", "file_name,label\ngone.jpg,cow\n", "labels no image in .*'gone.jpg'"),
         (
             "t.csv",
-            "file_name,class\ntop.jpg,cow\n",
-            "no column 'label', see .*; found: 'class', 'file_name'",
+            "file_name,size,month\ntop.jpg,1,2\n",
+            "no column 'label', see --label-column; found: 'file_name', 'size', 'month'",
         ),
         (
             "t.csv",
-            "file,label\ntop.jpg,cow\n",
-            "no column 'file_name', see --file-column; found: 'file', 'label'",
+            "where,label\nhere,cow\n",
+            "no column 'file_name', see --file-column; found: 'where', 'label'",
         ),
-        ("t.csv", "", "no column .*found: none"),
-        ("t.csv", "file_name,label\n", "no column"),
-        ("t.csv", b"file_name,label\ncaf\xe9,x\n", "is damaged: 'utf-8' codec"),
+        ("t.csv", "", "t.csv is empty: write the columns file_name,label and a row per image"),
+        ("t.csv", "file_name,label\n", "a header .*and no row: .* such as b dog/10.JPG,CLASS"),
+        ("t.csv", b"file_name,label\ncaf\x81\x01,x\n", "is damaged: it is neither UTF-8 nor"),
         ("t.csv", "file_name,label\n" + "x" * 200_000 + ",x\n", "is damaged: field larger"),
         ("t.csv", "file_name,label\ntop.jpg,a\0b\n", "control characters"),
         ("t.csv", 'file_name,label\ntop.jpg,"a\nb"\n', "control characters"),
@@ -392,7 +392,9 @@ def test_table__paths_stay_in_the_folder(root: Path, tmp_path: Path, path: str) 
         ("t.jsonl", '{"file_name": "\\ud800", "label": "x"}', "labels no image"),
         ("t.parquet", b"PAR1 nonsense PAR1", "is damaged: "),
         ("t.parquet", b"", "is damaged: "),
-        ("t.xlsx", "x", "its ending is '.xlsx'"),
+        ("t.xlsx", "x", "is damaged: it is no Excel file"),
+        ("t.xls", "x", ".xls is not read; save it as .xlsx or as CSV"),
+        ("t.doc", "x", "its ending is '.doc'; give .csv"),
     ],
 )
 def test_table__refused(root: Path, name: str, content: str | bytes, words: str) -> None:

@@ -234,7 +234,9 @@ def test_feature_dataset__refuses_labels_that_do_not_fit(given: Any, said: str) 
 def test_feature_dataset__refuses_a_table_of_other_rows(tmp_path: Path) -> None:
     csv = tmp_path / "labels.csv"
     csv.write_text("file_name,label\nzebra,a\n")
-    with pytest.raises(RequestError, match="labels no row .* such as 'row 0'; it lists 'zebra'"):
+    with pytest.raises(
+        RequestError, match="labels no row .*it lists 'zebra', and here an image is called 'row 0'"
+    ):
         dataset(labels=csv)
     csv.write_text("file_name,label\nrow 1,a\nrow 1,b\n")
     with pytest.raises(RequestError, match="row 2: 'row 1' has two labels, 'a', 'b'"):

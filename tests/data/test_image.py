@@ -21,6 +21,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from anyclass.data import Limits, open_bytes, open_image, read_bytes
+from anyclass.data.image import FORMATS, readable_formats
 from anyclass.errors import ImageError
 
 WHITE = (255, 255, 255)
@@ -149,7 +150,7 @@ def test_open_image__other_formats_called_jpg_are_no_images(format: str, tmp_pat
     with pytest.raises(ImageError) as caught:
         open_image(tmp_path / "image.jpg", tmp_path)
     assert caught.value.reason == "not an image"
-    assert caught.value.detail == "none of JPEG, PNG, WEBP, BMP, TIFF, GIF"
+    assert caught.value.detail.startswith("none of JPEG, PNG, WEBP, BMP, TIFF, GIF")
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 100, b"<svg/>", b"GIF89a", b"\xff\xd8\xff", b"BM"])
@@ -205,7 +206,7 @@ def test_open_bytes__damaged_exif() -> None:
     assert open_bytes(encode(pattern(), "JPEG", exif=garbage)).size == pattern().size
     half = rotated().tobytes()[:30]  # Pillow warns about it
     assert open_bytes(encode(pattern(), "PNG", exif=half)).size == pattern().size
-    assert reason(encode(pattern(), "PNG", exif=garbage)) == "truncated or damaged"
+    assert open_bytes(encode(pattern(), "PNG", exif=garbage)).size == pattern().size
 
 
 def test_open_bytes__metadata_is_gone() -> None:
@@ -296,13 +297,13 @@ def test_open_bytes__transparent_palettes(format: str, several: bool) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "hidden", "seen"),
-    [("L", 7, 8), ("RGB", (1, 2, 3), (1, 2, 4)), ("1", 0, 255), ("I;16", 256, 257)],
+    [("L", 7, 8), ("RGB", (1, 2, 3), (1, 2, 4)), ("1", 0, 255), ("I;16", 256, 65535)],
 )
 def test_open_bytes__a_png_colour_that_means_transparent(mode: str, hidden, seen) -> None:
     image = Image.new(mode, (2, 1), hidden)
     image.putpixel((1, 0), seen)
     opened = open_bytes(encode(image, "PNG", transparency=hidden))
-    features = {"L": (8,) * 3, "RGB": (1, 2, 4), "1": WHITE, "I;16": (1,) * 3}[mode]
+    features = {"L": (8,) * 3, "RGB": (1, 2, 4), "1": WHITE, "I;16": WHITE}[mode]
     assert [opened.getpixel((x, 0)) for x in (0, 1)] == [WHITE, features]
 
 
@@ -504,3 +505,50 @@ def test_open_bytes__flipped_bytes(name: str, draw: st.DataObject) -> None:
 def test_open_bytes__a_good_beginning_and_nonsense(name: str, tail: bytes) -> None:
     assert_harmless(SMALL[name][:16] + tail)
     assert_harmless(SMALL[name][: len(SMALL[name]) // 2] + tail)
+
+
+@pytest.mark.parametrize("format", ["HEIF", "AVIF"])
+def test_open_bytes__heic_and_avif(format: str) -> None:
+    if format not in readable_formats():
+        pytest.skip(f"no decoder of {format} is installed")
+    full_colour = {"chroma": 444} if format == "HEIF" else {"subsampling": "4:4:4"}
+    data = encode(pattern(), format, quality=100, **full_colour)
+    image = open_bytes(data)
+    assert image.mode == "RGB"
+    assert difference(image, pattern()) <= LOSS
+    assert reason(data[: len(data) // 2]) in ("truncated or damaged", "not an image")
+    assert reason(data, Limits(pixels=14 * 10 * 36 - 1)) == "too many pixels"
+    stored = pattern().transpose(Image.Transpose.ROTATE_90)
+    stored.info["exif"] = rotated().tobytes()
+    turned = encode(stored, format, quality=100, exif=stored.info["exif"], **full_colour)
+    assert difference(open_bytes(turned), pattern()) <= LOSS
+
+
+def test_open_bytes__heic_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anyclass.data.image.readable_formats", lambda: FORMATS)
+    data = struct.pack(">I", 24) + b"ftypheic" + b"\0" * 90
+    with pytest.raises(ImageError, match=r"not an image: it is HEIC: pip install 'anyclass\[heif"):
+        open_bytes(data)
+
+
+def test_open_bytes__an_odd_exif_value_does_not_reject_a_rotated_photo() -> None:
+    stored = pattern().transpose(Image.Transpose.ROTATE_90)
+    data = bytearray(encode(stored, "JPEG", exif=rotated(), quality=95, subsampling=0))
+    place = data.index(struct.pack(">HH", 0x011A, 5))  # a rational number ...
+    data[place + 2 : place + 4] = struct.pack(">H", 7)  # ... becomes bytes, which nobody can write
+    assert difference(open_bytes(bytes(data)), pattern()) <= LOSS
+
+
+def test_open_bytes__a_large_scan_is_told_in_megapixels() -> None:
+    for side, words in ((10_392, "10392 x 10392, 108 million; at most 80"), (20_000, "more than")):
+        with pytest.raises(ImageError) as caught:
+            open_bytes(bomb(side, side))
+        assert words in caught.value.detail
+        assert "DOS" not in caught.value.detail
+
+
+@pytest.mark.parametrize(("brightest", "full"), [(200, 255), (900, 1023), (4000, 4095)])
+def test_open_bytes__fewer_bits_in_a_16_bit_file_are_not_dark(brightest: int, full: int) -> None:
+    grey = np.array([[0, brightest // 2, brightest]], np.uint16)
+    pixels = np.asarray(open_bytes(encode(Image.fromarray(grey), "PNG")))[0, :, 0]
+    assert pixels.tolist() == [round(255 * int(value) / full) for value in grey[0]]

@@ -80,8 +80,9 @@ def test_read_images__a_folder_with_labels_by_path(
     assert given(root, pa.Table.from_pandas(frame)) == wanted
     other = frame.rename(columns={"label": "class"})
     assert given(root, other, columns=("file_name", "class")) == wanted
-    with pytest.raises(RequestError, match="labels has no column 'label', .*'class', 'file_name'"):
-        given(root, other)
+    assert given(root, other) == wanted, "the column is guessed"
+    with pytest.raises(RequestError, match="labels has no column 'label'"):
+        given(root, frame.rename(columns={"label": "q"}).assign(r=1))
     monkeypatch.chdir(root / "y")
     assert given(root, {"1.png": "disc"}) == [None, None, "disc", None]
 
@@ -129,9 +130,12 @@ def test_read_images__keeps_the_labels_of_a_dataset(root: Path) -> None:
 
 
 def test_read_images__prompts_of_classes() -> None:
-    dataset = read_images(arrays(), {"kite": "a toy kite", "disc": "disc"}, ["kite", None, None])
+    prompts = {"kite": ["a toy kite", "paper kite"], "disc": "disc"}
+    dataset = read_images(arrays(), prompts, ["kite", None, None])
     assert dataset.classes.names == ("kite", "disc")
-    assert dataset.classes.prompts == ("a toy kite", "disc")
+    assert dataset.classes.all_prompts == (("a toy kite", "paper kite"), ("disc",))
+    assert read_images(dataset).classes == dataset.classes
+    assert read_images(arrays(), dataset.classes).classes.all_prompts[0][1] == "paper kite"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_read_images__prompts_of_classes() -> None:
         ({}, None, "labels is empty"),
         ({"9": "a"}, None, "labels labels no row|labels no"),
         ("folders", None, "needs files"),
-        (["a", "b", "c"], [1, 2], r"class names and prompts must be text, not int \(1\)"),
+        (["a", "b", "c"], [1, 2], r"class names must be text, not int \(1\)"),
     ],
 )
 def test_read_images__refuses(labels: Any, classes: Any, said: str) -> None:

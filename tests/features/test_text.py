@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,7 +183,9 @@ def test_cached_class_features__are_encoded_once(
     assert torch.equal(first, class_features(causal, prompts, templates))
     encoded = list[int]()
     encode = causal.texts
-    monkeypatch.setattr(causal, "texts", lambda texts: encoded.append(len(texts)) or encode(texts))
+    monkeypatch.setattr(
+        causal, "texts", lambda texts, **_: encoded.append(len(texts)) or encode(texts)
+    )
     assert torch.equal(cached_class_features(causal, prompts, templates), first)
     assert encoded == []
     other = cached_class_features(causal, prompts[::-1], templates)
@@ -191,3 +194,27 @@ def test_cached_class_features__are_encoded_once(
         path.write_bytes(b"damaged")
     assert torch.equal(cached_class_features(causal, prompts, templates), first)
     assert encoded == [6, 6]
+
+
+def test_class_features__are_the_normalised_mean_over_synonyms(
+    tiny_backbone: Callable[..., Backbone],
+) -> None:
+    clip = tiny_backbone()
+    prompts = [["red square", "plain red"], "kite", ("blue disc", "round", "ring")]
+    templates = [PLAIN, "a drawing of a {}."]
+    found = class_features(clip, prompts, templates)
+    for c, phrases in enumerate([prompts[0], ["kite"], prompts[2]]):
+        texts = [fill(template, phrase) for phrase in phrases for template in templates]
+        mean = clip.texts(texts).mean(0)
+        assert torch.allclose(found[c], mean / mean.norm(), atol=1e-6)
+
+
+def test_texts__show_progress_where_there_are_many(
+    tiny_backbone: Callable[..., Backbone],
+) -> None:
+    rows: list[dict[str, Any]] = []
+    names = [f"kite {i}" for i in range(11)]
+    features = tiny_backbone().texts(names, batch_size=2, log=lambda **row: rows.append(row))
+    assert [row["done"] for row in rows] == [2, 4, 6, 8, 10, 11]
+    assert {row["total"] for row in rows} == {11}
+    assert torch.equal(features, tiny_backbone().texts(names, batch_size=2))

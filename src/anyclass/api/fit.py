@@ -14,8 +14,8 @@ from anyclass.api.run import Run
 from anyclass.api.words import speaks_python
 from anyclass.commands.fit import fit_run
 from anyclass.commands.request import Request
-from anyclass.data import Classes
 from anyclass.data.inputs import ImageSource, image_source
+from anyclass.data.label_inputs import class_source
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method
 from anyclass.run.progress import Callback
@@ -105,7 +105,7 @@ def fit(
         RequestError: the request cannot be fulfilled; the message names the change needed.
         AnyclassError: too many images are unreadable, training failed, or the disk is full.
     """
-    given = {"classes": _classes(classes), "labels": labels, "unknown": unknown, "model": model}
+    given = {"classes": class_source(classes), "labels": labels, "unknown": unknown, "model": model}
     given |= {"device": device, "seed": seed, "from_run": from_run}
     if isinstance(from_run, Run):
         given["from_run"] = from_run.folder
@@ -125,14 +125,6 @@ def fit(
     run = Run(Path(scratch) / "run", learned.classifier, device or "auto", source=listed)
     weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
     return run
-
-
-def _classes(classes: Any) -> Any:
-    """Class names as a tuple, a mapping to prompts, or a file."""
-    if isinstance(classes, Classes):
-        return dict(zip(classes.names, classes.prompts, strict=True))
-    plain = classes is None or isinstance(classes, str | Path | dict)
-    return classes if plain or not hasattr(classes, "__iter__") else tuple(classes)
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,13 @@ from anyclass.backbone.loading import load_model
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing
 from anyclass.errors import RequestError
+from anyclass.log import Log, silent
 
 Part = Literal["head", "tail", "all"]
 """Trained part: the projections; also the image tower's last stage; or the whole model."""
+
+MANY_BATCHES = 4
+"""Batches of texts above which their progress is shown."""
 
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
@@ -93,13 +97,25 @@ class Backbone:
         with self._autocast():
             return _unit(self.model.encode_image(pixels))
 
-    def texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "B D"]:
-        """Unit features of texts; each distinct text is encoded once."""
+    def texts(
+        self, texts: Sequence[str], batch_size: int = 256, log: Log = silent
+    ) -> Float[Tensor, "B D"]:
+        """Unit features of texts; each distinct text is encoded once.
+
+        Args:
+            texts: B texts.
+            batch_size: texts that are encoded together.
+            log: gets `stage="texts"`, `done` and `total` where there are many batches.
+        """
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         parts = [distinct[i : i + batch_size] for i in range(0, len(distinct), batch_size)]
-        features = torch.cat(
-            [self.text_tail(self.text_trunk(part, "head"), "head") for part in parts]
-        )
+        encoded = []
+        for part in parts:
+            encoded.append(self.text_tail(self.text_trunk(part, "head"), "head"))
+            if len(parts) > MANY_BATCHES:
+                done = min(len(encoded) * batch_size, len(distinct))
+                log(stage="texts", done=done, total=len(distinct))
+        features = torch.cat(encoded)
         row = {text: i for i, text in enumerate(distinct)}
         return features[[row[text] for text in texts]]
 

@@ -61,7 +61,7 @@ def wise_ft(clip: Backbone, classifier: Classifier, share: float = 0.5) -> Class
     start = clip.parameters(part)
     for name, theta in mixed.parameters(part).items():
         theta.copy_((1 - share) * start[name] + share * theta)
-    prompts = classifier.classes.prompts
+    prompts = classifier.classes.all_prompts
     template = str(classifier.fields.get("template", PLAIN))
     after = class_features(classifier.clip, prompts, [template])
     same_shape = after.shape == head.weights.shape

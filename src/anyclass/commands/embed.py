@@ -12,7 +12,7 @@ from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
-from anyclass.commands.request import check_share
+from anyclass.commands.request import check_share, split_names
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_formats import ENDINGS, write_arrays
 from anyclass.errors import RequestError
@@ -130,7 +130,7 @@ def _classes(classes: Path | str | tuple[str, ...] | None) -> Classes | None:
     """Names of the classes, where they were given."""
     if classes is None:
         return None
-    return Classes.read(Path(classes)) if isinstance(classes, str | Path) else Classes.of(classes)
+    return Classes.read(split_names(classes))
 
 
 def _image_arrays(data: AnyFeatures, extra: bool, log: Progress) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _image_arrays(data: AnyFeatures, extra: bool, log: Progress) -> dict[str, An
 def _text_arrays(clip: Backbone, classes: Classes, template: str) -> dict[str, Any]:
     """Text features, names, and the model's factor on cosine similarities."""
     return {
-        "class_text": _numpy(cached_class_features(clip, classes.prompts, [template])),
+        "class_text": _numpy(cached_class_features(clip, classes.all_prompts, [template])),
         "class_names": np.array(classes.names),
         "logit_scale": np.float32(clip.logit_scale.detach().cpu()),
     }

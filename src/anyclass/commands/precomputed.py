@@ -1,8 +1,6 @@
 """Features that were computed before, in the place of images: for fit, evaluate and predict."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +12,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import NO_MODEL, Precomputed, of_features
 from anyclass.data import ImageDataset
+from anyclass.data.class_files import ClassSource
 from anyclass.data.classes import listed
 from anyclass.data.feature_tables import (
     LOGIT_SCALE,
@@ -32,7 +31,7 @@ from anyclass.features.text import PLAIN
 class Given(NamedTuple):
     """What is known of the classes of features."""
 
-    classes: Path | Sequence[str] | None
+    classes: ClassSource | None
     """Names, or a file of names."""
     labels: Any
     """folders, a label table or an array."""

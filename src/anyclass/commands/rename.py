@@ -20,7 +20,7 @@ from tyro.conf import Suppress
 
 from anyclass.captioning import AnyCaptioner
 from anyclass.data import Classes
-from anyclass.data.classes import normal
+from anyclass.data.classes import normal, readable
 from anyclass.errors import RequestError
 from anyclass.files import (
     MANIFEST,
@@ -194,8 +194,8 @@ def _renamed(classes: Classes, names: Sequence[str]) -> Classes:
     prompts = list(classes.prompts)
     for k, kind in enumerate(classes.kinds):
         if kind == "unknown":
-            prompts[k] = names[k].replace("_", " ")
-    return Classes(tuple(names), classes.kinds, tuple(prompts))
+            prompts[k] = readable(names[k])
+    return Classes(tuple(names), classes.kinds, tuple(prompts), synonyms=classes.synonyms)
 
 
 def _prepare(run: Path, classes: Classes, naming: Json) -> None:

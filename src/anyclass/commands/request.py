@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tyro.conf import arg
 
@@ -43,10 +43,12 @@ FILE = arg(metavar="FILE", constructor=Path)
 FOLDER = arg(metavar="PATH", constructor=Path)
 """A flag for a folder of images, where Python also takes a list, arrays or a table."""
 
-_FILE_OR_NAMES: Any = Path | tuple[str, ...] | None
 
-NAMES = arg(metavar="FILE|NAME NAME ...", constructor=_FILE_OR_NAMES)
-"""A flag for class names, where Python also takes a mapping from names to prompts."""
+def split_names(classes: Any) -> Any:
+    """Names that commas separate (`daisy,rose,tulip`), where there is no such file."""
+    if isinstance(classes, Path) and "," in str(classes) and not classes.exists():
+        return tuple(name.strip() for name in str(classes).split(",") if name.strip())
+    return classes
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -66,9 +68,14 @@ class Request:
     logit_scale: Annotated[float, Field(gt=0)] | None = None
     """With --features: factor of the model on cosine similarities; by default that in the file, or
     100."""
-    classes: Annotated[Any, NAMES] = None
+    classes: Annotated[
+        Path | tuple[str, ...] | dict[str, str | tuple[str, ...]] | None,
+        AfterValidator(split_names),
+        arg(metavar="FILE|NAME NAME ...", constructor=Path | tuple[str, ...] | None),
+    ] = None
     """File with one class name per line, or the names themselves. Name every class you know,
-    with or without labelled images."""
+    with or without labelled images. A table with the columns name,prompt tells in which words
+    the model is asked; JSON and YAML are read too. In Python also a dict from names to prompts."""
     labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None
     """`folders`: the parent folder of an image is its label. Or a table of file names and labels:
     CSV, Parquet or JSONL."""

@@ -10,7 +10,6 @@ import numpy as np
 from anyclass.commands.request import Request, is_array
 from anyclass.data import ImageDataset
 from anyclass.data.splits import hold_out
-from anyclass.errors import RequestError
 from anyclass.run.earlier import EarlierRun
 
 OWN = {"labels", "from_run", "file_column", "label_column"}
@@ -45,6 +44,8 @@ def inherited_flags(flags: Sequence[str]) -> list[str]:
         return words
     given = {word.partition("=")[0].replace("_", "-").replace("--no-", "--") for word in words}
     for name, value in inherited(run).items():
+        if isinstance(value, dict):  # names with prompts, from Python: no flag takes them
+            value = Path(run) / "classes.json"
         flag = f"--{name.replace('_', '-')}"
         if flag not in given:
             words += _as_flag(flag, value)
@@ -68,8 +69,6 @@ def _as_flag(flag: str, value: Any) -> list[str]:
         return [flag if value else flag.replace("--", "--no-", 1)]
     if isinstance(value, list | tuple):
         return [flag, *map(str, value)]
-    if isinstance(value, dict):
-        raise RequestError(f"the earlier run was fitted in Python with prompts: give {flag} FILE")
     return [flag, str(value)]
 
 

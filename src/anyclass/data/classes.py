@@ -1,6 +1,6 @@
 """Class names, how much is known of each class, and the prompts that describe them."""
 
-import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -33,9 +33,14 @@ class Classes:
     unknown: int = 0
     """Number of further classes to discover."""
 
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    """Further prompts of each class; empty: no class has any. See `all_prompts`."""
+
     def __post_init__(self) -> None:
         """Reject duplicates, empty names, control characters and fields of unequal length."""
-        if not len(self.names) == len(self.kinds) == len(self.prompts) or self.unknown < 0:
+        alike = len(self.names) == len(self.kinds) == len(self.prompts)
+        alike = alike and len(self.synonyms) in (0, len(self.names))
+        if not alike or self.unknown < 0:
             raise RequestError(
                 "names, kinds and prompts must have the same length, and `unknown` must not be "
                 "negative."
@@ -56,7 +61,7 @@ class Classes:
     def of(
         cls,
         names: Iterable[str],
-        prompts: Iterable[str] | None = None,
+        prompts: Iterable[str | Sequence[str]] | None = None,
         labelled: Collection[str] = (),
         unknown: int = 0,
     ) -> "Classes":
@@ -64,41 +69,31 @@ class Classes:
 
         Args:
             names: one per class, any Unicode; commas and several words are allowed.
-            prompts: one per class; by default the name with `_` as a space.
+            prompts: one per class, or several; by default, or where there are none, the name in
+                words (`readable`).
             labelled: names of the classes with labelled images.
             unknown: number of further classes to discover.
         """
         names = tuple(normal(name) for name in names)
-        if prompts is None:
-            prompts = tuple(name.replace("_", " ") for name in names)
-        else:
-            prompts = tuple(normal(prompt) for prompt in prompts)
+        given = [() for _ in names] if prompts is None else [_phrases(some) for some in prompts]
+        filled = [some or (readable(name),) for some, name in zip(given, names, strict=False)]
+        more = tuple(some[1:] for some in filled)
         with_labels = {normal(name) for name in labelled}
         kinds = tuple[Kind, ...]("labelled" if name in with_labels else "named" for name in names)
-        return cls(names, kinds, prompts, unknown)
+        first = tuple(some[0] for some in filled)
+        return cls(names, kinds, first, unknown, more if any(more) else ())
 
     @classmethod
-    def read(cls, path: Path) -> "Classes":
-        """Read one name per line, or a JSON list of names, or a JSON object {prompt: name}.
+    def read(cls, source: Path | str | Sequence[str] | Mapping[str, Any]) -> "Classes":
+        """Names of a file, a list, or a mapping from names to prompts; each counts once.
 
         Raises:
-            RequestError: the file is missing, damaged, empty, or lists a class twice.
+            RequestError: a file is missing, damaged or holds no name.
         """
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            value = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
-        except OSError as error:
-            raise RequestError(f"{path} cannot be read: {error.strerror}.") from error
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"{path} is not a list of class names: {error}.") from error
-        names = list(value.values()) if isinstance(value, dict) else value
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise RequestError(f"{path} must hold a list of names or an object {{prompt: name}}.")
-        if not any(name.strip() for name in names):
-            raise RequestError(f"{path} contains no class name. Write one name per line.")
-        if isinstance(value, dict):
-            return cls.of(names, prompts=value)
-        return cls.of(name for name in names if name.strip())
+        from anyclass.data.class_files import class_names
+
+        found = class_names(source)
+        return cls.of(found.names, found.prompts)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Classes":
@@ -121,7 +116,10 @@ class Classes:
 
     def to_json(self) -> dict[str, Any]:
         """Names, kinds, prompts and the number of unknown classes as JSON values."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        if not self.synonyms:
+            del values["synonyms"]
+        return values
 
     def discovered(self, labelled: Collection[int]) -> "Classes":
         """The `total` classes after category discovery.
@@ -135,13 +133,16 @@ class Classes:
         names: list[str] = []
         prompts: list[str] = []
         kinds: list[Kind] = []
+        more: list[tuple[str, ...]] = []
         for c in range(self.total):
             known = c in labelled
             name = self.names[c] if known else next(free)
             names.append(name)
             prompts.append(self.prompts[c] if known else name)
             kinds.append("labelled" if known else "unknown")
-        return Classes(tuple(names), tuple(kinds), tuple(prompts))
+            more.append(self.synonyms[c] if known and self.synonyms else ())
+        synonyms = tuple(more) if any(more) else ()
+        return Classes(tuple(names), tuple(kinds), tuple(prompts), synonyms=synonyms)
 
     def with_discovered(self) -> "Classes":
         """The `total` classes where those with a name keep it.
@@ -153,7 +154,14 @@ class Classes:
         new = tuple(next(free) for _ in range(self.unknown))
         nothing: Kind = "unknown"
         kinds = (*self.kinds, *([nothing] * self.unknown))
-        return Classes((*self.names, *new), kinds, (*self.prompts, *new))
+        synonyms = self.synonyms and (*self.synonyms, *([()] * self.unknown))
+        return Classes((*self.names, *new), kinds, (*self.prompts, *new), synonyms=synonyms)
+
+    @property
+    def all_prompts(self) -> tuple[tuple[str, ...], ...]:
+        """All prompts of each class; its text feature is the normalised mean over them."""
+        more = self.synonyms or [()] * len(self.prompts)
+        return tuple((first, *others) for first, others in zip(self.prompts, more, strict=True))
 
     @property
     def total(self) -> int:
@@ -197,29 +205,17 @@ class Classes:
         return list(self.names[(len(self.names) + 1) // 2 :])
 
 
-ClassNames = Path | str | Sequence[str] | Mapping[str, str] | Classes
-"""Names of classes, a mapping from names to prompts, or a file of names."""
+_WORD_STARTS = re.compile(
+    "(?<=[a-zà-öø-ÿ]{2})(?=[A-ZÀ-ÖØ-Þ][a-zà-öø-ÿ])|(?<=[A-ZÀ-ÖØ-Þ]{2})(?=[A-ZÀ-ÖØ-Þ][a-zà-öø-ÿ]{2})"
+)
 
 
-def classes_of(names: Any) -> Classes:
-    """Classes of `ClassNames`.
+def readable(name: str) -> str:
+    """A name in words, for a prompt: `red_panda` and `RedPanda` become `red panda`, `Red Panda`.
 
-    Raises:
-        RequestError: the file is damaged, or names are given twice or are no texts.
+    Names such as iPhone, McDonald and T-shirt stay as they are.
     """
-    if isinstance(names, Classes):
-        return names
-    if isinstance(names, Path | str):
-        return Classes.read(Path(names))
-    if not hasattr(names, "__iter__"):
-        raise RequestError(f"classes is of type {type(names).__name__}: give a list of names")
-    names = names if isinstance(names, Mapping) else list(names)
-    texts = [*names, *names.values()] if isinstance(names, Mapping) else [*names]
-    wrong = [text for text in texts if not isinstance(text, str)]
-    if wrong:
-        kind = type(wrong[0]).__name__
-        raise RequestError(f"class names and prompts must be text, not {kind} ({wrong[0]!r:.80})")
-    return Classes.of(names, names.values() if isinstance(names, Mapping) else None)
+    return _WORD_STARTS.sub(" ", name.replace("_", " "))
 
 
 def near_duplicates(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -243,6 +239,12 @@ def listed(items: Iterable[str], most: int = 5) -> str:
     items = list(items)
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(repr(item) for item in items[:most]) + more
+
+
+def _phrases(prompts: str | Sequence[str]) -> tuple[str, ...]:
+    """Prompts of one class, normalised."""
+    many = (prompts,) if isinstance(prompts, str) else prompts
+    return tuple(normal(prompt) for prompt in many)
 
 
 def _unprintable(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from anyclass.data.class_files import ClassSource
 from anyclass.data.classes import Classes, listed, normal
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.feature_formats import Arrays, read_arrays
@@ -139,7 +140,7 @@ def read_class_texts(source: Source) -> ClassTexts:
 def feature_dataset(
     table: FeatureTable,
     texts: ClassTexts | None = None,
-    classes: Path | str | Sequence[str] | None = None,
+    classes: ClassSource | None = None,
     labels: Source = None,
     unknown: int = 0,
     columns: tuple[str, str] = ("file_name", "label"),
@@ -309,8 +310,8 @@ def _label_array(labels: Source) -> Shaped[np.ndarray, " N"]:
 
 
 def _class_names(
-    classes: Path | str | Sequence[str] | None, texts: ClassTexts | None, labels: Any
-) -> Path | str | Sequence[str] | None:
+    classes: ClassSource | None, texts: ClassTexts | None, labels: Any
+) -> ClassSource | None:
     """Names of the classes; None: those of the labels."""
     if classes is not None:
         return classes
@@ -326,7 +327,7 @@ def _class_names(
     return names or None
 
 
-def _named_labels(labels: Any, names: Path | str | Sequence[str] | None) -> list[str | None]:
+def _named_labels(labels: Any, names: ClassSource | None) -> list[str | None]:
     """The class name of each row; None: no label."""
     if labels.dtype.kind in "US":
         return [normal(str(label)) or None for label in labels.tolist()]

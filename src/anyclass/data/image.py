@@ -1,7 +1,7 @@
 """Safe image decoding: six steps from an untrusted file to an RGB image.
 
 1. a regular file inside the folder, within the size limit    4. load: the only full check
-2. one of six formats, decided by content                     5. apply the EXIF rotation
+2. one of eight formats, decided by content                   5. apply the EXIF rotation
 3. width x height from the header within the limit            6. convert to RGB on white
 """
 
@@ -12,17 +12,36 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from anyclass.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Formats for Pillow to try. Without this list an EPS called `.jpg` would start Ghostscript."""
 
+INSTALL_HEIF = "pip install 'anyclass[heif]'"
+"""What makes HEIC images readable."""
+
 _BITS_PER_SAMPLE = 258
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that cameras, scanners and microscopes store in 16-bit files."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the image upright."""
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _WARNINGS = threading.Lock()
 
 
@@ -77,7 +96,7 @@ def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
     Raises:
         ImageError: and nothing else, whatever the bytes are.
     """
-    return _decoded(lambda: Image.open(io.BytesIO(data), formats=FORMATS), limits)
+    return _decoded(lambda: _opened(data), limits, data)
 
 
 def open_pillow(image: Image.Image, limits: Limits = Limits()) -> Image.Image:
@@ -89,7 +108,7 @@ def open_pillow(image: Image.Image, limits: Limits = Limits()) -> Image.Image:
     return _decoded(image.copy, limits)
 
 
-def _decoded(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
+def _decoded(opened: Callable[[], Image.Image], limits: Limits, data: bytes = b"") -> Image.Image:
     """Steps 2 to 6 of the module docstring; any error becomes an `ImageError`."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,9 +118,10 @@ def _decoded(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
         except ImageError:
             raise
         except UnidentifiedImageError as error:
-            raise ImageError("not an image", f"none of {', '.join(FORMATS)}") from error
+            raise ImageError("not an image", _what_instead(data)) from error
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ImageError("too many pixels", one_line(error)) from error
+            most = min(limits.pixels, Image.MAX_IMAGE_PIXELS or limits.pixels)
+            raise ImageError("too many pixels", f"more than {_millions(most)} million") from error
         except Exception as error:  # decoders raise any exception on damaged bytes
             raise ImageError("truncated or damaged", one_line(error)) from error
 
@@ -111,17 +131,63 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """`FORMATS`, AVIF if Pillow has it, HEIF if pillow-heif (the extra `heif`) is installed."""
+    known: tuple[str, ...] = FORMATS
+    if features.check("avif"):
+        known += ("AVIF",)
+    if find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener(thumbnails=False)
+        known += ("HEIF",)
+    return known
+
+
+def _what_instead(data: bytes) -> str:
+    """What to say of bytes that no decoder knows."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in readable_formats():
+        return f"it is HEIC: {INSTALL_HEIF}"
+    return f"none of {', '.join(readable_formats())}"
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Step 2: open an image of a known format."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_decode` checks its size
+        return Image.open(io.BytesIO(data), formats=readable_formats())
+
+
 def _decode(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
     """Steps 2 to 6 of the module docstring."""
     with opened() as image:
         width, height = image.size
-        if width * height > limits.pixels:
-            raise ImageError("too many pixels", f"{width} x {height}")
+        most = min(limits.pixels, Image.MAX_IMAGE_PIXELS or limits.pixels)
+        if width * height > most:
+            size = f"{width} x {height}, {_millions(width * height)} million"
+            raise ImageError("too many pixels", f"{size}; at most {_millions(most)} million")
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        turn = _TURNS.get(_orientation(image))
         rgb = _rgb(image)
     rgb.info = {}
-    return rgb
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _millions(pixels: int) -> str:
+    """A number of pixels in millions."""
+    return f"{pixels / 1e6:.3g}" if pixels < 1e9 else f"{pixels / 1e6:,.0f}"
+
+
+def _orientation(image: Image.Image) -> Any:
+    """EXIF orientation, 1 to 8; 1 where the metadata is damaged: the pixels are good all the same.
+
+    `ImageOps.exif_transpose` also writes the metadata anew, which fails on any odd value in it.
+    """
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # metadata is parsed by code that raises anything
+        return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -138,11 +204,19 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey (TIFF: also 12) by its full range; a plain convert clips to white."""
+    """Scale 16-bit grey by its full range; a plain convert clips to white.
+
+    The range is that of the fewest bits, 8, 10, 12, 14 or 16, that hold the brightest pixel:
+    cameras and microscopes store 12-bit values in 16-bit files. A TIFF may also name 12.
+    """
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
     grey = np.asarray(image).astype(np.float32)
+    hidden = grey == image.info.get("transparency", -1)
+    if bits == 16:
+        brightest = grey.max(initial=0, where=~hidden)
+        bits = next(depth for depth in _DEPTHS if brightest < 2**depth)
     scaled = (grey * (255 / (2**bits - 1))).round().clip(0, 255)
-    scaled[grey == image.info.get("transparency", -1)] = 255
+    scaled[hidden] = 255
     return Image.fromarray(scaled.astype(np.uint8))
 
 

@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anyclass.data.classes import Classes, classes_of, normal
+from anyclass.data.class_files import ClassSource, class_names
+from anyclass.data.classes import Classes, normal
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.inputs import ImageSource, image_source, missing, table_column
-from anyclass.data.label_tables import KnownLabels, LabelRows, read_labels
+from anyclass.data.label_tables import KnownLabels, read_labels
+from anyclass.data.table_files import Table
 from anyclass.errors import RequestError
 
 Given = list[str | None]
@@ -42,8 +44,10 @@ def read_images(
         RequestError: images, names and labels do not match.
     """
     source = image_source(images)
-    known_classes = None if classes is None else classes_of(classes)
-    names = None if known_classes is None else known_classes.names
+    classes = class_source(classes)
+    names = None
+    if classes is not None and labels is not None and not isinstance(labels, str | Path):
+        names = class_names(classes).names
     if isinstance(source, Path):
         if labels is not None and not isinstance(labels, str | Path):
             labels = _rows(labels, names, columns, None)
@@ -52,14 +56,35 @@ def read_images(
                     "labels is a list and images is a folder, which has no order: give a mapping "
                     "{path: label}, a Series, a table, or a list of images"
                 )
-        return ImageDataset.read(source, known_classes, labels, unknown, split, *columns, known)
-    return _with_labels(source, known_classes, labels, unknown, columns, known)
+        return ImageDataset.read(source, classes, labels, unknown, split, *columns, known)
+    return _with_labels(source, classes, labels, names, unknown, columns, known)
+
+
+def class_source(classes: Any) -> ClassSource | None:
+    """Names of classes, a mapping from names to prompts, or a file of names.
+
+    Raises:
+        RequestError: a name is no text.
+    """
+    if isinstance(classes, Classes):
+        return dict(zip(classes.names, classes.all_prompts, strict=True))
+    if classes is None or isinstance(classes, str | Path):
+        return classes
+    if not hasattr(classes, "__iter__"):
+        raise RequestError(f"classes is of type {type(classes).__name__}: give a list of names")
+    names = dict(classes) if isinstance(classes, Mapping) else tuple(classes)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        kind = type(wrong[0]).__name__
+        raise RequestError(f"class names must be text, not {kind} ({wrong[0]!r:.80})")
+    return names
 
 
 def _with_labels(
     source: ImageSource,
-    classes: Classes | None,
+    classes: ClassSource | None,
     labels: Any,
+    names: Sequence[str] | None,
     unknown: int,
     columns: tuple[str, str],
     known: KnownLabels | None,
@@ -71,9 +96,8 @@ def _with_labels(
     pairs = zip(dataset.files, dataset.labels, strict=True)
     given: Given = [named[c] or earlier.get(file) for file, c in pairs]
     messages: tuple[str, ...] = ()
-    names = None if classes is None else classes.names
     column = table_column(source.table, labels) if isinstance(labels, str) else None
-    rows: Path | LabelRows | None = None
+    rows: Path | Table | None = None
     if column is not None:
         given = _texts(column[0], column[1] or names)
     elif isinstance(labels, str) and labels == "folders":
@@ -91,10 +115,10 @@ def _with_labels(
         given = [label_of.get(file) for file in dataset.files]
         messages = table.messages
     used = sorted({label for label in given if label is not None})
-    own_classes = dataset.classes if len(dataset.classes) else used
-    chosen = own_classes if classes is None else classes
+    if classes is None:
+        classes = class_source(dataset.classes if len(dataset.classes) else used)
     return ImageDataset.with_labels(
-        dataset.root, dataset.files, given, chosen, unknown, messages, dataset.memory
+        dataset.root, dataset.files, given, classes or (), unknown, messages, dataset.memory
     )
 
 
@@ -110,7 +134,7 @@ def _rows(
     names: Sequence[str] | None,
     columns: tuple[str, str],
     source: ImageSource | None,
-) -> LabelRows | None:
+) -> Table | None:
     """Labels by path or name as rows of a table; None: they are in the order of the images."""
     if hasattr(labels, "column_names"):
         table = labels.to_pylist() if hasattr(labels, "to_pylist") else list(labels)
@@ -129,18 +153,18 @@ def _rows(
 
 def _checked(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None, columns: tuple[str, str]
-) -> LabelRows:
+) -> Table:
     """Rows whose labels are texts."""
     if not rows:
         raise RequestError("labels is empty: leave it out, or give the label of an image")
     if columns[1] not in rows[0]:
-        return LabelRows("labels", [dict(row) for row in rows])  # the reader names the columns
+        return Table(tuple(map(str, rows[0])), [dict(row) for row in rows], ())
     texts = _texts([row[columns[1]] for row in rows], names)
     cells = [
         {key: None if missing(cell) else cell for key, cell in row.items()} | {columns[1]: text}
         for row, text in zip(rows, texts, strict=True)
     ]
-    return LabelRows("labels", cells)
+    return Table(tuple(map(str, rows[0])), cells, ())
 
 
 def _listed(labels: Any, count: int) -> list[Any]:

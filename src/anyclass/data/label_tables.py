@@ -1,19 +1,19 @@
-"""Label tables: CSV, Parquet or JSONL, one row per image, for any subset of the images.
+"""Label tables: CSV, Excel, Parquet or JSONL, one row per image, for any subset of the images.
 
 A table of predictions is a label table as well, but what a run predicted is no label: only rows
 that a person changed or confirmed, and labels that the run was given, are labels.
 """
 
-import csv
-import json
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyclass.data.classes import listed, normal
+from anyclass.data.image_names import ImageNames
+from anyclass.data.label_columns import choose_columns
+from anyclass.data.table_files import Table, read_table
 from anyclass.errors import RequestError
-from anyclass.files import csv_text
 
 PREDICTED = "predicted_label"
 """Column of a table of predictions: the label that the run predicted, empty if it was given."""
@@ -42,24 +42,6 @@ class KnownLabels(NamedTuple):
     """Labels that it predicted for the other images."""
 
 
-class LabelRows(NamedTuple):
-    """A label table in memory, in the place of a file."""
-
-    name: str
-    """What to call it in messages."""
-    rows: Sequence[Row]
-    """Its rows; every one has all columns."""
-
-    @property
-    def parent(self) -> Path:
-        """Folder that its paths are relative to: the current one."""
-        return Path()
-
-    def __str__(self) -> str:
-        """What to call it in messages."""
-        return self.name
-
-
 class TableLabels(NamedTuple):
     """What a table says."""
 
@@ -77,7 +59,7 @@ class TableLabels(NamedTuple):
 
 
 def read_labels(
-    table: Path | LabelRows,
+    source: Path | Table,
     root: Path | None,
     files: Collection[str],
     columns: tuple[str, str],
@@ -86,8 +68,8 @@ def read_labels(
     """Read the label of each labelled file, and messages about what was taken and skipped.
 
     Args:
-        table: a file, or rows; paths are relative to its own folder (rows: the current one) or to
-            `root`.
+        source: a table in a file or in memory; its paths are relative to its own folder (in memory:
+            the current one) or to `root`.
         root: the folder of the images, without links; every path must be inside it. None: the
             table has the names of `files` as they are.
         files: the existing images, relative to `root`.
@@ -98,17 +80,26 @@ def read_labels(
         RequestError: the table is damaged, has paths outside of `root`, contradicts itself, labels
             no image at all, or has predictions that cannot be told from labels.
     """
-    rows, file_column = _table(table, columns)
-    predictions = _is_predictions(table, rows, columns, known)
+    table = Path("labels") if isinstance(source, Table) else source
+    content = source if isinstance(source, Table) else _table(source, columns)
+    images = ImageNames(table, root, files)
+    chosen = choose_columns(content, str(table), columns, images)
+    rows = chosen.rows
+    label_column = chosen.label
+    predictions = _is_predictions(table, rows, (chosen.file, label_column), known)
+    cells = _without_decimals([_text(row.get(label_column)) for row in rows])
     label_of: dict[str, str] = {}
     given = set()
     absent = []
-    existing = set(files)
-    for number, row in enumerate(rows, start=1):
+    filled = 0
+    for number, (row, label_cell) in enumerate(zip(rows, cells, strict=True), start=1):
         place = f"{table}, row {number}"
-        cell = _text(row.get(file_column))
-        file = _image(place, cell, table, root, existing)
-        label = normal(_text(row.get(columns[1])))
+        cell = _text(row.get(chosen.file))
+        label = normal(label_cell)
+        if not cell.strip() and not label:
+            continue  # a blank row
+        filled += 1
+        file = _image(place, cell, images)
         if file is None:
             absent.append(cell)
             continue
@@ -119,39 +110,34 @@ def read_labels(
         if label and label_of.setdefault(file, label) != label:
             both = listed([label_of[file], label])
             raise RequestError(f"{place}: {cell!r} has two labels, {both}.")
-    if absent and not label_of and (not predictions or len(absent) == len(rows)):
-        where = (
-            f"image in {root}" if root else f"row of the features, such as {next(iter(files))!r}"
+    if absent and not label_of and (not predictions or len(absent) == filled):
+        where = f"image in {root}" if root else "row of the features"
+        raise RequestError(
+            f"{table} labels no {where}; it lists {listed(absent, 3)}, and here an image is "
+            f"called {images.example!r}."
         )
-        raise RequestError(f"{table} labels no {where}; it lists {listed(absent, 3)}.")
-    messages = [_taken(table, label_of, given, len(rows))] if predictions else []
+    messages = [*content.messages, *chosen.messages, *images.messages()]
+    messages += [_taken(table, label_of, given, filled)] if predictions else []
     if absent:
         message = f"skipped rows of {table.name} without an image ({len(absent)}): "
         messages.append(f"{message}{listed(absent, 3)}.")
     return TableLabels(label_of, frozenset(given - set(label_of)), tuple(messages))
 
 
-def _image(
-    place: str, cell: str, table: Path | LabelRows, root: Path | None, existing: Collection[str]
-) -> str | None:
-    """Name of the image in a row, its path below `root`; None if there is no such image.
+def _image(place: str, cell: str, images: ImageNames) -> str | None:
+    """Name of the image in a row, its path below the root; None if there is no such image.
 
     Raises:
-        RequestError: it lies outside of `root`.
+        RequestError: it lies outside of the root; the message names the row.
     """
-    if root is None:
-        return cell if cell in existing else None
-    candidates = [_inside(root, base, cell) for base in (table.parent.resolve(), root)]
-    if not any(candidates):
-        raise RequestError(f"{place}: {cell!r} is outside of {root}.")
-    return next((candidate for candidate in candidates if candidate in existing), None)
+    try:
+        return images.find(cell)
+    except RequestError as error:
+        raise RequestError(f"{place}: {error}") from error
 
 
 def _is_predictions(
-    table: Path | LabelRows,
-    rows: Sequence[Row],
-    columns: tuple[str, str],
-    known: KnownLabels | None,
+    table: Path, rows: Sequence[Row], columns: tuple[str, str], known: KnownLabels | None
 ) -> bool:
     """Whether a table holds predictions of a run, in its column of labels.
 
@@ -198,9 +184,7 @@ def _is_label(place: str, row: Row, label: str, predicted: str) -> bool:
     return confirmed in _YES or given or label != predicted
 
 
-def _taken(
-    table: Path | LabelRows, label_of: Mapping[str, str], given: Collection[str], rows: int
-) -> str:
+def _taken(table: Path, label_of: Mapping[str, str], given: Collection[str], rows: int) -> str:
     """Message on the labels in a table of predictions."""
     taken = len(set(label_of) - set(given))
     kept = len(set(label_of) & set(given))
@@ -216,70 +200,29 @@ def _taken(
     return f"{sentence}. Other rows are predictions."
 
 
-def _inside(root: Path, base: Path, cell: str) -> str | None:
-    """Path of `cell`, given relative to `base`, below `root`; None if outside. No disk access."""
-    path = os.path.normpath(os.path.join(base, cell))  # noqa: PTH118
-    prefix = os.path.join(root, "")  # noqa: PTH118
-    return path[len(prefix) :].replace(os.sep, "/") if path.startswith(prefix) else None
-
-
-def _table(table: Path | LabelRows, columns: tuple[str, str]) -> tuple[list[Row], str]:
-    """Rows of a table, and the name of its column of paths."""
-    if isinstance(table, LabelRows):
-        return _with_columns(table, list(table.rows), columns)
+def _table(table: Path, columns: tuple[str, str]) -> Table:
+    """Content of a table."""
     if not table.exists():
         raise RequestError(
             f"{table} cannot be read: it does not exist. Give `folders` or an existing table."
         )
-    try:
-        rows = list(_rows(table, columns))
-    except OSError as error:
-        raise RequestError(f"{table} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, LookupError, RecursionError, NotImplementedError, csv.Error) as error:
-        raise RequestError(f"{table} is damaged: {error}.") from error
-    return _with_columns(table, rows, columns)
+    return read_table(table, {*columns, "image_path"})
 
 
-def _with_columns(
-    table: Path | LabelRows, rows: list[Row], columns: tuple[str, str]
-) -> tuple[list[Row], str]:
-    """Rows that have both columns, and the name of the column of paths."""
-    file_column, label_column = columns
-    present = sorted({str(key) for row in rows for key in row})
-    if file_column == "file_name" and file_column not in present and "image_path" in present:
-        file_column = "image_path"
-    for column, flag in ((file_column, "--file-column"), (label_column, "--label-column")):
-        if column not in present:
-            found = listed(present) or "none"
-            raise RequestError(f"{table} has no column {column!r}, see {flag}; found: {found}.")
-    return rows, file_column
-
-
-def _rows(table: Path, columns: tuple[str, str]) -> Iterator[Row]:
-    """Read the rows of a table; the file's ending decides the format."""
-    match table.suffix.lower():
-        case ".csv":
-            with table.open(encoding="utf-8-sig", newline="") as file:
-                for row in csv.DictReader(file):
-                    yield {key: csv_text(row[key] or "") for key in row if isinstance(key, str)}
-        case ".jsonl":
-            with table.open(encoding="utf-8-sig") as file:
-                for row in map(json.loads, filter(str.strip, file)):
-                    if not isinstance(row, dict):
-                        raise ValueError("each line must be an object")
-                    yield row
-        case ".parquet":
-            from pyarrow import parquet
-
-            wanted = {*columns, "image_path", PREDICTED, CONFIRMED, *_PREDICTIONS}
-            wanted &= set(parquet.read_schema(table).names)
-            yield from parquet.read_table(table, columns=sorted(wanted)).to_pylist()
-        case ending:
-            raise ValueError(f"its ending is {ending!r}, not .csv, .parquet or .jsonl")
+def _without_decimals(labels: list[str]) -> list[str]:
+    """Numbers without `.0`, which pandas adds where cells of a column of numbers are empty."""
+    filled = [label for label in labels if label.strip()]
+    if len(filled) < len(labels) and all(re.fullmatch(r"\s*-?\d+\.0\s*", one) for one in filled):
+        return [label.strip().removesuffix(".0") for label in labels]
+    return labels
 
 
 def _text(value: Any) -> str:
     """A cell as text, empty for null and NaN."""
     if isinstance(value, list | dict):
         raise RequestError(f"a path or a label must be text or a number, not {value!r:.80}.")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return "" if value is None or value != value else str(value)

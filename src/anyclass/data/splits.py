@@ -75,7 +75,7 @@ def discovery_split(
     truth = new_index[dataset.labels]
     labels = np.where(labelled_share(dataset.labels, known, share, seed), truth, -1)
     names = [dataset.classes.names[c] for c in known]
-    prompts = [dataset.classes.prompts[c] for c in known]
+    prompts = [dataset.classes.all_prompts[c] for c in known]
     labelled = [names[c] for c in set(labels[labels >= 0].tolist())]
     classes = Classes.of(names, prompts, labelled, unknown=len(order) - len(known))
     return replace(dataset, labels=labels, classes=classes), truth

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone, Part
 from anyclass.data import Augmentation, CropAndFlip, Rejection
+from anyclass.data.image import readable_formats
 from anyclass.errors import AnyclassError
 from anyclass.files import atomic_write, cache_folder, write_json
 from anyclass.log import Log
@@ -122,7 +123,8 @@ def cache_folder_of(clip: Backbone, trunk: str, how: Embedding, engine: str) -> 
         engine: name of the engine of the trunk.
     """
     key = {"trunk": trunk, "preprocessing": clip.preprocessing.to_json()}
-    key |= asdict(how) | {"engine": engine, "pillow": PIL.__version__, "format": 1}
+    key |= asdict(how) | {"engine": engine, "pillow": PIL.__version__, "format": 2}
+    key |= {"formats": readable_formats()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder("features", digest)
     if not (folder / "about.json").is_file():

@@ -14,7 +14,7 @@ from anyclass.backbone import Part
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import FeatureTable
 from anyclass.features.store import FeatureStore
-from anyclass.log import Log
+from anyclass.log import Log, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +97,12 @@ class PrecomputedFeatures:
             return self.image_features(part, log)
         return torch.from_numpy(np.concatenate([h for _, h in self.table.blocks()]))
 
-    def class_features(self, templates: Sequence[str]) -> Float[Tensor, "C D"]:
+    def class_features(self, templates: Sequence[str], log: Log = silent) -> Float[Tensor, "C D"]:
         """Unit text feature of each class; NaN: the class has no text."""
         return self.texts
 
     def named_class_features(
-        self, classes: Classes, templates: Sequence[str]
+        self, classes: Classes, templates: Sequence[str], log: Log = silent
     ) -> tuple[Int[np.ndarray, " n"], Float[Tensor, "n D"]]:
         """Indices of the classes with a text, and their texts; discovered classes have none."""
         named = np.flatnonzero(~self.texts.isnan().any(1).numpy())

@@ -22,7 +22,7 @@ from anyclass.features.extract import (
     tower_features,
 )
 from anyclass.features.text import cached_class_features
-from anyclass.log import Log
+from anyclass.log import Log, silent
 
 
 class FeatureStore:
@@ -133,18 +133,18 @@ class FeatureStore:
         return x, tower_features(self.embed(Embedding("head"), log)).to(x)
 
     def named_class_features(
-        self, classes: Classes, templates: Sequence[str]
+        self, classes: Classes, templates: Sequence[str], log: Log = silent
     ) -> tuple[Int[np.ndarray, " n"], Float[Tensor, "n D"]]:
         """Indices of the classes with a name, and their unit text features."""
         named = [c for c in range(len(classes)) if classes.kind(c) != "unknown"]
-        prompts = [classes.prompts[c] for c in named]
+        prompts = [classes.all_prompts[c] for c in named]
         if not prompts:
             return np.array([], np.int64), torch.zeros(0, 0, device=self.device)
-        return np.array(named), cached_class_features(self.clip, prompts, templates)
+        return np.array(named), cached_class_features(self.clip, prompts, templates, log)
 
-    def class_features(self, templates: Sequence[str]) -> Float[Tensor, "C D"]:
+    def class_features(self, templates: Sequence[str], log: Log = silent) -> Float[Tensor, "C D"]:
         """Unit text feature of each class, cached on disk."""
-        return cached_class_features(self.clip, self.dataset.classes.prompts, templates)
+        return cached_class_features(self.clip, self.dataset.classes.all_prompts, templates, log)
 
 
 class _SharedResults:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from anyclass.backbone import Backbone
 from anyclass.errors import RequestError
 from anyclass.files import atomic_write, cache_folder
+from anyclass.log import Log, silent
 
 PLAIN = "a photo of a {}."
 """Template of CLIP's paper; LatteCLIP uses it for class prompts and baselines."""
@@ -135,38 +136,72 @@ def openai_templates() -> tuple[str, ...]:
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
+Prompts = Sequence[str | Sequence[str]]
+"""Prompts of the C classes: one of each, or several."""
+
+
+class ClassTexts(NamedTuple):
+    """Texts of C classes, T in all: those of a class stand together."""
+
+    texts: list[str]
+    """Templates filled with prompts."""
+    sizes: list[int]
+    """Number of texts of each class."""
+
+    @classmethod
+    def of(cls, prompts: Prompts, templates: Sequence[str]) -> "ClassTexts":
+        """Fill each template with each prompt."""
+        groups = [(some,) if isinstance(some, str) else some for some in prompts]
+        texts = [fill(t, phrase) for some in groups for phrase in some for t in templates]
+        return cls(texts, [len(some) * len(templates) for some in groups])
+
+    def mean(self, features: Float[Tensor, "T D"]) -> Float[Tensor, "C D"]:
+        """Normalised mean of the unit features of each class; those of single texts as they are."""
+        return features if len(self.texts) == len(self.sizes) else self.normalised_mean(features)
+
+    def normalised_mean(self, features: Float[Tensor, "T D"]) -> Float[Tensor, "C D"]:
+        """Normalised mean of the features of each class."""
+        if len(set(self.sizes)) == 1:
+            means = features.reshape(len(self.sizes), self.sizes[0], -1).mean(1)
+        else:
+            means = torch.stack([some.mean(0) for some in features.split(self.sizes)])
+        return nn.functional.normalize(means, dim=-1)
+
+
 def class_features(
-    clip: Backbone, prompts: Sequence[str], templates: Sequence[str]
+    clip: Backbone, prompts: Prompts, templates: Sequence[str], log: Log = silent
 ) -> Float[Tensor, "C D"]:
-    """Unit text feature of each class: the normalised mean over templates of unit features.
+    """Unit text feature of each class: the normalised mean over its texts of unit features.
 
     Args:
         clip: the model.
-        prompts: class prompts of the C classes.
+        prompts: prompts of the C classes.
         templates: one template, or an ensemble.
+        log: gets `stage="texts"`, `done` and `total` where there are many texts.
     """
-    texts = [fill(template, prompt) for prompt in prompts for template in templates]
-    features = clip.texts(texts).reshape(len(prompts), len(templates), -1)
-    return nn.functional.normalize(features.mean(1), dim=-1)
+    texts = ClassTexts.of(prompts, templates)
+    return texts.normalised_mean(clip.texts(texts.texts, log=log))
 
 
 @torch.no_grad()
 def cached_class_features(
-    clip: Backbone, prompts: Sequence[str], templates: Sequence[str]
+    clip: Backbone, prompts: Prompts, templates: Sequence[str], log: Log = silent
 ) -> Float[Tensor, "C D"]:
     """`class_features` of an untrained model, cached on disk.
 
     Args:
         clip: the untrained model.
-        prompts: class prompts of the C classes.
+        prompts: prompts of the C classes.
         templates: one template, or an ensemble.
+        log: gets the progress of encoding many texts.
     """
-    key = json.dumps([clip.weights_sha256, list(templates), list(prompts)])
+    plain = [some if isinstance(some, str) or len(some) > 1 else some[0] for some in prompts]
+    key = json.dumps([clip.weights_sha256, list(templates), plain])
     path = cache_folder("texts") / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
     try:  # clone: the alignment of memory-mapped tensors changes the rounding of products
         return load_file(path)["features"].clone().to(clip.device)
     except (OSError, SafetensorError, KeyError):
-        features = class_features(clip, prompts, templates)
+        features = class_features(clip, prompts, templates, log)
     with atomic_write(path) as draft:
         save_file({"features": features.cpu().contiguous()}, draft)
     return features

@@ -100,7 +100,7 @@ class ClipAdapter:
             keep: checkpoint file, to resume a killed run; None: no checkpoint.
         """
         clip = task.clip
-        prompts = task.classes.prompts
+        prompts = task.classes.all_prompts
         training_set = task.training_set(log)
         with torch.no_grad():
             t = class_features(clip, prompts, [self.template])

@@ -33,7 +33,7 @@ from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import cached_part
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, class_features, fill
+from anyclass.features.text import PLAIN, ClassTexts, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
@@ -79,18 +79,18 @@ class Flyp:
         data = data.of(dataset)
         tune = self.tuning.tune
         micro = self.tuning.micro_batch
-        prompts = dataset.classes.prompts
+        prompts = dataset.classes.all_prompts
         c_zs = self._zero_shot(data, log)
         known = torch.tensor(dataset.labels) if self.learn_from == "given" else c_zs
         tuned = data.clip.copy()
         agreement = torch.tensor(float("nan"))
         batches = self.tuning.batches(tuned, data, log, seed)
-        class_texts = [fill(self.template, prompt) for prompt in prompts]
-        texts = TextFeatures(tuned, class_texts, tune, frozen=False, micro_batch=micro)
+        class_texts = ClassTexts.of(prompts, [self.template])
+        texts = TextFeatures(tuned, class_texts.texts, tune, frozen=False, micro_batch=micro)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             f = checkpointed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
-            w = texts(torch.arange(len(prompts)))  # W (C, D)
+            w = class_texts.mean(texts(torch.arange(len(class_texts.texts))))  # W (C, D)
             c = known[batch.index].to(f.device)
             if self.learn_from == "pseudo" and self.relabel == "batch":
                 c = (f @ w.T).argmax(1)
@@ -136,5 +136,5 @@ class Flyp:
     def _zero_shot(self, data: FeatureStore, log: Log) -> Int[Tensor, " N"]:
         """c_zs, pseudo-labels of the model before training."""
         f0 = data.image_features(cached_part(self.tuning.tune), log)
-        w0 = data.class_features([self.template])
+        w0 = data.class_features([self.template], log)
         return (f0 @ w0.T).argmax(1).cpu()

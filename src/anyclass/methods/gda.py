@@ -116,7 +116,7 @@ class Gda:
         """
         clip = task.clip
         s = clip.logit_scale
-        t = class_features(clip, task.classes.prompts, [self.template])
+        t = class_features(clip, task.classes.all_prompts, [self.template])
         training, held_out = task.labelled.split(self.search, task.seed)
         g = self._gaussians(training, t, task.synthetic)
         alpha = self.alpha

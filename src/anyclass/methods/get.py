@@ -219,7 +219,7 @@ class Get:
         y = torch.from_numpy(dataset.labels.copy())
         y = torch.where(y >= 0, row[y], NONE).to(clip.device)
         with torch.no_grad():
-            prompts = [dataset.classes.prompts[c] for c in task.known]
+            prompts = [dataset.classes.all_prompts[c] for c in task.known]
             anchors = class_features(clip, prompts, [self.template])  # T_c (C, D)
         synthesizer = seeded(lambda: Synthesizer(clip, anchors.shape[1], self), seed, WORDS)
         synthesizer.to(clip.device)

@@ -150,7 +150,7 @@ class LatteClip:
         part = cached_part(tune)
         features = data.embed(Embedding(part), log)
         f0 = data.image_features(part, log)  # F0 (N, D)
-        p0 = data.class_features([self.template])  # W0 (C, D)
+        p0 = data.class_features([self.template], log)  # W0 (C, D)
         c_zs = nearest(f0, p0)
         p = p0.clone()
         p_epoch = p0.clone()  # prototypes at the start of the epoch

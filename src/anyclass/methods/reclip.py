@@ -41,7 +41,7 @@ from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features, cached_part
 from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, class_features, fill, openai_templates
+from anyclass.features.text import PLAIN, ClassTexts, Template, class_features, openai_templates
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch, TrainingBatches
@@ -121,16 +121,16 @@ class Reclip:
         if len(dataset.classes) < 2:
             raise RequestError("ReCLIP needs two or more class names (--classes FILE)")
         part = cached_part(self.tune)
-        prompts = dataset.classes.prompts
-        class_texts = [fill(self.template, prompt) for prompt in prompts]
+        prompts = dataset.classes.all_prompts
+        class_texts = ClassTexts.of(prompts, [self.template])
         t = clip.copy()
         v = clip.copy()
         parameters = t.norms("text") | self._image_norms(v)
         features = data.embed(Embedding(part), log)
         x_t = data.image_features(part, log)  # X_T (N, D)
-        anchors = data.class_features(self._templates)  # constant for V
+        anchors = data.class_features(self._templates, log)  # constant for V
         with torch.no_grad():
-            c_zs = (x_t @ clip.texts(class_texts).T).argmax(1).cpu()
+            c_zs = (x_t @ class_texts.mean(clip.texts(class_texts.texts)).T).argmax(1).cpu()
         y = torch.full((len(dataset),), NONE)  # (N,)
         q = anchors.clone()  # Q (C, D)
         facts = torch.full((len(FACTS),), torch.nan)
@@ -141,7 +141,8 @@ class Reclip:
                 log(stage="reclip", step=batch.step, **_figures(facts))
             c = y[batch.index].to(q.device)
             x_v = v.tail(batch.hidden, self.tune)
-            text_loss = labelled_loss(self.scale * x_t[batch.index] @ t.texts(class_texts).T, c)
+            w = class_texts.mean(t.texts(class_texts.texts))
+            text_loss = labelled_loss(self.scale * x_t[batch.index] @ w.T, c)
             image_loss = labelled_loss(self.scale * x_v @ q.T, c)
             return {"text_loss": text_loss, "image_loss": image_loss}
 
@@ -163,7 +164,7 @@ class Reclip:
         sgd = Sgd(rate, self.momentum, self.weight_decay)  # the paper has two, with equal settings
         optimise(loss, parameters, self._batches(v, dataset, features, seed), sgd, log, keep)
         with torch.no_grad():
-            weights = concat_towers([q, t.texts(class_texts)])
+            weights = concat_towers([q, class_texts.mean(t.texts(class_texts.texts))])
         representation = Representation((v, clip), self.tune)
         head = CosineHead(weights, v.logit_scale.detach())
         record = FitRecord(facts=_figures(facts), zero_shot_labels=c_zs.tolist())

@@ -124,7 +124,7 @@ class Ship:
             log(warning="every class has a labelled image: there is nothing to synthesise")
             return self._result(self.then.fit(data, log, scratch, seed), None, {})
         self._check_prompts(clip, classes, log)
-        t = data.class_features([self.template])
+        t = data.class_features([self.template], log)
         if self.source is not None and not labelled:
             with frozen(clip):
                 return self._transfer(data, t, log, scratch, seed)

@@ -125,7 +125,7 @@ class TipAdapter:
         """
         clip = task.clip
         with torch.no_grad():
-            w = class_features(clip, task.classes.prompts, [self.template])
+            w = class_features(clip, task.classes.all_prompts, [self.template])
         training, held_out = task.labelled.split(self.search, task.seed)
         head = self._cache_model(training, task.synthetic, w, clip.logit_scale.detach())
         if self.train:

@@ -43,7 +43,8 @@ class ZeroShot:
         templates = openai_templates() if self.ensemble else [self.template]
         clip = data.clip
         classes = data.dataset.classes
-        head = CosineHead(data.class_features(templates), clip.logit_scale.detach())
+        texts = data.class_features(templates, log)
+        head = CosineHead(texts, clip.logit_scale.detach())
         return Classifier(Representation((clip,)), head, classes, "zero-shot", asdict(self))
 
     def workload(self, images: int, classes: int) -> Workload:

@@ -99,7 +99,7 @@ def name_classes(
     if isinstance(data, PrecomputedFeatures):
         return _without_suggestions(found, classes, dataset.files)
     given = [dataset.classes.names[c] for c in dataset.classes.named]
-    encode = _encoder(data.clip, str(classifier.fields.get("template", PLAIN)))
+    encode = _encoder(data.clip, str(classifier.fields.get("template", PLAIN)), log)
     names, check, candidates = suggest(found, classes, given, read_words(words), encode)
     return {
         "hit_rate_known": check.hit_rate,
@@ -166,7 +166,7 @@ def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json
     answers = ask_names(captioner, CaptionContext(dataset, clip, z), typical, log)
     names = {k: name for k, name in answers.items() if name}
     words = read_words(Path(config["names"]) if config.get("names") else None)
-    encode = _encoder(clip, config["template"])
+    encode = _encoder(clip, config["template"], log)
     texts = encode(words)
     if names:
         texts = torch.cat([texts, encode(list(names.values()))])
@@ -210,10 +210,12 @@ def _line(row: Json) -> Json:
     }
 
 
-def _encoder(clip: Backbone, template: str) -> Callable[[Sequence[str]], Float[Tensor, "V D"]]:
+def _encoder(
+    clip: Backbone, template: str, log: Log
+) -> Callable[[Sequence[str]], Float[Tensor, "V D"]]:
     """Encoder of words in a template into unit text features, cached on disk."""
 
     def encode(words: Sequence[str]) -> Float[Tensor, "V D"]:
-        return cached_class_features(clip, words, [template]).cpu().float()
+        return cached_class_features(clip, words, [template], log).cpu().float()
 
     return encode

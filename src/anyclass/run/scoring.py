@@ -119,7 +119,7 @@ def _zero_shot(
 ) -> Probabilities:
     """Zero-shot probabilities; 0 for a class without a name."""
     probabilities = np.zeros((len(data), len(classes)), np.float32)
-    named, texts = data.named_class_features(classes, templates)
+    named, texts = data.named_class_features(classes, templates, log)
     if not len(named):
         return probabilities
     head = CosineHead(texts, data.logit_scale)
