@@ -243,7 +243,8 @@ class Run:
         if self.folder is None:
             return lines
         metrics = self.metrics
-        lines.append(f"fitted on {metrics['n']} images, {metrics['rejected']} of them unreadable")
+        unreadable = f", {metrics['rejected']} of them unreadable" if metrics["rejected"] else ""
+        lines.append(f"fitted on {metrics['n']} images{unreadable}")
         adapted = metrics["adapted"]
         if adapted:
             before = metrics["zero_shot"]

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from anyclass.errors import printable
+from anyclass.run.bars import progress_bar
 
 Callback = Callable[..., None]
 """Gets the same named numbers and strings as the log."""
@@ -97,7 +98,7 @@ class Progress(AbstractContextManager["Progress"]):
         if self._bar is not None:
             self._bar.close()
         name = STAGES.get(stage, stage)
-        self._bar = tqdm(total=total, desc=name, file=sys.stderr) if sys.stderr.isatty() else None
+        self._bar = progress_bar(total=total, desc=name)
 
 
 def _continued(path: Path) -> TextIO:
