@@ -26,6 +26,7 @@ GUIDES = (
     "nothing_known",
     "correct_and_repeat",
     "features",
+    "python",
 )
 """Pages of docs/guides, in the order in which their commands are run."""
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(\n```text\n.*?^```\n)?", re.MULTILINE | re.DOTALL)

@@ -4,6 +4,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 
 from anyclass.api.predictions import ROWS, Predictions
@@ -53,18 +54,27 @@ def run_html(run: "Run") -> str:
         rows.append({"images": [src for src in images if src], "cells": cells})
     left = len(names) - CLASSES
     more = [f"... and {left} more classes"] if left > 0 else []
-    columns = ["class", "known by", "images"]
+    columns = ["class", "known by", "count"]
     lines = [plain(line, 300) for line in [*lines, *run.metrics["warnings"]]]
     return _template().render(content | {"lines": lines}, columns=columns, rows=rows, more=more)
 
 
 def _by_label(predictions: Predictions) -> dict[str, list[str]]:
-    """The first images of each label."""
+    """Some images of each label, evenly from the highest to the lowest score."""
+    names = predictions.names
+    labels = predictions.labels
     found: dict[str, list[str]] = {}
-    for name, label in zip(predictions.names, predictions.labels, strict=True):
-        if label is not None and len(found.setdefault(label, [])) < EACH:
-            found[label].append(name)
-    return found
+    for i in np.argsort(-predictions.scores, kind="stable"):
+        label = labels[i]
+        if label is not None:
+            found.setdefault(label, []).append(names[i])
+    return {label: _spread(files) for label, files in found.items()}
+
+
+def _spread(files: list[str]) -> list[str]:
+    """At most `EACH` of the files, evenly, the first and the last among them."""
+    chosen = np.linspace(0, len(files) - 1, min(EACH, len(files))).round().astype(int)
+    return [files[i] for i in chosen]
 
 
 @cache
