@@ -42,6 +42,7 @@ docs: $(DOCS)
 
 output: $(READY)
 	$(BIN)/python scripts/refresh_docs.py
+	$(BIN)/python scripts/run_notebook.py
 
 harden: $(READY)
 	$(PYTEST) -n 2 -m slow

@@ -27,6 +27,7 @@ GUIDES = (
     "correct_and_repeat",
     "features",
     "export",
+    "python",
 )
 """Pages of docs/guides, in the order in which their commands are run."""
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(\n```text\n.*?^```\n)?", re.MULTILINE | re.DOTALL)

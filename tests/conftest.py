@@ -359,7 +359,7 @@ def fitted(
     tiny_clip: Callable[..., str], tmp_path_factory: pytest.TempPathFactory, own_cache: Path
 ) -> Fitted:
     """LatteCLIP on the labelled shapes, one of them damaged, fitted once per session."""
-    from anyclass import fit
+    from anyclass.commands.fit import fit
     from anyclass.methods import METHODS
     from anyclass.training.tuning import Tuning
 

@@ -96,8 +96,8 @@ def test_readme__every_python_block_works(place: Path) -> None:
         found: dict[str, object] = {}
         exec(compile(code, "README.md", "exec"), found)
         assert found["probabilities"].shape == (14, 4)  # type: ignore[attr-defined]
-    assert Path("run/manifest.json").is_file()
-    assert Path("predictions.parquet").is_file()
+        assert found["labels"].labels[0] in found["run"].classes_  # type: ignore[attr-defined]
+    assert Path("saved_run/manifest.json").is_file()
 
 
 def test_readme__every_other_line_is_known() -> None:

@@ -3,17 +3,20 @@
 A name is imported when it is first used, so that `import anyclass` costs nothing.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anyclass.api.fit import fit
+    from anyclass.api.predictions import Predictions
+    from anyclass.api.run import Run, load
     from anyclass.backbone import Backbone
     from anyclass.classifier.classifier import Classifier
     from anyclass.commands.audit import audit
     from anyclass.commands.embed import embed
     from anyclass.commands.evaluate import evaluate
     from anyclass.commands.export import export
-    from anyclass.commands.fit import fit
     from anyclass.commands.plan import plan
     from anyclass.commands.predict import predict
     from anyclass.commands.serve import serve
@@ -30,12 +33,15 @@ __all__ = [
     "Classifier",
     "ImageDataset",
     "OpenWorldClassifier",
+    "Predictions",
+    "Run",
     "__version__",
     "audit",
     "embed",
     "evaluate",
     "export",
     "fit",
+    "load",
     "plan",
     "predict",
     "serve",
@@ -48,11 +54,14 @@ _HOMES = {
     "Classifier": "classifier.classifier",
     "ImageDataset": "data",
     "OpenWorldClassifier": "estimators.open_world",
+    "Predictions": "api.predictions",
+    "Run": "api.run",
     "audit": "commands.audit",
     "embed": "commands.embed",
     "evaluate": "commands.evaluate",
     "export": "commands.export",
-    "fit": "commands.fit",
+    "fit": "api.fit",
+    "load": "api.run",
     "plan": "commands.plan",
     "predict": "commands.predict",
     "serve": "commands.serve",
@@ -63,4 +72,20 @@ def __getattr__(name: str) -> Any:
     """The public name, out of the module it lives in (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'anyclass' has no attribute {name!r}")
-    return getattr(import_module(f"anyclass.{_HOMES[name]}"), name)
+    return _imported(name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
+
+@cache
+def _imported(name: str) -> Any:
+    """A public name; the errors of a command name arguments, not flags."""
+    value = getattr(import_module(f"anyclass.{_HOMES[name]}"), name)
+    if not _HOMES[name].startswith("commands."):
+        return value
+    from anyclass.api.words import speaks_python
+
+    return speaks_python(value)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from anyclass import Classifier, evaluate, fit
+from anyclass import Classifier
 from anyclass.cli import main
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
 from anyclass.commands.plan import plan
 
 NAMES = ("red square", "blue disc", "yellow kite", "green ring")

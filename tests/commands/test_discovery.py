@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from anyclass import evaluate, fit, predict
 from anyclass.backbone import Backbone
 from anyclass.cli import main
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
 from anyclass.commands.num_classes import describe_estimate, estimate_unknown
 from anyclass.commands.plan import plan
+from anyclass.commands.predict import predict
 from anyclass.data import ImageDataset
 from anyclass.data.image import open_image
 from anyclass.data.splits import hold_out

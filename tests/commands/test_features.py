@@ -17,6 +17,7 @@ from PIL import Image
 import anyclass
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
+from anyclass.commands.fit import fit
 from anyclass.commands.plan import plan
 from anyclass.data.feature_tables import read_features
 from anyclass.data.nouns import some_nouns
@@ -72,7 +73,7 @@ class Run:
 
     def __init__(self, blobs: Blobs, folder: Path) -> None:
         self.path = folder / "run"
-        self.metrics = anyclass.fit(
+        self.metrics = fit(
             out=self.path,
             features=blobs.x,
             extra=blobs.extra,
@@ -176,7 +177,7 @@ def test_fit__whatever_is_known(known: str, blobs: Blobs, tmp_path: Path) -> Non
     texts = {"half": half, "all": blobs.text}
     options = {"class_text": "all", "classes": CLASSES, "labels": blobs.labels} | KNOWN[known]
     options["class_text"] = texts.get(options["class_text"])
-    metrics = anyclass.fit(features=blobs.x, out=tmp_path / "run", **options)
+    metrics = fit(features=blobs.x, out=tmp_path / "run", **options)
     assert right(tmp_path / "run", blobs) > 0.85
     assert (metrics["adapted"] is None) == (options["labels"] is None)
     assert metrics["changed"] is None or known != "labels only"
@@ -187,9 +188,9 @@ def test_fit__the_same_again_and_other_features(run: Run, blobs: Blobs) -> None:
     given = {"extra": blobs.extra, "class_text": blobs.text, "classes": CLASSES}
     given |= {"labels": blobs.labels, "out": run.path}
     with pytest.raises(RequestError, match="is finished"):
-        anyclass.fit(features=blobs.x, **given)
+        fit(features=blobs.x, **given)
     with pytest.raises(RequestError, match="belongs to another request: features_sha256"):
-        anyclass.fit(features=2 + blobs.x, **given)
+        fit(features=2 + blobs.x, **given)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -213,7 +214,7 @@ def test_fit__refuses_before_a_folder_is_made(
     given = {"features": blobs.x, "class_text": blobs.text, "classes": CLASSES}
     given |= {"labels": blobs.labels}
     with pytest.raises(RequestError, match=said) as refused:
-        anyclass.fit(out=tmp_path / "run", **(given | change))
+        fit(out=tmp_path / "run", **(given | change))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
 
@@ -344,7 +345,7 @@ def test_run_on_images__takes_features_of_its_model(
 ) -> None:
     given = {"model": shapes["model"], "engine": "torch", "device": "cpu"}
     anyclass.embed("images", out="x.npz", extra=True, **given)
-    anyclass.fit("open-world", "run", **shapes)
+    fit("open-world", "run", **shapes)
     anyclass.predict("run", "images", "images.parquet")
     anyclass.predict("run", features="x.npz", out="features.parquet")
     tables = [pq.read_table(name).to_pylist() for name in ("images.parquet", "features.parquet")]
@@ -446,7 +447,7 @@ def test_methods__only_open_world_takes_features(blobs: Blobs, tmp_path: Path) -
     given = {"features": blobs.x, "class_text": blobs.text, "classes": CLASSES}
     for name in set(METHODS) - {"open-world"}:
         with pytest.raises(RequestError, match=f"{name} needs --images"):
-            anyclass.fit(name, tmp_path / "run", **given)
+            fit(name, tmp_path / "run", **given)
 
 
 @pytest.mark.parametrize("unknown", [2, "auto"])
@@ -454,7 +455,7 @@ def test_fit__discovers_classes(unknown: Any, blobs: Blobs, tmp_path: Path) -> N
     run = tmp_path / "run"
     known = np.where(blobs.truth < 2, blobs.labels, -1)
     given = {"class_text": blobs.text[:2], "classes": CLASSES[:2], "labels": known}
-    metrics = anyclass.fit(out=run, features=blobs.x, extra=blobs.extra, unknown=unknown, **given)
+    metrics = fit(out=run, features=blobs.x, extra=blobs.extra, unknown=unknown, **given)
     assert metrics["discovery"]["labelled"] == 2
     kinds = read(run, "classes.json")["kinds"]
     assert kinds[:3] == ["labelled", "labelled", "unknown"]
@@ -475,7 +476,7 @@ def test_fit__discovers_classes(unknown: Any, blobs: Blobs, tmp_path: Path) -> N
 
 def test_rename__has_no_image_for_a_captioner(blobs: Blobs, tmp_path: Path, capsys: Screen) -> None:
     run = str(tmp_path / "run")
-    anyclass.fit(out=run, features=blobs.x, unknown=3)
+    fit(out=run, features=blobs.x, unknown=3)
     assert main(["rename", "--run", run, "--captioner", "vocabulary"]) == 2
     assert "was fitted on features: there is no image" in capsys.readouterr().err
 
@@ -483,7 +484,7 @@ def test_rename__has_no_image_for_a_captioner(blobs: Blobs, tmp_path: Path, caps
 def test_fit__from_an_earlier_run(blobs: Blobs, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=blobs.x, class_text=blobs.text, y=blobs.labels)
     first, second = tmp_path / "first", tmp_path / "second"
-    anyclass.fit(features=tmp_path / "x.npz", out=first)
+    fit(features=tmp_path / "x.npz", out=first)
     text = (first / "predictions.csv").read_text(encoding="utf-8").splitlines()
     row = text[31].split(",")  # row 30, whose label is not known
     assert row[0] == "row 30"
@@ -491,7 +492,7 @@ def test_fit__from_an_earlier_run(blobs: Blobs, tmp_path: Path) -> None:
     text[31] = ",".join(row)
     (first / "predictions.csv").write_text("\n".join(text) + "\n", encoding="utf-8")
     table = str(first / "predictions.csv")
-    metrics = anyclass.fit(from_run=first, labels=table, out=second)
+    metrics = fit(from_run=first, labels=table, out=second)
     assert (metrics["second_round"]["kept"], metrics["second_round"]["new"]) == (24, 1)
     rows = pq.read_table(second / "predictions.parquet").to_pylist()
     assert rows[30]["true_label"] == row[1]

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from anyclass import evaluate, fit
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
 from anyclass.data import Classes
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import check_manifest

@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from anyclass import evaluate, fit
 from anyclass.cli import main
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
 from anyclass.methods.few_shot import FewShot
 from anyclass.methods.ship import Ship
 from anyclass.methods.ship_vae import Vae

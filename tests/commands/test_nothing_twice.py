@@ -12,7 +12,8 @@ import anyclass.commands.num_classes
 import anyclass.data.loader
 import anyclass.features.extract
 import anyclass.features.store
-from anyclass import evaluate, fit
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
 from anyclass.methods import METHODS
 from anyclass.methods.few_shot import FewShot
 from anyclass.methods.get import Get

@@ -37,7 +37,7 @@ def test_plan__counts_the_questions(shapes: dict[str, Any]) -> None:
 def test_plan__never_fewer_than_a_fit_asks(
     shapes: dict[str, Any], server: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from anyclass import fit
+    from anyclass.commands.fit import fit
 
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
     method = LATTECLIP(

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from anyclass import Classifier, evaluate, fit, predict
+from anyclass import Classifier
 from anyclass.backbone import Backbone
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
-from anyclass.commands.predict import load
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
+from anyclass.commands.predict import load, predict
 from anyclass.data import Rejection
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features.text import PLAIN, class_features

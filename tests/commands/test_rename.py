@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from anyclass import Classifier, ImageDataset, fit, predict
+from anyclass import Classifier, ImageDataset
 from anyclass.cli import main
+from anyclass.commands.fit import fit
+from anyclass.commands.predict import predict
 from anyclass.commands.rename import rename
 from anyclass.errors import RequestError
 from anyclass.files import check_manifest

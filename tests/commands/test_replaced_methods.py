@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anyclass import evaluate, fit, predict
 from anyclass.backbone import Backbone
 from anyclass.commands.command_line import REPLACED
-from anyclass.commands.predict import load
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
+from anyclass.commands.predict import load, predict
 from anyclass.commands.rename import rename
 from anyclass.commands.report import report
 from anyclass.files import check_manifest, read_json, sha256, write_json

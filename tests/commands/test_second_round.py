@@ -16,8 +16,11 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn.linear_model import LogisticRegression
 
-from anyclass import Backbone, ImageDataset, evaluate, fit, predict
+from anyclass import Backbone, ImageDataset
 from anyclass.cli import main
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit
+from anyclass.commands.predict import predict
 from anyclass.commands.second_round import inherited_flags
 from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore

@@ -227,6 +227,52 @@ def test_read__stops_its_workers_when_the_reader_stops(root: Path) -> None:
     assert not any(worker.is_alive() for worker in workers)
 
 
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes would start anew and import the user's script, as on macOS and Windows."""
+    monkeypatch.setattr(reading, "_start_method", lambda: "spawn")
+
+
+@pytest.mark.parametrize("size", [1, 4, 11])
+def test_read__threads_where_processes_are_spawned(root: Path, spawned: None, size: int) -> None:
+    (root / "06.png").write_bytes(b"no image")
+    dataset = ImageDataset.read(root)
+    draw = AugmentedViews(SHAPE, Augmentation(), count=3, seed=4)
+    alone = list(load_batches(dataset, draw, size, workers=0))
+    parts = list(load_batches(dataset, draw, size, workers=3))
+    assert [batch.indices for batch, _ in parts] == [batch.indices for batch, _ in alone]
+    assert [bad for _, bad in parts] == [bad for _, bad in alone]
+    assert all(torch.equal(a.pixels, b.pixels) for (a, _), (b, _) in zip(parts, alone, strict=True))
+    ((batch, _),) = load_batches(dataset[[0] * 128], Threads(os.getpid()), 128)
+    assert (batch.pixels[..., 1] == 0).all(), "no other process"
+
+
+def test_read__threads_read_a_little_ahead_and_stop(root: Path, spawned: None) -> None:
+    read = []
+
+    def note(image: Image.Image, content: str) -> Tensor:
+        read.append(image.width)
+        return torch.zeros(1, 3, 2, 5, dtype=torch.uint8)
+
+    many = ImageDataset.read(root)[[i % 11 for i in range(60)]]
+    parts = load_batches(many, note, batch_size=1, workers=2)
+    next(parts)
+    parts.close()
+    assert 1 <= len(read) <= 4
+
+
+def test_start_method__does_not_decide_it() -> None:
+    code = """if True:
+        import multiprocessing
+        from anyclass.data.loader import _start_method
+        print(_start_method() in multiprocessing.get_all_start_methods())
+        multiprocessing.set_start_method("spawn")
+        print(_start_method())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "spawn"], done.stderr
+
+
 def test_content_hashes__of_the_bytes_or_none(root: Path) -> None:
     (root / "03.png").write_bytes(b"no image")
     dataset = ImageDataset.read(root)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from anyclass import Classifier as Loaded
-from anyclass import evaluate
-from anyclass import fit as run_fit
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit as run_fit
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding

@@ -20,11 +20,11 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from anyclass import evaluate
-from anyclass import fit as run_fit
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.fit import fit as run_fit
 from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError
 from anyclass.features.cache import Embedding

@@ -20,6 +20,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.classifier.saving import class_weights, take_apart
+from anyclass.commands.fit import fit
 from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError
 from anyclass.features.store import FeatureStore
@@ -542,12 +543,12 @@ def test_run__leaves_generator_and_controls_and_serves_as_source(
     rows += [f"green ring/{i}.{'png' if i % 2 else 'jpg'},green ring" for i in range(3)]
     table.write_text("\n".join(["file_name,label", *rows]) + "\n")
     how, out = replace(SHIP, controls=True), tmp_path / "run"
-    metrics = anyclass.fit(how, out=out, **(shapes | {"labels": str(table)}))
+    metrics = fit(how, out=out, **(shapes | {"labels": str(table)}))
     assert (out / "model" / GENERATOR).is_file()
     assert set(metrics["controls"]) == {"text", "none"}
     assert {"kl", "spread", "agree"} <= set(metrics["facts"])
     named = shapes | {"labels": None, "classes": ("big dog", "art", "kite-7")}
     how = replace(SHIP, source=str(out), transfer_steps=2)
-    assert anyclass.fit(how, out=tmp_path / "other", **named)["n"] == 14
+    assert fit(how, out=tmp_path / "other", **named)["n"] == 14
     table = tmp_path / "predictions.csv"
     assert anyclass.predict(tmp_path / "other", shapes["images"], out=table)["n"] == 14

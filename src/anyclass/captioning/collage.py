@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from anyclass.captioning.captioner import CaptionRequest
-from anyclass.data import ImageDataset, open_image
+from anyclass.data import ImageDataset
 
 SIDE = 672
 """Width and height of a collage, in pixels."""
@@ -24,7 +24,7 @@ def image(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image.Im
     Raises:
         ImageError: one of the images cannot be used.
     """
-    images = [open_image(dataset.path(row), dataset.root) for row in request.rows]
+    images = [dataset.open(row)[1] for row in request.rows]
     if len(images) > 1:
         return collage(images)
     images[0].thumbnail((size, size), Image.Resampling.LANCZOS)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from anyclass.backbone import Backbone, EngineName
+from anyclass.backbone.device import torch_device
 from anyclass.classifier import hub, saving
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.classifier.heads import Head, edited, edits_of, fitted_head
@@ -19,12 +20,11 @@ from anyclass.classifier.precomputed import NO_MODEL, AnyRepresentation, Precomp
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.two_means import two_means
 from anyclass.data import Classes, ImageDataset, Rejection
+from anyclass.data.classes import listed
 from anyclass.data.feature_tables import FeatureTable, read_features
+from anyclass.data.label_inputs import read_images
 from anyclass.errors import ImageError, RequestError
 from anyclass.estimators.open_world_model import OpenWorldModel
-
-Array = Shaped[np.ndarray, "N D"] | Shaped[Tensor, "N D"]
-"""A matrix of features."""
 
 
 class Prediction(NamedTuple):
@@ -56,6 +56,14 @@ class Classifier:
     """The method's hyper-parameters as JSON values."""
     record: FitRecord = field(default_factory=FitRecord)
     """Labels, texts and figures of the fit; not saved with the model."""
+
+    def __repr__(self) -> str:
+        """Method, classes and model, without tensors."""
+        representation = self.representation
+        of = isinstance(representation, Precomputed)
+        model = "precomputed features" if of else self.clip.model_id
+        names = listed(self.classes.names, 3)
+        return f"Classifier({self.method}, {len(self.classes)} classes: {names}; model {model})"
 
     @property
     def clip(self) -> Backbone:
@@ -129,33 +137,29 @@ class Classifier:
             done += len(rows)
             yield self._prediction(index, rows, [])
 
-    def predict_proba(
-        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any = None
-    ) -> Float[np.ndarray, "N C"]:
+    def predict_proba(self, images: Any, extra: Any = None) -> Float[np.ndarray, "N C"]:
         """Probability of each class for each image.
 
         Args:
-            images: a folder, a list of files or an `ImageDataset`; for a classifier that was fitted
-                on features, an array (N, D) of features.
+            images: a folder, a file, images in memory, or a list of these (see `Run.predict`); for
+                a classifier that was fitted on features, an array (N, D) of features.
             extra: further features (N, H), if the classifier was fitted with such features.
 
         Raises:
             ImageError: an image is unreadable; `anyclass.predict` skips it instead.
         """
-        if isinstance(images, np.ndarray | Tensor):
+        if isinstance(images, np.ndarray | Tensor) and images.ndim == 2:
             table = read_features(images, extra)
             return np.concatenate([p.probabilities.numpy() for p in self.stream_features(table)])
         rows = []
-        for part in self.stream(_dataset(images)):
+        for part in self.stream(read_images(images)):
             if part.rejections:
                 bad = part.rejections[0]
                 raise ImageError(bad.reason, f"{bad.file_name}: {bad.detail}")
             rows.append(part.probabilities.numpy())
         return np.concatenate(rows)
 
-    def predict(
-        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any = None
-    ) -> list[str]:
+    def predict(self, images: Any, extra: Any = None) -> list[str]:
         """Most probable class of each image; arguments as for `predict_proba`.
 
         An image of a class that was rejected gets "", no label.
@@ -175,7 +179,7 @@ class Classifier:
     def split(
         self,
         name: str,
-        images: ImageDataset | Path | str | Sequence[Path | str] | Array,
+        images: Any,
         names: Sequence[str] = (),
         extra: Any = None,
     ) -> "Classifier":
@@ -212,16 +216,14 @@ class Classifier:
         head = edited(fitted_head(self.head), changed.edits)
         return replace(self, head=head, classes=changed.classes)
 
-    def _rows(
-        self, images: ImageDataset | Path | str | Sequence[Path | str] | Array, extra: Any
-    ) -> Iterator[Float[Tensor, "n E"]]:
+    def _rows(self, images: Any, extra: Any) -> Iterator[Float[Tensor, "n E"]]:
         """Rows of images or of features, without unreadable images."""
-        if isinstance(images, np.ndarray | Tensor):
+        if isinstance(images, np.ndarray | Tensor) and images.ndim == 2:
             if not isinstance(self.representation, Precomputed):
                 raise RequestError("the classifier was fitted on images: give images")
             yield from self.representation.blocks(read_features(images, extra))
         else:
-            for index, rows, _ in self.representation.stream(_dataset(images)):
+            for index, rows, _ in self.representation.stream(read_images(images)):
                 if index:
                     yield rows
 
@@ -236,7 +238,7 @@ class Classifier:
     def load(
         cls,
         folder: Path | str,
-        device: str = "cpu",
+        device: str = "auto",
         allow_pickle: bool = False,
         engine: EngineName = "auto",
         base: Backbone | None = None,
@@ -246,7 +248,7 @@ class Classifier:
 
         Args:
             folder: folder `model` of a run, or `hf-hub:OWNER/NAME`.
-            device: torch device.
+            device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
             allow_pickle: accept weights of the base model that are not safetensors.
             engine: engine of the frozen image tower on a CPU.
             base: the untrained base model, if it is loaded already; another model is ignored.
@@ -259,19 +261,19 @@ class Classifier:
         """
         if str(folder).startswith(hub.HUB):
             folder = hub.download(str(folder).removeprefix(hub.HUB), revision)
-        content = saving.read(Path(folder), device, allow_pickle, engine, base)
+        content = saving.read(Path(folder), torch_device(device), allow_pickle, engine, base)
         return cls(**content._asdict())
 
     @classmethod
     def from_pretrained(
-        cls, name: str, revision: str | None = None, device: str = "cpu"
+        cls, name: str, revision: str | None = None, device: str = "auto"
     ) -> "Classifier":
         """Read a classifier from the Hugging Face hub, as `load("hf-hub:OWNER/NAME")` does.
 
         Args:
             name: `OWNER/NAME`.
             revision: branch, tag or commit; by default the main branch.
-            device: torch device.
+            device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
 
         Raises:
             RequestError: the hub has no such classifier, or cannot be reached.
@@ -300,12 +302,3 @@ class Classifier:
         with TemporaryDirectory() as folder:
             self.save(folder)
             return hub.upload(Path(folder), name, card, revision, private)["url"]
-
-
-def _dataset(images: ImageDataset | Path | str | Sequence[Path | str]) -> ImageDataset:
-    """Read a folder or a list of files."""
-    if isinstance(images, ImageDataset):
-        return images
-    if isinstance(images, Path | str):
-        return ImageDataset.read(images)
-    return ImageDataset.of(images)

@@ -17,9 +17,11 @@ from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
 from anyclass.commands.predict import load
-from anyclass.commands.request import FILE, check_share, check_source
+from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
+from anyclass.data.inputs import image_source
+from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
@@ -45,7 +47,7 @@ from anyclass.run.scoring import (
 
 def evaluate(
     run: Path | str,
-    images: Path | str | None = None,
+    images: Annotated[Any, FOLDER] = None,
     labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None,
     device: str = "auto",
     engine: EngineName = "auto",
@@ -109,7 +111,8 @@ def evaluate(
             classifier = for_features(classifier)
             baselines = {name: for_features(other) for name, other in baselines.items()}
         else:
-            data, rejected = _of_images(images, labels or "folders", classifier, base, log)
+            labels = "folders" if labels is None else labels
+            data, rejected = _of_images(images, labels, classifier, base, log)
         for sentence in data.dataset.skipped:
             log.say(sentence)
         seen = _seen(Path(run), images, features, data)
@@ -121,8 +124,8 @@ def evaluate(
             data = data.of(fair)
         if not (data.dataset.labels >= 0).any():
             raise RequestError(
-                f"no readable image of {images or features!s:.200} has a label: sort the images "
-                "into class folders, or give a table (--labels FILE)"
+                f"no readable image{_of(images, features)} has a label: sort the images into class "
+                "folders, or give a table (--labels FILE)"
             )
         predictions = predict_all(data, classifier, log, prompt_ensemble)
         others = {
@@ -145,7 +148,7 @@ def evaluate(
 
 
 def _of_images(
-    images: Path | str, labels: str, classifier: Classifier, base: Backbone | None, log: Progress
+    images: Any, labels: Any, classifier: Classifier, base: Backbone | None, log: Progress
 ) -> tuple[AnyFeatures, int]:
     """Readable labelled images, and the number of rejected ones."""
     if base is None:
@@ -167,18 +170,28 @@ def _of_features(
     return of_run(classifier, table, feature_dataset(table, None, classes.names, labels), base)
 
 
-def _labelled(images: Path | str, labels: str, classes: Classes) -> ImageDataset:
+def _labelled(images: Any, labels: Any, classes: Classes) -> ImageDataset:
     """Read labelled images; the labels may be new if the run discovered classes."""
     if not unknown_classes(classes):
-        return ImageDataset.read(images, classes.names, labels)
-    return align_labels(ImageDataset.read(images, None, labels), classes)
+        return read_images(images, classes.names, labels)
+    return align_labels(read_images(images, None, labels), classes)
 
 
-def _fitted_on(run: Path | str, images: Path | str | None, features: Any) -> bool:
+def _of(images: Any, features: Any) -> str:
+    """The place of images or features, for a message; nothing if they are in memory."""
+    place = features if images is None else images
+    return f" of {place!s:.200}" if isinstance(place, str | Path) else ""
+
+
+def _fitted_on(run: Path | str, images: Any, features: Any) -> bool:
     """Whether a run was fitted on this folder of images, or on this file of features."""
     config = read_json(Path(run) / "config.json")
     if images is not None:
-        return bool(config.get("images") == str(Path(images).resolve()))
+        source = image_source(images)
+        if isinstance(source, Path):
+            return bool(config.get("images") == str(source.resolve()))
+        files = source.dataset.memory is None
+        return files and bool(config.get("images") == str(source.dataset.root))
     is_file = isinstance(features, str | Path)
     return bool(is_file and config.get("features") == str(Path(features).resolve()))
 

@@ -8,11 +8,13 @@ from typing import Any
 import anyclass
 from anyclass.auditing.classes import remarks
 from anyclass.commands.again import again
-from anyclass.commands.learn import learn
+from anyclass.commands.learn import Learned, learn
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
 from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import with_inherited
 from anyclass.commands.write_run import write_run
+from anyclass.data import ImageDataset
+from anyclass.data.inputs import ImageSource
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN
 from anyclass.methods import Method
@@ -48,6 +50,17 @@ def fit(
         RequestError: the request cannot be fulfilled; the message names the change needed.
         AnyclassError: too many images are unreadable, training failed, or the disk is full.
     """
+    return fit_run(method, out, overwrite, callback, **options).metrics
+
+
+def fit_run(
+    method: Method | str,
+    out: Path | str,
+    overwrite: bool = False,
+    callback: Callback | None = None,
+    **options: Any,
+) -> Learned:
+    """Fit and write a run folder as `fit` does; return everything that is in it."""
     request = request_of(with_inherited(options))
     given = request.precomputed(method)
     dataset = given.dataset if given else request.dataset("fit")
@@ -55,7 +68,8 @@ def fit(
     workload = choice.method.workload(len(dataset), len(dataset.classes))
     check_enough(request, choice, dataset, workload)
     given = given and given.checked()
-    config = _config(request, choice) | ({"features_sha256": given.digest} if given else {})
+    config = _config(request, choice) | _source(request, dataset)
+    config |= {"features_sha256": given.digest} if given else {}
     with opened(Path(out), config, overwrite) as folder:
         data = given or FeatureStore(request.backbone(), dataset)  # loading may fail: do it first
         begin(folder, config, overwrite)
@@ -66,7 +80,14 @@ def fit(
                 log.say(notice)
             learned = learn(request, choice.method, data, folder / SCRATCH, log)
             write_run(folder, learned)
-    return learned.metrics
+    return learned
+
+
+def _source(request: Request, dataset: ImageDataset) -> Json:
+    """Where a list of files lies, for `config.json`: it is no whole folder."""
+    if not isinstance(request.images, ImageSource) or dataset.memory is not None:
+        return {}
+    return {"images": str(dataset.root), "listed": len(dataset)}
 
 
 def _config(request: Request, choice: ChosenMethod) -> Json:

@@ -11,9 +11,10 @@ from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier, Prediction
 from anyclass.commands.command_line import REPLACED
 from anyclass.commands.precomputed import check_images, for_features
-from anyclass.commands.request import FILE, check_share, check_source
-from anyclass.data import Classes, ImageDataset
+from anyclass.commands.request import FILE, FOLDER, check_share, check_source
+from anyclass.data import Classes
 from anyclass.data.feature_tables import read_features
+from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
@@ -25,7 +26,7 @@ Json = dict[str, Any]
 
 def predict(
     run: Path | str,
-    images: Path | str | None = None,
+    images: Annotated[Any, FOLDER] = None,
     out: Path | str = "predictions.csv",
     overwrite: bool = False,
     device: str = "auto",
@@ -92,14 +93,14 @@ class _Source(NamedTuple):
 
 
 def _source(
-    classifier: Classifier, images: Path | str | None, features: Any, extra: Any, log: Progress
+    classifier: Classifier, images: Any, features: Any, extra: Any, log: Progress
 ) -> _Source:
     """Predictions of images, or of their features."""
     if images is None:
         table = read_features(features, extra)
         return _Source(table.names, for_features(classifier).stream_features(table))
     check_images(classifier)
-    dataset = ImageDataset.read(images)
+    dataset = read_images(images)
     for sentence in dataset.skipped:
         log.say(sentence)
     return _Source(dataset.files, classifier.stream(dataset))

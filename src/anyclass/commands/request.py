@@ -19,6 +19,8 @@ from anyclass.commands.notices import notices
 from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
 from anyclass.data.feature_tables import read_class_texts, read_features
+from anyclass.data.inputs import ImageSource
+from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.methods import METHODS, Method, Workload, suggest
@@ -40,6 +42,9 @@ SOURCES = (
 FILE = arg(metavar="FILE", constructor=Path)
 """A flag for a file, where Python also takes an array."""
 
+FOLDER = arg(metavar="PATH", constructor=Path)
+"""A flag for a folder of images, where Python also takes a list, arrays or a table."""
+
 
 def split_names(classes: Any) -> Any:
     """Names that commas separate (`daisy,rose,tulip`), where there is no such file."""
@@ -53,7 +58,7 @@ def split_names(classes: Any) -> Any:
 class Request:
     """Images, known labels and classes, and settings of a run."""
 
-    images: Path | None = None
+    images: Annotated[Any, FOLDER] = None
     """Folder of images; its subfolders are searched too."""
     features: Annotated[Any, FILE] = None
     """Features of the images instead, by any image-text model: a file that `anyclass embed` wrote,
@@ -121,14 +126,13 @@ class Request:
         if self.images is None:
             raise RequestError("give images (--images DIR)")
         earlier = self.earlier()
-        return ImageDataset.read(
+        return read_images(
             self.images,
             self.classes,
             self.labels,
             0 if self.unknown == "auto" else self.unknown,
             split,
-            self.file_column,
-            self.label_column,
+            (self.file_column, self.label_column),
             None if earlier is None else earlier.known,
         )
 
@@ -186,23 +190,27 @@ class Request:
         values = {field.name: getattr(self, field.name) for field in fields(Request)}
         for name in SOURCES:
             values[name] = recorded(values[name])
+        if not isinstance(self.labels, str | Path | None):
+            values["labels"] = f"array of {len(self.labels)} labels"
         values["model"] = None if self.features is not None else absolute_id(self.model)
         return values
 
 
 def is_array(recorded: Any) -> bool:
-    """Whether an option in `config.json` was an array, which is not kept."""
+    """Whether an option in `config.json` was an array or the like, which is not kept."""
     return str(recorded).startswith("array of ")
 
 
 def recorded(value: Any) -> Any:
-    """A source for `config.json`: an absolute path, or what an array is like."""
+    """A source for `config.json`: an absolute path, names, or what an array is like."""
     if isinstance(value, str) and value != "folders":
         value = Path(value)
     if isinstance(value, Path):
         return str(value.resolve())
     if hasattr(value, "shape"):
         return f"array of {' x '.join(map(str, value.shape))}"
+    if isinstance(value, ImageSource):
+        return f"array of {len(value)} images"
     return value
 
 

@@ -25,6 +25,8 @@ def inherited(run: Path | str) -> dict[str, Any]:
     """
     config = EarlierRun.read(Path(run)).config
     names = {declared.name for declared in fields(Request)} - OWN
+    if config.get("listed"):  # files one by one, and not all of a folder
+        names -= {"images"}
     values = {name: config[name] for name in names if config.get(name) is not None}
     return {name: value for name, value in values.items() if not is_array(value)}
 

@@ -76,6 +76,6 @@ def write_run(folder: Path, learned: Learned) -> None:
     lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
     write_text(folder / "descriptions.jsonl", "".join(lines))
     write_text(folder / "model" / "README.md", card(folder))
-    write(folder)
+    write(folder, learned.dataset.memory)
     shutil.rmtree(folder / SCRATCH)
     write_manifest(folder)

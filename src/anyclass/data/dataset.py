@@ -5,18 +5,22 @@ Letters: N images, M of them selected.
 """
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64
+from PIL import Image
 
 from anyclass.data.class_files import ClassSource, class_names
 from anyclass.data.classes import Classes, listed
+from anyclass.data.image import Limits
 from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.listing import utf8, walk
+from anyclass.data.memory import read_item
+from anyclass.data.table_files import Table
 from anyclass.errors import RequestError
 
 
@@ -38,6 +42,9 @@ class ImageDataset:
 
     skipped: tuple[str, ...] = ()
     """Messages about skipped files and folders, one sentence each."""
+
+    memory: Mapping[str, Any] | None = None
+    """Images by their names in `files`, if they are no files below `root`: see `memory.py`."""
 
     def __post_init__(self) -> None:
         """Make the labels read-only."""
@@ -69,7 +76,7 @@ class ImageDataset:
         cls,
         images: Path | str,
         classes: ClassSource | None = None,
-        labels: Path | str | None = None,
+        labels: Path | str | Table | None = None,
         unknown: int = 0,
         split: Literal["fit", "all"] = "all",
         file_column: str = "file_name",
@@ -101,7 +108,8 @@ class ImageDataset:
             label_of |= {file: name for file in found.files if (name := found.parent(file))}
         elif labels is not None:
             columns = (file_column, label_column)
-            table = read_labels(Path(labels), root, found.files, columns, known)
+            given_table = labels if isinstance(labels, Table) else Path(labels)
+            table = read_labels(given_table, root, found.files, columns, known)
             label_of = table.added_to(label_of)
             messages = table.messages
         kept = found.without_test() if split == "fit" else found
@@ -124,6 +132,7 @@ class ImageDataset:
         classes: ClassSource,
         unknown: int = 0,
         skipped: tuple[str, ...] = (),
+        memory: Mapping[str, Any] | None = None,
     ) -> "ImageDataset":
         """Dataset of files with a label each, None where it has none.
 
@@ -134,6 +143,7 @@ class ImageDataset:
             classes: names, a mapping from names to their prompts, or a file of either.
             unknown: number of further classes to discover.
             skipped: messages about skipped files and folders.
+            memory: images by name, if they are no files below `root`.
 
         Raises:
             RequestError: a label is none of the classes.
@@ -142,7 +152,7 @@ class ImageDataset:
         checked, messages = _with_kinds(classes, used, unknown)
         index_of = {None: -1} | {name: c for c, name in enumerate(checked.names)}
         indices = np.array([index_of[name] for name in given], np.int64)
-        return cls(root, files, indices, checked, (*skipped, *messages))
+        return cls(root, files, indices, checked, (*skipped, *messages), memory)
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -159,6 +169,16 @@ class ImageDataset:
     def path(self, i: int) -> Path:
         """Path of image i."""
         return self.root / self.files[i]
+
+    def open(self, i: int, limits: Limits = Limits()) -> tuple[str, Image.Image]:
+        """Content hash and RGB image of image i.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        if self.memory is None:
+            return read_item(self.path(i), self.root, limits)
+        return read_item(self.memory[self.files[i]], None, limits)
 
     @property
     def labelled(self) -> "ImageDataset":

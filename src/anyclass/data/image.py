@@ -10,6 +10,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -95,11 +96,25 @@ def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
     Raises:
         ImageError: and nothing else, whatever the bytes are.
     """
+    return _decoded(lambda: _opened(data), limits, data)
+
+
+def open_pillow(image: Image.Image, limits: Limits = Limits()) -> Image.Image:
+    """Convert an image of Pillow as `open_image` does; the given one stays as it is.
+
+    Raises:
+        ImageError: and nothing else, whatever the image is.
+    """
+    return _decoded(image.copy, limits)
+
+
+def _decoded(opened: Callable[[], Image.Image], limits: Limits, data: bytes = b"") -> Image.Image:
+    """Steps 2 to 6 of the module docstring; any error becomes an `ImageError`."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decode(data, limits)
+            return _decode(opened, limits)
         except ImageError:
             raise
         except UnidentifiedImageError as error:
@@ -139,12 +154,16 @@ def _what_instead(data: bytes) -> str:
     return f"none of {', '.join(readable_formats())}"
 
 
-def _decode(data: bytes, limits: Limits) -> Image.Image:
-    """Steps 2 to 6 of the module docstring."""
+def _opened(data: bytes) -> Image.Image:
+    """Step 2: open an image of a known format."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is checked here
-        opened = Image.open(io.BytesIO(data), formats=readable_formats())
-    with opened as image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_decode` checks its size
+        return Image.open(io.BytesIO(data), formats=readable_formats())
+
+
+def _decode(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
+    """Steps 2 to 6 of the module docstring."""
+    with opened() as image:
         width, height = image.size
         most = min(limits.pixels, Image.MAX_IMAGE_PIXELS or limits.pixels)
         if width * height > most:

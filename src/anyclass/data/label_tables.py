@@ -61,7 +61,7 @@ class TableLabels(NamedTuple):
 
 
 def read_labels(
-    table: Path,
+    source: Path | Table,
     root: Path | None,
     files: Collection[str],
     columns: tuple[str, str],
@@ -70,7 +70,8 @@ def read_labels(
     """Read the label of each labelled file, and messages about what was taken and skipped.
 
     Args:
-        table: the table; its paths are relative to its own folder or to `root`.
+        source: a table in a file or in memory; its paths are relative to its own folder (in memory:
+            the current one) or to `root`.
         root: the folder of the images, without links; every path must be inside it. None: the
             table has the names of `files` as they are.
         files: the existing images, relative to `root`.
@@ -81,7 +82,8 @@ def read_labels(
         RequestError: the table is damaged, has paths outside of `root`, contradicts itself, labels
             no image at all, or has predictions that cannot be told from labels.
     """
-    content = _table(table, columns)
+    table = Path("labels") if isinstance(source, Table) else source
+    content = source if isinstance(source, Table) else _table(source, columns)
     images = ImageNames(table, root, files)
     chosen = choose_columns(content, str(table), columns, images)
     rows = chosen.rows

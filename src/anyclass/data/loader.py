@@ -1,15 +1,21 @@
-"""Data loader: worker processes read batches of images ahead of the model.
+"""Data loader: workers read batches of images ahead of the model.
+
+Workers are processes where they start as a copy of this one (fork: Linux up to Python 3.13), else
+threads: a new interpreter would import the user's script again, and run it if nothing guards it.
 
 An image that cannot be read becomes a `Rejection`, and the run continues without it.
 Letters: b images of a batch, K views of each, H and W their size.
 """
 
+import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from time import time
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.image import Limits, one_line, open_bytes, read_bytes
+from anyclass.data.image import Limits, one_line, read_bytes
+from anyclass.data.memory import item_hash
 from anyclass.errors import AnyclassError, ImageError, Reason
 
 SETTLED = 2.0
@@ -78,6 +85,8 @@ def content_hashes(
 
     def checksum(index: int) -> str | None:
         try:
+            if dataset.memory is not None:
+                return item_hash(dataset.memory[dataset.files[index]], limits)
             return content_hash(dataset.path(index), dataset.root, limits)
         except ImageError:
             return None
@@ -124,7 +133,7 @@ def load_batches(
         dataset: the images to read.
         transform: makes the views of an image.
         batch_size: images of a batch, before rejections.
-        workers: processes that read ahead; by default none below 128 images, else one per core.
+        workers: workers that read ahead; by default none below 128 images, else one per core.
         limits: size limits of an image.
 
     Raises:
@@ -143,18 +152,21 @@ def read_chunks(
     chunks: list[list[int]],
     workers: int | None = None,
 ) -> Iterator[Result]:
-    """Yield what a reader makes of each chunk, in order; processes read ahead.
+    """Yield what a reader makes of each chunk, in order; workers read ahead.
 
     Args:
         reader: gives the result of a list of indices; must be picklable.
         files: names of the images, for messages.
         chunks: indices of images.
-        workers: processes; by default none below 128 images, else one per core.
+        workers: processes or threads; by default none below 128 images, else one per core.
 
     Raises:
         AnyclassError: a worker was killed; the message names the images it was reading.
     """
     count = _processes(sum(map(len, chunks))) if workers is None else workers
+    if count and _start_method() != "fork":
+        yield from _read_by_threads(reader, chunks, count)
+        return
     results = _started(reader, chunks, count)
     for chunk in chunks:
         try:
@@ -166,6 +178,24 @@ def read_chunks(
                 "smaller batch."
             ) from error
         yield result
+
+
+def _read_by_threads(
+    reader: Dataset[Result], chunks: Sequence[list[int]], workers: int
+) -> Iterator[Result]:
+    """Read chunks in threads, at most two for each thread ahead of the model."""
+    threads = ThreadPoolExecutor(workers)
+    waiting = deque[Future[Result]]()
+    coming = iter(chunks)
+    try:
+        while True:
+            for chunk in islice(coming, 2 * workers - len(waiting)):
+                waiting.append(threads.submit(reader.__getitem__, chunk))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 _Read = tuple[list[int], UInt8[np.ndarray, "b K 3 H W"], list[str], list[Rejection]]
@@ -191,9 +221,8 @@ class _Images(Dataset[_Read]):
         rejections = []
         for index in chunk:
             try:
-                data = read_bytes(self.dataset.path(index), self.dataset.root, self.limits)
-                content = sha256(data).hexdigest()
-                views.append(self.transform(open_bytes(data, self.limits), content).numpy())
+                content, image = self.dataset.open(index, self.limits)
+                views.append(self.transform(image, content).numpy())
             except Exception as error:  # no single image may end a run
                 rejections.append(rejection_of(self.dataset.files[index], error))
             else:
@@ -226,6 +255,14 @@ def _started(reader: Dataset[Result], chunks: list[list[int]], workers: int) -> 
     )
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(iter, loader).result()
+
+
+def _start_method() -> str:
+    """How processes are started, without deciding it for the rest of the program."""
+    return (
+        multiprocessing.get_start_method(allow_none=True)
+        or (multiprocessing.get_all_start_methods()[0])
+    )
 
 
 def _identity(batch: Any) -> Any:

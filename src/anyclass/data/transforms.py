@@ -3,6 +3,7 @@
 Letters: b images, K views of each, H and W the size of the model's input.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from anyclass.data.image import Limits
 from anyclass.errors import ImageError, ModelError
+
+_GENERATOR = threading.Lock()
+"""Held while a view is drawn: torchvision draws from torch's global generator."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Augmentation:
         from torchvision.transforms.functional import pil_to_tensor
 
         crop = RandomResizedCrop(size, scale=self.scale, interpolation=InterpolationMode.BICUBIC)
-        with torch.random.fork_rng(devices=[]):
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             image = crop(image)
             if torch.rand(()) < self.jitter_probability:
@@ -169,7 +173,7 @@ class CropAndFlip:
 
         side = round(max(size) / self.share)
         _refuse_narrow(image, side)
-        with torch.random.fork_rng(devices=[]):
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             image = RandomCrop(size)(Resize(side, InterpolationMode.BICUBIC)(image))
             image = RandomHorizontalFlip(self.flip_probability)(image)

@@ -7,9 +7,10 @@ The page has no scripts and loads nothing; Jinja escapes every text in it.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -20,15 +21,19 @@ from anyclass.report.words import Json
 __all__ = ["summarise", "to_html", "to_markdown", "write"]
 
 
-def write(run: Path) -> Path:
+def write(run: Path, memory: Mapping[str, Any] | None = None) -> Path:
     """Write `run/report.html` atomically and return its path.
+
+    Args:
+        run: a run folder.
+        memory: its images by name, if they are in memory; `anyclass report` later shows none.
 
     Raises:
         RequestError: `run` is not the folder of a finished run.
         AnyclassError: a file in it is damaged.
     """
     path = run / "report.html"
-    write_text(path, to_html(summarise(run)))
+    write_text(path, to_html(summarise(run, memory=memory)))
     return path
 
 

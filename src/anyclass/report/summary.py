@@ -10,6 +10,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from anyclass.report.map_picture import map_picture
 from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
-from anyclass.report.thumbnails import Thumbnail, Thumbnails, no_image
+from anyclass.report.thumbnails import no_image, thumbnails_of
 from anyclass.report.words import SHARES, Json, figure, plain, title
 from anyclass.run.embedding_map import read_map
 from anyclass.run.label_scores import TRAINING, TRAINING_CAVEAT
@@ -53,8 +54,13 @@ BARS = 48
 """Most bars of a training curve."""
 
 
-def summarise(run: Path, thumbnails: bool = True) -> Json:
+def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | None = None) -> Json:
     """Collect everything for the report of `run`; without `thumbnails`, no image is read.
+
+    Args:
+        run: a run folder.
+        thumbnails: whether images are shown.
+        memory: images by name, if they are in memory.
 
     Raises:
         RequestError: `run` is not the folder of a finished run.
@@ -69,7 +75,7 @@ def summarise(run: Path, thumbnails: bool = True) -> Json:
             )
     config, environment, classes, metrics = (read_json(run / name) for name in needed)
     images = config["images"]
-    thumbnail_of: Thumbnail = Thumbnails(Path(images)) if thumbnails and images else no_image
+    thumbnail_of = thumbnails_of(images, memory) if thumbnails else no_image
     everything = pq.read_table(run / "predictions.parquet")
     table = everything.filter((pc.field("status") == "ok") & pc.field("label").is_valid())
     moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from anyclass.errors import printable
+from anyclass.run.bars import progress_bar
 
 Callback = Callable[..., None]
 """Gets the same named numbers and strings as the log."""
@@ -115,15 +116,9 @@ class Progress(AbstractContextManager["Progress"]):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        if sys.stderr.isatty():
-            unit = UNITS.get(stage, " steps")
-            self._bar = tqdm(
-                total=total,
-                desc=STAGES.get(stage, stage),
-                unit=unit,
-                file=sys.stderr,
-                dynamic_ncols=True,
-            )
+        unit = UNITS.get(stage, " steps")
+        name = STAGES.get(stage, stage)
+        self._bar = progress_bar(total=total, desc=name, unit=unit, dynamic_ncols=True)
 
 
 def _figures(done: int, left: int, seconds: float) -> str:

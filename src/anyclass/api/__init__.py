@@ -1,0 +1,1 @@
+"""The Python interface: fit, load, and what they return."""

@@ -1,0 +1,356 @@
+"""`Run`: a fitted classifier with everything that its run folder holds."""
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anyclass.api.predictions import Output, Predictions
+from anyclass.api.words import speaks_python
+from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.precomputed import Precomputed
+from anyclass.commands.evaluate import evaluate
+from anyclass.commands.precomputed import check_images, for_features
+from anyclass.commands.predict import load as load_classifier
+from anyclass.commands.request import check_share
+from anyclass.data.feature_tables import read_features
+from anyclass.data.inputs import ImageSource, image_source
+from anyclass.data.label_inputs import read_images
+from anyclass.errors import RequestError
+from anyclass.files import read_json
+from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
+from anyclass.run.folder import check_finished, is_run
+from anyclass.run.progress import Progress
+from anyclass.run.sentences import basis
+from anyclass.run.tables import PREDICTION, prediction_row, rejected_row
+
+Json = dict[str, Any]
+
+QUIET = 64
+"""Most images that are predicted without a sign of progress."""
+
+
+class Run:
+    """A fitted classifier, with the labels, scores and report of the images it was fitted on.
+
+    `anyclass.fit` and `anyclass.load` return it. In a notebook it shows itself.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        classifier: Classifier | None = None,
+        device: str = "auto",
+        allow_pickle: bool = False,
+        source: ImageSource | None = None,
+    ) -> None:
+        """Take what is known; the rest is read from the folder when it is asked for.
+
+        Args:
+            folder: the run folder; None: there is only a classifier.
+            classifier: the classifier, if it is loaded already.
+            device: device to load it on.
+            allow_pickle: accept weights of the base model that are not safetensors.
+            source: the images, if they are no folder.
+        """
+        self.folder = folder
+        self._device = device
+        self._allow_pickle = allow_pickle
+        self._source = source
+        if classifier is not None:
+            self.classifier = classifier
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier alone: representation, head and classes."""
+        return load_classifier(self._run_folder(), self._device, self._allow_pickle)
+
+    @property
+    def classes_(self) -> list[str]:
+        """Class names in the order of the columns of `predict_proba`."""
+        return self.classifier.classes_
+
+    @property
+    def metrics(self) -> Json:
+        """Scores and figures of the fit: the content of `metrics.json`."""
+        return dict(read_json(self._run_folder() / "metrics.json"))
+
+    @property
+    def report(self) -> Path:
+        """The report: one HTML file, without scripts."""
+        return self._run_folder() / "report.html"
+
+    @property
+    def predictions(self) -> Predictions:
+        """Labels of the images that it was fitted on."""
+        folder = self._run_folder()
+        table = pq.read_table(folder / "predictions.parquet")
+        index = None if self._source is None else self._source.index
+        thumbnail_of = self._thumbnails(folder)
+        return Predictions(table, self.classes_, thumbnail_of=thumbnail_of, index=index)
+
+    @property
+    def suspicious(self) -> pa.Table | None:
+        """Given labels that the other images contradict; None if the method does not tell."""
+        from pyarrow import csv
+
+        path = self._run_folder() / "suspicious.csv"
+        return csv.read_csv(path) if path.is_file() else None
+
+    @speaks_python
+    def predict(
+        self,
+        images: Any = None,
+        *,
+        features: Any = None,
+        extra: Any = None,
+        min_score: float = 0.0,
+        image_column: str | None = None,
+        output: Output = "default",
+    ) -> Any:
+        """Predict the label of each image.
+
+        Args:
+            images: a folder, a file, a Pillow image, an array (H, W, 3) or (N, H, W, 3), a tensor
+                with the channels first, a list of these, or a table or data set with a row per
+                image.
+            features: features of the images instead, by the model of the run: a file or an array.
+            extra: with `features`, further features, if the run had such.
+            min_score: leave images with a lower score without a label. The score is the best
+                probability, reduced for images that are unlike the training images.
+            image_column: column of a table with the images; by default it is looked for.
+            output: "default" for `Predictions`, "pandas" for a DataFrame, "arrow" for a Table.
+
+        Returns:
+            A row per image in the order of `images`; one that cannot be read has no label, and the
+            reason.
+
+        Raises:
+            RequestError: there is no image, or the input is of an unknown kind.
+        """
+        check_share(min_score, "--min-score")
+        found = self._predicted(images, features, extra, min_score, image_column)
+        return found.as_output(output)
+
+    @speaks_python
+    def predict_proba(
+        self,
+        images: Any = None,
+        *,
+        features: Any = None,
+        extra: Any = None,
+        image_column: str | None = None,
+        output: Output = "default",
+    ) -> Any:
+        """Probability of each class for each image; arguments as of `predict`.
+
+        Returns:
+            An array (N, C) with the columns of `classes_`, or a table with these columns and the
+            names of the images. An image that cannot be read has a row of NaN.
+        """
+        found = self._predicted(images, features, extra, 0.0, image_column)
+        rows: Any = found.probabilities
+        columns = [pa.array(rows[:, c]) for c in range(rows.shape[1])]
+        if output == "default":
+            return rows
+        table = pa.table([found.table["file_name"], *columns], ["file_name", *self.classes_])
+        return Predictions(table, self.classes_, index=found.index).as_output(output)
+
+    @speaks_python
+    def evaluate(
+        self,
+        images: Any = None,
+        labels: Any = None,
+        *,
+        features: Any = None,
+        extra: Any = None,
+        min_score: float = 0.0,
+        image_column: str | None = None,
+        prompt_ensemble: bool = True,
+    ) -> Json:
+        """Score on labelled images, beside zero-shot and baselines.
+
+        Args:
+            images: as for `predict`.
+            labels: one per image; a mapping, Series or table by path; a column of the images' own
+                table; or "folders", the default for a folder.
+            features: features of the images instead.
+            extra: with `features`, further features, if the run had such.
+            min_score: also score the images with a score of at least this.
+            image_column: column of a table with the images.
+            prompt_ensemble: also score zero-shot with an ensemble of 80 prompt templates.
+
+        Returns:
+            `accuracy`, `zero_shot_accuracy`, `per_class` and more, as `anyclass.evaluate`.
+        """
+        source = None if images is None else image_source(images, image_column)
+        return evaluate(
+            self._run_folder(),
+            source,
+            labels,
+            device=self._device,
+            allow_pickle=self._allow_pickle,
+            min_score=min_score,
+            prompt_ensemble=prompt_ensemble,
+            features=features,
+            extra=extra,
+        )
+
+    @speaks_python
+    def save(self, folder: Path | str, overwrite: bool = False) -> "Run":
+        """Copy the run folder, with model, labels, scores and report.
+
+        Args:
+            folder: a new or empty folder, which `anyclass.load` and the command line read.
+            overwrite: replace a run that is there.
+
+        Raises:
+            RequestError: there is something else in `folder`.
+        """
+        target = Path(folder)
+        if self.folder is None:
+            self.classifier.save(target)
+            return self
+        if target.exists() and not target.is_dir():
+            raise RequestError(f"{target} is a file: give a new folder")
+        if target.is_dir() and any(target.iterdir()):
+            if not (overwrite and is_run(target)):
+                advice = "add --overwrite or choose another" if is_run(target) else "choose another"
+                raise RequestError(f"{target} is not empty: {advice}")
+            shutil.rmtree(target)
+        hidden = shutil.ignore_patterns(".anyclass*")
+        shutil.copytree(self.folder, target, ignore=hidden, dirs_exist_ok=True)
+        return self
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        from anyclass.api.display import run_html
+
+        return run_html(self)
+
+    def lines(self) -> list[str]:
+        """What it is, and how good it is, in a few lines."""
+        classifier = self.classifier
+        names = ", ".join(classifier.classes_[:8])
+        more = f" and {len(classifier.classes_) - 8} more" if len(classifier.classes_) > 8 else ""
+        lines = [f"{classifier.method}, {len(classifier.classes_)} classes: {names}{more}"]
+        if self.folder is None:
+            return lines
+        metrics = self.metrics
+        unreadable = f", {metrics['rejected']} of them unreadable" if metrics["rejected"] else ""
+        lines.append(f"fitted on {metrics['n']} images{unreadable}")
+        adapted = metrics["adapted"]
+        if adapted:
+            before = metrics["zero_shot"]
+            zero_shot = f", zero-shot {before['accuracy']:.1%}" if before else ""
+            lines.append(f"accuracy {adapted['accuracy']:.1%}{zero_shot}")
+        return [*lines, *filter(None, [basis(metrics)])]
+
+    def _run_folder(self) -> Path:
+        if self.folder is None:
+            raise RequestError("this is a classifier without its run: load the run folder")
+        return self.folder
+
+    def _thumbnails(self, folder: Path) -> Thumbnail:
+        memory = None if self._source is None else self._source.dataset.memory
+        return thumbnails_of(read_json(folder / "config.json")["images"], memory)
+
+    def _predicted(
+        self, images: Any, features: Any, extra: Any, min_score: float, column: str | None
+    ) -> Predictions:
+        """Predict images or features, in batches."""
+        with Progress() as log:
+            batches = _batches(self.classifier, images, features, extra, column, log)
+            classes = self.classifier.classes
+            count = len(batches.names)
+            probabilities = np.full((count, len(classes)), np.nan, np.float32)
+            rows: list[Json] = [{}] * count
+            position = {name: i for i, name in enumerate(batches.names)}
+            done = 0
+            for part in batches.parts:
+                for rejection in part.rejections:
+                    rows[position[rejection.file_name]] = rejected_row(rejection)
+                usual = part.familiarity
+                for k, i in enumerate(part.rows):
+                    probabilities[i] = part.probabilities[k].numpy()
+                    familiarity = None if usual is None else float(usual[k])
+                    name = batches.names[i]
+                    row = prediction_row(name, probabilities[i], classes, min_score, familiarity)
+                    rows[i] = row
+                done += len(part.rows) + len(part.rejections)
+                if count > QUIET:
+                    log(stage="predict", done=done, total=count)
+        table = pa.Table.from_pylist(rows, schema=PREDICTION)
+        names = list(classes.names)
+        return Predictions(table, names, probabilities, batches.thumbnail_of, batches.index)
+
+
+class _Batches(NamedTuple):
+    """Predictions under way."""
+
+    names: tuple[str, ...]
+    parts: Any
+    thumbnail_of: Thumbnail
+    index: Any
+
+
+def _batches(
+    classifier: Classifier,
+    images: Any,
+    features: Any,
+    extra: Any,
+    column: str | None,
+    log: Progress,
+) -> _Batches:
+    """Start to predict images, or features."""
+    of_features = isinstance(classifier.representation, Precomputed)
+    if features is None and of_features and not isinstance(images, str | Path | ImageSource):
+        features = images  # an array for a classifier of features
+    if features is not None:
+        table = read_features(features, extra)
+        parts = for_features(classifier).stream_features(table)
+        return _Batches(table.names, parts, no_image, None)
+    if images is None:
+        raise RequestError("give images, or features=")
+    check_images(classifier)
+    source = image_source(images, column)
+    dataset = read_images(source)
+    for sentence in dataset.skipped:
+        log.say(sentence)
+    thumbnail_of = thumbnails_of(str(dataset.root), dataset.memory)
+    index = None if isinstance(source, Path) else source.index
+    return _Batches(dataset.files, classifier.stream(dataset), thumbnail_of, index)
+
+
+@speaks_python
+def load(path: Path | str, device: str = "auto", allow_pickle: bool = False) -> Run:
+    """Load a run folder, or the folder `model` in it.
+
+    Args:
+        path: what `fit(..., out=path)`, `Run.save(path)` or `anyclass fit --out` wrote, or a folder
+            that `Classifier.save` wrote.
+        device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
+        allow_pickle: accept weights of the base model that are not safetensors. They can run code.
+
+    Returns:
+        The same object as `fit`; of a model alone, one without metrics, predictions and report.
+
+    Raises:
+        RequestError: there is no run and no model.
+        ModelError: the model is damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise RequestError(f"{folder} {problem}: give the folder of a run, or its folder model")
+    if (folder / "classifier.json").is_file():
+        classifier = Classifier.load(folder, device, allow_pickle)
+        return Run(None, classifier, device, allow_pickle)
+    check_finished(folder)
+    return Run(folder, None, device, allow_pickle)
