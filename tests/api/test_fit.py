@@ -117,7 +117,7 @@ def test_fit__memory_with_a_bad_image_stays_aligned(fit: Any) -> None:
     config = json.loads((fit.run.folder / "config.json").read_text())
     assert config["images"] == "array of 14 images"
     assert config["labels"] == "array of 14 labels"
-    assert "data:image/jpeg;base64" in (fit.run.folder / "report.html").read_text()
+    assert "data:image/webp;base64" in (fit.run.folder / "report.html").read_text()
 
 
 def test_fit__too_many_bad_images_are_said_in_python(fit: Any) -> None:
@@ -133,7 +133,7 @@ def test_fit__a_list_of_files_keeps_their_place(
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["images"] == str(images)
     assert config["listed"] == 9
-    assert "data:image/jpeg;base64" in run.report.read_text()
+    assert "data:image/webp;base64" in run.report.read_text()
     labels = {"blue disc/0.jpg": "blue disc"}
     with pytest.raises(RequestError, match=r"give images \(images=\.\.\.\)"):
         anyclass.fit(from_run=run, labels=labels)

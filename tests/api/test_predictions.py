@@ -100,10 +100,10 @@ def test_html__of_a_run_shows_images_of_each_class(fit: Any) -> None:
     page = fit.run._repr_html_()
     for name in fit.run.classes_:
         assert f">{name}</td>" in page
-    assert page.count("data:image/jpeg;base64,") >= 4
+    assert page.count("data:image/webp;base64,") >= 4
     assert "accuracy" in page
     shown = fit.run.predict(fit.images)._repr_html_()
-    assert shown.count("data:image/jpeg;base64,") == 9, "10 rows, one of them unreadable"
+    assert shown.count("data:image/webp;base64,") == 9, "10 rows, one of them unreadable"
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from anyclass import fit
 from anyclass.captioning import CAPTIONERS
 from anyclass.cli import _fit_flags, main
 from anyclass.commands.again import again, flag_words
 from anyclass.commands.command_line import read
+from anyclass.commands.fit import fit
 from anyclass.commands.flags import fit_command
 from anyclass.commands.parse import parse
 from anyclass.commands.request import ChosenMethod, request_of

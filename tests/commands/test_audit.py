@@ -13,6 +13,7 @@ from PIL import Image
 import anyclass
 from anyclass.cli import main
 from anyclass.commands.audit import ORDER, audit
+from anyclass.commands.fit import fit
 from anyclass.commands.plan import plan
 from anyclass.errors import RequestError
 
@@ -165,7 +166,7 @@ def test_plan__refuses_what_fit_refuses(
     with pytest.raises(RequestError, match=said) as refused:
         plan(method, **asked)
     with pytest.raises(RequestError) as also:
-        anyclass.fit(method, tmp_path / "run", **asked)
+        fit(method, tmp_path / "run", **asked)
     assert str(also.value) == str(refused.value)
     assert not (tmp_path / "run").exists()
 
@@ -181,7 +182,7 @@ def labelled_run(images: Path, shapes: dict[str, Any], tmp_path: Path) -> Path:
     rows = [f"{path.relative_to(images).as_posix()},{path.parent.name}" for path in files]
     table = tmp_path / "labels.csv"
     table.write_text("\n".join(["file_name,label", *rows]) + "\n")
-    anyclass.fit("auto", tmp_path / "run", **shapes | {"labels": table})
+    fit("auto", tmp_path / "run", **shapes | {"labels": table})
     return tmp_path / "run"
 
 
@@ -213,7 +214,7 @@ def test_evaluate__knows_images_of_the_fit_by_content(
 def test_fit__says_that_files_have_the_same_content(
     messy: Path, shapes: dict[str, Any], tmp_path: Path, capsys: Screen
 ) -> None:
-    anyclass.fit("zero-shot", tmp_path / "run", **shapes, prompt_ensemble=False)
+    fit("zero-shot", tmp_path / "run", **shapes, prompt_ensemble=False)
     said = capsys.readouterr().err.splitlines()
     (line,) = [line for line in said if "copy of 1 other image" in line]
     assert "different labels" in line

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from anyclass import Classifier, evaluate, fit, predict
+from anyclass import Classifier, evaluate, predict
 from anyclass.cli import main
 from anyclass.commands.edit_classes import edit_classes
+from anyclass.commands.fit import fit
 from anyclass.commands.rename import rename
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import check_manifest

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import anyclass
-from anyclass import export
 from anyclass.cli import main
 from anyclass.commands import export as module
+from anyclass.commands.export import export
+from anyclass.commands.fit import fit
 from anyclass.errors import RequestError
 from anyclass.exporting.onnx_model import Check
 from anyclass.files import check_manifest
@@ -174,7 +175,7 @@ def test_export__a_run_of_features_says_what_it_lacks(tmp_path: Path) -> None:
     labels = np.array(["a", "b", "c"])[np.arange(30) % 3]
     np.savez(tmp_path / "features.npz", x=x, labels=labels)
     run = tmp_path / "run"
-    anyclass.fit("auto", run, features=tmp_path / "features.npz")
+    fit("auto", run, features=tmp_path / "features.npz")
     for target in ("onnx", "open_clip", "cleanlab"):
         path = tmp_path / ("model.onnx" if target == "onnx" else target)
         with pytest.raises(RequestError, match="has no model that reads images"):

@@ -224,14 +224,14 @@ def test_fit__takes_nouns_from_the_file_of_class_texts(blobs: Blobs, tmp_path: P
     texts = {"class_text": blobs.text, "class_names": np.array(CLASSES), "logit_scale": 20.0}
     given = {"features": blobs.x, "class_text": tmp_path / "texts.npz"}
     np.savez(tmp_path / "texts.npz", **texts, negative_text=nouns)
-    anyclass.fit(out=tmp_path / "run", **given)
+    fit(out=tmp_path / "run", **given)
     head = Classifier.load(tmp_path / "run" / "model").head
     assert isinstance(head, OpenWorldModel)
     assert head.nouns.shape == (17, 12)
     for bad in (nouns[:, :5], 0 * nouns, np.inf * nouns):
         np.savez(tmp_path / "texts.npz", **texts, negative_text=bad)
         with pytest.raises(RequestError, match="negative_text must have 12 columns"):
-            anyclass.fit(out=tmp_path / "other", **given)
+            fit(out=tmp_path / "other", **given)
         assert not (tmp_path / "other").exists()
 
 

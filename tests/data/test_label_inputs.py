@@ -146,7 +146,7 @@ def test_read_images__prompts_of_classes() -> None:
         ([0, 1, 3], NAMES, "labels holds 3, no index of the 3 classes; -1 is no label"),
         ([0.5, 1, 1], NAMES, "labels holds 0.5: a label is a class name or its index"),
         ([["a"], "b", "c"], None, r"labels holds \['a'\]"),
-        (["kite", "ring", None], NAMES, "1 labels are not in the list of classes: 'ring'"),
+        (["kite", "ring", None], NAMES, "these labels are not in the list of classes: 'ring'"),
         (5, None, "labels is of type int"),
         ({}, None, "labels is empty"),
         ({"9": "a"}, None, "labels labels no row|labels no"),

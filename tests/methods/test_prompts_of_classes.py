@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from anyclass import Classifier, evaluate, fit, predict
+from anyclass import Classifier, evaluate, predict
 from anyclass.backbone import Backbone
+from anyclass.commands.fit import fit
 from anyclass.data import ImageDataset
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, fill

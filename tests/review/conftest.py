@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from anyclass import Backbone, Classifier, fit
+from anyclass import Backbone, Classifier
+from anyclass.commands.fit import fit
 from anyclass.review.session import Session, Tools
 from anyclass.review.thumbnails import Thumbnails
 from tests.conftest import SHAPES, draw_shape

@@ -205,7 +205,7 @@ class _Seen(NamedTuple):
     """Whether the label of each image was trained on."""
 
 
-def _seen(run: Path, images: Path | str | None, features: Any, data: AnyFeatures) -> _Seen:
+def _seen(run: Path, images: Any, features: Any, data: AnyFeatures) -> _Seen:
     """Find the images of a fit by their content; by their names where that is not known."""
     given = given_files(run)
     fitted = FittedImages.read(run, given)

@@ -18,6 +18,7 @@ import numpy as np
 
 from anyclass.data.classes import listed
 from anyclass.data.dataset import ImageDataset
+from anyclass.data.listing import OTHER
 from anyclass.data.memory import is_array, is_image
 from anyclass.errors import RequestError
 
@@ -81,8 +82,8 @@ def image_source(images: Any, column: str | None = None) -> Path | ImageSource:
 
 
 def _path(path: Path) -> Path | ImageSource:
-    """A folder, or a single file."""
-    if path.is_file():
+    """A folder, or a single image."""
+    if path.suffix.lower() not in OTHER and path.is_file():
         return ImageSource(ImageDataset.of([path]))
     return path
 
