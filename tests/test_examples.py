@@ -58,6 +58,7 @@ def notebook() -> Any:
     return nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the kernel's own libraries
 def test_notebook__runs_and_shows_tables_with_images(starter: Path, tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
