@@ -308,10 +308,14 @@ def test_embed__does_not_depend_on_the_batch(
 SHORT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+    Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for 9 bytes"),
 ]
 
 
-@pytest.mark.parametrize(("error", "room"), [(SHORT[0], 1), (SHORT[1], 3)])
+@pytest.mark.parametrize(
+    ("error", "room"), [(SHORT[0], 1), (SHORT[1], 3), (SHORT[2], 3), (SHORT[3], 1)]
+)
 def test_embed__halves_a_batch_that_is_too_large(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, room: int
 ) -> None:
@@ -327,6 +331,24 @@ def test_embed__halves_a_batch_that_is_too_large(
     rows, _ = embedded(clip, root)
     torch.testing.assert_close(rows, expected(clip, root, "head", all_names()), rtol=0, atol=1e-5)
     assert seen == {1: [1] * N, 3: [2, 3, 3, 3]}[room]
+
+
+@pytest.mark.parametrize("error", SHORT)
+def test_stream__halves_a_batch_that_is_too_large(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What `predict` computes, from the normalised pixels on."""
+    together = torch.cat([x for _, x, _ in stream(clip, ImageDataset.read(root), "head")])
+    normalise = clip.preprocessing.normalise
+
+    def short(pixels: Tensor) -> Tensor:
+        if len(pixels) > 3:
+            raise error
+        return normalise(pixels)
+
+    monkeypatch.setattr(type(clip.preprocessing), "normalise", lambda _, pixels: short(pixels))
+    halved = torch.cat([x for _, x, _ in stream(clip, ImageDataset.read(root), "head")])
+    torch.testing.assert_close(halved, together, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("error", [SHORT[0], RuntimeError("shapes do not match"), ValueError()])
@@ -739,7 +761,7 @@ def test_embed__the_index_of_the_cache_is_made_again(
     if damage == "another order":  # rows are never taken for those of other images
         assert log.done[-1] == 5
     else:
-        assert log.lines == [{"stage": "index", "done": i, "total": 3} for i in (1, 2, 3)]
+        assert log.lines == [{"stage": "index", "done": 3, "total": 3}]
     assert embedded(clip, root)[1].lines == []
 
 

@@ -8,6 +8,7 @@ when a shard is opened.
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ INDEX = "index.sqlite"
 
 PATIENCE = 30.0
 """Seconds to wait for another process that is writing."""
+
+SHARDS = 1000
+"""Shards that are added at once when the index is made again."""
+
+PAGES = 100_000
+"""Kilobytes of the index that are held in memory, at most."""
 
 AT_ONCE = 500
 """Keys of one query."""
@@ -81,12 +88,12 @@ class ShardIndex:
         known = {name for (name,) in self._database.execute("SELECT name FROM shards")}
         new = sorted(present - known)
         told = not known and len(new) > 1
-        for done, name in enumerate(new, start=1):
-            content = self._read(self._folder / name)
-            if content is not None:
-                self.add(name, content)
+        for start in range(0, len(new), SHARDS):
+            some = new[start : start + SHARDS]
+            contents = {name: self._read(self._folder / name) for name in some}
+            self.add({name: content for name, content in contents.items() if content is not None})
             if told:
-                self._log(stage="index", done=done, total=len(new))
+                self._log(stage="index", done=start + len(some), total=len(new))
         for name in sorted(known - present):
             self.remove(name)
 
@@ -108,21 +115,23 @@ class ShardIndex:
                     found.rows[key.hex()] = (name, row)
         return found
 
-    def add(self, name: str, content: ShardContent, instead_of: Sequence[str] = ()) -> None:
-        """Add the rows of a shard, which may hold those of other shards, `instead_of` them."""
-        rows: list[tuple[object, ...]] = [
-            (bytes.fromhex(key), row, None, None, None) for row, key in enumerate(content.keys)
-        ]
-        rows += [(bytes.fromhex(key), -1, *why) for key, why in content.refused.items()]
+    def add(self, contents: Mapping[str, ShardContent], instead_of: Sequence[str] = ()) -> None:
+        """Add the rows of shards, which may hold those of other shards, `instead_of` them."""
+        database = self._database
         with self._transaction():
-            self._database.execute("INSERT OR IGNORE INTO shards (name) VALUES (?)", (name,))
-            query = "SELECT id FROM shards WHERE name = ?"
-            (shard,) = self._database.execute(query, (name,)).fetchone()
-            self._database.executemany(
-                f"INSERT OR REPLACE INTO images VALUES (?, {shard}, ?, ?, ?, ?)", rows
-            )
+            rows: list[tuple[object, ...]] = []
+            for name, content in contents.items():
+                database.execute("INSERT OR IGNORE INTO shards (name) VALUES (?)", (name,))
+                query = "SELECT id FROM shards WHERE name = ?"
+                (shard,) = database.execute(query, (name,)).fetchone()
+                keys = enumerate(content.keys)
+                rows += [(bytes.fromhex(key), shard, row, None, None, None) for row, key in keys]
+                refused = content.refused.items()
+                rows += [(bytes.fromhex(key), shard, -1, *why) for key, why in refused]
+            rows.sort(key=itemgetter(0))  # pages of the index are then visited once
+            database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)", rows)
             forgotten = [(old,) for old in instead_of]
-            self._database.executemany("DELETE FROM shards WHERE name = ?", forgotten)
+            database.executemany("DELETE FROM shards WHERE name = ?", forgotten)
 
     def remove(self, name: str) -> None:
         """Forget a shard and its rows."""
@@ -170,6 +179,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     )
     try:
         database.execute("PRAGMA synchronous = OFF")
+        database.execute(f"PRAGMA cache_size = -{PAGES}")
         with closing(database.execute("SELECT count(*) FROM sqlite_master")) as tables:
             created = tables.fetchone()[0]
         if not created:  # a finished index can be read where nothing can be written

@@ -36,10 +36,11 @@ class RowJournal(AbstractContextManager["RowJournal"]):
         self._path = temporary_name(out, CONTINUED)
         self._head = json.dumps({"out": str(out.absolute()), "request": request}) + "\n"
         with storage(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
             for old in orphans(out.parent, CONTINUED):
                 self._take_over(old, out)
             if not self._path.exists():
-                self._path.write_text(self._head, encoding="utf-8")
+                self._begin()
             self.done, end = self._valid()
             """Number of rows of the earlier process."""
             self._file = self._open_at(end)
@@ -84,14 +85,23 @@ class RowJournal(AbstractContextManager["RowJournal"]):
         self._file.close()
         self._path.unlink(missing_ok=True)
 
+    def _begin(self) -> None:
+        """Write a journal without rows."""
+        try:
+            self._path.write_text(self._head, encoding="utf-8")
+        except BaseException:
+            self._path.unlink(missing_ok=True)
+            raise
+
     def _take_over(self, old: Path, out: Path) -> None:
         """Use the journal of a killed process, or remove it if it is of another request."""
         with suppress(OSError, ValueError):  # another process was faster, or it is damaged
             with old.open(encoding="utf-8") as file:
                 head = file.readline()
+            whole = head.endswith("\n")  # a full disk may have cut it off
             if head == self._head and not self._path.exists():
                 old.rename(self._path)
-            elif head == self._head or json.loads(head)["out"] == str(out.absolute()):
+            elif not whole or head == self._head or json.loads(head)["out"] == str(out.absolute()):
                 old.unlink()
 
     def _valid(self) -> tuple[int, int]:
