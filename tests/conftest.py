@@ -326,8 +326,8 @@ class Killed(BaseException):
 
 @pytest.fixture
 def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step of training leaves a checkpoint."""
-    monkeypatch.setattr("anyclass.training.loop.SAVE_EVERY", 0.0)
+    """Every step of training leaves a checkpoint, every batch of features a cache file."""
+    monkeypatch.setattr("anyclass.files.SHARE", float("inf"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from anyclass.errors import AnyclassError, RequestError, StorageError
 from anyclass.files import (
@@ -230,6 +231,76 @@ with atomic_write(Path(sys.argv[1]) / "value") as temporary:
     sweep(tmp_path)
     assert names(tmp_path) == {"value", "deeper", *foreign}
     assert not names(tmp_path / "deeper")
+
+
+def test_atomic_write__removes_what_killed_processes_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only files of processes that have ended: not of live ones, nor of other machines."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from anyclass.files import atomic_write
+with atomic_write(Path(sys.argv[1]) / "table.csv"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for _ in range(3):
+        assert run(code, tmp_path).returncode == -signal.SIGKILL
+        assert len(names(tmp_path)) == 1, "the one before is gone"
+    (orphan,) = names(tmp_path)
+    host, pid, started = orphan[10:18], orphan[18:26], orphan[26:34]
+    with atomic_write(tmp_path / "live.csv") as live:
+        foreign = f".anyclass-{'f' * 8}{pid}{started}{'0' * 8}.tmp"
+        reused = f".anyclass-{host}{os.getpid():08x}{'f' * 8}{'0' * 8}.tmp"  # our number, not we
+        for name in (foreign, reused):
+            (tmp_path / name).write_text("half")
+        (tmp_path / "deep").mkdir()
+        (tmp_path / "deep" / orphan).write_text("half")
+        assert run("import sys\n" + code.replace("os.kill", "print"), tmp_path).returncode == 0
+        assert names(tmp_path) == {live.name, foreign, "table.csv", "deep"}
+        assert names(tmp_path / "deep") == {orphan}
+        os.utime(tmp_path / foreign, (0, 0))
+        monkeypatch.setattr("anyclass.files._swept", set())
+        write_text(tmp_path / "other", "x")
+        assert names(tmp_path) == {live.name, "table.csv", "deep", "other"}
+        sweep(tmp_path)
+        assert names(tmp_path / "deep") == set()
+        assert live.is_file()
+
+
+def test_atomic_write__says_what_is_needed_and_free(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(StorageError, match=r"\(12,345,678 are needed, [\d,]+ bytes are free\)"):
+        with atomic_write(tmp_path / "value", 12_345_678):
+            raise full
+    with pytest.raises(StorageError, match=r"\([\d,]+ bytes are free, more are needed\)") as caught:
+        with atomic_write(tmp_path / "value"):
+            raise full
+    assert "run the same command again: what was computed so far is kept" in str(caught.value)
+
+
+def test_sort_metadata__equal_bytes_for_equal_content(tmp_path: Path) -> None:
+    """Its writer orders the keys anew in each process."""
+    about = {key: f"{key} ä\n\u2028" for key in "fedcba"}
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import save_file
+from anyclass.files import sort_metadata
+path = Path(sys.argv[1]) / "weights"
+save_file({{"x": np.arange(5.0)}}, path, {about!r})
+sort_metadata(path)
+"""
+    written = set()
+    for _ in range(2):
+        done = run(code, tmp_path)
+        assert done.returncode == 0, done.stderr
+        written.add((tmp_path / "weights").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "weights", "np") as file:
+        assert file.metadata() == about
+        assert file.get_tensor("x").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_write_text__holds_any_text_exactly_with_unix_line_ends(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
-from anyclass.errors import AnyclassError, RequestError, printable
+from anyclass.errors import AnyclassError, RequestError, out_of_memory, printable
 
 if TYPE_CHECKING:
     from anyclass.commands.command_line import CommandLine
@@ -48,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read our output has enough: let the interpreter end in silence
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(printable(f"anyclass: {place}{error.strerror or error}"), file=sys.stderr)
+    except Exception as error:
+        print(printable(f"anyclass: {_of_the_system(error, arguments)}"), file=sys.stderr)
         return 1
     except SystemExit as end:  # tyro has shown its help, or what is wrong with the flags
         return int(end.code or 0)
@@ -89,9 +88,20 @@ def _what_is_kept(arguments: Sequence[str]) -> str:
         case ["describe" | "embed" | "demo"]:
             return "run the same command again: what was computed so far is kept"
         case ["predict"]:
-            return "no table was written"
+            return "no table was written yet: run the same command again, it goes on from there"
         case _:
             return "nothing was changed"
+
+
+def _of_the_system(error: Exception, arguments: Sequence[str]) -> str:
+    """What to say of an error of the operating system, or of memory that ran out; others raise."""
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}"
+    if not out_of_memory(error):
+        raise error
+    advice = "end other programs, or give a smaller --model or fewer images"
+    return f"there is not enough memory for {' '.join(arguments[:1])}: {advice}"
 
 
 def _answer(

@@ -32,6 +32,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, numpy, PyTorch or ONNX Runtime says that memory ran out."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # of torch, which is not imported here
+        or any(words in text for words in _NO_MEMORY)
+    )
+
+
+_NO_MEMORY = ("DefaultCPUAllocator", "Failed to allocate memory", "bad_alloc", "bad allocation")
+"""What libraries say when memory runs out."""
+
+
 class AnyclassError(Exception):
     """Base class of all errors of this package."""
 

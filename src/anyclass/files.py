@@ -2,7 +2,8 @@
 
 Readers see the old file or the new one, never a mix: `atomic_write` writes a temporary file next to
 the target, flushes it to disk and renames it. `manifest.json` is written last and marks the end of
-a run. Temporary files are called `.anyclass-*.tmp*`; `sweep` removes those of killed runs.
+a run. Temporary files are called `.anyclass-*.tmp*` and name the process that writes them: those of
+killed processes are removed by the next process that writes into the folder.
 """
 
 import errno
@@ -10,11 +11,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,9 +30,21 @@ from anyclass.errors import AnyclassError, RequestError, StorageError
 MANIFEST = "manifest.json"
 """Name of the file with the checksums of a folder's files."""
 
+SHARE = 0.05
+"""Most of the time that saving may take, unless it is seldom; see `Pace`."""
+
 _LOCK = ".anyclass.lock"
 _OWNER = ".anyclass.lock.json"
-_TEMPORARY = re.compile(r"\.anyclass-[0-9a-f]{32}\.tmp(\..*)?")
+_TEMPORARY = re.compile(
+    r"\.anyclass-(?P<host>[0-9a-f]{8})(?P<pid>[0-9a-f]{8})(?P<started>[0-9a-f]{8})[0-9a-f]{8}"
+    r"\.tmp(\..*)?"
+)
+CONTINUED = ".rows"
+"""Ending of temporary files that the next process continues."""
+_FORGOTTEN = 7 * 86400.0
+"""Seconds without a write after which a temporary file is removed that was kept till then."""
+_swept: set[Path] = set()
+"""Folders whose temporary files were looked at by this process."""
 _NO_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
 _DANGEROUS = re.compile(r"'*[=+\-@\t\r]")
@@ -45,24 +61,30 @@ def cache_folder(*parts: str) -> Path:
             "this user has no home folder: set ANYCLASS_CACHE to a folder that can be written to"
         ) from error
     folder = root.joinpath(*parts)
-    with _storage(folder):
+    with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path next to `path` and rename it to `path` when the block succeeds.
 
     The block may write to it, replace it or pass it to a library. Afterwards file and folder are
     flushed to disk, and the mode follows the umask. When the block fails, the file is removed.
+    The first write into a folder removes the temporary files that killed processes left there.
+
+    Args:
+        path: the file.
+        size: number of bytes it will have, if known, for the message when the disk is full.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written to.
     """
-    temporary = path.parent / f".anyclass-{uuid4().hex}.tmp{path.suffix}"
-    with _storage(path):
+    temporary = temporary_name(path, path.suffix)
+    with storage(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(path.parent)
         try:
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode
@@ -76,6 +98,34 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if os.name != "nt":
             with suppress(OSError):  # some network disks cannot flush a folder
                 _to_disk(path.parent, os.O_RDONLY)
+
+
+class Pace:
+    """When to save: at once where that is cheap, else so that it takes a twentieth of the time."""
+
+    def __init__(self, longest: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin.
+
+        Args:
+            longest: seconds without saving, at most.
+            clock: seconds since any fixed moment.
+        """
+        self._longest = longest
+        self._clock = clock
+        self._saved = clock()
+        self._cost = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self._clock() - self._saved >= min(self._longest, self._cost / SHARE)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure what saving costs."""
+        started = self._clock()
+        yield
+        self._saved = self._clock()
+        self._cost = self._saved - started
 
 
 def write_text(path: Path, text: str) -> None:
@@ -118,7 +168,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         RequestError: another process holds the lock; the message names it and its start time.
     """
-    with _storage(folder):
+    with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder / _LOCK)
         try:
@@ -163,10 +213,93 @@ def check_manifest(folder: Path) -> list[str]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files of killed runs; the caller must hold the folder's lock."""
+    """Remove the temporary files of killed processes, also in subfolders."""
     for path in folder.rglob(".anyclass-*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+        _remove_orphan(path)
+
+
+def temporary_name(path: Path, ending: str) -> Path:
+    """New name beside `path` of a temporary file of this process."""
+    return path.parent / f".anyclass-{_process()}{uuid4().hex[:8]}.tmp{ending}"
+
+
+def orphans(folder: Path, ending: str) -> list[Path]:
+    """Temporary files with an ending whose processes on this machine have ended; newest first."""
+    found = []
+    for path in folder.glob(f".anyclass-*.tmp{ending}"):
+        made = _maker(path)
+        if made and made["host"] == _host() and not _alive(made):
+            found.append(path)
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _sweep_once(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder, once per process."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for path in folder.glob(".anyclass-*"):
+        _remove_orphan(path)
+
+
+def _remove_orphan(path: Path) -> None:
+    """Remove a temporary file whose process has ended; every other file stays.
+
+    What can be continued stays for a week, and so does a file of another machine, of whose
+    processes nothing is known.
+    """
+    made = _maker(path)
+    if made is None:
+        return
+    foreign = made["host"] != _host()
+    if not foreign and _alive(made):
+        return
+    with suppress(OSError):  # another process removes it too, or it belongs to another user
+        forgotten = time.time() - path.stat().st_mtime > _FORGOTTEN
+        if forgotten or not (foreign or path.suffix == CONTINUED):
             path.unlink(missing_ok=True)
+
+
+def _maker(path: Path) -> re.Match[str] | None:
+    """Which process made a temporary file; None if it is none."""
+    made = _TEMPORARY.fullmatch(path.name)
+    return made if made and path.is_file() and not path.is_symlink() else None
+
+
+@cache
+def _host() -> str:
+    """Eight hexadecimal digits for this machine; another one for each container."""
+    with suppress(OSError):
+        return _digest(f"{socket.gethostname()} {Path('/proc/self/ns/pid').stat().st_ino}")[:8]
+    return _digest(socket.gethostname())[:8]
+
+
+def _process() -> str:
+    """Machine, number and start of this process: 24 hexadecimal digits."""
+    return f"{_host()}{os.getpid():08x}{_started(os.getpid()) or '0' * 8}"
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, as eight hexadecimal digits; None where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return f"{int(text.rpartition(')')[2].split()[19]) % 2**32:08x}"
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _alive(made: re.Match[str]) -> bool:
+    """Whether the process that made a temporary file runs; numbers are used again, starts not."""
+    pid = int(made["pid"], 16)
+    if os.name == "nt":  # asking would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return _started(pid) in (None, made["started"])
 
 
 def slug(name: str) -> str:
@@ -227,11 +360,27 @@ def _owner(folder: Path) -> str:
         return " by another process"
 
 
+def sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, which its writer orders at random: equal bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
+
+
 @contextmanager
-def _storage(path: Path) -> Iterator[None]:
+def storage(path: Path, size: int | None = None) -> Iterator[None]:
     """Turn a full disk or a read-only folder into a `StorageError` that names `path`.
 
     Rust writers (safetensors) raise their own errors, with the error number only in the text.
+
+    Args:
+        path: what is written.
+        size: number of bytes it will have, if known.
     """
     try:
         yield
@@ -243,5 +392,25 @@ def _storage(path: Path) -> Iterator[None]:
             number = int(found[1])
         if number not in _NO_STORAGE:
             raise
-        advice = "Free some space, or choose another folder."
-        raise StorageError(f"{path} cannot be written: {os.strerror(number)}. {advice}") from error
+        raise StorageError(
+            f"{path} cannot be written: {os.strerror(number)}{_needed(path, number, size)}. "
+            f"{_ADVICE.get(number, 'Choose another folder, or give yourself the right to write')} "
+            "and run the same command again: what was computed so far is kept."
+        ) from error
+
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space, or choose another folder,",
+    errno.EDQUOT: "Free some space, or choose another folder,",
+    errno.EFBIG: "Choose a folder on another disk,",
+}
+"""What to do about an error number."""
+
+
+def _needed(path: Path, number: int, size: int | None) -> str:
+    """Bytes that are needed and free, for a full disk."""
+    if number not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    free = f"{shutil.disk_usage(folder).free:,} bytes are free"
+    return f" ({free}, more are needed)" if size is None else f" ({size:,} are needed, {free})"

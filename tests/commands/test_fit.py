@@ -5,12 +5,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -370,57 +366,6 @@ def test_fit__two_processes_one_folder(tmp_path: Path, shapes: Shapes) -> None:
     fit(QUICK, run, callback=meanwhile, **shapes)
     assert refused == [99]
     assert check_manifest(run) == []
-
-
-COMMAND = """
-import sys
-import open_clip, torch
-import anyclass.training.loop
-from anyclass.cli import main
-
-torch.set_num_threads(1)
-anyclass.training.loop.SAVE_EVERY = 0.03
-print("ready", flush=True)
-sys.exit(main(sys.argv[1:]))
-"""
-"""A command in an interpreter of its own, which says when its libraries are loaded."""
-
-
-def in_an_interpreter(arguments: Sequence[str], killed_after: float | None = None) -> int:
-    """Run a command, and kill it so many seconds after its start; returns its exit code."""
-    child = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
-    with suppress(subprocess.TimeoutExpired):
-        child.wait(killed_after)
-    child.kill()
-    child.stdout.close()
-    return child.wait()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_fit__killed_at_twenty_random_points(
-    tmp_path: Path, shapes: Shapes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
-    command = ["fit", "latteclip", "--images", str(shapes["images"]), "--labels", "folders"]
-    command += ["--model", shapes["model"], "--engine", "torch", "--tune", "head"]
-    command += ["--device", "cpu", "--out"]
-    started = time.monotonic()
-    assert in_an_interpreter([*command, str(tmp_path / "whole")]) == 0
-    seconds = time.monotonic() - started
-    chance, runs = random.Random(8), [tmp_path / "run0"]
-    for kill in range(20):
-        if (runs[-1] / "manifest.json").exists():
-            runs.append(tmp_path / f"run{len(runs)}")
-        ended = in_an_interpreter([*command, str(runs[-1])], chance.uniform(0, seconds / 2))
-        assert ended in (0, -signal.SIGKILL), f"kill {kill}"
-    for run in runs:
-        finished = (run / "manifest.json").exists()
-        assert finished or in_an_interpreter([*command, str(run)]) == 0
-        assert result(run) == result(tmp_path / "whole")
-        assert check_manifest(run) == []
 
 
 def test_fit__the_saved_weights_are_unit_prototypes(fitted: Any) -> None:

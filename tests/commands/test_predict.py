@@ -20,10 +20,12 @@ from anyclass.commands.fit import fit
 from anyclass.commands.predict import load, predict
 from anyclass.data import Rejection
 from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.features import extract
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import csv_text
 from anyclass.run.tables import PREDICTION, rejected_row, write_table
 from anyclass.training.tuning import Tuning
+from tests.conftest import Killed
 
 ROWS = 1000
 COLUMNS = ["file_name", "label", "score", "runner_up", "margin", "kind", "status", "reason"]
@@ -122,6 +124,88 @@ def test_write_table__asks_for_rows_as_it_writes(
         assert pq.read_table(path)["file_name"].to_pylist() == [f"{i}.png" for i in range(count)]
     else:
         assert path.read_text().splitlines()[-1] == f"{count - 1}.png,,,,,,rejected,missing,,,"
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batches of three images; remembers how many were computed."""
+    computed = []
+    real = extract._run_halving
+
+    def run_halving(run: Any, x: Any) -> Any:
+        computed.append(len(x))
+        return real(run, x)
+
+    monkeypatch.setattr(extract, "BATCH", 3)
+    monkeypatch.setattr(extract, "_run_halving", run_halving)
+    return computed
+
+
+def stopped(run: Path, images: Path, out: Path, at: int) -> None:
+    """Predict until so many images are done, then die."""
+
+    def die(**row: Any) -> None:
+        if row.get("stage") == "predict" and row["done"] >= at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        predict(run, images, out, device="cpu", engine="torch", callback=die)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_predict__goes_on_after_a_kill(
+    run: Path,
+    images: Path,
+    tmp_path: Path,
+    ending: str,
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (images / "blue disc" / "1.png").write_bytes(b"no image")
+    how = {"device": "cpu", "engine": "torch"}
+    wanted = predict(run, images, tmp_path / f"whole.{ending}", **how)
+    batches.clear()
+    out = tmp_path / "new" / f"table.{ending}"
+    stopped(run, images, out, at=9)
+    (left,) = out.parent.glob(".anyclass-*.rows")
+    with left.open("a") as file:
+        file.write('{"stamps": "cut o')  # the kill hit a line
+    monkeypatch.setattr("anyclass.files._alive", lambda made: False)  # it was another process
+    batches.clear()
+    assert predict(run, images, out, **how) == wanted | {"out": str(out)}
+    assert sum(batches) == 14 - 9, "nothing is computed twice"
+    assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("change", ["image", "images", "threshold", "alive"])
+def test_predict__goes_on_with_the_same_request_only(
+    run: Path,
+    images: Path,
+    tmp_path: Path,
+    change: str,
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "table.csv"
+    stopped(run, images, out, at=9)
+    if change != "alive":
+        monkeypatch.setattr("anyclass.files._alive", lambda made: False)
+    least = 0.5 if change == "threshold" else 0.0
+    if change == "image":  # of the second batch
+        path = images / sorted(p.relative_to(images).as_posix() for p in images.rglob("*.*"))[4]
+        shutil.copy(images / "red square" / "0.jpg", path)
+    if change == "images":
+        shutil.copy(images / "red square" / "0.jpg", images / "more.jpg")
+    batches.clear()
+    how = {"device": "cpu", "engine": "torch", "min_score": least}
+    predict(run, images, out, **how)
+    assert sum(batches) == {"image": 11, "images": 15}.get(change, 14)
+    predict(run, images, tmp_path / "whole.csv", **how)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    left = list(tmp_path.glob(".anyclass-*.rows"))
+    assert len(left) == (change == "alive"), "that of a process that may still run"
 
 
 def test_predict__too_many_rejected_still_writes(run: Path, images: Path, tmp_path: Path) -> None:

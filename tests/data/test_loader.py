@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -225,6 +226,50 @@ def test_read__stops_its_workers_when_the_reader_stops(root: Path) -> None:
     for worker in workers:
         worker.join(20)
     assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to count processes")
+def test_read__workers_end_with_a_killed_parent(root: Path) -> None:
+    """They hold batches that nobody takes: more than a pipe holds, so torch's own would stay."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from anyclass.data import ImageDataset, Preprocessing, TestTransform, load_batches
+
+large = Preprocessing((500, 500), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+parts = load_batches(ImageDataset.read(sys.argv[1]), TestTransform(large), 1, workers=2)
+next(parts)
+children = Path(f"/proc/self/task/{os.getpid()}/children").read_text() or " ".join(
+    Path(f"/proc/self/task/{t}/children").read_text() for t in os.listdir("/proc/self/task")
+)
+print(children, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.Popen(
+        [sys.executable, "-c", code, str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert killed.stdout is not None
+    workers = [int(pid) for pid in killed.stdout.readline().split()]
+    killed.stdout.close()
+    assert killed.wait() == -signal.SIGKILL
+    assert len(workers) == 2
+    end = monotonic() + 20
+    while any(running(pid) for pid in workers) and monotonic() < end:
+        sleep(0.05)
+    assert not any(running(pid) for pid in workers)
+
+
+def running(pid: int) -> bool:
+    """Whether a process runs: one that has ended may wait for somebody who asks."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Features: every row is its image's, whatever was killed, damaged, edited or short of memory."""
 
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import anyclass.features.cache
 import anyclass.features.extract
 import anyclass.features.store
 from anyclass.backbone import Backbone, Part
@@ -105,6 +108,8 @@ def expected(clip: Backbone, root: Path, part: Part, names: list[str]) -> Tensor
 def sizes(monkeypatch: pytest.MonkeyPatch, batch: int, shard: int) -> None:
     monkeypatch.setattr(anyclass.features.extract, "BATCH", batch)
     monkeypatch.setattr(anyclass.features.extract, "SHARD", shard)
+    monkeypatch.setattr(anyclass.features.cache, "SHARD", shard)
+    monkeypatch.setattr("anyclass.files.SHARE", float("inf"))  # each batch is kept
 
 
 def all_names() -> list[str]:
@@ -278,8 +283,7 @@ def test_embed__continues_to_the_bit(
     )
     rows, log = embedded(clip, root, part=part)
     assert torch.equal(rows, wanted)
-    # 2 + 1 + 2 good ones fill a shard of 4 and one was refused; the next is full after 10
-    kept = 0 if at <= 6 else 6 if at <= 10 else 10
+    kept = {1: 0, 7: 6, 11: 10}[at]  # all but the batch under way
     assert log.done[-1] == N - kept
 
 
@@ -304,10 +308,14 @@ def test_embed__does_not_depend_on_the_batch(
 SHORT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+    Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for 9 bytes"),
 ]
 
 
-@pytest.mark.parametrize(("error", "room"), [(SHORT[0], 1), (SHORT[1], 3)])
+@pytest.mark.parametrize(
+    ("error", "room"), [(SHORT[0], 1), (SHORT[1], 3), (SHORT[2], 3), (SHORT[3], 1)]
+)
 def test_embed__halves_a_batch_that_is_too_large(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, room: int
 ) -> None:
@@ -323,6 +331,24 @@ def test_embed__halves_a_batch_that_is_too_large(
     rows, _ = embedded(clip, root)
     torch.testing.assert_close(rows, expected(clip, root, "head", all_names()), rtol=0, atol=1e-5)
     assert seen == {1: [1] * N, 3: [2, 3, 3, 3]}[room]
+
+
+@pytest.mark.parametrize("error", SHORT)
+def test_stream__halves_a_batch_that_is_too_large(
+    clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What `predict` computes, from the normalised pixels on."""
+    together = torch.cat([x for _, x, _ in stream(clip, ImageDataset.read(root), "head")])
+    normalise = clip.preprocessing.normalise
+
+    def short(pixels: Tensor) -> Tensor:
+        if len(pixels) > 3:
+            raise error
+        return normalise(pixels)
+
+    monkeypatch.setattr(type(clip.preprocessing), "normalise", lambda _, pixels: short(pixels))
+    halved = torch.cat([x for _, x, _ in stream(clip, ImageDataset.read(root), "head")])
+    torch.testing.assert_close(halved, together, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("error", [SHORT[0], RuntimeError("shapes do not match"), ValueError()])
@@ -675,10 +701,96 @@ def test_embed__ctrl_c_keeps_what_is_there(
     assert torch.allclose(found[range(N)], expected, atol=1e-5)
 
 
-def test_embed__slow_images_are_kept_in_small_parts(
-    root: Path, cache: Path, tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("at", "files"), [(0, 0), (4, 1), (8, 3), (10, 1), (11, 2)])
+def test_embed__a_kill_loses_one_batch_and_leaves_few_files(
+    clip: Backbone,
+    root: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dies: Callable[..., None],
+    at: int,
+    files: int,
 ) -> None:
-    monkeypatch.setattr("anyclass.features.extract.BATCH", 2)
-    monkeypatch.setattr("anyclass.features.extract.KEEP_AFTER", 0.0)
-    embed(tiny_backbone(), ImageDataset.read(root), Embedding(), lambda **_: None)
-    assert len(list(cache.rglob("*.safetensors"))) >= 5
+    """Batches of two are files of their own until there are eight images."""
+    sizes(monkeypatch, batch=2, shard=8)
+    dies(
+        lambda log: embed(clip, ImageDataset.read(root), Embedding(), log),
+        lambda line: line["done"] >= at,
+    )
+    assert len(list(cache.rglob("[!.]*.safetensors"))) == files
+    rows, log = embedded(clip, root)
+    assert log.lines[0]["total"] == N - max(0, at - at % 2 - 2 * (at % 2 == 0))
+    torch.testing.assert_close(rows, expected(clip, root, "head", all_names()), rtol=0, atol=1e-5)
+
+
+def test_embed__reads_no_shard_that_it_does_not_need(
+    clip: Backbone, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes(monkeypatch, batch=2, shard=4)
+    first, _ = embedded(clip, root)
+    read = []
+
+    def spy(path: Path) -> Any:
+        read.append(path.name)
+        return real(path)
+
+    real = anyclass.features.cache._read_shard
+    monkeypatch.setattr(anyclass.features.cache, "_read_shard", spy)
+    some = embed(clip, ImageDataset.read(root)[[9, 10]], Embedding(), Listener())
+    assert torch.equal(some[[0, 1]], first[[9, 10]])
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("damage", ["gone", "no database", "another order"])
+def test_embed__the_index_of_the_cache_is_made_again(
+    clip: Backbone, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    sizes(monkeypatch, batch=2, shard=4)
+    (root / "02.png").write_bytes(b"no image")
+    first, _ = embedded(clip, root)
+    (index,) = cache.rglob("index.sqlite")
+    if damage == "gone":  # as in a cache of version 0.1
+        index.unlink()
+    elif damage == "no database":
+        index.write_bytes(b"x" * 5000)
+    else:
+        with closing(sqlite3.connect(index)) as database, database:
+            database.execute("UPDATE images SET row = 1 - row WHERE row IN (0, 1)")
+    again, log = embedded(clip, root)
+    torch.testing.assert_close(again, first, rtol=0, atol=1e-6)
+    if damage == "another order":  # rows are never taken for those of other images
+        assert log.done[-1] == 5
+    else:
+        assert log.lines == [{"stage": "index", "done": 3, "total": 3}]
+    assert embedded(clip, root)[1].lines == []
+
+
+def test_embed__small_shards_are_joined_while_another_process_reads(
+    clip: Backbone,
+    root: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dies: Callable[..., None],
+) -> None:
+    sizes(monkeypatch, batch=2, shard=8)
+    dies(
+        lambda log: embed(clip, ImageDataset.read(root), Embedding(), log),
+        lambda line: line["done"] == 8,
+    )
+    (folder,) = cache.iterdir()
+    hashes = [sha256((root / name).read_bytes()).hexdigest() for name in all_names()[:6]]
+    writer, reader = (anyclass.features.cache.FeatureCache(folder, Listener()) for _ in range(2))
+    assert writer.missing(hashes) == []
+    writer._small = sorted(writer._opened)
+    find = reader._index.find
+
+    def find_and_lose(keys: Any) -> Any:
+        found = find(keys)
+        writer.join()
+        return found
+
+    monkeypatch.setattr(reader._index, "find", find_and_lose)
+    assert reader.missing(hashes) == []
+    assert len(list(folder.glob("[!.]*.safetensors"))) == 1
+    wanted = writer.features(hashes, [])[range(6)]
+    assert torch.equal(reader.features(hashes, [])[range(6)], wanted)

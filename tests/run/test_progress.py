@@ -91,6 +91,25 @@ def test_progress__writes_lines_that_continue_a_file(tmp_path: Path) -> None:
     ]
 
 
+def test_progress__logs_no_step_twice(tmp_path: Path) -> None:
+    """The second process computes steps again that the first, killed one had logged."""
+    path = tmp_path / "log.jsonl"
+    for steps in ([1, 2, 3], [2, 3, 4]):
+        with Progress(path) as log:
+            for done in steps:
+                log(stage="ship", epoch=done)
+                log(stage="fit", loop="generator", done=done, total=4, loss=0.5 + 1e-7 * len(steps))
+    with Progress(path) as log:  # another loop with steps of its own
+        for done in (1, 2):
+            log(stage="fit", loop="then", done=done, total=4, loss=0.25)
+            log(warning="texts are cut off")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    steps = [line["done"] for line in lines if line.get("loop") == "generator"]
+    assert steps == [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3, 4]
+    assert [line["done"] for line in lines if line.get("loop") == "then"] == [1, 2]
+    assert sum("warning" in line for line in lines) == 2, "twice in one process"
+
+
 @pytest.mark.parametrize("kept", ["", '{"step": 1}\n', '{"name": "ä"}\n{"step": 1}\n'])
 @pytest.mark.parametrize("torn", ["", "{", '{"ste', '{"name": "ä'])
 def test_progress__drops_a_line_that_was_cut_off(tmp_path: Path, kept: str, torn: str) -> None:

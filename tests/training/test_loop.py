@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anyclass.backbone.checkpointing import checkpointed
@@ -264,8 +265,21 @@ def test_checkpoint__that_is_complete_trains_no_further(tmp_path: Path) -> None:
     assert seen.numpy().tobytes() == wanted["seen"]
 
 
-def test_checkpoint__is_written_now_and_then(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cost", "saved"),
+    [(0.4, [1, 2, 3, 4, 5, 6, 7]), (0.6, [1, 1, 3, 3, 5, 5, 7]), (9.0, [1, 1, 1, 4, 4, 4, 7])],
+)
+def test_checkpoint__takes_a_twentieth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: float, saved: list[int]
+) -> None:
+    """Steps of 10 s: one is lost where saving takes less than 0.5 s; 25 s are lost at most."""
     now = [0.0]
+
+    def save(*given: Any) -> None:
+        now[0] += cost
+        save_file(*given)
+
+    monkeypatch.setattr("anyclass.training.loop.save_file", save)
     path, given, steps = tmp_path / "training.safetensors", parameters(), []
 
     def loss(batch: Batch) -> dict[str, Tensor]:
@@ -277,7 +291,38 @@ def test_checkpoint__is_written_now_and_then(tmp_path: Path) -> None:
 
     keep = Checkpoint(path, {}, seconds=25.0, clock=lambda: now[0])
     optimise(loss, given, Noise(8), SCHEDULE, quiet, keep)
-    assert steps == [3, 3, 3, 6, 6]
+    assert steps == saved
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"step": "8"}, "the last step is always kept"
+
+
+def test_checkpoint__damaged_begins_again_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    run(path, (3, KeyboardInterrupt))
+    path.write_bytes(path.read_bytes()[:-7])
+    warnings = []
+    given, batches = parameters(), Noise(2)
+    log = lambda **row: warnings.append(row.get("warning"))  # noqa: E731
+    optimise(loss_of(given), given, batches, SCHEDULE, log, Checkpoint(path, {}))
+    assert batches.asked == [0]
+    assert warnings[0].startswith(f"{path} is damaged (")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_optimise__without_memory_names_the_flag_and_the_size(error: Exception) -> None:
+    given = parameters()
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        if batch.step == 2:
+            raise error
+        return loss_of(given)(batch)
+
+    with pytest.raises(TrainingError) as caught:
+        optimise(loss, given, Noise(5), SCHEDULE, quiet)
+    assert str(caught.value) == (
+        "step 3 needs more memory than there is: give a smaller --batch-size (6 rows of a batch "
+        "now). Saved states are intact"
+    )
 
 
 def test_optimise__without_a_checkpoint_writes_nothing(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import Failure, Outcome, answered, load_image
 from anyclass.data import ImageDataset
 from anyclass.data.image import one_line
-from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.errors import AnyclassError, ModelError, RequestError, out_of_memory
 from anyclass.files import sha256
 from anyclass.log import Log
 
@@ -218,8 +218,7 @@ class _Loaded(NamedTuple):
 
 def _halved(batch: int, error: RuntimeError) -> int:
     """Half of a batch size that ran out of memory; other errors are raised again."""
-    short = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-    if not short:
+    if not out_of_memory(error):
         raise error
     if batch == 1:
         raise AnyclassError(

@@ -1,24 +1,31 @@
 """`predict`: label the images of a folder with a fitted run."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import Suppress
 
+import anyclass
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier, Prediction
 from anyclass.commands.command_line import REPLACED
 from anyclass.commands.precomputed import check_images, for_features
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
-from anyclass.data import Classes
+from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.files import MANIFEST, sha256
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
+from anyclass.run.row_journal import RowJournal
 from anyclass.run.tables import PREDICTION, Row, prediction_row, rejected_row, write_table
 
 Json = dict[str, Any]
@@ -39,6 +46,8 @@ def predict(
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Label the images of a folder with a fitted run, in bounded memory.
+
+    After a kill or Ctrl-C the same call goes on where it was stopped.
 
     Args:
         run: a run folder.
@@ -75,8 +84,17 @@ def predict(
         source = _source(classifier, images, features, extra, log)
         n = len(source.files)
         result: Json = {"n": n, "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
-        rows = _rows(classifier.classes, source, min_score, result, log)
-        write_table(Path(out), rows, PREDICTION)
+        batches = partial(_batches, classifier.classes, source, min_score, log)
+        if source.dataset is None:
+            rows = _counted(chain.from_iterable(batches(0)), result)
+            write_table(Path(out), rows, PREDICTION)
+        else:
+            request = _checksum(run, source.dataset, [device, engine, min_score])
+            stamp = partial(_stamp, source.dataset)
+            with RowJournal(Path(out), request, source.files, stamp) as journal:
+                rows = _counted(journal.continued(batches), result)
+                write_table(Path(out), rows, PREDICTION)
+                journal.remove()
     if result["rejected"] > max_rejected * n:
         raise AnyclassError(
             f"{result['rejected']} of {n} images could not be read; "
@@ -86,24 +104,50 @@ def predict(
 
 
 class _Source(NamedTuple):
-    """Predictions under way, and the names of the images."""
+    """What is predicted."""
 
     files: Sequence[str]
-    parts: Iterator[Prediction]
+    """Names of the images."""
+    parts: Callable[[int], Iterator[Prediction]]
+    """Predictions from an image on; their rows count from there."""
+    dataset: ImageDataset | None
+    """The images, if they are files."""
 
 
 def _source(
     classifier: Classifier, images: Any, features: Any, extra: Any, log: Progress
 ) -> _Source:
-    """Predictions of images, or of their features."""
+    """Images, or their features."""
     if images is None:
         table = read_features(features, extra)
-        return _Source(table.names, for_features(classifier).stream_features(table))
+        given = for_features(classifier)
+        return _Source(table.names, lambda _: given.stream_features(table), None)
     check_images(classifier)
     dataset = read_images(images)
     for sentence in dataset.skipped:
         log.say(sentence)
-    return _Source(dataset.files, classifier.stream(dataset))
+
+    def parts(start: int) -> Iterator[Prediction]:
+        return classifier.stream(dataset[start:] if start else dataset)
+
+    return _Source(dataset.files, parts, dataset if dataset.memory is None else None)
+
+
+def _checksum(run: Path | str, dataset: ImageDataset, settings: Sequence[Any]) -> str:
+    """Checksum of what a table of predictions depends on, besides the content of the images."""
+    about = [anyclass.__version__, sha256(Path(run) / MANIFEST), str(dataset.root), *settings]
+    names = hashlib.sha256("\0".join(dataset.files).encode("utf-8", "surrogateescape"))
+    about.append(names.hexdigest())
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _stamp(dataset: ImageDataset, index: int) -> tuple[int, ...]:
+    """What changes when the file of an image changes."""
+    try:
+        status = dataset.path(index).stat()
+    except (OSError, ValueError):
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def load(
@@ -148,25 +192,32 @@ def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
         raise RequestError(f"{out} exists already: choose another --out, or add --overwrite")
 
 
-def _rows(
-    classes: Classes, source: _Source, least: float, result: Json, log: Progress
-) -> Iterator[Row]:
-    """Yield one row per image, in order; count into `result`."""
-    done = 0
-    log(stage="predict", done=0, total=len(source.files))
-    for part in source.parts:
+def _batches(
+    classes: Classes, source: _Source, least: float, log: Progress, start: int
+) -> Iterator[list[Row]]:
+    """Rows of the images from `start` on, in order, as they are computed."""
+    done = start
+    log(stage="predict", done=done, total=len(source.files))
+    for part in source.parts(start):
         rows = {row.file_name: rejected_row(row) for row in part.rejections}
-        result["rejected"] += len(rows)
         usual = [None] * len(part.rows) if part.familiarity is None else part.familiarity.tolist()
         for index, p, familiarity in zip(part.rows, part.probabilities.numpy(), usual, strict=True):
-            row = prediction_row(source.files[index], p, classes, least, familiarity)
+            row = prediction_row(source.files[start + index], p, classes, least, familiarity)
             rows[row["file_name"]] = row
-            name = row["label"]
-            if name is None:
-                result["unsure"] += 1
-            else:
-                result["classes"][name] = result["classes"].get(name, 0) + 1
-        for file in source.files[done : done + len(rows)]:
-            yield rows[file]
+        names = source.files[done : done + len(rows)]
         done += len(rows)
+        yield [rows[name] for name in names]
         log(stage="predict", done=done, total=len(source.files))
+
+
+def _counted(rows: Iterable[Row], result: Json) -> Iterator[Row]:
+    """The rows, counted into `result`."""
+    for row in rows:
+        name = row.get("label")
+        if row["status"] == "rejected":
+            result["rejected"] += 1
+        elif name is None:
+            result["unsure"] += 1
+        else:
+            result["classes"][name] = result["classes"].get(name, 0) + 1
+        yield row

@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from anyclass.errors import RequestError
-from anyclass.files import atomic_write, csv_cell, csv_text
+from anyclass.files import atomic_write, csv_cell, csv_text, sort_metadata
 
 Arrays = dict[str, Any]
 """Name -> numpy array; texts are arrays of `str`."""
@@ -171,6 +171,8 @@ def _write_safetensors(path: Path, arrays: Mapping[str, Any]) -> None:
     numbers = {name: np.ascontiguousarray(a) for name, a in arrays.items() if name not in TEXTS}
     with atomic_write(path) as draft:
         save_file(numbers, draft, metadata)
+        if metadata:
+            sort_metadata(draft)
 
 
 def _read_parquet(path: Path) -> Arrays:

@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from time import time
+from threading import Thread
+from time import sleep, time
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -34,6 +35,9 @@ from anyclass.errors import AnyclassError, ImageError, Reason
 
 SETTLED = 2.0
 """Seconds after which another change of a file changes its time stamps on any file system."""
+
+WATCH = 1.0
+"""Seconds between two looks of a worker process whether its parent still lives."""
 
 Transform = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
 """Turns an image and the checksum of its file into K views; must be picklable."""
@@ -243,7 +247,9 @@ def _started(reader: Dataset[Result], chunks: list[list[int]], workers: int) -> 
     """Start the loader, with its own random generator: reading must not change global state.
 
     It is started from a separate thread. In the main thread torch installs a SIGCHLD handler, which
-    would raise in an arbitrary line of the caller when a worker dies.
+    would raise in an arbitrary line of the caller when a worker dies. That thread ends at once, so
+    workers cannot ask the kernel for a signal at the end of their parent (`PR_SET_PDEATHSIG` is
+    about the thread that started them): they look themselves.
     """
     loader = DataLoader(
         reader,
@@ -252,9 +258,25 @@ def _started(reader: Dataset[Result], chunks: list[list[int]], workers: int) -> 
         num_workers=workers,
         collate_fn=_identity,
         generator=torch.Generator(),
+        worker_init_fn=partial(_end_with, os.getpid()),
     )
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(iter, loader).result()
+
+
+def _end_with(parent: int, worker: int) -> None:
+    """End this worker process when its parent has ended, whatever it is doing.
+
+    torch's own workers look only while they wait for work: one that hands over a batch that nobody
+    takes would stay for ever.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(WATCH)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True, name=f"parent of reader {worker}").start()
 
 
 def _start_method() -> str:

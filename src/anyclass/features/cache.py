@@ -3,13 +3,16 @@
 The key of a row is the sha256 of the image file. The key of its folder is made from the weights and
 preprocessing of the model, the frozen part, the views and the engine. File names and dates do not
 matter. An interrupted run continues with the cached rows; a damaged file is computed again.
+`shard_index.py` knows which file holds which row.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -23,14 +26,12 @@ from anyclass.backbone import Backbone, Part
 from anyclass.data import Augmentation, CropAndFlip, Rejection
 from anyclass.data.image import readable_formats
 from anyclass.errors import AnyclassError
+from anyclass.features.shard_index import ShardContent, ShardIndex
 from anyclass.files import atomic_write, cache_folder, write_json
 from anyclass.log import Log
 
 SHARD = 512
-"""Images per cache file; fewer where they took long, or where Ctrl-C was pressed."""
-
-KEEP_AFTER = 20.0
-"""Seconds of computing after which a cache file is written: the most that a kill can lose."""
+"""Images per cache file. While they are computed, smaller files are written and then joined."""
 
 
 @dataclass(frozen=True)
@@ -135,37 +136,27 @@ def cache_folder_of(clip: Backbone, trunk: str, how: Embedding, engine: str) -> 
     return folder
 
 
-@dataclass
 class FeatureCache:
-    """Cached rows by content: memory-mapped shards, and rejections."""
+    """Cached rows by content, in memory-mapped shards; only those that are asked for are opened."""
 
-    folder: Path
-    """Folder of the shards."""
-    shards: list[Tensor] = field(default_factory=list)
-    """Rows (n, K, ...) of each shard."""
-    place: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Content hash of an image -> its shard and row."""
-    refused: dict[str, Rejection] = field(default_factory=dict)
-    """Content hash of a rejected image -> the reason."""
-
-    @classmethod
-    def open(cls, folder: Path, log: Log) -> "FeatureCache":
-        """Open the shards of a folder; remove damaged ones with a warning."""
-        cache = cls(folder)
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                cache._take(path)
-            except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-                path.unlink(missing_ok=True)
-                log(warning=f"a damaged cache file was removed and is computed again: {path}")
-        return cache
+    def __init__(self, folder: Path, log: Log) -> None:
+        """Open the cache of a folder; no shard is read but those that its index does not know."""
+        self._folder = folder
+        self._log = log
+        self._index = ShardIndex(folder, self._content, log)
+        self._rows: dict[str, tuple[str, int]] = {}
+        self._opened: dict[str, _Shard] = {}
+        self._small: list[str] = []
+        self.refused: dict[str, Rejection] = {}
+        """Content hash of a rejected image that was asked for -> the reason."""
 
     def missing(self, hashes: Sequence[str | None]) -> list[int]:
         """One image of each missing content, then all images without a hash.
 
         This order lets a continued run put the same images into the same batches.
         """
-        known = {None, *self.place, *self.refused}
+        self._look_up({key for key in hashes if key})
+        known = {None, *self._rows, *self.refused}
         missing = []
         for index, key in enumerate(hashes):
             if key not in known:
@@ -174,26 +165,121 @@ class FeatureCache:
         return missing + [index for index, key in enumerate(hashes) if key is None]
 
     def add(self, rows: Tensor, keys: list[str], refused: Mapping[str, Rejection]) -> None:
-        """Write a shard atomically, named by its content, and open it."""
-        about = json.dumps(
-            {"keys": keys, "refused": {key: list(row) for key, row in refused.items()}}
-        )
-        name = hashlib.sha256(about.encode()).hexdigest()[:32]
-        path = self.folder / f"{name}.safetensors"
-        with atomic_write(path) as draft:
+        """Write rows as a small shard, atomically; small shards are joined to one of `SHARD` rows.
+
+        A kill thus loses little, and few files are left.
+        """
+        if not keys and not refused:
+            return
+        self._small.append(self._write(rows, ShardContent(keys, refused)))
+        if sum(len(self._opened[name].content.keys) for name in self._small) >= SHARD:
+            self.join()
+
+    def join(self) -> None:
+        """Join the small shards that this process has written."""
+        small = self._small
+        self._small = []
+        if len(small) < 2:
+            return
+        shards = [self._opened[name] for name in small]
+        rows = [shard.rows for shard in shards if len(shard.content.keys)]
+        keys = [key for shard in shards for key in shard.content.keys]
+        refused = {key: why for shard in shards for key, why in shard.content.refused.items()}
+        joined = torch.cat(rows) if rows else torch.empty(0)
+        self._write(joined, ShardContent(keys, refused), instead_of=small)
+        for name in small:
+            del self._opened[name]
+            with suppress(OSError):  # Windows removes no file that is mapped
+                (self._folder / name).unlink()
+
+    def features(self, hashes: Sequence[str | None], rejections: Sequence[Rejection]) -> Features:
+        """Rows of some images, which must have been asked for."""
+        shards = list(dict.fromkeys(name for name, _ in self._rows.values()))
+        number = {name: i for i, name in enumerate(shards)}
+        place = np.full((len(hashes), 2), -1)
+        for i, key in enumerate(hashes):
+            if key in self._rows:
+                name, row = self._rows[key]
+                place[i] = number[name], row
+        return Features([self._opened[name].rows for name in shards], place, rejections)
+
+    def has(self, key: str | None) -> bool:
+        """Whether there is a row of an image that was asked for."""
+        return key in self._rows
+
+    def _look_up(self, keys: Collection[str]) -> None:
+        """Find rows and rejections of images, and open their shards.
+
+        Another process may have joined a shard meanwhile: then the index knows another place.
+        """
+        for _ in range(3):
+            unknown = [key for key in keys if key not in self._rows and key not in self.refused]
+            found = self._index.find(unknown)
+            self.refused |= found.refused
+            complete = True
+            for key, (name, row) in found.rows.items():
+                shard = self._shard(name)
+                if shard is not None and shard.content.keys[row : row + 1] == [key]:
+                    self._rows[key] = (name, row)
+                else:
+                    complete = False
+            if complete:
+                return
+            self._index.refresh()
+
+    def _shard(self, name: str) -> "_Shard | None":
+        """Open a shard; None if it is gone or damaged."""
+        if name not in self._opened:
+            shard = self._open(self._folder / name)
+            if shard is None:
+                return None
+            self._opened[name] = shard
+        return self._opened[name]
+
+    def _write(self, rows: Tensor, content: ShardContent, instead_of: Sequence[str] = ()) -> str:
+        """Write a shard, named by its content, and open it; returns its name."""
+        refused = {key: list(why) for key, why in content.refused.items()}
+        about = json.dumps({"keys": content.keys, "refused": refused})
+        name = f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
+        path = self._folder / name
+        with atomic_write(path, rows.nbytes + len(about)) as draft:
             save_file({"rows": rows}, draft, {"about": about})
-        self._take(path)
+        self._index.add({name: content}, instead_of)
+        self._opened[name] = _read_shard(path)
+        self._rows |= {key: (name, row) for row, key in enumerate(content.keys)}
+        self.refused |= content.refused
+        return name
 
-    def places(self, hashes: Sequence[str | None]) -> Int[np.ndarray, "N 2"]:
-        """Shard and row of each image, (-1, -1) if there is none."""
-        found = [self.place.get(str(key), (-1, -1)) for key in hashes]
-        return np.array(found, dtype=np.int64).reshape(-1, 2)
+    def _content(self, path: Path) -> ShardContent | None:
+        """Content of a shard for the index; None if it is gone or damaged."""
+        shard = self._open(path)
+        return shard and shard.content
 
-    def _take(self, path: Path) -> None:
-        """Add the rows of a shard."""
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            rows = file.get_tensor("rows")
-        self.place |= {key: (len(self.shards), row) for row, key in enumerate(about["keys"])}
-        self.refused |= {key: Rejection(*row) for key, row in about["refused"].items()}
-        self.shards.append(rows)
+    def _open(self, path: Path) -> "_Shard | None":
+        """Read a shard; a damaged one is removed with a warning."""
+        try:
+            return _read_shard(path)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            path.unlink(missing_ok=True)
+            self._log(warning=f"a damaged cache file was removed and is computed again: {path}")
+            return None
+
+
+class _Shard(NamedTuple):
+    """An open shard."""
+
+    rows: Tensor
+    content: ShardContent
+
+
+def _read_shard(path: Path) -> _Shard:
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+        rows = file.get_tensor("rows")
+    refused = {key: Rejection(*why) for key, why in about["refused"].items()}
+    keys = list(about["keys"])
+    if len(keys) > len(rows) or any(len(bytes.fromhex(key)) != 32 for key in (*keys, *refused)):
+        raise ValueError("the keys are not those of its rows")
+    return _Shard(rows, ShardContent(keys, refused))

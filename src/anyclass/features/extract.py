@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +22,9 @@ from anyclass.data import (
     content_hashes,
     load_batches,
 )
-from anyclass.errors import AnyclassError
-from anyclass.features.cache import KEEP_AFTER, SHARD, Embedding, FeatureCache, Features
+from anyclass.errors import AnyclassError, out_of_memory
+from anyclass.features.cache import SHARD, Embedding, FeatureCache, Features
+from anyclass.files import Pace
 from anyclass.log import Log
 
 BATCH = 64
@@ -65,17 +65,17 @@ def extract(
     for rows, keys, refused in _compute(clip, missing, how, state.engine, log):
         bad |= {row.file_name: row for row in refused}
         cache.add(rows, keys, _permanent(dataset, hashes, refused))
-    place = cache.places(hashes)
+    cache.join()
     content = dict(zip(dataset.files, hashes, strict=True))
     reasons = {str(content[name]): row for name, row in bad.items() if content[name]}
     reasons |= cache.refused
     changed = Rejection("", "unreadable", "it changed while it was read")
     rejections = []
-    for i in np.flatnonzero(place[:, 0] < 0):
+    for i in [i for i, key in enumerate(hashes) if not cache.has(key)]:
         name = dataset.files[i]
         reason = bad.get(name) or reasons.get(str(content[name]), changed)
         rejections.append(reason._replace(file_name=name))
-    return Features(cache.shards, place, rejections)
+    return cache.features(hashes, rejections)
 
 
 @torch.no_grad()
@@ -138,13 +138,16 @@ def _permanent(
 def _compute(
     clip: Backbone, dataset: ImageDataset, how: Embedding, trunk: Engine, log: Log
 ) -> Iterator[tuple[Tensor, list[str], list[Rejection]]]:
-    """Yield rows, content hashes and rejections, one shard at a time; at Ctrl-C what there is."""
+    """Yield rows, content hashes and rejections as often as keeping them takes little time.
+
+    That is after each batch where computing one takes long; at Ctrl-C what there is.
+    """
     rows: list[Tensor] = []
     keys: list[str] = []
     refused: list[Rejection] = []
     transform = make_transform(clip, how.augmentation, how.views, how.seed)
     done = 0
-    kept = monotonic()
+    pace = Pace()
     if len(dataset):
         log(stage="embed", done=0, total=len(dataset))
     try:
@@ -155,17 +158,17 @@ def _compute(
             done += len(batch.indices) + len(bad)
             refused += bad
             log(stage="embed", done=done, total=len(dataset))
-            if len(keys) >= SHARD or (keys and monotonic() - kept > KEEP_AFTER):
-                yield torch.cat(rows), keys, refused
+            if keys and (len(keys) >= SHARD or pace.due()):
+                with pace.saving():
+                    yield torch.cat(rows), keys, refused
                 rows = []
                 keys = []
                 refused = []
-                kept = monotonic()
     except KeyboardInterrupt:
         if keys and len(keys) == sum(map(len, rows)):
             yield torch.cat(rows), keys, refused
         raise
-    if len(dataset):
+    if keys or refused:
         yield torch.cat(rows) if rows else torch.empty(0), keys, refused
 
 
@@ -194,11 +197,8 @@ def _run_halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Compute `run(x)`; split the batch in halves while memory runs out."""
     try:
         return run(x)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(
-            error
-        )
-        if not out_of_memory or len(x) == 1:
+    except Exception as error:  # ONNX Runtime has its own
+        if not out_of_memory(error) or len(x) == 1:
             raise
     middle = len(x) // 2
     return torch.cat([_run_halving(run, x[:middle]), _run_halving(run, x[middle:])])
@@ -225,13 +225,12 @@ def stream(
     head = rows or partial(clip.tail, part=part)
 
     def features(pixels: Tensor) -> Tensor:
-        return head(trunk.run(pixels)).cpu()
+        return head(trunk.run(clip.preprocessing.normalise(pixels))).cpu()
 
     for batch, bad in load_batches(dataset, TestTransform(clip.preprocessing), BATCH):
         found = torch.empty(0, 0)
         if batch.indices:
-            pixels = clip.preprocessing.normalise(batch.pixels[:, 0])
-            found = _run_halving(features, pixels)
+            found = _run_halving(features, batch.pixels[:, 0])
         yield batch.indices, found, bad
 
 

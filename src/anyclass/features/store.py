@@ -180,7 +180,7 @@ class _SharedResults:
         if how not in self._caches:
             digest = self._digest(how.part)
             folder = cache_folder_of(self._clip, digest, how, trunk_engine.name)
-            self._caches[how] = FeatureCache.open(folder, log)
+            self._caches[how] = FeatureCache(folder, log)
         return ExtractionState(self.hashes(dataset), self._caches[how], trunk_engine)
 
     def engine(self, part: Part) -> Engine:

@@ -30,7 +30,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.data import Classes
 from anyclass.errors import ModelError
-from anyclass.files import atomic_write
+from anyclass.files import atomic_write, sort_metadata
 from anyclass.log import Log
 from anyclass.methods.few_shot import LabelledFeatures
 from anyclass.rng import seeded_rng
@@ -282,6 +282,7 @@ class Generator(nn.Module):
         settings = TypeAdapter(Vae).dump_json(self.settings).decode()
         with atomic_write(path) as draft:
             save_file(tensors, draft, {"vae": settings, "model": self._clip[0].weights_sha256})
+            sort_metadata(draft)
 
     @classmethod
     def load(

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from anyclass.errors import printable
+from anyclass.files import storage
 from anyclass.run.bars import progress_bar
 
 Callback = Callable[..., None]
@@ -19,6 +20,7 @@ Callback = Callable[..., None]
 STAGES = {
     "inspect": "looking at pixels",
     "compare": "comparing images that look alike",
+    "index": "reading the index of cached features anew",
     "embed": "embedding images",
     "texts": "encoding texts",
     "describe": "captioning",
@@ -29,13 +31,14 @@ STAGES = {
 """Stage in the log -> its name for people."""
 UNITS = {
     "inspect": " images",
+    "index": " files",
     "embed": " images",
     "predict": " images",
     "texts": " texts",
     "describe": " questions",
 }
 """Stage -> what is counted."""
-SMALL = {"inspect", "compare", "embed", "texts", "describe", "count", "predict"}
+SMALL = {"index", "inspect", "compare", "embed", "texts", "describe", "count", "predict"}
 """Stages of which only the last step becomes a line of `log.jsonl`."""
 FIRST = 3.0
 """Seconds of a stage before its first line, where no terminal shows a bar."""
@@ -48,7 +51,8 @@ class Progress(AbstractContextManager["Progress"]):
 
     `stage`, `done` and `total` together move a bar (on a terminal), or print a line at the end of
     a stage and every half a minute of a long one (elsewhere), on standard error. A `warning` is
-    printed at once. Everything but the steps of `SMALL` becomes a line of `log.jsonl`.
+    printed at once. Everything but the steps of `SMALL` becomes a line of `log.jsonl`; a step that
+    a killed process had logged before is not logged again.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class Progress(AbstractContextManager["Progress"]):
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """Append to `path` and pass the same numbers to `callback`; `clock` gives seconds."""
-        self._file = _continued(path) if path else None
+        self._known: set[str] = set()
+        self._file = self._continued(path) if path else None
         self._callback = callback
         self._clock = clock
         self._bar: tqdm[Any] | None = None
@@ -66,6 +71,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._started = 0.0
         self._next_line = 0.0
         self._first = 0
+        self._done = 0
         self.warnings: list[str] = []
         """All warnings so far."""
 
@@ -79,22 +85,43 @@ class Progress(AbstractContextManager["Progress"]):
         if "done" in numbers:
             self._move(numbers["stage"], numbers["done"], numbers["total"])
         quiet = numbers.get("stage") in SMALL and numbers["done"] < numbers["total"]
-        if self._file and not quiet:
-            self._file.write(json.dumps(numbers, ensure_ascii=False, default=str) + "\n")
-            self._file.flush()
+        if self._file and not quiet and _identity(numbers) not in self._known:
+            with storage(Path(self._file.name)):
+                self._file.write(json.dumps(numbers, ensure_ascii=False, default=str) + "\n")
+                self._file.flush()
+
+    def _continued(self, path: Path) -> TextIO:
+        """Open `path` for appending and remember its lines.
+
+        A last line that a kill or a full disk cut off is removed.
+        """
+        path.touch()
+        with path.open("r+b") as file:
+            text = file.read()
+            file.truncate(text.rfind(b"\n") + 1)
+        for line in text[: text.rfind(b"\n") + 1].splitlines():
+            with suppress(ValueError):
+                self._known.add(_identity(json.loads(line)))
+        return path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def say(self, sentence: str) -> None:
         """Print a line above the bar."""
         tqdm.write(printable(sentence), file=sys.stderr)
 
-    def __exit__(self, *_: object) -> None:
-        """Close the bar and the file."""
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Close the bar and the file; at Ctrl-C, say how far it went."""
         if self._bar is not None:
             self._bar.close()
         if self._file:
-            self._file.close()
+            with suppress(OSError):  # a full disk, which has been said
+                self._file.close()
+        if kind is KeyboardInterrupt and self._stage[0]:
+            stage, total = self._stage
+            name = STAGES.get(stage, stage)
+            self.say(f"{name}: stopped at {self._done:,} of {total:,}{UNITS.get(stage, '')}")
 
     def _move(self, stage: str, done: int, total: int) -> None:
+        self._done = done
         if (stage, total) != self._stage:
             self._begin(stage, done, total)
         if self._bar is not None:
@@ -137,9 +164,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _continued(path: Path) -> TextIO:
-    """Open `path` for appending, without a last line that a kill or a full disk cut off."""
-    path.touch()
-    with path.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-    return path.open("a", encoding="utf-8", errors="backslashreplace")
+def _identity(line: dict[str, Any]) -> str:
+    """What a line is about, without what was measured."""
+    return json.dumps([sorted(line), *(str(line.get(key)) for key in _PLACE)])
+
+
+_PLACE = ("stage", "loop", "step", "epoch", "done", "total", "warning")
+"""Keys of a line that say what it is about."""

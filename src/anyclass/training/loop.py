@@ -8,18 +8,18 @@ from time import monotonic
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anyclass.errors import TrainingError
-from anyclass.files import atomic_write
+from anyclass.errors import TrainingError, out_of_memory
+from anyclass.files import Pace, atomic_write
 from anyclass.log import Log
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.optim import Schedule
 
 SAVE_EVERY = 30.0
-"""Seconds between two checkpoints of a loop."""
+"""Most seconds between two checkpoints of a loop."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     """Further tensors that training changes in place (LatteCLIP's prototypes)."""
     seconds: float = field(default_factory=lambda: SAVE_EVERY)
-    """Time between two checkpoints; 0 writes one after every step."""
+    """Most time between two checkpoints; 0 writes one after every step."""
     clock: Callable[[], float] = monotonic
     """Seconds since any fixed moment."""
 
@@ -39,6 +39,11 @@ class Checkpoint:
     def at(cls, path: Path | None) -> "Checkpoint | None":
         """Checkpoint of a loop that changes only its parameters; None for no checkpoint."""
         return None if path is None else cls(path, {})
+
+    @property
+    def name(self) -> str:
+        """Name of the loop, which tells its steps from those of other loops of a run."""
+        return self.path.stem
 
 
 def optimise(
@@ -58,28 +63,41 @@ def optimise(
         parameters: trained parameters by name.
         batches: the batches of all steps.
         schedule: optimiser and learning rate.
-        log: gets every term of each step.
+        log: gets every term of each step, and the name of the checkpoint as `loop`.
         checkpoint: file for the state; None saves nothing.
 
     Raises:
-        TrainingError: a term is not finite; the message names term, step and files.
+        TrainingError: a term is not finite, or a step needs more memory than there is; the message
+            names term, step and files, or the size of the batch.
     """
     optimiser = schedule.optimiser(parameters)
     keeper = _Keeper(optimiser, parameters, checkpoint)
-    step = keeper.load()
-    for batch in batches.start(step):
-        terms = loss(batch)
-        _check(terms, step, batch)
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
-        _set_rate(optimiser, schedule.rate.at(step, len(batches)))
-        optimiser.step()
-        if "logit_scale" in parameters:
-            parameters["logit_scale"].data.clamp_(0, log_of(100))
-        step += 1
-        numbers = {name: float(term.detach()) for name, term in terms.items()}
-        log(stage="fit", done=step, total=len(batches), **numbers)
-        keeper.save(step)
+    loop = {} if checkpoint is None else {"loop": checkpoint.name}
+    step = keeper.load(log)
+    size = 0
+    try:
+        for batch in batches.start(step):
+            size = len(batch.index)
+            terms = loss(batch)
+            _check(terms, step, batch)
+            optimiser.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
+            _set_rate(optimiser, schedule.rate.at(step, len(batches)))
+            optimiser.step()
+            if "logit_scale" in parameters:
+                parameters["logit_scale"].data.clamp_(0, log_of(100))
+            step += 1
+            numbers = {name: float(term.detach()) for name, term in terms.items()}
+            log(stage="fit", **loop, done=step, total=len(batches), **numbers)
+            keeper.save(step, last=step == len(batches))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        rows = f" ({size} rows of a batch now)" if size else ""
+        raise TrainingError(
+            f"step {step + 1} needs more memory than there is: give a smaller --batch-size{rows}. "
+            "Saved states are intact"
+        ) from error
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -110,13 +128,15 @@ class _Keeper:
         self.optimiser = optimiser
         self.parameters = parameters
         self.checkpoint = checkpoint
-        self.saved = checkpoint.clock() if checkpoint else 0.0
+        self.pace = Pace(checkpoint.seconds, checkpoint.clock) if checkpoint else Pace()
 
-    def save(self, step: int) -> None:
-        """Write the state atomically if the last checkpoint is old enough."""
-        if self.checkpoint is None:
-            return
-        if self.checkpoint.clock() - self.saved < self.checkpoint.seconds:
+    def save(self, step: int, last: bool = False) -> None:
+        """Write the state atomically if the last checkpoint is old enough.
+
+        That is at once where writing takes little time beside a step: a kill then loses one step.
+        The last step is always saved, so that what follows never trains this loop again.
+        """
+        if self.checkpoint is None or not (last or self.pace.due()):
             return
         tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}
         for name, parameter in self.parameters.items():
@@ -124,19 +144,26 @@ class _Keeper:
             for key, value in self.optimiser.state[parameter].items():
                 if value is not None:  # SGD without momentum
                     tensors[f"{key}.{name}"] = value
-        with atomic_write(self.checkpoint.path) as path:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        with self.pace.saving(), atomic_write(self.checkpoint.path, size) as path:
             save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
-        self.saved = self.checkpoint.clock()
 
-    def load(self) -> int:
+    def load(self, log: Log) -> int:
         """Restore a saved state and return the step to continue from.
 
-        A parameter without gradients so far has no running averages.
+        A parameter without gradients so far has no running averages. A damaged file is said in a
+        warning, and training begins at the first step.
         """
         if self.checkpoint is None or not self.checkpoint.path.is_file():
             return 0
-        with safe_open(self.checkpoint.path, "pt") as file:
-            saved = set(file.keys())
+        path = self.checkpoint.path
+        try:
+            saved = safe_open(path, "pt")
+        except SafetensorError as error:
+            log(warning=f"{path} is damaged ({error!s:.80}): its training starts again")
+            return 0
+        with saved as file:
+            names = set(file.keys())
             step = int(file.metadata()["step"])
             for name, tensor in self.checkpoint.state.items():
                 tensor.copy_(file.get_tensor(f"state.{name}"))
@@ -147,6 +174,6 @@ class _Keeper:
                         "cpu" if key == "step" else parameter.device
                     )
                     for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-                    if f"{key}.{name}" in saved
+                    if f"{key}.{name}" in names
                 }
         return step
