@@ -20,6 +20,7 @@ Reason = Literal[
     "too many bytes",
     "not an image",
     "too many pixels",
+    "too many scans",
     "truncated or damaged",
     "unsupported mode",
     "unreadable",
