@@ -588,7 +588,7 @@ def test_scans__counts_those_of_the_first_image_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_open_bytes__many_flipped_bytes(name: str) -> None:
-    """The quick test above draws 25 examples, this one 4000: flips, cuts, doubled and lost parts."""
+    """The quick test above draws 25 examples, this one 4000: flips, cuts, doubles, losses."""
     draw = np.random.default_rng(list(name.encode()))
     for _ in range(4000):
         data = bytearray(SMALL[name])
