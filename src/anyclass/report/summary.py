@@ -78,6 +78,9 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
     images = config["images"]
     thumbnail_of = thumbnails_of(images, memory) if thumbnails else no_image
     everything = read_parquet(run / "predictions.parquet")
+    if "zero_shot_label" not in everything.column_names:  # of an earlier version
+        nothing = pa.nulls(len(everything), pa.string())
+        everything = everything.append_column("zero_shot_label", nothing)
     table = everything.filter((pc.field("status") == "ok") & pc.field("label").is_valid())
     moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
     rows = class_rows(classes, metrics, everything)
