@@ -4,6 +4,7 @@
     ├── RequestError          exit code 2   the request is wrong; the message names the fix
     │   └── ArrayError        exit code 2   an array has a wrong shape or value
     ├── ModelError            exit code 2   a model or classifier file is damaged or unknown
+    ├── FileError             exit code 2   a file of a run, or another one, is damaged
     ├── ImageError                        one image cannot be used: a row of rejected.csv
     ├── TrainingError         exit code 1   training had to stop
     └── StorageError          exit code 1   the disk is full or the folder is read-only
@@ -20,6 +21,7 @@ Reason = Literal[
     "too many bytes",
     "not an image",
     "too many pixels",
+    "too many scans",
     "truncated or damaged",
     "unsupported mode",
     "unreadable",
@@ -65,6 +67,12 @@ class ArrayError(RequestError, ValueError):
 
 class ModelError(AnyclassError):
     """A model or classifier file is damaged, of an unknown kind or does not match."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class FileError(AnyclassError):
+    """A file of a run, or another one that was written before, is missing or damaged."""
 
     exit_code: ClassVar[int] = 2
 

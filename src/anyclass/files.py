@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from anyclass.errors import AnyclassError, RequestError, StorageError
+from anyclass.errors import AnyclassError, FileError, RequestError, StorageError
 
 MANIFEST = "manifest.json"
 """Name of the file with the checksums of a folder's files."""
@@ -35,6 +36,9 @@ SHARE = 0.05
 
 _LOCK = ".anyclass.lock"
 _OWNER = ".anyclass.lock.json"
+LOCKS = (_LOCK, _OWNER)
+"""Files of the lock of a folder."""
+
 _TEMPORARY = re.compile(
     r"\.anyclass-(?P<host>[0-9a-f]{8})(?P<pid>[0-9a-f]{8})(?P<started>[0-9a-f]{8})[0-9a-f]{8}"
     r"\.tmp(\..*)?"
@@ -143,14 +147,33 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        AnyclassError: the file is missing or damaged; the message names it.
+        FileError: the file is missing, damaged or not a regular one; the message names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8", opener=regular) as file:  # noqa: PTH123 (has no opener)
+            return json.load(file, parse_constant=_no_number)
     except OSError as error:
-        raise AnyclassError(f"{path} cannot be read: {error.strerror}") from error
+        raise FileError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise AnyclassError(f"{path} is damaged: {error}") from error
+        raise FileError(f"{path} is damaged: {error}") from error
+
+
+def regular(path: str, flags: int) -> int:
+    """Opener of `open` that refuses pipes and devices, which could keep it waiting for ever.
+
+    Raises:
+        OSError: it is not a regular file.
+    """
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is not a regular file", path)
+
+
+def _no_number(text: str) -> float:
+    """Refuse NaN and infinity, which `write_json` never writes and JSON does not know."""
+    raise ValueError(f"{text} is no number")
 
 
 def sha256(path: Path) -> str:

@@ -164,8 +164,9 @@ def test_load__code_of_a_tokenizer_is_never_run(folder: Path) -> None:
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
     path.write_text(json.dumps(json.loads(path.read_text()) | own))
     change(folder, text_cfg=text_config(folder) | {"tokenizer_kwargs": {"trust_remote_code": True}})
-    assert refused(folder) == (
-        f"local-dir:{folder} wants to run code of its own (trust_remote_code): refused"
+    said = refused(folder)
+    assert said.endswith(
+        "open_clip_config.json wants to run code of its own (trust_remote_code): refused"
     )
     assert not sentinel.exists()
 
@@ -174,9 +175,7 @@ def test_load__code_of_a_tokenizer_is_never_run(folder: Path) -> None:
 def test_load__truncated_weights(folder: Path, size: int) -> None:
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:size])
-    said = refused(folder)
-    assert said.startswith(f"local-dir:{folder} could not be loaded: ")
-    assert said.endswith("use local-dir:FOLDER")
+    assert refused(folder).startswith(f"{path} could not be loaded: Error while deserializing")
 
 
 def test_load__a_header_of_absurd_length(folder: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from anyclass import Backbone, Classes, Classifier, ImageDataset
 from anyclass.backbone import Part
+from anyclass.classifier import saving
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
 from anyclass.data import open_image
@@ -396,8 +397,56 @@ def test_load__swapped_weights(tiny_clip: Tiny, tmp_path: Path, part: Part | Non
     conv = weights["visual.conv1.weight"]
     weights["visual.conv1.weight"] = torch.randn(conv.shape, generator=noise) * conv.std()
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"its weights differ \(sha256\): they have changed since"):
+        Classifier.load(tmp_path / "saved")
+    of_before = settings(tmp_path / "saved")
+    del of_before["weights_sha256"]  # 0.1 did not write it
+    (tmp_path / "saved" / "classifier.json").write_text(json.dumps(of_before))
     with pytest.raises(ModelError, match="features of synthetic images show"):
         Classifier.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("part", [None, "head"])
+def test_load__one_changed_weight_of_the_text_tower(
+    tiny_clip: Tiny, tmp_path: Path, part: Part | None
+) -> None:
+    """No image shows it, but names are read by it."""
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_clip().removeprefix("local-dir:"), folder)
+    classifier(f"local-dir:{folder}", part).save(tmp_path / "saved")
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["transformer.resblocks.0.mlp.c_fc.bias"][2] += 1e-3
+    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"its weights differ \(sha256\)"):
+        Classifier.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("part", [None, "head", "tail", "all"])
+def test_load__a_model_that_has_moved(
+    tiny_clip: Tiny, tmp_path: Path, images: Path, part: Part | None
+) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_clip().removeprefix("local-dir:"), folder)
+    made = classifier(f"local-dir:{folder}", part)
+    made.save(tmp_path / "saved")
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match="holds no open_clip_config.json"):
+        Classifier.load(tmp_path / "saved")
+    found = Classifier.load(tmp_path / "saved", model=f"local-dir:{tmp_path / 'moved'}")
+    assert found.predict(images) == made.predict(images)
+    if part != "all":
+        with pytest.raises(ModelError, match="does not match local-dir:"):
+            Classifier.load(tmp_path / "saved", model=tiny_clip("coca"))
+
+
+def test_load__a_huge_unknown_tensor_is_not_read(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved / "classifier.safetensors"
+    save_file({**load_file(path), "more": torch.zeros(1)}, path)
+    monkeypatch.setattr(saving, "load_file", lambda *_: pytest.fail("read"))
+    with pytest.raises(ModelError, match="it has an unknown tensor 'more'"):
+        Classifier.load(saved)
 
 
 def test_load__bytes_flipped_anywhere(saved: Path) -> None:

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from anyclass.data import Limits, open_bytes, open_image, read_bytes
-from anyclass.data.image import FORMATS, readable_formats
+from anyclass.data.image import FORMATS, MOST_SCANS, readable_formats, scans
 from anyclass.errors import ImageError
 
 WHITE = (255, 255, 255)
@@ -552,3 +553,54 @@ def test_open_bytes__fewer_bits_in_a_16_bit_file_are_not_dark(brightest: int, fu
     grey = np.array([[0, brightest // 2, brightest]], np.uint16)
     pixels = np.asarray(open_bytes(encode(Image.fromarray(grey), "PNG")))[0, :, 0]
     assert pixels.tolist() == [round(255 * int(value) / full) for value in grey[0]]
+
+
+def repeated_scans(count: int, size: tuple[int, int] = (640, 480)) -> bytes:
+    """A progressive JPEG whose last scan is there `count` times more."""
+    data = encode(Image.new("RGB", size, (90, 120, 30)), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * count + b"\xff\xd9"
+
+
+def test_open_bytes__a_jpeg_of_many_scans_is_rejected_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = scans(WHOLE["progressive"])
+    assert 2 < usual < 20
+    assert scans(WHOLE["jpeg"]) == 1
+    assert open_bytes(repeated_scans(MOST_SCANS - usual)).size == (640, 480)
+    monkeypatch.setattr(JpegImageFile, "load", lambda image: pytest.fail("decoded"))
+    assert reason(repeated_scans(MOST_SCANS - usual + 1)) == "too many scans"
+    assert reason(repeated_scans(10_000)) == "too many scans"
+    turned = repeated_scans(500).replace(b"\xff\xda", b"\xff" * 9 + b"\xda")  # fill bytes
+    assert reason(turned) == "too many scans"
+
+
+def test_scans__counts_those_of_the_first_image_alone() -> None:
+    """A photo with a thumbnail in its EXIF and a film behind its end is as good as any."""
+    film = np.random.default_rng(2).integers(0, 256, 10**6, np.uint8).tobytes() + b"\xff\xda" * 999
+    thumbnail = b"Exif\0\0" + b"\xff\xda" * 999
+    data = encode(pattern(), "JPEG", quality=95, subsampling=0, exif=thumbnail) + film
+    assert scans(data) == 1
+    assert difference(open_bytes(data), pattern()) <= LOSS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_open_bytes__many_flipped_bytes(name: str) -> None:
+    """The quick test above draws 25 examples, this one 4000: flips, cuts, doubles, losses."""
+    draw = np.random.default_rng(list(name.encode()))
+    for _ in range(4000):
+        data = bytearray(SMALL[name])
+        for place in draw.integers(0, len(data), draw.integers(1, 9)):
+            data[place] = draw.integers(0, 256)
+        start, end = np.sort(draw.integers(0, len(data), 2))
+        changed = bytes(data)
+        match draw.integers(0, 4):
+            case 0:
+                changed = changed[:end]
+            case 1:
+                changed = changed[:start] + changed[end:]
+            case 2:
+                changed = changed[:end] + changed[start:]
+        assert_harmless(changed)

@@ -88,7 +88,7 @@ def test_read__without_images(run: Path, tmp_path: Path) -> None:
     (run / "config.json").write_text(json.dumps(config | {"images": str(tmp_path / "gone")}))
     with pytest.raises(RequestError, match=r"the images in .*gone, which is no folder now"):
         Catalogue.read(run)
-    (run / "config.json").write_text(json.dumps(config | {"images": None}))
+    (run / "config.json").write_text(json.dumps(config | {"images": None, "features": "x.npz"}))
     with pytest.raises(RequestError, match="fitted on features, so there is no image to show"):
         Catalogue.read(run)
     with pytest.raises(RequestError, match="contains no run"):

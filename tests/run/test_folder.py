@@ -9,7 +9,19 @@ import pytest
 
 from anyclass.errors import RequestError
 from anyclass.files import write_manifest
-from anyclass.run.folder import FILES, SCRATCH, begin, check_finished, is_run, opened
+from anyclass.run.folder import (
+    CONTROLS,
+    FILES,
+    LOCKS,
+    REVIEW,
+    SCRATCH,
+    begin,
+    check_finished,
+    check_marks,
+    check_no_links,
+    is_run,
+    opened,
+)
 
 CONFIG = {"images": "/a", "asked": "auto", "method": "latteclip", "version": "0", "why": ["so"]}
 CONFIG |= {"seed": 0, "fields": {"alpha": 0.99, "captioner": {"most": 4}}}
@@ -191,4 +203,37 @@ def test_check_finished__says_what_there_is(tmp_path: Path) -> None:
         check_finished(tmp_path)
     (tmp_path / SCRATCH).rmdir()
     write_manifest(tmp_path)
-    check_finished(tmp_path)
+    check_marks(tmp_path)
+
+
+LINKS = [*FILES, *LOCKS, "model", CONTROLS, SCRATCH, REVIEW, f"{CONTROLS}/kmeans"]
+LINKS += [f"{CONTROLS}/kmeans/classifier.json", f"{SCRATCH}/key", f"{SCRATCH}/key/more"]
+LINKS += [f"{SCRATCH}/metrics.json", f"{REVIEW}/corrections.sqlite", "model/more/deep"]
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+@pytest.mark.parametrize("place", [place for place in LINKS if place != "config.json"])
+def test_opened__a_run_is_never_written_through_a_link(
+    tmp_path: Path, place: str, dangling: bool
+) -> None:
+    """A run from somebody else may hold links to any place of the user."""
+    victim = tmp_path / "victim"
+    out = tmp_path / "run"
+    finish(out)
+    victim.mkdir()
+    for name in ("README.md", "classifier.json", "metrics.json"):
+        (victim / name).write_text("precious")
+    link = out / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.exists():
+        link.rename(tmp_path / "aside")
+    link.symlink_to(victim / ("none" if dangling else ""))
+    before = contents(tmp_path)
+    for refuses in (lambda: start(out, overwrite=True), lambda: check_no_links(out)):
+        with pytest.raises(RequestError, match="is a link, and a run is never written") as caught:
+            refuses()
+        assert str(link) in str(caught.value)
+    assert contents(tmp_path) == before
+    assert {path.name for path in victim.iterdir()} == {"README.md", "classifier.json"} | {
+        "metrics.json"
+    }

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from anyclass.api.predictions import Output, Predictions
 from anyclass.api.words import speaks_python
@@ -23,6 +22,7 @@ from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
 from anyclass.files import read_json
 from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
+from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished, is_run
 from anyclass.run.progress import Progress
 from anyclass.run.sentences import basis
@@ -88,7 +88,7 @@ class Run:
     def predictions(self) -> Predictions:
         """Labels of the images that it was fitted on."""
         folder = self._run_folder()
-        table = pq.read_table(folder / "predictions.parquet")
+        table = read_parquet(folder / "predictions.parquet")
         index = None if self._source is None else self._source.index
         thumbnail_of = self._thumbnails(folder)
         return Predictions(table, self.classes_, thumbnail_of=thumbnail_of, index=index)
@@ -96,10 +96,13 @@ class Run:
     @property
     def suspicious(self) -> pa.Table | None:
         """Given labels that the other images contradict; None if the method does not tell."""
-        from pyarrow import csv
+        from pyarrow import ArrowException, csv
 
         path = self._run_folder() / "suspicious.csv"
-        return csv.read_csv(path) if path.is_file() else None
+        try:
+            return csv.read_csv(path) if path.is_file() else None
+        except (OSError, ArrowException) as error:
+            raise RequestError(f"{path} is not a CSV table: {error!s:.200}") from error
 
     @speaks_python
     def predict(

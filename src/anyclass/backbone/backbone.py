@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import take_apart
-from anyclass.backbone.loading import absolute_id, load_model
+from anyclass.backbone.loading import STARTER, absolute_id, load_model
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing
 from anyclass.errors import RequestError
@@ -264,6 +264,18 @@ class Backbone:
     def weights_sha256(self) -> str:
         """Digest of the names and values of all weights and buffers at the first access."""
         return _digest(self.model.state_dict())
+
+    def untrained_sha256(self, part: Part | None) -> str | None:
+        """Digest of all weights and buffers that training of `part` leaves alone.
+
+        None for the starter, which each machine assembles with its own rounding, and if all are
+        trained.
+        """
+        if self.model_id == STARTER or part == "all":
+            return None
+        trained = set() if part is None else set(self._belonging(part, texts=True))
+        state = self.model.state_dict()
+        return _digest({name: tensor for name, tensor in state.items() if name not in trained})
 
     def frozen_sha256(self, part: Part) -> str:
         """Digest of the image tower without `part`, which training does not change.

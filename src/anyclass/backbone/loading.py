@@ -1,12 +1,27 @@
 """From a model's name to an open_clip model and its tokenizer."""
 
+import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from anyclass.backbone.hub import within_reach
+from anyclass.backbone.model_folder import (
+    CONFIG,
+    check_code,
+    check_files,
+    check_finite,
+    check_fits,
+    check_sizes,
+    check_weights,
+    count_values,
+    read_config,
+    weights_file,
+)
 from anyclass.errors import ModelError, RequestError
 
 STARTER = "starter"
@@ -30,8 +45,8 @@ def load_model(model_id: str, allow_pickle: bool = False) -> tuple[Any, Any]:
         model_id = f"local-dir:{starter_folder()}"
     if model_id.startswith("local-dir:"):
         model_id = absolute_id(model_id)
-        _check_folder(_folder(model_id), allow_pickle)
-        return _create(model_id, model_id, None)
+        weights = _checked(model_id, _folder(model_id), allow_pickle)
+        return _create(model_id, model_id, None, weights)
     if model_id.startswith("hf-hub:"):
         with within_reach(model_id):
             return _create(model_id, model_id, None)
@@ -56,7 +71,8 @@ def _folder(model_id: str) -> Path:
     name = model_id.removeprefix("local-dir:")
     if not name.strip():
         raise RequestError("local-dir: needs the folder of a model, as in local-dir:models/clip")
-    return Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100 (links stay links)
+    name = os.path.expanduser(name)  # noqa: PTH111 (never raises)
+    return Path(os.path.abspath(name))  # noqa: PTH100 (links stay links)
 
 
 def _name_and_tag(model_id: str) -> tuple[str, str]:
@@ -109,28 +125,64 @@ def _perhaps(model_id: str) -> str:
     return f". For a repository of the hub write hf-hub:{model_id}" if of_hub else ""
 
 
-def _check_folder(folder: Path, allow_pickle: bool) -> None:
-    if not os.path.isfile(folder / "open_clip_config.json"):  # noqa: PTH113 (never raises)
-        raise ModelError(
-            f"{str(folder)[:200]} holds no open_clip_config.json; is it a model folder?"
-        )
-    if not allow_pickle and not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} holds no *.safetensors weights; pickled weights can run code: "
-            "convert them, or say --allow-pickle if you trust their source"
-        )
+def _checked(model_id: str, folder: Path, allow_pickle: bool) -> Path:
+    """The weights of a folder, after all checks that need no model.
+
+    Raises:
+        ModelError: it is no model, or is refused.
+    """
+    if not os.path.isdir(folder) or not os.path.lexists(folder / CONFIG):  # noqa: PTH110, PTH112
+        raise ModelError(f"{str(folder)[:200]} holds no {CONFIG}; is it a model folder?")
+    check_files(folder)
+    whole = read_config(folder / CONFIG)
+    config = whole.get("model_cfg") if isinstance(whole, dict) else None
+    if not isinstance(config, dict):
+        raise ModelError(f"{model_id} could not be loaded: {CONFIG} has no model_cfg")
+    check_sizes(model_id, config)
+    weights = weights_file(folder, allow_pickle)
+    check_fits(model_id, config, _text_config(model_id, config["text_cfg"]), count_values(weights))
+    return weights
 
 
-def _create(model_id: str, name: str, tag: str | None) -> tuple[Any, Any]:
-    """Let open_clip build the model; a failure becomes a ModelError that says what to do."""
+def _text_config(model_id: str, text: Any) -> Any:
+    """`config.json` of a text tower of Hugging Face that lies in a folder, checked."""
+    folder = Path(str(text.get("hf_model_name", "")))
+    if "hf_model_name" not in text or not os.path.isdir(folder):  # noqa: PTH112 (never raises)
+        return None
+    check_files(folder)
+    config = read_config(folder / "config.json")
+    check_sizes(model_id, {"text_cfg": config, "vision_cfg": {}})
+    return config
+
+
+def _create(
+    model_id: str, name: str, tag: str | None, weights: Path | None = None
+) -> tuple[Any, Any]:
+    """Let open_clip build the model; a failure becomes a ModelError that says what to do.
+
+    Args:
+        model_id: name of the model.
+        name: open_clip's name of it.
+        tag: open_clip's name of its weights.
+        weights: the file to load weights from instead; open_clip might find another one.
+    """
     import open_clip
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_questions():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
-            _check_tokenizer(model_id, open_clip.get_model_config(name))
-            model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
-        return model, open_clip.get_tokenizer(name)
+            config = open_clip.get_model_config(name)
+            check_code(model_id, config)
+            check_sizes(model_id, config)
+            if weights is None:
+                model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
+            else:
+                model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+                check_weights(weights, model.state_dict())
+                open_clip.load_checkpoint(model, str(weights))
+            check_finite(model_id, model.state_dict())
+            options = {"trust_remote_code": False} if _of_hugging_face(config) else {}
+            return model, open_clip.get_tokenizer(name, **options)
     except ModelError:
         raise
     except UserWarning as wrong:
@@ -145,10 +197,24 @@ def _create(model_id: str, name: str, tag: str | None) -> tuple[Any, Any]:
         ) from wrong
 
 
-def _check_tokenizer(model_id: str, config: Any) -> None:
-    """A model's configuration must not ask that code from its folder be run."""
-    if config["text_cfg"].get("tokenizer_kwargs", {}).get("trust_remote_code"):
-        raise ModelError(f"{model_id} wants to run code of its own (trust_remote_code): refused")
+def _of_hugging_face(config: Any) -> bool:
+    """Whether the tokenizer is one of Hugging Face."""
+    return bool(config["text_cfg"].get("hf_tokenizer_name"))
+
+
+@contextmanager
+def _no_questions() -> Iterator[None]:
+    """Let transformers refuse code of a model instead of asking for it; silence open_clip's log."""
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE, logging.root.manager.disable
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before[0]
+        logging.disable(before[1])
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,12 +30,13 @@ from pydantic import (
     StrictBool,
     ValidationError,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from anyclass.backbone import Backbone, EngineName, Part
+from anyclass.backbone.loading import absolute_id
 from anyclass.classifier.class_edits import ClassEdits, EditedClasses
 from anyclass.classifier.heads import (
     Adapter,
@@ -66,6 +67,8 @@ TENSORS = "classifier.safetensors"
 SETTINGS = "classifier.json"
 HEAD = "head."
 PARAMETER = "parameter."
+NAMES = ("weights", "bias", "fingerprint", "class_text", HEAD, PARAMETER)
+"""Beginnings of the names of all tensors."""
 
 
 class HeadFormat(NamedTuple):
@@ -226,6 +229,7 @@ def _model_of_images(representation: Representation, head: FittedHead) -> dict[s
         "beside": len(representation.towers) > 1,
         "scale": _own_scale(head, clip.logit_scale),
         "model": clip.model_id,
+        "weights_sha256": clip.untrained_sha256(representation.part),
         "preprocessing": clip.preprocessing.to_json(),
     }
 
@@ -252,6 +256,7 @@ def read(
     allow_pickle: bool,
     engine: EngineName,
     base: Backbone | None,
+    model: str | None = None,
 ) -> Saved:
     """Read both files; arguments and errors as for `Classifier.load`."""
     settings = _settings(folder / SETTINGS)
@@ -260,10 +265,11 @@ def read(
         return _read_of_features(folder, settings, settings.features, tensors)
     if settings.model is None or "fingerprint" not in tensors:
         raise ModelError(f"{folder} is damaged: its model or its fingerprint is missing")
-    if base is not None and base.model_id == settings.model:
+    model = settings.model if model is None else absolute_id(model)
+    if base is not None and base.model_id == model:
         clip = base.copy() if settings.part else base
     else:
-        clip = Backbone.load(settings.model, device, allow_pickle, engine)
+        clip = Backbone.load(model, device, allow_pickle, engine)
     towers = (clip, clip.copy()) if settings.beside else (clip,)
     representation = Representation(towers, settings.part, settings.space)
     classes = Classes.from_json(settings.classes)
@@ -271,6 +277,7 @@ def read(
         edits = _edits(settings, len(classes))
         of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
         _load_parameters(clip, settings.part, tensors)
+        _check_weights(clip, settings)
         if clip.preprocessing.to_json() != settings.preprocessing:
             raise ValueError("its preprocessing differs (size, mean or standard deviation)")
         fingerprint = representation.fingerprint()
@@ -283,7 +290,7 @@ def read(
         head = edited(_head(parts, tensors, settings, representation), edits)
     except ValueError as error:
         raise ModelError(
-            f"{folder} does not match {settings.model}: {error}; load the model it was fitted on"
+            f"{folder} does not match {model}: {error}; load the model it was fitted on"
         ) from error
     method = settings.method.replace("_", "-")  # 0.1 wrote zero_shot
     return Saved(representation, head, classes, method, settings.fields)
@@ -351,14 +358,16 @@ class _Settings(BaseModel):
     scale: PositiveFloat | None = None
     classes: dict[str, Any]
     model: str | None
+    weights_sha256: str | None = None
     preprocessing: dict[str, Any]
     features: _FeatureSettings | None = None
     edits: _EditSettings | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `features` and `edits` only if there are some."""
+        """The fields as JSON values; the optional ones only if there are some."""
         content = self.model_dump(mode="json")
-        return {k: v for k, v in content.items() if v is not None or k not in ("features", "edits")}
+        optional = ("features", "edits", "weights_sha256")
+        return {k: v for k, v in content.items() if v is not None or k not in optional}
 
     @property
     def space(self) -> Space:
@@ -513,9 +522,14 @@ def _settings(path: Path) -> _Settings:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors: float32, all numbers finite."""
+    """Read all tensors: float32, all numbers finite. Unknown ones are refused unread."""
     _check_file(path)
-    try:  # clone: the alignment of memory-mapped tensors changes the rounding of products
+    try:
+        with safe_open(path, "pt") as file:
+            unknown = [name for name in file.keys() if not name.startswith(NAMES)]  # noqa: SIM118
+        if unknown:
+            raise ModelError(f"{path} is damaged: it has an unknown tensor {unknown[0]!r:.100}")
+        # clone: the alignment of memory-mapped tensors changes the rounding of products
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error!s:.200}") from error
@@ -546,6 +560,13 @@ def _load_parameters(clip: Backbone, part: Part | None, tensors: Mapping[str, Te
         raise ValueError("its trained parameters have other names or shapes")
     for name, tensor in found.items():
         named[name].copy_(tensor)
+
+
+def _check_weights(clip: Backbone, settings: _Settings) -> None:
+    """Compare the weights that were not trained with those of the fit, which 0.1 did not note."""
+    then = settings.weights_sha256
+    if then is not None and clip.untrained_sha256(settings.part) != then:
+        raise ValueError("its weights differ (sha256): they have changed since the fit")
 
 
 def _check_fingerprint(now: Float[Tensor, "3 E"], tensors: Mapping[str, Tensor]) -> None:

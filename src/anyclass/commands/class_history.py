@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from anyclass.classifier.class_edits import ClassEdits, EditedClasses
 from anyclass.data import Classes
-from anyclass.errors import AnyclassError
+from anyclass.errors import FileError
 from anyclass.files import read_json
 
 Json = dict[str, Any]
@@ -73,7 +73,7 @@ class History:
         """Read the file of a run; without one, there was no edit.
 
         Raises:
-            AnyclassError: it is damaged.
+            FileError: it is damaged.
         """
         path = run / HISTORY
         if not path.is_file():
@@ -83,7 +83,7 @@ class History:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "it"
-            raise AnyclassError(
+            raise FileError(
                 f"{path} is damaged: {place}: {first['msg']}; without the file, edits so far "
                 "cannot be taken back"
             ) from error

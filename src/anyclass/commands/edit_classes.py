@@ -22,11 +22,11 @@ from anyclass.commands.class_changes import Edit, applied, changes
 from anyclass.commands.class_history import HISTORY, History
 from anyclass.commands.run_files import complete, mark_ready, opened_for_edit, prepared
 from anyclass.commands.run_images import ImageRows, image_rows
-from anyclass.data import Classes
-from anyclass.errors import AnyclassError, RequestError
+from anyclass.errors import FileError, ModelError, RequestError
 from anyclass.files import atomic_write, read_json, write_json
 from anyclass.naming.class_names import NAMING, write_naming
-from anyclass.naming.edited_naming import edited_naming, read_naming
+from anyclass.naming.edited_naming import edited_naming
+from anyclass.run.content import read, read_classes, read_parquet
 from anyclass.run.edited_metrics import edited_metrics, read_metrics
 from anyclass.run.edited_tables import (
     REJECTED,
@@ -35,7 +35,6 @@ from anyclass.run.edited_tables import (
     edited_table,
     followed_csv,
     labels_by_person,
-    read_predictions,
     write_csv,
 )
 from anyclass.run.probabilities import (
@@ -117,12 +116,12 @@ class RunClasses:
         """
         if not (run / NAMING).is_file():
             raise RequestError(f"{run} has no discovered classes to rename, merge or split")
-        classes = Classes.from_json(read_json(run / "classes.json"))
+        classes = read_classes(run)
         before = saving.read_classes(run / "model")
         if before.classes != classes:
-            raise AnyclassError(f"{run} is damaged: its model has other classes than classes.json")
-        exact = read_predictions(run / "predictions.parquet")
-        return cls(run, before, read_naming(run, classes), exact)
+            raise FileError(f"{run} is damaged: its model has other classes than classes.json")
+        exact = read_parquet(run / "predictions.parquet")
+        return cls(run, before, read(run, NAMING), exact)
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -166,8 +165,8 @@ class RunClasses:
         state = history.states[-1]
         try:
             after = state.restored(self.before.edits)
-        except ValueError as error:
-            raise AnyclassError(f"{history.path} is damaged: {error}") from error
+        except (ValueError, ModelError) as error:
+            raise FileError(f"{history.path} is damaged: {error}") from error
         images = TrainingImages(self)
         names_only = after.predicts_as(self.before)
         edited = self._edited(after, None if names_only else images.found)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from PIL import Image
-from pyarrow import parquet
 from tyro.conf import Suppress, arg
 
 from anyclass.classifier.classifier import Classifier
@@ -22,6 +21,7 @@ from anyclass.exporting.label_studio import write_label_studio
 from anyclass.exporting.onnx_model import check_exportable, write_onnx
 from anyclass.exporting.predictions import Predictions
 from anyclass.files import read_json
+from anyclass.run.content import read_parquet
 from anyclass.run.earlier import EarlierRun
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
@@ -200,7 +200,7 @@ def _examples(run: Path, config: Json) -> list[Image.Image]:
     if config["images"] is None:
         return []
     root = Path(config["images"])
-    table = parquet.read_table(run / "predictions.parquet", columns=["file_name"])
+    table = read_parquet(run / "predictions.parquet", ["file_name"])
     examples = []
     for name in table["file_name"].to_pylist()[:CHECKED]:
         with suppress(ImageError):

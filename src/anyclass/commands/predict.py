@@ -43,6 +43,7 @@ def predict(
     min_score: float = 0.0,
     features: Annotated[Any, FILE] = None,
     extra: Annotated[Any, FILE] = None,
+    model: str | None = None,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Label the images of a folder with a fitted run, in bounded memory.
@@ -65,6 +66,8 @@ def predict(
             (open-world). Raise it if a wrong label is worse than none.
         features: features of the images instead, by the model of the run: a file, or an array.
         extra: with `features`, a file or an array of further features, if the run had such.
+        model: where the model of the run is now, if it has moved: `local-dir:FOLDER`, or a name.
+            Its weights must be those of the fit.
         callback: gets `done` and `total`.
 
     Returns:
@@ -79,7 +82,7 @@ def predict(
     check_share(max_rejected)
     check_share(min_score, "--min-score")
     check_source(images, features)
-    classifier = load(run, device, allow_pickle, engine)
+    classifier = load(run, device, allow_pickle, engine, model=model)
     with Progress(callback=callback) as log:
         source = _source(classifier, images, features, extra, log)
         n = len(source.files)
@@ -156,6 +159,7 @@ def load(
     allow_pickle: bool = False,
     engine: EngineName = "auto",
     base: Backbone | None = None,
+    model: str | None = None,
 ) -> Classifier:
     """Load the classifier of a run folder.
 
@@ -165,14 +169,16 @@ def load(
         allow_pickle: accept weights that are not safetensors.
         engine: engine of the frozen image encoder on a CPU.
         base: the untrained model, if it is loaded already.
+        model: where the model is now, if it has moved.
 
     Raises:
         RequestError: the folder contains no finished run.
         ModelError: the model is damaged, or its method is unknown to this version.
     """
     check_finished(Path(run))
-    model = Path(run) / "model"
-    classifier = Classifier.load(model, torch_device(device), allow_pickle, engine, base)
+    classifier = Classifier.load(
+        Path(run) / "model", torch_device(device), allow_pickle, engine, base, model=model
+    )
     if classifier.method not in (*METHODS, *REPLACED):
         raise ModelError(
             f"{run} was fitted with method {classifier.method!r:.100}, which is unknown to this "

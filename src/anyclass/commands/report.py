@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from anyclass.files import MANIFEST, lock, read_json, sha256, write_json
+from anyclass.files import MANIFEST, lock, sha256, write_json
 from anyclass.report.html import write
-from anyclass.run.folder import check_finished
+from anyclass.run.content import read
+from anyclass.run.folder import check_finished, check_no_links
 
 
 def report(run: Path) -> dict[str, str]:
@@ -16,10 +17,11 @@ def report(run: Path) -> dict[str, str]:
     Raises:
         RequestError: the folder contains no finished run, or is in use.
     """
+    check_no_links(run)
     check_finished(run)
     with lock(run):
         path = write(run)
-        manifest = read_json(run / MANIFEST)
+        manifest = read(run, MANIFEST)
         manifest["files"][path.name] = sha256(path)
         write_json(run / MANIFEST, manifest)
     return {"report": str(path)}

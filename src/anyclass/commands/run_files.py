@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.commands.class_history import HISTORY
-from anyclass.errors import AnyclassError
+from anyclass.errors import FileError
 from anyclass.files import MANIFEST, lock, read_json, sha256, sweep, write_json, write_text
 from anyclass.naming.class_names import NAMING, TABLE
 from anyclass.report.html import write
 from anyclass.report.model_card import card
-from anyclass.run.folder import SCRATCH, check_finished, check_no_links
+from anyclass.run.content import check_content, check_files, check_together, read
+from anyclass.run.folder import SCRATCH, check_marks, check_no_links
 from anyclass.run.probabilities import PROBABILITIES
 
 Json = dict[str, Any]
@@ -47,14 +48,15 @@ def opened_for_edit(run: Path) -> Iterator[None]:
 
     Raises:
         RequestError: it is not a finished run, is in use, or has links in the place of files.
-        AnyclassError: a file in it is damaged.
+        FileError: a file in it is damaged.
     """
     check_no_links(run)
-    check_finished(run)
+    check_marks(run)
     with lock(run):
         sweep(run)
         (run / SCRATCH / TABLE).unlink(missing_ok=True)  # the user may have edited the table again
         complete(run)
+        check_content(run)
         yield
 
 
@@ -62,15 +64,17 @@ def complete(run: Path) -> None:
     """Move the prepared files, if all are there; update report, model card and manifest.
 
     Raises:
-        AnyclassError: the list of prepared files, or the manifest, is damaged.
+        FileError: the list of prepared files, or the manifest, is damaged.
     """
     scratch = run / SCRATCH
     if (scratch / COMMIT_FILE).is_file():
         unedited = _prepared(scratch / COMMIT_FILE)
-        manifest = _manifest(run)
+        manifest = read(run, MANIFEST)
         for name in unedited:
             with suppress(FileNotFoundError):  # moved before an interruption
                 (scratch / name).replace(run / name)
+        check_files(run)
+        check_together(run)
         write_text(run / "model" / "README.md", card(run))
         write(run)
         ours = [name for name, same in unedited.items() if same]  # the user edited the others
@@ -90,7 +94,7 @@ def mark_ready(run: Path) -> None:
     """Write the commit file: all new files are in the scratch folder."""
     scratch = run / SCRATCH
     names = [p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file()]
-    before = _manifest(run)["files"]
+    before = read(run, MANIFEST)["files"]
     unedited = {
         name: name == TABLE or not (run / name).exists() or before.get(name) == sha256(run / name)
         for name in sorted(names)
@@ -102,26 +106,13 @@ def _prepared(path: Path) -> dict[str, bool]:
     """The commit file, checked.
 
     Raises:
-        AnyclassError: it is damaged, or names files that no edit replaces.
+        FileError: it is damaged, or names files that no edit replaces.
     """
     content = read_json(path)
     usable = isinstance(content, dict) and content and REPLACED.issuperset(content)
     if not usable or not all(isinstance(same, bool) for same in content.values()):
-        raise AnyclassError(
+        raise FileError(
             f"{path} is damaged, or was not written by anyclass: if you do not trust the run, "
             f"delete it; else remove the folder {path.parent}"
         )
-    return dict(content)
-
-
-def _manifest(run: Path) -> Json:
-    """The manifest, checked.
-
-    Raises:
-        AnyclassError: it is damaged.
-    """
-    content = read_json(run / MANIFEST)
-    files = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(s, str) for s in files.values()):
-        raise AnyclassError(f"{run / MANIFEST} is damaged: it has no checksums of files")
     return dict(content)

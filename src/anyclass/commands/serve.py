@@ -23,7 +23,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.commands.predict import load
 from anyclass.errors import RequestError, printable
 from anyclass.files import read_json
-from anyclass.run.folder import check_finished
+from anyclass.run.folder import check_finished, check_no_links
 
 if TYPE_CHECKING:
     from anyclass.review.session import Session
@@ -81,6 +81,7 @@ def serve(
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise RequestError(f"serve needs {', '.join(missing)}: pip install 'anyclass[serve]'")
+    check_no_links(Path(run))
     check_finished(Path(run))
     remote = host not in LOOPBACK
     if remote and not allow_remote:

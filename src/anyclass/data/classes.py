@@ -101,7 +101,7 @@ class Classes:
         return cls.of(found.names, found.prompts)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Classes":
+    def from_json(cls, value: Any) -> "Classes":
         """Restore the classes from `to_json`.
 
         Raises:

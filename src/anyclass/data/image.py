@@ -2,11 +2,12 @@
 
 1. a regular file inside the folder, within the size limit    4. load: the only full check
 2. one of eight formats, decided by content                   5. apply the EXIF rotation
-3. width x height from the header within the limit            6. convert to RGB on white
+3. width x height and the number of scans within limits       6. convert to RGB on white
 """
 
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -28,6 +29,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 INSTALL_HEIF = "pip install 'anyclass[heif]'"
 """What makes HEIC images readable."""
 
+MOST_SCANS = 100
+"""Most scans of a JPEG: a progressive one has about 10, libtiff stops at 100. A scan of a few bytes
+may refine all pixels again, so that the time to decode grows with their number."""
+
+_JPEG_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+"""A marker between compressed pixels, other than a restart: these hold ff only before 00."""
+_WITHOUT_LENGTH = {0x01, 0xD8}
+_END_OF_IMAGE = 0xD9
+_START_OF_SCAN = 0xDA
 _BITS_PER_SAMPLE = 258
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras, scanners and microscopes store in 16-bit files."""
@@ -114,7 +124,7 @@ def _decoded(opened: Callable[[], Image.Image], limits: Limits, data: bytes = b"
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decode(opened, limits)
+            return _decode(opened, limits, data)
         except ImageError:
             raise
         except UnidentifiedImageError as error:
@@ -161,7 +171,22 @@ def _opened(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=readable_formats())
 
 
-def _decode(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
+def scans(data: bytes) -> int:
+    """Number of scans of the first image in a JPEG, counted up to one more than `MOST_SCANS`."""
+    count = 0
+    place = 2  # after the start of the image
+    while count <= MOST_SCANS and (found := _JPEG_MARKER.search(data, place)):
+        marker = data[found.end() - 1]
+        place = found.end()
+        if marker == _END_OF_IMAGE:
+            break
+        count += marker == _START_OF_SCAN
+        if marker not in _WITHOUT_LENGTH:
+            place += max(2, int.from_bytes(data[place : place + 2], "big"))
+    return count
+
+
+def _decode(opened: Callable[[], Image.Image], limits: Limits, data: bytes) -> Image.Image:
     """Steps 2 to 6 of the module docstring."""
     with opened() as image:
         width, height = image.size
@@ -169,6 +194,8 @@ def _decode(opened: Callable[[], Image.Image], limits: Limits) -> Image.Image:
         if width * height > most:
             size = f"{width} x {height}, {_millions(width * height)} million"
             raise ImageError("too many pixels", f"{size}; at most {_millions(most)} million")
+        if image.format in ("JPEG", "MPO") and scans(data) > MOST_SCANS:
+            raise ImageError("too many scans", f"more than {MOST_SCANS}")
         image.load()
         turn = _TURNS.get(_orientation(image))
         rgb = _rgb(image)

@@ -110,5 +110,8 @@ def _typed(row: dict[str, str]) -> Row:
 
 def _is_inside(root: Path, name: str) -> bool:
     """Whether a file name leads to a regular file below `root`."""
-    path = (root / name).resolve()
-    return path.is_relative_to(root) and path.is_file()
+    try:
+        path = (root / name).resolve()
+        return path.is_relative_to(root) and path.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL in the name
+        return False

@@ -1,76 +1,17 @@
-"""`naming.json` after classes were merged, split, rejected or renamed; and its schema."""
+"""`naming.json` after classes were merged, split, rejected or renamed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anyclass.data import Classes
-from anyclass.errors import AnyclassError
-from anyclass.files import read_json
-from anyclass.naming.class_names import NAMING
 from anyclass.naming.quality import SAME, UNSURE, with_hint
 from anyclass.naming.suggest import BORDERLINE, TOP, TYPICAL
 from anyclass.run.edited_tables import EditedRun
 
 Json = dict[str, Any]
-
-
-class _Quality(BaseModel):
-    """What is known of a discovered class; further keys are kept."""
-
-    model_config = ConfigDict(extra="allow")
-    agreement: float | None
-    nearest: str | None
-    separation: float | None
-    verdict: str
-    hint: str
-
-
-class _Row(BaseModel):
-    """One class; further keys are kept."""
-
-    model_config = ConfigDict(extra="allow")
-    index: int
-    name: str
-    kind: str
-    quality: _Quality | None = None
-    suggested: str | None
-    runners_up: list[str]
-    confidence: str | None
-    pictures: int
-    typical: list[str]
-    borderline: list[str]
-
-
-class _Naming(BaseModel):
-    """`naming.json`; further keys are kept."""
-
-    model_config = ConfigDict(extra="allow")
-    classes: list[_Row]
-
-
-def read_naming(run: Path, classes: Classes) -> Json:
-    """The content of `naming.json`, checked.
-
-    Raises:
-        AnyclassError: it is damaged.
-    """
-    path = run / NAMING
-    content = read_json(path)
-    try:
-        naming = _Naming.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        raise AnyclassError(f"{path} is damaged: {place}: {first['msg']}") from error
-    found = [(row.index, row.name) for row in naming.classes]
-    if found != list(enumerate(classes.names)):
-        raise AnyclassError(f"{path} is damaged: its classes are not those of classes.json")
-    return dict(content)
 
 
 def edited_naming(run: EditedRun, naming: Json) -> Json:

@@ -1,8 +1,7 @@
 """Samples of the images and texts of a run for its report."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
-from anyclass.errors import AnyclassError
 from anyclass.report.thumbnails import Thumbnail
 from anyclass.report.words import Json, plain
+from anyclass.run.content import lines
 
 GALLERY = 200
 """Most images in the gallery; with more classes than that, one image for each of the first ones."""
@@ -93,22 +92,6 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def lines(path: Path) -> Iterator[Json]:
-    """Read the objects of a JSON Lines file; none if the file does not exist.
-
-    Raises:
-        AnyclassError: a line is damaged; the message names it.
-    """
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise AnyclassError(f"{path} is damaged in line {number}: {error}") from error
-
-
 def _sample(texts: Sequence[Json]) -> list[Json]:
     """At most `LISTED` descriptions: some that read like instructions, and others by weight."""
     instructions = [line for line in texts if INSTRUCTION.search(line["text"])]
@@ -133,7 +116,7 @@ def _description(line: Json, names: Sequence[str], thumbnail_of: Thumbnail) -> J
     if files and not any(name.casefold() in text.casefold() for name in names):
         remarks.append("names no class")
     return {
-        "of": plain(line.get("class") or line.get("file_name"), 80),
+        "of": plain(str(line.get("class") or line.get("file_name") or ""), 80),
         "text": plain(text, 400),
         "weight": line.get("weight"),
         "images": [thumbnail_of(file) for file in files[:SHOWN]],

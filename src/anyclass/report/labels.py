@@ -1,6 +1,5 @@
 """Labels of a run for its report: how many each class has, and which look wrong."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from anyclass.files import csv_text
 from anyclass.report.gallery import LISTED
 from anyclass.report.thumbnails import Thumbnail
 from anyclass.report.words import Json, plain
+from anyclass.run.edited_tables import read_rows
+from anyclass.run.tables import SUSPICIOUS
 
 
 def label_counts(table: pa.Table) -> Counter[str]:
@@ -21,9 +22,16 @@ def suspicious(path: Path, thumbnail_of: Thumbnail) -> Json | None:
     """Suspicious labels from `suspicious.csv`: count and the first rows; None without the file."""
     if not path.is_file():
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(read_rows(path, SUSPICIOUS.names))
     return {"count": len(rows), "rows": [_suspect(row, thumbnail_of) for row in rows[:LISTED]]}
+
+
+def _number(cell: str) -> float:
+    """A cell as a number; 0 where a person wrote something else."""
+    try:
+        return float(cell)
+    except ValueError:
+        return 0.0
 
 
 def _suspect(row: dict[str, str], thumbnail_of: Thumbnail) -> Json:
@@ -32,7 +40,7 @@ def _suspect(row: dict[str, str], thumbnail_of: Thumbnail) -> Json:
         "file_name": plain(csv_text(row["file_name"])),
         "label": plain(csv_text(row["label"]), 80),
         "opinion": plain(csv_text(row["opinion"]), 80),
-        "opinion_score": float(row["opinion_score"]),
-        "label_quality": float(row["label_quality"]),
+        "opinion_score": _number(row["opinion_score"]),
+        "label_quality": _number(row["label_quality"]),
         "src": thumbnail_of(csv_text(row["file_name"])),
     }

@@ -3,9 +3,7 @@
 Numbers stay numbers; unknown values are `None`.
 """
 
-import csv
 import json
-import math
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
@@ -24,7 +21,7 @@ from anyclass.report.calibration import calibration, expected, expected_of_disco
 from anyclass.report.class_table import class_rows, folded, ordered
 from anyclass.report.confusions import confusion, moves, pairs_of_classes
 from anyclass.report.discovered import discovered
-from anyclass.report.gallery import LISTED, descriptions, gallery, image_rows, lines
+from anyclass.report.gallery import LISTED, descriptions, gallery, image_rows
 from anyclass.report.labels import suspicious
 from anyclass.report.map_picture import map_picture
 from anyclass.report.next_steps import next_steps
@@ -32,6 +29,8 @@ from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
 from anyclass.report.thumbnails import no_image, thumbnails_of
 from anyclass.report.words import SHARES, Json, figure, plain, title
+from anyclass.run.content import lines, read_parquet
+from anyclass.run.edited_tables import read_rows
 from anyclass.run.embedding_map import read_map
 from anyclass.run.label_scores import TRAINING, TRAINING_CAVEAT
 from anyclass.run.progress import STAGES
@@ -50,6 +49,8 @@ REQUEST = {
 """Keys of the request in `config.json` -> their titles."""
 SOURCES = ("images", "features", "class_text", "model")
 """Those that are listed only where they were given."""
+LARGEST = 1e30
+"""Numbers in the log that are larger are not drawn."""
 BARS = 48
 """Most bars of a training curve."""
 
@@ -76,7 +77,10 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
     config, environment, classes, metrics = (read_json(run / name) for name in needed)
     images = config["images"]
     thumbnail_of = thumbnails_of(images, memory) if thumbnails else no_image
-    everything = pq.read_table(run / "predictions.parquet")
+    everything = read_parquet(run / "predictions.parquet")
+    if "zero_shot_label" not in everything.column_names:  # of an earlier version
+        nothing = pa.nulls(len(everything), pa.string())
+        everything = everything.append_column("zero_shot_label", nothing)
     table = everything.filter((pc.field("status") == "ok") & pc.field("label").is_valid())
     moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
     rows = class_rows(classes, metrics, everything)
@@ -206,9 +210,9 @@ def _curves(path: Path) -> list[Json]:
     """Each number that was logged at least twice: name, first, last, bars from 0 to 1."""
     series: dict[tuple[str, str], list[float]] = {}
     for line in lines(path):
-        stage = line.get("stage", "fit")
+        stage = str(line.get("stage", "fit"))
         for key, value in line.items():
-            number = isinstance(value, int | float) and math.isfinite(value)
+            number = isinstance(value, int | float) and abs(value) < LARGEST
             if number and key not in ("step", "epoch", "done", "total", "failed"):
                 series.setdefault((stage, key), []).append(value)
     return [
@@ -236,8 +240,8 @@ def _rejected(path: Path) -> Json:
     """Rejected images: count, reasons by frequency, the first rows."""
     rows = []
     if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [{k: plain(csv_text(v)) for k, v in row.items()} for row in csv.DictReader(file)]
+        found = read_rows(path, ("file_name", "reason"))
+        rows = [{k: plain(csv_text(v)) for k, v in row.items()} for row in found]
     reasons = Counter(row["reason"] for row in rows).most_common()
     return {"count": len(rows), "reasons": reasons, "rows": rows[:LISTED]}
 

@@ -1,6 +1,5 @@
 """Catalogue: the images of a run, their labels, and the orders to look at them in."""
 
-import csv
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text, read_json
+from anyclass.run.content import read_classes, read_parquet
+from anyclass.run.edited_tables import read_rows
 from anyclass.run.folder import check_finished
 from anyclass.run.scoring import confidence
 from anyclass.run.tables import COMPARED
@@ -66,13 +66,13 @@ class Catalogue:
                 f"{run} was fitted on the images in {images}, which is no folder now: move the "
                 "images back"
             )
-        table = pq.read_table(run / "predictions.parquet")
+        table = read_parquet(run / "predictions.parquet")
         present = set(table.column_names)
         nothing = [None] * len(table)
         columns = {
             name: table[name].to_pylist() if name in present else nothing for name in COMPARED.names
         }
-        classes = Classes.from_json(read_json(run / "classes.json"))
+        classes = read_classes(run)
         return cls(run, Path(images), classes, columns, _suspicious(run))
 
     def __len__(self) -> int:
@@ -223,8 +223,7 @@ def _suspicious(run: Path) -> frozenset[str]:
     path = run / "suspicious.csv"
     if not path.is_file():
         return frozenset()
-    with path.open(encoding="utf-8", newline="") as file:
-        return frozenset(csv_text(row["file_name"]) for row in csv.DictReader(file))
+    return frozenset(csv_text(row["file_name"]) for row in read_rows(path, ("file_name",)))
 
 
 def _numbers(cells: list[Any], missing: float) -> Float[np.ndarray, " N"]:

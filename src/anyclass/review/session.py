@@ -18,8 +18,9 @@ from anyclass.review.corrections import Corrections, write_table
 from anyclass.review.image_index import ImageIndex
 from anyclass.review.thumbnails import Thumbnails
 from anyclass.review.training import Training, before_after, is_finished, next_run
+from anyclass.run.folder import REVIEW
 
-FOLDER = "review"
+FOLDER = REVIEW
 """Folder inside a run for what is done on the review page."""
 
 LONGEST_NAME = 200

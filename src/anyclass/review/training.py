@@ -10,10 +10,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
 from anyclass.errors import RequestError, printable
 from anyclass.files import MANIFEST, read_json
+from anyclass.run.content import read_parquet
 
 Json = dict[str, Any]
 
@@ -154,7 +153,7 @@ def is_finished(run: Path | None) -> bool:
 
 def _predicted(run: Path) -> dict[str, tuple[str, float]]:
     """File -> label and score of the images that a run predicted."""
-    table = pq.read_table(
+    table = read_parquet(
         run / "predictions.parquet", columns=["file_name", "label", "score", "status"]
     )
     columns = table.to_pydict()

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from anyclass.data import ImageDataset
 from anyclass.data.label_tables import GIVEN, PREDICTED, KnownLabels
 from anyclass.estimators.metrics import accuracy
 from anyclass.files import read_json
+from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished
 from anyclass.run.opinions import Opinions
 from anyclass.run.scoring import Probabilities
@@ -38,7 +38,7 @@ class EarlierRun:
             RequestError: the folder contains no finished run.
         """
         check_finished(run)
-        columns = pq.read_table(run / "predictions.parquet").to_pydict()
+        columns = read_parquet(run / "predictions.parquet").to_pydict()
         files = columns["file_name"]
         labels = {f: name for f, name in zip(files, columns["true_label"], strict=True) if name}
         written = columns.get(PREDICTED, columns["label"])
@@ -64,7 +64,7 @@ class EarlierRun:
 
 def given_files(run: Path) -> frozenset[str]:
     """Files whose labels a run was trained on, as its predictions tell; none in runs of 0.1."""
-    table = pq.read_table(run / "predictions.parquet", columns=["file_name", "status"])
+    table = read_parquet(run / "predictions.parquet", ["file_name", "status"])
     rows = zip(table["file_name"].to_pylist(), table["status"].to_pylist(), strict=True)
     return frozenset(file for file, status in rows if status == GIVEN)
 

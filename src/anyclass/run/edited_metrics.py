@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anyclass.data import Classes
 from anyclass.data.label_tables import GIVEN
-from anyclass.errors import AnyclassError
 from anyclass.estimators.metrics import confusion, expected_calibration_error
-from anyclass.files import read_json
 from anyclass.run.clustering_scores import discovery_summary, is_discovery_warning
+from anyclass.run.content import read
 from anyclass.run.edited_tables import REJECTED, EditedRun
 from anyclass.run.label_scores import CROSS_FITTED, UNSEEN
 from anyclass.run.scoring import all_scores
@@ -21,55 +19,15 @@ from anyclass.run.scoring import all_scores
 Json = dict[str, Any]
 
 
-class _Class(BaseModel):
-    """Scores of one class; further keys are kept."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str
-
-
-class _Scores(BaseModel):
-    """Scores of one classifier; further keys are kept."""
-
-    model_config = ConfigDict(extra="allow")
-    per_class: list[_Class]
-
-
-class _Discovery(BaseModel):
-    """Summary of discovered classes; further keys are kept."""
-
-    model_config = ConfigDict(extra="allow")
-    empty: list[str]
-
-
-class _Metrics(BaseModel):
-    """What an edit needs of `metrics.json`; further keys are kept."""
-
-    model_config = ConfigDict(extra="allow")
-    warnings: list[str]
-    zero_shot: _Scores | None
-    zero_shot_ensemble: _Scores | None = None
-    adapted: _Scores | None
-    discovery: _Discovery | None = None
-    controls: dict[str, Json | None] = {}
-
-
 def read_metrics(run: Path) -> Json:
-    """The content of `metrics.json`, checked as far as an edit needs it.
+    """The content of `metrics.json`, checked.
 
     Raises:
         AnyclassError: it is damaged.
     """
-    path = run / "metrics.json"
-    content = read_json(path)
-    try:
-        _Metrics.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        raise AnyclassError(f"{path} is damaged: {place}: {first['msg']}") from error
+    content = read(run, "metrics.json")
     content.setdefault("controls", {})  # runs of 0.1 may have none
-    return dict(content)
+    return content
 
 
 def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:

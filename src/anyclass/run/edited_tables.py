@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.data.label_tables import CONFIRMED, GIVEN, is_yes
-from anyclass.errors import AnyclassError, RequestError
+from anyclass.errors import RequestError
 from anyclass.files import atomic_write, csv_cell, csv_text
 from anyclass.run.tables import prediction_row, text_cell
 
@@ -90,22 +89,6 @@ def _parts(of: EditedClasses, other: EditedClasses) -> list[set[int]]:
             if other.edits.divided[s][0] in parts:
                 parts.add(first_new + s)
     return found
-
-
-def read_predictions(path: Path) -> pa.Table:
-    """The exact table of predictions of a run.
-
-    Raises:
-        AnyclassError: it is missing or damaged.
-    """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise AnyclassError(f"{path} is missing or damaged: {error!s:.200}") from error
-    needed = {"file_name", "label", "status", "true_label", "zero_shot_label"}
-    if missing := sorted(needed - set(table.column_names)):
-        raise AnyclassError(f"{path} is damaged: it has no column {missing[0]}")
-    return table
 
 
 def prediction_cells(run: EditedRun, table: pa.Table) -> dict[str, Row]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from anyclass.files import atomic_write
+from anyclass.run.content import read_parquet
 
 MAP = "map.parquet"
 """Columns file_name, x and y; positions are from 0 to 1."""
@@ -111,6 +112,6 @@ def read_map(run: Path) -> dict[str, tuple[float, float]]:
     """File name -> position; empty for a run without a map."""
     if not (run / MAP).is_file():
         return {}
-    columns = pq.read_table(run / MAP).to_pydict()
+    columns = read_parquet(run / MAP).to_pydict()
     places = zip(columns["x"], columns["y"], strict=True)
     return dict(zip(columns["file_name"], places, strict=True))

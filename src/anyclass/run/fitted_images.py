@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from anyclass.data import ImageDataset
+from anyclass.run.content import read_parquet
 from anyclass.run.tables import Row, write_table
 
 FITTED_IMAGES = "images.parquet"
@@ -38,7 +38,7 @@ class FittedImages:
         path = run / FITTED_IMAGES
         if not path.is_file():
             return None
-        columns = pq.read_table(path).to_pydict()
+        columns = read_parquet(path).to_pydict()
         contents = {
             name: digest.hex()
             for name, digest in zip(columns["file_name"], columns["sha256"], strict=True)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import MANIFEST, check_manifest, lock, read_json, sweep, write_json
+from anyclass.files import LOCKS, MANIFEST, check_manifest, lock, read_json, sweep, write_json
+from anyclass.run.content import check_content
 
 SCRATCH = "unfinished"
 """Folder inside a run with the data for continuing it; removed at the end."""
@@ -46,8 +47,11 @@ FILES = (
 CONTROLS = "controls"
 """Folder inside a run for the baseline classifiers, one folder each."""
 
-CONTROL_FILES = ("classifier.safetensors", "classifier.json")
-"""Files of a baseline."""
+REVIEW = "review"
+"""Folder inside a run with the corrections of its review page."""
+
+_FOLDERS = ("model", SCRATCH, CONTROLS, REVIEW)
+"""All folders of a run."""
 
 _MARKS = {"asked", "fields", "images", "method", "version"}
 """Keys that identify the `config.json` of a run."""
@@ -127,7 +131,19 @@ def is_run(out: Path) -> bool:
 
 
 def check_finished(out: Path) -> None:
-    """Require the folder of a finished run.
+    """Require the folder of a finished run, with files that can be read.
+
+    Raises:
+        RequestError: it is not a run, or not finished.
+        AnyclassError: a file in it is damaged.
+    """
+    check_marks(out)
+    check_regular(out)
+    check_content(out)
+
+
+def check_marks(out: Path) -> None:
+    """Require the folder of a finished run, whatever its files hold.
 
     Raises:
         RequestError: it is not a run, or not finished.
@@ -138,21 +154,29 @@ def check_finished(out: Path) -> None:
     raise RequestError(f"{out} contains {state}: `anyclass fit auto --images DIR ... --out {out}`")
 
 
-def check_no_links(out: Path) -> None:
-    """Refuse a run with a link, a pipe or a device in the place of one of its files or folders.
+def check_regular(out: Path) -> None:
+    """Refuse a run with a pipe or a device in the place of one of its files or folders.
 
-    Writing through a link would change something outside of the run; reading a pipe would hang.
+    Reading a pipe would wait for ever.
 
     Raises:
         RequestError: there is such a thing.
     """
-    folders = ("model", SCRATCH, CONTROLS, *(f"{CONTROLS}/{p.name}" for p in _folders(out)))
-    controls = (f"{folder}/{name}" for folder in folders[3:] for name in CONTROL_FILES)
-    scratch = (f"{SCRATCH}/{name}" for name in ("model", *FILES))
-    for name in (*folders, *FILES, *controls, *scratch):
-        path = out / name
+    for path in _belonging(out):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RequestError(f"{path} is not a regular file: remove it")
+
+
+def check_no_links(out: Path) -> None:
+    """Refuse a run with a link, a pipe or a device in the place of one of its files or folders.
+
+    Writing through a link would change something outside of the run.
+
+    Raises:
+        RequestError: there is such a thing.
+    """
+    check_regular(out)
+    for path in _belonging(out):
         if path.is_symlink():
             raise RequestError(
                 f"{path} is a link, and a run is never written through a link: copy what it "
@@ -160,10 +184,12 @@ def check_no_links(out: Path) -> None:
             )
 
 
-def _folders(out: Path) -> list[Path]:
-    """Folders of the baselines."""
-    controls = out / CONTROLS
-    return sorted(controls.iterdir()) if controls.is_dir() and not controls.is_symlink() else []
+def _belonging(out: Path) -> Iterator[Path]:
+    """Files and folders of a run, and all that its folders hold; links are not followed."""
+    yield from (out / name for name in (*FILES, *LOCKS, *_FOLDERS))
+    for folder in _FOLDERS:
+        if not (out / folder).is_symlink():
+            yield from (out / folder).rglob("*")
 
 
 def _check_same_request(out: Path, config: Mapping[str, Any]) -> None:

@@ -1,0 +1,405 @@
+"""What the files of a finished run must hold, checked once at the door.
+
+A run may come from somebody else. Each command that reads one calls `check_content` first, so
+that the code behind it may rely on names and types. Further keys are allowed.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from anyclass.data import Classes
+from anyclass.errors import AnyclassError, FileError
+from anyclass.files import MANIFEST, read_json
+
+Json = dict[str, Any]
+
+INTERRUPTED = "unfinished/ready.json"
+"""File of an edit that was interrupted: until it is completed, files may disagree."""
+
+
+def _usable(text: str) -> str:
+    """A text that may be a path.
+
+    Raises:
+        ValueError: it has a NUL, which no path has.
+    """
+    if "\0" in text:
+        raise ValueError("there is a NUL in it")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_usable)]
+
+
+class _File(BaseModel):
+    """Keys that a command needs; no type is converted into another."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Again(_File):
+    method: Annotated[list[Text], Field(min_length=1)]
+    options: list[Text] = []
+
+
+class _Config(_File):
+    images: Text | None
+    features: Text | None = None
+    model: Text | None
+    asked: str
+    method: str
+    why: list[str]
+    fields: dict[str, Any]
+    version: str
+    seed: int
+    again: _Again | None = None
+    device: str = "cpu"
+    engine: str = "auto"
+    allow_pickle: bool = False
+    template: str = ""
+    holdout: float = 0.0
+    names: Text | None = None
+
+    @model_validator(mode="after")
+    def _has_source(self) -> "_Config":
+        if self.images is None and self.features is None:
+            raise ValueError("there are neither images nor features")
+        return self
+
+
+class _Weights(_File):
+    id: Text | None = None
+    file: str | None = None
+    weights_sha256: str
+
+
+class _Environment(_File):
+    model: _Weights
+    started: str
+
+
+class _ClassScore(_File):
+    name: str
+    n: NonNegativeInt
+    accuracy: float | None
+
+
+class _Scores(_File):
+    accuracy: float
+    mean_per_class: float
+    n: PositiveInt
+    per_class: list[_ClassScore]
+    sliced: dict[str, Any] | None = None
+    mixed: dict[str, Any] | None = None
+
+
+class _Majority(_File):
+    name: str | None = None
+    accuracy: float
+    mean_per_class: float
+    n: int
+
+
+class _Seconds(_File):
+    total: Annotated[float, Field(ge=0)]
+
+
+class _Expected(_File):
+    mean_score: float | None
+    unlabelled: NonNegativeInt
+    accuracy: float | None = None
+    classes: int | None = None
+    images: int | None = None
+    calibration_error: float | None = None
+
+
+class _Round(_File):
+    before: float
+    after: float
+    n: NonNegativeInt
+
+
+class _SecondRound(_File):
+    kept: NonNegativeInt
+    new: NonNegativeInt
+    unseen: _Round | None
+    corrected: _Round | None
+
+
+class _Discovery(_File):
+    empty: list[str]
+
+
+class _Why(_File):
+    why: str
+
+
+class _Metrics(_File):
+    n: NonNegativeInt
+    seconds: _Seconds
+    warnings: list[str]
+    zero_shot: _Scores | None
+    zero_shot_ensemble: _Scores | None
+    adapted: _Scores | None
+    changed: float | None
+    confusion: list[list[NonNegativeInt]] | None
+    facts: dict[str, float]
+    controls: dict[str, _Scores | None] = {}
+    majority: _Majority | None = None
+    scored_on: str | None = None
+    scored: int | None = None
+    contributions: dict[str, float] | None = None
+    classes_estimated: _Why | None = None
+    suspicious: int | None = None
+    expected: _Expected | None = None
+    second_round: _SecondRound | None = None
+    discovery: _Discovery | None = None
+
+
+class _Quality(_File):
+    agreement: float | None
+    nearest: str | None
+    separation: float | None
+    verdict: str
+    hint: str
+
+
+class _NamedClass(_File):
+    index: int
+    name: str
+    kind: str
+    suggested: str | None
+    runners_up: list[str]
+    confidence: str | None
+    pictures: NonNegativeInt
+    typical: list[Text]
+    borderline: list[Text]
+    quality: _Quality | None = None
+
+
+class _Naming(_File):
+    classes: list[_NamedClass]
+    hit_rate_known: float | None = None
+    hit_rate_known_top: float | None = None
+    known: int | None = None
+    threshold: float | None = None
+    words: int | None = None
+
+
+class _Manifest(_File):
+    files: dict[str, str]
+
+
+class _Description(_File):
+    kind: str
+    text: str | None
+    weight: float | None = None
+    file_name: Text | None = None
+    files: list[Text] | None = None
+
+
+SCHEMAS: Mapping[str, type[_File]] = {
+    "config.json": _Config,
+    "environment.json": _Environment,
+    "metrics.json": _Metrics,
+    "naming.json": _Naming,
+    MANIFEST: _Manifest,
+}
+"""JSON file of a run -> what it must hold."""
+
+OPTIONAL = {"naming.json", "images.parquet", "map.parquet"}
+"""Files that some runs do not have."""
+
+TABLES = {
+    "predictions.parquet": {
+        "file_name": pa.string(),
+        "label": pa.string(),
+        "score": pa.float32(),
+        "margin": pa.float32(),
+        "status": pa.string(),
+        "zero_shot_label": pa.string(),
+        "true_label": pa.string(),
+    },
+    "images.parquet": {"file_name": pa.string(), "sha256": pa.binary(32)},
+    "map.parquet": {"file_name": pa.string(), "x": pa.float32(), "y": pa.float32()},
+}
+"""Table of a run -> the columns that are needed."""
+
+LATER = ("zero_shot_label",)
+"""Columns that runs of earlier versions may lack."""
+
+FILLED = ("file_name", "status", "sha256", "x", "y")
+"""Columns without empty cells."""
+
+
+def check_content(run: Path) -> None:
+    """Check the files of a finished run that commands read, each and together.
+
+    Raises:
+        FileError: one is missing, damaged, or does not belong to the others; the message names
+            it.
+    """
+    check_files(run)
+    if not (run / INTERRUPTED).is_file():
+        check_together(run)
+
+
+def check_files(run: Path) -> None:
+    """Check each file of a finished run that commands read.
+
+    Raises:
+        FileError: one is missing or damaged; the message names it.
+    """
+    for name in SCHEMAS:
+        if name not in OPTIONAL or (run / name).is_file():
+            read(run, name)
+    read_classes(run)
+    for name in TABLES:
+        if name not in OPTIONAL or (run / name).is_file():
+            _check_columns(run / name, pq_schema(run / name))
+    for line in lines(run / "descriptions.jsonl"):
+        _validated(run / "descriptions.jsonl", _Description, line)
+
+
+def read(run: Path, name: str) -> Json:
+    """The content of a JSON file of a run, checked.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    content = read_json(run / name)
+    _validated(run / name, SCHEMAS[name], content)
+    return dict(content)
+
+
+def read_classes(run: Path) -> Classes:
+    """The classes of a run.
+
+    Raises:
+        FileError: `classes.json` is missing or damaged.
+    """
+    path = run / "classes.json"
+    try:
+        return Classes.from_json(read_json(path))
+    except AnyclassError as error:
+        problem = str(error)
+        raise FileError(
+            problem if str(path) in problem else f"{path} is damaged: {problem}"
+        ) from error
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet table of a run, checked.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    _check_columns(path, pq_schema(path))
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise FileError(f"{path} is damaged: {_short(error)}") from error
+    for name in FILLED:
+        if name in table.column_names and table[name].null_count:
+            raise FileError(f"{path} is damaged: there are empty cells in column {name}")
+    return table
+
+
+def pq_schema(path: Path) -> pa.Schema:
+    """Columns of a Parquet table.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FileError(f"{path} is missing or damaged: {_short(error)}") from error
+
+
+def lines(path: Path) -> Iterator[Json]:
+    """Read the objects of a JSON Lines file; none if the file does not exist.
+
+    Raises:
+        FileError: a line is damaged; the message names it.
+    """
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="backslashreplace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise FileError(f"{path} is damaged in line {number}: {error}") from error
+            if not isinstance(found, dict):
+                raise FileError(f"{path} is damaged in line {number}: it is no object")
+            yield found
+
+
+def _check_columns(path: Path, found: pa.Schema) -> None:
+    """Compare the columns of a table with those that are needed."""
+    for name, kind in TABLES[path.name].items():
+        if name not in found.names and name in LATER:
+            continue
+        if name not in found.names:
+            raise FileError(f"{path} is damaged: it has no column {name}")
+        given = found.field(name).type
+        both_floating = pa.types.is_floating(given) and pa.types.is_floating(kind)
+        if given != kind and not both_floating:
+            raise FileError(f"{path} is damaged: column {name} is not of type {kind}")
+
+
+def check_together(run: Path) -> None:
+    """Compare files that must belong to the same classes; each of them was checked alone.
+
+    Raises:
+        FileError: they do not.
+    """
+    classes = read_classes(run)
+    matrix = read_json(run / "metrics.json")["confusion"]
+    size = len(classes) + classes.unknown
+    if matrix is not None and [len(row) for row in matrix] != [size] * size:
+        raise FileError(
+            f"{run / 'metrics.json'} is damaged: confusion is not {size} x {size}, one row and one "
+            "column for each class"
+        )
+    if not (run / "naming.json").is_file():
+        return
+    rows = read_json(run / "naming.json")["classes"]
+    if [(row["index"], row["name"]) for row in rows] != list(enumerate(classes.names)):
+        raise FileError(
+            f"{run / 'naming.json'} is damaged: its classes are not those of classes.json"
+        )
+
+
+def _validated(path: Path, schema: type[_File], content: Any) -> None:
+    """Check the content of a file.
+
+    Raises:
+        FileError: it is damaged; the message names the first place.
+    """
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise FileError(f"{path} is damaged: {place}: {first['msg']}") from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
