@@ -56,8 +56,8 @@ def _sentence(box: str) -> str:
 
     The box is drawn with hyphens on a terminal that knows ASCII only.
     """
-    lines = [line.strip("│|╭╮╰╯─+- ") for line in box.splitlines()[1:]]
-    told = [line for line in lines if not re.search(r"^For full helptext|help$", line)]
+    lines = [line.strip("│|╭╮╰╯─+ ") for line in box.splitlines()[1:]]
+    told = [line for line in lines if not re.search(r"^For full helptext|--help$|^-+$", line)]
     first, *_ = re.split(r" Argument helptext:| Got errors:", " ".join(filter(None, told)))
     sentence = _plain(first.rstrip(". "))
     choice = re.search(r"invalid choice '(.*?)'.*?\((.*)\)", sentence)
