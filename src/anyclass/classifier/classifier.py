@@ -243,6 +243,7 @@ class Classifier:
         engine: EngineName = "auto",
         base: Backbone | None = None,
         revision: str | None = None,
+        model: str | None = None,
     ) -> "Classifier":
         """Read a saved classifier from its safetensors and JSON files.
 
@@ -253,6 +254,8 @@ class Classifier:
             engine: engine of the frozen image tower on a CPU.
             base: the untrained base model, if it is loaded already; another model is ignored.
             revision: branch, tag or commit on the hub.
+            model: where the base model is now, such as `local-dir:FOLDER`, if it has moved; its
+                features are compared with those of the fit.
 
         Raises:
             ModelError: a file is missing, damaged or foreign, or the base model differs from the
@@ -261,7 +264,7 @@ class Classifier:
         """
         if str(folder).startswith(hub.HUB):
             folder = hub.download(str(folder).removeprefix(hub.HUB), revision)
-        content = saving.read(Path(folder), torch_device(device), allow_pickle, engine, base)
+        content = saving.read(Path(folder), torch_device(device), allow_pickle, engine, base, model)
         return cls(**content._asdict())
 
     @classmethod

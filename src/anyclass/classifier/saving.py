@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from anyclass.backbone import Backbone, EngineName, Part
+from anyclass.backbone.loading import absolute_id
 from anyclass.classifier.class_edits import ClassEdits, EditedClasses
 from anyclass.classifier.heads import (
     Adapter,
@@ -252,6 +253,7 @@ def read(
     allow_pickle: bool,
     engine: EngineName,
     base: Backbone | None,
+    model: str | None = None,
 ) -> Saved:
     """Read both files; arguments and errors as for `Classifier.load`."""
     settings = _settings(folder / SETTINGS)
@@ -260,10 +262,11 @@ def read(
         return _read_of_features(folder, settings, settings.features, tensors)
     if settings.model is None or "fingerprint" not in tensors:
         raise ModelError(f"{folder} is damaged: its model or its fingerprint is missing")
-    if base is not None and base.model_id == settings.model:
+    place = settings.model if model is None else absolute_id(model)
+    if base is not None and base.model_id == place:
         clip = base.copy() if settings.part else base
     else:
-        clip = Backbone.load(settings.model, device, allow_pickle, engine)
+        clip = Backbone.load(place, device, allow_pickle, engine)
     towers = (clip, clip.copy()) if settings.beside else (clip,)
     representation = Representation(towers, settings.part, settings.space)
     classes = Classes.from_json(settings.classes)
@@ -283,7 +286,7 @@ def read(
         head = edited(_head(parts, tensors, settings, representation), edits)
     except ValueError as error:
         raise ModelError(
-            f"{folder} does not match {settings.model}: {error}; load the model it was fitted on"
+            f"{folder} does not match {place}: {error}; load the model it was fitted on"
         ) from error
     method = settings.method.replace("_", "-")  # 0.1 wrote zero_shot
     return Saved(representation, head, classes, method, settings.fields)

@@ -16,6 +16,7 @@ from anyclass.data import Classes
 from anyclass.data.feature_tables import read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.files import read_json
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
@@ -36,6 +37,7 @@ def predict(
     min_score: float = 0.0,
     features: Annotated[Any, FILE] = None,
     extra: Annotated[Any, FILE] = None,
+    model: str | None = None,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Label the images of a folder with a fitted run, in bounded memory.
@@ -56,6 +58,8 @@ def predict(
             (open-world). Raise it if a wrong label is worse than none.
         features: features of the images instead, by the model of the run: a file, or an array.
         extra: with `features`, a file or an array of further features, if the run had such.
+        model: where the model of the run is now, such as local-dir:FOLDER, if it has moved since
+            the fit. It must be the same model.
         callback: gets `done` and `total`.
 
     Returns:
@@ -70,7 +74,7 @@ def predict(
     check_share(max_rejected)
     check_share(min_score, "--min-score")
     check_source(images, features)
-    classifier = load(run, device, allow_pickle, engine)
+    classifier = load(run, device, allow_pickle, engine, model=model)
     with Progress(callback=callback) as log:
         source = _source(classifier, images, features, extra, log)
         n = len(source.files)
@@ -112,6 +116,7 @@ def load(
     allow_pickle: bool = False,
     engine: EngineName = "auto",
     base: Backbone | None = None,
+    model: str | None = None,
 ) -> Classifier:
     """Load the classifier of a run folder.
 
@@ -121,20 +126,45 @@ def load(
         allow_pickle: accept weights that are not safetensors.
         engine: engine of the frozen image encoder on a CPU.
         base: the untrained model, if it is loaded already.
+        model: where the model is now; None: where it was at the fit.
 
     Raises:
         RequestError: the folder contains no finished run.
         ModelError: the model is damaged, or its method is unknown to this version.
     """
     check_finished(Path(run))
-    model = Path(run) / "model"
-    classifier = Classifier.load(model, torch_device(device), allow_pickle, engine, base)
+    place = model_of(run, model)
+    folder = Path(run) / "model"
+    target = torch_device(device)
+    classifier = Classifier.load(folder, target, allow_pickle, engine, base, model=place)
     if classifier.method not in (*METHODS, *REPLACED):
         raise ModelError(
             f"{run} was fitted with method {classifier.method!r:.100}, which is unknown to this "
             "version"
         )
     return classifier
+
+
+def model_of(run: Path | str, model: str | None = None) -> str | None:
+    """Where the model of a finished run is; None: the run was fitted on features.
+
+    Args:
+        run: a run folder.
+        model: where a person says that it is; None: where it was at the fit.
+
+    Raises:
+        ModelError: it was in a folder that is no longer there.
+    """
+    known: str | None = read_json(Path(run) / "config.json").get("model")
+    if known is None or model is not None:
+        return known and model
+    folder = known.removeprefix("local-dir:")
+    if folder != known and not Path(folder).is_dir():
+        raise ModelError(
+            f"{run} was fitted with the model in {folder}, which is no longer there: say where it "
+            "is now (--model local-dir:FOLDER)"
+        )
+    return known
 
 
 def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
