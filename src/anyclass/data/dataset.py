@@ -192,8 +192,9 @@ class ImageDataset:
     def with_kinds(self) -> "ImageDataset":
         """The same images; classes without a labelled one among them are only named."""
         used = set(self.labels.tolist())
-        kinds = ("labelled" if c in used else "named" for c in range(len(self.classes)))
-        return replace(self, classes=replace(self.classes, kinds=tuple[Kind, ...](kinds)))
+        each = range(len(self.classes))
+        kinds = tuple[Kind, ...]("labelled" if c in used else "named" for c in each)
+        return replace(self, classes=replace(self.classes, kinds=kinds))
 
     def naming_only(self, names: Collection[str]) -> "ImageDataset":
         """The same images without the labels of the classes in `names`, which stay named.
