@@ -194,6 +194,10 @@ def test_mistakes__one_or_two_lines_and_exit_code_2(
         ("fit auto --imges images", "--imges"),
         ("fit auto --images", "--images"),
         ("fit auto --images images --seed many", "--seed"),
+        ("fit auto --images images --seed many", "--seed: give a whole number, not 'many'. "),
+        ("fit auto --images images --unknown few", "give a whole number or auto, not 'few'. "),
+        ("fit reclip --images images --epochs 1.5", "--epochs: give a whole number, not '1.5'. "),
+        ("fit auto --images images --max-rejected 9%", "--max-rejected: give a number, not '9%'. "),
         ("fit auto --images images --engine fast", "'fast'"),
         ("fit auto --images images --engine onxx", "Did you mean onnx? `anyclass fit auto --help`"),
         ("models --contain x", "--contain"),
@@ -208,6 +212,7 @@ def test_usage__a_wrong_flag_is_named(place: Path, capsys: Screen, line: str, te
     assert text in said.err
     assert "--help" in said.err
     assert "│" not in said.err
+    assert "---" not in said.err
     assert said.err.count("\n") == 1
     assert "Traceback" not in said.err
 
@@ -478,6 +483,15 @@ def test_help_pages__say_what_the_options_say() -> None:
         *METHODS,
     }
     assert max(len(line) for section in stored["sections"].values() for line in section) <= 80
+
+
+def test_command__python_m_anyclass() -> None:
+    """Where no script is on the path, as often on Windows."""
+    done = subprocess.run(
+        [sys.executable, "-m", "anyclass", "fti"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("anyclass: no command is called 'fti': did you mean fit?")
 
 
 def test_command__a_reader_that_leaves(tmp_path: Path) -> None:

@@ -145,36 +145,6 @@ def test_audit__texts_that_are_alike_or_cut(images: Path, shapes: dict[str, Any]
     assert "red  square" in never, "of two equal texts the second never wins"
 
 
-@pytest.mark.parametrize(
-    ("method", "change", "said"),
-    [
-        ("auto", {"unknown": 1}, "every image has a label"),
-        ("get", {"unknown": 2}, "every image has a label"),
-        ("kmeans", {"unknown": 1}, "every image has a label"),
-        ("simgcd", {"labels": None, "unknown": 1}, "simgcd needs some"),
-        ("coop", {"labels": None}, "coop needs some"),
-        ("clip-adapter", {"labels": None, "classes": ("a",)}, "clip-adapter needs some"),
-        ("reclip", {"labels": None, "classes": ("a",)}, "two or more class names"),
-        ("latteclip", {"labels": None, "classes": ("a",)}, "two or more class names"),
-        ("auto", {"labels": None, "unknown": 15}, "15 classes cannot be found in 14 images"),
-    ],
-)
-def test_plan__refuses_what_fit_refuses(
-    shapes: dict[str, Any], tmp_path: Path, method: str, change: dict[str, Any], said: str
-) -> None:
-    asked = shapes | change
-    with pytest.raises(RequestError, match=said) as refused:
-        plan(method, **asked)
-    with pytest.raises(RequestError) as also:
-        fit(method, tmp_path / "run", **asked)
-    assert str(also.value) == str(refused.value)
-    assert not (tmp_path / "run").exists()
-
-
-def test_plan__of_a_class_to_discover_in_labels_held_out(shapes: dict[str, Any]) -> None:
-    assert plan("auto", **shapes, unknown=1, holdout=0.3)["unknown"] == 1
-
-
 @pytest.fixture
 def labelled_run(images: Path, shapes: dict[str, Any], tmp_path: Path) -> Path:
     """A run with all labels of two classes; the other two are named."""

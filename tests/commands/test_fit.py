@@ -19,7 +19,7 @@ from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
 from anyclass.data import Classes
 from anyclass.errors import AnyclassError, ModelError, RequestError
-from anyclass.files import check_manifest
+from anyclass.files import check_manifest, read_json
 from anyclass.methods import METHODS
 from anyclass.run.scoring import NO_LABELS, Predictions, compare
 from anyclass.training.tuning import Tuning
@@ -265,6 +265,32 @@ def test_fit__says_what_auto_took_and_what_was_lost(
     said = capsys.readouterr().err
     assert said.startswith("auto chooses open-world: 4 classes with labels (14 images)")
     assert "rejected red square/2.jpg: not an image" in said
+
+
+def test_fit__a_class_without_a_readable_image_is_only_named(
+    tmp_path: Path, shapes: Shapes, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (images / "yellow kite").iterdir():
+        path.write_bytes(b"torn")
+    fit("open-world", tmp_path / "run", **shapes, max_rejected=0.5)
+    classes = read_json(tmp_path / "run" / "classes.json")
+    kinds = dict(zip(classes["names"], classes["kinds"], strict=True))
+    assert kinds.pop("yellow kite") == "named"
+    assert set(kinds.values()) == {"labelled"}
+    said = capsys.readouterr().err
+    assert "only the name is known of 'yellow kite': no image with that label is readable" in said
+
+
+def test_fit__says_which_names_are_one_to_the_model(
+    tmp_path: Path, shapes: Shapes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No list of similar names has these: only the model knows that it reads no further."""
+    long = " ".join(["large red square"] * 6)
+    names = {"classes": ("\U0001f984", "\U0001f9ad", long, "disc"), "labels": None}
+    fit("zero-shot", tmp_path / "run", **shapes | names)
+    said = capsys.readouterr().err
+    assert "1 pair of class names are one and the same to the model: \U0001f9ad" in said
+    assert "1 class name fill the text encoder, which reads no further: large red" in said
 
 
 def test_fit__too_many_rejected(tmp_path: Path, shapes: Shapes, images: Path) -> None:

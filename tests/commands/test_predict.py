@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from anyclass import Classifier
 from anyclass.backbone import Backbone
@@ -346,3 +347,31 @@ def test_evaluate__labels_that_are_no_classes(run: Path, images: Path) -> None:
         RequestError, match="these labels are not in the list of classes: 'red box'"
     ):
         evaluate(run, images)
+
+
+def test_predict__a_model_that_has_moved(shapes: dict[str, Any], tmp_path: Path) -> None:
+    """The run says where its model was, takes the place where it is, and no other model."""
+    images = shapes["images"]
+    home = Path(shapes["model"].removeprefix("local-dir:"))
+    old = tmp_path / "old"
+    shutil.copytree(home, old)
+    run = tmp_path / "run"
+    fit("zero-shot", run, **shapes | {"model": f"local-dir:{old}"})
+    before = predict(run, images, tmp_path / "before.csv", engine="torch")
+    shutil.rmtree(old)
+    for command in (lambda: predict(run, images), lambda: evaluate(run, images)):
+        with pytest.raises(ModelError, match=r"old, which is no longer there: .*--model local-"):
+            command()
+    found = predict(run, images, tmp_path / "after.csv", engine="torch", model=shapes["model"])
+    assert found["classes"] == before["classes"]
+    after = tmp_path / "after.csv"
+    assert after.read_bytes() == (tmp_path / "before.csv").read_bytes()
+    assert evaluate(run, images, engine="torch", model=shapes["model"])["n"] == 14
+    other = tmp_path / "other"
+    shutil.copytree(home, other)
+    (weights,) = other.glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["visual.proj"] = tensors["visual.proj"][::-1].copy()
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"does not match local-dir:.*other: its weights differ"):
+        predict(run, images, tmp_path / "p.csv", engine="torch", model=f"local-dir:{other}")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from anyclass.errors import RequestError
 from anyclass.estimators.metrics import clustering
@@ -283,3 +284,30 @@ def test_fit__without_anchors_a_named_class_may_have_no_image(
     found = small(anchor=0.0).fit(toy().x, y, toy().names(*names), 20.0)
     assert np.isfinite(found.decision_function(toy().x)).all()
     assert np.mean(found.predict(toy().x) == toy().truth) > 0.9
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_fit__one_image_per_class_leaves_the_decision_to_the_names(copies: int) -> None:
+    """Nothing varies within a class, so nobody knows which features tell classes apart.
+
+    Here none of the further ones does, and a few of them are large. Four draws of 11 classes.
+    """
+    classes, depth, width, n = 11, 32, 90, 330
+    size = torch.where(torch.arange(width) < 9, 9.0, 1.0)
+    gain = []
+    for seed in range(4):
+        drawn = torch.Generator().manual_seed(seed)
+        text = normalize(torch.randn(classes, depth, generator=drawn), dim=1)
+        truth = torch.arange(n) % classes
+        rows = []
+        for y in (truth, torch.arange(classes)):
+            noise = torch.randn(len(y), depth, generator=drawn) / depth**0.5
+            h = torch.randn(len(y), width, generator=drawn) * size
+            rows.append((normalize(0.35 * text[y] + noise, dim=1), h))
+        (x, h), taught = rows[0], [part.repeat_interleave(copies, 0) for part in rows[1]]
+        labels = torch.arange(classes).repeat_interleave(copies)
+        fitted = OpenWorldClassifier().fit(taught[0], labels, text, 10.0, extra=taught[1])
+        right = (fitted.predict(x, h) == truth).float().mean()
+        zero_shot = ((x @ text.T).argmax(1) == truth).float().mean()
+        gain.append(float(right - zero_shot))
+    assert np.mean(gain) > -0.05

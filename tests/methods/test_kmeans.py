@@ -116,10 +116,11 @@ def test_save__and_load_predict_the_same_bits(
 @pytest.mark.parametrize(
     ("how", "unknown", "labels", "why"),
     [
-        (KMeans(), 30, None, "33 classes cannot be found in 8 images"),
+        (KMeans(), 30, None, "33 classes cannot be found in 8 images without a label"),
         (KMeans(semi_supervised=True), 30, None, "31 classes cannot be found in 8 images"),
         (KMeans(semi_supervised=True), 1, [-1] * 13, "do not use --semi-supervised"),
-        (KMeans(), 1, [0] * 13, "4 classes cannot be found in 0 images"),
+        (KMeans(), 1, [0] * 13, "every image has a label, .*--fit-on all"),
+        (KMeans(fit_on="all"), 30, [0] * 13, "33 classes cannot be found in 13 images;"),
     ],
 )
 def test_fit__refuses_what_cannot_be_met(

@@ -194,6 +194,79 @@ def test_optimise__stops_before_a_step_that_is_not_finite(value: str, text: str)
     assert [line["done"] for line in lines] == [1, 2]
 
 
+class Steep(torch.autograd.Function):
+    """Zero, with a gradient that is infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        return slopes[0] * torch.inf
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_optimise__stops_before_a_gradient_that_is_not_finite(tmp_path: Path, step: int) -> None:
+    """A finite loss with an infinite gradient changes no parameter and no checkpoint."""
+    given, before = parameters(), {}
+    inner = loss_of(given)
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms = inner(batch)
+        if batch.step == step:
+            before.update({name: p.detach().clone() for name, p in given.items()})
+            terms["push"] = Steep.apply(given["bias"].sum())
+        return terms
+
+    path = tmp_path / "training.safetensors"
+    with pytest.raises(TrainingError) as caught:
+        optimise(loss, given, Noise(5), SCHEDULE, quiet, Checkpoint(path, {}, seconds=0.0))
+    assert str(caught.value) == (
+        f"the gradient of bias is not finite at step {step + 1} with 6 images, the first being "
+        f"{step}-0.png, {step}-1.png, {step}-2.png. Saved states are intact; try a smaller --lr"
+    )
+    assert all(torch.equal(given[name].detach(), before[name]) for name in given)
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["step"] == str(step)
+        assert torch.equal(file.get_tensor("parameter.bias"), before["bias"])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_optimise__ends_with_numbers_or_an_error(tmp_path: Path, seconds: float) -> None:
+    """A step that is too long leaves no checkpoint and no result, though no loss follows it."""
+    given, path = parameters(), tmp_path / "training.safetensors"
+    far = Sgd(LearningRate(3e38, min_lr=None), 0.0)
+    with pytest.raises(TrainingError, match=r"matrix is not finite after step 1: .* --lr"):
+        optimise(loss_of(given), given, Noise(1), far, quiet, Checkpoint(path, {}, seconds))
+    assert not path.exists()
+
+
+def test_optimise__takes_long_gradients_that_are_numbers() -> None:
+    """The square of 1e30 is no float32: the length of the gradient is not finite, all of it is."""
+    given = {"tau": nn.Parameter(torch.ones(2))}
+    optimise(
+        lambda _: {"pull": 1e30 * given["tau"].sum()},
+        given,
+        Noise(1),
+        Sgd(LearningRate(1e-30, min_lr=None), 0.0),
+        quiet,
+    )
+    torch.testing.assert_close(given["tau"].detach(), torch.zeros(2))
+
+
+def test_optimise__an_error_counts_an_image_once_and_none_where_there_are_none() -> None:
+    given = {"tau": nn.Parameter(torch.ones(2))}
+    empty = torch.zeros(0, dtype=torch.long)
+    for files, said in [(("a.png", "b.png") * 2, " with 2 images, the first"), ((), r"\. Saved")]:
+        batches = Noise(1)
+        batches.start = lambda _, files=files: iter([Batch(0, True, empty, empty, files)])
+        with pytest.raises(TrainingError, match=f"pull became nan at step 1{said}"):
+            optimise(
+                lambda _: {"pull": given["tau"].sum() * torch.nan}, given, batches, SCHEDULE, quiet
+            )
+
+
 def interrupted(inner: Loss, step: int, error: type[BaseException]) -> Loss:
     """Ends in the middle of a step, after the state has been changed."""
 

@@ -66,7 +66,8 @@ def load_baselines(
     """
     folders = sorted(path.parent for path in Path(run).glob(f"{CONTROLS}/*/classifier.json"))
     target = torch_device(device)
+    model = None if base is None else base.model_id
     return {
-        folder.name: Classifier.load(folder, target, allow_pickle, engine, base)
+        folder.name: Classifier.load(folder, target, allow_pickle, engine, base, model=model)
         for folder in folders
     }

@@ -16,7 +16,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
-from anyclass.commands.predict import load
+from anyclass.commands.predict import load, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
@@ -56,6 +56,7 @@ def evaluate(
     prompt_ensemble: bool = True,
     features: Annotated[Any, FILE] = None,
     extra: Annotated[Any, FILE] = None,
+    model: str | None = None,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Score a fitted run on labelled images, compared with zero-shot and baselines.
@@ -77,6 +78,8 @@ def evaluate(
             for thousands of classes: their 80 texts each take minutes the first time.
         features: features of the images instead, by the model of the run: a file, or an array.
         extra: with `features`, a file or an array of further features, if the run had such.
+        model: where the model of the run is now, such as local-dir:FOLDER, if it has moved since
+            the fit. It must be the same model.
         callback: gets `done` and `total`.
 
     Returns:
@@ -99,9 +102,9 @@ def evaluate(
     check_share(min_score, "--min-score")
     check_finished(Path(run))
     check_source(images, features)
-    model = read_json(Path(run) / "config.json")["model"]
+    model = model_of(run, model)
     base = Backbone.load(model, torch_device(device), allow_pickle, engine) if model else None
-    classifier = load(run, device, allow_pickle, engine, base)
+    classifier = load(run, device, allow_pickle, engine, base, model)
     baselines = load_baselines(run, base, device, allow_pickle, engine)
     caveats: list[str] = []
     with Progress(callback=callback) as log:

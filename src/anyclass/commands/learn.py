@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from anyclass.auditing.copies import copies_in_words
+from anyclass.auditing.labels import text_findings
 from anyclass.backbone import Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.baselines import fit_baselines
@@ -20,9 +21,11 @@ from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request
 from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset, Rejection
+from anyclass.data.classes import listed
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
+from anyclass.features.text import PLAIN
 from anyclass.methods import Method
 from anyclass.naming.class_names import name_classes
 from anyclass.run.clustering_scores import discovery_summary
@@ -123,6 +126,7 @@ def learn(
     fit_method: Callable[..., Classifier] = method.fit  # it takes features where there are any
     classifier = fit_method(given, log, scratch, request.seed)
     clock("fit")
+    log_texts(given, log)
     data = data.of(replace(data.dataset, classes=classifier.classes))
     scored = bool((data.dataset.labels >= 0).any())
     sample = sample_rows(len(data), request.seed)
@@ -185,6 +189,14 @@ def log_copies(dataset: ImageDataset, hashes: Sequence[str | None], log: Progres
         log.say(f"{words}; `anyclass plan --audit DIR` lists them")
 
 
+def log_texts(data: AnyFeatures, log: Progress) -> None:
+    """Say of class names that the text encoder cuts off, or cannot tell apart, if there are any."""
+    if isinstance(data, PrecomputedFeatures) or not len(data.dataset.classes):
+        return
+    for finding in text_findings(data.clip, data.dataset, data.class_features([PLAIN], log)):
+        log.say(f"{finding.summary}: {finding.first}; {finding.advice}")
+
+
 def readable(
     data: AnyFeatures, part: Part, max_rejected: float, log: Progress
 ) -> tuple[AnyFeatures, list[Rejection]]:
@@ -222,7 +234,14 @@ def readable(
             f"{limit if lost < len(dataset) else 'so there is nothing to learn from'}.\n"
             f"The first is {first.file_name} ({why}): {cure}"
         )
-    return data.of(dataset[features.ok]), features.rejections
+    kept = dataset[features.ok].with_kinds()
+    gone = [
+        dataset.classes.names[c]
+        for c in sorted({*dataset.classes.labelled} - {*kept.classes.labelled})
+    ]
+    if gone:
+        log.say(f"only the name is known of {listed(gone)}: no image with that label is readable")
+    return data.of(kept), features.rejections
 
 
 class Clock:

@@ -52,12 +52,37 @@ def parse(what: Any, flags: list[str], program: str) -> Any:
 
 
 def _sentence(box: str) -> str:
-    """What tyro says in a box, as one line, with a guess at what was meant."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
-    told = [line for line in lines if not re.search(r"^For full helptext|--help$", line)]
+    """What tyro says in a box, as one line, with a guess at what was meant.
+
+    The box is drawn with hyphens on a terminal that knows ASCII only.
+    """
+    lines = [line.strip("│|╭╮╰╯─+ ") for line in box.splitlines()[1:]]
+    told = [line for line in lines if not re.search(r"^For full helptext|--help$|^-+$", line)]
     first, *_ = re.split(r" Argument helptext:| Got errors:", " ".join(filter(None, told)))
-    sentence = first.rstrip(". ")
+    sentence = _plain(first.rstrip(". "))
     choice = re.search(r"invalid choice '(.*?)'.*?\((.*)\)", sentence)
     words = re.findall(r"'(.*?)'", choice.group(2)) if choice else []
     hint = did_you_mean(choice.group(1), words) if choice else ""
     return f"{sentence}. {hint.replace('did', 'Did')}"
+
+
+_KINDS = {"INT": "a whole number", "FLOAT": "a number"}
+"""Type of a flag in tyro's words -> in words of people."""
+
+_REFUSED = (
+    (r"invalid literal for int\(\) with base 10: (?P<got>.*)", "INT"),
+    (r"could not convert string to float: (?P<got>.*)", "FLOAT"),
+    (r"no type matching (?P<kinds>.*) could be instantiated from \[(?P<got>.*)\]", ""),
+)
+"""What Python or tyro says of a value, and the type of the flag."""
+
+
+def _plain(sentence: str) -> str:
+    """What is wrong with the value of a flag, in words of people instead of Python's."""
+    for pattern, kind in _REFUSED:
+        found = re.fullmatch(rf"Error parsing (?P<flag>\S+): {pattern}", sentence)
+        if found:
+            kinds = found.groupdict().get("kinds", kind).replace("{None}|", "").split("|")
+            wanted = " or ".join(_KINDS.get(name, name.strip("{}")) for name in kinds)
+            return f"{found['flag']}: give {wanted}, not {found['got']}"
+    return sentence

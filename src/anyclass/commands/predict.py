@@ -21,7 +21,7 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, ModelError, RequestError
-from anyclass.files import MANIFEST, sha256
+from anyclass.files import MANIFEST, read_json, sha256
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
@@ -176,15 +176,38 @@ def load(
         ModelError: the model is damaged, or its method is unknown to this version.
     """
     check_finished(Path(run))
-    classifier = Classifier.load(
-        Path(run) / "model", torch_device(device), allow_pickle, engine, base, model=model
-    )
+    place = model_of(run, model)
+    folder = Path(run) / "model"
+    target = torch_device(device)
+    classifier = Classifier.load(folder, target, allow_pickle, engine, base, model=place)
     if classifier.method not in (*METHODS, *REPLACED):
         raise ModelError(
             f"{run} was fitted with method {classifier.method!r:.100}, which is unknown to this "
             "version"
         )
     return classifier
+
+
+def model_of(run: Path | str, model: str | None = None) -> str | None:
+    """Where the model of a finished run is; None: the run was fitted on features.
+
+    Args:
+        run: a run folder.
+        model: where a person says that it is; None: where it was at the fit.
+
+    Raises:
+        ModelError: it was in a folder that is no longer there.
+    """
+    known: str | None = read_json(Path(run) / "config.json").get("model")
+    if known is None or model is not None:
+        return known and model
+    folder = known.removeprefix("local-dir:")
+    if folder != known and not Path(folder).is_dir():
+        raise ModelError(
+            f"{run} was fitted with the model in {folder}, which is no longer there: say where it "
+            "is now (--model local-dir:FOLDER)"
+        )
+    return known
 
 
 def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:

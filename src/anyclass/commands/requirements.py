@@ -3,6 +3,7 @@
 import numpy as np
 
 from anyclass.commands.request import ChosenMethod, Request
+from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods import Workload
@@ -22,25 +23,37 @@ def check_enough(
     Raises:
         RequestError: there are too few labels, names or unlabelled images.
     """
-    labelled = dataset.labels >= 0
-    names = len(dataset.classes)
-    if workload.needs_labels and not labelled.any():
+    if workload.needs_labels and not (dataset.labels >= 0).any():
         raise RequestError(
             f"no image has a label, and {choice.name} needs some: give labels (--labels "
             "folders|FILE), or use auto, which does without"
         )
-    if names < workload.least_names:
+    if len(dataset.classes) < workload.least_names:
         raise RequestError(f"{choice.name} needs two or more class names (--classes FILE)")
-    if request.unknown == "auto" or request.unknown == 0:
-        return
-    free = len(dataset) if request.holdout else int(np.sum(~labelled))
-    if not free:
+    taught = training_labels(request, dataset)
+    if request.unknown != "auto":
+        check_unknown(request.unknown, taught)
+        workload.check_clusters(taught)
+
+
+def check_unknown(unknown: int, taught: ImageDataset) -> None:
+    """Refuse more unknown classes than there are images without a label.
+
+    Args:
+        unknown: number of classes to discover.
+        taught: images with the labels to train on.
+
+    Raises:
+        RequestError: there are too few unlabelled images.
+    """
+    free = int(np.sum(taught.labels < 0))
+    if unknown and not free:
         raise RequestError(
             "every image has a label: no image is left to discover classes in; leave --unknown "
-            f"{request.unknown} out, or give unlabelled images as well"
+            f"{unknown} out, or give unlabelled images as well"
         )
-    if request.unknown > free:
+    if unknown > free:
         raise RequestError(
-            f"{request.unknown} classes cannot be found in {free} images without a label; ask for "
-            "fewer (--unknown)"
+            f"{unknown} classes cannot be found in {free} images without a label; ask for fewer "
+            "(--unknown)"
         )

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int, Int64
 from PIL import Image
 
 from anyclass.data.class_files import ClassSource, class_names
-from anyclass.data.classes import Classes, listed
+from anyclass.data.classes import Classes, Kind, listed
 from anyclass.data.image import Limits
 from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.listing import utf8, walk
@@ -188,6 +188,13 @@ class ImageDataset:
     def unlabelled_copy(self) -> "ImageDataset":
         """The same images and classes, without any label."""
         return replace(self, labels=np.full(len(self), -1))
+
+    def with_kinds(self) -> "ImageDataset":
+        """The same images; classes without a labelled one among them are only named."""
+        used = set(self.labels.tolist())
+        each = range(len(self.classes))
+        kinds = tuple[Kind, ...]("labelled" if c in used else "named" for c in each)
+        return replace(self, classes=replace(self.classes, kinds=kinds))
 
     def naming_only(self, names: Collection[str]) -> "ImageDataset":
         """The same images without the labels of the classes in `names`, which stay named.

@@ -24,6 +24,9 @@ START_LABELS = 0.02
 """Weight of the label expert without evidence."""
 ONE_LABEL = 0.04
 """Weight of the label expert where each class has a single label."""
+ONE_BESIDE_NAMES = 0.005
+"""The same where every class has a name: nothing varies within classes, and no label is left to
+choose the weight by, so the names decide and the labels help."""
 START_IMAGES = 0.04
 """Weight of the image expert without evidence."""
 SPREAD = 2000
@@ -273,7 +276,7 @@ class Mixture:
         used = [name for name in start if name in parts]
         if bool(alone.all()) and not self.mixed:
             used.remove("labels")  # one label for each class: none is left to choose u by
-            self.weights.labels = ONE_LABEL
+            self.weights.labels = ONE_BESIDE_NAMES if bool(named.all()) else ONE_LABEL
         w, b = stack(
             [parts[name] for name in used],
             y,

@@ -124,7 +124,7 @@ class Gcd:
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         tuning = self.tuning
-        return Workload(tuning.tune, tuning.views, tuning, needs_labels=True)
+        return Workload(tuning.tune, tuning.views, tuning, needs_labels=True, clusters="further")
 
 
 class ContrastHead(nn.Module):

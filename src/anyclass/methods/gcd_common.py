@@ -21,6 +21,7 @@ from anyclass.errors import RequestError, TrainingError
 from anyclass.features.cache import Embedding, Features
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
+from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.optim import Sgd
@@ -125,18 +126,12 @@ def labelled_classes(dataset: ImageDataset) -> list[int]:
         RequestError: no label, no unlabelled image, or a number of classes that is impossible.
     """
     known = sorted(set(dataset.labels[dataset.labels >= 0].tolist()))
-    total = dataset.classes.total
     if not known:
         raise RequestError(
             "no image has a label: label some images (--labels), or use kmeans, which needs no "
             "labels"
         )
-    if total < 2:
-        raise RequestError("there is a single class; use --unknown 1 or more")
-    if total > len(dataset):
-        raise RequestError(f"{total} classes cannot be found in {len(dataset)} images")
-    if total > len(known) and bool((dataset.labels >= 0).all()):
-        raise RequestError("every image has a label: no image is left to discover classes in")
+    Workload(clusters="prototypes").check_clusters(dataset)
     return known
 
 

@@ -206,7 +206,9 @@ class Get:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         text_epochs = self.tes_epochs if self.text_branch else 0
         tuning = self.tuning
-        return Workload(tuning.tune, tuning.views, tuning, text_epochs, needs_labels=True)
+        return Workload(
+            tuning.tune, tuning.views, tuning, text_epochs, needs_labels=True, clusters="prototypes"
+        )
 
     def _synthesise(self, task: Discovery, log: Log, scratch: Path | None) -> "PseudoTexts":
         """Stage 1: train the synthesizer, then compute z^ of the cached views and test views."""

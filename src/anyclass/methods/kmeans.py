@@ -78,10 +78,7 @@ class KMeans:
         dataset = data.dataset
         k = dataset.classes.total
         y = torch.from_numpy(dataset.labels.copy())
-        if k < 2:
-            raise RequestError(
-                "there is one class in all, and k-means needs two or more: use --unknown 2 or more"
-            )
+        self.workload(len(dataset), k).check_clusters(dataset)
         if self.feature == "unprojected":
             x = normalize(data.backbone_features("head", log), dim=1).cpu()  # (N, E)
         else:
@@ -104,7 +101,9 @@ class KMeans:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(needs_labels=self.semi_supervised)
+        if self.semi_supervised:
+            return Workload(needs_labels=True, clusters="further")
+        return Workload(clusters=self.fit_on)
 
     def _clusters(
         self, x: Float[Tensor, "N E"], y: Int[Tensor, " N"], k: int, seed: int

@@ -67,8 +67,8 @@ def optimise(
         checkpoint: file for the state; None saves nothing.
 
     Raises:
-        TrainingError: a term is not finite, or a step needs more memory than there is; the message
-            names term, step and files, or the size of the batch.
+        TrainingError: a term, a gradient or a parameter is not finite, or a step needs more memory
+            than there is; the message names it, the step and files, or the size of the batch.
     """
     optimiser = schedule.optimiser(parameters)
     keeper = _Keeper(optimiser, parameters, checkpoint)
@@ -82,6 +82,7 @@ def optimise(
             _check(terms, step, batch)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
+            _check_gradients(parameters, step, batch)
             _set_rate(optimiser, schedule.rate.at(step, len(batches)))
             optimiser.step()
             if "logit_scale" in parameters:
@@ -98,6 +99,7 @@ def optimise(
             f"step {step + 1} needs more memory than there is: give a smaller --batch-size{rows}. "
             "Saved states are intact"
         ) from error
+    _check_parameters(parameters, step)
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -109,11 +111,36 @@ def _check(terms: Mapping[str, Tensor], step: int, batch: Batch) -> None:
     """Raise before a step with a loss that is not finite."""
     for name, term in terms.items():
         if not torch.isfinite(term):
-            files = ", ".join(batch.files[:3])
-            raise TrainingError(
-                f"{name} became {float(term.detach())} at step {step + 1} with {len(batch.files)} "
-                f"images, the first being {files}. Saved states are intact; try a smaller --lr"
-            )
+            raise _stopped(f"{name} became {float(term.detach())}", step, batch)
+
+
+def _check_gradients(parameters: Mapping[str, nn.Parameter], step: int, batch: Batch) -> None:
+    """Raise before a step along a gradient that is not finite: a finite loss may have one."""
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    if torch.isfinite(nn.utils.get_total_norm(gradients.values())):
+        return
+    if name := _not_finite(gradients):  # else all are finite, and only their squares overflow
+        raise _stopped(f"the gradient of {name} is not finite", step, batch)
+
+
+def _check_parameters(parameters: Mapping[str, nn.Parameter], step: int) -> None:
+    """Raise if the last step, after which no loss is computed, left the range of numbers."""
+    if name := _not_finite(parameters):
+        raise TrainingError(f"{name} is not finite after step {step}: try a smaller --lr")
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor with a number that is not finite."""
+    return next((name for name, t in tensors.items() if not torch.isfinite(t).all()), None)
+
+
+def _stopped(what: str, step: int, batch: Batch) -> TrainingError:
+    """The error about what is not finite, with the images of the batch."""
+    files = list(dict.fromkeys(batch.files))  # each once, however many views it has
+    some = f" with {len(files)} images, the first being {', '.join(files[:3])}" if files else ""
+    return TrainingError(
+        f"{what} at step {step + 1}{some}. Saved states are intact; try a smaller --lr"
+    )
 
 
 class _Keeper:
@@ -138,6 +165,7 @@ class _Keeper:
         """
         if self.checkpoint is None or not (last or self.pace.due()):
             return
+        _check_parameters(self.parameters, step)  # the last good state stays
         tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}
         for name, parameter in self.parameters.items():
             tensors[f"parameter.{name}"] = parameter.data
