@@ -154,7 +154,7 @@ def test_selection__with_shift_and_control(page: Page, session: Session) -> None
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
     page.locator('.tile[title^="disc-1.png"]').click(modifiers=["Control"])
-    expect(page.locator("#position")).to_contain_text("4 images selected")
+    expect(page.locator("#position")).to_contain_text("4 selected")
     page.keyboard.type("discovered 1")
     page.keyboard.press("Enter")
     expected = dict.fromkeys(
@@ -164,7 +164,7 @@ def test_selection__with_shift_and_control(page: Page, session: Session) -> None
     page.keyboard.press("Control+z")
     eventually(lambda: labels(session), {})
     page.keyboard.press("Control+a")
-    expect(page.locator("#position")).to_contain_text("29 images selected")
+    expect(page.locator("#position")).to_contain_text("29 selected")
     page.keyboard.press("Escape")
     expect(page.locator("#position")).not_to_contain_text("selected")
 
