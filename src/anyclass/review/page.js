@@ -613,7 +613,10 @@ $("sort").addEventListener("change", () => { loadView(); $("grid").focus(); });
 $("show").addEventListener("change", () => { loadView(); $("grid").focus(); });
 $("size").addEventListener("input", () => { clearTiles(); layout(); reveal(); });
 $("class-filter").addEventListener("input", showClasses);
-$("undo").addEventListener("click", undo);
+$("undo").addEventListener("click", () => {
+  $("grid").focus(); // a button that is disabled while it has the focus swallows all keys
+  undo();
+});
 $("confirm").addEventListener("click", confirmLabels);
 $("clear").addEventListener("click", () => assign(null));
 $("help").addEventListener("click", showHelp);
@@ -759,6 +762,7 @@ async function goOn() {
 }
 
 $("train").addEventListener("click", async () => {
+  $("grid").focus();
   await working;
   const training = await trying(() => ask("api/training", {}));
   if (training) {
