@@ -21,6 +21,9 @@ GUARDS = ("TYPE_CHECKING", "__name__ ==")
 DEMANDED = {"extractall": ("filter", "data"), "torch.load": ("weights_only", True)}
 IN_TEMPLATES = re.compile(r"\|\s*safe\b|autoescape\s+false|<script|javascript:|https?://|\bon\w+=")
 
+NO_TELEMETRY = 'os.environ.update(dict.fromkeys(NO_TELEMETRY, "1"))'
+"""The one thing that happens at import: libraries read it when they are imported."""
+
 OWN_SCRIPT = '<script src="page.js" defer></script>'
 """The one script: a file of the package, for the review page."""
 
@@ -65,7 +68,8 @@ def wrong_at_import(node: ast.stmt) -> Iterator[str]:
     """A module only declares: it does nothing at import and changes nothing of others."""
     docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     guard = isinstance(node, ast.If) and ast.unparse(node.test).startswith(GUARDS)
-    if not (docstring or guard or isinstance(node, DECLARATIONS)):
+    off = ast.unparse(node) == ast.unparse(ast.parse(NO_TELEMETRY))
+    if not (docstring or guard or off or isinstance(node, DECLARATIONS)):
         yield "something happens at import"
     targets = node.targets if isinstance(node, ast.Assign) else []
     if any(not isinstance(target, ast.Name | ast.Tuple) for target in targets):
@@ -80,6 +84,14 @@ def test_source__never_does() -> None:
         found += [(n.lineno, what) for n in tree.body for what in wrong_at_import(n)]
         wrong += [f"{path.relative_to(PACKAGE)}:{line}: {what}" for line, what in found]
     assert wrong == []
+
+
+def test_source__switches_telemetry_off_in_one_place() -> None:
+    found = [path.name for path in SOURCES if NO_TELEMETRY in path.read_text("utf-8")]
+    assert found == ["__init__.py"]
+    switches = re.compile(r"DISABLE_TELEMETRY|DO_NOT_TRACK")
+    named = [path.name for path in SOURCES if switches.search(path.read_text("utf-8"))]
+    assert named == ["__init__.py"]
 
 
 FORBIDDEN = r"""

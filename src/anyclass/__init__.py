@@ -1,8 +1,10 @@
 """anyclass: a folder of images becomes a classifier, with whatever is known of its classes.
 
-A name is imported when it is first used, so that `import anyclass` costs nothing.
+A name is imported when it is first used, so that `import anyclass` costs nothing. Before anything
+else is imported, usage statistics of the libraries below are switched off, here and nowhere else.
 """
 
+import os
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
     from anyclass.estimators.open_world import OpenWorldClassifier
 
 __version__ = "0.1.0"
+
+NO_TELEMETRY = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY")
+"""Environment variables that a library reads when it is imported: send no usage statistics.
+
+The second is of huggingface_hub, hf_xet, transformers and datasets, the third of ONNX Runtime.
+"""
+
+os.environ.update(dict.fromkeys(NO_TELEMETRY, "1"))
 
 __all__ = [
     "AnyclassError",

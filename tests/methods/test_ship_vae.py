@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -672,3 +673,9 @@ def test_load__refuses_what_is_damaged(
     how(saved[1])
     with pytest.raises(ModelError, match=r"g\.safetensors"):
         Generator.load(saved[1], clip, CLASSES, texts(clip))
+
+
+def test_vae__reads_the_decoder_of_earlier_versions() -> None:
+    assert Vae(decoder="text_tower").decoder == "text_encoder"  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        Vae(decoder="tower")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The drawn map: every image once, colours far from their own kind, room for the labels."""
 
 import re
+from string import ascii_uppercase
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ def test_map_picture__has_a_legend_and_labels_that_do_not_overlap(classes: int) 
     found = map_picture(places, table_of(rows), {})
     assert found is not None
     drawn = found["classes"]
-    assert [row["number"] for row in drawn] == list(range(1, classes + 1))
+    assert [row["mark"] for row in drawn] == [str(k + 1) for k in range(classes)]
     assert [row["count"] for row in drawn] == sorted((row["count"] for row in drawn), reverse=True)
     assert sum(len(re.findall("M", row["dots"])) for row in drawn) == len(rows)
     assert {row["colour"] for row in drawn} == set(range(min(classes, COLOURS)))
@@ -64,13 +65,21 @@ def test_map_picture__has_a_legend_and_labels_that_do_not_overlap(classes: int) 
     assert labels[0] is drawn[0]
     assert len(labels) <= LABELS
     few = classes <= NAMED
-    assert {row["text"] for row in labels} <= {
-        row["name"] if few else str(row["number"]) for row in drawn
-    }
+    assert {row["text"] for row in labels} <= {row["name"] if few else row["mark"] for row in drawn}
     for i, one in enumerate(labels):
         assert 0 < one["x"] < SIDE
         for other in labels[:i]:
             assert abs(one["y"] - other["y"]) > 34 or abs(one["x"] - other["x"]) > 30
+
+
+def test_map_picture__marks_of_discovered_classes_are_no_numbers() -> None:
+    names = [f"discovered {k}" for k in range(1, 31)]
+    places = {name: (k / 30, k % 5 / 5) for k, name in enumerate(names)}
+    table = table_of([(name, name, "ok", None) for name in names])
+    found = map_picture(places, table, dict.fromkeys(names, "unknown"))
+    assert found is not None
+    assert "".join(row["mark"] for row in found["classes"]) == f"{ascii_uppercase}AAABACAD"
+    assert not any(re.search("[0-9]", row["text"]) for row in found["classes"])
 
 
 def test_map_picture__same_colours_are_far_apart() -> None:

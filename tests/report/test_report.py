@@ -5,13 +5,10 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 from base64 import b64decode
 from functools import partial
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
-from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -600,32 +597,38 @@ def test_browser_runs_and_requests_nothing(tmp_path):
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("needs the browser chromium")
-    asked = []
+    from playwright.sync_api import sync_playwright
 
-    class Trap(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_error(404)
+    wrong = []
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        opened = started.new_page()
+        opened.on("dialog", lambda dialog: wrong.append(f"dialog {dialog.message}"))
+        opened.on("pageerror", lambda error: wrong.append(f"error {error}"))
+        opened.on("console", lambda message: wrong.append(message.text))
+        opened.on("request", lambda request: wrong.append(request.url))
+        for i, word in enumerate([*HOSTILE, ACTING]):
+            words = partial(joined, word=word)
+            folder = tmp_path / f"{i}"
+            folder.mkdir()
+            page = write(with_naming(make_run(folder, words, on_disk=False), words))
+            opened.goto(page.as_uri())
+            assert wrong.pop(0) == page.as_uri()
+            for summary in opened.locator("summary").all():
+                summary.click()
+            opened.locator(".tile").first.focus()
+            for text in ("Most frequent mistakes", "Map of the images"):
+                assert text in opened.locator("body").inner_text()
+            assert opened.locator("script, [onerror], [onclick], [onload]").count() == 0
+            assert "owned" not in opened.title().split(" ")[0]
+            assert [url for url in wrong if not url.startswith("data:image/")] == []
+            wrong.clear()
+        started.close()
 
-    server = HTTPServer(("127.0.0.1", 0), Trap)
-    Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    act = f"document.title=`owned`;fetch(`{url}`)"
-    attack = f"'\"></title></style></script><img src={url} onerror={act}><script>{act}</script>"
-    words = partial(joined, word=attack)
-    page = write(with_naming(make_run(tmp_path, words, on_disk=False), words))
-    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
-    quiet = "--disable-background-networking --disable-component-update --disable-sync"
-    command = [browser, *options.split(), *quiet.split(), f"--user-data-dir={tmp_path / 'browser'}"]
-    dumped = subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=True)
-    server.shutdown()
-    server.server_close()
-    found = Page(dumped.stdout.decode())
-    assert found.texts[0:9].count("owned") == 0
-    assert "script" not in found.tags
-    assert "Most frequent mistakes" in found.words
-    assert "Map of the images" in found.words
-    assert asked == []
+
+ACT = "document.title=`owned`;fetch(`http://127.0.0.1:9/`)"
+IMAGE = f"<img src=http://127.0.0.1:9/ onerror={ACT}>"
+ACTING = f"'\"></title></style></script>{IMAGE}<script>{ACT}</script>"
 
 
 @pytest.mark.parametrize("name", [*list(FILES)[:4], "predictions.parquet"])

@@ -1,6 +1,7 @@
 """The review page in headless Chromium, as a person uses it."""
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from anyclass.review.app import create_app
 from anyclass.review.session import Session
+from anyclass.review.training import before_after
 from tests.conftest import SHAPES, draw_shape
 from tests.review.conftest import HOSTILE_CLASS, HOSTILE_FILE, Reviewed
 
@@ -154,7 +156,7 @@ def test_selection__with_shift_and_control(page: Page, session: Session) -> None
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
     page.locator('.tile[title^="disc-1.png"]').click(modifiers=["Control"])
-    expect(page.locator("#position")).to_contain_text("4 images selected")
+    expect(page.locator("#position")).to_contain_text("4 selected")
     page.keyboard.type("discovered 1")
     page.keyboard.press("Enter")
     expected = dict.fromkeys(
@@ -164,7 +166,7 @@ def test_selection__with_shift_and_control(page: Page, session: Session) -> None
     page.keyboard.press("Control+z")
     eventually(lambda: labels(session), {})
     page.keyboard.press("Control+a")
-    expect(page.locator("#position")).to_contain_text("29 images selected")
+    expect(page.locator("#position")).to_contain_text("29 selected")
     page.keyboard.press("Escape")
     expect(page.locator("#position")).not_to_contain_text("selected")
 
@@ -184,6 +186,68 @@ def test_names__are_never_markup(page: Page, session: Session) -> None:
     page.locator("#classes button", has_text=HOSTILE_CLASS).click()
     expect(page.locator(".tile b").first).to_have_text(HOSTILE_CLASS)
     assert page.locator("body script, body img[src='x']").count() == 0
+
+
+ATTACK = "'\"></option></b><img src=x onerror=alert(3)><script>alert(4)</script>\\"
+
+
+def hostile(value: Any) -> Any:
+    """A value with an attack behind every text that is not a word of the protocol."""
+    if isinstance(value, dict):
+        return {key: item if key in WORDS else hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item) for item in value]
+    return f"{value} {ATTACK}" if isinstance(value, str) else value
+
+
+WORDS = {"kind", "status", "state", "model"}
+"""Fields with a fixed set of values; a message in `model` would make the page wait."""
+
+
+def test_texts__of_every_view_are_never_markup(
+    page: Page, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    texts = ("state", "rows", "result", "undo")
+    for name in texts:
+        real = getattr(session, name)
+        changed = lambda *a, real=real: hostile(real(*a))  # noqa: E731
+        monkeypatch.setattr(session, name, changed)
+    rows = session.rows
+    every = {"opinion": ATTACK, "zero_shot_label": ATTACK, "runner_up": ATTACK, "suspicious": True}
+    monkeypatch.setattr(session, "rows", lambda ids: [row | every for row in rows(ids)])
+    state = session.state
+    about = {"suggested": ATTACK, "hint": ATTACK, "kind": "unknown"}
+    monkeypatch.setattr(
+        session, "state", lambda: state() | {"classes": [c | about for c in state()["classes"]]}
+    )
+    page.reload()
+    expect(page.locator("h1")).to_contain_text(ATTACK)
+    for order in ("suspicious", "changed", "most_confident", "file_name"):
+        page.select_option("#sort", order)
+        expect(page.locator("#grid")).to_have_attribute("data-order", order)
+    expect(page.locator(".tile b").first).to_contain_text("alert(4)")
+    page.locator(".tile").nth(2).click()
+    expect(page.locator("#facts")).to_contain_text(ATTACK)
+    page.locator("#classes button", has_text="discovered 1").click()
+    expect(page.locator("#class-hint")).to_contain_text(ATTACK)
+    for tool in ("rename", "merge", "split", "reject"):
+        page.locator(f"#{tool}").click()
+        expect(page.locator("#dialog-title")).to_contain_text("alert(3)")
+        page.locator("#dialog-buttons button", has_text="Cancel").click()
+    page.locator("#rename").click()
+    page.locator("#dialog input").fill(ATTACK)
+    page.locator("#dialog-buttons .primary").click()
+    expect(page.locator("#undo")).to_have_attribute("title", re.compile("Undo: .*alert"))
+    page.locator("#undo").click()
+    expect(page.locator("#status")).to_contain_text("Undone")
+    page.keyboard.type("disc")
+    expect(page.locator("#matches li").first).to_contain_text("alert(3)")
+    page.keyboard.press("Escape")
+    found = hostile(before_after(session.catalogue.run, session.catalogue.run))
+    page.evaluate("(found) => { ask = async () => found; return showComparison(); }", found)
+    expect(page.locator("#dialog-title")).to_have_text("Before and after")
+    inside = "body script, img[src='x'], [onerror], [onclick]"
+    assert page.locator(inside).count() == 0
 
 
 def test_orders__and_classes(page: Page, session: Session) -> None:

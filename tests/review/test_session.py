@@ -125,6 +125,10 @@ def test_useful__leaves_out_what_has_a_label(session: Session) -> None:
     assert not any(session.catalogue.given(i) for i in first)
     session.correct(first[:2], "kite")
     assert not set(session.useful(20)) & set(first[:2])
+    label = session.catalogue.label(first[4], session.corrections.labels)
+    of_class = session.useful(20, label)
+    assert of_class
+    assert set(of_class) <= set(session.view("file_name", label, "unchecked"))
 
 
 def test_index__says_why_it_cannot_be_computed(run: Path, session: Session) -> None:

@@ -115,7 +115,7 @@ class Audit:
             StorageError: the folder cannot be written to.
         """
         text = StringIO(newline="")
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(text, COLUMNS)  # its \r\n makes it quote a \r in a name
         table.writeheader()
         table.writerows({key: _cell(value) for key, value in row.items()} for row in self._rows())
         write_text(folder / "audit.csv", text.getvalue())

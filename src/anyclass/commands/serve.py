@@ -64,8 +64,8 @@ def serve(
             and change labels; the connection is not encrypted.
         browser: open the page in the browser, where there is one.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image tower on a CPU; auto takes the fastest that agrees with
-            torch.
+        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
+            with torch.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
         started: gets the address, with its token, when the server answers.

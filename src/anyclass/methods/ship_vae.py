@@ -1,4 +1,4 @@
-"""SHIP's generator: a variational autoencoder with the frozen text tower as its decoder.
+"""SHIP's generator: a variational autoencoder with the frozen text encoder as its decoder.
 
 Wang et al., ICCV 2023, arXiv 2307.07397.
 
@@ -15,11 +15,11 @@ dimensions of a code, L context vectors of width W.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -63,6 +63,11 @@ FACTS_KEY = -6
 """Seed key of samples for the facts."""
 
 
+def _current_name(decoder: Any) -> Any:
+    """Name of a decoder; earlier versions wrote `text_tower` into the configuration of a run."""
+    return "text_encoder" if decoder == "text_tower" else decoder
+
+
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Vae:
     """Architecture and training of the generator."""
@@ -97,7 +102,9 @@ class Vae:
     """Negative slope of LeakyReLU; 0 is ReLU (paper: 0; released code for ImageNet: 0.2)."""
     sees_class: bool = False
     """Condition the encoder on the text feature of the class (paper: no)."""
-    decoder: Literal["text_tower", "mlp"] = "text_tower"
+    decoder: Annotated[Literal["text_encoder", "mlp"], BeforeValidator(_current_name)] = (
+        "text_encoder"
+    )
     """Frozen text encoder (paper), or an MLP of three layers on code and text feature
     (ablation)."""
     noise: bool = False

@@ -25,7 +25,8 @@ SHOWN = 2
 """Most images of a described group."""
 INSTRUCTION = re.compile(
     r"\b(ignore|disregard|forget|override)\b.{0,60}\b(previous|prior|above|instructions?|rules)\b"
-    r"|\b(system prompt|as an ai|you are an? (ai|assistant))\b",
+    r"|\b(system prompt|as an ai|you are an? (ai|assistant))\b"
+    r"|\b(answer|reply|respond)\s+(only|just|with|that)\b",
     re.IGNORECASE | re.DOTALL,
 )
 """A description that reads like an instruction, which may have been written into an image."""

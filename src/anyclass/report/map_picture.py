@@ -1,6 +1,7 @@
 """The map of the embeddings for a report: points, colours, shapes and labels of the classes."""
 
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ MARGIN = 40
 COLOURS = 12
 """Colours in the style sheet: `c0`, `c1`, ..."""
 NAMED = 12
-"""Most classes whose names stand on the map; of more, their numbers in the list beside it do."""
+"""Most classes whose names stand on the map; of more, their marks in the list beside it do."""
 LABELS = 60
-"""Most classes with a name or number on the map."""
+"""Most classes with a name or mark on the map."""
 LEGEND = 24
 """Classes in the legend before it is folded."""
 
@@ -49,6 +50,7 @@ def map_picture(
     centres = np.array([_centre(xy[of_class[name]]) for name in order])
     few = len(order) <= NAMED
     colours = _colours(centres)
+    marks = _marks(len(order), letters="unknown" in kinds.values())
     classes = []
     for k, name in enumerate(order):
         members = of_class[name]
@@ -57,7 +59,7 @@ def map_picture(
         given = [i for i in members if rows[i]["status"] == GIVEN]
         classes.append(
             {
-                "number": k + 1,
+                "mark": marks[k],
                 "name": plain(name, 80),
                 "count": len(members),
                 "colour": colours[k],
@@ -67,7 +69,7 @@ def map_picture(
                 "given": _dots(xy[given]),
                 "x": int(centres[k, 0]),
                 "y": int(centres[k, 1]),
-                "text": plain(name, 24) if few else str(k + 1),
+                "text": plain(name, 24) if few else marks[k],
                 "label": False,
             }
         )
@@ -107,6 +109,14 @@ def _centre(xy: Points | Any) -> Any:
     """The point that is nearest to the median."""
     distance = np.abs(xy - np.median(xy, axis=0)).sum(1)
     return xy[distance.argmin()]
+
+
+def _marks(count: int, letters: bool) -> list[str]:
+    """1, 2, ...; or A, ..., Z, AA, ...: names such as "discovered 3" have a number already."""
+    if not letters:
+        return [str(k + 1) for k in range(count)]
+    alphabet = ["", *ascii_uppercase]
+    return [a + b for a in alphabet for b in ascii_uppercase][:count] + [""] * (count - 702)
 
 
 def _colours(centres: Any) -> list[int]:

@@ -163,6 +163,7 @@ def _reasons(config: Json, metrics: Json) -> list[str]:
     if found := metrics.get("classes_estimated"):
         reasons.append(found["why"])
     if words := decision(metrics):
+        words = words.replace(" %", "\u00a0%")
         reasons.append(f"Share of each source in the decision: {words}.")
     return reasons
 

@@ -50,6 +50,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 """Answers to requests that are refused."""
 
+NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""Of FastAPI: paths, errors and their stack traces go to no collector; older ones know none."""
+
 ImageId = Annotated[int, InPath(ge=0, lt=2**31)]
 
 
@@ -72,6 +75,7 @@ def create_api(session: Session) -> FastAPI:
         docs_url=None,  # the usual page loads scripts from elsewhere
         redoc_url=None,
         responses=PROBLEMS,
+        telemetry=NO_TELEMETRY,
         dependencies=[Security(HTTPBearer(auto_error=False))],
     )
     app.add_exception_handler(AnyclassError, _refused)
@@ -149,9 +153,12 @@ def _add_images(app: FastAPI, session: Session) -> None:
         return schema.Rows.model_validate({"rows": session.rows(ids)})
 
     @app.get("/api/useful")
-    def useful(count: Annotated[int, Query(ge=1, le=200)] = 30) -> schema.Useful:
+    def useful(
+        count: Annotated[int, Query(ge=1, le=200)] = 30,
+        label: Annotated[str | None, Query(max_length=1000)] = None,
+    ) -> schema.Useful:
         """Images whose label would teach most: uncertain, typical, and unlike each other."""
-        return schema.Useful(ids=session.useful(count), message=session.index.message())
+        return schema.Useful(ids=session.useful(count, label), message=session.index.message())
 
     @app.get("/thumbnails/{id}", response_class=Response, responses=JPEG)
     def thumbnail(id: ImageId) -> Response:

@@ -18,6 +18,7 @@ const page = {
   columns: 1,
   side: 150, // width of a tile
   tiles: new Map(), // position -> element
+  spare: [], // elements of tiles that were scrolled out of sight
   version: "", // changes with the run, so that its images are not mixed up in the browser's cache
 };
 
@@ -118,7 +119,7 @@ function showClasses() {
     if (wanted && !one.name.toLowerCase().includes(wanted)) continue;
     const kind = { unknown: "discovered", rejected: "rejected", new: "new, from you" }[one.kind] || "";
     const suggested = one.suggested && one.suggested !== one.name ? `perhaps ${one.suggested}` : "";
-    items.push(classButton(one.name, one.name, one.count, [kind, suggested].filter(Boolean).join(": ")));
+    items.push(classButton(one.name, one.name, one.count, suggested || kind));
   }
   list.replaceChildren(...items);
   list.scrollTop = before;
@@ -151,13 +152,15 @@ async function loadView(keep) {
   const number = ++viewNumber;
   const sort = $("sort").value;
   const focus = keep ? page.ids[page.current] : undefined;
+  const waiting = setTimeout(() => number === viewNumber && say("Choosing images …"), 300);
   const found = await trying(() => {
-    if (sort === "useful") return ask("api/useful?count=60");
-    const query = new URLSearchParams({ sort, show: $("show").value });
+    const query = sort === "useful" ? new URLSearchParams({ count: 60 }) : new URLSearchParams({ sort, show: $("show").value });
     if (page.label !== ALL) query.set("label", page.label);
-    return ask(`api/view?${query}`);
+    return ask(`api/${sort === "useful" ? "useful" : "view"}?${query}`);
   });
+  clearTimeout(waiting);
   if (!found || number !== viewNumber) return;
+  if ($("status").textContent === "Choosing images …") say("");
   page.ids = found.ids;
   page.selected.clear();
   page.current = Math.max(0, page.ids.indexOf(focus));
@@ -224,35 +227,45 @@ function renderNow() {
   const [from, to] = visible();
   for (const [position, tile] of page.tiles) {
     if (position < from || position >= to) {
-      tile.remove();
+      page.spare.push(tile);
       page.tiles.delete(position);
     }
   }
-  const fresh = document.createDocumentFragment();
   for (let position = from; position < to; position++) {
-    let tile = page.tiles.get(position);
-    if (!tile) {
-      tile = newTile(position);
-      page.tiles.set(position, tile);
-      fresh.append(tile);
-    }
-    fill(tile, position);
+    if (!page.tiles.has(position)) page.tiles.set(position, tileAt(position));
+    fill(page.tiles.get(position), position);
   }
-  $("canvas").append(fresh);
+  page.spare.splice(0).forEach((tile) => tile.remove());
   const at = page.ids.length ? `${(page.current + 1).toLocaleString("en")} of ${page.ids.length.toLocaleString("en")}` : "";
-  $("position").textContent = page.selected.size > 1 ? `${plural(page.selected.size, "image")} selected · ${at}` : at;
+  $("position").textContent = page.selected.size > 1 ? `${page.selected.size.toLocaleString("en")} selected · ${at}` : at;
   clearTimeout(settling);
-  settling = setTimeout(settled, 60); // images are asked for where scrolling rests
+  if (scrollsSlowly()) settled();
+  settling = setTimeout(settled, 60); // of a fast scroll, images are asked for where it rests
+}
+
+let lastTop = 0;
+let lastTime = 0;
+function scrollsSlowly() {
+  const now = performance.now();
+  if (now - lastTime < 100) return false;
+  const screens = Math.abs($("grid").scrollTop - lastTop) / $("grid").clientHeight;
+  const slowly = screens < (4 * (now - lastTime)) / 1000;
+  lastTop = $("grid").scrollTop;
+  lastTime = now;
+  return slowly;
 }
 
 function settled() {
+  clearTimeout(settling);
   for (const tile of page.tiles.values()) {
     const image = tile.querySelector("img");
     const wanted = thumbnail(tile.dataset.id);
     if (image.getAttribute("src") !== wanted) image.src = wanted;
   }
   const [from, to] = visible();
-  const missing = page.ids.slice(from, to).filter((id) => !page.rows.has(id) && !page.asked.has(id));
+  const isMissing = (id) => !page.rows.has(id) && !page.asked.has(id);
+  if (!page.ids.slice(from, to).some(isMissing)) return;
+  const missing = page.ids.slice(Math.max(0, from - CHUNK / 4), to + CHUNK / 4).filter(isMissing);
   for (let i = 0; i < missing.length; i += CHUNK) fetchRows(missing.slice(i, i + CHUNK));
 }
 
@@ -267,25 +280,39 @@ async function fetchRows(ids) {
   if (ids.includes(page.ids[page.current])) showDetail();
 }
 
-function newTile(position) {
+function tileAt(position) {
+  const tile = page.spare.pop() || newTile();
+  const image = tile.querySelector("img");
+  image.removeAttribute("src");
+  delete image.dataset.state;
+  place(tile, position);
+  if (!tile.parentNode) $("canvas").append(tile);
+  return tile;
+}
+
+function newTile() {
   const image = element("img", { alt: "", draggable: "false", onerror: (event) => (event.target.dataset.state = "failed"), onload: (event) => delete event.target.dataset.state });
   const tile = element("div", { class: "tile", role: "option" },
     element("span", { class: "frame" }, image, element("span", { class: "flag" })),
     element("span", { class: "label" }, element("b"), element("span")),
     element("span", { class: "bar" }, element("i")));
-  place(tile, position);
   return tile;
 }
 
 function fill(tile, position) {
   const id = page.ids[position];
   const row = page.rows.get(id);
+  const another = tile.dataset.id !== String(id);
+  const shown = [position, id, page.selected.has(id), position === page.current, row && isChecked(row), row && labelOf(row)].join("|");
+  if (tile.shown === shown && tile.row === row) return; // most tiles of a frame: nothing is written into the page
+  tile.shown = shown;
+  tile.row = row;
   tile.id = `tile-${position}`;
   tile.dataset.id = id;
   tile.dataset.position = position;
   tile.setAttribute("aria-selected", String(page.selected.has(id)));
   tile.classList.toggle("current", position === page.current);
-  if (!row) return;
+  if (!row) return another && blank(tile);
   const label = labelOf(row) || "no label";
   const score = isChecked(row) || row.status === "given" ? null : row.confidence;
   const flag = isChecked(row) ? "checked" : row.suspicious ? "suspicious" : row.status === "given" ? "given" : "";
@@ -296,6 +323,13 @@ function fill(tile, position) {
   tile.querySelector("b").textContent = label;
   tile.querySelector(".label span").textContent = score === null ? "" : percent(score);
   tile.querySelector(".bar i").style.width = `${100 * (score === null ? 1 : score)}%`;
+}
+
+function blank(tile) {
+  delete tile.dataset.flag;
+  tile.title = "";
+  for (const part of [".flag", "b", ".label span"]) tile.querySelector(part).textContent = "";
+  tile.querySelector(".bar i").style.width = "0";
 }
 
 // ---------------------------------------------------------------- focus and selection
@@ -579,7 +613,10 @@ $("sort").addEventListener("change", () => { loadView(); $("grid").focus(); });
 $("show").addEventListener("change", () => { loadView(); $("grid").focus(); });
 $("size").addEventListener("input", () => { clearTiles(); layout(); reveal(); });
 $("class-filter").addEventListener("input", showClasses);
-$("undo").addEventListener("click", undo);
+$("undo").addEventListener("click", () => {
+  $("grid").focus(); // a button that is disabled while it has the focus swallows all keys
+  undo();
+});
 $("confirm").addEventListener("click", confirmLabels);
 $("clear").addEventListener("click", () => assign(null));
 $("help").addEventListener("click", showHelp);
@@ -725,6 +762,7 @@ async function goOn() {
 }
 
 $("train").addEventListener("click", async () => {
+  $("grid").focus();
   await working;
   const training = await trying(() => ask("api/training", {}));
   if (training) {

@@ -180,13 +180,14 @@ class Session:
         if not 0 <= i < len(self.catalogue):
             raise RequestError(f"there is no image {i}: the run has {len(self.catalogue)}")
 
-    def useful(self, count: int = USEFUL) -> list[int]:
-        """Rows of the images whose label would teach most."""
+    def useful(self, count: int = USEFUL, label: str | None = None) -> list[int]:
+        """Rows of the images whose label would teach most, perhaps of one class only."""
         labels = self.corrections.labels
         catalogue = self.catalogue
 
         def unlabelled(i: int) -> bool:
-            return not catalogue.given(i) and catalogue.files[i] not in labels
+            free = not catalogue.given(i) and catalogue.files[i] not in labels
+            return free and label in (None, catalogue.label(i, labels))
 
         return self.index.useful(unlabelled, count)
 
