@@ -8,13 +8,13 @@ import pytest
 from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import aligned, clustering_scores
-from anyclass.run.scoring import Predictions
+from anyclass.run.scoring import Predictions, log_of
 from anyclass.run.sentences import expectation
 from anyclass.run.triage import triage
 
 
 def predictions(p: np.ndarray) -> Predictions:
-    return Predictions(np.zeros_like(p), None, p)
+    return Predictions(log_of(np.zeros_like(p)), None, log_of(p))
 
 
 def test_triage__mean_score_of_images_without_a_given_label() -> None:

@@ -113,8 +113,8 @@ def clustering_scores(
     adapted = _clustering(dataset, predictions.adapted, classes)
     old = np.where(np.isin(dataset.labels, _named_classes(classes)), dataset.labels, -1)
     controls = {name: _clustering(dataset, rows, classes) for name, rows in baselines.items()}
-    ensemble = predictions.zero_shot_ensemble
-    zero_shot = accuracy(old, predictions.zero_shot.argmax(1))
+    ensemble = predictions.log_zero_shot_ensemble
+    zero_shot = accuracy(old, predictions.log_zero_shot.argmax(1))
     warnings = [TRANSDUCTIVE] if fitted_on else []
     warnings += _better_baselines(
         "on images of the classes with a name", adapted["old_fixed"], {ZERO_SHOT: zero_shot}
