@@ -60,12 +60,14 @@ class Predictions(NamedTuple):
     @property
     def zero_shot(self) -> Probabilities:
         """Zero-shot probabilities; 0 for a class without a name."""
-        return np.exp(self.log_zero_shot)
+        found: Probabilities = np.exp(self.log_zero_shot)
+        return found
 
     @property
     def adapted(self) -> Probabilities:
         """Probabilities by the classifier."""
-        return np.exp(self.log_adapted)
+        found: Probabilities = np.exp(self.log_adapted)
+        return found
 
     @property
     def confidence(self) -> Float[np.ndarray, " N"]:
@@ -86,7 +88,8 @@ class Predictions(NamedTuple):
 def log_of(probabilities: Probabilities) -> LogProbabilities:
     """Logarithms; -inf of 0."""
     with np.errstate(divide="ignore"):
-        return np.log(probabilities)
+        logs: LogProbabilities = np.log(probabilities)
+    return logs
 
 
 def confidence(
