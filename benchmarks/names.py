@@ -30,7 +30,7 @@ def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
     """One row per discovered class."""
     data = FeatureStore(clip, some.dataset)
     fitted = OpenWorld().fit(data, silent)
-    probabilities = predict_adapted(data, fitted, silent)
+    probabilities = np.exp(predict_adapted(data, fitted, silent))
     found = name_classes(data, fitted, probabilities, None, silent)
     assert found is not None
     guess = probabilities.argmax(1)

@@ -87,8 +87,8 @@ def fitted(
         take(name, learn)
         take(f"{name} + ship", lambda learn=learn: learn(synthetic=sources["ship"]), collapse)
         take(f"{name} + class text", lambda learn=learn: learn(synthetic=sources["class text"]))
-        if name == "coop":
-            take("coop + names alone", lambda learn=learn: learn(over="all"))
+        if name != "gda":  # which has no loss
+            take(f"{name} + names alone", lambda learn=learn: learn(over="all"))
     for name, how in OPEN_WORLD.items():
         take(name, lambda how=how: how.fit(FeatureStore(clip, dataset), silent, seed=seed))
     return found
@@ -136,6 +136,8 @@ def row(name: str, method: str, found: list[Any]) -> dict[str, Any]:
             "h_spread": round(statistics.stdev(each), 2) if len(each) > 1 else None,
             "h_of_seeds": [round(value, 2) for value in each],
         }
+    companion = COMPANIONS.get(method.split(" + ")[0])
+    result["epochs"] = companion and companion.epochs
     result["seconds"] = min(seconds for _, seconds, _ in found)
     if found[0][2]:
         result["collapse"] = [found[0][2][i] for i in (0, len(found[0][2]) // 2, -1)]

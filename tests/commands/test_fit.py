@@ -21,7 +21,7 @@ from anyclass.data import Classes
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.files import check_manifest, read_json
 from anyclass.methods import METHODS
-from anyclass.run.scoring import NO_LABELS, Predictions, compare
+from anyclass.run.scoring import NO_LABELS, Predictions, compare, log_of
 from anyclass.training.tuning import Tuning
 
 FILES = {
@@ -239,7 +239,7 @@ def test_fit__takes_every_kind_of_model(
 
 def test_compare__warns_when_adapting_harmed() -> None:
     labels = np.array([0, 1, 2, 2, -1])
-    right, wrong = np.eye(3)[[0, 1, 2, 2, 0]], np.eye(3)[[0, 2, 2, 1, 0]]
+    right, wrong = log_of(np.eye(3)[[0, 1, 2, 2, 0]]), log_of(np.eye(3)[[0, 2, 2, 1, 0]])
     harmed = compare(labels, Predictions(right, wrong, wrong), Classes.of(("c", "a", "b")))
     assert harmed["warnings"] == [
         "adaptation lowers the accuracy (50.0%, zero-shot 100.0%): use zero-shot "

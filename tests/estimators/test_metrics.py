@@ -172,9 +172,16 @@ def test_base_to_new__is_the_slow_count(labels, probabilities) -> None:
         assert found["generalized"][name] == pytest.approx(wanted)
 
 
+def test_base_to_new__tells_classes_apart_whose_probability_is_0() -> None:
+    logits = np.array([[400.0, 0, 1, 2], [400, 0, 2, 1], [400, 2, 0, 1]], np.float32)
+    new = np.array([False, True, True, True])
+    found = base_to_new(np.array([3, 2, 1]), logits, new)
+    assert (found["sliced"]["new"], found["mixed"]["new"]) == (1.0, 0.0)
+
+
 def test_base_to_new__of_one_half_alone_knows_no_mean() -> None:
-    labels, probabilities = np.array([0, 0, -1]), np.eye(3)[[0, 1, 2]]
-    found = base_to_new(labels, probabilities, np.array([False, True, True]))
+    labels, scores = np.array([0, 0, -1]), np.eye(3)[[0, 1, 2]]
+    found = base_to_new(labels, scores, np.array([False, True, True]))
     assert found["mixed"] == {"base": 0.5, "new": None, "harmonic_mean": None}
     assert found["sliced"]["base"] == 1.0
 

@@ -149,7 +149,7 @@ def test_learn__equals_the_slow_truth(
     for k in range(5):
         q, mu = (p_named, near[k].mu) if k in near else (p, x[c == k].mean(0))
         density = torch.stack([one @ q @ mu for one in f]) - mu @ q @ mu / 2
-        columns.append(clip.logit_scale.detach() * f @ t[k] + 0.3 * density)
+        columns.append(clip.logit_scale.detach() * (f @ t[k] + 0.3 / 100 * density))
     wanted = torch.stack(columns, dim=1)
     found = logits(learn(how, clip, labelled), f)
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3 * float(wanted.abs().max()))
@@ -171,9 +171,9 @@ def test_learn__made_means_and_one_precision(clip: Backbone, labelled: LabelledF
     found, plain = (learn(Gda(draws=6), clip, labelled, synthetic=m) for m in (synthetic, None))
     x, c = synthetic.per_class(6)
     p = ridge(labelled.x.flatten(0, 1), labelled.c.repeat_interleave(3))
-    mu, s = torch.stack([x[c == k].mean(0) for k in (0, 2, 4)]), clip.logit_scale.detach()
+    mu = torch.stack([x[c == k].mean(0) for k in (0, 2, 4)])
     t = class_features(clip, CLASSES.prompts, [PLAIN]).detach()
-    wanted = t[[0, 2, 4]] + mu @ p / s
+    wanted = t[[0, 2, 4]] + mu @ p / 100
     assert torch.allclose(found.head.weights[[0, 2, 4], :24], wanted, rtol=1e-3, atol=1e-4)
     assert torch.equal(found.head.weights[[1, 3]], plain.head.weights[[1, 3]])
 
@@ -187,10 +187,10 @@ def test_learn__one_view_of_one_image_is_refused(
 
 
 def test_search__smallest_best_over_labelled_classes() -> None:
-    """Texts err by 0.5; the Gaussians are right by 1, so alpha must be 1 at least."""
+    """Text logits err by 0.5; the Gaussians are right by 1, so alpha must be 1 at least."""
     held = LabelledFeatures(torch.eye(4)[[0, 1], None], torch.tensor([1, 3]), ("a", "b"))
     texts, v = torch.zeros(5, 4), torch.zeros(5, 4)
-    texts[1], texts[3] = torch.tensor([0.0, 0.5, 0, 0]), torch.tensor([0.5, 0.0, 0, 0])
+    texts[1], texts[3] = torch.tensor([0.0, 0.005, 0, 0]), torch.tensor([0.005, 0, 0, 0])
     v[1], v[3] = torch.tensor([1.0, 0, 0, 0]), torch.tensor([0.0, 1, 0, 0])
     texts[0] = 9.0  # of a class without labels: not looked at
     assert search(Linear(v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == 1.0

@@ -5,7 +5,7 @@ n = 7 images of 2 of C = 5 classes, K = 3 views, D = 24.
 
 from dataclasses import replace
 from inspect import signature
-from math import cos, pi
+from math import cos, log, pi
 from typing import Any
 
 import pytest
@@ -55,6 +55,11 @@ def learn(
     return found, found.head
 
 
+def share(clip: Backbone) -> float:
+    """The scale of this model, of the one that published alphas belong to."""
+    return float(clip.logit_scale.detach()) / 100
+
+
 def logits_of(clip: Backbone, head: CacheModel, w: Tensor, f: Tensor) -> Tensor:
     """Image by image, class by class, key by key."""
     rows = []
@@ -73,6 +78,7 @@ def test_learn__remembers_means_of_views_and_labels(
     clip: Backbone, labelled: LabelledFeatures
 ) -> None:
     found, head = learn(TipAdapter(train=False, alpha=2.0, beta=3.0), clip, labelled)
+    assert head.alpha == pytest.approx(2.0 * share(clip))
     for i in range(7):
         mean = (labelled.x[i, 0] + labelled.x[i, 1] + labelled.x[i, 2]) / 3
         assert torch.allclose(head.keys[i], mean / mean.norm(), atol=1e-6)
@@ -105,7 +111,7 @@ def test_learn__training_equals_the_slow_truth(
     assert torch.allclose(head.keys, keys, atol=1e-5)
     assert not torch.allclose(head.keys, start.keys, atol=1e-3)
     assert torch.equal(head.values, start.values)
-    assert (head.alpha, head.beta) == (2.0, 3.0)
+    assert (head.alpha, head.beta) == (start.alpha, 3.0)
 
 
 def test_learn__no_step_is_training_free(clip: Backbone, labelled: LabelledFeatures) -> None:
@@ -126,7 +132,8 @@ def test_logits__beta_0_counts_keys(clip: Backbone, labelled: LabelledFeatures) 
     found, head = learn(TipAdapter(train=False, alpha=0.7, beta=0.0), clip, labelled)
     f = unit(6, 24, seed=3)
     more = head.logits(f) - clip.logit_scale * f @ found.head.texts.T
-    assert torch.allclose(more, 0.7 * torch.tensor([0.0, 3, 0, 4, 0]).expand(6, -1), atol=1e-5)
+    counts = torch.tensor([0.0, 3, 0, 4, 0]).expand(6, -1)
+    assert torch.allclose(more, 0.7 * share(clip) * counts, atol=1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 50.0])
@@ -136,7 +143,19 @@ def test_logits__a_key_itself_adds_alpha_at_least(
     found, head = learn(TipAdapter(train=False, alpha=0.7, beta=beta), clip, labelled)
     f = head.keys
     more = head.logits(f) - clip.logit_scale * f @ found.head.texts.T
-    assert (more[range(7), labelled.c] >= 0.7 - 1e-4).all()
+    assert (more[range(7), labelled.c] >= 0.7 * share(clip) - 1e-4).all()
+
+
+def test_logits__have_the_papers_balance_at_every_scale(
+    clip: Backbone, labelled: LabelledFeatures
+) -> None:
+    """Divided by the scale, they are those of a model with the scale 100."""
+    how, f = TipAdapter(train=False, alpha=2.0, beta=3.0), unit(6, 24, seed=3)
+    other = clip.copy()
+    other.model.logit_scale.data.fill_(log(100.0))
+    ours, papers = (learn(how, one, labelled)[1] for one in (clip, other))
+    assert papers.alpha == pytest.approx(2.0)
+    assert torch.allclose(ours.logits(f) / share(clip), papers.logits(f), atol=1e-3)
 
 
 def test_learn__keys_of_named_classes_leave_other_columns(
@@ -198,15 +217,18 @@ def test_search__returns_the_first_best(clip: Backbone, labelled: LabelledFeatur
     with torch.no_grad():
         found = search(head, held, torch.tensor([1, 3]), GridBounds(beta=12.0, alpha=40.0))
         scores = {
-            (beta, alpha): accuracy(replace(head, beta=beta, alpha=alpha), held.means, held.c)
+            (beta, alpha): accuracy(
+                replace(head, beta=beta, alpha=alpha * share(clip)), held.means, held.c
+            )
             for beta in grid(12.0, 200)
             for alpha in grid(40.0, 20)
         }
     best = max(scores.values())
-    assert scores[found.beta, found.alpha] == best
-    assert next(key for key, score in scores.items() if score == best) == (found.beta, found.alpha)
+    best_pair = (found.beta, pytest.approx(found.alpha / share(clip)))
+    assert next(key for key, score in scores.items() if score == best) == best_pair
+    assert accuracy(found, held.means, held.c) == best
     assert best > accuracy(replace(head, alpha=0.0), held.means, held.c)
-    assert (found.beta, found.alpha) != (0.1, 0.1)
+    assert best_pair != (0.1, 0.1)
 
 
 def test_search__takes_labelled_images_only() -> None:
@@ -221,7 +243,11 @@ def test_learn__held_out_images_are_no_keys(clip: Backbone, labelled: LabelledFe
     rest, held = labelled.split(0.4, 0)
     assert (len(rest.c), len(held.c)) == (4, 3)
     assert torch.equal(head.keys, rest.means)
-    assert found.record.facts == {"keys": 4, "alpha": head.alpha, "beta": head.beta}
+    assert found.record.facts == {
+        "keys": 4,
+        "alpha": pytest.approx(head.alpha / share(clip)),
+        "beta": head.beta,
+    }
 
 
 def test_learn__says_when_nothing_can_be_held_out(
@@ -232,5 +258,5 @@ def test_learn__says_when_nothing_can_be_held_out(
     how = TipAdapter(train=False, search=0.4)
     head = how.learn(FewShotTask(clip, alone, CLASSES), lambda **row: log.append(row)).head
     assert isinstance(head, CacheModel)
-    assert (head.alpha, head.beta) == (1.17, 1.0)
+    assert (head.alpha, head.beta) == (pytest.approx(1.17 * share(clip)), 1.0)
     assert any("hold any out" in row.get("warning", "") for row in log)

@@ -6,7 +6,7 @@ import numpy as np
 
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import align_labels, clustering_scores
-from anyclass.run.scoring import Predictions
+from anyclass.run.scoring import Predictions, log_of
 
 NEW = ("discovered 1", "discovered 2")
 
@@ -22,10 +22,10 @@ def test_clustering_scores__values() -> None:
     assert dataset.classes.names == ("a", "b", *NEW, "x", "y")
     assert dataset.labels.tolist() == [0, 0, 1, 1, 4, 4, 4, 5, 5, -1]
     guess = [0, 0, 1, 0, 3, 3, 3, 2, 1, 0]
-    none = np.eye(4)[[0, 0, 1, 1, 0, 0, 0, 0, 0, 0]]
+    none = log_of(np.eye(4)[[0, 0, 1, 1, 0, 0, 0, 0, 0, 0]])
     worse = np.eye(4)[[0] * 10]
     found = clustering_scores(
-        dataset, Predictions(none, none, np.eye(4)[guess]), classes, {"kmeans": worse}
+        dataset, Predictions(none, none, log_of(np.eye(4)[guess])), classes, {"kmeans": worse}
     )
     assert (found["all"], found["old"], found["new"]) == (7 / 9, 3 / 4, 4 / 5)
     assert (found["old_fixed"], found["n"], found["n_old"]) == (3 / 4, 9, 4)
@@ -55,7 +55,7 @@ def test_clustering_scores__a_class_with_only_a_name_is_old() -> None:
     dataset = align_labels(
         ImageDataset(Path("/"), tuple("012345"), given, Classes.of("abx")), classes
     )
-    rows = np.eye(4)[[0, 0, 1, 2, 3, 3]]
+    rows = log_of(np.eye(4)[[0, 0, 1, 2, 3, 3]])
     found = clustering_scores(dataset, Predictions(rows, rows, rows), classes, {})
     assert (found["n_old"], found["old"], found["old_fixed"], found["new"]) == (4, 3 / 4, 3 / 4, 1)
     assert [row["kind"] for row in found["per_class"]] == ["old", "old", "new"]
@@ -66,7 +66,7 @@ def test_clustering_scores__an_unused_class_has_no_name() -> None:
     dataset = align_labels(
         ImageDataset(Path("/"), tuple("01"), np.array([0, 1]), Classes.of("ax")), classes
     )
-    probabilities = np.eye(3)[[0, 1]]
+    probabilities = log_of(np.eye(3)[[0, 1]])
     found = clustering_scores(
         dataset, Predictions(probabilities, probabilities, probabilities), classes, {}
     )

@@ -12,7 +12,7 @@ from anyclass.data.label_tables import KnownLabels
 from anyclass.run.earlier import EarlierRun, compare_rounds
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING, UNSEEN, fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
-from anyclass.run.scoring import Predictions, compare, confidence, majority
+from anyclass.run.scoring import Predictions, compare, confidence, log_of, majority
 from anyclass.run.sentences import basis, decision, rounds
 from anyclass.run.tables import compared_rows, prediction_row, suspicious_rows
 
@@ -38,7 +38,9 @@ def dataset(labels: np.ndarray = LABELS) -> ImageDataset:
 
 
 def predictions(familiarity: Any = None) -> Predictions:
-    return Predictions(np.full((5, 3), 1 / 3, np.float32), None, ADAPTED, familiarity)
+    return Predictions(
+        log_of(np.full((5, 3), 1 / 3, np.float32)), None, log_of(ADAPTED), familiarity
+    )
 
 
 def opinions() -> Opinions:
@@ -57,7 +59,7 @@ def test_fair_labels__labels_that_were_not_trained_on_come_first() -> None:
     found = fair_labels(dataset(), taught, predictions(), opinions())
     assert found.kind == UNSEEN
     assert found.dataset.labels.tolist() == [-1, -1, -1, 2, -1]
-    assert found.predictions.adapted is ADAPTED
+    assert found.predictions.adapted == pytest.approx(ADAPTED)
 
 
 def test_fair_labels__cross_fitted_where_all_were_trained_on() -> None:

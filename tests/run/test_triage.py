@@ -8,13 +8,13 @@ import pytest
 from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import aligned, clustering_scores
-from anyclass.run.scoring import Predictions
+from anyclass.run.scoring import Predictions, log_of
 from anyclass.run.sentences import expectation
 from anyclass.run.triage import triage
 
 
 def predictions(p: np.ndarray) -> Predictions:
-    return Predictions(np.zeros_like(p), None, p)
+    return Predictions(log_of(np.zeros_like(p)), None, log_of(p))
 
 
 def test_triage__mean_score_of_images_without_a_given_label() -> None:
@@ -35,23 +35,19 @@ def test_triage__mean_score_of_images_without_a_given_label() -> None:
     assert expectation({}) == ""
 
 
-def test_clustering_scores__calibration_is_on_images_without_a_given_label() -> None:
+def test_clustering_scores__calibration_of_matched_classes() -> None:
     classes = Classes.of(["ant"], labelled=["ant"], unknown=2).with_discovered()
     p = np.full((8, 3), 0.1, np.float32)
     guess = [0, 0, 1, 1, 1, 2, 2, 2]
     p[np.arange(8), guess] = 0.8
     dataset = ImageDataset.of([f"{i}.png" for i in range(8)])
-    truth = np.array([0, 0, 2, 2, 1, 1, 1, 2])  # discovered 1 is bee, discovered 2 is cow
+    truth = np.array([-1, -1, 2, 2, 1, 1, 1, 2])  # discovered 1 is cow, discovered 2 is bee
     dataset = replace(dataset, labels=truth, classes=Classes.of(["ant", "bee", "cow"]))
-    taught = np.arange(8) < 2
-    found = clustering_scores(dataset, predictions(p), classes, {}, True, taught)["calibration"]
+    found = clustering_scores(dataset, predictions(p), classes, {}, True)["calibration"]
     assert found["n"] == 6
     assert found["accuracy"] == pytest.approx(4 / 6)
     assert found["mean_score"] == pytest.approx(0.8)
     assert found["error"] == pytest.approx(0.8 - 4 / 6)
-    everything = np.ones(8, bool)
-    none = clustering_scores(dataset, predictions(p), classes, {}, True, everything)
-    assert none["calibration"] is None
 
 
 def test_aligned__baselines_follow_the_classes_of_an_edited_run() -> None:

@@ -25,6 +25,7 @@ from anyclass.data.feature_tables import FeatureTable, read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import ImageError, RequestError
 from anyclass.estimators.open_world_model import OpenWorldModel
+from anyclass.features.text import PLAIN
 
 
 class Prediction(NamedTuple):
@@ -77,6 +78,13 @@ class Classifier:
         return self.representation.clip
 
     @property
+    def template(self) -> str:
+        """Class prompt of the method; after SHIP that of the few-shot method which it fitted."""
+        then = self.fields.get("then")
+        fields = then if isinstance(then, Mapping) and "template" in then else self.fields
+        return str(fields.get("template", PLAIN))
+
+    @property
     def classes_(self) -> list[str]:
         """Class names in the order of the columns of `predict_proba` (scikit-learn's name)."""
         return list(self.classes.names)
@@ -89,6 +97,11 @@ class Classifier:
             features: rows of the representation.
         """
         return self.head.logits(features.to(self.representation.device)).softmax(dim=1)
+
+    @torch.no_grad()
+    def log_probabilities(self, features: Float[Tensor, "n E"]) -> Float[Tensor, "n C"]:
+        """Logarithm of `probabilities`, which tells classes apart whose probabilities are 0."""
+        return self.head.logits(features.to(self.representation.device)).log_softmax(dim=1)
 
     @torch.no_grad()
     def familiarity(self, features: Float[Tensor, "n E"]) -> Float[Tensor, " n"] | None:

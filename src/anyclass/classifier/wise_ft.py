@@ -20,7 +20,7 @@ from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.precomputed import NO_MODEL, Precomputed
 from anyclass.classifier.representation import concat_towers
 from anyclass.errors import RequestError
-from anyclass.features.text import PLAIN, class_features
+from anyclass.features.text import class_features
 
 TOLERANCE = 1e-4
 """Largest difference between values of the same text feature on two machines."""
@@ -62,7 +62,7 @@ def wise_ft(clip: Backbone, classifier: Classifier, share: float = 0.5) -> Class
     for name, theta in mixed.parameters(part).items():
         theta.copy_((1 - share) * start[name] + share * theta)
     prompts = classifier.classes.all_prompts
-    template = str(classifier.fields.get("template", PLAIN))
+    template = classifier.template
     after = class_features(classifier.clip, prompts, [template])
     same_shape = after.shape == head.weights.shape
     if same_shape and torch.allclose(after, head.weights, rtol=0, atol=TOLERANCE):

@@ -120,11 +120,8 @@ def evaluate(
             log.say(sentence)
         seen = _seen(Path(run), images, features, data)
         fitted_on = _fitted_on(run, images, features) or bool(seen.fitted.all())
-        if unknown_classes(classifier.classes):
-            caveats = _discovered_caveats(data.dataset, seen)
-        else:
-            fair, caveats = _untaught(data.dataset, seen)
-            data = data.of(fair)
+        fair, caveats = _untaught(data.dataset, seen)
+        data = data.of(fair)
         if not (data.dataset.labels >= 0).any():
             raise RequestError(
                 f"no readable image{_of(images, features)} has a label: sort the images into class "
@@ -136,13 +133,9 @@ def evaluate(
             for name, other in baselines.items()
         }
     scores: Callable[..., Json] = _scores
-    taught: Json = {}
     if unknown_classes(classifier.classes):
         scores = partial(clustering_scores, fitted_on=fitted_on)
-        if fitted_on:
-            given = list(given_files(Path(run)))
-            taught = {"taught": np.isin(data.dataset.files, given)}
-    result = scores(data.dataset, predictions, classifier.classes, others, **taught)
+    result = scores(data.dataset, predictions, classifier.classes, others)
     result["rejected"] = rejected
     result["warnings"] = [*caveats, *result["warnings"]]
     if min_score:
@@ -234,21 +227,6 @@ def _untaught(dataset: ImageDataset, seen: _Seen) -> tuple[ImageDataset, list[st
     if unlabelled:
         caveats.append(_transductive(unlabelled, int((labelled & ~taught).sum())))
     return rest, caveats
-
-
-def _discovered_caveats(dataset: ImageDataset, seen: _Seen) -> list[str]:
-    """Warnings where a run that discovered classes is scored on images that it has seen."""
-    if seen.fitted.all():  # the scores say so
-        return []
-    labelled = dataset.labels >= 0
-    taught = int((labelled & seen.taught).sum())
-    if taught:
-        return [
-            f"{taught} of {int(labelled.sum())} labels were trained on: the scores of old classes "
-            "are in part training scores"
-        ]
-    fitted = int((labelled & seen.fitted).sum())
-    return [_transductive(fitted, int(labelled.sum()))] if fitted else []
 
 
 def _transductive(fitted: int, labelled: int) -> str:

@@ -258,18 +258,16 @@ def _discovered(result: Result) -> list[str]:
         f"{result['n']} images{_fitted(result)}; each class counts as the true class that it "
         "matches best, one to one",
         f"matches: {', '.join(taken)}",
-        *_calibration(result["calibration"]),
+        _calibration(result["calibration"]),
     ]
 
 
-def _calibration(found: Result | None) -> list[str]:
+def _calibration(found: Result) -> str:
     """Whether scores are as high as the share of images that is right."""
-    if not found:
-        return []
-    return [
+    return (
         f"scores: mean {found['mean_score']:.1%} where {found['accuracy']:.1%} are right, "
-        f"calibration error {found['error']:.1%}, on {found['n']} images without a given label"
-    ]
+        f"calibration error {found['error']:.1%}"
+    )
 
 
 def _fitted(result: Result) -> str:

@@ -25,7 +25,6 @@ from anyclass.data.label_tables import KnownLabels
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN
 
 
 class Given(NamedTuple):
@@ -144,7 +143,7 @@ def of_run(
     if base is None:
         raise RequestError("the run was fitted on images, and its model is not there")
     store = FeatureStore(base, dataset)
-    template = str(classifier.fields.get("template", PLAIN))
+    template = classifier.template
     named, features = store.named_class_features(classifier.classes, [template])
     texts = torch.full((len(classifier.classes), int(table.x.shape[1])), torch.nan)
     texts[torch.from_numpy(named)] = features.cpu()

@@ -107,14 +107,15 @@ def harmonic_mean(a: float, b: float) -> float:
 
 def base_to_new(
     labels: Labels,
-    probabilities: Float[np.ndarray, "N C"],
+    scores: Float[np.ndarray, "N C"],
     new: Bool[np.ndarray, " C"],
 ) -> dict[str, dict[str, float | None]]:
     """Accuracies of base and new classes with their harmonic mean (SHIP, tables 1, 3 and 9).
 
     Args:
         labels: true classes.
-        probabilities: predicted probabilities of all classes.
+        scores: logits or log-probabilities of all classes. Not probabilities in single precision:
+            where all of one half are 0, the best of that half cannot be told.
         new: mask of the classes without labelled training images.
 
     Returns:
@@ -124,11 +125,9 @@ def base_to_new(
     """
     is_new = new[labels] & (labels >= 0)
     halves = {"base": ~is_new & (labels >= 0), "new": is_new}
-    guess = probabilities.argmax(1)
+    guess = scores.argmax(1)
     columns = {"base": ~new, "new": new}
-    within = {
-        half: np.where(column, probabilities, -1.0).argmax(1) for half, column in columns.items()
-    }
+    within = {half: np.where(column, scores, -np.inf).argmax(1) for half, column in columns.items()}
     return {
         "sliced": _halves({h: accuracy(labels[r], within[h][r]) for h, r in halves.items()}),
         "mixed": _halves({h: accuracy(labels[r], guess[r]) for h, r in halves.items()}),

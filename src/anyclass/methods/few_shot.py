@@ -31,6 +31,9 @@ from anyclass.training.batches import Batch
 CROPS = Augmentation((0.5, 1.0), jitter_probability=0.0, grey_probability=0.0, flip_probability=0.5)
 """Augmentation of Tip-Adapter, GDA and SHIP: crops of 50 % to 100 % of the area, flips."""
 
+PUBLISHED_SCALE = 100.0
+"""Inverse temperature 1 / tau of OpenAI's models, to which published weights of logits belong."""
+
 START = -2
 """Seed key of initial parameters."""
 

@@ -3,14 +3,15 @@
 Wang et al., "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", ICLR 2024, arXiv
 2402.04087.   Needs: labels for some classes, a name for every class.
 
-    logits_c = f . t_c / tau + alpha ( f . P mu_c - mu_c . P mu_c / 2 )
+    logits_c = ( f . t_c + alpha / 100 ( f . P mu_c - mu_c . P mu_c / 2 ) ) / tau
     P        = D ( (n - 1) S + tr(S) I )^-1             Eq. 4: S, covariance within classes
     mu_c     = ( sum of rows_c + m t_c ) / (k + m)      named class: k nearest rows, m texts
     S_c      = sum over rows_c of (x - t_c) (x - t_c)^T / (k - 1)
     P_named  = mean_c D ( (k - 1) S_c + tr(S_c) I )^-1
 
 Letters: n views of all labelled images, x (n, D) their unit features, C classes, f (D,) unit
-features of an image, t (C, D) text features of the classes. The logits are linear in f.
+features of an image, t (C, D) text features of the classes. The logits are linear in f. They are
+the paper's where 1 / tau = 100, as in OpenAI's models.
 """
 
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.few_shot import (
+    PUBLISHED_SCALE,
     FewShot,
     FewShotTask,
     LabelledFeatures,
@@ -64,7 +66,8 @@ class Gda:
     template: Template = PLAIN
     """Class prompt; `{}` is the class name."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the Gaussian logits (paper: selected on validation images; see `search`)."""
+    """Weight of the Gaussian logits beside text logits of scale 100; at another scale it has the
+    same effect (paper: selected on validation images; see `search`)."""
     precision: Annotated[Literal["ridge", "pinv"], arg(name="precision-matrix")] = "ridge"
     """P of labelled classes: Eq. 4 (ridge), or the pseudo-inverse of the mean class covariance
     (pinv; released code for base-to-new)."""
@@ -72,8 +75,9 @@ class Gda:
     """k, nearest labelled views used for a class without a labelled image (paper: 64)."""
     copies: Annotated[int, Field(ge=0)] = 16
     """m, copies of the text feature added to these views (released code: 16)."""
-    share_precision: bool = False
-    """Use P of the labelled classes for named ones too (paper: separate precision)."""
+    share_precision: bool = True
+    """Use P of the labelled classes for named ones too (paper: separate precision, as it never
+    compares named classes with labelled ones)."""
     draws: Annotated[int, Field(gt=0)] = 64
     """Synthetic features averaged into mu of a named class (with SHIP only)."""
     search: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -121,13 +125,13 @@ class Gda:
         g = self._gaussians(training, t, task.synthetic)
         alpha = self.alpha
         if self.search and len(held_out.c):
-            alpha = search(g, s * t, held_out, training.classes)
+            alpha = search(g, t, held_out, training.classes)
         elif self.search:
             log(warning="too few images per class to hold any out: alpha is not searched")
         representation = Representation((clip,), space="both")  # rows [f | backbone features | 1]
         weights = t.new_zeros(len(t), representation.width)
-        weights[:, : t.shape[1]] = t + alpha * g.weights / s
-        weights[:, -1] = alpha * g.intercept / s
+        weights[:, : t.shape[1]] = t + alpha * g.weights / PUBLISHED_SCALE
+        weights[:, -1] = alpha * g.intercept / PUBLISHED_SCALE
         head = Linear(weights, scale=s.detach())
         record = FitRecord(trained_on=task.labelled.files, facts={"alpha": alpha})
         return Classifier(representation, head, task.classes, "gda", asdict(self), record)
@@ -228,13 +232,13 @@ def search(
 
     Args:
         g: log densities, fitted without the held-out images.
-        texts: text features of the classes, divided by tau.
+        texts: unit text features of the classes.
         held_out: features of held-out labelled images.
         columns: labelled classes; only these are considered.
     """
     f = held_out.means
     y = torch.searchsorted(columns, held_out.c).to(held_out.x.device)
-    text_logits = f @ texts[columns].T
+    text_logits = PUBLISHED_SCALE * f @ texts[columns].T
     gaussian_logits = g.only(columns).logits(f)
     correct = [
         int(((text_logits + alpha * gaussian_logits).argmax(1) == y).sum()) for alpha in ALPHAS

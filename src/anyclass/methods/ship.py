@@ -59,6 +59,12 @@ CONTROLS: tuple[Synthetic, ...] = ("text", "none")
 GENERATOR = "generator.safetensors"
 """File name in the model folder of a run."""
 
+NOTHING_NAMED = (
+    "every class has a labelled image: no feature is synthesised in this run; its generator is "
+    "for the classes of a later one (--source RUN)"
+)
+"""Warning where all classes are labelled, as in the paper's experiments across data sets."""
+
 SYNTHETIC_KEY = -7
 """Seed key of synthetic features."""
 
@@ -121,8 +127,7 @@ class Ship:
         refuse_one_class(classes, "SHIP")
         labelled = set(data.dataset.labelled.labels.tolist())
         if len(labelled) == len(classes):
-            log(warning="every class has a labelled image: there is nothing to synthesise")
-            return self._result(self.then.fit(data, log, scratch, seed), None, {})
+            log(warning=NOTHING_NAMED)
         self._check_prompts(clip, classes, log)
         t = data.class_features([self.template], log)
         if self.source is not None and not labelled:
@@ -138,10 +143,10 @@ class Ship:
             if needed and generator is None:
                 keep = _checkpoint(scratch, "generator")
                 generator = self.generator.learn(clip, real, classes, t, log, keep, seed)
-            named = torch.tensor([c for c in range(len(classes)) if c not in labelled])
+            named = torch.tensor([c for c in range(len(classes)) if c not in labelled]).long()
             ratio = self.ratio or len(named) / len(real.classes)
             fitted: dict[str, Classifier] = {}
-            for kind in self._variants:
+            for kind in self._variants if len(named) else [self.synthetic]:
                 keep = _checkpoint(scratch, f"then-{kind}")
                 synthetic = self._synthetic_features(kind, generator, t, named, ratio, seed)
                 task = FewShotTask(clip, real, classes, synthetic, "all", seed)
@@ -176,6 +181,8 @@ class Ship:
     ) -> SyntheticFeatures | None:
         """Synthetic features of the named classes; None if there are none."""
         seed = seeded_rng(seed, SYNTHETIC_KEY).initial_seed()
+        if not len(named):
+            return None
         if kind == "text":
             return SyntheticFeatures(named, lambda c, _: t[c], seed, ratio)
         if kind == "none" or generator is None:

@@ -2,12 +2,13 @@
 
 Zhang et al., ECCV 2022, arXiv 2207.09519.   Needs: labels for some classes, a name for every class.
 
-    logits = f W^T / tau + alpha exp( -beta (1 - f F^T) ) Y
+    logits = ( f W^T + alpha / 100 exp( -beta (1 - f F^T) ) Y ) / tau
     L      = cross-entropy of the logits           F is trained (Tip-Adapter-F)
 
 Letters: C classes, D dimensions, k keys, f (D,) unit features of an image, W (C, D) text
 features of the classes, F (k, D) keys, one for each labelled image, Y (k, C) their one-hot labels,
-alpha the weight of the cache model, beta the sharpness of the affinity.
+alpha the weight of the cache model, beta the sharpness of the affinity. The logits are
+the paper's where 1 / tau = 100, as in OpenAI's models.
 """
 
 from dataclasses import asdict, replace
@@ -31,6 +32,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.few_shot import (
+    PUBLISHED_SCALE,
     FewShot,
     FewShotTask,
     LabelledFeatures,
@@ -68,8 +70,8 @@ class TipAdapter:
     train: bool = True
     """Train the keys (Tip-Adapter-F); without it nothing is trained (Tip-Adapter)."""
     alpha: Annotated[float, Field(ge=0)] = 1.17
-    """Weight of the cache model (alpha in the paper; released code: 1.17 for ImageNet, 1.17 to 10
-    on other data sets)."""
+    """Weight of the cache model beside text logits of scale 100; at another scale it has the same
+    effect (alpha in the paper; released code: 1.17 for ImageNet, 1.17 to 10 on other data sets)."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """Sharpness of the affinity (beta in the paper; released code: 1)."""
     lr: Annotated[float, Field(ge=0)] = 1e-3
@@ -136,7 +138,8 @@ class TipAdapter:
             head = search(head, held_out, training.classes, bounds)
         elif self.search:
             log(warning="too few images per class to hold any out: alpha and beta are not searched")
-        facts = {"keys": len(head.keys), "alpha": head.alpha, "beta": head.beta}
+        alpha = head.alpha * PUBLISHED_SCALE / float(head.scale)
+        facts = {"keys": len(head.keys), "alpha": alpha, "beta": head.beta}
         record = FitRecord(trained_on=task.labelled.files, facts=facts)
         representation = Representation((clip,))
         return Classifier(representation, head, task.classes, "tip-adapter", asdict(self), record)
@@ -159,7 +162,8 @@ class TipAdapter:
             keys = torch.cat([keys, x.to(keys)])
             c = torch.cat([c, c_synthetic[:: self.draws].to(c)])
         values = labels_of(c, len(texts), self.balanced).to(keys)
-        return CacheModel(keys, values, self.alpha, self.beta, texts, scale)
+        alpha = self.alpha * float(scale) / PUBLISHED_SCALE
+        return CacheModel(keys, values, alpha, self.beta, texts, scale)
 
     def _train_keys(
         self, task: FewShotTask, head: CacheModel, log: Log, keep: Path | None
@@ -208,9 +212,10 @@ def search(
     f = held_out.means
     y = torch.searchsorted(columns, held_out.c).to(held_out.x.device)
     restricted = _restricted(head, columns)
-    text_logits = head.scale * f @ restricted.texts.T
+    text_logits = PUBLISHED_SCALE * f @ restricted.texts.T
     cosines = f @ head.keys.T
-    selected = (head.alpha, head.beta)
+    unit = float(head.scale) / PUBLISHED_SCALE
+    selected = (head.alpha / unit, head.beta)
     best = -1
     for beta in grid(bounds.beta, BETAS):
         cache_logits = (-beta * (1 - cosines)).exp() @ restricted.values
@@ -219,7 +224,7 @@ def search(
             if correct > best:
                 selected = (alpha, beta)
                 best = correct
-    return replace(head, alpha=selected[0], beta=selected[1])
+    return replace(head, alpha=selected[0] * unit, beta=selected[1])
 
 
 def _restricted(head: CacheModel, columns: Int[Tensor, " M"]) -> CacheModel:

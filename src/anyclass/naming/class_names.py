@@ -23,7 +23,7 @@ from anyclass.errors import RequestError
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, cached_class_features
+from anyclass.features.text import cached_class_features
 from anyclass.files import read_json, write_json
 from anyclass.log import Log
 from anyclass.naming.quality import judged
@@ -105,7 +105,7 @@ def name_classes(
     if isinstance(data, PrecomputedFeatures):
         return _without_suggestions(found, classes, dataset.files, quality)
     given = [dataset.classes.names[c] for c in dataset.classes.named]
-    encode = _encoder(data.clip, str(classifier.fields.get("template", PLAIN)), log)
+    encode = _encoder(data.clip, classifier.template, log)
     names, check, candidates = suggest(found, classes, given, read_words(words), encode)
     return {
         "hit_rate_known": check.hit_rate,

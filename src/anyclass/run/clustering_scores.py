@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from anyclass.data import Classes, ImageDataset
 from anyclass.estimators.metrics import (
@@ -34,12 +34,6 @@ ZERO_SHOT = "zero-shot on the classes with a name alone"
 NO_IMAGE = "no image was assigned to"
 BETTER = "has a higher accuracy"
 """Parts of the warnings about discovered classes."""
-
-TRANSDUCTIVE = (
-    "the run was fitted on these images, possibly with some of their labels: scores on other "
-    "images are a fairer estimate"
-)
-"""Warning about scores on the folder that a run was fitted on."""
 
 
 def discovery_summary(
@@ -98,25 +92,22 @@ def clustering_scores(
     classes: Classes,
     baselines: Mapping[str, Probabilities],
     fitted_on: bool = False,
-    taught: Bool[np.ndarray, " N"] | None = None,
 ) -> Json:
     """Score discovered classes on labelled images, compared with zero-shot and baselines.
 
     Args:
-        dataset: images with labels, numbered by `align_labels`.
+        dataset: images with labels, numbered by `align_labels`; none that was trained on.
         predictions: probabilities of the run's classes.
         classes: the run's classes.
         baselines: probabilities of the same classes by baselines, by name.
-        fitted_on: whether the run was fitted on these images.
-        taught: whether it was trained on the label of each of them; None: on none.
+        fitted_on: whether the run was fitted on these images, without their labels.
     """
     adapted = _clustering(dataset, predictions.adapted, classes)
     old = np.where(np.isin(dataset.labels, _named_classes(classes)), dataset.labels, -1)
     controls = {name: _clustering(dataset, rows, classes) for name, rows in baselines.items()}
-    ensemble = predictions.zero_shot_ensemble
-    zero_shot = accuracy(old, predictions.zero_shot.argmax(1))
-    warnings = [TRANSDUCTIVE] if fitted_on else []
-    warnings += _better_baselines(
+    ensemble = predictions.log_zero_shot_ensemble
+    zero_shot = accuracy(old, predictions.log_zero_shot.argmax(1))
+    warnings = _better_baselines(
         "on images of the classes with a name", adapted["old_fixed"], {ZERO_SHOT: zero_shot}
     )
     accuracies = {name: row["all"] for name, row in controls.items()}
@@ -130,31 +121,23 @@ def clustering_scores(
         "controls": controls,
         "protocol": "transductive" if fitted_on else "inductive",
         "metric": "clustering accuracy v2",
-        "calibration": _calibration(dataset, predictions.adapted, taught),
+        "calibration": _calibration(dataset, predictions.adapted),
         "warnings": warnings,
     }
 
 
-def _calibration(
-    dataset: ImageDataset, probabilities: Probabilities, taught: Bool[np.ndarray, " N"] | None
-) -> Json | None:
-    """Mean score, accuracy and calibration error; None if every label was trained on.
-
-    Clusters are matched to classes by all images, as for the accuracy.
-    """
+def _calibration(dataset: ImageDataset, probabilities: Probabilities) -> Json:
+    """Mean score, accuracy and calibration error, clusters matched to classes."""
     known = dataset.labels >= 0
     predicted = probabilities.argmax(1)
     class_of = assignment(dataset.labels[known], predicted[known])
-    rows = known if taught is None else known & ~taught
-    if not rows.any():
-        return None
-    right = class_of[predicted[rows]] == dataset.labels[rows]
-    scores = probabilities[rows].max(1)
+    right = class_of[predicted[known]] == dataset.labels[known]
+    scores = probabilities[known].max(1)
     return {
         "error": calibration_gap(scores, right),
         "mean_score": float(scores.mean()),
         "accuracy": float(right.mean()),
-        "n": int(rows.sum()),
+        "n": int(known.sum()),
     }
 
 

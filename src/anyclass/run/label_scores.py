@@ -8,7 +8,7 @@ from jaxtyping import Bool
 
 from anyclass.data import ImageDataset
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import Predictions
+from anyclass.run.scoring import Predictions, log_of
 
 UNSEEN = "labels that were not trained on"
 """The labels were hidden from training, or the method does not use labels."""
@@ -65,7 +65,7 @@ def fair_labels(
     if opinions is None or not (opinions.classes >= 0).any():
         return FairLabels(dataset, predictions, TRAINING, [TRAINING_CAVEAT])
     told = opinions.classes >= 0
-    others = opinions.probabilities(predictions.adapted.shape[1])
-    adapted = np.where(told[:, None], others, predictions.adapted)
+    others = log_of(opinions.probabilities(predictions.log_adapted.shape[1]))
+    log_adapted = np.where(told[:, None], others, predictions.log_adapted)
     dataset = replace(dataset, labels=np.where(told, dataset.labels, -1))
-    return FairLabels(dataset, predictions._replace(adapted=adapted), CROSS_FITTED, [])
+    return FairLabels(dataset, predictions._replace(log_adapted=log_adapted), CROSS_FITTED, [])

@@ -16,7 +16,7 @@ from anyclass.estimators.metrics import base_to_new, confusion, expected_calibra
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, openai_templates
+from anyclass.features.text import openai_templates
 from anyclass.log import Log
 
 NO_LABELS = (
@@ -28,8 +28,11 @@ NO_LABELS = (
 Probabilities = Float[np.ndarray, "N C"]
 """Probabilities of N images."""
 
+LogProbabilities = Float[np.ndarray, "N C"]
+"""Log-probabilities of N images."""
+
 CLASSIFIERS = ("zero_shot", "zero_shot_ensemble", "adapted")
-"""Fields of `Predictions` with probabilities, which are scored."""
+"""Classifiers of `Predictions`, which are scored."""
 
 UNUSUAL = 0.05
 """Familiarity below which a score is reduced: an image that is more unusual than 95 % of the
@@ -37,18 +40,34 @@ training images loses its score in proportion."""
 
 
 class Predictions(NamedTuple):
-    """Probabilities of the same N images by several classifiers."""
+    """Predictions of the same N images by several classifiers.
 
-    zero_shot: Probabilities
-    """Zero-shot with the template of the classifier; 0 for a class without a name."""
-    zero_shot_ensemble: Probabilities | None
+    Log-probabilities are stored: where one class leads by far, the probabilities of all others are
+    0 and the best of them could not be told.
+    """
+
+    log_zero_shot: LogProbabilities
+    """Zero-shot with the template of the classifier; -inf for a class without a name."""
+    log_zero_shot_ensemble: LogProbabilities | None
     """Zero-shot with OpenAI's 80 templates; None if not requested."""
-    adapted: Probabilities
+    log_adapted: LogProbabilities
     """The classifier."""
     familiarity: Float[np.ndarray, " N"] | None = None
     """Share of the training images that are at least as unusual; None if not known."""
     sample: Float[np.ndarray, "M E"] | None = None
     """Features of the images that `predict_all` was asked for; None if it was not."""
+
+    @property
+    def zero_shot(self) -> Probabilities:
+        """Zero-shot probabilities; 0 for a class without a name."""
+        found: Probabilities = np.exp(self.log_zero_shot)
+        return found
+
+    @property
+    def adapted(self) -> Probabilities:
+        """Probabilities by the classifier."""
+        found: Probabilities = np.exp(self.log_adapted)
+        return found
 
     @property
     def confidence(self) -> Float[np.ndarray, " N"]:
@@ -57,13 +76,20 @@ class Predictions(NamedTuple):
 
     def of(self, rows: Bool[np.ndarray, " N"]) -> "Predictions":
         """Select the rows of some images."""
-        ensemble = self.zero_shot_ensemble
+        ensemble = self.log_zero_shot_ensemble
         if ensemble is not None:
             ensemble = ensemble[rows]
         usual = self.familiarity
         if usual is not None:
             usual = usual[rows]
-        return Predictions(self.zero_shot[rows], ensemble, self.adapted[rows], usual)
+        return Predictions(self.log_zero_shot[rows], ensemble, self.log_adapted[rows], usual)
+
+
+def log_of(probabilities: Probabilities) -> LogProbabilities:
+    """Logarithms; -inf of 0."""
+    with np.errstate(divide="ignore"):
+        logs: LogProbabilities = np.log(probabilities)
+    return logs
 
 
 def confidence(
@@ -94,7 +120,7 @@ def predict_all(
     """
     part = cached_part(classifier.representation.part)
     classes = classifier.classes
-    template = str(classifier.fields.get("template", PLAIN))
+    template = classifier.template
     ensemble = None
     if prompt_ensemble and isinstance(data, FeatureStore):  # precomputed texts have one template
         ensemble = _zero_shot(data, part, classes, openai_templates(), log)
@@ -103,7 +129,7 @@ def predict_all(
     kept = []
     done = 0
     for rows in feature_rows(classifier.representation, data, log):
-        adapted.append(classifier.probabilities(rows).cpu().numpy())
+        adapted.append(classifier.log_probabilities(rows).cpu().numpy())
         familiarity = classifier.familiarity(rows)
         if familiarity is not None:
             usual.append(familiarity.cpu().numpy())
@@ -112,37 +138,37 @@ def predict_all(
             kept.append(rows[torch.from_numpy(wanted)].cpu().numpy())
         done += len(rows)
     return Predictions(
-        zero_shot=_zero_shot(data, part, classes, [template], log),
-        zero_shot_ensemble=ensemble,
-        adapted=np.concatenate(adapted),
+        log_zero_shot=_zero_shot(data, part, classes, [template], log),
+        log_zero_shot_ensemble=ensemble,
+        log_adapted=np.concatenate(adapted),
         familiarity=np.concatenate(usual) if usual else None,
         sample=np.concatenate(kept) if kept else None,
     )
 
 
 @torch.no_grad()
-def predict_adapted(data: AnyFeatures, classifier: Classifier, log: Log) -> Probabilities:
+def predict_adapted(data: AnyFeatures, classifier: Classifier, log: Log) -> LogProbabilities:
     """Predict images with a classifier alone; arguments as of `predict_all`."""
     blocks = feature_rows(classifier.representation, data, log)
-    parts = [classifier.probabilities(rows).cpu().numpy() for rows in blocks]
+    parts = [classifier.log_probabilities(rows).cpu().numpy() for rows in blocks]
     return np.concatenate(parts)
 
 
 def _zero_shot(
     data: AnyFeatures, part: Part, classes: Classes, templates: Sequence[str], log: Log
-) -> Probabilities:
-    """Zero-shot probabilities; 0 for a class without a name."""
-    probabilities = np.zeros((len(data), len(classes)), np.float32)
+) -> LogProbabilities:
+    """Zero-shot log-probabilities; -inf for a class without a name."""
+    found = np.full((len(data), len(classes)), -np.inf, np.float32)
     named, texts = data.named_class_features(classes, templates, log)
     if not len(named):
-        return probabilities
+        return found
     head = CosineHead(texts, data.logit_scale)
     done = 0
     for x in data.feature_blocks(part, log):
-        rows = head.logits(x).softmax(dim=1).cpu().numpy()
-        probabilities[done : done + len(x), named] = rows
+        rows = head.logits(x).log_softmax(dim=1).cpu().numpy()
+        found[done : done + len(x), named] = rows
         done += len(x)
-    return probabilities
+    return found
 
 
 def unknown_classes(classes: Classes) -> list[int]:
@@ -156,14 +182,13 @@ def compare(
     """Score all predictions; warn if adaptation lost accuracy. Scores are None without labels."""
     scores: dict[str, Any] = {}
     for key in CLASSIFIERS:
-        probabilities = getattr(predictions, key)
-        wanted = probabilities is not None
-        scores[key] = all_scores(labels, probabilities, classes) if wanted else None
+        found = getattr(predictions, f"log_{key}")
+        scores[key] = None if found is None else all_scores(labels, found, classes)
     labelled = labels >= 0
     known = bool(labelled.any())
-    named = bool(predictions.zero_shot.any())
-    adapted = predictions.adapted.argmax(1)
-    changed = adapted != predictions.zero_shot.argmax(1)
+    named = bool(np.isfinite(predictions.log_zero_shot).any())
+    adapted = predictions.log_adapted.argmax(1)
+    changed = adapted != predictions.log_zero_shot.argmax(1)
     return scores | {
         "scored": int(labelled.sum()),
         "why_null": None if known else NO_LABELS,
@@ -198,21 +223,27 @@ def score_baselines(
     """
     scores = {}
     for name, baseline in baselines.items():
-        probabilities = predict_adapted(data, baseline, log)
-        scores[name] = all_scores(data.dataset.labels, probabilities, baseline.classes)
+        found = predict_adapted(data, baseline, log)
+        scores[name] = all_scores(data.dataset.labels, found, baseline.classes)
     return scores
 
 
 def all_scores(
-    labels: Int[np.ndarray, " N"], probabilities: Probabilities, classes: Classes
+    labels: Int[np.ndarray, " N"], found: LogProbabilities | Probabilities, classes: Classes
 ) -> dict[str, Any] | None:
-    """All scores; with labels of labelled and of named classes also those of base and new ones."""
-    scores = score(labels, probabilities.argmax(1), classes.names)
+    """All scores; with labels of labelled and of named classes also those of base and new ones.
+
+    Args:
+        labels: true classes.
+        found: log-probabilities, or probabilities where only those are stored.
+        classes: the classes.
+    """
+    scores = score(labels, found.argmax(1), classes.names)
     halves = (classes.labelled, classes.named)
     if scores is None or not all(np.isin(labels, half).any() for half in halves):
         return scores
     new = np.isin(np.arange(len(classes)), classes.named)
-    return scores | base_to_new(labels, probabilities, new)
+    return scores | base_to_new(labels, found, new)
 
 
 def _warnings(scores: dict[str, Any]) -> list[str]:

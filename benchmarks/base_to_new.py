@@ -1,0 +1,103 @@
+"""SHIP's tables 1 and 9: 16 labels for each class of the first half, names for the second.
+
+    python benchmarks/base_to_new.py --data DATA --model ViT-B-16-quickgelu/openai
+
+One classifier of all classes gives both tables: in `sliced` each half is scored against its own
+names, in `mixed` against all. Base, new and H on the test images of `paper_sets.py`; trained on the
+training images; the model after the last epoch is scored.
+"""
+
+from typing import Any
+
+from paper_runs import Run, arguments, backbone, chosen, once, percent
+from paper_sets import COOP_SETS, PLAIN, Splits, available
+
+from anyclass.backbone import Backbone
+from anyclass.features.store import FeatureStore
+from anyclass.methods import Method
+from anyclass.methods.clip_adapter import ClipAdapter
+from anyclass.methods.cocoop import CoCoOp
+from anyclass.methods.coop import CoOp
+from anyclass.methods.few_shot import FewShot
+from anyclass.methods.gda import Gda
+from anyclass.methods.open_world import OpenWorld
+from anyclass.methods.ship import Ship
+from anyclass.methods.tip_adapter import TipAdapter
+from anyclass.methods.zero_shot import ZeroShot
+from anyclass.run.scoring import compare, predict_all
+
+METHODS = ["zero-shot", "coop", "cocoop", "coop + ship", "clip-adapter", "clip-adapter + ship"]
+METHODS += ["tip-adapter", "tip-adapter + ship", "gda", "open-world"]
+
+
+def companion(name: str, dataset: str, shots: FewShot) -> Any:
+    """A few-shot method with the settings of a set."""
+    template = COOP_SETS[dataset].template if dataset in COOP_SETS else PLAIN
+    if name == "coop":
+        return CoOp(data=shots, recipe="ship")
+    if name == "cocoop":
+        return CoCoOp(data=shots)
+    if name == "clip-adapter":
+        return ClipAdapter(data=shots, template=template)
+    if name == "tip-adapter":
+        epochs = 100 if dataset == "eurosat" else 20
+        bounds = (7.0, 3.0) if dataset == "imagenet" else (50.0, 50.0)
+        search = {"search": 0.25, "beta_max": bounds[0], "alpha_max": bounds[1]}
+        return TipAdapter(data=shots, template=template, epochs=epochs, **search)
+    if name == "gda":
+        return Gda(data=shots, template=template, search=0.25)
+    raise ValueError(name)
+
+
+def method(row: str, dataset: str, shots: FewShot) -> Method:
+    """The method of a row."""
+    template = COOP_SETS[dataset].template if dataset in COOP_SETS else PLAIN
+    if row == "zero-shot":
+        return ZeroShot(template=template)
+    if row == "open-world":
+        return OpenWorld(template=template, shots=shots.shots)
+    name = row.split(" + ")[0]
+    then = companion(name, dataset, shots)
+    return Ship(then=then, template=template) if row.endswith("+ ship") else then
+
+
+def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, Any]:
+    """Base, new and H of both label spaces, in percent, with zero-shot beside them."""
+    classes = split.train.classes
+    train = split.train.naming_only(classes.second_half)
+    found = how.fit(FeatureStore(clip, train), _silent, seed=seed)
+    seen = predict_all(FeatureStore(clip, split.test), found, _silent, prompt_ensemble=False)
+    scores = compare(split.test.labels, seen, train.classes)
+    return {
+        f"{name}{space}": {key: percent(value) for key, value in scores[of][space].items()}
+        for name, of in (("", "adapted"), ("zero_shot_", "zero_shot"))
+        for space in ("sliced", "mixed", "generalized")
+    }
+
+
+def _silent(**_: Any) -> None:
+    """Log nothing."""
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = arguments(__doc__ or "", METHODS, "ViT-B-16-quickgelu/openai")
+    parser.add_argument("--shots", type=int, default=16, help="labelled images per class")
+    parser.add_argument("--views", type=int, default=10, help="cached views; 0: new in each epoch")
+    asked = parser.parse_args()
+    clip = backbone(asked)
+    shots = FewShot(shots=asked.shots, views=asked.views)
+    for name, read in chosen(asked.sets, available(asked.data, asked.suite)).items():
+        split = read()
+        for row in asked.methods:
+            how = method(row, name, shots)
+            for seed in asked.seeds:
+                once(
+                    Run(row, name, asked.model, seed),
+                    asked.out / "base_to_new",
+                    lambda how=how, split=split, seed=seed: score(clip, how, split, seed),
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""SHIP's table 3: generalized zero-shot learning on CUB, AWA2 and FLO.
+
+    python benchmarks/gzsl.py --data DATA --model ViT-B-16-quickgelu/openai
+
+All training images of the seen classes are labelled, of the unseen ones only the names are known;
+features without augmentation. U, S and H: mean accuracy per class on test images of unseen and of
+seen classes, all classes competing. Splits of Xian et al. by `paper_sets.xian_set`.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from base_to_new import METHODS, method
+from paper_runs import Run, arguments, backbone, chosen, once, percent
+from paper_sets import XIAN_IMAGES, Splits, available, xian_set
+from unsupervised import joined
+
+from anyclass.backbone import Backbone
+from anyclass.data import Augmentation
+from anyclass.features.store import FeatureStore
+from anyclass.methods import Method
+from anyclass.methods.few_shot import FewShot
+from anyclass.run.scoring import compare, predict_all
+
+PLAIN_VIEW = Augmentation((1.0, 1.0), jitter_probability=0.0, grey_probability=0.0)
+"""The largest crop of an image with sides of at most 4 : 3, without a change. (The test view is a
+square from the middle.)"""
+
+
+def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, Any]:
+    """U, S and H in percent, with zero-shot beside them."""
+    classes = split.train.classes
+    unseen = set(range(len(classes))) - set(split.train.labels.tolist())
+    train = split.train.naming_only([classes.names[c] for c in unseen])
+    test = joined(split.val, split.test)
+    found = how.fit(FeatureStore(clip, train), _silent, seed=seed)
+    seen = predict_all(FeatureStore(clip, test), found, _silent, prompt_ensemble=False)
+    scores = compare(test.labels, seen, train.classes)
+    result = {}
+    for name, of in (("", "adapted"), ("zero_shot_", "zero_shot")):
+        halves = scores[of]["generalized"]
+        result[f"{name}generalized"] = {
+            "unseen": percent(halves["new"]),
+            "seen": percent(halves["base"]),
+            "h": percent(halves["harmonic_mean"]),
+        }
+    return result
+
+
+def halved(split: Splits) -> Splits:
+    """A set without such splits: the second half of the classes is unseen."""
+    first = (len(split.train.classes) + 1) // 2
+    unseen = split.test.labels >= first
+    return Splits(split.train[split.train.labels < first], split.test[~unseen], split.test[unseen])
+
+
+def _silent(**_: Any) -> None:
+    """Log nothing."""
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = arguments(__doc__ or "", METHODS, "ViT-B-16-quickgelu/openai")
+    asked = parser.parse_args()
+    clip = backbone(asked)
+    there: dict[str, Any] = {
+        name: lambda name=name: xian_set(asked.data, name)
+        for name in XIAN_IMAGES
+        if (asked.data / "xlsa17" / "data" / name).is_dir()
+    }
+    if asked.suite == "open":
+        more = available(asked.data, "open")
+        there |= {name: lambda read=read: halved(read()) for name, read in more.items()}
+    shots = replace(FewShot(), views=1, augmentation=PLAIN_VIEW)
+    for name, read in chosen(asked.sets, there).items():
+        split = read()
+        for row in asked.methods:
+            how = method(row, name, shots)
+            for seed in asked.seeds:
+                once(
+                    Run(row, name, asked.model, seed),
+                    asked.out / "gzsl",
+                    lambda how=how, split=split, seed=seed: score(clip, how, split, seed),
+                )
+
+
+if __name__ == "__main__":
+    main()
