@@ -43,7 +43,9 @@ def small(**changed: Any) -> Flyp:
 
 
 def steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in log if row.get("stage") == "fit"]
+    """Rows without the name of the loop, which only a loop with a checkpoint has."""
+    rows = [row for row in log if row.get("stage") == "fit"]
+    return [{key: value for key, value in row.items() if key != "loop"} for row in rows]
 
 
 def losses(log: list[dict[str, Any]]) -> list[float]:

@@ -57,7 +57,9 @@ def default(fit: Fit, half_known: ImageDataset) -> Fitted:
 
 
 def told(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in log if row.get("stage") != "embed"]
+    """Rows without the name of the loop, which only a loop with a checkpoint has."""
+    rows = [row for row in log if row.get("stage") != "embed"]
+    return [{key: value for key, value in row.items() if key != "loop"} for row in rows]
 
 
 def given(rows: int = 6, width: int = 7, seed: int = 0) -> Tensor:

@@ -36,7 +36,9 @@ def content(classifier: Classifier) -> bytes:
 
 
 def steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in log if row.get("stage") == "fit"]
+    """Rows without the name of the loop, which only a loop with a checkpoint has."""
+    rows = [row for row in log if row.get("stage") == "fit"]
+    return [{key: value for key, value in row.items() if key != "loop"} for row in rows]
 
 
 # --- zero-shot is the start

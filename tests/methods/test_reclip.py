@@ -184,7 +184,9 @@ def test_labelled_loss__averages_over_the_labelled() -> None:
 
 
 def steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in log if row.get("stage") == "fit"]
+    """Rows without the name of the loop, which only a loop with a checkpoint has."""
+    rows = [row for row in log if row.get("stage") == "fit"]
+    return [{key: value for key, value in row.items() if key != "loop"} for row in rows]
 
 
 def losses(log: list[dict[str, Any]]) -> list[list[float]]:

@@ -1,6 +1,7 @@
 """The run folder: new, continued, finished, somebody else's; nothing of the user's is touched."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from anyclass.errors import RequestError
-from anyclass.files import write_manifest
+from anyclass.files import temporary_name, write_manifest
 from anyclass.run.folder import (
     CONTROLS,
     FILES,
@@ -189,7 +190,9 @@ def test_opened__one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_opened__sweeps_what_a_killed_run_left(tmp_path: Path) -> None:
     start(tmp_path)
-    orphan = tmp_path / "model" / f".anyclass-{'0' * 32}.tmp.safetensors"
+    name = temporary_name(tmp_path / "model" / "x", ".safetensors").name
+    ended = name.replace(f"{os.getpid():08x}", f"{2**22 + 1:08x}")  # no process has this number
+    orphan = tmp_path / "model" / ended
     orphan.write_text("half")
     start(tmp_path)
     assert not orphan.exists()

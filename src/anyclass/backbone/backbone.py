@@ -273,7 +273,9 @@ class Backbone:
         """
         if self.model_id == STARTER or part == "all":
             return None
-        trained = set() if part is None else set(self._belonging(part, texts=True))
+        if part is None:
+            return self.weights_sha256
+        trained = set(self._belonging(part, texts=True))
         state = self.model.state_dict()
         return _digest({name: tensor for name, tensor in state.items() if name not in trained})
 

@@ -19,7 +19,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
-    model_validator,
 )
 
 from anyclass.data import Classes
@@ -74,12 +73,6 @@ class _Config(_File):
     template: str = ""
     holdout: float = 0.0
     names: Text | None = None
-
-    @model_validator(mode="after")
-    def _has_source(self) -> "_Config":
-        if self.images is None and self.features is None:
-            raise ValueError("there are neither images nor features")
-        return self
 
 
 class _Weights(_File):
