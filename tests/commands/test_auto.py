@@ -135,7 +135,7 @@ def scores(place: Path, run: Path, known: Known, right: np.ndarray) -> None:
         assert found["n"] == sum(unseen)
         assert found["all"] > 1 / len(NAMES)
         if known.labels and known.labels >= known.names:  # random weights know nothing of names
-            assert found["old_fixed"] > 0.75
+            assert found["old_fixed"] > 0.5, "a quarter is chance; given labels are left out"
     elif len(known.kinds) == len(NAMES):
         found = evaluate(run, place / "images", engine="torch", prompt_ensemble=False)
         unseen = [row["status"] != "given" for row in table(run / "predictions.csv")]
