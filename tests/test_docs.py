@@ -146,6 +146,7 @@ def few_emoji(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anyclass.commands.demo.IMAGES", few)
 
 
+@pytest.mark.slow
 def test_guides__every_block_works(
     folder: Path, few_emoji: None, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_plan__says_what_leaves_the_machine_and_what_it_costs(shapes: dict[str, 
     assert (later["minutes"], later["dollars"]) == (None, None)
 
 
+@pytest.mark.slow
 def test_plan__time_of_texts_and_training(images: Path, tmp_path: Path) -> None:
     """14 images: 126 embeddings at 3,600 a minute, 82 + 4,061 texts at 10,000, pairs at 12,800."""
     files = [path.relative_to(images).as_posix() for path in sorted(images.glob("red square/*"))]

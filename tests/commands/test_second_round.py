@@ -143,6 +143,7 @@ def second(first: Round, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     yield folder / "run", taught, edited
 
 
+@pytest.mark.slow
 def test_second_round__helps_as_much_as_a_probe(first: Round, second: Any) -> None:
     run, taught, _ = second
     others = set(first.truth) - taught

@@ -51,7 +51,10 @@ def test_open_world__gets_the_mean(data: FeatureStore, monkeypatch: pytest.Monke
     assert classifier.classes.all_prompts[3] == ("ring", "green", "round")
 
 
-@pytest.mark.parametrize("method", ["flyp", "reclip", "latteclip", "tip-adapter", "gda", "ship"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("flyp", "latteclip", "ship")]
+
+
+@pytest.mark.parametrize("method", ["reclip", "tip-adapter", "gda", *SLOW])
 def test_methods__take_classes_with_several_prompts(data: FeatureStore, method: str) -> None:
     options: dict[str, Any] = {"reclip": {"epochs": 1}}.get(method, {})
     classifier = METHODS[method](**options).fit(data, silent, None, 0)

@@ -485,6 +485,7 @@ def test_facts__of_an_epoch_cost_less_than_half_a_forward_pass_of_it(
 # --- noise
 
 
+@pytest.mark.slow
 def test_noise__spreads_made_features_as_far_as_real_ones(clip: Backbone, t: Tensor) -> None:
     where = unit(2, 24, seed=3)
     x = normalize(where[torch.arange(60) % 2] + 0.12 * normal(60, 24), dim=1)[:, None]
@@ -546,6 +547,7 @@ def recovered(world: Any) -> dict[float, tuple[Generator, list[dict[str, Any]]]]
         }
 
 
+@pytest.mark.slow
 def test_world__hidden_words_are_recovered_for_named_classes(world: Any, recovered: Any) -> None:
     clip, classes, labelled, centres = world
     maker, log = recovered[1.0]
@@ -561,6 +563,7 @@ def test_world__hidden_words_are_recovered_for_named_classes(world: Any, recover
     assert own > 0.9
 
 
+@pytest.mark.slow
 def test_world__the_code_collapses_and_says_so(world: Any, recovered: Any) -> None:
     kl = []
     for weight, (maker, _) in recovered.items():

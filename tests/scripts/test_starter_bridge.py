@@ -185,6 +185,7 @@ def test_bridge_tensors__say_the_same_once_saved(
     assert read["logit_scale"].exp().item() == pytest.approx(12)
 
 
+@pytest.mark.slow
 def test_train__moves_the_image_part_alone_and_repeats(
     begun: Callable[[], tuple[Bridge, LabelledFeatures, Tensor]], photographs: Photographs
 ) -> None:

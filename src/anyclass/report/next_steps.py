@@ -57,6 +57,9 @@ def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list
         "a label is right. Rows that you leave alone stay predictions. Then fit again:"
     )
     steps += [_step(advice, _second_round(run, config, table))]
+    if of_images:
+        advice = "Or correct them in the browser, by keyboard, and train again from there."
+        steps += [_step(advice, ["serve", "--run", here])]
     if metrics["adapted"] is None:
         advice = "Find out how often the labels are right, on labelled images in class folders."
         steps += [_step(advice, ["evaluate", "--run", here, source, labelled], labelled)]

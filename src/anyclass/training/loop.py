@@ -124,8 +124,11 @@ def _check_gradients(parameters: Mapping[str, nn.Parameter], step: int, batch: B
 
 
 def _check_parameters(parameters: Mapping[str, nn.Parameter], step: int) -> None:
-    """Raise if the last step, after which no loss is computed, left the range of numbers."""
-    if name := _not_finite(parameters):
+    """Raise if the last step, after which no loss is computed, left the range of numbers.
+
+    Parameters without a gradient, such as CoCa's decoder, were not moved.
+    """
+    if name := _not_finite({n: p for n, p in parameters.items() if p.grad is not None}):
         raise TrainingError(f"{name} is not finite after step {step}: try a smaller --lr")
 
 
