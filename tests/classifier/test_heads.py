@@ -18,6 +18,13 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.head_formats import (
+    FORMATS,
+    HeadParts,
+    check_parts,
+    class_weights,
+    take_apart,
+)
 from anyclass.classifier.heads import (
     Adapter,
     CacheModel,
@@ -28,7 +35,6 @@ from anyclass.classifier.heads import (
 )
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.classifier.representation import Representation
-from anyclass.classifier.saving import FORMATS, HeadParts, check_parts, class_weights, take_apart
 from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.estimators.open_world_model import OpenWorldModel

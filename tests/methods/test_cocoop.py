@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.head_formats import class_weights, take_apart
 from anyclass.classifier.heads import MetaNet
 from anyclass.classifier.prompt_learner import PromptLearner
-from anyclass.classifier.saving import class_weights, take_apart
 from anyclass.data import Classes
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp

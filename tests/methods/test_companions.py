@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.saving import class_weights, take_apart
+from anyclass.classifier.head_formats import class_weights, take_apart
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import stack_features

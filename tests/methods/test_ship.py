@@ -18,8 +18,8 @@ from torch import Tensor
 import anyclass
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.head_formats import class_weights, take_apart
 from anyclass.classifier.prompt_learner import PromptLearner
-from anyclass.classifier.saving import class_weights, take_apart
 from anyclass.commands.fit import fit
 from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError

@@ -15,21 +15,11 @@ Version 0.1 wrote the same layout, but method names with underscores.
 """
 
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    StrictBool,
-    ValidationError,
-)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -38,96 +28,39 @@ from torch.nn.functional import cosine_similarity
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.backbone.loading import absolute_id
 from anyclass.classifier.class_edits import ClassEdits, EditedClasses
-from anyclass.classifier.heads import (
-    Adapter,
-    CacheModel,
-    CosineHead,
-    FittedHead,
-    Head,
-    MetaNet,
-    WhitenedLinear,
-    edited,
-    edits_of,
-    fitted_head,
+from anyclass.classifier.head_formats import (
+    HEAD,
+    build,
+    check_parts,
+    class_weights,
+    own_scale,
+    parts_of,
+    take_apart,
+    weights_width,
 )
+from anyclass.classifier.heads import FittedHead, Head, edited, edits_of, fitted_head
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
-from anyclass.classifier.prompt_learner import PromptLearner
-from anyclass.classifier.representation import Representation, Space
+from anyclass.classifier.representation import Representation
+from anyclass.classifier.settings import (
+    EditSettings,
+    FeatureSettings,
+    Settings,
+    check_file,
+    read_settings,
+)
 from anyclass.data import Classes
-from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.errors import ModelError
 from anyclass.estimators.linear import Linear
-from anyclass.estimators.open_world_model import OpenWorldModel
-from anyclass.estimators.whitening import WhitenedPCA
-from anyclass.files import atomic_write, read_json, write_json
+from anyclass.files import atomic_write, write_json
 
 MIN_COSINE = 0.9999
 """Smallest cosine between fingerprints of the same model on two machines."""
 
 TENSORS = "classifier.safetensors"
 SETTINGS = "classifier.json"
-HEAD = "head."
 PARAMETER = "parameter."
 NAMES = ("weights", "bias", "fingerprint", "class_text", HEAD, PARAMETER)
 """Beginnings of the names of all tensors."""
-
-
-class HeadFormat(NamedTuple):
-    """Format of a head in the file."""
-
-    tensors: Mapping[str, str]
-    """Name of a tensor -> its axes: C classes, D dimensions, E columns of `weights`, other
-    letters of any length."""
-    numbers: tuple[str, ...] = ()
-    """Names of the numbers."""
-    optional: Mapping[str, str] = {}
-    """Tensors that are left out if empty, or that earlier versions did not write."""
-
-    def axes(self, found: Mapping[str, Tensor]) -> dict[str, list[str]]:
-        """Axes of the tensors that belong into a file with the tensors `found`."""
-        present = {name: axes for name, axes in self.optional.items() if name in found}
-        return {name: axes.split() for name, axes in {**self.tensors, **present}.items()}
-
-
-FORMATS = {
-    "adapter": HeadFormat({"w1": "H D", "w2": "D H"}, ("ratio",)),
-    "keys": HeadFormat({"keys": "k D", "values": "k C"}, ("alpha", "beta")),
-    "conditional": HeadFormat({"context": "L W", "u1": "H D", "c1": "H", "u2": "W H", "c2": "W"}),
-    "open-world": HeadFormat(
-        {"known": "J E", "scores": "Q"},
-        optional={"names": "P D", "nouns": "M D", "cut": "O", "temperature": ""},
-    ),
-    "spaces": HeadFormat(
-        {
-            "x_centre": "D",
-            "x_whiten": "D D",
-            "x_middle": "D",
-            "x_axes": "D P",
-            "h_centre": "H",
-            "h_whiten": "H H",
-            "h_middle": "H",
-            "h_axes": "H Q",
-        },
-        ("share",),
-    ),
-}
-"""`kind` in the file -> format of a head with more than `weights` and `bias`."""
-
-KINDS: dict[type[Any], str] = {
-    Adapter: "adapter",
-    CacheModel: "keys",
-    MetaNet: "conditional",
-    OpenWorldModel: "open-world",
-    WhitenedLinear: "spaces",
-}
-"""Class of a head -> its `kind` in the file."""
-
-
-class HeadParts(NamedTuple):
-    """A head taken apart; `kind` is None for cosine and linear heads."""
-
-    kind: str | None
-    tensors: dict[str, Tensor]
-    numbers: dict[str, float]
 
 
 class Saved(NamedTuple):
@@ -162,7 +95,7 @@ def write(folder: Path, saved: Saved) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / TENSORS) as path:
         save_file(tensors, path)
-    settings = _Settings(
+    settings = Settings(
         format=1,
         method=saved.method,
         fields=dict(saved.fields),
@@ -181,7 +114,7 @@ def read_classes(folder: Path) -> EditedClasses:
     Raises:
         ModelError: the file is missing or damaged.
     """
-    settings = _settings(folder / SETTINGS)
+    settings = read_settings(folder / SETTINGS)
     classes = Classes.from_json(settings.classes)
     try:
         return EditedClasses(classes, _edits(settings, len(classes)))
@@ -195,18 +128,18 @@ def with_classes(folder: Path, changed: EditedClasses) -> dict[str, Any]:
     Raises:
         ModelError: the file is missing or damaged.
     """
-    settings = _settings(folder / SETTINGS)
+    settings = read_settings(folder / SETTINGS)
     return settings.model_copy(update=_class_settings(changed)).to_json()
 
 
 def _class_settings(changed: EditedClasses) -> dict[str, Any]:
     """Classes and edits as settings."""
     edits = changed.edits
-    settings = None if edits.changes_nothing else _EditSettings(**edits.to_json())
+    settings = None if edits.changes_nothing else EditSettings(**edits.to_json())
     return {"classes": changed.classes.to_json(), "edits": settings}
 
 
-def _edits(settings: "_Settings", classes: int) -> ClassEdits:
+def _edits(settings: Settings, classes: int) -> ClassEdits:
     """Edits of a saved classifier.
 
     Raises:
@@ -227,7 +160,7 @@ def _model_of_images(representation: Representation, head: FittedHead) -> dict[s
     return {
         "part": representation.part,
         "beside": len(representation.towers) > 1,
-        "scale": _own_scale(head, clip.logit_scale),
+        "scale": own_scale(head, clip.logit_scale),
         "model": clip.model_id,
         "weights_sha256": clip.untrained_sha256(representation.part),
         "preprocessing": clip.preprocessing.to_json(),
@@ -236,14 +169,14 @@ def _model_of_images(representation: Representation, head: FittedHead) -> dict[s
 
 def _model_of_features(representation: Precomputed, head: FittedHead) -> dict[str, Any]:
     """Settings of a classifier that was fitted on features."""
-    features = _FeatureSettings(
+    features = FeatureSettings(
         width=representation.dimensions,
         extra=representation.extra_width,
         logit_scale=representation.logit_scale,
     )
     return {
         "part": None,
-        "scale": _own_scale(head, None),
+        "scale": own_scale(head, None),
         "model": None,
         "preprocessing": {},
         "features": features,
@@ -259,7 +192,7 @@ def read(
     model: str | None = None,
 ) -> Saved:
     """Read both files; arguments and errors as for `Classifier.load`."""
-    settings = _settings(folder / SETTINGS)
+    settings = read_settings(folder / SETTINGS)
     tensors = _tensors(folder / TENSORS)
     if settings.features is not None:
         return _read_of_features(folder, settings, settings.features, tensors)
@@ -281,13 +214,15 @@ def read(
         if clip.preprocessing.to_json() != settings.preprocessing:
             raise ValueError("its preprocessing differs (size, mean or standard deviation)")
         fingerprint = representation.fingerprint()
-        parts = _head_parts(settings.head, of_head)
+        parts = parts_of(settings.head, of_head)
         sizes = {"C": edits.fitted, "D": fingerprint.shape[1], "E": tensors["weights"].shape[-1]}
         check_parts(parts, sizes)
         _check_fingerprint(fingerprint, tensors)
-        _check_shapes(tensors, (edits.fitted, _width(parts, representation)))
+        _check_shapes(tensors, (edits.fitted, weights_width(parts, representation)))
         _check_gates(edits, representation)
-        head = edited(_head(parts, tensors, settings, representation), edits)
+        prompts = settings.classes["prompts"]
+        found = build(parts, tensors, settings.scale, prompts, representation)
+        head = edited(found, edits)
     except ValueError as error:
         raise ModelError(
             f"{folder} does not match {model}: {error}; load the model it was fitted on"
@@ -298,8 +233,8 @@ def read(
 
 def _read_of_features(
     folder: Path,
-    settings: "_Settings",
-    features: "_FeatureSettings",
+    settings: Settings,
+    features: FeatureSettings,
     tensors: dict[str, Tensor],
 ) -> Saved:
     """A classifier that was fitted on features; there is no model to load."""
@@ -315,215 +250,21 @@ def _read_of_features(
             features.width, features.extra, text, features.logit_scale, settings.space
         )
         of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
-        parts = _head_parts(settings.head, of_head)
+        parts = parts_of(settings.head, of_head)
         check_parts(parts, {"C": edits.fitted, "D": features.width})
-        _check_shapes(tensors, (edits.fitted, _width(parts, representation)))
+        _check_shapes(tensors, (edits.fitted, weights_width(parts, representation)))
         _check_gates(edits, representation)
-        head = edited(_head(parts, tensors, settings, representation), edits)
+        prompts = settings.classes["prompts"]
+        found = build(parts, tensors, settings.scale, prompts, representation)
+        head = edited(found, edits)
     except ValueError as error:
         raise ModelError(f"{folder} is damaged: {error}") from error
     return Saved(representation, head, classes, settings.method, settings.fields)
 
 
-class _FeatureSettings(BaseModel):
-    """What takes the place of a model."""
-
-    model_config = ConfigDict(extra="forbid")
-    width: PositiveInt
-    extra: NonNegativeInt
-    logit_scale: PositiveFloat
-
-
-class _EditSettings(BaseModel):
-    """Classes that were merged or split after the fit."""
-
-    model_config = ConfigDict(extra="forbid")
-    members: list[list[NonNegativeInt]]
-    divided: list[tuple[NonNegativeInt, NonNegativeInt]]
-    gates: list[list[float]]
-
-
-class _Settings(BaseModel):
-    """`classifier.json`; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-    format: Literal[1]
-    method: str
-    fields: dict[str, Any]
-    part: Part | None
-    beside: StrictBool = False
-    own: StrictBool = False
-    head: dict[str, str | float] | None = None
-    pooled: StrictBool = False
-    scale: PositiveFloat | None = None
-    classes: dict[str, Any]
-    model: str | None
-    weights_sha256: str | None = None
-    preprocessing: dict[str, Any]
-    features: _FeatureSettings | None = None
-    edits: _EditSettings | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; the optional ones only if there are some."""
-        content = self.model_dump(mode="json")
-        optional = ("features", "edits", "weights_sha256")
-        return {k: v for k, v in content.items() if v is not None or k not in optional}
-
-    @property
-    def space(self) -> Space:
-        """Feature space of the representation."""
-        if self.pooled:
-            return "pooled"
-        return "both" if self.own else "projected"
-
-
-def take_apart(head: FittedHead) -> HeadParts:
-    """Tensors and numbers of a head other than `weights` and `bias`."""
-    kind = KINDS.get(type(head))
-    if kind is None:
-        return HeadParts(None, {}, {})
-    source = head.whitening if isinstance(head, WhitenedLinear) else head
-    form = FORMATS[kind]
-    tensors = {name: getattr(source, name) for name in form.tensors}
-    optional = {name: getattr(source, name) for name in form.optional}
-    tensors |= {name: tensor for name, tensor in optional.items() if tensor.numel()}
-    numbers = {name: float(getattr(source, name)) for name in form.numbers}
-    return HeadParts(kind, tensors, numbers)
-
-
-def check_parts(parts: HeadParts, sizes: Mapping[str, int]) -> None:
-    """Check the parts of a head against its format.
-
-    Args:
-        parts: kind, tensors and numbers.
-        sizes: length of the axes C and D.
-
-    Raises:
-        ValueError: the kind is unknown, or parts have other names or shapes, or are not finite.
-    """
-    kind = parts.kind
-    tensors = parts.tensors
-    numbers = parts.numbers
-    if kind is None:
-        return
-    if kind not in FORMATS:
-        raise ValueError(f"there is no head {kind!r:.50}")
-    form = FORMATS[kind]
-    if set(numbers) != set(form.numbers):
-        raise ValueError(f"the numbers of its head ({kind}) have other names")
-    if not all(isfinite(number) for number in numbers.values()):
-        raise ValueError(f"the numbers of its head ({kind}) are not finite")
-    letters = form.axes(tensors)
-    dimensions = {name: len(axes) for name, axes in letters.items()}
-    if dimensions != {name: tensor.ndim for name, tensor in tensors.items()}:
-        raise ValueError(f"the tensors of its head ({kind}) have other names or dimensions")
-    known = dict(sizes)
-    for name, axes in letters.items():
-        for letter, length in zip(axes, tensors[name].shape, strict=True):
-            if known.setdefault(letter, length) != length:
-                raise ValueError(f"{name} of its head ({kind}) has another shape")
-
-
-def class_weights(head: FittedHead) -> Tensor:
-    """Tensor that is named `weights` in the file."""
-    return head.texts if isinstance(head, Adapter | CacheModel | MetaNet) else head.weights
-
-
-def _own_scale(head: FittedHead, of_model: Float[Tensor, ""] | None) -> float | None:
-    """Inverse temperature of the head; None if it is the model's."""
-    if isinstance(head, WhitenedLinear | OpenWorldModel):
-        return None
-    scale = head.scale
-    if isinstance(scale, Tensor) and of_model is not None:
-        if torch.equal(scale.cpu(), of_model.cpu()):
-            return None
-    return float(scale)
-
-
-def _head_parts(
-    settings: Mapping[str, str | float] | None, tensors: Mapping[str, Tensor]
-) -> HeadParts:
-    """Parts of the head from the two files."""
-    found = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items()}
-    if settings is None and not found:
-        return HeadParts(None, {}, {})
-    numbers = dict(settings or {})
-    kind = str(numbers.pop("kind", ""))
-    return HeadParts(kind, found, {name: float(number) for name, number in numbers.items()})
-
-
-def _width(parts: HeadParts, representation: AnyRepresentation) -> int:
-    """E, number of columns of `weights`."""
-    if parts.kind != "spaces":
-        return representation.width
-    return parts.tensors["h_axes"].shape[1] + parts.tensors["x_axes"].shape[1] + 1
-
-
-def _head(
-    parts: HeadParts,
-    tensors: Mapping[str, Tensor],
-    settings: _Settings,
-    representation: AnyRepresentation,
-) -> FittedHead:
-    """Build the head from its parts."""
-    device = representation.device
-    own: dict[str, Any] = {name: tensor.to(device) for name, tensor in parts.tensors.items()}
-    own |= parts.numbers
-    weights = tensors["weights"].to(device)
-    bias = tensors["bias"].to(device) if "bias" in tensors else None
-    scale: Tensor | float = settings.scale or _model_scale(representation)
-    match parts.kind:
-        case "adapter":
-            return Adapter(**own, texts=weights, scale=scale)
-        case "keys":
-            return CacheModel(**own, texts=weights, scale=scale)
-        case "conditional":
-            if isinstance(representation, Precomputed):
-                raise ValueError("a head of kind conditional needs a model")
-            learner = _learner(representation.clip, settings.classes["prompts"], own["context"])
-            return MetaNet(**own, learner=learner, scale=scale)
-        case "spaces":
-            return WhitenedLinear(WhitenedPCA(**own), weights)
-        case "open-world":
-            return OpenWorldModel(weights, **own)
-    if bias is None and settings.space != "both":
-        return CosineHead(weights, scale)
-    return Linear(weights, bias, scale)
-
-
-def _model_scale(representation: AnyRepresentation) -> Float[Tensor, ""] | float:
-    """Inverse temperature of the model."""
-    if isinstance(representation, Precomputed):
-        return representation.logit_scale
-    return representation.clip.logit_scale.detach()
-
-
-def _learner(clip: Backbone, prompts: list[str], context: Float[Tensor, "L W"]) -> PromptLearner:
-    """Prompt learner of the base model."""
-    try:
-        return PromptLearner(clip, prompts, len(context))
-    except RequestError as error:
-        raise ValueError(str(error)) from error
-
-
-def _settings(path: Path) -> _Settings:
-    """Read and check the JSON file."""
-    _check_file(path)
-    try:
-        return _Settings.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise ModelError(
-            f"{path} is not a classifier of anyclass: {place}: {first['msg']}"
-        ) from error
-    except AnyclassError as error:
-        raise ModelError(str(error)) from error
-
-
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors: float32, all numbers finite. Unknown ones are refused unread."""
-    _check_file(path)
+    check_file(path)
     try:
         with safe_open(path, "pt") as file:
             unknown = [name for name in file.keys() if not name.startswith(NAMES)]  # noqa: SIM118
@@ -541,12 +282,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_file(path: Path) -> None:
-    """Refuse a missing file, a pipe and a device."""
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; give the folder `model` of a run")
-
-
 @torch.no_grad()
 def _load_parameters(clip: Backbone, part: Part | None, tensors: Mapping[str, Tensor]) -> None:
     """Copy the trained parameters into the model; names and shapes must match the part."""
@@ -562,7 +297,7 @@ def _load_parameters(clip: Backbone, part: Part | None, tensors: Mapping[str, Te
         named[name].copy_(tensor)
 
 
-def _check_weights(clip: Backbone, settings: _Settings) -> None:
+def _check_weights(clip: Backbone, settings: Settings) -> None:
     """Compare the weights that were not trained with those of the fit, which 0.1 did not note."""
     then = settings.weights_sha256
     if then is not None and clip.untrained_sha256(settings.part) != then:
