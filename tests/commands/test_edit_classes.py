@@ -407,6 +407,9 @@ def test_edit_classes__an_earlier_run_is_computed_again(
     edit_classes(run, reject=["discovered 3"])
     with pytest.raises(RequestError, match="no image|needs the images of the run"):
         edit_classes(run, split=["discovered 1"])
+    (run / "config.json").write_text(json.dumps(config | {"images": None}))
+    with pytest.raises(RequestError, match="does not say where its images are"):
+        edit_classes(run, split=["discovered 1"])
 
 
 def test_edit_classes__features_without_a_model(tmp_path: Path) -> None:

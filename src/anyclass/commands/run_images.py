@@ -68,6 +68,8 @@ def image_rows(run: Path, config: Json, files: Sequence[str], log: Log) -> Image
     data: AnyFeatures
     if base is None:
         data = _features(config, classifier)
+    elif config["images"] is None:
+        raise RequestError(f"{run} does not say where its images are: this edit needs them")
     else:
         data = FeatureStore(base, ImageDataset.read(config["images"]))
     order = {file: i for i, file in enumerate(data.dataset.files)}
