@@ -78,7 +78,9 @@ class Ship:
     then: Suppress[Annotated[Then, Field(discriminator="kind")]] = CoOp(
         data=FewShot(), recipe="ship"
     )
-    """Few-shot method fitted on real and synthetic features (released code: CoOp)."""
+    """Few-shot method fitted on real and synthetic features (released code: CoOp). GDA here is
+    experimental and this project's own: its means of named classes come from the text encoder, its
+    covariance from images, and named classes lose."""
     generator: Annotated[Vae, arg(name="")] = Vae()
     """Architecture and training of the generator."""
     synthetic: Synthetic = "generator"
