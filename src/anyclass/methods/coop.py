@@ -38,7 +38,7 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -137,7 +137,12 @@ class CoOp:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(needs_labels=True, least_names=2)
+        return self.data.workload(self.epochs, self.text_training())
+
+    def text_training(self) -> TextTraining:
+        """Texts that are trained through: those of the classes, in each step."""
+        size = self.batch_size or RECIPES[self.recipe].batch_size
+        return TextTraining(self.epochs, size, per="step")
 
     def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
         """Fit on features.
