@@ -15,6 +15,7 @@ from anyclass.methods import METHODS
 from anyclass.methods.few_shot import FewShot
 from anyclass.methods.gda import Gda
 from anyclass.training.tuning import Tuning
+from anyclass.training.two_views import TwoViewTuning
 
 LATTECLIP = METHODS["latteclip"]
 HEAD = Tuning("head")
@@ -92,6 +93,26 @@ def test_plan__time_of_texts_and_training(images: Path, tmp_path: Path) -> None:
     assert plan("auto", **asked, classes=many)["minutes"] == round(5000 * 81 / 10_000, 1)
     unlabelled = plan("auto", images=images, classes=many, device="cpu")
     assert unlabelled["texts"] == 5000, "nothing scores the ensemble"
+
+
+@pytest.mark.parametrize("method", ["get", "simgcd", "gcd"])
+@pytest.mark.parametrize(
+    ("tuning", "why"),
+    [
+        (TwoViewTuning(views=1), "use two or more cached views"),
+        (TwoViewTuning(lr=0.0, backbone_lr=0.1), "with --backbone-lr, --lr must not be 0"),
+    ],
+    ids=["views", "lr"],
+)
+def test_plan__refuses_settings_as_fit_does(
+    images: Path, tmp_path: Path, method: str, tuning: TwoViewTuning, why: str
+) -> None:
+    file = min(images.glob("red square/*")).relative_to(images).as_posix()
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"file_name,label\n{file},red\n")
+    asked = {"images": images, "labels": str(labels), "unknown": 3, "device": "cpu"}
+    with pytest.raises(RequestError, match=why):
+        plan(METHODS[method](tuning=tuning), **asked)
 
 
 @pytest.mark.parametrize(
