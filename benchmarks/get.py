@@ -7,8 +7,11 @@ Half of the images of the known classes are labelled (the published draw), all o
 All, Old and New are clustering accuracies "v2" on the unlabelled training images (transductive),
 and on the test images (inductive). Training follows the papers' schedules (200 epochs, the last
 stage of the image encoder) on eight cached views of each image: minutes on a GPU (`--device cuda`),
-hours on two CPU cores. One line of `results/get.json` is one fit; existing lines are not measured
-again.
+hours on two CPU cores, so trained methods leave out sets of more images than `--largest`. One line
+of `results/get.json` is one fit with one model; existing lines are not measured again.
+
+Images in class folders are in the order of their names. The published draw depends on the order, so
+the official sets are in `discovery_sets.py`, which keeps theirs (`discovery.py` scores them).
 """
 
 import argparse
@@ -195,6 +198,20 @@ def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
     }
 
 
+STARTER = "starter"
+"""The model of lines that name none."""
+
+
+def key(line: dict[str, Any]) -> tuple[str, str, str, int]:
+    """What a line was measured for: model, set, method and seed."""
+    return line.get("model", STARTER), line["set"], line["method"], line["seed"]
+
+
+def is_left_out(method: str, images: int, largest: int) -> bool:
+    """Whether a method is not trained on so many images."""
+    return images > largest and method in TRAINED
+
+
 def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: Path) -> Any:
     """Scores of one fit, or the error that stopped it."""
     some = with_wrong_number(some, WRONG.get(method, 1.0))
@@ -269,6 +286,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=None, help="names of datasets; default all")
     parser.add_argument("--methods", nargs="+", default=[*METHODS, "estimate"], help="rows")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="random seeds")
+    parser.add_argument("--model", default=STARTER, help="model to measure or to print")
+    parser.add_argument("--largest", type=int, default=5000, help="images up to which to train")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")
@@ -278,24 +297,26 @@ def main() -> None:
         parser.error("--data is needed to measure")
     lines = json.loads(asked.out.read_text()) if asked.out.is_file() else []
     if asked.table:
+        of_model = [line for line in lines if key(line)[0] == asked.model]
         for protocol in ("transductive", "inductive"):
-            table([line for line in lines if line["method"] != "estimate"], protocol)
+            table([line for line in of_model if line["method"] != "estimate"], protocol)
         return
-    clip = Backbone.load("starter", asked.device, precision=asked.precision)
-    done = {(line["set"], line["method"], line["seed"]) for line in lines}
+    clip = Backbone.load(asked.model, asked.device, precision=asked.precision)
+    done = {key(line) for line in lines}
     with tempfile.TemporaryDirectory() as scratch:
         for name, make in tasks(asked.data).items():
             if asked.sets and name not in asked.sets:
                 continue
             some = make()
             for method, seed in [(m, s) for s in asked.seeds for m in asked.methods]:
-                large = len(some.dataset) > 5000
-                if (name, method, seed) in done or (large and method in TRAINED):
+                wanted = {"model": asked.model, "set": name, "method": method, "seed": seed}
+                if key(wanted) in done or is_left_out(method, len(some.dataset), asked.largest):
                     continue
                 if method == "estimate":
                     line = estimate(clip, name, some, seed)
                 else:
                     line = fit(clip, name, some, method, seed, Path(scratch))
+                line |= {"model": asked.model}
                 print(json.dumps(line), flush=True)
                 lines.append(line)
                 asked.out.write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n")

@@ -18,11 +18,14 @@ import base_to_new  # noqa: E402
 import cross_dataset  # noqa: E402
 import discovery  # noqa: E402
 import discovery_sets  # noqa: E402
+import get as get_benchmark  # noqa: E402
 import gzsl  # noqa: E402
 import paper_runs  # noqa: E402
 import paper_sets  # noqa: E402
 import table  # noqa: E402
 import unsupervised  # noqa: E402
+
+from anyclass.data import Classes, ImageDataset  # noqa: E402
 
 
 def draw(path: Path, c: int, i: int) -> None:
@@ -328,3 +331,37 @@ def test_cross_dataset__from_a_source_with_labels(
     assert set(found) == {"coop", "coop + ship", "zero-shot"}
     assert {row["dataset"] for row in found.values()} == {"own"}
     assert found["zero-shot"]["accuracy"] == found["zero-shot"]["zero_shot"]
+
+
+def test_get_benchmark__measures_any_model_and_trains_up_to_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = Classes.of("abcd", labelled="abcd")
+    train = ImageDataset(Path("/"), tuple("01234567"), np.arange(8) % 4, classes)
+    some = get_benchmark.task(train, train, [0, 1], None)
+    monkeypatch.setattr(get_benchmark, "tasks", lambda data: {"own": lambda: some})
+    rows = []
+
+    def fit(clip: str, name: str, some: Any, method: str, seed: int, _: Path) -> Any:
+        rows.append((clip, method))
+        return {"set": name, "method": method, "seed": seed}
+
+    monkeypatch.setattr(get_benchmark, "fit", fit)
+    monkeypatch.setattr(get_benchmark.Backbone, "load", lambda name, *_, **__: name)
+    model = "hf-hub:some/model"
+    old = {"set": "own", "method": "kmeans", "seed": 0}  # of the starter, before there was --model
+    out = tmp_path / "get.json"
+    out.write_text(json.dumps([old]))
+    call = ["get.py", "--data", str(tmp_path), "--out", str(out), "--model", model, "--seeds", "0"]
+    call += ["--methods", "kmeans", "simgcd"]
+    for largest, methods in (("7", ["kmeans"]), ("8", ["simgcd"]), ("8", [])):
+        rows.clear()
+        monkeypatch.setattr(sys, "argv", [*call, "--largest", largest])
+        get_benchmark.main()
+        assert rows == [(model, method) for method in methods]
+    lines = json.loads(out.read_text())
+    assert lines[0] == old
+    assert [(line["model"], line["method"]) for line in lines[1:]] == [
+        (model, "kmeans"),
+        (model, "simgcd"),
+    ]

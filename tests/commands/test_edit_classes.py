@@ -130,6 +130,10 @@ def check_consistent(run: Path, images: Path) -> None:
     if metrics["adapted"]:
         assert [row["name"] for row in metrics["adapted"]["per_class"]] == names
         assert len(metrics["confusion"]) == len(names)
+    free = [row for row in exact if row["status"] != "given" and row["zero_shot_label"]]
+    if free and all(row["label"] for row in free):
+        moved = [row["label"] != row["zero_shot_label"] for row in free]
+        assert metrics["changed"] == pytest.approx(np.mean(moved)), "no label that was trained on"
     report = (run / "report.html").read_text(encoding="utf-8")
     assert all(name in report for name in names)
     assert check_manifest(run) == []

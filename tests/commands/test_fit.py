@@ -246,6 +246,12 @@ def test_compare__warns_when_adapting_harmed() -> None:
         "(`anyclass fit zero-shot`) or another method"
     ]
     assert (harmed["scored"], harmed["changed"]) == (4, 2 / 5)
+    taught = np.array([False, True, False, True, False])
+    predictions = Predictions(right, wrong, wrong)
+    changed = compare(labels, predictions, Classes.of(("c", "a", "b")), taught)["changed"]
+    assert changed == 0, "the labels of the two that differ were trained on"
+    everything = compare(labels, predictions, Classes.of(("c", "a", "b")), np.ones(5, bool))
+    assert everything["changed"] is None
     assert harmed["confusion"] == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
     assert (
         compare(labels, Predictions(wrong, wrong, right), Classes.of(("c", "a", "b")))["warnings"]

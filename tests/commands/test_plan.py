@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 
 from anyclass.captioning import BatchFiles, Endpoint, Transformers
+from anyclass.commands.duration import trained_texts
 from anyclass.commands.output import plan_lines
 from anyclass.commands.plan import plan
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
+from anyclass.methods.few_shot import FewShot
+from anyclass.methods.gda import Gda
 from anyclass.training.tuning import Tuning
+from anyclass.training.two_views import TwoViewTuning
 
 LATTECLIP = METHODS["latteclip"]
 HEAD = Tuning("head")
@@ -89,6 +94,59 @@ def test_plan__time_of_texts_and_training(images: Path, tmp_path: Path) -> None:
     assert plan("auto", **asked, classes=many)["minutes"] == round(5000 * 81 / 10_000, 1)
     unlabelled = plan("auto", images=images, classes=many, device="cpu")
     assert unlabelled["texts"] == 5000, "nothing scores the ensemble"
+
+
+@pytest.mark.parametrize("method", ["get", "simgcd", "gcd"])
+@pytest.mark.parametrize(
+    ("tuning", "why"),
+    [
+        (TwoViewTuning(views=1), "use two or more cached views"),
+        (TwoViewTuning(lr=0.0, backbone_lr=0.1), "with --backbone-lr, --lr must not be 0"),
+    ],
+    ids=["views", "lr"],
+)
+def test_plan__refuses_settings_as_fit_does(
+    images: Path, tmp_path: Path, method: str, tuning: TwoViewTuning, why: str
+) -> None:
+    file = min(images.glob("red square/*")).relative_to(images).as_posix()
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"file_name,label\n{file},red\n")
+    asked = {"images": images, "labels": str(labels), "unknown": 3, "device": "cpu"}
+    with pytest.raises(RequestError, match=why):
+        plan(METHODS[method](tuning=tuning), **asked)
+
+
+@pytest.mark.parametrize(
+    ("method", "views", "trained"),
+    [
+        (METHODS["tip-adapter"](), 10, 0),
+        (METHODS["clip-adapter"](data=FewShot(views=0), epochs=7), 7, 0),
+        (METHODS["coop"](), 10, 200 * 1 * 3),  # 5 images are one step, 3 classes a text each
+        (METHODS["coop"](batch_size=2, epochs=60), 10, 60 * 3 * 3),
+        (METHODS["coop"](data=FewShot(shots=3), batch_size=2), 10, 200 * 2 * 3),
+        (METHODS["cocoop"](epochs=90), 10, 90 * 5 * 3),
+        (METHODS["ship"](then=Gda()), 10, 50 * 5),
+        (METHODS["ship"](then=Gda(), synthetic="text"), 10, 0),
+        (METHODS["ship"](pool=8), 10, 50 * 5 + 200 * 3),
+        (METHODS["ship"](controls=True), 10, 50 * 5 + 200 * 5 + 3 * 200 * 3),
+    ],
+    ids=lambda value: getattr(value, "kind", None) or str(value)[:20],
+)
+def test_plan__counts_views_of_labelled_images_and_trained_texts(
+    images: Path, tmp_path: Path, method: Any, views: int, trained: int
+) -> None:
+    files = [path.relative_to(images).as_posix() for path in sorted(images.glob("red square/*"))]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file_name,label", *(f"{file},red" for file in files)]) + "\n")
+    asked = {"images": images, "labels": str(table), "device": "cpu", "prompt_ensemble": False}
+    found = plan(method, **asked, classes=("red", "blue", "green"))
+    used = 3 if getattr(method, "data", FewShot()).shots else len(files)
+    assert len(files) == 5
+    assert found["embeddings"] == 14 + used * views
+    expected = found["embeddings"] / 3600 + 3 / 10_000 + trained / 4000
+    assert found["minutes"] == round(expected, 1)
+    dataset = ImageDataset.read(images, ("red", "blue", "green"), table)
+    assert trained_texts(dataset, method.workload(14, 3)) == trained
 
 
 def test_plan_lines__of_many_classes(images: Path) -> None:

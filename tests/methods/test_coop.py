@@ -18,7 +18,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.coop import CoOp
+from anyclass.methods.coop import RECIPES, CoOp
 from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
 
 NAMES = ("big dog", "kite-7", "red_toy", "art", "soft paper b2")
@@ -130,8 +130,25 @@ def test_learn__recipes_have_batches_of_their_own(clip: Backbone) -> None:
     many = LabelledFeatures(
         unit(70, 1, 24, seed=1), torch.arange(70) % 2, tuple(map(str, range(70)))
     )
-    steps = {r: len(learn(CoOp(recipe=r, epochs=2), clip, many)[1]) for r in ("coop", "ship")}
-    assert steps == {"coop": 2 * 2, "ship": 2 * 1}  # 70 = 2 * 32 + 6
+    steps = {r: len(learn(CoOp(recipe=r, epochs=2), clip, many)[1]) for r in RECIPES}
+    one = {"ship": 2 * 1, "ship-imagenet": 2 * 1}
+    assert steps == {"coop": 2 * 2} | one  # 70 = 2 * 32 + 6
+
+
+def test_learn__adamw_of_ship_for_imagenet(
+    clip: Backbone, labelled: LabelledFeatures, synthetic: SyntheticFeatures
+) -> None:
+    """One step of AdamW by hand from the gradient that the step of SGD shows."""
+    start = clip.words(["a photo of a"]).embeddings[0, 1:5].detach()
+    sgd = CoOp(recipe="ship", epochs=1, batch_size=99, lr=1.0)
+    found = learn(sgd, clip, labelled, synthetic=synthetic)[0].record.context
+    assert found is not None
+    slope = start - found
+    adam = replace(sgd, recipe="ship-imagenet", lr=0.1)
+    found = learn(adam, clip, labelled, synthetic=synthetic)[0].record.context
+    assert found is not None
+    wanted = start * (1 - 0.1 * 0.01) - 0.1 * slope / (slope.abs() + 1e-4)
+    assert torch.allclose(found, wanted, atol=1e-4)
 
 
 def test_learn__nothing_is_zero_shot(every_clip: str) -> None:

@@ -115,6 +115,21 @@ def test_usage__stops_where_one_class_takes_all_for_three_epochs(sure: float) ->
         monitor.begin(batch(6, True), lambda **_: None, "simgcd")
 
 
+@pytest.mark.parametrize(("stop_from", "last"), [(0, 3), (5, 5), (None, None)])
+def test_usage__stops_only_from_a_step_on(stop_from: int | None, last: int | None) -> None:
+    monitor = CollapseMonitor(4, [1], stop_from=stop_from)
+    one = torch.tensor([[0.97, 0.01, 0.01, 0.01]] * 6)
+    stopped = None
+    for epoch in range(8):
+        try:
+            monitor.begin(batch(epoch, True), lambda **_: None, "simgcd")
+        except TrainingError:
+            stopped = epoch
+            break
+        monitor.add(one)
+    assert stopped == last
+
+
 def test_usage__of_uneven_classes_is_no_error() -> None:
     monitor = CollapseMonitor(4, [1])
     p = torch.eye(4)[torch.tensor([0] * 14 + [1] * 4 + [2] * 2)]  # 70, 20 and 10 of a hundred

@@ -394,7 +394,7 @@ def test_fit__options_change_the_result_and_predict_as_recorded(
     for who in ("predicted_by_text", "predicted_by_mix"):
         assert len(classifier.record.predictions[who]) == 13
     assert classifier.record.pseudo_text.shape == (13, 24)
-    assert set(classifier.record.facts) > {"agreement", "divergence", "used"}
+    assert set(classifier.record.facts) > {"agreement", "divergence", "used", "steps"}
 
 
 def test_fit__every_model(

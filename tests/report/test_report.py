@@ -483,6 +483,25 @@ def test_given_labels_count_and_fill_an_empty_gallery(run):
     assert all(row["status"] == "ok" for row in (*summary["unsure"], *summary["moved"]))
 
 
+def test_summarise__labels_that_were_trained_on_count_nowhere_as_changed(run):
+    before = summarise(run, thumbnails=False)["moves"]
+    rows = pq.read_table(run / "predictions.parquet").to_pylist()
+    known = [r for r in rows if r["true_label"] and r["label"] != r["zero_shot_label"]]
+    fixed = next(row for row in known if row["label"] == row["true_label"])
+    broken = next(row for row in known if row["zero_shot_label"] == row["true_label"])
+    fixed["status"] = broken["status"] = "given"
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), run / "predictions.parquet")
+    summary = summarise(run, thumbnails=False)
+    after = summary["moves"]
+    for key, less in (("count", 2), ("known", 2), ("fixed", 1), ("broken", 1)):
+        assert after[key] == before[key] - less
+    predicted = [row for row in rows if row["status"] == "ok"]
+    for half in summary["halves"]:
+        names = [row["label"] for row in summary["classes"] if row["kind"] == half["kind"]]
+        for key, column in (("before", "zero_shot_label"), ("after", "label")):
+            assert half[key] == sum(row[column] in names for row in predicted)
+
+
 def test_write_makes_one_whole_repeatable_file(run):
     path = write(run)
     first = path.read_bytes()

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from anyclass.data import Classes, ImageDataset
-from anyclass.run.clustering_scores import align_labels, clustering_scores
+from anyclass.run.clustering_scores import align_labels, clustering_scores, discovery_summary
 from anyclass.run.scoring import Predictions, log_of
 
 NEW = ("discovered 1", "discovered 2")
@@ -71,3 +72,23 @@ def test_clustering_scores__an_unused_class_has_no_name() -> None:
         dataset, Predictions(probabilities, probabilities, probabilities), classes, {}
     )
     assert found["assignment"] == {"a": "a", NEW[0]: "x", NEW[1]: None}
+
+
+@pytest.mark.parametrize(
+    ("facts", "advice"),
+    [
+        ({}, "a smaller number of classes may do"),
+        ({"steps": 1000}, "a smaller number of classes may do"),
+        (
+            {"steps": 40},
+            "40 training steps may be too few; train for more epochs",
+        ),
+    ],
+    ids=str,
+)
+def test_discovery_summary__of_empty_classes(facts: dict[str, float], advice: str) -> None:
+    classes = Classes.of("a", labelled="a", unknown=2).discovered([0])
+    metrics = {"adapted": None, "zero_shot": None, "controls": {}, "warnings": [], "facts": facts}
+    found = discovery_summary(np.array([0, 0, 2]), classes, metrics, held_out=True)
+    (warning,) = found["warnings"]
+    assert warning.startswith(f"no image was assigned to discovered 1: {advice}")

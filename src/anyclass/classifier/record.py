@@ -11,6 +11,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     import anyclass.classifier.classifier
 
+STEPS = "steps"
+"""Key of `facts`: number of training steps."""
+
 
 @runtime_checkable
 class Artefact(Protocol):

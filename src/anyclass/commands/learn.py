@@ -137,7 +137,7 @@ def learn(
     fair = fair_labels(data.dataset, taught, predictions, opinions)
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
-    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes) | {
+    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
         "n": len(all_images),
         "rejected": len(rejections),
         "facts": dict(classifier.record.facts),

@@ -13,7 +13,7 @@ from anyclass.commands.audit import (
     quick_audit,
     read_images,
 )
-from anyclass.commands.duration import minutes, pairs_per_minute, texts
+from anyclass.commands.duration import minutes, pairs_per_minute, texts, trained_texts
 from anyclass.commands.learn import readable
 from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request, choose_method, request_of
@@ -89,11 +89,13 @@ def plan(
     remarks: list[str] = []
     if request.unknown == "auto":
         estimate, remarks = _estimate_unknown(request, given, dataset, workload)
-    embeddings = 0 if given else len(dataset) * (1 + workload.views)
+    views = workload.labelled(dataset) * workload.labelled_views
+    embeddings = 0 if given else len(dataset) * (1 + workload.views) + views
     measured = request.model == "starter" and request.torch_device == "cpu"
     encoded = texts(dataset, request.prompt_ensemble, _candidates(request)) if not given else 0
     rate = pairs_per_minute(request.precision)
-    expected = minutes(embeddings, encoded, len(dataset), workload, rate)
+    trained = trained_texts(dataset, workload)
+    expected = minutes(embeddings, encoded, trained, len(dataset), workload, rate)
     measured = measured and workload.trains != "all"
     disk = embeddings * _bytes_per_view(workload) / 2**20
     return {

@@ -21,7 +21,8 @@ def check_enough(
         workload: what the method needs.
 
     Raises:
-        RequestError: there are too few labels, names or unlabelled images.
+        RequestError: there are too few labels, names or unlabelled images, or settings of the
+            method exclude each other.
     """
     if workload.needs_labels and not (dataset.labels >= 0).any():
         raise RequestError(
@@ -30,6 +31,8 @@ def check_enough(
         )
     if len(dataset.classes) < workload.least_names:
         raise RequestError(f"{choice.name} needs two or more class names (--classes FILE)")
+    if workload.pairs is not None:
+        workload.pairs.check()
     taught = training_labels(request, dataset)
     if request.unknown != "auto":
         check_unknown(request.unknown, taught)

@@ -37,7 +37,7 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -93,7 +93,9 @@ class CoCoOp:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(needs_labels=True, least_names=2)
+        return self.data.workload(
+            self.epochs, TextTraining(self.epochs, self.batch_size, per="image")
+        )
 
     def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
         """Fit on features.

@@ -38,11 +38,11 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import LearningRate, Sgd
+from anyclass.training.optim import AdamW, LearningRate, Schedule, Sgd
 
 WIDE_CROPS = Augmentation(
     (0.08, 1.0), jitter_probability=0.0, grey_probability=0.0, flip_probability=0.5
@@ -51,7 +51,7 @@ WIDE_CROPS = Augmentation(
 
 
 class Recipe(NamedTuple):
-    """Settings of SGD for CoOp."""
+    """Batches and optimiser of CoOp."""
 
     batch_size: int
     """S, real images per step."""
@@ -63,18 +63,23 @@ class Recipe(NamedTuple):
     """Whether the learning rate changes per epoch and the last incomplete batch is dropped."""
     first: float | None = None
     """Learning rate of the first epoch; None: that of the schedule."""
+    adam_eps: float | None = None
+    """Epsilon of AdamW, with torch's weight decay; None: SGD."""
 
-    def schedule(self, lr: float, per_epoch: int) -> Sgd:
+    def schedule(self, lr: float, per_epoch: int) -> Schedule:
         """Optimiser and learning rate, for `per_epoch` steps per epoch."""
         rate = LearningRate(lr, epoch=per_epoch if self.by_epoch else 1, first=self.first)
+        if self.adam_eps is not None:
+            return AdamW(rate, eps=self.adam_eps)
         return Sgd(rate, self.momentum, self.weight_decay)
 
 
 RECIPES = {
     "coop": Recipe(32, momentum=0.9, weight_decay=5e-4, by_epoch=True, first=1e-5),
     "ship": Recipe(256),
+    "ship-imagenet": Recipe(256, adam_eps=1e-4),
 }
-"""Settings of CoOp's and of SHIP's released code."""
+"""Settings of CoOp's and of SHIP's released code, and of SHIP's for ImageNet."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -94,9 +99,10 @@ class CoOp:
     """L, context vectors before the class name (paper: 4 with `words`, 16 if random)."""
     deviation: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of random initial vectors (paper: 0.02)."""
-    recipe: Literal["coop", "ship"] = "coop"
+    recipe: Literal["coop", "ship", "ship-imagenet"] = "coop"
     """SGD as in CoOp's code (momentum 0.9, weight decay 5e-4, batches of 32, cosine decay per epoch
-    after a first epoch at 1e-5), or as in SHIP's (batches of 256, cosine decay per step)."""
+    after a first epoch at 1e-5), or as in SHIP's (batches of 256, cosine decay per step); or as
+    SHIP's for ImageNet: AdamW with epsilon 1e-4 (its code: with `lr` 1e-3 and 20 `epochs`)."""
     lr: Annotated[float, Field(ge=0)] = 2e-3
     """Peak learning rate (both codes: 2e-3)."""
     epochs: Annotated[int, Field(ge=0)] = 200
@@ -131,7 +137,12 @@ class CoOp:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(needs_labels=True, least_names=2)
+        return self.data.workload(self.epochs, self.text_training())
+
+    def text_training(self) -> TextTraining:
+        """Texts that are trained through: those of the classes, in each step."""
+        size = self.batch_size or RECIPES[self.recipe].batch_size
+        return TextTraining(self.epochs, size, per="step")
 
     def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
         """Fit on features.

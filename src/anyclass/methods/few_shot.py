@@ -25,6 +25,7 @@ from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
+from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 
@@ -64,6 +65,16 @@ class FewShot:
     """K, augmented views per image, cached and drawn in training; 0: a new view in each epoch."""
     augmentation: Augmentation = CROPS
     """Augmentation of the views."""
+
+    def workload(self, epochs: int, *training: TextTraining, needs_labels: bool = True) -> Workload:
+        """Cost of a method of so many epochs that trains through the text encoder, or not."""
+        return Workload(
+            labelled_views=self.views or epochs,
+            shots=self.shots,
+            text_training=training,
+            needs_labels=needs_labels,
+            least_names=2,
+        )
 
     def embed(self, data: FeatureStore, log: Log, epochs: int, seed: int) -> "LabelledFeatures":
         """Embed the views of the labelled images; cached views are reused.

@@ -104,7 +104,7 @@ class Gda:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(needs_labels=True, least_names=2)
+        return self.data.workload(self.epochs)
 
     @torch.no_grad()
     def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:

@@ -35,7 +35,7 @@ from tyro.conf import arg
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
-from anyclass.classifier.record import FitRecord
+from anyclass.classifier.record import STEPS, FitRecord
 from anyclass.classifier.representation import Representation, Space
 from anyclass.features.cache import Features
 from anyclass.features.extract import BATCH, map_rows, map_views
@@ -155,7 +155,8 @@ class Get:
         net = Branches(task.width(feature), text_width, task.k, self, seed)
         net.to(data.clip.device)
         figures = ("agreement", "divergence") if texts else ()
-        monitor = CollapseMonitor(task.k, task.known, figures)
+        stop_from = self.objective.stop_collapsed_from
+        monitor = CollapseMonitor(task.k, task.known, figures, stop_from)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             monitor.begin(batch, log, "get")
@@ -190,9 +191,10 @@ class Get:
         with torch.no_grad():
             image = map_rows(lambda x: net.head(feature(x, part))[1], data.clip.device, task.test)
             text = net.text_head(net.ln_t(texts.scale * texts.features))[1] if texts else None
+        text_facts = {"text_scale": texts.scale} if texts else {}
         record = FitRecord(
             trained_on=data.dataset.labelled.files,
-            facts=monitor.facts() | ({"text_scale": texts.scale} if texts else {}),
+            facts=monitor.facts() | {STEPS: len(task.batches)} | text_facts,
             predictions=self._predictions(image, text),
             pseudo_text=texts.features if texts else None,
         )
@@ -207,7 +209,12 @@ class Get:
         text_epochs = self.tes_epochs if self.text_branch else 0
         tuning = self.tuning
         return Workload(
-            tuning.tune, tuning.views, tuning, text_epochs, needs_labels=True, clusters="prototypes"
+            tuning.tune,
+            tuning.views,
+            tuning,
+            text_epochs=text_epochs,
+            needs_labels=True,
+            clusters="prototypes",
         )
 
     def _synthesise(self, task: Discovery, log: Log, scratch: Path | None) -> "PseudoTexts":

@@ -13,6 +13,7 @@ Letters: C classes, M of them named, D dimensions, L context vectors of width W.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -41,7 +42,7 @@ from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures, r
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship_vae import Generator, Vae, frozen
 from anyclass.methods.tip_adapter import TipAdapter
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch, Steps
 from anyclass.training.loop import Checkpoint, optimise
@@ -78,7 +79,9 @@ class Ship:
     then: Suppress[Annotated[Then, Field(discriminator="kind")]] = CoOp(
         data=FewShot(), recipe="ship"
     )
-    """Few-shot method fitted on real and synthetic features (released code: CoOp)."""
+    """Few-shot method fitted on real and synthetic features (released code: CoOp). GDA here is
+    experimental and this project's own: its means of named classes come from the text encoder, its
+    covariance from images, and named classes lose."""
     generator: Annotated[Vae, arg(name="")] = Vae()
     """Architecture and training of the generator."""
     synthetic: Synthetic = "generator"
@@ -155,7 +158,17 @@ class Ship:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(needs_labels=self.source is None, least_names=2)
+        epochs = max(self.generator.epochs, self.then.epochs or 1)
+        each = partial(TextTraining, batch_size=1, per="image", every_class=False)
+        training = []
+        if self.synthetic not in CONTROLS and self.source is None:
+            training.append(each(self.generator.epochs))
+        if self.synthetic == "generator" and self.pool is None and not isinstance(self.then, Gda):
+            training.append(each(self.then.epochs))  # new synthetic features in each step
+        if isinstance(self.then, CoOp):
+            training += [self.then.text_training()] * len(self._variants)
+        needs_labels = self.source is None
+        return self.then.data.workload(epochs, *training, needs_labels=needs_labels)
 
     def _check_prompts(self, clip: Backbone, classes: Classes, log: Log) -> None:
         """Check class names and context before the generator is trained."""

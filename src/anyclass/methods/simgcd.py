@@ -29,12 +29,13 @@ from tyro.conf import arg
 
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
-from anyclass.classifier.record import FitRecord
+from anyclass.classifier.record import STEPS, FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
+    STOP_COLLAPSED_FROM,
     CollapseMonitor,
     Discovery,
     HeadShape,
@@ -78,6 +79,9 @@ class Objective:
     """Temperature of the unsupervised contrastive loss (official code: 1)."""
     sup_temperature: Annotated[float, Field(gt=0)] = 0.07
     """Temperature of the supervised contrastive loss (official code: 0.07)."""
+    stop_collapsed_from: Annotated[int, Field(ge=0)] | None = STOP_COLLAPSED_FROM
+    """Step from which the training stops if nearly all images have been in few classes for three
+    epochs; None: it never stops. The first steps of a small folder often look so, and recover."""
 
     def teacher(self, epoch: int, epochs: int) -> float:
         """tau of an epoch."""
@@ -122,7 +126,8 @@ class SimGcd:
         width = task.width(tuned.pooled)
         head = seeded(lambda: PrototypeHead(width, task.k, self.head), seed, HEAD)
         head.to(data.clip.device)
-        monitor = CollapseMonitor(task.k, task.known)
+        stop_from = self.objective.stop_collapsed_from
+        monitor = CollapseMonitor(task.k, task.known, stop_from=stop_from)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             monitor.begin(batch, log, "simgcd")
@@ -139,7 +144,7 @@ class SimGcd:
             predicted = (pooled_features(tuned, task.test, part) @ weights.T).argmax(1)
         record = FitRecord(
             trained_on=data.dataset.labelled.files,
-            facts=monitor.facts(),
+            facts=monitor.facts() | {STEPS: len(task.batches)},
             predictions={"predicted": predicted.tolist()},
         )
         representation = Representation((tuned,), saved_part(part), "pooled")

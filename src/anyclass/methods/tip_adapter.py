@@ -115,7 +115,7 @@ class TipAdapter:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        return Workload(needs_labels=True, least_names=2)
+        return self.data.workload(self.epochs)
 
     def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
         """Fit on features.

@@ -13,6 +13,28 @@ from anyclass.training.two_views import TwoViewTuning
 
 
 @dataclass(frozen=True)
+class TextTraining:
+    """Texts that pass the text encoder forwards and backwards in training, at most."""
+
+    epochs: int
+    """Epochs over the labelled images."""
+    batch_size: int
+    """Images per step; all if there are fewer."""
+    per: Literal["step", "image"]
+    """What needs texts: each step, or each image."""
+    every_class: bool = True
+    """Whether that is a text for each class, or one."""
+
+    def texts(self, images: int, classes: int) -> int:
+        """Number of texts for so many labelled `images` and `classes`."""
+        if not images:
+            return 0
+        steps = -(-images // min(self.batch_size, images))
+        times = self.epochs * (steps if self.per == "step" else images)
+        return times * (classes if self.every_class else 1)
+
+
+@dataclass(frozen=True)
 class Workload:
     """Needs and cost of a fit, in addition to embedding the test views and the class prompts."""
 
@@ -22,6 +44,12 @@ class Workload:
     """Cached augmented views per image."""
     pairs: TwoViewTuning | None = None
     """Settings of training on pairs of views; `plan` estimates its time for the starter only."""
+    labelled_views: int = 0
+    """Augmented views of each labelled image, at most."""
+    shots: int | None = None
+    """Largest number of labelled images per class that are used; None: all."""
+    text_training: tuple[TextTraining, ...] = ()
+    """Training through the text encoder."""
     text_epochs: int = 0
     """Epochs of pairs for the text embedding synthesizer before that (GET)."""
     captions: CostEstimate = CostEstimate()
@@ -34,6 +62,11 @@ class Workload:
     """What is divided into classes: the unlabelled images into all of them, all images into all of
     them, the unlabelled images into the classes without a label, or images among prototypes, some
     of which may get none. None: nothing."""
+
+    def labelled(self, dataset: ImageDataset) -> int:
+        """Number of labelled images that are trained on, where `shots` limits them."""
+        counts = np.bincount(dataset.labels[dataset.labels >= 0])
+        return int(np.minimum(counts, len(dataset) if self.shots is None else self.shots).sum())
 
     def check_clusters(self, dataset: ImageDataset) -> None:
         """Check that there are enough classes, and enough images for them.

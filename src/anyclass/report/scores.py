@@ -104,9 +104,11 @@ def _gain(metrics: Json, scored: Scored) -> Json | None:
 def halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
     """Image counts and accuracies of labelled and of named classes, if there are both.
 
+    Counted are predictions, before and after: not the images that kept a given label.
     `within`: among the classes of the same kind; `among_all`: among all classes.
     """
     before = Counter(table["zero_shot_label"].to_pylist())
+    after = Counter(table["label"].to_pylist())
     training = metrics.get("scored_on") == TRAINING
     found = []
     for kind, half in (("labelled", "base"), ("named", "new")):
@@ -122,8 +124,8 @@ def halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
         }
         counts = {
             "classes": len(members),
-            "before": sum(before[row["name"]] for row in members),
-            "after": sum(row["count"] for row in members),
+            "before": sum(before[row["label"]] for row in members),
+            "after": sum(after[row["label"]] for row in members),
         }
         found.append({"kind": kind, **counts, **scores})
     return found if all(half["classes"] for half in found) else []

@@ -30,6 +30,7 @@ FIGURES = {
     "inertia": "sum of squared distances to the cluster centres",
     "entropy": "entropy of the class sizes (0: one class gets all images)",
     "used": "classes that were predicted in training",
+    "steps": "training steps",
     "residual": "largest remaining error of label propagation",
     "kl": "information in the image code (KL, in nats)",
     "reconstruction": "squared distance of synthesised and real image features",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN
@@ -92,6 +92,11 @@ class Catalogue:
         """Whether the run was given the label of image i, and trained on it."""
         return bool(self.columns["status"][i] == GIVEN)
 
+    @cached_property
+    def _given(self) -> Bool[np.ndarray, " N"]:
+        """Whether the run was given the label of each image, and trained on it."""
+        return np.array([status == GIVEN for status in self.columns["status"]], bool)
+
     def dataset(self) -> tuple[ImageDataset, list[int]]:
         """The usable images, and the row of each."""
         rows = [i for i in range(len(self)) if self.usable(i)]
@@ -112,8 +117,7 @@ class Catalogue:
         if all(value is None for value in self.columns["familiarity"]):
             return score
         found = confidence(score, _numbers(self.columns["familiarity"], 1.0))
-        given = np.array([status == GIVEN for status in self.columns["status"]])
-        return np.where(given, 1.0, found)
+        return np.where(self._given, 1.0, found)
 
     def view(
         self, sort: Sort, label: str | None, show: Show, corrections: Mapping[str, str]
@@ -122,7 +126,7 @@ class Catalogue:
 
         Args:
             sort: the order; with `suspicious` only images with a given label that was checked
-                against the other images, with `changed` only those with a zero-shot label.
+                against the other images, with `changed` only predictions other than zero-shot.
             label: only images with this label now; None: all.
             show: whether to show images with a correction.
             corrections: label by file name.
@@ -155,7 +159,7 @@ class Catalogue:
         before = _numbers(self.columns["zero_shot_score"], 0.0)
         names = zip(self.columns["label"], self.columns["zero_shot_label"], strict=True)
         other = np.array([bool(b) and a != b for a, b in names], bool)
-        return np.where(other, np.minimum(after, before), 0)
+        return np.where(other & ~self._given, np.minimum(after, before), 0)
 
     def counts(self, corrections: Mapping[str, str]) -> Counter[str]:
         """Number of images of each label."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from anyclass.classifier.record import STEPS
 from anyclass.data import Classes, ImageDataset
 from anyclass.estimators.metrics import (
     accuracy,
@@ -24,6 +25,9 @@ Json = dict[str, Any]
 
 MIN_IMAGES = 5
 """Smallest number of images of a class that counts as used."""
+
+FEW_STEPS = 400
+"""Training steps below which an empty class may be due to the training."""
 
 KMEANS_BASELINES = {"kmeans": "k-means", "kmeans_with_labels": "k-means with labels"}
 """Baselines of discovered classes: name in the run folder -> name in messages."""
@@ -58,7 +62,8 @@ def discovery_summary(
     baselines = {name: row["accuracy"] for name, row in rows.items() if row}
     warnings = list(metrics["warnings"])
     if empty:
-        warnings.append(f"{NO_IMAGE} {', '.join(empty[:5])}: a smaller number of classes may do")
+        advice = _advice_on_empty(metrics["facts"].get(STEPS))
+        warnings.append(f"{NO_IMAGE} {', '.join(empty[:5])}: {advice}")
     warnings += _better_baselines("on labelled images", share, baselines)
     return {
         "discovery": {
@@ -71,6 +76,16 @@ def discovery_summary(
         },
         "warnings": warnings,
     }
+
+
+def _advice_on_empty(steps: int | float | None) -> str:
+    """What to do about classes without an image, by the number of training steps, if known."""
+    if steps is None or steps >= FEW_STEPS:
+        return "a smaller number of classes may do"
+    return (
+        f"{int(steps)} training steps may be too few; train for more epochs (--epochs) or in "
+        "smaller batches (--batch-size)"
+    )
 
 
 def is_discovery_warning(warning: str) -> bool:

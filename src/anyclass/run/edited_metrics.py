@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from anyclass.data import Classes
 from anyclass.data.label_tables import GIVEN
@@ -51,7 +51,7 @@ def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
     if run.probabilities is None:
         return metrics
     table = exact.filter(pa.compute.field("status") != REJECTED).to_pydict()
-    labels = _labels(table["true_label"], classes)
+    labels = _labels(table["true_label"], run)
     labels, scored = _scored(run, metrics.get("scored_on"), labels, table)
     predicted = run.probabilities.argmax(1)
     metrics["adapted"] = all_scores(labels, scored, classes)
@@ -60,18 +60,25 @@ def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
     if metrics["adapted"]:
         metrics["confusion"] = confusion(labels, scored.argmax(1), len(classes)).tolist()
     if metrics.get("changed") is not None:
-        before = _labels(table["zero_shot_label"], classes)
-        metrics["changed"] = float((predicted != before).mean())
+        before = _labels(table["zero_shot_label"], run)
+        free = ~_given(table)  # the others keep their label
+        metrics["changed"] = float((predicted != before)[free].mean()) if free.any() else None
     metrics["warnings"] = [w for w in metrics["warnings"] if not is_discovery_warning(w)]
     held_out = metrics.get("scored_on") in (None, UNSEEN)
     metrics.pop("discovery", None)
     return metrics | discovery_summary(predicted, classes, metrics, held_out)
 
 
-def _labels(names: list[str | None], classes: Classes) -> Int[np.ndarray, " M"]:
-    """Index of the class of each image, -1 without a label."""
-    index = {name: c for c, name in enumerate(classes.names)}
-    return np.array([-1 if name is None else index.get(name, -1) for name in names], np.int64)
+def _labels(names: list[str | None], run: EditedRun) -> Int[np.ndarray, " M"]:
+    """Index that the class of each image has now, -1 without a label."""
+    index = {name: c for c, name in enumerate(run.after.classes.names)}
+    now = [run.renamed.get(name, name) if name else None for name in names]
+    return np.array([-1 if name is None else index.get(name, -1) for name in now], np.int64)
+
+
+def _given(table: Json) -> Bool[np.ndarray, " M"]:
+    """Whether the label of each image was trained on."""
+    return np.array([status == GIVEN for status in table["status"]], bool)
 
 
 def _scored(
@@ -82,10 +89,9 @@ def _scored(
     if probabilities is None:
         raise ValueError("there are no probabilities to score")
     if kind == UNSEEN:
-        given = np.array([status == GIVEN for status in table["status"]], bool)
-        return np.where(given, -1, labels), probabilities
+        return np.where(_given(table), -1, labels), probabilities
     if kind == CROSS_FITTED:
-        told = _labels(table["opinion"], run.after.classes)
+        told = _labels(table["opinion"], run)
         others = np.zeros_like(probabilities)
         rows = np.flatnonzero(told >= 0)
         others[rows, told[rows]] = np.array(table["opinion_score"], np.float32)[rows]

@@ -177,9 +177,20 @@ def unknown_classes(classes: Classes) -> list[int]:
 
 
 def compare(
-    labels: Int[np.ndarray, " N"], predictions: Predictions, classes: Classes
+    labels: Int[np.ndarray, " N"],
+    predictions: Predictions,
+    classes: Classes,
+    taught: Bool[np.ndarray, " N"] | None = None,
 ) -> dict[str, Any]:
-    """Score all predictions; warn if adaptation lost accuracy. Scores are None without labels."""
+    """Score all predictions; warn if adaptation lost accuracy. Scores are None without labels.
+
+    Args:
+        labels: true classes, -1 where there is none to score on.
+        predictions: predictions of the same images.
+        classes: the classes.
+        taught: whether the label of each image was trained on; None: no label was. Such an image
+            keeps its label, so it does not count among those that `changed`.
+    """
     scores: dict[str, Any] = {}
     for key in CLASSIFIERS:
         found = getattr(predictions, f"log_{key}")
@@ -189,11 +200,13 @@ def compare(
     named = bool(np.isfinite(predictions.log_zero_shot).any())
     adapted = predictions.log_adapted.argmax(1)
     changed = adapted != predictions.log_zero_shot.argmax(1)
+    if taught is not None:
+        changed = changed[~taught]
     return scores | {
         "scored": int(labelled.sum()),
         "why_null": None if known else NO_LABELS,
         "majority": majority(labels, classes.names),
-        "changed": float(changed.mean()) if named else None,
+        "changed": float(changed.mean()) if named and len(changed) else None,
         "confusion": confusion(labels, adapted, len(classes)).tolist() if known else None,
         "calibration_error": expected_calibration_error(labels, predictions.adapted),
         "warnings": [] if unknown_classes(classes) else _warnings(scores),

@@ -62,14 +62,25 @@ class TwoViewTuning:
     augmentation: CropAndFlip = CropAndFlip()
     """Augmentation of the training images."""
 
+    def check(self) -> None:
+        """Refuse settings that exclude each other.
+
+        Raises:
+            RequestError: there is only one view per image, or `backbone_lr` is positive and `lr`
+                is 0.
+        """
+        if self.views == 1:
+            raise RequestError("use two or more cached views (--views 2), or new ones (--views 0)")
+        if self.backbone_lr and not self.lr:
+            raise RequestError("with --backbone-lr, --lr must not be 0")
+
     def embed(self, data: FeatureStore, log: Log, seed: int) -> Features | None:
         """Trunk outputs of the V views of each image; None for new views in each epoch.
 
         Raises:
-            RequestError: there is only one view per image.
+            RequestError: `check` refuses the settings.
         """
-        if self.views == 1:
-            raise RequestError("use two or more cached views (--views 2), or new ones (--views 0)")
+        self.check()
         if self.views == 0:
             return None
         how = Embedding(self.tune, self.augmentation, self.views, seed)
@@ -94,11 +105,10 @@ class TwoViewTuning:
         """Optimiser and learning rate for a set of `images`.
 
         Raises:
-            RequestError: `backbone_lr` is positive and `lr` is 0.
+            RequestError: `check` refuses the settings.
         """
+        self.check()
         share = BATCH_NORMED if clip.batch_normed else 1.0
-        if self.backbone_lr and not self.lr:
-            raise RequestError("with --backbone-lr, --lr must not be 0")
         if self.backbone_lr is not None:
             share = self.backbone_lr / self.lr if self.lr else 0.0
         steps = steps_of_epoch(images, self.batch_size)
