@@ -42,7 +42,7 @@ def steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- zero-shot is the start
 
 
-STILL = {"lr": 0.0, "alpha": 1.0, "steps": 3}
+STILL = {"lr": 0.0, "alpha": 1.0, "mu": 1.0, "steps": 3}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Cao et al., WACV 2025, arXiv 2410.08211.   Needs: a name for every class, no lab
     m    = sum_k w_k v_k / sum_k w_k                  Eq. 2   k: class, image and group text
     t    = alpha p + (1 - alpha) m                            p: prototype of the assigned class
     L    = L_zs + L_ft,  each contrastive(F, t)       Eq. 3   one for each branch
-    p_c <- norm(mean t over the images of c)                moving average of m
+    p_c <- norm(mu p_c + (1 - mu) mean m)                     mean over the images of c
 
 Letters: N images, C classes, D dimensions, B batch, F (B, D) image features, P (C, D) prototypes.
 The branches zs and ft assign an image to c_zs, its class before training, and to c_ft, its class by
@@ -97,9 +97,11 @@ class LatteClip:
     """K, maximum number of groups per class."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Weight of the prototype in t, and thus the momentum of the prototypes (paper: 0.99)."""
+    """Weight of the prototype in t (paper: 0.99)."""
+    mu: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Momentum of the prototypes (paper: 0.99, 0.999 or 0.9999; the released code has `alpha`)."""
     momentum: Literal["single", "double", "none"] = "single"
-    """Prototype update: moving average once (released code), twice (the paper's text taken
+    """Prototype update: moving average of the texts m (released code), of t (the paper's text taken
     literally), or none."""
     update: Literal["pooled", "sequential"] = "pooled"
     """Update the prototypes by both branches together, or by zs first and then by ft."""
@@ -320,9 +322,10 @@ class LatteClip:
         rows = [i for i, branch in enumerate(BRANCHES) if branch in updating]
         if self.update == "sequential":
             for i in rows:
-                p = move(p, m[i], c[i], self.alpha, self.momentum)
+                p = move(p, m[i], c[i], self.mu, self.momentum, self.alpha)
             return p
-        return move(p, m[rows].flatten(0, 1), c[rows].flatten(), self.alpha, self.momentum)
+        m_all = m[rows].flatten(0, 1)
+        return move(p, m_all, c[rows].flatten(), self.mu, self.momentum, self.alpha)
 
     def _figures(self, facts: Float[Tensor, " F"]) -> dict[str, float]:
         """Names and values of `_facts`; empty before the first step."""
@@ -389,19 +392,20 @@ def move(
     p: Float[Tensor, "C D"],
     m: Float[Tensor, "M D"],
     c: Int[Tensor, " M"],
-    alpha: float = 0.99,
+    mu: float = 0.99,
     momentum: Literal["single", "double", "none"] = "single",
+    alpha: float = 0.99,
 ) -> Float[Tensor, "C D"]:
     """Move prototypes towards the m of their class; classes without samples do not change.
 
-    single: norm(alpha p + (1 - alpha) mean m), which is norm(mean t).
-    double: the same with t averaged with p again.   none: norm(mean m).
+    single: norm(mu p + (1 - mu) mean m), which is norm(mean t) where mu is alpha.
+    double: norm(mu p + (1 - mu) mean t), t = alpha p + (1 - alpha) m.   none: norm(mean m).
     """
     c = c.to(p.device)
     zeros = torch.zeros(len(p), dtype=p.dtype, device=p.device)
     count = zeros.index_add(0, c, torch.ones_like(m[:, 0]))
     mean = torch.zeros_like(p).index_add(0, c, m) / count.clamp_min(1)[:, None]
-    keep = {"single": alpha, "double": alpha + (1 - alpha) * alpha, "none": 0.0}[momentum]
+    keep = {"single": mu, "double": mu + (1 - mu) * alpha, "none": 0.0}[momentum]
     return torch.where((count > 0)[:, None], normalize(keep * p + (1 - keep) * mean, dim=-1), p)
 
 
