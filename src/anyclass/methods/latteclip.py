@@ -64,6 +64,12 @@ KINDS: tuple[Text, ...] = get_args(Text)
 TEXTS_AT_ONCE = 1024
 """Texts that are encoded together for their weights after training."""
 
+NO_LANGUAGE_MODEL = (
+    "the captions are words of the model itself; --captioner endpoint asks a language model, as "
+    "the paper does"
+)
+"""What is said before a fit without a language model."""
+
 MIN_AGREEMENT = 0.5
 """Share of images in their zero-shot class below which the user is warned."""
 
@@ -86,7 +92,7 @@ class LatteClip:
     class_in_prompt: bool = False
     """Name the zero-shot class in the question about an image (the paper: for flowers and food)."""
     captioner: Suppress[AnyCaptioner] = Vocabulary()
-    """Captioner for image and group texts."""
+    """Captioner for image and group texts (paper: a language model that sees images)."""
     texts: Annotated[tuple[Text, ...], Field(min_length=1)] = KINDS
     """Kinds of text to use (paper: all)."""
     image_captions: Annotated[int, Field(gt=0)] = 1
@@ -228,13 +234,25 @@ class LatteClip:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         captions = self.captioner.estimate(self.questions(images, classes))
         tuning = self.tuning
-        return Workload(tuning.tune, tuning.cached_views, captions=captions, least_names=2)
+        return Workload(
+            tuning.tune,
+            tuning.cached_views,
+            captions=captions,
+            remarks=(NO_LANGUAGE_MODEL,) if self._own_words else (),
+            least_names=2,
+        )
 
     def questions(self, images: int, classes: int) -> int:
         """Maximum number of captions to request, of images and groups."""
         image_texts = images * self.image_captions if "image" in self.texts else 0
         group_texts = min(images, classes * self.groups) if "group" in self.texts else 0
         return image_texts + group_texts
+
+    @property
+    def _own_words(self) -> bool:
+        """Whether texts of images and groups are words of the model itself."""
+        captioned = {"image", "group"} & set(self.texts)
+        return isinstance(self.captioner, Vocabulary) and bool(captioned)
 
     def _check(self, dataset: ImageDataset) -> None:
         if len(dataset.classes) < 2:
