@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.features.text import DOMAINS, domain, fill
+from anyclass.features.domains import DOMAINS, domain
+from anyclass.features.text import fill
 from anyclass.methods.latteclip import LatteClip, margin_weights, mix, move, nearest, prototype_loss
 from anyclass.training.losses import contrastive
 
@@ -307,7 +308,8 @@ def test_nearest__loop() -> None:
 
 def test_defaults__are_the_specification() -> None:
     how, tuning = LatteClip(), LatteClip().tuning
-    assert (tuning.tune, tuning.batch_size, tuning.weight_decay) == ("all", 512, 0.2)
+    assert (tuning.tune, tuning.batch_size) == ("all", 512)
+    assert tuning.schedule(600).weight_decay == 0.2
     views = tuning.augmentation
     assert (views.scale, views.jitter) == ((0.9, 1.0), (0.5, 0.5, 0.5, 0.1))
     assert (views.jitter_probability, views.grey_probability, how.alpha) == (0.8, 0.2, 0.99)

@@ -13,8 +13,8 @@ from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import check_share
 from anyclass.data import ImageDataset
+from anyclass.features.domains import domain as domain_of
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import domain as domain_of
 from anyclass.files import write_text
 from anyclass.run.progress import Callback, Progress
 

@@ -21,8 +21,9 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from tyro.conf import Suppress, arg
@@ -46,9 +47,10 @@ from anyclass.classifier.representation import Representation
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.domains import DOMAINS, PRESET, DomainName, domain, domain_name
 from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, domain, fill
+from anyclass.features.text import PLAIN, Template, fill
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
@@ -83,14 +85,15 @@ class LatteClip:
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
     """Fine-tuning of the encoders."""
     template: Template = PLAIN
-    """Class prompt; `{}` is the class name."""
-    domain: str = "object"
+    """Class prompt; `{}` is the class name. A data set in `domain` has its own."""
+    domain: DomainName = "object"
     """Noun for what the images show, used in the questions to the captioner; or a data set of the
-    paper, for its questions."""
+    paper, such as food101, for its questions, template, learning rate and weight decay."""
     plural: str = ""
     """Plural of `domain`, if irregular."""
     class_in_prompt: bool = False
-    """Name the zero-shot class in the question about an image (the paper: for flowers and food)."""
+    """Name the zero-shot class in the question about an image (the paper: for flowers102 and
+    food101, where it is on unless you turn it off)."""
     captioner: Suppress[AnyCaptioner] = Vocabulary()
     """Captioner for image and group texts (paper: a language model that sees images)."""
     texts: Annotated[tuple[Text, ...], Field(min_length=1)] = KINDS
@@ -138,6 +141,15 @@ class LatteClip:
     """Redraw the groups by c_ft once, after the warm-up."""
     freeze_text: bool = False
     """Freeze the text encoder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, given: ArgsKwargs) -> ArgsKwargs:
+        """Add template and `class_in_prompt` of a data set in `domain`, unless given."""
+        values = dict(given.kwargs or {})
+        about = DOMAINS.get(domain_name(str(values.get("domain", ""))))
+        preset = {name: getattr(about, name) for name in PRESET} if about else {}
+        return ArgsKwargs(given.args, preset | values)
 
     def fit(
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
@@ -218,7 +230,9 @@ class LatteClip:
         state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
         parameters = tuned.parameters(tune, not self.freeze_text)
-        optimise(loss, parameters, batches, self.tuning.schedule(len(dataset)), log, keep)
+        about = domain(self.domain)
+        schedule = self.tuning.schedule(len(dataset), about.lr, about.weight_decay)
+        optimise(loss, parameters, batches, schedule, log, keep)
         if facts[0] < MIN_AGREEMENT:
             log(warning=f"{1 - facts[0]:.0%} of the last images have left their zero-shot class")
         record = FitRecord(
@@ -238,7 +252,7 @@ class LatteClip:
             tuning.tune,
             tuning.cached_views,
             captions=captions,
-            remarks=(NO_LANGUAGE_MODEL,) if self._own_words else (),
+            remarks=self._remarks,
             least_names=2,
         )
 
@@ -249,10 +263,20 @@ class LatteClip:
         return image_texts + group_texts
 
     @property
-    def _own_words(self) -> bool:
-        """Whether texts of images and groups are words of the model itself."""
-        captioned = {"image", "group"} & set(self.texts)
-        return isinstance(self.captioner, Vocabulary) and bool(captioned)
+    def _remarks(self) -> tuple[str, ...]:
+        """What to know before a fit: captions without a language model, a data set's settings."""
+        remarks = []
+        if isinstance(self.captioner, Vocabulary) and {"image", "group"} & set(self.texts):
+            remarks.append(NO_LANGUAGE_MODEL)
+        if about := DOMAINS.get(self.domain):
+            named = ", the class in the question about an image" if self.class_in_prompt else ""
+            usual = self.tuning.schedule(1, about.lr, about.weight_decay)
+            rate = f", learning rate {usual.rate.peak_lr:g}" if self.tuning.tune == "all" else ""
+            remarks.append(
+                f"--domain {self.domain} is a data set of the paper: template "
+                f"'{self.template}'{named}{rate}, weight decay {usual.weight_decay:g}"
+            )
+        return tuple(remarks)
 
     def _check(self, dataset: ImageDataset) -> None:
         if len(dataset.classes) < 2:
