@@ -323,6 +323,12 @@ def test_fit__one_class_is_refused(fit: Fit, dataset: ImageDataset, small: Small
         fit(small(), ImageDataset.read(dataset.root, ["only one"]))
 
 
+def test_fit__the_released_mix_needs_batches_as_large_as_features(fit: Fit, small: Small) -> None:
+    wanted = "needs batches as large as the features are wide: 24 instead of 6 .--batch-size 24"
+    with pytest.raises(RequestError, match=wanted):
+        fit(small(released_mix=True))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"texts": ()}, {"branches": ()}, {"alpha": 1.1}, {"tuning": {"lr": -1.0}}, {"alhpa": 0.5}],

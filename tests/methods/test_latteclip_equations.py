@@ -16,7 +16,15 @@ from torch.nn.functional import normalize
 
 from anyclass.features.domains import DOMAINS, domain
 from anyclass.features.text import fill
-from anyclass.methods.latteclip import LatteClip, margin_weights, mix, move, nearest, prototype_loss
+from anyclass.methods.latteclip import (
+    LatteClip,
+    margin_weights,
+    mix,
+    mix_as_released,
+    move,
+    nearest,
+    prototype_loss,
+)
 from anyclass.training.losses import contrastive
 
 B, C, D, K = 6, 4, 9, 3
@@ -127,6 +135,33 @@ def test_mix__equal_texts_one_text_and_absent_texts() -> None:
     two = torch.cat([v, unit(2, 1, B, D, seed=4)], dim=1)
     silent = torch.stack([w[:, 0], torch.zeros(2, B)], dim=1)
     assert torch.allclose(mix(two, silent, otherwise), v[:, 0], atol=1e-6)
+
+
+def test_mix_as_released__loop() -> None:
+    """B = D = 9 here alone, because the slip exists only there."""
+    v, w = unit(2, K, D, D, seed=3), torch.rand(2, K, D, generator=torch.Generator().manual_seed(1))
+    w[:, 1, 4] = 0.0
+    m = mix_as_released(v, w, unit(2, D, D, seed=4))
+    for n in range(2):
+        for b in range(D):
+            for d in range(D):
+                summed = float(w[1, 0, d]) * float(v[n, 0, b, d])
+                summed += sum(float(w[n, k, b]) * float(v[n, k, b, d]) for k in range(1, K))
+                total = sum(float(w[n, k, b]) for k in range(K))
+                assert float(m[n, b, d]) == pytest.approx(summed / total, abs=1e-5)
+    ones = torch.ones(2, K, D)
+    same = mix(v, ones, unit(2, D, D))
+    assert torch.allclose(mix_as_released(v, ones, unit(2, D, D)), same, atol=1e-6)
+    assert not torch.allclose(m, mix(v, w, unit(2, D, D)), atol=1e-2)
+
+
+def test_mix__as_released_only_where_asked_and_with_class_prompts() -> None:
+    v, w, p = unit(2, K, D, D, seed=3), torch.rand(2, K, D) + 0.1, unit(2, D, D)
+    right, released = mix(v, w, p), mix_as_released(v, w, p)
+    assert torch.equal(LatteClip()._mix(v, w, p), right)
+    assert torch.equal(LatteClip(released_mix=True)._mix(v, w, p), released)
+    without = LatteClip(released_mix=True, texts=("image", "group"))
+    assert torch.equal(without._mix(v, w, p), right)
 
 
 def test_mixed_text__length_ends_and_gradient(given: SimpleNamespace) -> None:
@@ -319,6 +354,7 @@ def test_defaults__are_the_specification() -> None:
     assert (how.image_captions, how.group_size, how.groups, how.floor) == (1, 4, 32, 1e-6)
     assert (how.momentum, how.update, how.margin) == ("single", "pooled", "unsigned")
     assert (how.weight_prototypes, how.normalise_mix) == ("current", False)
+    assert how.released_mix is False
     assert (how.relabel, how.relabel_view, how.collisions) == ("batch", "train", "ignore")
     assert (how.loss, how.branches, how.update_branches) == ("infonce", ("zs", "ft"), "all")
     assert (how.group_label, how.regroup, how.freeze_text) == ("zs", "never", False)

@@ -122,6 +122,9 @@ class LatteClip:
     """Prototypes for the weights of texts: current, or of the start of the epoch."""
     normalise_mix: bool = False
     """Normalise t before the loss."""
+    released_mix: bool = False
+    """Repeat a slip of the released code in Eq. 2 (`mix_as_released`), for reproduction only; the
+    batch must be as large as the model's features are wide."""
     relabel: Literal["batch", "epoch", "never"] = "batch"
     """When to compute c_ft; never: c_ft = c_zs."""
     relabel_view: Literal["train", "weak"] = "train"
@@ -167,7 +170,7 @@ class LatteClip:
         """
         clip = data.clip
         dataset = data.dataset
-        self._check(dataset)
+        self._check(dataset, data.clip)
         tune = self.tuning.tune
         micro = self.tuning.micro_batch
         part = cached_part(tune)
@@ -195,7 +198,7 @@ class LatteClip:
             p_now = p.clone()
             p_weight = p if self.weight_prototypes == "current" else p_epoch
             w = margin_weights(v, p_weight, c, present, self.margin, self.floor)  # (2, K, B)
-            m = mix(v, w, p_now[c])  # (2, B, D)
+            m = self._mix(v, w, p_now[c])  # (2, B, D)
             t = self.alpha * p_now[c] + (1 - self.alpha) * m
             t = normalize(t, dim=-1) if self.normalise_mix else t
             terms = self._losses(f, t, c.to(f.device), p_now, tuned.logit_scale)
@@ -278,9 +281,22 @@ class LatteClip:
             )
         return tuple(remarks)
 
-    def _check(self, dataset: ImageDataset) -> None:
+    def _check(self, dataset: ImageDataset, clip: Backbone) -> None:
         if len(dataset.classes) < 2:
             raise RequestError("LatteCLIP needs two or more class names (--classes FILE)")
+        batch = min(self.tuning.batch_size, len(dataset))
+        width = clip.texts([""]).shape[1] if self.released_mix else batch
+        if batch != width:
+            raise RequestError(
+                f"--released-mix needs batches as large as the features are wide: {width} instead "
+                f"of {batch} (--batch-size {width} and as many images), or leave it out"
+            )
+
+    def _mix(self, v: Tensor, w: Tensor, otherwise: Tensor) -> Float[Tensor, "2 B D"]:
+        """Eq. 2; the class prompt, if it is used, is the first text."""
+        if self.released_mix and "class" in self.texts:
+            return mix_as_released(v, w, otherwise)
+        return mix(v, w, otherwise)
 
     def _texts(
         self,
@@ -427,6 +443,22 @@ def mix(
     total = w.sum(1)
     share = torch.einsum("nkb,nb->nkb", w, 1 / total.clamp_min(1e-12))
     m = torch.einsum("nkb,nkbd->nbd", share, v)  # Eq. 2
+    return torch.where((total > 0)[..., None], m, otherwise)
+
+
+def mix_as_released(
+    v: Float[Tensor, "2 K D D"], w: Float[Tensor, "2 K D"], otherwise: Float[Tensor, "2 D D"]
+) -> Float[Tensor, "2 D D"]:
+    """Eq. 2 with the slip of the released code, where B = D hides it; the class prompt is first.
+
+    In both branches dimension d of every class prompt is multiplied by the weight of the ft class
+    prompt of sample d, and the sum divided by the own weights of branch and sample:
+    m_b,i,d = ( w_ft,class,d v_b,class,i,d + sum_k w_b,k,i v_b,k,i,d ) / sum_all w_b,i.
+    """
+    total = w.sum(1)
+    slip = torch.einsum("d,nbd->nbd", w[1, 0], v[:, 0])
+    summed = slip + torch.einsum("nkb,nkbd->nbd", w[:, 1:], v[:, 1:])
+    m = torch.einsum("nb,nbd->nbd", 1 / total.clamp_min(1e-12), summed)
     return torch.where((total > 0)[..., None], m, otherwise)
 
 
