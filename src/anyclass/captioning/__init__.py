@@ -11,7 +11,7 @@ from pydantic import Field
 
 from anyclass.captioning.batch import BatchFiles
 from anyclass.captioning.captioner import CaptionContext, Captioner, CaptionRequest
-from anyclass.captioning.collage import collage, image, jpeg, preparation
+from anyclass.captioning.collage import collage, image, jpeg, settings
 from anyclass.captioning.cost import CostEstimate
 from anyclass.captioning.dispatch import Failure, Outcome, answered, side_by_side
 from anyclass.captioning.endpoint import Endpoint
@@ -35,7 +35,7 @@ __all__ = [
     "collage",
     "image",
     "jpeg",
-    "preparation",
+    "settings",
     "side_by_side",
 ]
 
