@@ -621,9 +621,7 @@ def test_endpoint__answers_of_the_keys_of_old_are_found(
     wanted = [f"text {i}" for i in range(13)]
     assert endpoint.describe(requests, context, log) == wanted
     elsewhere = replace(endpoint, url="http://127.0.0.1:1/v1")
-    assert elsewhere.describe(requests, context, log) == wanted, (
-        "they have the key of today as well"
-    )
+    assert elsewhere.describe(requests, context, log) == wanted, "kept anew"
     assert server.questions == []
 
 
@@ -641,7 +639,7 @@ def test_endpoint__without_a_server_the_model_that_was_there_counts(
     monkeypatch.setattr("anyclass.captioning.server.Server._models", Mock(side_effect=gone))
     assert nameless.describe(requests, context, log) == said
     assert log.warnings == [
-        "no server answers. Until then the answers of llava, which was there, count."
+        "no server answers. Until then answers of llava, which was there, count."
     ]
     with pytest.raises(AnyclassError, match="no server answers"):
         replace(nameless, url="http://127.0.0.1:1/v1").describe(requests, context, log)

@@ -124,9 +124,7 @@ class Endpoint:
                 raise
             except AnyclassError as error:
                 if known := cache.model_at(self.url):
-                    log(
-                        warning=f"{error} Until then the answers of {known}, which was there, count."
-                    )
+                    log(warning=f"{error} Until then answers of {known}, which was there, count.")
                     return known
                 raise
             cache.remember(self.url, model)
