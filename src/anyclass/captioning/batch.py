@@ -84,6 +84,11 @@ class BatchFiles:
         most = max(self.max_failures, MAX_FAILURES)
         return answered(requests, context, identity, ask, log, most)
 
+    @property
+    def answered_by(self) -> str:
+        """Name of the model that answers."""
+        return self.model
+
     def estimate(self, calls: int) -> CostEstimate:
         """Cost of `calls` answers; the time is not known."""
         prices = (self.price_in, self.price_out)

@@ -154,14 +154,16 @@ class Captions:
         return torch.stack(rows, dim=1)
 
     def rows(
-        self, dataset: ImageDataset, weights: Sequence[float] | None = None
+        self, dataset: ImageDataset, weights: Sequence[float] | None = None, author: str = ""
     ) -> list[Mapping[str, Any]]:
         """List all texts for inspection: one mapping per text, with its class or files.
 
         Args:
             dataset: the images and classes.
             weights: weight of each of `strings`; None: none is listed.
+            author: model that wrote the texts of images and groups; empty: none is listed.
         """
+        by = {"model": author} if author else {}
 
         def written(n: int) -> dict[str, Any]:
             weight = {} if weights is None or n == NONE else {"weight": round(weights[n], 6)}
@@ -175,11 +177,11 @@ class Captions:
         for some, numbers in zip(self.asked.images, self.images.tolist(), strict=True):
             for request, n in zip(some, numbers, strict=True):
                 file = dataset.files[request.rows[0]]
-                rows.append({"kind": "image", "file_name": file} | written(n))
+                rows.append({"kind": "image", "file_name": file} | written(n) | by)
         for name, pool, numbers in zip(names, self.asked.groups, self.groups.tolist(), strict=True):
             for request, n in zip(pool, numbers, strict=False):
                 files = [dataset.files[i] for i in request.rows]
-                rows.append({"kind": "group", "class": name, "files": files} | written(n))
+                rows.append({"kind": "group", "class": name, "files": files} | written(n) | by)
         return rows
 
     def _text(self, number: int) -> str | None:

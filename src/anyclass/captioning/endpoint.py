@@ -22,7 +22,7 @@ from anyclass.captioning.dispatch import (
 )
 from anyclass.captioning.response_cache import ResponseCache
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.log import Log
+from anyclass.log import Log, silent
 
 if TYPE_CHECKING:
     from anyclass.captioning.server import Server
@@ -103,6 +103,14 @@ class Endpoint:
             earlier = [keyed_by_url | {"url": url} for url in spellings(self.url)]
             most = self.max_failures
             return answered(requests, context, identity, ask, log, most, self.size, earlier)
+
+    @property
+    def answered_by(self) -> str:
+        """Name of the model that answers; the one that the server had, if none is given."""
+        if self.model:
+            return self.model
+        with ResponseCache(silent) as cache:
+            return cache.model_at(self.url) or ""
 
     def estimate(self, calls: int) -> CostEstimate:
         """Cost of `calls` answers of `SECONDS` each.

@@ -88,6 +88,11 @@ class Transformers:
         earlier = [identity | settings(self.size)]
         return answered(requests, context, identity, ask, log, size=self.size, earlier=earlier)
 
+    @property
+    def answered_by(self) -> str:
+        """Name of the model that answers."""
+        return self.model
+
     def estimate(self, calls: int) -> CostEstimate:
         """Cost of `calls` answers: only time."""
         seconds = SECONDS["cuda" if self._device.startswith("cuda") else "cpu"]

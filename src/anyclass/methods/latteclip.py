@@ -238,9 +238,11 @@ class LatteClip:
         optimise(loss, parameters, batches, schedule, log, keep)
         if facts[0] < MIN_AGREEMENT:
             log(warning=f"{1 - facts[0]:.0%} of the last images have left their zero-shot class")
+        author = self.captioner.answered_by if {"image", "group"} & set(self.texts) else ""
         record = FitRecord(
             facts=self._figures(facts),
-            descriptions=texts.captions.rows(dataset, self._final_weights(texts, p)),
+            descriptions=texts.captions.rows(dataset, self._final_weights(texts, p), author),
+            captioned_by=author,
             zero_shot_labels=c_zs.tolist(),
         )
         representation = Representation((tuned,), tune)
