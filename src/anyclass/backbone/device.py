@@ -17,7 +17,7 @@ def trains_in_bf16(device: torch.device, asked: bool) -> bool:
     if device.type != "cuda":
         return asked
     if torch.version.hip is not None:  # AMD's numbers are no compute capability
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return torch.cuda.get_device_capability(device) >= NATIVE_BF16
 
 
