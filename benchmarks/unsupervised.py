@@ -19,8 +19,9 @@ from paper_sets import Splits, available
 from anyclass.backbone import Backbone
 from anyclass.captioning import Endpoint
 from anyclass.data import ImageDataset
+from anyclass.features.domains import DOMAINS
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import DOMAINS, PLAIN
+from anyclass.features.text import PLAIN
 from anyclass.methods import Method
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.latteclip import LatteClip
@@ -51,16 +52,15 @@ LATTECLIP: dict[str, dict[str, Any]] = {
 METHODS = ["zero-shot", "zero-shot, 80 templates", "reclip", "flyp, pseudo-labels", "open-world"]
 METHODS += [*LATTECLIP, "oracle"]
 
-FAST_SETS = ("food101", "sun397")
-"""Sets whose learning rate is 1e-6 in the paper; 1e-7 on the others."""
-
 
 def tuning(dataset: str, tune: Any) -> Tuning:
     """The paper's settings of the whole model; the project's own for a part of it."""
     if tune != "all":
         return Tuning(tune, views=2)
-    decay = 1e-7 if dataset == "caltech101" else 0.2
-    return Tuning(lr=1e-6 if dataset in FAST_SETS else 1e-7, weight_decay=decay)
+    if dataset not in DOMAINS:
+        return Tuning()
+    about = DOMAINS[dataset]
+    return Tuning(lr=about.lr, weight_decay=about.weight_decay)
 
 
 def method(row: str, dataset: str, asked: argparse.Namespace) -> Method:
@@ -69,8 +69,7 @@ def method(row: str, dataset: str, asked: argparse.Namespace) -> Method:
     how = tuning(dataset, asked.tune)
     if row in LATTECLIP:
         domain = dataset if dataset in DOMAINS else "object"
-        captions: dict[str, Any] = {"domain": domain, "template": template}
-        captions["class_in_prompt"] = dataset in ("flowers102", "food101")
+        captions: dict[str, Any] = {"domain": domain}
         if asked.endpoint:
             captions["captioner"] = Endpoint(url=asked.endpoint, model=asked.caption_model)
         return LatteClip(tuning=how, **captions, **LATTECLIP[row])

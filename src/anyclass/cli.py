@@ -118,11 +118,12 @@ def _fit_flags(line: "CommandLine") -> "FitFlags":
     """Flags of `fit` and `plan`, with those of an earlier run (`--from`)."""
     from anyclass.commands.flags import fit_command, plan_command
     from anyclass.commands.parse import parse
-    from anyclass.commands.second_round import inherited_flags
+    from anyclass.commands.second_round import inherited_flags, value_of
 
     words = inherited_flags(line.flags)
     command = plan_command if line.command == "plan" else fit_command
-    flags: FitFlags = parse(command(line.method, line.parts), words, line.program)
+    declared = command(line.method, line.parts, value_of(words, "--domain"))
+    flags: FitFlags = parse(declared, words, line.program)
     return flags
 
 

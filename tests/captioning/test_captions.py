@@ -51,13 +51,22 @@ def silent(**_: object) -> None:
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_draw_groups__members_number_and_repeats(size: int) -> None:
     groups = draw_groups(LABELS, 5, size, 4, seed=0)
-    assert [len(pool) for pool in groups] == [2, 0, 4, 0, 3]  # min(4, images of the class)
+    wanted = {1: [2, 0, 4, 0, 3], 3: [1, 0, 4, 0, 1], 4: [1, 0, 4, 0, 1]}
+    assert [len(pool) for pool in groups] == wanted[size]  # min(4, images), or one of all
     for c, pool in enumerate(groups):
         members = set((LABELS == c).nonzero()[:, 0].tolist())
         for rows in pool:
-            assert len(rows) == size
+            assert len(rows) == len(set(rows)) == min(size, len(members))
             assert set(rows) <= members
-            assert len(set(rows)) == size or len(members) < size
+
+
+def test_draw_groups__no_image_twice_and_none_alone() -> None:
+    labels = torch.tensor([1, 0, 2, 2, 0, 2, 0, 0, 0, 3, 3, 3, 3])  # 5, 1, 3 and 4 images
+    groups = draw_groups(labels, 4, 4, 32, seed=1)
+    assert [len(pool) for pool in groups] == [5, 0, 1, 1]
+    assert groups[2] == [(2, 3, 5)], "three images, not four with one of them twice"
+    assert sorted(groups[3][0]) == [9, 10, 11, 12]
+    assert draw_groups(labels, 4, 1, 32, seed=1)[1] == [(0,)], "groups of one were asked for"
 
 
 def test_draw_groups__uniform_and_seeded() -> None:

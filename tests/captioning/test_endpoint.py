@@ -12,6 +12,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -19,6 +20,8 @@ from pydantic import ValidationError
 
 from anyclass.captioning import CaptionContext, Captioner, CaptionRequest, Endpoint, image, jpeg
 from anyclass.captioning import endpoint as module
+from anyclass.captioning.response_cache import ResponseCache, key_of
+from anyclass.data import content_hashes
 from anyclass.errors import AnyclassError, RequestError
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -69,7 +72,7 @@ def test_endpoint__what_is_known_needs_no_server(
     server.calls.clear()
     assert endpoint.describe(requests, context, log) == said
     assert server.calls == []
-    for field in ({"temperature": 1.0}, {"max_tokens": 9}, {"size": 600}, {"model": "other"}):
+    for field in ({"temperature": 1.0}, {"max_tokens": 9}, {"size": 29}, {"model": "other"}):
         replace(endpoint, **field).describe(requests[:1], context, log)
     assert len(server.questions) == 4
 
@@ -559,3 +562,88 @@ def test_endpoint__impossible_settings(field: dict[str, float]) -> None:
 def test_endpoint__is_a_describer_and_keeps_no_key() -> None:
     assert isinstance(Endpoint(), Captioner)
     assert not [name for name in Endpoint.__dataclass_fields__ if "key" in name]
+
+
+# --- found again
+
+
+def test_endpoint__the_same_question_at_another_address_is_known(
+    server: Any,
+    start_server: Callable[[], Any],
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+) -> None:
+    said = endpoint.describe(requests, context, log)
+    other = start_server()
+    slash = f"{server.url}/"
+    for url in (other.url, slash, server.url.replace("127.0.0.1", "localhost")):
+        assert replace(endpoint, url=url).describe(requests, context, log) == said
+    assert (len(server.questions), other.questions) == (13, [])
+
+
+def test_endpoint__a_size_that_changes_no_image_is_the_same_question(
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+) -> None:
+    said = endpoint.describe(requests, context, log)
+    server.calls.clear()
+    assert replace(endpoint, size=41).describe(requests, context, log) == said
+    assert server.calls == [], "the largest single image has 41 pixels"
+    replace(endpoint, size=40).describe(requests, context, log)
+    assert len(server.questions) == 1, "that one; the collage does not depend on the size"
+
+
+def test_endpoint__answers_of_the_keys_of_old_are_found(
+    server: Any,
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+) -> None:
+    """Version 0.1 had the address and all settings of the image in the key."""
+    picture = {"size": 672, "side": 672, "gap": 20, "jpeg": 90}
+    old = {
+        "kind": "endpoint",
+        "url": server.url.replace("127.0.0.1", "localhost"),
+        "picture": picture,
+    }
+    old |= {"model": "llava", "max_tokens": 77, "temperature": 0.0}
+    hashes = content_hashes(context.dataset)
+    with ResponseCache(log) as cache:
+        for i, request in enumerate(requests):
+            of_images = [str(hashes[row]) for row in request.rows]
+            cache.keep(key_of(old, request.question, 0, of_images), f"text {i}")
+    wanted = [f"text {i}" for i in range(13)]
+    assert endpoint.describe(requests, context, log) == wanted
+    elsewhere = replace(endpoint, url="http://127.0.0.1:1/v1")
+    assert elsewhere.describe(requests, context, log) == wanted, "kept anew"
+    assert server.questions == []
+
+
+def test_endpoint__without_a_server_the_model_that_was_there_counts(
+    start_server: Callable[[], Any],
+    endpoint: Endpoint,
+    requests: list[CaptionRequest],
+    context: CaptionContext,
+    log: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nameless = replace(endpoint, url=start_server().url, model="")
+    said = nameless.describe(requests, context, log)
+    gone = AnyclassError("no server answers.")
+    monkeypatch.setattr("anyclass.captioning.server.Server._models", Mock(side_effect=gone))
+    assert nameless.describe(requests, context, log) == said
+    assert log.warnings == [
+        "no server answers. Until then answers of llava, which was there, count."
+    ]
+    with pytest.raises(AnyclassError, match="no server answers"):
+        replace(nameless, url="http://127.0.0.1:1/v1").describe(requests, context, log)
+    wrong = RequestError("the key is wrong")
+    monkeypatch.setattr("anyclass.captioning.server.Server._models", Mock(side_effect=wrong))
+    with pytest.raises(RequestError, match="key is wrong"):
+        nameless.describe(requests, context, log)

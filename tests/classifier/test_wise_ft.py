@@ -28,7 +28,7 @@ TEMPLATE = "a drawing of the {}."
 QUICK = Tuning("head", lr=3e-2, steps=4, batch_size=6, views=1)
 METHODS: dict[str, Any] = {
     "flyp all": Flyp(tuning=replace(QUICK, tune="all", lr=2e-3), template=TEMPLATE),
-    "latteclip": LatteClip(tuning=QUICK, template=TEMPLATE, texts=("class",), alpha=0.7),
+    "latteclip": LatteClip(tuning=QUICK, template=TEMPLATE, texts=("class",), alpha=0.7, mu=0.7),
     "reclip": Reclip(tune="tail", template=TEMPLATE, neighbours=3, batch_size=6, lr=3e-3),
 }
 

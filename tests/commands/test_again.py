@@ -35,6 +35,8 @@ CHANGED = [
         captioner=ENDPOINT,
     ),
     METHODS["latteclip"](captioner=CAPTIONERS["vocabulary"](words=("a", "b c"))),
+    METHODS["latteclip"](domain="flowers102"),
+    METHODS["latteclip"](domain="food101", template="a photo of a {}.", class_in_prompt=False),
     METHODS["ship"](then=ADAPTER),
     METHODS["ship"](then=METHODS["gda"](precision="pinv", alpha=2.0)),
     METHODS["get"](tuning=TwoViewTuning(epochs=1, views=2), text_branch=False),
@@ -66,6 +68,21 @@ def test_again__reads_as_the_same_request(method: Any, tmp_path: Path) -> None:
     line = read(typed, ("fit",), ("auto", *METHODS))
     found = parse(fit_command(line.method, line.parts), line.flags, line.program)
     assert (found.asked, found.request, str(found.out)) == (method, request, "x y")
+
+
+def test_fit_flags__of_a_data_set_are_its_own_unless_typed() -> None:
+    def read_flags(*typed: str) -> Any:
+        words = ["fit", "latteclip", "--images", "x", *typed]
+        return _fit_flags(read(words, ("fit",), ("auto", *METHODS))).asked
+
+    flowers = METHODS["latteclip"](domain="flowers102")
+    assert read_flags("--domain", "Flowers") == flowers
+    assert read_flags("--domain=flowers102") == flowers
+    assert flowers.class_in_prompt
+    typed = read_flags("--domain", "food", "--no-class-in-prompt", "--template", "a photo of a {}.")
+    assert typed == CHANGED[3]
+    assert typed.template == "a photo of a {}."
+    assert read_flags("--domain", "bird").template == "a photo of a {}."
 
 
 def test_again__says_what_is_not_a_default_and_nothing_else(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """`describe`: a line per image, and a fit that asks for none of them again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from anyclass.captioning import BatchFiles, Endpoint, Vocabulary
+from anyclass.captioning import BatchFiles, CaptionFile, Endpoint, Vocabulary
 from anyclass.commands.describe import describe
 from anyclass.commands.fit import fit
 from anyclass.commands.predict import load
@@ -101,8 +102,26 @@ def test_describe__a_later_fit_asks_for_no_image_again(
     asked = server.questions[14:]
     assert asked
     assert all("common visual attributes of the kites" in call.question for call in asked)
-    used = {r["file_name"]: r["text"] for r in lines(tmp_path / "run/descriptions.jsonl")[4:18]}
+    texts = lines(tmp_path / "run/descriptions.jsonl")
+    used = {r["file_name"]: r["text"] for r in texts[4:18]}
     assert used == {row["file_name"]: row["text"] for row in rows}
+    assert {row["model"] for row in rows} == {"llava"}, "the server's only model, not named"
+    assert {(row["kind"], row.get("model")) for row in texts} == {
+        ("class", None),
+        ("image", "llava"),
+        ("group", "llava"),
+    }
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["captioned_by"] == "llava"
+    card = (tmp_path / "run/model/README.md").read_text(encoding="utf-8")
+    assert "* captions of the training images: llava\n" in card
+    with pytest.raises(RequestError, match="is finished"):
+        fit(method, tmp_path / "run", **shapes)
+    captioner = CaptionFile(path=str(tmp_path / "run/descriptions.jsonl"))
+    imported = replace(method, captioner=captioner)
+    fit(imported, tmp_path / "imported", **shapes)
+    again = lines(tmp_path / "imported/descriptions.jsonl")
+    assert [row["text"] for row in again] == [row["text"] for row in texts]
 
 
 def test_describe__goes_on_after_a_stop(model: dict[str, Any], server: Any, tmp_path: Path) -> None:
@@ -134,6 +153,7 @@ def test_fit__a_describer_is_saved_with_the_run(
     saved = config["fields"]["captioner"]
     assert (saved["kind"], saved["url"], saved["model"]) == ("endpoint", server.url, "llava")
     assert LatteClip(captioner=saved).captioner == endpoint
+    assert config["captioned_by"] == "llava"
     classifier = load(tmp_path / "run")
     assert len(classifier.predict(shapes["images"])) == 14
 

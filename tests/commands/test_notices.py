@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from anyclass.captioning import Endpoint
 from anyclass.commands.notices import notices
 from anyclass.data import Classes, ImageDataset
+from anyclass.methods.flyp import Flyp
 from anyclass.methods.get import Get
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.simgcd import SimGcd
@@ -27,12 +29,24 @@ def said_of(
 def test_notices__what_was_left_out(images: Path) -> None:
     (images / "notes.txt").write_text("a")
     known = ImageDataset.read(images, ("red square", "kite"))
-    said = said_of(known, LatteClip(tuning=Tuning(tune="head")), "cpu")
+    said = said_of(known, Flyp(tuning=Tuning(tune="head")), "cpu")
     assert len(said) == 1
     assert said[0].startswith("skipped files that are not images (1)")
-    assert said_of(known, LatteClip(tuning=Tuning(tune="all")), "cuda") == said
+    assert said_of(known, Flyp(tuning=Tuning(tune="all")), "cuda") == said
     slow = "no GPU: training from pixels takes hours, --tune head takes minutes"
-    assert said_of(known, LatteClip(tuning=Tuning(tune="all")), "cpu") == [*said, slow]
+    assert said_of(known, Flyp(tuning=Tuning(tune="all")), "cpu") == [*said, slow]
+
+
+def test_notices__captions_without_a_language_model() -> None:
+    some = ImageDataset(Path("x"), ("a.png",), np.full(1, -1), Classes.of(("kite", "art")))
+    own = (
+        "the captions are words of the model itself; --captioner endpoint asks a language model, "
+        "as the paper does"
+    )
+    assert said_of(some, LatteClip(), "cuda") == [own]
+    assert said_of(some, LatteClip(texts=("class", "group")), "cuda") == [own]
+    assert said_of(some, LatteClip(texts=("class",)), "cuda") == [], "no caption is used"
+    assert said_of(some, LatteClip(captioner=Endpoint(model="seer")), "cuda") == []
 
 
 @pytest.mark.parametrize(
@@ -50,7 +64,7 @@ def test_notices__what_was_left_out(images: Path) -> None:
         (SimGcd(tuning=TwoViewTuning(epochs=60)), None),
         (SimGcd(tuning=TwoViewTuning("head")), None),
         (SimGcd(tuning=TwoViewTuning(views=0)), "--views 0 reads all images again"),
-        (LatteClip(), None),
+        (Flyp(), None),
     ],
 )
 def test_notices__how_long_pairs_take_without_a_gpu(
@@ -95,7 +109,7 @@ def test_notices__bf16_is_no_help_everywhere(monkeypatch: pytest.MonkeyPatch) ->
 def test_notices__texts_of_the_prompt_ensemble_where_there_are_many() -> None:
     names = [f"kind {i}" for i in range(1000)]
     many = ImageDataset(Path("x"), ("a.png",), np.full(1, 7), Classes.of(names))
-    workload = LatteClip(tuning=Tuning("head")).workload(1, 1000)
+    workload = Flyp(tuning=Tuning("head")).workload(1, 1000)
     (said,) = notices(many, workload, "cpu")
     assert "80 prompt templates encodes 81,000 texts, about 8 minutes" in said
     assert "--no-prompt-ensemble" in said

@@ -79,7 +79,7 @@ def small() -> Callable[..., LatteClip]:
 
     def method(**changed: Any) -> LatteClip:
         how = {"tune": "head", "lr": 5e-3, "steps": 5, "batch_size": 6, "views": 2}
-        own = {"captioner": Teller(), "group_size": 2, "groups": 1, "alpha": 0.7}
+        own = {"captioner": Teller(), "group_size": 2, "groups": 1, "alpha": 0.7, "mu": 0.8}
         how |= {name: changed.pop(name) for name in vars(Tuning()) if name in changed}
         return LatteClip(tuning=Tuning(**how), **(own | changed))
 

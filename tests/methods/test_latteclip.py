@@ -81,8 +81,8 @@ def moved(p: Tensor, pairs: list[tuple[int, Tensor]], how: LatteClip) -> Tensor:
         if mine:
             mean_m = sum(mine) / len(mine)
             mean_t = how.alpha * p[k] + (1 - how.alpha) * mean_m
-            new = {"single": mean_t, "none": mean_m}.get(how.momentum)
-            new = how.alpha * p[k] + (1 - how.alpha) * mean_t if new is None else new
+            mean = mean_t if how.momentum == "double" else mean_m
+            new = mean_m if how.momentum == "none" else how.mu * p[k] + (1 - how.mu) * mean
             rows[k] = new / new.norm()
     return torch.stack(rows)
 
@@ -187,7 +187,7 @@ class Truth:
 
 
 OPTIONS: list[dict[str, Any]] = [
-    {"momentum": "double", "collisions": "multi_positive", "update": "sequential"},
+    {"momentum": "double", "mu": 0.6, "collisions": "multi_positive", "update": "sequential"},
     {"momentum": "none", "normalise_mix": True, "collisions": "mask"},
     {"margin": "signed", "floor": 0.1, "weight_prototypes": "epoch", "relabel": "epoch"},
     {"margin": "equal", "loss": "classes", "relabel": "never"},

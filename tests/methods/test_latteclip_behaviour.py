@@ -44,7 +44,7 @@ def steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- zero-shot is the start
 
 
-STILL = {"lr": 0.0, "alpha": 1.0, "steps": 3}
+STILL = {"lr": 0.0, "alpha": 1.0, "mu": 1.0, "steps": 3}
 
 
 @pytest.mark.parametrize(
@@ -325,6 +325,12 @@ def test_fit__one_class_is_refused(fit: Fit, dataset: ImageDataset, small: Small
         fit(small(), ImageDataset.read(dataset.root, ["only one"]))
 
 
+def test_fit__the_released_mix_needs_batches_as_large_as_features(fit: Fit, small: Small) -> None:
+    wanted = "needs batches as large as the features are wide: 24 instead of 6 .--batch-size 24"
+    with pytest.raises(RequestError, match=wanted):
+        fit(small(released_mix=True))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"texts": ()}, {"branches": ()}, {"alpha": 1.1}, {"tuning": {"lr": -1.0}}, {"alhpa": 0.5}],
@@ -363,6 +369,40 @@ def test_fit__micro_batches_give_the_same_weights(fit: Fit, small: Small, tune: 
         assert torch.allclose(parameter, found[name], atol=1e-4), name
 
 
+def test_latteclip__a_data_set_brings_its_settings_and_fields_override_them(fit: Fit) -> None:
+    food = "a photo of a {c}, a type of food."
+    how = LatteClip(domain="Food")
+    assert (how.domain, how.template, how.class_in_prompt) == ("food101", food, True)
+    own = LatteClip(domain="food101", template="{} dish", class_in_prompt=False)
+    assert (own.template, own.class_in_prompt) == ("{} dish", False)
+    assert replace(own, alpha=0.5) == LatteClip(
+        domain="food101", template="{} dish", class_in_prompt=False, alpha=0.5
+    )
+    assert LatteClip(domain="sun397").class_in_prompt is False
+    with pytest.raises(RequestError, match="did you mean flowers102"):
+        LatteClip(domain="flower102")
+    said = how.workload(9, 3).remarks[-1]
+    assert said == (
+        f"--domain food101 is a data set of the paper: template '{food}', the class in the "
+        "question about an image, learning rate 1e-06, weight decay 0.2"
+    )
+    assert len(LatteClip(domain="bird").workload(9, 3).remarks) == 1
+
+
+def test_fit__trains_with_the_learning_rate_of_the_data_set(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def noted(loss: Any, parameters: Any, batches: Any, schedule: Any, *rest: Any) -> None:
+        used.append((schedule.rate.peak_lr, schedule.weight_decay))
+
+    monkeypatch.setattr("anyclass.methods.latteclip.optimise", noted)
+    for name in ("food101", "caltech101", "bird"):
+        fit(LatteClip(domain=name, texts=("class",), tuning=Tuning(steps=1)))
+    assert used == [(1e-6, 0.2), (1e-7, 1e-7), (1e-7, 0.2)]
+
+
 # --- it learns
 
 
@@ -393,5 +433,7 @@ def test_fit__starter_model_with_the_vocabulary(images: Path, names: Path) -> No
     right = [(labels == dataset.labels).mean() for labels in (adapted, zero_shot)]
     assert right[0] >= right[1] - 0.05
     texts = [row["text"] for row in classifier.record.descriptions]
-    assert len(texts) == 4 + 14 + 14
+    counts = np.bincount(zero_shot, minlength=4)
+    groups = sum(n if n > how.group_size else n > 1 for n in counts)
+    assert len(texts) == 4 + 14 + groups
     assert all(text.startswith(("a ", "an ")) and text.endswith(".") for text in texts)

@@ -14,8 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.features.text import DOMAINS, domain, fill
-from anyclass.methods.latteclip import LatteClip, margin_weights, mix, move, nearest, prototype_loss
+from anyclass.features.domains import DOMAINS, domain
+from anyclass.features.text import fill
+from anyclass.methods.latteclip import (
+    LatteClip,
+    margin_weights,
+    mix,
+    mix_as_released,
+    move,
+    nearest,
+    prototype_loss,
+)
 from anyclass.training.losses import contrastive
 
 B, C, D, K = 6, 4, 9, 3
@@ -128,6 +137,33 @@ def test_mix__equal_texts_one_text_and_absent_texts() -> None:
     assert torch.allclose(mix(two, silent, otherwise), v[:, 0], atol=1e-6)
 
 
+def test_mix_as_released__loop() -> None:
+    """B = D = 9 here alone, because the slip exists only there."""
+    v, w = unit(2, K, D, D, seed=3), torch.rand(2, K, D, generator=torch.Generator().manual_seed(1))
+    w[:, 1, 4] = 0.0
+    m = mix_as_released(v, w, unit(2, D, D, seed=4))
+    for n in range(2):
+        for b in range(D):
+            for d in range(D):
+                summed = float(w[1, 0, d]) * float(v[n, 0, b, d])
+                summed += sum(float(w[n, k, b]) * float(v[n, k, b, d]) for k in range(1, K))
+                total = sum(float(w[n, k, b]) for k in range(K))
+                assert float(m[n, b, d]) == pytest.approx(summed / total, abs=1e-5)
+    ones = torch.ones(2, K, D)
+    same = mix(v, ones, unit(2, D, D))
+    assert torch.allclose(mix_as_released(v, ones, unit(2, D, D)), same, atol=1e-6)
+    assert not torch.allclose(m, mix(v, w, unit(2, D, D)), atol=1e-2)
+
+
+def test_mix__as_released_only_where_asked_and_with_class_prompts() -> None:
+    v, w, p = unit(2, K, D, D, seed=3), torch.rand(2, K, D) + 0.1, unit(2, D, D)
+    right, released = mix(v, w, p), mix_as_released(v, w, p)
+    assert torch.equal(LatteClip()._mix(v, w, p), right)
+    assert torch.equal(LatteClip(released_mix=True)._mix(v, w, p), released)
+    without = LatteClip(released_mix=True, texts=("image", "group"))
+    assert torch.equal(without._mix(v, w, p), right)
+
+
 def test_mixed_text__length_ends_and_gradient(given: SimpleNamespace) -> None:
     """alpha - (1 - alpha) <= |t| <= 1; dt/dv is 1 - alpha times dm/dv, and dt/dw, dt/dp none."""
     p = given.p[given.c]
@@ -204,24 +240,31 @@ def test_prototype_loss__texts_learn_and_prototypes_do_not() -> None:
     assert bool((t.grad.abs().sum(1) > 1e-4).all())
 
 
-def slow_move(p: Tensor, m: Tensor, c: list[int], keep: float) -> Tensor:
+def slow_move(p: Tensor, m: Tensor, c: list[int], mu: float, momentum: str, alpha: float) -> Tensor:
+    """The moving average written out: of m, of t, or m itself."""
     rows = []
     for k in range(len(p)):
         mine = [m[i] for i in range(len(c)) if c[i] == k]
-        moved = keep * p[k] + (1 - keep) * sum(mine) / len(mine) if mine else p[k]
-        rows.append(moved / moved.norm() if mine else moved)
+        if not mine:
+            rows.append(p[k])
+            continue
+        t = [alpha * p[k] + (1 - alpha) * one for one in mine]
+        mean = sum(t if momentum == "double" else mine) / len(mine)
+        moved = mean if momentum == "none" else mu * p[k] + (1 - mu) * mean
+        rows.append(moved / moved.norm())
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize(("momentum", "keep"), [("single", 0.9), ("double", 0.99), ("none", 0.0)])
-def test_move__loop(momentum: str, keep: float) -> None:
+@pytest.mark.parametrize("momentum", ["single", "double", "none"])
+@pytest.mark.parametrize(("mu", "alpha"), [(0.9, 0.9), (0.6, 0.8), (0.999, 0.3)])
+def test_move__loop(momentum: str, mu: float, alpha: float) -> None:
     p, m, c = unit(C, D), unit(B, D, seed=1) * 0.8, [0, 3, 0, 0, 3, 1]
-    moved = move(p, m, torch.tensor(c), ALPHA, momentum)
-    assert torch.allclose(moved, slow_move(p, m, c, keep), atol=1e-6)
+    moved = move(p, m, torch.tensor(c), mu, momentum, alpha)
+    assert torch.allclose(moved, slow_move(p, m, c, mu, momentum, alpha), atol=1e-6)
     assert torch.equal(moved[2], p[2])
     assert torch.allclose(moved.norm(dim=1), torch.ones(C), atol=1e-6)
     order = torch.tensor([4, 0, 5, 2, 1, 3])
-    again = move(p, m[order], torch.tensor(c)[order], ALPHA, momentum)
+    again = move(p, m[order], torch.tensor(c)[order], mu, momentum, alpha)
     assert torch.allclose(again, moved, atol=1e-6)
 
 
@@ -256,7 +299,7 @@ def test_branches__alike_when_labels_and_texts_are(given: SimpleNamespace) -> No
     t = ALPHA * given.p[c] + (1 - ALPHA) * m
     zs, ft = (contrastive(unit(B, D, seed=6), t[i], torch.tensor(9.0)) for i in range(2))
     assert torch.equal(zs, ft)
-    pooled = LatteClip(alpha=ALPHA)._update(given.p, m, c)
+    pooled = LatteClip(mu=ALPHA)._update(given.p, m, c)
     assert torch.allclose(pooled, move(given.p, m[0], c[0], ALPHA), atol=1e-7)
 
 
@@ -272,9 +315,22 @@ def test_update__pooled_sequential_and_branches(given: SimpleNamespace) -> None:
         ({"branches": ("ft",), "update_branches": "same"}, ft),
         ({"branches": ("ft",), "update_branches": "same", "update": "sequential"}, ft),
     ):
-        assert torch.allclose(LatteClip(alpha=ALPHA, **how)._update(p, m, c), wanted, atol=1e-7)
+        assert torch.allclose(LatteClip(mu=ALPHA, **how)._update(p, m, c), wanted, atol=1e-7)
     assert not torch.allclose(both, after, atol=1e-4)
     assert not torch.allclose(both, ft, atol=1e-4)
+
+
+@pytest.mark.parametrize("update", ["pooled", "sequential"])
+def test_update__momentum_and_the_mix_are_two_numbers(given: SimpleNamespace, update: str) -> None:
+    m, c, p = unit(2, B, D, seed=7), given.c, given.p
+    for momentum in ("single", "double"):
+        how = LatteClip(alpha=0.3, mu=0.8, momentum=momentum, update=update)
+        wanted = p
+        steps = [(m[0], c[0]), (m[1], c[1])]
+        steps = steps if update == "sequential" else [(m.flatten(0, 1), c.flatten())]
+        for some, classes in steps:
+            wanted = slow_move(wanted, some, classes.tolist(), 0.8, momentum, 0.3)
+        assert torch.allclose(how._update(p, m, c), wanted, atol=1e-6)
 
 
 def test_nearest__loop() -> None:
@@ -287,15 +343,18 @@ def test_nearest__loop() -> None:
 
 def test_defaults__are_the_specification() -> None:
     how, tuning = LatteClip(), LatteClip().tuning
-    assert (tuning.tune, tuning.batch_size, tuning.weight_decay) == ("all", 512, 0.2)
+    assert (tuning.tune, tuning.batch_size) == ("all", 512)
+    assert tuning.schedule(600).weight_decay == 0.2
     views = tuning.augmentation
     assert (views.scale, views.jitter) == ((0.9, 1.0), (0.5, 0.5, 0.5, 0.1))
     assert (views.jitter_probability, views.grey_probability, how.alpha) == (0.8, 0.2, 0.99)
+    assert how.mu == 0.99
     assert (how.template, how.domain, how.class_in_prompt) == ("a photo of a {}.", "object", False)
     assert how.texts == ("class", "image", "group")
     assert (how.image_captions, how.group_size, how.groups, how.floor) == (1, 4, 32, 1e-6)
     assert (how.momentum, how.update, how.margin) == ("single", "pooled", "unsigned")
     assert (how.weight_prototypes, how.normalise_mix) == ("current", False)
+    assert how.released_mix is False
     assert (how.relabel, how.relabel_view, how.collisions) == ("batch", "train", "ignore")
     assert (how.loss, how.branches, how.update_branches) == ("infonce", ("zs", "ft"), "all")
     assert (how.group_label, how.regroup, how.freeze_text) == ("zs", "never", False)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from anyclass.backbone import Part
+from anyclass.features.domains import domain
 from anyclass.methods.get import Get
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.latteclip import LatteClip
@@ -35,6 +36,20 @@ def test_steps__of_the_ten_sets() -> None:
         assert how.schedule(images) == AdamW(
             LearningRate(1e-7, -(-images // 512)), 0.2, (0.9, 0.98), 1e-6, "matrices"
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "decay"),
+    [("food101", 1e-6, 0.2), ("SUN", 1e-6, 0.2), ("caltech101", 1e-7, 1e-7), ("dtd", 1e-7, 0.2)],
+)
+def test_schedule__of_a_data_set_gives_way_to_fields(name: str, lr: float, decay: float) -> None:
+    about = domain(name)
+    usual = Tuning().schedule(600, about.lr, about.weight_decay)
+    assert (usual.rate.peak_lr, usual.weight_decay) == (lr, decay)
+    given = Tuning(lr=3e-6, weight_decay=0.1).schedule(600, about.lr, about.weight_decay)
+    assert (given.rate.peak_lr, given.weight_decay) == (3e-6, 0.1)
+    head = Tuning("head").schedule(600, about.lr, about.weight_decay)
+    assert head == Tuning("head").schedule(600), "nothing is published on a part of the model"
 
 
 @pytest.mark.parametrize(("tune", "path"), [("head", 5e-4), ("tail", 3e-4)])

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
+from anyclass.backbone.device import trains_in_bf16
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import take_apart
 from anyclass.backbone.loading import STARTER, absolute_id, load_model
@@ -30,8 +31,9 @@ EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
 
 Precision = Literal["float32", "bf16"]
-"""Precision of training on a CPU; a GPU always uses bfloat16. Weights, losses and outputs are
-float32 in any case. bf16 is twice as fast on a processor with AMX, and slower on any other."""
+"""Precision of training on a CPU; a GPU uses bfloat16 if it computes in it natively, else float32.
+Weights, losses and outputs are float32 in any case. bf16 is twice as fast on a processor with AMX,
+and slower on any other."""
 
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
@@ -318,7 +320,7 @@ class Backbone:
 
     def _autocast(self) -> torch.autocast:
         """Mixed precision for training, on a GPU or if requested; the callers return float32."""
-        on = torch.is_grad_enabled() and (self.device.type == "cuda" or self.precision == "bf16")
+        on = torch.is_grad_enabled() and trains_in_bf16(self.device, self.precision == "bf16")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def _check(self, part: Part) -> None:

@@ -4,6 +4,22 @@ import torch
 
 from anyclass.errors import RequestError
 
+NATIVE_BF16 = (8, 0)
+"""Compute capability from which a GPU of NVIDIA computes in bfloat16 (Ampere; not T4 or V100)."""
+
+
+def trains_in_bf16(device: torch.device, asked: bool) -> bool:
+    """Whether training uses bfloat16: on a GPU that computes in it, on a CPU if `asked`.
+
+    An older GPU emulates bfloat16 slowly, and float16 would need its losses scaled: it trains in
+    float32.
+    """
+    if device.type != "cuda":
+        return asked
+    if torch.version.hip is not None:  # AMD's numbers are no compute capability
+        return bool(torch.cuda.is_bf16_supported())
+    return torch.cuda.get_device_capability(device) >= NATIVE_BF16
+
 
 def torch_device(name: str) -> str:
     """Check a device name; `auto` is a GPU if there is one.

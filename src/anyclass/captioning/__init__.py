@@ -1,7 +1,8 @@
 """Captioners: images and a question in, one sentence each out.
 
 `vocabulary` combines the words with the most similar text features. The others ask a multimodal
-language model: `endpoint` over HTTP, `transformers` in this process, `batch` through files.
+language model: `endpoint` over HTTP, `transformers` in this process, `batch` through files. `file`
+reads texts that were written elsewhere.
 `dispatch` puts their questions, and `response_cache` keeps the answers.
 """
 
@@ -10,8 +11,9 @@ from typing import Annotated
 from pydantic import Field
 
 from anyclass.captioning.batch import BatchFiles
+from anyclass.captioning.caption_file import CaptionFile
 from anyclass.captioning.captioner import CaptionContext, Captioner, CaptionRequest
-from anyclass.captioning.collage import collage, image, jpeg, preparation
+from anyclass.captioning.collage import collage, image, jpeg, settings
 from anyclass.captioning.cost import CostEstimate
 from anyclass.captioning.dispatch import Failure, Outcome, answered, side_by_side
 from anyclass.captioning.endpoint import Endpoint
@@ -23,6 +25,7 @@ __all__ = [
     "BatchFiles",
     "CAPTIONERS",
     "CaptionContext",
+    "CaptionFile",
     "CaptionRequest",
     "Captioner",
     "CostEstimate",
@@ -35,12 +38,12 @@ __all__ = [
     "collage",
     "image",
     "jpeg",
-    "preparation",
+    "settings",
     "side_by_side",
 ]
 
 AnyCaptioner = Annotated[
-    Vocabulary | Endpoint | Transformers | BatchFiles, Field(discriminator="kind")
+    Vocabulary | Endpoint | Transformers | BatchFiles | CaptionFile, Field(discriminator="kind")
 ]
 """Any captioner; `kind` says which."""
 
@@ -49,5 +52,6 @@ CAPTIONERS = {
     "endpoint": Endpoint,
     "transformers": Transformers,
     "batch": BatchFiles,
+    "file": CaptionFile,
 }
 """Name on the command line -> its class."""

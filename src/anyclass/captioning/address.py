@@ -37,6 +37,15 @@ def remote_host(url: str, allowed: str) -> str:
     return host
 
 
+def spellings(url: str) -> list[str]:
+    """Ways to write one address: 127.0.0.1 or localhost, with or without a slash at the end."""
+    bare = url.rstrip("/")
+    hosts = ("://127.0.0.1", "://localhost")
+    swapped = [bare.replace(one, other) for one in hosts for other in hosts if one in bare]
+    urls = [way for one in (bare, *swapped) for way in (one, f"{one}/")]
+    return list(dict.fromkeys([url, *urls]))
+
+
 def proxy_for(host: str) -> str | None:
     """Proxy for a remote `host` according to the environment."""
     proxy = None if proxy_bypass(host) else getproxies().get("https")

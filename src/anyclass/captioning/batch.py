@@ -16,7 +16,7 @@ from tyro.conf import Suppress, arg
 
 from anyclass.captioning.captioner import CaptionContext, CaptionRequest
 from anyclass.captioning.cleaning import cleaned
-from anyclass.captioning.collage import jpeg, preparation
+from anyclass.captioning.collage import jpeg, settings
 from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import MAX_FAILURES, Failure, Outcome, answered, load_image
 from anyclass.captioning.messages import UNREADABLE, answer, question
@@ -80,9 +80,14 @@ class BatchFiles:
                 raise RequestError(_to_do(folder, written))
 
         identity = {"kind": self.kind, "model": self.model, **self._generation}
-        identity |= {"picture": preparation(self.size)}
+        identity |= {"picture": settings(self.size)}
         most = max(self.max_failures, MAX_FAILURES)
         return answered(requests, context, identity, ask, log, most)
+
+    @property
+    def answered_by(self) -> str:
+        """Name of the model that answers."""
+        return self.model
 
     def estimate(self, calls: int) -> CostEstimate:
         """Cost of `calls` answers; the time is not known."""

@@ -32,23 +32,26 @@ def draw_groups(
 ) -> list[list[tuple[int, ...]]]:
     """Draw groups of images for each class; each group is a tuple of rows.
 
-    K = min(most, images of the class) groups of `size` images, drawn without replacement, or with
-    replacement if the class has fewer than `size`. A class without images has no group.
+    K = min(most, images of the class) groups of `size` images, drawn without replacement. A class
+    with no more than `size` images has one group, of all of them. A single image is no group, for
+    nothing is common to it, unless `size` is 1; a class without images has none.
     """
     generator = torch.Generator().manual_seed(seed)
     groups: list[list[tuple[int, ...]]] = []
     for c in range(classes):
         members = (labels == c).nonzero()[:, 0]
-        groups.append([_draw(members, size, generator) for _ in range(min(most, len(members)))])
+        drawn = [_draw(members, size, generator) for _ in range(min(most, len(members)))]
+        if len(members) < 2 <= size:
+            drawn = []
+        groups.append(drawn if len(members) > size else drawn[:1])
     return groups
 
 
 def _draw(members: Int[Tensor, " n"], size: int, generator: torch.Generator) -> tuple[int, ...]:
-    if len(members) >= size:
-        chosen = torch.randperm(len(members), generator=generator)[:size]
-    else:
-        chosen = torch.randint(len(members), (size,), generator=generator)
-    return tuple(members[chosen].tolist())
+    if len(members) < size:
+        torch.randint(len(members), (size,), generator=generator)  # later groups stay as they were
+        return tuple(members.tolist())
+    return tuple(members[torch.randperm(len(members), generator=generator)[:size]].tolist())
 
 
 class Asked(NamedTuple):
@@ -151,14 +154,16 @@ class Captions:
         return torch.stack(rows, dim=1)
 
     def rows(
-        self, dataset: ImageDataset, weights: Sequence[float] | None = None
+        self, dataset: ImageDataset, weights: Sequence[float] | None = None, author: str = ""
     ) -> list[Mapping[str, Any]]:
         """List all texts for inspection: one mapping per text, with its class or files.
 
         Args:
             dataset: the images and classes.
             weights: weight of each of `strings`; None: none is listed.
+            author: model that wrote the texts of images and groups; empty: none is listed.
         """
+        by = {"model": author} if author else {}
 
         def written(n: int) -> dict[str, Any]:
             weight = {} if weights is None or n == NONE else {"weight": round(weights[n], 6)}
@@ -172,11 +177,11 @@ class Captions:
         for some, numbers in zip(self.asked.images, self.images.tolist(), strict=True):
             for request, n in zip(some, numbers, strict=True):
                 file = dataset.files[request.rows[0]]
-                rows.append({"kind": "image", "file_name": file} | written(n))
+                rows.append({"kind": "image", "file_name": file} | written(n) | by)
         for name, pool, numbers in zip(names, self.asked.groups, self.groups.tolist(), strict=True):
             for request, n in zip(pool, numbers, strict=False):
                 files = [dataset.files[i] for i in request.rows]
-                rows.append({"kind": "group", "class": name, "files": files} | written(n))
+                rows.append({"kind": "group", "class": name, "files": files} | written(n) | by)
         return rows
 
     def _text(self, number: int) -> str | None:

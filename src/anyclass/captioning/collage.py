@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from anyclass.captioning.captioner import CaptionRequest
 from anyclass.data import ImageDataset
+from anyclass.errors import ImageError
 
 SIDE = 672
 """Width and height of a collage, in pixels."""
@@ -52,6 +53,17 @@ def jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def preparation(size: int) -> dict[str, Any]:
-    """All settings of the image preparation, for the cache key."""
+def preparation(request: CaptionRequest, dataset: ImageDataset, size: int) -> dict[str, Any]:
+    """Settings that change the pixels of `request`, for the cache key; from the header alone."""
+    if len(request.rows) > 1:
+        return {"side": SIDE, "gap": GAP, "jpeg": QUALITY}
+    try:
+        side = dataset.longer_side(request.rows[0])
+    except ImageError:
+        return {"size": size, "jpeg": QUALITY}
+    return {"jpeg": QUALITY} if side <= size else {"size": size, "jpeg": QUALITY}
+
+
+def settings(size: int) -> dict[str, Any]:
+    """All settings of the image preparation, whether they change an image or not."""
     return {"size": size, "side": SIDE, "gap": GAP, "jpeg": QUALITY}

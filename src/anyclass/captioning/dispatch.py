@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from anyclass.captioning.captioner import CaptionContext, CaptionRequest
 from anyclass.captioning.cleaning import cleaned
-from anyclass.captioning.collage import image
+from anyclass.captioning.collage import image, preparation
 from anyclass.captioning.response_cache import ResponseCache, key_of
 from anyclass.data import ImageDataset, content_hashes
 from anyclass.errors import AnyclassError, ImageError
@@ -43,6 +43,8 @@ def answered(
     ask: Ask,
     log: Log,
     max_failures: float = MAX_FAILURES,
+    size: int | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> list[str | None]:
     """Return the texts for `requests`, from the response cache or by asking; None if there is none.
 
@@ -57,6 +59,9 @@ def answered(
         ask: asks the questions that are not in the cache.
         log: gets the progress, and one warning about failures.
         max_failures: share of the questions that may fail.
+        size: longer side that single images are reduced to; None: `identity` has it. An image that
+            is no larger has the same key whatever the size.
+        earlier: identities that older versions kept the same answers under.
 
     Raises:
         AnyclassError: more than that failed, or all; the answers so far are kept.
@@ -64,11 +69,13 @@ def answered(
     if not requests:
         return []
     images, reasons = _hashed(requests, context.dataset)
-    keys = {r: key_of(identity, r.question, r.variant, hashes) for r, hashes in images.items()}
+    keys = {r: _key(identity, r, images[r], context.dataset, size) for r in images}
     asked = {key: request for request, key in keys.items()}
     total = len(asked) + len(reasons)
     with ResponseCache(log) as cache:
         texts = cache.known(asked)
+        for old in earlier:
+            texts |= _inherited(cache, old, {k: asked[k] for k in asked.keys() - texts}, images)
         missing = {request: key for key, request in asked.items() if key not in texts}
         log(stage="describe", done=total - len(missing), total=total, failed=len(reasons))
         for request, outcome in _outcomes(ask, missing):
@@ -89,6 +96,36 @@ def answered(
             log(stage="describe", done=done, total=total, failed=len(reasons))
     _check_failures(reasons, total, max_failures, log)
     return [texts.get(keys.get(request, "")) for request in requests]
+
+
+def _key(
+    identity: Mapping[str, Any],
+    request: CaptionRequest,
+    hashes: Sequence[str],
+    dataset: ImageDataset,
+    size: int | None,
+) -> str:
+    """Cache key of a question."""
+    if size is not None:
+        identity = {**identity, "picture": preparation(request, dataset, size)}
+    return key_of(identity, request.question, request.variant, hashes)
+
+
+def _inherited(
+    cache: ResponseCache,
+    identity: Mapping[str, Any],
+    asked: Mapping[str, CaptionRequest],
+    images: Mapping[CaptionRequest, Sequence[str]],
+) -> dict[str, str]:
+    """Answers that an older version kept under `identity`, by the keys of today; kept there too."""
+    old = {k: key_of(identity, r.question, r.variant, images[r]) for k, r in asked.items()}
+    known = cache.known(old.values())
+    found = {key: known[old[key]] for key in asked if old[key] in known}
+    for key, text in found.items():
+        request = asked[key]
+        pictures = " ".join(images[request])
+        cache.keep(key, text, str(identity["model"]), request.question, pictures)
+    return found
 
 
 def load_image(request: CaptionRequest, dataset: ImageDataset, size: int) -> Image | Failure:

@@ -8,9 +8,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import Suppress, arg
 
-from anyclass.captioning.address import proxy_for, remote_host
+from anyclass.captioning.address import proxy_for, remote_host, spellings
 from anyclass.captioning.captioner import CaptionContext, CaptionRequest
-from anyclass.captioning.collage import jpeg, preparation
+from anyclass.captioning.collage import jpeg, settings
 from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import (
     MAX_FAILURES,
@@ -20,8 +20,9 @@ from anyclass.captioning.dispatch import (
     load_image,
     side_by_side,
 )
-from anyclass.errors import RequestError
-from anyclass.log import Log
+from anyclass.captioning.response_cache import ResponseCache
+from anyclass.errors import AnyclassError, RequestError
+from anyclass.log import Log, silent
 
 if TYPE_CHECKING:
     from anyclass.captioning.server import Server
@@ -84,7 +85,7 @@ class Endpoint:
         host = remote_host(self.url, self.allow_remote)
         generation = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         with _server(self, host) as server:
-            model = self.model or server.only_model()
+            model = self.model or self._only_model(server, log)
 
             def answer(request: CaptionRequest) -> str | Failure:
                 image = load_image(request, context.dataset, self.size)
@@ -97,9 +98,19 @@ class Endpoint:
                     log(warning=self._leaving(missing))
                 yield from side_by_side(answer, missing, self.concurrency)
 
-            asked = {"kind": self.kind, "url": self.url, "model": model, **generation}
-            identity = asked | {"picture": preparation(self.size)}
-            return answered(requests, context, identity, ask, log, self.max_failures)
+            identity = {"model": model, **generation}
+            keyed_by_url = identity | {"kind": self.kind, "picture": settings(self.size)}
+            earlier = [keyed_by_url | {"url": url} for url in spellings(self.url)]
+            most = self.max_failures
+            return answered(requests, context, identity, ask, log, most, self.size, earlier)
+
+    @property
+    def answered_by(self) -> str:
+        """Name of the model that answers; the one that the server had, if none is given."""
+        if self.model:
+            return self.model
+        with ResponseCache(silent) as cache:
+            return cache.model_at(self.url) or ""
 
     def estimate(self, calls: int) -> CostEstimate:
         """Cost of `calls` answers of `SECONDS` each.
@@ -111,6 +122,21 @@ class Endpoint:
         seconds = SECONDS / self.concurrency
         prices = (self.price_in, self.price_out)
         return estimated(calls, self.size, self.max_tokens, seconds, prices, host)
+
+    def _only_model(self, server: "Server", log: Log) -> str:
+        """The server's only model; while no server answers, the one that answered there before."""
+        with ResponseCache(log) as cache:
+            try:
+                model = server.only_model()
+            except RequestError:
+                raise
+            except AnyclassError as error:
+                if known := cache.model_at(self.url):
+                    log(warning=f"{error} Until then answers of {known}, which was there, count.")
+                    return known
+                raise
+            cache.remember(self.url, model)
+            return model
 
     def _leaving(self, missing: Collection[CaptionRequest]) -> str:
         """Message about the images that will leave this machine."""

@@ -1,7 +1,7 @@
 """Response cache: every paid answer is saved to disk before the next one is handled.
 
 A SQLite file in the cache folder, one commit per answer. The key of an answer covers the content of
-the images, the question, the model and its settings.
+the images as they are sent, the question, the model and its settings; not the address of a server.
 """
 
 import hashlib
@@ -25,10 +25,11 @@ FORMAT = 1
 PATIENCE = 30.0
 """Seconds to wait for another process that is writing."""
 
-_TABLE = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, text TEXT NOT NULL, model TEXT, question TEXT, pictures TEXT, at TEXT
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS servers (url TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -36,7 +37,7 @@ def key_of(identity: Mapping[str, Any], question: str, variant: int, hashes: Ite
     """Checksum of everything that an answer depends on.
 
     Args:
-        identity: the captioner: kind, url, model, generation settings, image preparation.
+        identity: model, generation settings, image preparation.
         question: the full question.
         variant: sample index of the answer.
         hashes: checksum of each image's content, in order.
@@ -85,6 +86,20 @@ class ResponseCache(AbstractContextManager["ResponseCache"]):
         with _storage(self._path), self._lock:
             self._database.execute(insert, row)
 
+    def remember(self, url: str, model: str) -> None:
+        """Note the only model of a server."""
+        row = {"url": url.rstrip("/"), "model": model}
+        insert = "INSERT OR REPLACE INTO servers (url, model) VALUES (:url, :model)"
+        with _storage(self._path), self._lock:
+            self._database.execute(insert, row)
+
+    def model_at(self, url: str) -> str | None:
+        """The model that a server had when it was last asked; None if it never was."""
+        query = "SELECT model FROM servers WHERE url = ?"
+        with _storage(self._path), self._lock:
+            found = self._database.execute(query, (url.rstrip("/"),)).fetchone()
+        return found[0] if found else None
+
     def __exit__(self, *_: object) -> None:
         """Close the file."""
         with _storage(self._path), self._lock:
@@ -121,7 +136,7 @@ def _connected(path: Path) -> sqlite3.Connection:
             result = check.fetchone()[0]
         if result != "ok":
             raise sqlite3.DatabaseError(" ".join(result.split()))
-        database.execute(_TABLE)
+        database.executescript(_TABLES)
     except BaseException:
         database.close()
         raise

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from tyro.conf import Suppress
 
 from anyclass.captioning.captioner import CaptionContext, CaptionRequest
-from anyclass.captioning.collage import preparation
+from anyclass.captioning.collage import settings
 from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import Failure, Outcome, answered, load_image
 from anyclass.data import ImageDataset
@@ -85,7 +85,13 @@ class Transformers:
         def ask(open_: Mapping[CaptionRequest, str]) -> Generator[Outcome, None, None]:
             yield from self._outcomes(self._loaded(), open_, context.dataset)
 
-        return answered(requests, context, identity | preparation(self.size), ask, log)
+        earlier = [identity | settings(self.size)]
+        return answered(requests, context, identity, ask, log, size=self.size, earlier=earlier)
+
+    @property
+    def answered_by(self) -> str:
+        """Name of the model that answers."""
+        return self.model
 
     def estimate(self, calls: int) -> CostEstimate:
         """Cost of `calls` answers: only time."""

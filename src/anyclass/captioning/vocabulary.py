@@ -55,6 +55,11 @@ class Vocabulary:
             sentences.append(_english(words_of, request.noun))
         return sentences
 
+    @property
+    def answered_by(self) -> str:
+        """Empty: no language model is used."""
+        return ""
+
     def estimate(self, calls: int) -> CostEstimate:
         """No cost: no language model is used."""
         return CostEstimate()

@@ -33,6 +33,8 @@ class FitRecord:
     """Figures by name, for `metrics.json`."""
     descriptions: Sequence[Mapping[str, str]] = ()
     """Texts used by the method, one row each, for `descriptions.jsonl`."""
+    captioned_by: str = ""
+    """Language model that wrote texts of images; empty if there was none."""
     zero_shot_labels: Sequence[int] = ()
     """Class of each image by the model before training."""
     predictions: Mapping[str, Sequence[int]] = field(default_factory=dict)

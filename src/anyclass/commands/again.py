@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from anyclass.commands.command_line import PARTS
 from anyclass.commands.request import SOURCES, ChosenMethod, Request, is_array, recorded
+from anyclass.features.domains import DOMAINS, PRESET
 
 
 def again(request: Request, choice: ChosenMethod) -> dict[str, list[str]] | None:
@@ -68,6 +69,8 @@ def _method_words(method: Any) -> Iterator[str]:
         name = declared.name
         value = getattr(method, name)
         default = getattr(usual, name)
+        if name in PRESET and vars(method).get("domain") in DOMAINS:
+            default = None  # the set has its own: always say the value
         if name not in PARTS["fit"]:
             yield from _field_words(type(method), name, (value, default), "")
         elif value != default:

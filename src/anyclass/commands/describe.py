@@ -13,8 +13,8 @@ from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import check_share
 from anyclass.data import ImageDataset
+from anyclass.features.domains import domain as domain_of
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import domain as domain_of
 from anyclass.files import write_text
 from anyclass.run.progress import Callback, Progress
 
@@ -78,8 +78,10 @@ def describe(
         question = phrases.ask_image()
         requests = [CaptionRequest((i,), question, phrases.noun) for i in range(len(dataset))]
         texts = captioner.describe(requests, CaptionContext(dataset, clip, features.cpu()), log)
+    author = captioner.answered_by
+    origin = {"captioner": captioner.kind} | ({"model": author} if author else {})
     rows = [
-        {"file_name": file, "text": text, "captioner": captioner.kind, "question": question}
+        {"file_name": file, "text": text, **origin, "question": question}
         for file, text in zip(dataset.files, texts, strict=True)
     ]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

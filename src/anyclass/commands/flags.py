@@ -51,10 +51,13 @@ class AuditFlags:
     that it cannot tell apart. Turn it off if that takes too long."""
 
 
-def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[FitFlags]:
+def fit_command(
+    name: str, chosen: Mapping[str, str] = MappingProxyType({}), domain: str | None = None
+) -> type[FitFlags]:
     """Flags of `anyclass fit NAME` and `plan NAME`: request, folder, the fields of the method.
 
     A part of the method (its captioner, say) has flags as well: those of the one that is `chosen`.
+    A data set of LatteCLIP's paper in `domain` changes the defaults of other flags.
 
     Raises:
         RequestError: there is no such part, or the method has none.
@@ -71,11 +74,12 @@ def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> 
         return FitFlags
     method = METHODS[name]
     parts = _parts(method)
-    declared: list[Any] = [("method", Annotated[method, arg(name="")], field(default=method()))]
+    usual = method() if domain is None or name != "latteclip" else method(domain=domain)
+    declared: list[Any] = [("method", Annotated[method, arg(name="")], field(default=usual))]
     for part in parts:
-        usual = getattr(method(), part)
-        kind = chosen.get(part, usual.kind)
-        default = usual if usual.kind == kind else MISSING
+        own = getattr(usual, part)
+        kind = chosen.get(part, own.kind)
+        default = own if own.kind == kind else MISSING
         flags = _flags(part, kind, part_kinds(name)[part])
         declared.append((part, flags, field(default=default, kw_only=True)))
 
@@ -86,9 +90,11 @@ def fit_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> 
     return make_dataclass("FitFlags", declared, bases=(FitFlags,), namespace=made, frozen=True)
 
 
-def plan_command(name: str, chosen: Mapping[str, str] = MappingProxyType({})) -> type[FitFlags]:
+def plan_command(
+    name: str, chosen: Mapping[str, str] = MappingProxyType({}), domain: str | None = None
+) -> type[FitFlags]:
     """Flags of `anyclass plan NAME`: those of `fit`, and `AuditFlags`; arguments as there."""
-    command = fit_command(name, chosen)
+    command = fit_command(name, chosen, domain)
     declared: list[Any] = [
         ("audit_flags", Annotated[AuditFlags, arg(name="")], field(default=AuditFlags()))
     ]

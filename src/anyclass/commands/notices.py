@@ -31,7 +31,7 @@ def notices(
         precision: precision of training on a CPU.
         prompt_ensemble: whether zero-shot is also scored with the 80 prompt templates.
     """
-    sentences = list(dataset.skipped)
+    sentences = [*dataset.skipped, *workload.remarks]
     if device != "cpu":
         return sentences
     sentences += _many_texts(texts(dataset, prompt_ensemble, 0))

@@ -40,7 +40,7 @@ def with_inherited(options: Mapping[str, Any]) -> dict[str, Any]:
 def inherited_flags(flags: Sequence[str]) -> list[str]:
     """Flags of a command line, with those of the run behind `--from`, if there is one."""
     words = list(flags)
-    run = _value(words, "--from")
+    run = value_of(words, "--from")
     if run is None:
         return words
     given = {word.partition("=")[0].replace("_", "-").replace("--no-", "--") for word in words}
@@ -53,7 +53,7 @@ def inherited_flags(flags: Sequence[str]) -> list[str]:
     return words
 
 
-def _value(words: Sequence[str], flag: str) -> str | None:
+def value_of(words: Sequence[str], flag: str) -> str | None:
     """Value of a flag; None if it is not given."""
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from anyclass.commands.learn import Learned
-from anyclass.files import write_json, write_manifest, write_text
+from anyclass.files import read_json, write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
 from anyclass.report.html import write
 from anyclass.report.model_card import card
@@ -72,6 +72,9 @@ def write_run(folder: Path, learned: Learned) -> None:
         write_naming(folder, learned.naming)
     versions = environment(learned.model, learned.device, learned.started, learned.seconds)
     write_json(folder / "environment.json", versions)
+    if author := classifier.record.captioned_by:
+        config = read_json(folder / "config.json")
+        write_json(folder / "config.json", config | {"captioned_by": author})
     texts = classifier.record.descriptions
     lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
     write_text(folder / "descriptions.jsonl", "".join(lines))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from anyclass.data.class_files import ClassSource, class_names
 from anyclass.data.classes import Classes, Kind, listed
-from anyclass.data.image import Limits
+from anyclass.data.image import Limits, longer_side
 from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.listing import utf8, walk
 from anyclass.data.memory import read_item
@@ -179,6 +179,16 @@ class ImageDataset:
         if self.memory is None:
             return read_item(self.path(i), self.root, limits)
         return read_item(self.memory[self.files[i]], None, limits)
+
+    def longer_side(self, i: int) -> int:
+        """Longer side of image i in pixels; of a file from its header, without decoding it.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        if self.memory is None:
+            return longer_side(self.path(i), self.root)
+        return max(self.open(i)[1].size)
 
     @property
     def labelled(self) -> "ImageDataset":

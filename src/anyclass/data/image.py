@@ -11,12 +11,13 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
@@ -81,6 +82,31 @@ def read_bytes(path: Path, root: Path | None = None, limits: Limits = Limits()) 
     Raises:
         ImageError: it is missing, outside, too large or not a regular file (it is not opened then).
     """
+    with _regular_file(path, root) as file:
+        data = file.read(limits.bytes + 1)
+    if len(data) > limits.bytes:
+        raise ImageError("too many bytes", f"more than {limits.bytes}")
+    return data
+
+
+def longer_side(path: Path, root: Path | None = None) -> int:
+    """Longer side of an image in pixels, from its header alone; arguments as of `read_bytes`.
+
+    Raises:
+        ImageError: there is no header of a known format.
+    """
+    with _regular_file(path, root) as file, _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file, formats=readable_formats()) as image:
+                return max(image.size)
+        except Exception as error:  # decoders raise any exception on damaged bytes
+            raise ImageError("not an image", one_line(error)) from error
+
+
+@contextmanager
+def _regular_file(path: Path, root: Path | None) -> Iterator[BinaryIO]:
+    """Step 1: a regular file, inside `root`."""
     try:
         real = path.resolve(strict=True)
         if root is not None and not real.is_relative_to(root.resolve()):
@@ -88,14 +114,11 @@ def read_bytes(path: Path, root: Path | None = None, limits: Limits = Limits()) 
         if not stat.S_ISREG(real.stat().st_mode):
             raise ImageError("not a regular file")
         with open(real, "rb", opener=_without_blocking) as file:  # noqa: PTH123 (has no opener)
-            data = file.read(limits.bytes + 1)
+            yield file
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("missing") from error
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
         raise ImageError("unreadable", one_line(error)) from error
-    if len(data) > limits.bytes:
-        raise ImageError("too many bytes", f"more than {limits.bytes}")
-    return data
 
 
 def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:

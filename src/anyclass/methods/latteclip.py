@@ -6,7 +6,7 @@ Cao et al., WACV 2025, arXiv 2410.08211.   Needs: a name for every class, no lab
     m    = sum_k w_k v_k / sum_k w_k                  Eq. 2   k: class, image and group text
     t    = alpha p + (1 - alpha) m                            p: prototype of the assigned class
     L    = L_zs + L_ft,  each contrastive(F, t)       Eq. 3   one for each branch
-    p_c <- norm(mean t over the images of c)                moving average of m
+    p_c <- norm(mu p_c + (1 - mu) mean m)                     mean over the images of c
 
 Letters: N images, C classes, D dimensions, B batch, F (B, D) image features, P (C, D) prototypes.
 The branches zs and ft assign an image to c_zs, its class before training, and to c_ft, its class by
@@ -21,8 +21,9 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from tyro.conf import Suppress, arg
@@ -46,9 +47,10 @@ from anyclass.classifier.representation import Representation
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.domains import DOMAINS, PRESET, DomainName, domain, domain_name
 from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, domain, fill
+from anyclass.features.text import PLAIN, Template, fill
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
@@ -64,6 +66,12 @@ KINDS: tuple[Text, ...] = get_args(Text)
 TEXTS_AT_ONCE = 1024
 """Texts that are encoded together for their weights after training."""
 
+NO_LANGUAGE_MODEL = (
+    "the captions are words of the model itself; --captioner endpoint asks a language model, as "
+    "the paper does"
+)
+"""What is said before a fit without a language model."""
+
 MIN_AGREEMENT = 0.5
 """Share of images in their zero-shot class below which the user is warned."""
 
@@ -77,16 +85,17 @@ class LatteClip:
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
     """Fine-tuning of the encoders."""
     template: Template = PLAIN
-    """Class prompt; `{}` is the class name."""
-    domain: str = "object"
+    """Class prompt; `{}` is the class name. A data set in `domain` has its own."""
+    domain: DomainName = "object"
     """Noun for what the images show, used in the questions to the captioner; or a data set of the
-    paper, for its questions."""
+    paper, such as food101, for its questions, template, learning rate and weight decay."""
     plural: str = ""
     """Plural of `domain`, if irregular."""
     class_in_prompt: bool = False
-    """Name the zero-shot class in the question about an image (the paper: for flowers and food)."""
+    """Name the zero-shot class in the question about an image (the paper: for flowers102 and
+    food101, where it is on unless you turn it off)."""
     captioner: Suppress[AnyCaptioner] = Vocabulary()
-    """Captioner for image and group texts."""
+    """Captioner for image and group texts (paper: a language model that sees images)."""
     texts: Annotated[tuple[Text, ...], Field(min_length=1)] = KINDS
     """Kinds of text to use (paper: all)."""
     image_captions: Annotated[int, Field(gt=0)] = 1
@@ -97,9 +106,11 @@ class LatteClip:
     """K, maximum number of groups per class."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Weight of the prototype in t, and thus the momentum of the prototypes (paper: 0.99)."""
+    """Weight of the prototype in t (paper: 0.99)."""
+    mu: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Momentum of the prototypes (paper: 0.99, 0.999 or 0.9999; the released code has `alpha`)."""
     momentum: Literal["single", "double", "none"] = "single"
-    """Prototype update: moving average once (released code), twice (the paper's text taken
+    """Prototype update: moving average of the texts m (released code), of t (the paper's text taken
     literally), or none."""
     update: Literal["pooled", "sequential"] = "pooled"
     """Update the prototypes by both branches together, or by zs first and then by ft."""
@@ -111,6 +122,9 @@ class LatteClip:
     """Prototypes for the weights of texts: current, or of the start of the epoch."""
     normalise_mix: bool = False
     """Normalise t before the loss."""
+    released_mix: bool = False
+    """Repeat a slip of the released code in Eq. 2 (`mix_as_released`), for reproduction only; the
+    batch must be as large as the model's features are wide."""
     relabel: Literal["batch", "epoch", "never"] = "batch"
     """When to compute c_ft; never: c_ft = c_zs."""
     relabel_view: Literal["train", "weak"] = "train"
@@ -131,6 +145,15 @@ class LatteClip:
     freeze_text: bool = False
     """Freeze the text encoder."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, given: ArgsKwargs) -> ArgsKwargs:
+        """Add template and `class_in_prompt` of a data set in `domain`, unless given."""
+        values = dict(given.kwargs or {})
+        about = DOMAINS.get(domain_name(str(values.get("domain", ""))))
+        preset = {name: getattr(about, name) for name in PRESET} if about else {}
+        return ArgsKwargs(given.args, preset | values)
+
     def fit(
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
@@ -147,7 +170,7 @@ class LatteClip:
         """
         clip = data.clip
         dataset = data.dataset
-        self._check(dataset)
+        self._check(dataset, data.clip)
         tune = self.tuning.tune
         micro = self.tuning.micro_batch
         part = cached_part(tune)
@@ -175,7 +198,7 @@ class LatteClip:
             p_now = p.clone()
             p_weight = p if self.weight_prototypes == "current" else p_epoch
             w = margin_weights(v, p_weight, c, present, self.margin, self.floor)  # (2, K, B)
-            m = mix(v, w, p_now[c])  # (2, B, D)
+            m = self._mix(v, w, p_now[c])  # (2, B, D)
             t = self.alpha * p_now[c] + (1 - self.alpha) * m
             t = normalize(t, dim=-1) if self.normalise_mix else t
             terms = self._losses(f, t, c.to(f.device), p_now, tuned.logit_scale)
@@ -210,12 +233,16 @@ class LatteClip:
         state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
         parameters = tuned.parameters(tune, not self.freeze_text)
-        optimise(loss, parameters, batches, self.tuning.schedule(len(dataset)), log, keep)
+        about = domain(self.domain)
+        schedule = self.tuning.schedule(len(dataset), about.lr, about.weight_decay)
+        optimise(loss, parameters, batches, schedule, log, keep)
         if facts[0] < MIN_AGREEMENT:
             log(warning=f"{1 - facts[0]:.0%} of the last images have left their zero-shot class")
+        author = self.captioner.answered_by if {"image", "group"} & set(self.texts) else ""
         record = FitRecord(
             facts=self._figures(facts),
-            descriptions=texts.captions.rows(dataset, self._final_weights(texts, p)),
+            descriptions=texts.captions.rows(dataset, self._final_weights(texts, p), author),
+            captioned_by=author,
             zero_shot_labels=c_zs.tolist(),
         )
         representation = Representation((tuned,), tune)
@@ -226,7 +253,13 @@ class LatteClip:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         captions = self.captioner.estimate(self.questions(images, classes))
         tuning = self.tuning
-        return Workload(tuning.tune, tuning.cached_views, captions=captions, least_names=2)
+        return Workload(
+            tuning.tune,
+            tuning.cached_views,
+            captions=captions,
+            remarks=self._remarks,
+            least_names=2,
+        )
 
     def questions(self, images: int, classes: int) -> int:
         """Maximum number of captions to request, of images and groups."""
@@ -234,9 +267,38 @@ class LatteClip:
         group_texts = min(images, classes * self.groups) if "group" in self.texts else 0
         return image_texts + group_texts
 
-    def _check(self, dataset: ImageDataset) -> None:
+    @property
+    def _remarks(self) -> tuple[str, ...]:
+        """What to know before a fit: captions without a language model, a data set's settings."""
+        remarks = []
+        if isinstance(self.captioner, Vocabulary) and {"image", "group"} & set(self.texts):
+            remarks.append(NO_LANGUAGE_MODEL)
+        if about := DOMAINS.get(self.domain):
+            named = ", the class in the question about an image" if self.class_in_prompt else ""
+            usual = self.tuning.schedule(1, about.lr, about.weight_decay)
+            rate = f", learning rate {usual.rate.peak_lr:g}" if self.tuning.tune == "all" else ""
+            remarks.append(
+                f"--domain {self.domain} is a data set of the paper: template "
+                f"'{self.template}'{named}{rate}, weight decay {usual.weight_decay:g}"
+            )
+        return tuple(remarks)
+
+    def _check(self, dataset: ImageDataset, clip: Backbone) -> None:
         if len(dataset.classes) < 2:
             raise RequestError("LatteCLIP needs two or more class names (--classes FILE)")
+        batch = min(self.tuning.batch_size, len(dataset))
+        width = clip.texts([""]).shape[1] if self.released_mix else batch
+        if batch != width:
+            raise RequestError(
+                f"--released-mix needs batches as large as the features are wide: {width} instead "
+                f"of {batch} (--batch-size {width} and as many images), or leave it out"
+            )
+
+    def _mix(self, v: Tensor, w: Tensor, otherwise: Tensor) -> Float[Tensor, "2 B D"]:
+        """Eq. 2; the class prompt, if it is used, is the first text."""
+        if self.released_mix and "class" in self.texts:
+            return mix_as_released(v, w, otherwise)
+        return mix(v, w, otherwise)
 
     def _texts(
         self,
@@ -320,9 +382,10 @@ class LatteClip:
         rows = [i for i, branch in enumerate(BRANCHES) if branch in updating]
         if self.update == "sequential":
             for i in rows:
-                p = move(p, m[i], c[i], self.alpha, self.momentum)
+                p = move(p, m[i], c[i], self.mu, self.momentum, self.alpha)
             return p
-        return move(p, m[rows].flatten(0, 1), c[rows].flatten(), self.alpha, self.momentum)
+        m_all = m[rows].flatten(0, 1)
+        return move(p, m_all, c[rows].flatten(), self.mu, self.momentum, self.alpha)
 
     def _figures(self, facts: Float[Tensor, " F"]) -> dict[str, float]:
         """Names and values of `_facts`; empty before the first step."""
@@ -385,23 +448,40 @@ def mix(
     return torch.where((total > 0)[..., None], m, otherwise)
 
 
+def mix_as_released(
+    v: Float[Tensor, "2 K D D"], w: Float[Tensor, "2 K D"], otherwise: Float[Tensor, "2 D D"]
+) -> Float[Tensor, "2 D D"]:
+    """Eq. 2 with the slip of the released code, where B = D hides it; the class prompt is first.
+
+    In both branches dimension d of every class prompt is multiplied by the weight of the ft class
+    prompt of sample d, and the sum divided by the own weights of branch and sample:
+    m_b,i,d = ( w_ft,class,d v_b,class,i,d + sum_k w_b,k,i v_b,k,i,d ) / sum_all w_b,i.
+    """
+    total = w.sum(1)
+    slip = torch.einsum("d,nbd->nbd", w[1, 0], v[:, 0])
+    summed = slip + torch.einsum("nkb,nkbd->nbd", w[:, 1:], v[:, 1:])
+    m = torch.einsum("nb,nbd->nbd", 1 / total.clamp_min(1e-12), summed)
+    return torch.where((total > 0)[..., None], m, otherwise)
+
+
 def move(
     p: Float[Tensor, "C D"],
     m: Float[Tensor, "M D"],
     c: Int[Tensor, " M"],
-    alpha: float = 0.99,
+    mu: float = 0.99,
     momentum: Literal["single", "double", "none"] = "single",
+    alpha: float = 0.99,
 ) -> Float[Tensor, "C D"]:
     """Move prototypes towards the m of their class; classes without samples do not change.
 
-    single: norm(alpha p + (1 - alpha) mean m), which is norm(mean t).
-    double: the same with t averaged with p again.   none: norm(mean m).
+    single: norm(mu p + (1 - mu) mean m), which is norm(mean t) where mu is alpha.
+    double: norm(mu p + (1 - mu) mean t), t = alpha p + (1 - alpha) m.   none: norm(mean m).
     """
     c = c.to(p.device)
     zeros = torch.zeros(len(p), dtype=p.dtype, device=p.device)
     count = zeros.index_add(0, c, torch.ones_like(m[:, 0]))
     mean = torch.zeros_like(p).index_add(0, c, m) / count.clamp_min(1)[:, None]
-    keep = {"single": alpha, "double": alpha + (1 - alpha) * alpha, "none": 0.0}[momentum]
+    keep = {"single": mu, "double": mu + (1 - mu) * alpha, "none": 0.0}[momentum]
     return torch.where((count > 0)[:, None], normalize(keep * p + (1 - keep) * mean, dim=-1), p)
 
 

@@ -54,6 +54,8 @@ class Workload:
     """Epochs of pairs for the text embedding synthesizer before that (GET)."""
     captions: CostEstimate = CostEstimate()
     """Upper bound of the cost of captions."""
+    remarks: tuple[str, ...] = ()
+    """What to know of these settings before a fit, one sentence each."""
     needs_labels: bool = False
     """Whether an image must have a label."""
     least_names: int = 0

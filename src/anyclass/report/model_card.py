@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from anyclass.files import read_json
-from anyclass.report.html import percent, summarise, to_markdown
+from anyclass.report.html import literal, percent, summarise, to_markdown
 from anyclass.report.words import Json
 
 LIMITS = """## Limits
@@ -28,6 +28,8 @@ def card(run: Path) -> str:
     licence = LICENCES.get(model["id"], "see the model's own page")
     weights = f"weights: {model['id']}"
     load = "predict_proba(folder)`"
+    author = config.get("captioned_by")
+    captions = [f"* captions of the training images: {literal(author)}"] if author else []
     if config["images"] is None:
         weights = f"no weights; it takes the features of the model behind {model['file']}"
         load = "predict_proba(features)`"
@@ -37,6 +39,7 @@ def card(run: Path) -> str:
             LIMITS + "".join(f"* {limit}\n" for limit in _limits(summary)),
             "## Model\n",
             f"* {weights} (sha256 {model['weights_sha256'][:16]}), licence: {licence}",
+            *captions,
             f"* seed {config['seed']}, anyclass {config['version']}",
             f'* load: `anyclass.Classifier.load("model")`, then `{load}\n',
         ]

@@ -199,7 +199,7 @@ def _check_same_request(out: Path, config: Mapping[str, Any]) -> None:
         RequestError: the run belongs to another request, or is finished.
     """
     before = read_json(out / "config.json")
-    keys = {*before, *config} - {"why", "again"}
+    keys = {*before, *config} - {"why", "again", "captioned_by"}
     differing = sorted(key for key in keys if before.get(key) != config.get(key))
     if differing:
         raise RequestError(

@@ -20,6 +20,9 @@ from anyclass.training.optim import AdamW, LearningRate
 PAPER_LR = 1e-7
 """Learning rate of LatteCLIP and its baselines for training the whole model."""
 
+WEIGHT_DECAY = 0.2
+"""Weight decay of LatteCLIP's scripts, but that for Caltech101."""
+
 PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-4}
 """Default learning rate times steps for head and tail: the distance AdamW can move a weight.
 
@@ -45,16 +48,17 @@ class Tuning:
     """Trained part: the whole model from pixels (the paper), or on frozen, cached features the
     projections (head) or also the image encoder's last stage (tail)."""
     lr: Annotated[float, Field(ge=0)] | None = None
-    """Peak learning rate; None: 1e-7 for all (the paper; 1e-6 for Food101 and SUN397), 5e-4 / steps
-    for head and 3e-4 / steps for tail (ours)."""
+    """Peak learning rate; None: 1e-7 for all (the paper; LatteCLIP's `domain` food101 or sun397:
+    1e-6), 5e-4 / steps for head and 3e-4 / steps for tail (ours)."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """Training steps; None: min(2000, 50 ceil(N / B))."""
     batch_size: Annotated[int, Field(gt=0)] = 512
     """B; B = N for smaller folders."""
     warm_up: Annotated[int, Field(ge=0)] | None = None
     """Steps of linear warm-up; None: ceil(N / B)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.2
-    """Weight decay of AdamW, for matrices only."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Weight decay of AdamW, for matrices only; None: 0.2 (LatteCLIP's `domain` caltech101 with the
+    whole model: 1e-7)."""
     augmentation: Augmentation = Augmentation()
     """Augmentation of the training images."""
     views: Annotated[int, Field(gt=0)] = 4
@@ -77,14 +81,27 @@ class Tuning:
         epoch = ceil(images / self.batch_size)
         return min(2000, 50 * epoch) if self.steps is None else self.steps
 
-    def schedule(self, images: int) -> AdamW:
-        """Optimiser and learning rate for a set of `images`."""
-        lr = self.lr
-        if lr is None:
-            path = PATHS.get(self.tune)
-            lr = path / max(1, self.steps_of(images)) if path else PAPER_LR
-        rate = LearningRate(lr, self.warm_up_of(images))
-        return AdamW(rate, self.weight_decay, BETAS, EPS, decay="matrices")
+    def schedule(
+        self, images: int, lr: float | None = None, weight_decay: float | None = None
+    ) -> AdamW:
+        """Optimiser and learning rate for a set of `images`.
+
+        Args:
+            images: number of images.
+            lr: the paper's learning rate of the whole model on this data set, where the field
+                gives none.
+            weight_decay: its weight decay, likewise.
+        """
+        path = PATHS.get(self.tune)
+        if self.lr is not None:
+            lr = self.lr
+        elif path:
+            lr = path / max(1, self.steps_of(images))
+        decay = self.weight_decay
+        if decay is None:
+            decay = weight_decay if weight_decay is not None and not path else WEIGHT_DECAY
+        rate = LearningRate(PAPER_LR if lr is None else lr, self.warm_up_of(images))
+        return AdamW(rate, decay, BETAS, EPS, decay="matrices")
 
     def batches(self, tuned: Backbone, data: FeatureStore, log: Log, seed: int) -> TrainingBatches:
         """Batches of augmented views: cached trunk outputs, or images read anew.
