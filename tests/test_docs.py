@@ -204,7 +204,7 @@ def test_captioners__every_command_works(place: Any, capsys: pytest.CaptureFixtu
             answer_batch(Path("batch"))
             assert run(argv[1:], place) == 0
     first = json.loads(Path("llava.jsonl").read_text().splitlines()[0])
-    assert sorted(first) == ["captioner", "file_name", "question", "text"]
+    assert sorted(first) == ["captioner", "file_name", "model", "question", "text"]
     text = " ".join(CAPTIONERS_PAGE.split())
     assert f'"{first["question"]}"' in text
     groups = [call.question for call in place.questions[14:]]

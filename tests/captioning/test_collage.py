@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyclass.captioning import CaptionRequest, collage, image, jpeg, preparation
+from anyclass.captioning import CaptionRequest, collage, image, jpeg, settings
 from anyclass.data import ImageDataset
 from anyclass.errors import ImageError
 
@@ -127,5 +127,5 @@ def test_jpeg__leaves_the_image_as_it_is() -> None:
     assert image.info == {"comment": b"mine"}
 
 
-def test_preparation__names_what_a_describer_sees() -> None:
-    assert preparation(500) == {"size": 500, "side": 672, "gap": 20, "jpeg": 90}
+def test_settings__names_what_a_describer_sees() -> None:
+    assert settings(500) == {"size": 500, "side": 672, "gap": 20, "jpeg": 90}
