@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from anyclass.cli import COMMANDS, main
+from anyclass.commands.command_line import check_files
 from anyclass.commands.help import PAGES
 from anyclass.commands.help_pages import render
 from anyclass.methods import METHODS
@@ -164,6 +165,37 @@ MISTAKES = {
     "demo --out mine": "mine contains other files",
     "demo --out run": "run belongs to another request",
 }
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--images nowhere", "nowhere does not exist. Give the folder with the images."),
+        ("--images=names.txt", "names.txt is a file, not a folder."),
+        ("--images images --labels gone.csv", "gone.csv cannot be read: it does not exist."),
+        ("--classes=gone.txt --images images", "gone.txt cannot be read: No such file"),
+        ("--images images --classes daisy", "or the names: --classes daisy,rose,tulip"),
+    ],
+)
+def test_missing_files__are_told_before_pytorch_is_loaded(
+    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, flags: str, said: str
+) -> None:
+    monkeypatch.setattr("anyclass.cli.COMMANDS", {"fit": lambda line: pytest.fail("it was run")})
+    assert main(["fit", "auto", *flags.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--images images --labels folders --classes names.txt",
+        "--images images --labels stranger.csv --classes red,green",
+        "--images=images --classes red green --out new",
+        "--from run --features new.npz",
+    ],
+)
+def test_check_files__lets_through_what_is_there(place: Path, flags: str) -> None:
+    check_files(flags.split())
 
 
 @pytest.mark.parametrize("line", MISTAKES)

@@ -314,11 +314,15 @@ def test_fit__too_many_rejected(tmp_path: Path, shapes: Shapes, images: Path) ->
     assert fit(QUICK, tmp_path / "run", **shapes)["rejected"] == 1, "the same call goes on"
 
 
-def test_fit__nothing_left_to_learn_from(tmp_path: Path, shapes: Shapes, images: Path) -> None:
+def test_fit__nothing_left_to_learn_from(
+    tmp_path: Path, shapes: Shapes, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in images.rglob("*.*"):
         path.write_bytes(b"torn")
     with pytest.raises(AnyclassError, match="14 of 14 .* so there is nothing to learn from"):
         fit(QUICK, tmp_path / "run", **shapes, max_rejected=1)
+    assert "and 11 more; `anyclass plan --audit DIR` lists all in audit" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "rejected.csv").exists()
 
 
 def test_fit__a_model_that_is_not_there_leaves_the_old_run(tmp_path: Path, shapes: Shapes) -> None:

@@ -108,6 +108,22 @@ def test_serve__in_python_answers_until_it_is_stopped(
     assert opened == []  # the browser comes after `started`, which ended it
 
 
+def test_serve__a_server_that_ends_late_still_has_its_socket(
+    fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine, or a second Ctrl-C: an error of the thread would be a warning, so fail."""
+    monkeypatch.setattr(command, "GRACE", -2)  # wait no time at all
+
+    def interrupt(address: str) -> None:
+        raise KeyboardInterrupt
+
+    command.serve(fitted.run, port=0, device="cpu", engine="torch", started=interrupt)
+    for thread in threading.enumerate():
+        if thread.name == "server":
+            thread.join(20)
+            assert not thread.is_alive()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_serve__is_ended_by_a_signal(fitted: Fitted, end: signal.Signals) -> None:

@@ -147,6 +147,12 @@ def test_read_images__prompts_of_classes() -> None:
         ([0.5, 1, 1], NAMES, "labels holds 0.5: a label is a class name or its index"),
         ([["a"], "b", "c"], None, r"labels holds \['a'\]"),
         (["kite", "ring", None], NAMES, "these labels are not in the list of classes: 'ring'"),
+        (
+            ["kit", "zebra", "Disc"],
+            NAMES,
+            "'zebra'. Did you mean 'disc' by 'Disc', 'kite' by 'kit'. Add",
+        ),
+        (["zebra", "kite", "disc"], NAMES, "'zebra'. Add them to the list, or correct"),
         (5, None, "labels is of type int"),
         ({}, None, "labels is empty"),
         ({"9": "a"}, None, "labels labels no row|labels no"),

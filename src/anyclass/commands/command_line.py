@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 from anyclass.errors import RequestError
@@ -76,6 +77,43 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A question with the known word that looks most alike, or nothing."""
     near = get_close_matches(word.replace("_", "-"), known, n=1)
     return f"did you mean {near[0]}? " if near else ""
+
+
+def check_files(flags: Sequence[str]) -> None:
+    """Refuse images, labels or class names that are not there, before PyTorch is loaded.
+
+    Raises:
+        RequestError: as the command would, seconds later.
+    """
+    given = _values(flags)
+    for folder in given.get("--images", [])[:1]:
+        if not Path(folder).is_dir():
+            from anyclass.data.dataset import existing_folder
+
+            existing_folder(Path(folder))
+    for table in given.get("--labels", [])[:1]:
+        if table != "folders" and not Path(table).exists():
+            from anyclass.data.label_tables import check_table
+
+            check_table(Path(table))
+    names = given.get("--classes", [])
+    if len(names) == 1 and "," not in names[0] and not Path(names[0]).exists():
+        from anyclass.data.class_files import class_names
+
+        class_names(Path(names[0]))
+
+
+def _values(flags: Sequence[str]) -> dict[str, list[str]]:
+    """Options -> the words that follow them; of an option that occurs twice, the last."""
+    values = dict[str, list[str]]()
+    flag = ""
+    for word in flags:
+        if not word.startswith("--"):
+            values.setdefault(flag, []).append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        values[flag] = [value] if equals else []
+    return values
 
 
 def was_replaced(method: str, successor: str) -> str:

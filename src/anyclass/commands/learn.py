@@ -220,9 +220,12 @@ def readable(
     lost = len(features.rejections)
     for row in features.rejections[:3]:
         log.say(f"rejected {row.file_name}: {row.reason}. {row.detail}")
+    refused = lost == len(dataset) or lost > max_rejected * len(dataset)
     if lost > 3:
-        log.say(f"rejected: and {lost - 3} more; fit lists all in rejected.csv")
-    if lost == len(dataset) or lost > max_rejected * len(dataset):
+        place = "`anyclass plan --audit DIR`" if refused else "fit"
+        table = "audit.csv" if refused else "rejected.csv"
+        log.say(f"rejected: and {lost - 3} more; {place} lists all in {table}")
+    if refused:
         first = features.rejections[0]
         limit = f"more than --max-rejected allows ({max_rejected:.0%})"
         cure = "repair such files or leave them out"

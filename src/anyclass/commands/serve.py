@@ -196,7 +196,8 @@ def _serve(
         limit_concurrency=256,
     )
     server = uvicorn.Server(config)
-    thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
+    own = [listener.dup()]  # closed by the server: it may outlive the wait below
+    thread = Thread(target=server.run, kwargs={"sockets": own}, name="server", daemon=True)
     thread.start()  # not in the main thread: a notebook runs a loop of its own there
     with suppress(ValueError):  # another thread than the main one takes no signals
         signal.signal(signal.SIGTERM, _interrupt)

@@ -7,6 +7,7 @@ Letters: N images, M of them selected.
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +101,7 @@ class ImageDataset:
         Raises:
             RequestError: no images, or names, labels and images do not match.
         """
-        root = _existing(Path(images))
+        root = existing_folder(Path(images))
         found = walk(root)
         label_of = dict(known.labels) if known else {}
         messages: tuple[str, ...] = ()
@@ -223,7 +224,7 @@ class ImageDataset:
         )
 
 
-def _existing(folder: Path) -> Path:
+def existing_folder(folder: Path) -> Path:
     """Resolve `folder` to an absolute path without links.
 
     Raises:
@@ -244,7 +245,14 @@ def _with_kinds(
     if missing:
         raise RequestError(
             f"these labels are not in the list of classes: {listed(missing)}. "
-            "Add them to the list, or correct the labels."
+            f"{_slips(missing, given.names)}Add them to the list, or correct the labels."
         )
     checked = Classes.of(given.names, given.prompts, labelled=used, unknown=unknown)
     return checked, given.messages
+
+
+def _slips(labels: Sequence[str], names: Sequence[str], most: int = 5) -> str:
+    """Ask whether labels that look like a class name are that class; nothing where none does."""
+    near = {label: get_close_matches(label, names, n=1, cutoff=0.75) for label in labels[:most]}
+    slips = [f"{found[0]!r} by {label!r}" for label, found in near.items() if found]
+    return f"Did you mean {', '.join(slips)}? " if slips else ""

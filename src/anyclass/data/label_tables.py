@@ -209,11 +209,20 @@ def _taken(table: Path, label_of: Mapping[str, str], given: Collection[str], row
 
 def _table(table: Path, columns: tuple[str, str]) -> Table:
     """Content of a table."""
+    check_table(table)
+    return read_table(table, {*columns, "image_path"})
+
+
+def check_table(table: Path) -> None:
+    """Refuse a table that is not there.
+
+    Raises:
+        RequestError: with what may be given instead.
+    """
     if not table.exists():
         raise RequestError(
             f"{table} cannot be read: it does not exist. Give `folders` or an existing table."
         )
-    return read_table(table, {*columns, "image_path"})
 
 
 def _without_decimals(labels: list[str]) -> list[str]:
