@@ -17,6 +17,7 @@ from anyclass.errors import ImageError, RequestError
         ("cannot be used with --unknown 3: use", "cannot be used with unknown=3: use"),
         ("name the run (--from RUN)", "name the run (from_run=...)"),
         ("use --no-prompt-ensemble", "use prompt_ensemble=False"),
+        ("the names: --classes daisy,rose,tulip", 'the names: classes=["daisy", "rose", "tulip"]'),
         ("--device tpu cannot be used", "device tpu cannot be used"),
         (
             "run `anyclass evaluate --run RUN`, or --seed 1",

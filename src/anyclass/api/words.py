@@ -1,5 +1,6 @@
 """Messages in the words of Python: `labels=...` where the command line says `--labels FILE`."""
 
+import json
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -8,7 +9,8 @@ from typing import ParamSpec, TypeVar
 from anyclass.errors import AnyclassError, ImageError
 
 _FLAG = re.compile(
-    r"(?<![\w-])--(no-)?([a-z][a-z-]*[a-z])(?: ([A-Z][A-Z_|]*|\d[\d.]*|auto\b|folders\b))?"
+    r"(?<![\w-])--(no-)?([a-z][a-z-]*[a-z])"
+    r"(?: ([A-Z][A-Z_|]*|\d[\d.]*|auto\b|folders\b|[a-z]+(?:,[a-z]+)+))?"
 )
 _COMMAND = re.compile(r"(`anyclass [^`]*`)")
 _SWITCHES = {"overwrite", "allow-pickle"}
@@ -53,4 +55,6 @@ def _argument(flag: re.Match[str]) -> str:
         return name
     if value[0].isdigit():
         return f"{name}={value}"
+    if "," in value:
+        return f"{name}={json.dumps(value.split(','))}"
     return f"{name}=..." if value.isupper() else f'{name}="{value}"'
