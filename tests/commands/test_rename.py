@@ -382,5 +382,5 @@ def test_rename__a_describer_that_fails_changes_nothing(run: Path, server: Any) 
     before = contents(run)
     server.always = server.json({"error": {"message": "no"}}, 400)
     with pytest.raises(AnyclassError, match="no answer|refuse"):
-        rename(run, captioner=Endpoint(url=server.url))
+        rename(run, captioner=Endpoint(url=server.url, model="never asked before"))
     assert contents(run) == before

@@ -19,6 +19,8 @@ from anyclass.review.training import before_after
 from tests.conftest import SHAPES, draw_shape
 from tests.review.conftest import HOSTILE_CLASS, HOSTILE_FILE, Reviewed
 
+expect.set_options(timeout=30_000)  # a page answers late where all cores are busy
+
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
