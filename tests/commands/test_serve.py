@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,8 +59,6 @@ def test_serve__without_the_extra(fitted: Fitted, monkeypatch: pytest.MonkeyPatc
 
 
 def test_serve__run_of_features(fitted: Fitted, tmp_path: Path) -> None:
-    import shutil
-
     run = Path(shutil.copytree(fitted.run, tmp_path / "run"))
     config = json.loads((run / "config.json").read_text("utf-8"))
     (run / "config.json").write_text(json.dumps(config | {"images": None}))
@@ -77,8 +76,6 @@ def test_hosts__of_an_address() -> None:
 def test_serve__in_python_answers_until_it_is_stopped(
     fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     run = Path(shutil.copytree(fitted.run, tmp_path / "run"))
     opened: list[str] = []
     monkeypatch.setattr(command.webbrowser, "open", opened.append)
@@ -109,7 +106,7 @@ def test_serve__in_python_answers_until_it_is_stopped(
 
 
 def test_serve__a_server_that_ends_late_still_has_its_socket(
-    fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+    fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A busy machine, or a second Ctrl-C: an error of the thread would be a warning, so fail."""
     monkeypatch.setattr(command, "GRACE", -2)  # wait no time at all
@@ -117,7 +114,8 @@ def test_serve__a_server_that_ends_late_still_has_its_socket(
     def interrupt(address: str) -> None:
         raise KeyboardInterrupt
 
-    command.serve(fitted.run, port=0, device="cpu", engine="torch", started=interrupt)
+    run = Path(shutil.copytree(fitted.run, tmp_path / "run"))
+    command.serve(run, port=0, device="cpu", engine="torch", started=interrupt)
     for thread in threading.enumerate():
         if thread.name == "server":
             thread.join(20)
@@ -161,8 +159,6 @@ def test_serve__is_ended_by_a_signal(fitted: Fitted, end: signal.Signals) -> Non
 def test_warning__where_other_machines_may_connect(
     fitted: Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     run = Path(shutil.copytree(fitted.run, tmp_path / "run"))
     stop: Callable[[str], None] = lambda address: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
     anyclass.serve(run, "0.0.0.0", 0, allow_remote=True, browser=False, started=stop)
