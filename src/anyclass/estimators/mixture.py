@@ -25,8 +25,8 @@ START_LABELS = 0.02
 ONE_LABEL = 0.04
 """Weight of the label expert where each class has a single label."""
 ONE_BESIDE_NAMES = 0.005
-"""The same where every class has a name: nothing varies within classes, and no label is left to
-choose the weight by, so the names decide and the labels help."""
+"""The same where every class has a name and there is no other image: nothing varies within
+classes, so the names decide and the labels help."""
 START_IMAGES = 0.04
 """Weight of the image expert without evidence."""
 SPREAD = 2000
@@ -276,7 +276,8 @@ class Mixture:
         used = [name for name in start if name in parts]
         if bool(alone.all()) and not self.mixed:
             used.remove("labels")  # one label for each class: none is left to choose u by
-            self.weights.labels = ONE_BESIDE_NAMES if bool(named.all()) else ONE_LABEL
+            no_other = bool(named.all() and (self.labels >= 0).all())
+            self.weights.labels = ONE_BESIDE_NAMES if no_other else ONE_LABEL
         w, b = stack(
             [parts[name] for name in used],
             y,
