@@ -206,6 +206,7 @@ WORDS = {"kind", "status", "state", "model"}
 """Fields with a fixed set of values; a message in `model` would make the page wait."""
 
 
+@pytest.mark.slow
 def test_texts__of_every_view_are_never_markup(
     page: Page, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

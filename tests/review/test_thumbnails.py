@@ -39,6 +39,15 @@ def test_thumbnails__are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert made == ["a.png", "a.png"]
 
 
+def test_thumbnails__that_another_thread_is_writing_do_not_count(tmp_path: Path) -> None:
+    """They are renamed at any moment: their size cannot be asked for."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / ".anyclass-0.tmp.jpg").symlink_to(folder / "renamed")
+    assert Thumbnails(folder).get(tmp_path / "a.png", tmp_path).startswith(b"\xff\xd8")
+
+
 def test_thumbnails__take_bounded_space(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     size = len(encoded(noise(tmp_path / "0.png", 0), tmp_path, thumbnails.SIDE))

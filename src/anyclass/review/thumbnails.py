@@ -49,7 +49,7 @@ class Thumbnails:
         """Count the bytes; remove the oldest files if there are too many."""
         with self._lock:
             if self._bytes is None:
-                self._bytes = sum(path.stat().st_size for path in self.folder.glob("*.jpg"))
+                self._bytes = sum(path.stat().st_size for path in self._finished())
             else:
                 self._bytes += size
             if self._bytes > self.most_bytes:
@@ -57,7 +57,7 @@ class Thumbnails:
 
     def _prune(self) -> int:
         """Remove the oldest files; returns the bytes that are left."""
-        stats = [(path, path.stat()) for path in self.folder.glob("*.jpg")]
+        stats = [(path, path.stat()) for path in self._finished()]
         left = sum(stat.st_size for _, stat in stats)
         for path, stat in sorted(stats, key=lambda pair: pair[1].st_mtime_ns):
             if left <= KEPT * self.most_bytes:
@@ -65,6 +65,10 @@ class Thumbnails:
             path.unlink(missing_ok=True)
             left -= stat.st_size
         return left
+
+    def _finished(self) -> list[Path]:
+        """Thumbnails that are complete; those that other threads are writing have hidden names."""
+        return [path for path in self.folder.glob("*.jpg") if not path.name.startswith(".")]
 
 
 def encoded(image: Path, root: Path, side: int) -> bytes:
