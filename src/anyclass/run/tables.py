@@ -156,9 +156,10 @@ def compared_rows(
 def _compared_row(file: str, i: int, seen: Predictions, classes: Classes) -> Row:
     """Adapted and zero-shot prediction of image i."""
     familiarity = None if seen.familiarity is None else float(seen.familiarity[i])
-    row = prediction_row(file, seen.adapted[i], classes, familiarity=familiarity)
-    best = int(seen.zero_shot[i].argmax())
-    score = float(seen.zero_shot[i, best])
+    row = prediction_row(file, np.exp(seen.log_adapted[i]), classes, familiarity=familiarity)
+    zero_shot = np.exp(seen.log_zero_shot[i])
+    best = int(zero_shot.argmax())
+    score = float(zero_shot[best])
     if not score:  # all scores are 0 if no class has a name
         return row
     return row | {"zero_shot_label": classes.names[best], "zero_shot_score": score}
