@@ -9,11 +9,10 @@ training images; the model after the last epoch is scored.
 
 from typing import Any
 
-from paper_runs import Run, arguments, backbone, chosen, once, percent
+from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
 from paper_sets import COOP_SETS, PLAIN, Splits, available
 
 from anyclass.backbone import Backbone
-from anyclass.features.store import FeatureStore
 from anyclass.methods import Method
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
@@ -24,7 +23,6 @@ from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.ship import Ship
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.run.scoring import compare, predict_all
 
 METHODS = ["zero-shot", "coop", "cocoop", "coop + ship", "clip-adapter", "clip-adapter + ship"]
 METHODS += ["tip-adapter", "tip-adapter + ship", "gda", "open-world"]
@@ -65,18 +63,12 @@ def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, An
     """Base, new and H of both label spaces, in percent, with zero-shot beside them."""
     classes = split.train.classes
     train = split.train.naming_only(classes.second_half)
-    found = how.fit(FeatureStore(clip, train), _silent, seed=seed)
-    seen = predict_all(FeatureStore(clip, split.test), found, _silent, prompt_ensemble=False)
-    scores = compare(split.test.labels, seen, train.classes)
+    scores = fitted_scores(clip, how, train, split.test, seed)
     return {
         f"{name}{space}": {key: percent(value) for key, value in scores[of][space].items()}
         for name, of in (("", "adapted"), ("zero_shot_", "zero_shot"))
         for space in ("sliced", "mixed", "generalized")
     }
-
-
-def _silent(**_: Any) -> None:
-    """Log nothing."""
 
 
 def main() -> None:
@@ -89,14 +81,14 @@ def main() -> None:
     shots = FewShot(shots=asked.shots, views=asked.views)
     for name, read in chosen(asked.sets, available(asked.data, asked.suite)).items():
         split = read()
-        for row in asked.methods:
-            how = method(row, name, shots)
-            for seed in asked.seeds:
-                once(
-                    Run(row, name, asked.model, seed),
-                    asked.out / "base_to_new",
-                    lambda how=how, split=split, seed=seed: score(clip, how, split, seed),
-                )
+        run_rows(
+            asked,
+            "base_to_new",
+            name,
+            lambda row, seed, name=name, split=split: score(
+                clip, method(row, name, shots), split, seed
+            ),
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paper_runs import Run, arguments, backbone, chosen, once, percent
+from latteclip import silent
+from paper_runs import Run, arguments, backbone, chosen, fitted_scores, once, percent
 from paper_sets import Splits, available
 
 from anyclass.backbone import Backbone
@@ -21,7 +22,6 @@ from anyclass.features.store import FeatureStore
 from anyclass.methods.coop import CoOp
 from anyclass.methods.few_shot import FewShot
 from anyclass.methods.ship import Ship
-from anyclass.run.scoring import compare, predict_all
 
 METHODS: dict[str, dict[str, Any]] = {
     "coop": {"transfer_steps": 0},
@@ -38,7 +38,7 @@ def train_source(clip: Backbone, split: Splits, seed: int, folder: Path, views: 
     if not (model / "generator.safetensors").is_file():
         shots = FewShot(shots=16, views=views)
         how = Ship(then=CoOp(data=shots, recipe="ship"))
-        found = how.fit(FeatureStore(clip, split.train), _silent, folder / "unfinished", seed)
+        found = how.fit(FeatureStore(clip, split.train), silent, folder / "unfinished", seed)
         model.mkdir(parents=True, exist_ok=True)
         found.record.write_artefacts(model)
     return folder
@@ -48,15 +48,9 @@ def score(clip: Backbone, how: Ship, split: Splits, seed: int) -> dict[str, Any]
     """Accuracy on the test images of a set, in percent, with zero-shot beside it."""
     target = replace(split.train.unlabelled_copy(), classes=split.test.classes)
     target = target.naming_only(target.classes.names)
-    found = how.fit(FeatureStore(clip, target), _silent, seed=seed)
-    seen = predict_all(FeatureStore(clip, split.test), found, _silent, prompt_ensemble=False)
-    scores = compare(split.test.labels, seen, found.classes)
+    scores = fitted_scores(clip, how, target, split.test, seed)
     accuracies = {"accuracy": scores["adapted"], "zero_shot": scores["zero_shot"]}
     return {name: percent(some["accuracy"]) for name, some in accuracies.items()}
-
-
-def _silent(**_: Any) -> None:
-    """Log nothing."""
 
 
 def targets(asked: argparse.Namespace) -> dict[str, Any]:

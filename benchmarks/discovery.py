@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from discovery_sets import Discovery, available, discovery_set
-from paper_runs import Run, arguments, backbone, chosen, once, percent
+from latteclip import silent
+from paper_runs import arguments, backbone, chosen, percent, run_rows
 
 from anyclass.backbone import Backbone
 from anyclass.estimators.metrics import clustering
@@ -48,20 +49,16 @@ def method(row: str, dataset: str, views: int) -> Method:
 def score(clip: Backbone, how: Method, some: Discovery, seed: int) -> dict[str, Any]:
     """All, Old and New in percent on the images without a label."""
     data = FeatureStore(clip, some.dataset)
-    found = how.fit(data, _silent, seed=seed)
+    found = how.fit(data, silent, seed=seed)
     recorded = found.record.predictions.get("predicted")
     guess = np.array(recorded) if recorded is not None else None
     if guess is None:
-        guess = predict_all(data, found, _silent, prompt_ensemble=False).log_adapted.argmax(1)
+        guess = predict_all(data, found, silent, prompt_ensemble=False).log_adapted.argmax(1)
     hidden = some.dataset.labels < 0
     scores = clustering(some.truth[hidden], guess[hidden], range(some.known))
     assert scores is not None
     figures = {key: percent(scores[key]) for key in ("all", "old", "new", "old_fixed")}
     return figures | {"images": len(some.dataset), "labelled": int((~hidden).sum())}
-
-
-def _silent(**_: Any) -> None:
-    """Log nothing."""
 
 
 def main() -> None:
@@ -73,14 +70,14 @@ def main() -> None:
     there = {name: name for name in available(asked.data, asked.suite)}
     for name in chosen(asked.sets, there):
         some = discovery_set(asked.data, name)
-        for row in asked.methods:
-            how = method(row, name, asked.views)
-            for seed in asked.seeds:
-                once(
-                    Run(row, name, asked.model, seed),
-                    asked.out / "discovery",
-                    lambda how=how, some=some, seed=seed: score(clip, how, some, seed),
-                )
+        run_rows(
+            asked,
+            "discovery",
+            name,
+            lambda row, seed, name=name, some=some: score(
+                clip, method(row, name, asked.views), some, seed
+            ),
+        )
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from base_to_new import METHODS, method
-from paper_runs import Run, arguments, backbone, chosen, once, percent
+from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
 from paper_sets import XIAN_IMAGES, Splits, available, xian_set
 from unsupervised import joined
 
 from anyclass.backbone import Backbone
 from anyclass.data import Augmentation
-from anyclass.features.store import FeatureStore
 from anyclass.methods import Method
 from anyclass.methods.few_shot import FewShot
-from anyclass.run.scoring import compare, predict_all
 
 PLAIN_VIEW = Augmentation((1.0, 1.0), jitter_probability=0.0, grey_probability=0.0)
 """The largest crop of an image with sides of at most 4 : 3, without a change. (The test view is a
@@ -33,9 +31,7 @@ def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, An
     unseen = set(range(len(classes))) - set(split.train.labels.tolist())
     train = split.train.naming_only([classes.names[c] for c in unseen])
     test = joined(split.val, split.test)
-    found = how.fit(FeatureStore(clip, train), _silent, seed=seed)
-    seen = predict_all(FeatureStore(clip, test), found, _silent, prompt_ensemble=False)
-    scores = compare(test.labels, seen, train.classes)
+    scores = fitted_scores(clip, how, train, test, seed)
     result = {}
     for name, of in (("", "adapted"), ("zero_shot_", "zero_shot")):
         halves = scores[of]["generalized"]
@@ -54,10 +50,6 @@ def halved(split: Splits) -> Splits:
     return Splits(split.train[split.train.labels < first], split.test[~unseen], split.test[unseen])
 
 
-def _silent(**_: Any) -> None:
-    """Log nothing."""
-
-
 def main() -> None:
     """Run what is missing."""
     parser = arguments(__doc__ or "", METHODS, "ViT-B-16-quickgelu/openai")
@@ -74,14 +66,14 @@ def main() -> None:
     shots = replace(FewShot(), views=1, augmentation=PLAIN_VIEW)
     for name, read in chosen(asked.sets, there).items():
         split = read()
-        for row in asked.methods:
-            how = method(row, name, shots)
-            for seed in asked.seeds:
-                once(
-                    Run(row, name, asked.model, seed),
-                    asked.out / "gzsl",
-                    lambda how=how, split=split, seed=seed: score(clip, how, split, seed),
-                )
+        run_rows(
+            asked,
+            "gzsl",
+            name,
+            lambda row, seed, name=name, split=split: score(
+                clip, method(row, name, shots), split, seed
+            ),
+        )
 
 
 if __name__ == "__main__":

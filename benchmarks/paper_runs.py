@@ -9,12 +9,19 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from latteclip import silent
+
 from anyclass.backbone import Backbone
+from anyclass.data import ImageDataset
 from anyclass.errors import AnyclassError
+from anyclass.features.store import FeatureStore
 from anyclass.files import atomic_write
+from anyclass.methods import Method
+from anyclass.run.scoring import compare, predict_all
 
 Read = TypeVar("Read")
 """How a set is read."""
@@ -67,6 +74,42 @@ def once(run: Run, folder: Path, score: Callable[[], dict[str, Any]]) -> dict[st
         draft.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result), flush=True)
     return result
+
+
+def run_rows(
+    asked: argparse.Namespace,
+    table: str,
+    dataset: str,
+    score: Callable[[str, int], dict[str, Any]],
+    title: Callable[[str], str] = str,
+) -> None:
+    """Run what is missing of one set: each method with each seed.
+
+    Args:
+        asked: the flags of `arguments`.
+        table: name of the table.
+        dataset: name of the set.
+        score: fits and scores a method with a seed.
+        title: name of a method's row in the table.
+    """
+    for row in asked.methods:
+        for seed in asked.seeds:
+            run = Run(title(row), dataset, asked.model, seed)
+            once(run, asked.out / table, partial(score, row, seed))
+
+
+def fitted_scores(
+    clip: Backbone,
+    how: Method,
+    train: ImageDataset,
+    test: ImageDataset,
+    seed: int,
+    ensemble: bool = False,
+) -> dict[str, Any]:
+    """Fit and score on test images, with zero-shot beside: see `run.scoring.compare`."""
+    found = how.fit(FeatureStore(clip, train), silent, seed=seed)
+    seen = predict_all(FeatureStore(clip, test), found, silent, prompt_ensemble=ensemble)
+    return compare(test.labels, seen, found.classes)
 
 
 def arguments(doc: str, methods: Sequence[str], paper_model: str) -> argparse.ArgumentParser:

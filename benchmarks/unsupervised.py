@@ -10,17 +10,17 @@ texts are those of the vocabulary, and rows say so. The oracle alone reads label
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from paper_runs import Run, arguments, backbone, chosen, once, percent
+from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
 from paper_sets import Splits, available
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import Endpoint
 from anyclass.data import ImageDataset
 from anyclass.features.domains import DOMAINS
-from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN
 from anyclass.methods import Method
 from anyclass.methods.flyp import Flyp
@@ -28,7 +28,6 @@ from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.zero_shot import ZeroShot
-from anyclass.run.scoring import compare, predict_all
 from anyclass.training.tuning import Tuning
 
 LATTECLIP: dict[str, dict[str, Any]] = {
@@ -88,10 +87,8 @@ def score(clip: Backbone, how: Method, row: str, split: Splits, seed: int) -> di
     """Accuracy on the test images in percent, with zero-shot beside it."""
     train = joined(split.train, split.val)
     train = train if row == "oracle" else train.unlabelled_copy()
-    found = how.fit(FeatureStore(clip, train), _silent, seed=seed)
     ensemble = row == "zero-shot, 80 templates"
-    seen = predict_all(FeatureStore(clip, split.test), found, _silent, prompt_ensemble=ensemble)
-    scores = compare(split.test.labels, seen, found.classes)
+    scores = fitted_scores(clip, how, train, split.test, seed, ensemble)
     adapted = scores["zero_shot_ensemble" if ensemble else "adapted"]
     accuracies = {"accuracy": adapted, "zero_shot": scores["zero_shot"]}
     return {name: percent(some["accuracy"]) for name, some in accuracies.items()}
@@ -105,8 +102,11 @@ def joined(one: ImageDataset, other: ImageDataset) -> ImageDataset:
     return replace(one, files=one.files + other.files, labels=labels)
 
 
-def _silent(**_: Any) -> None:
-    """Log nothing."""
+def title(row: str, asked: argparse.Namespace) -> str:
+    """Name of a row, which says what is not the paper's."""
+    captioned = row in LATTECLIP and row != "latteclip, class" and not asked.endpoint
+    name = f"{row}, vocabulary" if captioned else row
+    return name if asked.tune == "all" else f"{name} ({asked.tune})"
 
 
 def main() -> None:
@@ -119,20 +119,15 @@ def main() -> None:
     clip = backbone(asked)
     for name, read in chosen(asked.sets, available(asked.data, asked.suite)).items():
         split = read()
-        for row in asked.methods:
-            how = method(row, name, asked)
-            captioned = row in LATTECLIP and row != "latteclip, class" and not asked.endpoint
-            title = f"{row}, vocabulary" if captioned else row
-            title = title if asked.tune == "all" else f"{title} ({asked.tune})"
-            for seed in asked.seeds:
-                run = Run(title, name, asked.model, seed)
-                once(
-                    run,
-                    asked.out / "unsupervised",
-                    lambda how=how, row=row, split=split, seed=seed: score(
-                        clip, how, row, split, seed
-                    ),
-                )
+        run_rows(
+            asked,
+            "unsupervised",
+            name,
+            lambda row, seed, name=name, split=split: score(
+                clip, method(row, name, asked), row, split, seed
+            ),
+            partial(title, asked=asked),
+        )
 
 
 if __name__ == "__main__":
