@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: a test never downloads
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # they would compile the package each time
 
 import pytest
 from PIL import Image, ImageDraw
@@ -68,6 +69,8 @@ def check_types() -> None:
     names = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files]
     install_import_hook(names, "type_checks.checked")
 
+
+sys.dont_write_bytecode = False  # every worker would check and compile the package anew
 
 if RUNS_TESTS:
     # Before the package: while jaxtyping's hook imports a module of it, Python looks for the
