@@ -12,7 +12,6 @@ from anyclass.auditing.findings import (
     Finding,
     check_writable,
     groups_of,
-    plural,
 )
 from anyclass.errors import RequestError
 
@@ -78,20 +77,6 @@ def test_check_writable__replaces_only_when_asked(tmp_path: Path) -> None:
     check_writable(tmp_path, True)
     with pytest.raises(RequestError, match="is a file"):
         check_writable(tmp_path / "audit.csv", True)
-
-
-@pytest.mark.parametrize(
-    ("count", "noun", "said"),
-    [
-        (1, "image", "1 image"),
-        (2000, "image", "2,000 images"),
-        (2, "class", "2 classes"),
-        (3, "copy", "3 copies"),
-        (0, "label", "0 labels"),
-    ],
-)
-def test_plural(count: int, noun: str, said: str) -> None:
-    assert plural(count, noun) == said
 
 
 def test_groups_of__joins_through_others() -> None:

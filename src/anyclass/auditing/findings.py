@@ -143,15 +143,6 @@ def check_writable(folder: Path, overwrite: bool) -> None:
         )
 
 
-def plural(count: int, noun: str) -> str:
-    """A number and a noun: 1 image, 2,000 images, 2 classes."""
-    if count == 1:
-        return f"1 {noun}"
-    ending = "es" if noun.endswith(("s", "x")) else "ies" if noun.endswith("y") else "s"
-    stem = noun[:-1] if ending == "ies" else noun
-    return f"{count:,} {stem}{ending}"
-
-
 def groups_of(pairs: Iterable[Sequence[int]], size: int) -> list[list[int]]:
     """Indices that pairs join, directly or through others; two or more each, in order."""
     from scipy.sparse import coo_array
