@@ -101,7 +101,8 @@ def _wrong(request: Request, error: Exception) -> Response:
     found = error.errors() if isinstance(error, RequestValidationError) else ()
     problems = [f"{'.'.join(map(str, row['loc']))}: {row['msg']}" for row in found[:3]]
     if request.url.path == "/predict":
-        problems.append(f"give 1 to {MOST_IMAGES} images as the multipart field `images`: see /docs")
+        field = "multipart field `images`"
+        problems.append(f"give 1 to {MOST_IMAGES} images as the {field}: see /docs")
     return JSONResponse({"detail": printable("; ".join(problems))}, 422)
 
 
