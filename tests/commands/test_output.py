@@ -4,7 +4,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from anyclass.commands.output import fit_lines, rename_lines, serve_lines
+import pytest
+
+from anyclass.commands.output import embed_lines, fit_lines, rename_lines, serve_lines
 
 NOTHING: dict[str, Any] = {"renamed": {}, "merged": {}, "split": {}, "rejected": [], "restored": []}
 
@@ -46,3 +48,15 @@ def test_serve_lines__of_one_correction() -> None:
     lines = serve_lines({"labels": "my labels.csv", "corrections": 1, "run": "run"})
     assert lines[0] == "1 label corrected or confirmed: my labels.csv"
     assert lines[1] == "next  anyclass fit auto --from run --labels 'my labels.csv' --out NEW_RUN"
+
+
+@pytest.mark.parametrize(
+    ("classes", "labelled", "known"), [(2, 0, []), (0, 3, []), (0, 0, ["--labels", "LABELS"])]
+)
+def test_embed_lines__go_on_with_what_the_file_knows_of_classes(
+    classes: int, labelled: int, known: list[str]
+) -> None:
+    result = {"n": 5, "rejected": 0, "width": 3, "extra_width": 0, "files": ["x 1.npz"]}
+    lines = embed_lines(result | {"classes": classes, "labelled": labelled})
+    words = ["anyclass", "fit", "auto", "--features", "x 1.npz", *known, "--out", "run"]
+    assert shlex.split(lines[-1]) == ["next", *words]

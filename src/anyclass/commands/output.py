@@ -191,8 +191,9 @@ def embed_lines(result: Result) -> list[str]:
     lines += [f"features  {first}"]
     lines += [f"names     {file}" for file in result["files"][1:]]
     if result["n"]:
-        new = _free("run")
-        lines.append(f"next      {_command(['fit', 'auto', '--features', first, '--out', new])}")
+        known = [] if result["classes"] or result["labelled"] else ["--labels", "LABELS"]
+        words = ["fit", "auto", "--features", first, *known, "--out", _free("run")]
+        lines.append(f"next      {_command(words)}")
     return lines
 
 
