@@ -280,7 +280,7 @@ def _confident(
 ) -> Json:
     """Share and scores of the images with a score of at least `least`."""
     known = dataset.labels >= 0
-    rows = known & (predictions.confidence >= least)
+    rows = known & (predictions.confidence() >= least)
     share = {"min_score": least, "n": int(rows.sum()), "share": float(rows[known].mean())}
     if not rows.any():
         return {"sure": share}
