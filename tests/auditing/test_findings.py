@@ -13,7 +13,7 @@ from anyclass.auditing.findings import (
     check_writable,
     groups_of,
 )
-from anyclass.errors import RequestError
+from anyclass.errors import RequestError, StorageError
 
 DARK = Finding(
     "dark",
@@ -67,6 +67,16 @@ def test_audit__as_data_frame() -> None:
     frame = Audit([DARK]).to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert frame["file_name"].tolist() == [f"{i}.jpg" for i in range(5)]
+
+
+def test_check_writable__a_read_only_folder_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    check_writable(tmp_path.parent, True)
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(StorageError, match=r"audit\.csv cannot be written: Permission denied"):
+            check_writable(folder, True)
 
 
 def test_check_writable__replaces_only_when_asked(tmp_path: Path) -> None:
