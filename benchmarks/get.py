@@ -161,7 +161,7 @@ def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
     hidden = some.dataset.labels < 0
     known = range(some.known)
     on_train = predictions(clip, fitted, some.dataset)[hidden]
-    on_test = predict_all(FeatureStore(clip, some.test), fitted, silent).adapted.argmax(1)
+    on_test = predict_all(FeatureStore(clip, some.test), fitted, silent).log_adapted.argmax(1)
     found = {
         "transductive": clustering(some.truth[hidden], on_train, known),
         "inductive": clustering(some.test.labels, on_test, known),
@@ -177,7 +177,7 @@ def predictions(clip: Backbone, fitted: Classifier, dataset: ImageDataset) -> An
     recorded = fitted.record.predictions.get("predicted")
     if recorded is not None:
         return np.array(recorded)
-    return predict_all(FeatureStore(clip, dataset), fitted, silent).adapted.argmax(1)
+    return predict_all(FeatureStore(clip, dataset), fitted, silent).log_adapted.argmax(1)
 
 
 def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:

@@ -10,17 +10,19 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from anyclass.cli import COMMANDS, main
-from anyclass.commands.command_line import check_files
+from anyclass.commands.command_line import CommandLine, check_early
 from anyclass.commands.help import PAGES
 from anyclass.commands.help_pages import render
 from anyclass.methods import METHODS
 
 ANYCLASS = Path(sys.executable).with_name("anyclass")
 Screen = pytest.CaptureFixture[str]
+OF_A_RUN = ("predict", "evaluate", "rename", "report", "serve", "export")
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ MISTAKES = {
     "fit --images images auto": "which method?",
     "plan auto --images nowhere": "nowhere does not exist. Give the folder",
     "plan auto --images names.txt": "is a file, not a folder",
-    "plan auto --images empty": "there is no image in",
+    "plan auto --images empty --labels folders": "there is no image in",
     "plan auto --images images": "--classes FILE, one per line",
     "plan autoo --images images": "no method is called 'autoo': did you mean auto?",
     "plan latteclip_pls --images images": "did you mean latteclip?",
@@ -168,21 +170,48 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("words", "said"),
     [
-        ("--images nowhere", "nowhere does not exist. Give the folder with the images."),
-        ("--images=names.txt", "names.txt is a file, not a folder."),
-        ("--images images --labels gone.csv", "gone.csv cannot be read: it does not exist."),
-        ("--classes=gone.txt --images images", "gone.txt cannot be read: No such file"),
-        ("--images images --classes daisy", "or the names: --classes daisy,rose,tulip"),
+        ("fit auto --images nowhere", "nowhere does not exist. Give the folder with the images."),
+        ("fit auto --images=names.txt", "names.txt is a file, not a folder."),
+        ("fit auto --images images --labels gone.csv", "gone.csv cannot be read: it does not"),
+        ("fit auto --classes=gone.txt --images images", "gone.txt cannot be read: No such file"),
+        ("fit auto --images images --classes daisy", "or the names: --classes daisy,rose,tulip"),
+        ("fit auto --images images --out new", "there is no information about the classes"),
+        ("plan --images images", "there is no information about the classes"),
+        ("fit auto --from mine --labels mine.csv", "mine contains no run"),
+        *((f"{command} --run mine", "mine contains no run") for command in OF_A_RUN),
     ],
 )
-def test_missing_files__are_told_before_pytorch_is_loaded(
-    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, flags: str, said: str
+def test_requests_that_cannot_work__are_refused_before_pytorch_is_loaded(
+    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, words: str, said: str
 ) -> None:
-    monkeypatch.setattr("anyclass.cli.COMMANDS", {"fit": lambda line: pytest.fail("it was run")})
-    assert main(["fit", "auto", *flags.split()]) == 2
+    line = words.split()
+    monkeypatch.setitem(COMMANDS, line[0], lambda _: pytest.fail("it was run"))
+    assert main(line) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit auto --classes a,b", "embed", "describe"])
+def test_a_user_without_a_cache_folder__is_told_before_pytorch_is_loaded(
+    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    line = command.split()
+    monkeypatch.setitem(COMMANDS, line[0], lambda _: pytest.fail("it was run"))
+    for name in ("ANYCLASS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    assert main([*line, "--images", "images"]) == 2
+    assert "set ANYCLASS_CACHE to a folder that can be written to" in capsys.readouterr().err
+
+
+def test_no_command_that_reads_a_run__loads_pytorch_to_say_that_there_is_none(place: Path) -> None:
+    code = "import sys; from anyclass.cli import main; code = main(sys.argv[1:]); "
+    code += "print(code, sorted({'torch', 'open_clip', 'sklearn'} & set(sys.modules)))"
+    words = [sys.executable, "-c", code, "evaluate", "--run", "mine", "--images", "images"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert shown.stdout == "2 []\n"
+    assert shown.stderr.startswith("anyclass: mine contains no run: `anyclass fit auto")
 
 
 @pytest.mark.parametrize(
@@ -194,8 +223,8 @@ def test_missing_files__are_told_before_pytorch_is_loaded(
         "--from run --features new.npz",
     ],
 )
-def test_check_files__lets_through_what_is_there(place: Path, flags: str) -> None:
-    check_files(flags.split())
+def test_check_early__lets_through_what_is_there(place: Path, flags: str) -> None:
+    check_early(CommandLine("fit", "auto", {}, flags.split()))
 
 
 @pytest.mark.parametrize("line", MISTAKES)
@@ -225,13 +254,28 @@ def test_mistakes__one_or_two_lines_and_exit_code_2(
         ("predict", "--run"),
         ("fit auto --imges images", "--imges"),
         ("fit auto --images", "--images"),
-        ("fit auto --images images --seed many", "--seed"),
-        ("fit auto --images images --seed many", "--seed: give a whole number, not 'many'. "),
-        ("fit auto --images images --unknown few", "give a whole number or auto, not 'few'. "),
-        ("fit reclip --images images --epochs 1.5", "--epochs: give a whole number, not '1.5'. "),
-        ("fit auto --images images --max-rejected 9%", "--max-rejected: give a number, not '9%'. "),
-        ("fit auto --images images --engine fast", "'fast'"),
-        ("fit auto --images images --engine onxx", "Did you mean onnx? `anyclass fit auto --help`"),
+        ("fit auto --images images --classes a,b --seed many", "--seed"),
+        (
+            "fit auto --images images --classes a,b --seed many",
+            "--seed: give a whole number, not 'many'. ",
+        ),
+        (
+            "fit auto --images images --classes a,b --unknown few",
+            "give a whole number or auto, not 'few'. ",
+        ),
+        (
+            "fit reclip --images images --classes a,b --epochs 1.5",
+            "--epochs: give a whole number, not '1.5'. ",
+        ),
+        (
+            "fit auto --images images --classes a,b --max-rejected 9%",
+            "--max-rejected: give a number, not '9%'. ",
+        ),
+        ("fit auto --images images --classes a,b --engine fast", "'fast'"),
+        (
+            "fit auto --images images --classes a,b --engine onxx",
+            "Did you mean onnx? `anyclass fit auto --help`",
+        ),
         ("models --contain x", "--contain"),
         ("describe --images images --captioner batch", "--captioner.model"),
         ("describe --images images --captioner.url x", "--captioner.url"),

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from anyclass.commands.command_line import CommandLine
     from anyclass.commands.flags import FitFlags
 
-SLOW = {"plan", "fit", "describe", "embed", "predict", "evaluate", "demo", "models"}
-"""Commands that load PyTorch: they say so first."""
-
 Answer = tuple[Any, list[str]]
 """What `--json` prints, and the lines for people."""
 
@@ -58,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> Answer:
     """Answer with a help page, or run the command."""
-    from anyclass.commands.command_line import check_files, read
+    from anyclass.commands.command_line import check_early, read
     from anyclass.commands.help import OVERVIEW, check_flags, methods, page
 
     if bad := [a for a in arguments if a != a.encode("utf-8", "replace").decode("utf-8")]:
@@ -75,9 +72,8 @@ def _run(arguments: list[str]) -> Answer:
         return known.text, [known.text]
     if known:
         check_flags(line, known)
-    if line.command in SLOW:
-        check_files(line.flags)
-    if line.command in SLOW and "torch" not in sys.modules:
+    check_early(line)
+    if "torch" not in sys.modules:
         print(f"{line.program}: loading PyTorch ...", file=sys.stderr, flush=True)
     return COMMANDS[line.command](line)
 

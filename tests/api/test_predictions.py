@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from anyclass.api.display import run_html
 from anyclass.api.predictions import Predictions
 from anyclass.run.tables import PREDICTION
 
@@ -104,6 +106,23 @@ def test_html__of_a_run_shows_images_of_each_class(fit: Any) -> None:
     assert "accuracy" in page
     shown = fit.run.predict(fit.images)._repr_html_()
     assert shown.count("data:image/webp;base64,") == 9, "10 rows, one of them unreadable"
+
+
+def test_html__of_a_run_has_the_words_of_the_report() -> None:
+    kinds = {"cat": "labelled", "dog": "named", "discovered 1": "unknown"}
+    run: Any = SimpleNamespace(
+        lines=lambda: ["kmeans"],
+        folder=Path("run"),
+        predictions=predictions(),
+        classes_=list(kinds),
+        classifier=SimpleNamespace(classes=SimpleNamespace(kinds=list(kinds.values()))),
+        metrics={"warnings": []},
+    )
+    page = run_html(run)
+    assert re.findall(r">([^<]+)</th>", page)[-3:] == ["class", "kind", "count"]
+    assert sorted(re.findall(r">(labelled|named\b[^<]*|unknown|discovered)</td>", page)) == [
+        *("discovered", "labelled", "named only")
+    ]
 
 
 @pytest.mark.slow

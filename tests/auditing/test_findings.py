@@ -12,9 +12,8 @@ from anyclass.auditing.findings import (
     Finding,
     check_writable,
     groups_of,
-    plural,
 )
-from anyclass.errors import RequestError
+from anyclass.errors import RequestError, StorageError
 
 DARK = Finding(
     "dark",
@@ -70,6 +69,16 @@ def test_audit__as_data_frame() -> None:
     assert frame["file_name"].tolist() == [f"{i}.jpg" for i in range(5)]
 
 
+def test_check_writable__a_read_only_folder_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    check_writable(tmp_path.parent, True)
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(StorageError, match=r"audit\.csv cannot be written: Permission denied"):
+            check_writable(folder, True)
+
+
 def test_check_writable__replaces_only_when_asked(tmp_path: Path) -> None:
     check_writable(tmp_path / "new", False)
     (tmp_path / "audit.csv").write_text("mine")
@@ -78,20 +87,6 @@ def test_check_writable__replaces_only_when_asked(tmp_path: Path) -> None:
     check_writable(tmp_path, True)
     with pytest.raises(RequestError, match="is a file"):
         check_writable(tmp_path / "audit.csv", True)
-
-
-@pytest.mark.parametrize(
-    ("count", "noun", "said"),
-    [
-        (1, "image", "1 image"),
-        (2000, "image", "2,000 images"),
-        (2, "class", "2 classes"),
-        (3, "copy", "3 copies"),
-        (0, "label", "0 labels"),
-    ],
-)
-def test_plural(count: int, noun: str, said: str) -> None:
-    assert plural(count, noun) == said
 
 
 def test_groups_of__joins_through_others() -> None:

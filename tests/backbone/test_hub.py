@@ -1,11 +1,13 @@
 """Models of the hub without a network: what is missing is said at once, what is here is loaded."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 from huggingface_hub import constants
+from open_clip import constants as names_of_files
 
 from anyclass.backbone.hub import at_hand, needed_files, within_reach
 from anyclass.backbone.loading import USUAL
@@ -44,6 +46,24 @@ def test_within_reach__says_what_to_fetch_and_where_to_put_it(hub: Path) -> None
     folder = repository.split("/")[1]
     assert f"`hf download {repository} --local-dir {folder}`" in said
     assert f"--model local-dir:{folder}" in said
+
+
+def test_within_reach__a_repository_of_the_hub_is_refused_without_open_clip(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing it takes seconds, on a machine that has no such model."""
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ModelError, match=r"It needs open_clip_config\.json of a/b"):
+        within_reach("hf-hub:a/b").__enter__()
+
+
+def test_needed_files__have_the_names_of_open_clip() -> None:
+    weights = (names_of_files.HF_SAFE_WEIGHTS_NAME, names_of_files.HF_WEIGHTS_NAME)
+    assert [file.names for file in needed_files("hf-hub:a/b@main")] == [
+        (names_of_files.HF_CONFIG_NAME,),
+        weights,
+    ]
+    assert needed_files(CLIP)[0].names == weights
 
 
 def test_within_reach__only_what_is_missing_is_named(hub: Path) -> None:

@@ -8,7 +8,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -33,73 +33,80 @@ def endpoint(server: Any) -> Endpoint:
     return Endpoint(url=server.url, model="llava", concurrency=1, retries=0, timeout=20)
 
 
-def right(server: Any, requests: list[CaptionRequest], context: CaptionContext) -> list[str]:
-    """What the server says when all is well."""
-    shown = [jpeg(image(request, context.dataset, 672)) for request in requests]
-    return [server.sentence(s, r.question) for s, r in zip(shown, requests, strict=True)]
+@dataclass
+class Asked:
+    """A captioner, the server that it asks, what about, and what it says."""
+
+    server: Any
+    endpoint: Endpoint
+    requests: list[CaptionRequest]
+    context: CaptionContext
+    log: Any
+
+    def describe(self, some: list[CaptionRequest] | None = None, **fields: Any) -> list[str | None]:
+        """Texts of the requests, or of some of them; `fields` of the captioner are other ones."""
+        requests = self.requests if some is None else some
+        return replace(self.endpoint, **fields).describe(requests, self.context, self.log)
+
+    def right(self, some: list[CaptionRequest] | None = None) -> list[str]:
+        """What the server says when all is well."""
+        requests = self.requests if some is None else some
+        shown = [jpeg(image(request, self.context.dataset, 672)) for request in requests]
+        pairs = zip(shown, requests, strict=True)
+        return [self.server.sentence(file, request.question) for file, request in pairs]
 
 
-def test_endpoint__asks_with_the_image_first(
+@pytest.fixture
+def asked(
     server: Any,
     endpoint: Endpoint,
     requests: list[CaptionRequest],
     context: CaptionContext,
     log: Any,
-) -> None:
-    how = replace(endpoint, concurrency=3)
-    assert how.describe(requests, context, log) == right(server, requests, context)
-    assert how.describe([], context, log) == []
-    assert {call.path for call in server.calls} == {"/v1/chat/completions"}
-    body = dict(server.calls[0].body)
+) -> Asked:
+    """Nobody has asked anything yet."""
+    return Asked(server, endpoint, requests, context, log)
+
+
+def test_endpoint__asks_with_the_image_first(asked: Asked) -> None:
+    assert asked.describe(concurrency=3) == asked.right()
+    assert asked.describe([]) == []
+    assert {call.path for call in asked.server.calls} == {"/v1/chat/completions"}
+    body = dict(asked.server.calls[0].body)
     (message,) = body.pop("messages")
     assert body == {"model": "llava", "max_tokens": 77, "temperature": 0.0}
     assert message["role"] == "user"
     assert [part["type"] for part in message["content"]] == ["image_url", "text"]
-    assert {call.question for call in server.calls} == {"What is it?", "What are they?"}
-    sizes = {Image.open(io.BytesIO(call.image)).size for call in server.calls}
+    assert {call.question for call in asked.server.calls} == {"What is it?", "What are they?"}
+    sizes = {Image.open(io.BytesIO(call.image)).size for call in asked.server.calls}
     assert sizes == {(30 + i, 20) for i in range(12)} | {(672, 672)}
-    assert log.warnings == []
+    assert asked.log.warnings == []
 
 
-def test_endpoint__what_is_known_needs_no_server(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    said = endpoint.describe(requests, context, log)
-    server.calls.clear()
-    assert endpoint.describe(requests, context, log) == said
-    assert server.calls == []
+def test_endpoint__what_is_known_needs_no_server(asked: Asked) -> None:
+    said = asked.describe()
+    asked.server.calls.clear()
+    assert asked.describe() == said
+    assert asked.server.calls == []
     for field in ({"temperature": 1.0}, {"max_tokens": 9}, {"size": 29}, {"model": "other"}):
-        replace(endpoint, **field).describe(requests[:1], context, log)
-    assert len(server.questions) == 4
+        asked.describe(asked.requests[:1], **field)
+    assert len(asked.server.questions) == 4
 
 
-def test_endpoint__equal_images_are_asked_once(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    context.dataset.path(4).write_bytes(context.dataset.path(1).read_bytes())
-    said = endpoint.describe(requests, context, log)
+def test_endpoint__equal_images_are_asked_once(asked: Asked) -> None:
+    asked.context.dataset.path(4).write_bytes(asked.context.dataset.path(1).read_bytes())
+    said = asked.describe()
     assert said[4] == said[1]
-    assert len(server.questions) == 12
+    assert len(asked.server.questions) == 12
 
 
-def test_endpoint__takes_the_only_model(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    replace(endpoint, model="").describe(requests[:2], context, log)
-    assert [call.path for call in server.calls] == ["/v1/models", *["/v1/chat/completions"] * 2]
-    assert {call.body["model"] for call in server.questions} == {"llava"}
+def test_endpoint__takes_the_only_model(asked: Asked) -> None:
+    asked.describe(asked.requests[:2], model="")
+    assert [call.path for call in asked.server.calls] == [
+        "/v1/models",
+        *["/v1/chat/completions"] * 2,
+    ]
+    assert {call.body["model"] for call in asked.server.questions} == {"llava"}
 
 
 @pytest.mark.parametrize(
@@ -110,64 +117,39 @@ def test_endpoint__takes_the_only_model(
     ],
 )
 def test_endpoint__several_models_or_none_is_a_wrong_request(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    models: list[str],
-    text: str,
+    asked: Asked, models: list[str], text: str
 ) -> None:
-    server.models = models
+    asked.server.models = models
     with pytest.raises(RequestError, match=text):
-        replace(endpoint, model="").describe(requests, context, log)
-    assert server.questions == []
+        asked.describe(model="")
+    assert asked.server.questions == []
 
 
-def test_endpoint__no_such_model_lists_those_there_are(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    server.models = ["qwen", "llava"]
-    server.always = server.json({"error": {"message": "model not found"}}, 404)
+def test_endpoint__no_such_model_lists_those_there_are(asked: Asked) -> None:
+    asked.server.models = ["qwen", "llava"]
+    asked.server.always = asked.server.json({"error": {"message": "model not found"}}, 404)
     with pytest.raises(RequestError, match="no model 'gone'. It has 'qwen', 'llava'"):
-        replace(endpoint, model="gone").describe(requests, context, log)
-    assert len(server.questions) == 1
+        asked.describe(model="gone")
+    assert len(asked.server.questions) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_endpoint__a_busy_server_is_asked_again(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    status: int,
-) -> None:
-    server.replies = [server.json({}, status, Retry_After="0.01") for _ in range(9)]
-    how = replace(endpoint, retries=9, concurrency=2)
-    assert how.describe(requests, context, log) == right(server, requests, context)
-    assert len(server.questions) == len(requests) + 9
-    assert log.warnings == []
+def test_endpoint__a_busy_server_is_asked_again(asked: Asked, status: int) -> None:
+    asked.server.replies = [asked.server.json({}, status, Retry_After="0.01") for _ in range(9)]
+    assert asked.describe(retries=9, concurrency=2) == asked.right()
+    assert len(asked.server.questions) == len(asked.requests) + 9
+    assert asked.log.warnings == []
 
 
 def test_endpoint__a_server_cannot_make_it_wait_for_long(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr("openai._base_client.time.sleep", waits.append)
     far = ("100000", "inf", "Fri, 31 Dec 2100 23:59:59 GMT", "-3", "soon")
-    server.replies = [server.json({}, 429, Retry_After=value) for value in far]
-    replace(endpoint, retries=5).describe(requests[:1], context, log)
-    assert len(server.questions) == 6
+    asked.server.replies = [asked.server.json({}, 429, Retry_After=value) for value in far]
+    asked.describe(asked.requests[:1], retries=5)
+    assert len(asked.server.questions) == 6
     assert waits[:2] == [60.0, 60.0]
     assert max(waits[2:]) < 1
 
@@ -191,20 +173,12 @@ def drip(head: bool) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 @pytest.mark.parametrize("head", [True, False])
-def test_endpoint__a_slow_drip_ends_in_time(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    head: bool,
-) -> None:
-    server.replies = [drip(head)]
-    how = replace(endpoint, timeout=0.3)
+def test_endpoint__a_slow_drip_ends_in_time(asked: Asked, head: bool) -> None:
+    asked.server.replies = [drip(head)]
     started = time.monotonic()
-    assert how.describe(requests, context, log)[0] is None
+    assert asked.describe(timeout=0.3)[0] is None
     assert time.monotonic() - started < 5
-    assert "no complete answer within 0.3 seconds" in log.warnings[0]
+    assert "no complete answer within 0.3 seconds" in asked.log.warnings[0]
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -241,34 +215,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_endpoint__a_bad_answer_costs_one_text_and_is_asked_again(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    kind: str,
-) -> None:
+def test_endpoint__a_bad_answer_costs_one_text_and_is_asked_again(asked: Asked, kind: str) -> None:
     bad, reason = BAD[kind]
-    server.replies = [bad(server)]
-    some = requests[:10]
-    wanted = right(server, some, context)
-    assert endpoint.describe(some, context, log) == [None, *wanted[1:]]
-    (warning,) = log.warnings
+    asked.server.replies = [bad(asked.server)]
+    some = asked.requests[:10]
+    wanted = asked.right(some)
+    assert asked.describe(some) == [None, *wanted[1:]]
+    (warning,) = asked.log.warnings
     assert warning.startswith("1 of 10 questions have no answer; the first because ")
     assert re.search(reason, warning), warning
-    server.calls.clear()
-    assert endpoint.describe(some, context, log) == wanted
-    assert len(server.questions) == 1
+    asked.server.calls.clear()
+    assert asked.describe(some) == wanted
+    assert len(asked.server.questions) == 1
 
 
-def test_endpoint__hangs_up_on_an_endless_answer(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
+def test_endpoint__hangs_up_on_an_endless_answer(asked: Asked) -> None:
     sent: list[int] = []
 
     def counted(handler: BaseHTTPRequestHandler) -> None:
@@ -276,114 +237,79 @@ def test_endpoint__hangs_up_on_an_endless_answer(
         while len(sent) < 2000:
             sent.append(handler.wfile.write(b" " * 2**16))
 
-    server.replies = [counted]
-    endpoint.describe(requests, context, log)
+    asked.server.replies = [counted]
+    asked.describe()
     assert sum(sent) < 2**25  # what the machine buffers on the way, and not all of 2 ** 27
 
 
-def test_endpoint__failures_in_a_row_end_it(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
+def test_endpoint__failures_in_a_row_end_it(asked: Asked) -> None:
     many = [CaptionRequest((0,), "What is it?", "object", variant) for variant in range(200)]
-    server.always = server.json({"error": {"message": "out of memory"}}, 500)
+    asked.server.always = asked.server.json({"error": {"message": "out of memory"}}, 500)
     with pytest.raises(AnyclassError, match="12 consecutive questions.*out of memory"):
-        replace(endpoint, concurrency=4).describe(many, context, log)
-    assert len(server.questions) <= 12 + 4
+        asked.describe(many, concurrency=4)
+    assert len(asked.server.questions) <= 12 + 4
 
 
 def test_endpoint__a_redirect_is_not_followed(
-    start_server: Callable[[], Any],
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
+    asked: Asked, start_server: Callable[[], Any]
 ) -> None:
     other = start_server()
-    server.always = server.json({}, 307, Location=f"{other.url}/chat/completions")
+    asked.server.always = asked.server.json({}, 307, Location=f"{other.url}/chat/completions")
     with pytest.raises(AnyclassError, match=f"redirects to '{other.url}/chat"):
-        replace(endpoint, retries=2).describe(requests[:3], context, log)
+        asked.describe(asked.requests[:3], retries=2)
     assert other.calls == []
-    assert len(server.questions) == 3
+    assert len(asked.server.questions) == 3
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_endpoint__a_wrong_key_stops_at_once_and_is_shown_nowhere(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    status: int,
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setenv("ANYCLASS_ENDPOINT_KEY", KEY)
-    server.replies = [server.json({"error": {"message": f"{KEY} has no quota"}}, 400)]
-    endpoint.describe(requests, context, log)
-    server.always = server.json({"error": {"message": f"wrong key: {KEY}"}}, status)
+    asked.server.replies = [asked.server.json({"error": {"message": f"{KEY} has no quota"}}, 400)]
+    asked.describe()
+    asked.server.always = asked.server.json({"error": {"message": f"wrong key: {KEY}"}}, status)
     with pytest.raises(RequestError) as refused:
-        endpoint.describe(requests, context, log)
-    assert server.questions[-1].headers["authorization"] == f"Bearer {KEY}"
-    assert len(server.questions) == len(requests) + 1
+        asked.describe()
+    assert asked.server.questions[-1].headers["authorization"] == f"Bearer {KEY}"
+    assert len(asked.server.questions) == len(asked.requests) + 1
     assert f"HTTP {status}" in str(refused.value)
     assert "ANYCLASS_ENDPOINT_KEY" in str(refused.value)
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    shown = [str(refused.value), repr(endpoint), *map(str, log)]
+    shown = [str(refused.value), repr(asked.endpoint), *map(str, asked.log)]
     assert [text for text in shown if KEY in text] == []
     assert [data for data in written if KEY.encode() in data] == []
-    assert "<ANYCLASS_ENDPOINT_KEY> has no quota" in log.warnings[0]
+    assert "<ANYCLASS_ENDPOINT_KEY> has no quota" in asked.log.warnings[0]
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nfeed", "schlüssel"])
 def test_endpoint__a_key_that_no_header_can_hold(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    key: str,
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     monkeypatch.setenv("ANYCLASS_ENDPOINT_KEY", key)
     with pytest.raises(RequestError, match="that no key has") as refused:
-        endpoint.describe(requests, context, log)
+        asked.describe()
     assert key not in str(refused.value)
-    assert server.calls == []
+    assert asked.server.calls == []
 
 
 def test_endpoint__nothing_of_the_machine_or_of_other_keys_is_sent(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
         monkeypatch.setenv(f"OPENAI_{name}", "SECRET")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: SECRET")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://example.com")
-    replace(endpoint, model="").describe(requests[:1], context, log)
+    asked.describe(asked.requests[:1], model="")
     names = {"host", "connection", "accept", "accept-encoding", "user-agent", "authorization"}
-    for call in server.calls:
+    for call in asked.server.calls:
         assert set(call.headers) <= names | {"content-type", "content-length"}
         assert "SECRET" not in str(call)
         assert call.headers["authorization"] == "Bearer none"
 
 
 def test_endpoint__no_proxy_sees_what_stays_here(
-    start_server: Callable[[], Any],
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    asked: Asked, start_server: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = start_server()
     for name in (
@@ -397,7 +323,7 @@ def test_endpoint__no_proxy_sees_what_stays_here(
         monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    assert endpoint.describe(requests, context, log) == right(server, requests, context)
+    assert asked.describe() == asked.right()
     assert proxy.calls == []
 
 
@@ -428,27 +354,22 @@ def test_endpoint__another_machine_is_refused_before_any_connection(
 
 
 def test_endpoint__says_first_what_leaves_the_machine(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "remote_host", lambda url, allowed: "api.example.com")
     monkeypatch.setattr(module, "proxy_for", lambda host: None)
-    endpoint.describe(requests[:2], context, log)
-    assert log.warnings == [
+    asked.describe(asked.requests[:2])
+    assert asked.log.warnings == [
         "sending 2 images to api.example.com, in 2 questions of about 0.3 MB in total, "
         "at an unknown price."
     ]
-    replace(endpoint, price_in=2000.0, price_out=1000.0).describe(requests, context, log)
-    assert log.warnings[1].startswith("sending 12 images to api.example.com, in 11 ")
-    assert log.warnings[1].endswith("for $14.18.")
-    first = next(i for i, numbers in enumerate(log) if numbers.get("done", 0) > 2)
-    assert log.index({"warning": log.warnings[1]}) < first
-    endpoint.describe(requests, context, log)
-    assert len(log.warnings) == 2
+    asked.describe(price_in=2000.0, price_out=1000.0)
+    assert asked.log.warnings[1].startswith("sending 12 images to api.example.com, in 11 ")
+    assert asked.log.warnings[1].endswith("for $14.18.")
+    first = next(i for i, numbers in enumerate(asked.log) if numbers.get("done", 0) > 2)
+    assert asked.log.index({"warning": asked.log.warnings[1]}) < first
+    asked.describe()
+    assert len(asked.log.warnings) == 2
 
 
 def test_endpoint__no_server_is_one_line(
@@ -463,30 +384,18 @@ def test_endpoint__no_server_is_one_line(
         assert "\n" not in str(no.value)
 
 
-def test_endpoint__no_list_of_models(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    wrong = replace(endpoint, url=server.url.removesuffix("/v1"), model="")
-    server.models = None
-    for how in (wrong, replace(endpoint, model="")):
+def test_endpoint__no_list_of_models(asked: Asked) -> None:
+    wrong = replace(asked.endpoint, url=asked.server.url.removesuffix("/v1"), model="")
+    asked.server.models = None
+    for how in (wrong, replace(asked.endpoint, model="")):
         with pytest.raises(AnyclassError, match="does not list its models .*end in /v1"):
-            how.describe(requests, context, log)
+            how.describe(asked.requests, asked.context, asked.log)
 
 
-def test_endpoint__never_more_at_once_than_allowed(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    server.seconds = 0.03
-    replace(endpoint, concurrency=3).describe(requests, context, log)
-    assert server.most_under_way == 3
+def test_endpoint__never_more_at_once_than_allowed(asked: Asked) -> None:
+    asked.server.seconds = 0.03
+    asked.describe(concurrency=3)
+    assert asked.server.most_under_way == 3
 
 
 def test_endpoint__sends_pixels_alone(
@@ -512,17 +421,11 @@ def test_endpoint__sends_pixels_alone(
         assert "SECRET" not in json.dumps(call.body)
 
 
-def test_endpoint__an_unreadable_image_is_a_failure(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    context.dataset.path(3).write_bytes(b"no image")
-    assert endpoint.describe(requests, context, log)[3] is None
-    assert "an image cannot be used (not an image" in log.warnings[0]
-    assert len(server.questions) == 12
+def test_endpoint__an_unreadable_image_is_a_failure(asked: Asked) -> None:
+    asked.context.dataset.path(3).write_bytes(b"no image")
+    assert asked.describe()[3] is None
+    assert "an image cannot be used (not an image" in asked.log.warnings[0]
+    assert len(asked.server.questions) == 12
 
 
 def test_endpoint__a_missing_package_names_the_extra(
@@ -568,61 +471,44 @@ def test_endpoint__is_a_describer_and_keeps_no_key() -> None:
 
 
 def test_endpoint__the_same_question_at_another_address_is_known(
-    server: Any,
-    start_server: Callable[[], Any],
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
+    asked: Asked, start_server: Callable[[], Any]
 ) -> None:
-    said = endpoint.describe(requests, context, log)
+    said = asked.describe()
     other = start_server()
-    slash = f"{server.url}/"
-    for url in (other.url, slash, server.url.replace("127.0.0.1", "localhost")):
-        assert replace(endpoint, url=url).describe(requests, context, log) == said
-    assert (len(server.questions), other.questions) == (13, [])
+    slash = f"{asked.server.url}/"
+    for url in (other.url, slash, asked.server.url.replace("127.0.0.1", "localhost")):
+        assert asked.describe(url=url) == said
+    assert (len(asked.server.questions), other.questions) == (13, [])
 
 
-def test_endpoint__a_size_that_changes_no_image_is_the_same_question(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
-    said = endpoint.describe(requests, context, log)
-    server.calls.clear()
-    assert replace(endpoint, size=41).describe(requests, context, log) == said
-    assert server.calls == [], "the largest single image has 41 pixels"
-    replace(endpoint, size=40).describe(requests, context, log)
-    assert len(server.questions) == 1, "that one; the collage does not depend on the size"
+def test_endpoint__a_size_that_changes_no_image_is_the_same_question(asked: Asked) -> None:
+    said = asked.describe()
+    asked.server.calls.clear()
+    assert asked.describe(size=41) == said
+    assert asked.server.calls == [], "the largest single image has 41 pixels"
+    asked.describe(size=40)
+    assert len(asked.server.questions) == 1, "that one; the collage does not depend on the size"
 
 
-def test_endpoint__answers_of_the_keys_of_old_are_found(
-    server: Any,
-    endpoint: Endpoint,
-    requests: list[CaptionRequest],
-    context: CaptionContext,
-    log: Any,
-) -> None:
+def test_endpoint__answers_of_the_keys_of_old_are_found(asked: Asked) -> None:
     """Version 0.1 had the address and all settings of the image in the key."""
     picture = {"size": 672, "side": 672, "gap": 20, "jpeg": 90}
     old = {
         "kind": "endpoint",
-        "url": server.url.replace("127.0.0.1", "localhost"),
+        "url": asked.server.url.replace("127.0.0.1", "localhost"),
         "picture": picture,
     }
     old |= {"model": "llava", "max_tokens": 77, "temperature": 0.0}
-    hashes = content_hashes(context.dataset)
-    with ResponseCache(log) as cache:
-        for i, request in enumerate(requests):
+    hashes = content_hashes(asked.context.dataset)
+    with ResponseCache(asked.log) as cache:
+        for i, request in enumerate(asked.requests):
             of_images = [str(hashes[row]) for row in request.rows]
             cache.keep(key_of(old, request.question, 0, of_images), f"text {i}")
     wanted = [f"text {i}" for i in range(13)]
-    assert endpoint.describe(requests, context, log) == wanted
-    elsewhere = replace(endpoint, url="http://127.0.0.1:1/v1")
-    assert elsewhere.describe(requests, context, log) == wanted, "kept anew"
-    assert server.questions == []
+    assert asked.describe() == wanted
+    elsewhere = replace(asked.endpoint, url="http://127.0.0.1:1/v1")
+    assert elsewhere.describe(asked.requests, asked.context, asked.log) == wanted, "kept anew"
+    assert asked.server.questions == []
 
 
 def test_endpoint__without_a_server_the_model_that_was_there_counts(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,45 +17,27 @@ from anyclass.backbone import Backbone
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.export import export
-from anyclass.commands.fit import fit
 from anyclass.commands.predict import predict
 from anyclass.commands.rename import rename
 from anyclass.commands.report import report
 from anyclass.commands.second_round import inherited
 from anyclass.commands.serve import serve
 from anyclass.errors import AnyclassError, FileError, RequestError
-from anyclass.methods import METHODS
 from anyclass.review.catalogue import Catalogue
 from anyclass.run.content import check_content
 from anyclass.run.folder import FILES
-from tests.conftest import draw_shapes
+from tests.commands.conftest import Found
 
 JSON = ("config.json", "environment.json", "classes.json", "metrics.json", "naming.json")
 JSON += ("manifest.json", "class_history.json", "model/classifier.json")
-LABELLED = ("red square", "green ring")
-
-
-class Found(NamedTuple):
-    """A run that discovered classes and was edited once, with suspicious labels; its images."""
-
-    run: Path
-    images: Path
 
 
 @pytest.fixture(scope="module")
-def found(tiny_clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    folder = tmp_path_factory.mktemp("damaged")
-    images = draw_shapes(folder / "images")
-    (images / "blue disc" / "1.png").write_bytes(b"no image")
-    known = [f"{name}/{i}.{'png' if i % 2 else 'jpg'},{name}" for name in LABELLED for i in (0, 1)]
-    (folder / "labels.csv").write_text("\n".join(["file_name,label", *known]))
-    (folder / "words.txt").write_text("disc\nkite\nring\nstar\n")
-    request = {"images": images, "model": tiny_clip(), "device": "cpu", "engine": "torch"}
-    request |= {"labels": str(folder / "labels.csv"), "classes": LABELLED, "unknown": 2}
-    method = METHODS["kmeans"](semi_supervised=True)
-    fit(method, folder / "run", names=folder / "words.txt", **request)
-    edit_classes(folder / "run", rename={"discovered 1": "disc"})
-    return Found(folder / "run", images)
+def edited(found: Found, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """The run, with classes that were edited once."""
+    run = shutil.copytree(found.run, tmp_path_factory.mktemp("edited") / "run")
+    edit_classes(run, rename={"discovered 1": "disc"})
+    return Found(run, found.images)
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +54,9 @@ def loaded_once(tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def run(found: Found, tmp_path: Path) -> Path:
+def run(edited: Found, tmp_path: Path) -> Path:
     """A copy to damage."""
-    return Path(shutil.copytree(found.run, tmp_path / "run"))
+    return Path(shutil.copytree(edited.run, tmp_path / "run"))
 
 
 def doors(run: Path, images: Path, out: Path) -> dict[str, Callable[[], object]]:
@@ -182,14 +164,14 @@ TEXTS = ("[]", "{}", "null", "3", "{", '{"a": NaN}', "[" * 9999, "\udc80")
 
 
 @pytest.mark.parametrize("name", [*JSON, "log.jsonl", "descriptions.jsonl"])
-def test_doors__a_file_of_another_kind(found: Found, run: Path, name: str) -> None:
+def test_doors__a_file_of_another_kind(edited: Found, run: Path, name: str) -> None:
     data = (run / name).read_bytes()
     for text in TEXTS:
         (run / name).write_text(text, errors="surrogateescape")
         with suppress(FileError):  # one line a door is checked below; here nothing else comes out
             check_content(run)
     (run / name).write_text("[]")
-    for command in doors(run, found.images, run.parent).values() if name in JSON[:6] else ():
+    for command in doors(run, edited.images, run.parent).values() if name in JSON[:6] else ():
         with pytest.raises(AnyclassError) as caught:
             command()
         assert str(run) in str(caught.value)
@@ -200,9 +182,9 @@ def test_doors__a_file_of_another_kind(found: Found, run: Path, name: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", [*JSON, "log.jsonl", "descriptions.jsonl", "rejected.csv"])
-def test_doors__files_of_another_kind(found: Found, run: Path, name: str, text: str) -> None:
+def test_doors__files_of_another_kind(edited: Found, run: Path, name: str, text: str) -> None:
     (run / name).write_text(text, errors="surrogateescape")
-    open_doors(run, found.images, run.parent, tuple(doors(run, run, run)))
+    open_doors(run, edited.images, run.parent, tuple(doors(run, run, run)))
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"metrics.json": 3}', '{"x": true}'])
@@ -249,30 +231,30 @@ def test_rename__prepared_files_that_are_damaged(run: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*JSON, *FILES[6:10], "map.parquet", "images.parquet"])
-def test_doors__one_file_is_gone_empty_or_cut(found: Found, run: Path, name: str) -> None:
+def test_doors__one_file_is_gone_empty_or_cut(edited: Found, run: Path, name: str) -> None:
     path = run / name
     data = path.read_bytes()
     for content in (b"", data[: len(data) // 2], b"PAR1" + data[4:-20]):
         path.write_bytes(content)
-        open_doors(run, found.images, run.parent, ("report", "rename"))
+        open_doors(run, edited.images, run.parent, ("report", "rename"))
     path.unlink()
-    open_doors(run, found.images, run.parent, ("report", "undo"))
+    open_doors(run, edited.images, run.parent, ("report", "undo"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names on Windows")
 @pytest.mark.parametrize("name", [*JSON, "predictions.parquet", "log.jsonl", "rejected.csv"])
-def test_doors__a_pipe_is_not_opened(found: Found, run: Path, name: str) -> None:
+def test_doors__a_pipe_is_not_opened(edited: Found, run: Path, name: str) -> None:
     (run / name).unlink()
     os.mkfifo(run / name)
-    assert len(open_doors(run, found.images, run.parent, LIGHT)) == len(LIGHT)
+    assert len(open_doors(run, edited.images, run.parent, LIGHT)) == len(LIGHT)
     (run / name).unlink()
     (run / name).symlink_to("/dev/zero")
-    assert len(open_doors(run, found.images, run.parent, LIGHT)) == len(LIGHT)
+    assert len(open_doors(run, edited.images, run.parent, LIGHT)) == len(LIGHT)
 
 
 @pytest.mark.slow
-def test_doors__an_undamaged_run_passes(found: Found, run: Path, tmp_path: Path) -> None:
-    assert open_doors(run, found.images, tmp_path, tuple(doors(run, run, run))) == []
+def test_doors__an_undamaged_run_passes(edited: Found, run: Path, tmp_path: Path) -> None:
+    assert open_doors(run, edited.images, tmp_path, tuple(doors(run, run, run))) == []
 
 
 VALUES = (..., None, 5, -1, 1e300, "x", "", [], {}, [[1]], {"a": {"b": []}}, True, "\ud800")
@@ -291,7 +273,7 @@ def places(content: Any, depth: int = 3) -> Iterator[list[str | int]]:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", JSON)
-def test_doors__every_value_of_every_file(found: Found, run: Path, name: str) -> None:
+def test_doors__every_value_of_every_file(edited: Found, run: Path, name: str) -> None:
     """Each place of each file gets some other values; a tenth of them passes all doors."""
     draw = np.random.default_rng(list(name.encode()))
     text = (run / name).read_text()
@@ -304,14 +286,14 @@ def test_doors__every_value_of_every_file(found: Found, run: Path, name: str) ->
             changed(run / name, *place, value=value)
             doors_now = every if draw.random() < 0.1 else ("report", "undo")
             try:
-                open_doors(run, found.images, run.parent, doors_now)
+                open_doors(run, edited.images, run.parent, doors_now)
             except Exception as error:
                 raise AssertionError(f"{name} {place} = {value!r}") from error
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_doors__flipped_bytes_of_every_file(found: Found, run: Path) -> None:
+def test_doors__flipped_bytes_of_every_file(edited: Found, run: Path) -> None:
     draw = np.random.default_rng(5)
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.name[0] != ".")
     for path in files:
@@ -323,7 +305,7 @@ def test_doors__flipped_bytes_of_every_file(found: Found, run: Path) -> None:
             path.write_bytes(wrong)
             doors_now = tuple(draw.choice(list(doors(run, run, run)), 3, replace=False))
             try:
-                open_doors(run, found.images, run.parent, doors_now)
+                open_doors(run, edited.images, run.parent, doors_now)
             except Exception as error:
                 raise AssertionError(f"{path.name}, {doors_now}") from error
         path.write_bytes(data)

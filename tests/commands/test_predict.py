@@ -18,9 +18,9 @@ from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
-from anyclass.commands.predict import load, predict
+from anyclass.commands.predict import check_out, load, predict
 from anyclass.data import Rejection
-from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.errors import AnyclassError, ModelError, RequestError, StorageError
 from anyclass.features import extract
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import csv_text
@@ -267,6 +267,15 @@ def test_predict__refuses(
     with pytest.raises(RequestError, match=said):
         predict(**{"run": run, "images": images, "out": "labels.csv"} | options)
     assert sorted(names.parent.rglob("*")) == before
+
+
+def test_check_out__a_read_only_folder_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_out(tmp_path / "new" / "labels.csv", False, [".csv"])
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(StorageError, match=r"labels\.csv cannot be written: Permission denied"):
+        check_out(tmp_path / "new" / "labels.csv", False, [".csv"])
 
 
 def test_load__an_unfinished_run(run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anyclass.data import Classes
+from anyclass.data.classes import plural
 from anyclass.errors import ModelError, RequestError
 
 
@@ -150,3 +151,17 @@ def test_with_discovered__keeps_every_name() -> None:
     assert found.prompts == ("a cat", "x", "a dog", "discovered 2", "discovered 3")
     assert found.kinds == ("labelled", "named", "named", "unknown", "unknown")
     assert (len(found), found.total) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "said"),
+    [
+        (1, "image", "1 image"),
+        (2000, "image", "2,000 images"),
+        (2, "class", "2 classes"),
+        (3, "copy", "3 copies"),
+        (0, "label", "0 labels"),
+    ],
+)
+def test_plural(count: int, noun: str, said: str) -> None:
+    assert plural(count, noun) == said

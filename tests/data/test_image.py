@@ -604,3 +604,17 @@ def test_open_bytes__many_flipped_bytes(name: str) -> None:
             case 2:
                 changed = changed[:end] + changed[start:]
         assert_harmless(changed)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_readable_formats__without_a_pillow_heif_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """It is not installed; or it is, and the library it wraps cannot be loaded."""
+    monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
+    if broken:
+        (tmp_path / "pillow_heif.py").write_text("raise ImportError('libheif.so.1: cannot open')")
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "HEIF" not in readable_formats.__wrapped__()

@@ -95,6 +95,8 @@ def test_image_source__pandas(files: list[Path]) -> None:
     assert heights(named, "where") == [12, 13, 14]
     with pytest.raises(RequestError, match=r"say which of 'price', 'where' holds .*image_column"):
         image_source(named)
+    for usual in ("Bild", "Image Path", "Dateiname"):
+        assert heights(frame.rename(columns={"path": usual})) == [12, 13, 14]
     with pytest.raises(RequestError, match=r"no column 'wher'; it has 'price', 'where'"):
         image_source(named, "wher")
     with pytest.raises(RequestError, match="a table without rows"):

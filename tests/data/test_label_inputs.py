@@ -168,3 +168,12 @@ def test_read_images__refuses(labels: Any, classes: Any, said: str) -> None:
 def test_read_images__a_list_for_a_folder_has_no_order(root: Path) -> None:
     with pytest.raises(RequestError, match="a folder, which has no order: give a mapping"):
         read_images(root, None, ["a", "b", "c", "d"])
+
+
+def test_labels__a_misspelt_column_is_told_with_the_columns_of_the_images(root: Path) -> None:
+    table = pa.table({"path": [str(root / "x/0.png")], "Klasse": ["kite"]})
+    assert given(table, "Klasse") == ["kite"]
+    with pytest.raises(RequestError, match="labels='Klass' is no column of images, which have "):
+        given(table, "Klass")
+    with pytest.raises(RequestError, match="'path', 'Klasse', and no file"):
+        given(table, "Klass")

@@ -57,14 +57,14 @@ def test_read_labels__takes_what_a_person_wrote(tmp_path: Path, ending: str) -> 
     )
 
 
-@pytest.mark.parametrize("word", ["yes", "1", "TRUE", "x", " Y ", "✓"])
+@pytest.mark.parametrize("word", ["yes", "1", "TRUE", "x", " Y ", "✓", "ja", "WAHR"])
 def test_read_labels__confirmed(tmp_path: Path, word: str) -> None:
     assert read(table(tmp_path / "t.csv", [ROWS[0] | {"confirmed": word}])).labels == {
         "a.jpg": "cat"
     }
 
 
-@pytest.mark.parametrize("word", ["", "no", "0", "False"])
+@pytest.mark.parametrize("word", ["", "no", "0", "False", "Nein"])
 def test_read_labels__not_confirmed(tmp_path: Path, word: str) -> None:
     found = read(table(tmp_path / "t.csv", [ROWS[0] | {"confirmed": word}]))
     assert found.labels == {}

@@ -124,9 +124,7 @@ def test_names_of_an_image__that_several_have(root: Path, tmp_path: Path) -> Non
     assert labels_of(root, table) == {"blume/2.jpg": "daisy"}
     words = said(root, table)
     assert "skipped rows of t.csv that fit several images (1): '1.jpg'" in words
-    assert (
-        "found 1 images of t.csv by the end of their path, such as '2.jpg': 'blume/2.jpg'" in words
-    )
+    assert "found 1 image of t.csv by the end of its path, such as '2.jpg': 'blume/2.jpg'" in words
 
 
 def test_names_of_an_image__nfd_on_the_disk_and_nfc_in_the_table(

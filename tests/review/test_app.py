@@ -181,6 +181,9 @@ def test_predict__agrees_with_the_run(session: Session) -> None:
     assert all(row["nearest"] == [] for row in answer)
 
 
+FIELD = "give 1 to 64 images as the multipart field `images`: see /docs"
+
+
 def test_predict__wrong_requests(session: Session) -> None:
     image = ("images", ("a.png", SQUARE))
     for path, files, status in (
@@ -189,7 +192,14 @@ def test_predict__wrong_requests(session: Session) -> None:
         ("/predict?top=0", [image], 422),
         ("/predict", [("other", ("a.png", SQUARE))], 422),
     ):
-        assert ask(session, "POST", path, files=files).status_code == status
+        answer = ask(session, "POST", path, files=files)
+        assert answer.status_code == status
+        assert list(answer.json()) == ["detail"]
+        assert answer.json()["detail"].endswith(FIELD)
+        assert "a.png" not in answer.text
+        assert len(answer.text) < 300
+    answer = ask(session, "POST", "/predict", content=SQUARE)
+    assert answer.json()["detail"] == f"body.images: Field required; {FIELD}"
     assert ask(session, "POST", "/predict", json={"images": ["/etc/passwd"]}).status_code == 422
     assert ask(session, "POST", "/predict", data={"images": "/etc/passwd"}).status_code == 422
 

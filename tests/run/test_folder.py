@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anyclass.errors import RequestError
-from anyclass.files import temporary_name, write_manifest
+from anyclass.files import temporary_name, write_json, write_manifest
 from anyclass.run.folder import (
     CONTROLS,
     FILES,
@@ -85,9 +85,9 @@ def test_opened__another_request_is_refused_with_what_differs(tmp_path: Path) ->
     fields = {"alpha": 0.5, "captioner": {"most": 2}}
     with pytest.raises(RequestError) as refused:
         start(tmp_path, seed=3, fields=fields)
-    assert "alpha (0.99, now 0.5)" in str(refused.value)
-    assert "most (4, now 2)" in str(refused.value)
-    assert "seed (0, now 3)" in str(refused.value)
+    assert "alpha (was 0.99, now 0.5)" in str(refused.value)
+    assert "most (was 4, now 2)" in str(refused.value)
+    assert "seed (was 0, now 3)" in str(refused.value)
     assert "--overwrite" in str(refused.value)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
 
@@ -202,7 +202,12 @@ def test_check_finished__says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="contains no run: `anyclass fit"):
         check_finished(tmp_path)
     start(tmp_path)
-    with pytest.raises(RequestError, match="contains an unfinished run: `anyclass fit"):
+    with pytest.raises(RequestError, match="an unfinished run: the command that began it goes on"):
+        check_finished(tmp_path)
+    again = {"method": ["latteclip", "--steps", "9"], "options": ["--images", "/my photos"]}
+    write_json(tmp_path / "config.json", CONFIG | {"again": again})
+    command = "`anyclass fit latteclip --steps 9 --images '/my photos' --out "
+    with pytest.raises(RequestError, match=f"an unfinished run: {command}"):
         check_finished(tmp_path)
     (tmp_path / SCRATCH).rmdir()
     write_manifest(tmp_path)

@@ -59,7 +59,7 @@ def test_fair_labels__labels_that_were_not_trained_on_come_first() -> None:
     found = fair_labels(dataset(), taught, predictions(), opinions())
     assert found.kind == UNSEEN
     assert found.dataset.labels.tolist() == [-1, -1, -1, 2, -1]
-    assert found.predictions.adapted == pytest.approx(ADAPTED)
+    assert found.predictions.probabilities() == pytest.approx(ADAPTED)
 
 
 def test_fair_labels__cross_fitted_where_all_were_trained_on() -> None:
@@ -118,7 +118,7 @@ def test_confidence__falls_in_proportion_below_a_twentieth() -> None:
     usual = np.array([1.0, 0.05, 0.025, 0.0])
     assert confidence(probability, usual).tolist() == pytest.approx([0.8, 0.8, 0.4, 0.0])
     assert confidence(probability, None) is probability
-    assert predictions(np.array([1, 1, 0.01, 1, 1])).confidence[2] == pytest.approx(0.1)
+    assert predictions(np.array([1, 1, 0.01, 1, 1])).confidence()[2] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_progress__a_line_now_and_then_and_at_the_end(
     assert lines[-3:] == [
         "embedding images: 1,987 of 2,000 images (2/s, 6 s left)",
         "embedding images: 2,000 images (2/s, in 17 min)",
-        "training: 1",
+        "training: 1 step",
     ]
     assert len(lines) == 36
     assert not any("\r" in line for line in lines)

@@ -8,7 +8,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 
 from anyclass.api.predictions import ROWS, Predictions
-from anyclass.report.words import plain
+from anyclass.data.classes import plural
+from anyclass.report.words import KINDS, plain
 
 if TYPE_CHECKING:
     from anyclass.api.run import Run
@@ -50,11 +51,11 @@ def run_html(run: "Run") -> str:
     rows = []
     for name in names[:CLASSES]:
         images = map(predictions.thumbnail_of, by_label.get(name, []))
-        cells = [plain(name, 80), kinds[name], str(counts.get(name, 0))]
+        cells = [plain(name, 80), KINDS[kinds[name]], str(counts.get(name, 0))]
         rows.append({"images": [src for src in images if src], "cells": cells})
     left = len(names) - CLASSES
-    more = [f"... and {left} more classes"] if left > 0 else []
-    columns = ["class", "known by", "count"]
+    more = [f"... and {plural(left, 'more class')}"] if left > 0 else []
+    columns = ["class", "kind", "count"]
     lines = [plain(line, 300) for line in [*lines, *run.metrics["warnings"]]]
     return _template().render(content | {"lines": lines}, columns=columns, rows=rows, more=more)
 

@@ -16,6 +16,7 @@ from anyclass.commands.evaluate import evaluate
 from anyclass.commands.precomputed import check_images, for_features
 from anyclass.commands.predict import load as load_classifier
 from anyclass.commands.request import check_share
+from anyclass.data.classes import plural
 from anyclass.data.feature_tables import read_features
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.label_inputs import read_images
@@ -242,12 +243,12 @@ class Run:
         classifier = self.classifier
         names = ", ".join(classifier.classes_[:8])
         more = f" and {len(classifier.classes_) - 8} more" if len(classifier.classes_) > 8 else ""
-        lines = [f"{classifier.method}, {len(classifier.classes_)} classes: {names}{more}"]
+        lines = [f"{classifier.method}, {plural(len(classifier.classes_), 'class')}: {names}{more}"]
         if self.folder is None:
             return lines
         metrics = self.metrics
         unreadable = f", {metrics['rejected']} of them unreadable" if metrics["rejected"] else ""
-        lines.append(f"fitted on {metrics['n']} images{unreadable}")
+        lines.append(f"fitted on {plural(metrics['n'], 'image')}{unreadable}")
         adapted = metrics["adapted"]
         if adapted:
             before = metrics["zero_shot"]

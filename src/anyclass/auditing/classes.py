@@ -7,8 +7,9 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from anyclass.auditing.findings import Finding, plural
+from anyclass.auditing.findings import Finding
 from anyclass.data import Classes, ImageDataset, similar_names
+from anyclass.data.classes import plural
 
 IMBALANCE = 10
 """A class is small if the largest one has more than this many times its labels."""

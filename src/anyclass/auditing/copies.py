@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyclass.auditing.findings import Finding, Row, groups_of, plural
+from anyclass.auditing.findings import Finding, Row, groups_of
 from anyclass.data import ImageDataset
+from anyclass.data.classes import plural
 from anyclass.data.copies import Copies, linked_files, places, same_content
 from anyclass.data.inspection import HASH, Inspection
 from anyclass.data.near_copies import COPY, similarity
@@ -128,7 +129,7 @@ def _conflicts(images: Images, groups: Sequence[list[int]]) -> Finding | None:
     return Finding(
         "conflicting-labels",
         f"{plural(len(groups), 'image')} with copies that have different labels, "
-        f"{len(rows)} files in all",
+        f"{plural(len(rows), 'file')} in all",
         "correct these labels, or remove them: at most one of each group is right",
         rows,
         "the same bytes, different labels",

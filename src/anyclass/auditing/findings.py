@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.errors import RequestError
-from anyclass.files import csv_cell, write_json, write_text
+from anyclass.files import check_may_write, csv_cell, write_json, write_text
 
 Row = dict[str, Any]
 
@@ -141,15 +141,7 @@ def check_writable(folder: Path, overwrite: bool) -> None:
         raise RequestError(
             f"{folder / existing[0]} exists: choose another folder, or replace it (--overwrite)"
         )
-
-
-def plural(count: int, noun: str) -> str:
-    """A number and a noun: 1 image, 2,000 images, 2 classes."""
-    if count == 1:
-        return f"1 {noun}"
-    ending = "es" if noun.endswith(("s", "x")) else "ies" if noun.endswith("y") else "s"
-    stem = noun[:-1] if ending == "ies" else noun
-    return f"{count:,} {stem}{ending}"
+    check_may_write(folder / FILES[0])
 
 
 def groups_of(pairs: Iterable[Sequence[int]], size: int) -> list[list[int]]:

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyclass.auditing.findings import Finding, Row, plural
+from anyclass.auditing.findings import Finding, Row
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
+from anyclass.data.classes import plural
 from anyclass.estimators.nearest import nearest
 from anyclass.features.text import PLAIN, fill
 from anyclass.run.opinions import Opinions

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from anyclass.auditing.findings import Finding, plural
+from anyclass.auditing.findings import Finding
+from anyclass.data.classes import plural
 from anyclass.data.inspection import SIDE, Inspection
 
 DARK = 0.32

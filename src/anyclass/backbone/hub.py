@@ -14,6 +14,9 @@ SECONDS = 5.0
 """Longest wait for the hub's first answer."""
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_CONFIG = "open_clip_config.json"
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names that open_clip gives to files on the hub, without loading open_clip."""
 
 
 class Needed(NamedTuple):
@@ -39,19 +42,17 @@ def needed_files(model_id: str) -> list[Needed]:
     Args:
         model_id: `NAME/TAG` of open_clip or `hf-hub:OWNER/NAME`.
     """
-    import open_clip
-    from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-
-    weights = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
     if model_id.startswith("hf-hub:"):
         repository = model_id.removeprefix("hf-hub:").partition("@")[0]
-        return [Needed(repository, (HF_CONFIG_NAME,)), Needed(repository, weights)]
+        return [Needed(repository, (_CONFIG,)), Needed(repository, _WEIGHTS)]
+    import open_clip  # takes seconds
+
     name, _, tag = model_id.rpartition("/")
     source = (open_clip.get_pretrained_cfg(name, tag) or {}).get("hf_hub", "")
     if not name or not source:
         return []
     repository, _, file = source.rpartition("/")
-    found = [Needed(repository, (file,) if file else weights)]
+    found = [Needed(repository, (file,) if file else _WEIGHTS)]
     text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
     if text.get("hf_tokenizer_name"):
         found.append(Needed(text["hf_tokenizer_name"], _TOKENIZER))
@@ -96,7 +97,7 @@ def _problem(repository: str) -> str | None:
 
     from huggingface_hub import constants, get_session, get_token
 
-    address = f"{constants.ENDPOINT}/{repository}/resolve/main/open_clip_config.json"
+    address = f"{constants.ENDPOINT}/{repository}/resolve/main/{_CONFIG}"
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:

@@ -1,6 +1,6 @@
 """The words of a command line, sorted: command, method, parts chosen by name, flags."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,20 @@ REPLACED = {
     "get-plus": "open-world",
 }
 """Method of version 0.1 that is no more -> its successor; saved runs still predict."""
+
+
+NOTHING_KNOWN = (
+    "there is no information about the classes: give their names (--classes FILE, one per line), "
+    "sort images into folders named by class (--labels folders), or give the number of classes to "
+    "discover (--unknown N)"
+)
+"""What to say of a fit that is told nothing of its classes."""
+
+KNOWLEDGE = {"--classes", "--labels", "--unknown", "--from"}
+"""Options of `fit` and `plan` that say something of the classes."""
+
+CACHED = ("fit", "describe", "embed", "predict", "evaluate")
+"""Commands that keep the features of images in the user's cache folder."""
 
 
 class CommandLine(NamedTuple):
@@ -79,13 +93,35 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}? " if near else ""
 
 
-def check_files(flags: Sequence[str]) -> None:
-    """Refuse images, labels or class names that are not there, before PyTorch is loaded.
+def check_early(line: CommandLine) -> None:
+    """Refuse what cannot work before PyTorch is loaded: as the command would, seconds later.
 
     Raises:
-        RequestError: as the command would, seconds later.
+        RequestError: a run, images, labels or class names are not there, nothing is known of the
+            classes, or the user has no cache folder.
     """
-    given = _values(flags)
+    given = _values(line.flags)
+    _check_files(given)
+    if not given.get("--images"):
+        return
+    if line.command in ("fit", "plan") and not KNOWLEDGE & set(given):
+        raise RequestError(NOTHING_KNOWN)
+    if line.command in CACHED:
+        from anyclass.files import cache_folder
+
+        cache_folder()
+
+
+def _check_files(given: Mapping[str, Sequence[str]]) -> None:
+    """Refuse runs, images, labels or class names that are not there.
+
+    Raises:
+        RequestError: one is not there.
+    """
+    for run in (*given.get("--run", [])[:1], *given.get("--from", [])[:1]):
+        from anyclass.run.folder import check_marks
+
+        check_marks(Path(run))
     for folder in given.get("--images", [])[:1]:
         if not Path(folder).is_dir():
             from anyclass.data.dataset import existing_folder

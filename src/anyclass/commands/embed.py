@@ -78,8 +78,8 @@ def embed(
         callback: gets `stage`, `done` and `total`.
 
     Returns:
-        `n` (rows written), `rejected`, `width`, `extra_width`, `classes` (number of class texts)
-        and `files` (those that were written).
+        `n` (rows written), `rejected`, `width`, `extra_width`, `labelled` (rows with a label),
+        `classes` (number of class texts) and `files` (those that were written).
 
     Raises:
         RequestError: there is no image, or the file cannot hold what is asked for.
@@ -104,9 +104,8 @@ def embed(
         if named and out.suffix in WITH_TEXTS:
             arrays |= _text_arrays(clip, named, template)
         elif named:
-            log.say(
-                f"{out.suffix} holds no class texts: write them with `anyclass embed --classes`"
-            )
+            again = "leave --images out and write them to another file, for `fit --class-text`"
+            log.say(f"{out.suffix} holds no class texts: {again}")
     numbers = np.float16 if half else np.float32
     for name in {"x", "extra", "class_text", "negative_text"} & set(arrays):
         arrays[name] = arrays[name].astype(numbers)
@@ -116,6 +115,7 @@ def embed(
         "rejected": rejected,
         "width": clip.fingerprint().shape[1],
         "extra_width": arrays["extra"].shape[1] if "extra" in arrays else 0,
+        "labelled": int(np.sum(arrays.get("labels", np.array([])) != "")),
         "classes": len(arrays.get("class_text", ())),
         "files": [str(file) for file in files],
     }

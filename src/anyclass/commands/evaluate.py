@@ -19,6 +19,7 @@ from anyclass.commands.precomputed import for_features, of_run
 from anyclass.commands.predict import load, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.data import Classes, ImageDataset
+from anyclass.data.classes import plural
 from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
 from anyclass.data.inputs import image_source
 from anyclass.data.label_inputs import read_images
@@ -222,7 +223,7 @@ def _untaught(dataset: ImageDataset, seen: _Seen) -> tuple[ImageDataset, list[st
     rest = replace(dataset, labels=np.where(taught, -1, dataset.labels))
     caveats = []
     if taught.any():
-        caveats.append(f"left out {int(taught.sum())} labels that the run was trained on")
+        caveats.append(f"left out {plural(int(taught.sum()), 'label')} that the run was trained on")
     unlabelled = int((labelled & ~taught & seen.fitted).sum())
     if unlabelled:
         caveats.append(_transductive(unlabelled, int((labelled & ~taught).sum())))
@@ -279,7 +280,7 @@ def _confident(
 ) -> Json:
     """Share and scores of the images with a score of at least `least`."""
     known = dataset.labels >= 0
-    rows = known & (predictions.confidence >= least)
+    rows = known & (predictions.confidence() >= least)
     share = {"min_score": least, "n": int(rows.sum()), "share": float(rows[known].mean())}
     if not rows.any():
         return {"sure": share}

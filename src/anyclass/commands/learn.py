@@ -149,16 +149,17 @@ def learn(
     }
     if unknown_classes(classifier.classes):
         metrics |= triage(classifier.record, predictions, taught, metrics)
-    predicted = predictions.adapted.argmax(1)
+    probabilities = predictions.probabilities()
+    predicted = predictions.log_adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)
     metrics |= discovery_summary(predicted, classifier.classes, metrics, held_out)
     metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
     earlier = request.earlier()
     if earlier is not None:
         metrics["second_round"] = compare_rounds(
-            earlier, data.dataset, taught, predictions.adapted, opinions
+            earlier, data.dataset, taught, probabilities, opinions
         )
-    naming = name_classes(given, classifier, predictions.adapted, request.names, log)
+    naming = name_classes(given, classifier, probabilities, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")

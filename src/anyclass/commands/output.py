@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from anyclass.data.classes import plural
 from anyclass.report.next_steps import free
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
@@ -107,7 +108,9 @@ def _labels(metrics: Result, out: Any) -> list[str]:
     if words := decision(metrics):
         lines.append(f"decision  {words}")
     if count := metrics.get("suspicious"):
-        lines.append(f"suspect   {count} labels that other images contradict: {out}/suspicious.csv")
+        lines.append(
+            f"suspect   {plural(count, 'label')} that other images contradict: {out}/suspicious.csv"
+        )
     return lines
 
 
@@ -126,9 +129,9 @@ def _scores(metrics: Result) -> list[str]:
         "adapted": ADAPTED.get(str(metrics.get("scored_on")), "adapted"),
     }
     lines = [f"warning: {warning}" for warning in metrics["warnings"]]
-    lines.append(f"{metrics['n']} images, {metrics['rejected']} rejected")
+    lines.append(f"{plural(metrics['n'], 'image')}, {metrics['rejected']} rejected")
     if found := metrics.get("discovery"):
-        counts = f"{found['classes']} classes, {found['labelled']} of them labelled"
+        counts = f"{plural(found['classes'], 'class')}, {found['labelled']} of them labelled"
         lines.append(f"{counts}; {found['used']} have 5 images or more")
     if metrics.get("classes_estimated"):
         lines.append(metrics["classes_estimated"]["why"])
@@ -168,7 +171,7 @@ def _command(words: Sequence[str]) -> str:
 
 def describe_lines(result: Result) -> list[str]:
     """How many images got a text, and the first of them."""
-    counts = f"{result['n']} images, {result['rejected']} rejected"
+    counts = f"{plural(result['n'], 'image')}, {result['rejected']} rejected"
     if result["without_text"]:
         counts += f", {result['without_text']} without a text"
     first = [f"{row['file_name']}: {row['text']}" for row in result["first"]]
@@ -178,16 +181,19 @@ def describe_lines(result: Result) -> list[str]:
 def embed_lines(result: Result) -> list[str]:
     """What was written, and how to go on."""
     first = result["files"][0]
-    counts = f"{result['n']} images, {result['rejected']} rejected; width {result['width']}"
+    counts = (
+        f"{plural(result['n'], 'image')}, {result['rejected']} rejected; width {result['width']}"
+    )
     if result["extra_width"]:
         counts += f", before the projection {result['extra_width']}"
-    texts = [f"{result['classes']} class texts"] if result["classes"] else []
+    texts = [plural(result["classes"], "class text")] if result["classes"] else []
     lines = [counts if result["n"] else f"width {result['width']}", *texts]
     lines += [f"features  {first}"]
     lines += [f"names     {file}" for file in result["files"][1:]]
     if result["n"]:
-        new = _free("run")
-        lines.append(f"next      {_command(['fit', 'auto', '--features', first, '--out', new])}")
+        known = [] if result["classes"] or result["labelled"] else ["--labels", "LABELS"]
+        words = ["fit", "auto", "--features", first, *known, "--out", _free("run")]
+        lines.append(f"next      {_command(words)}")
     return lines
 
 
@@ -255,8 +261,8 @@ def _discovered(result: Result) -> list[str]:
             for name, row in rows.items()
         ),
         f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 15)}  zero-shot among the known names",
-        f"{result['n']} images{_fitted(result)}; each class counts as the true class that it "
-        "matches best, one to one",
+        f"{plural(result['n'], 'image')}{_fitted(result)}; each class counts as the true class "
+        "that it matches best, one to one",
         f"matches: {', '.join(taken)}",
         _calibration(result["calibration"]),
     ]
@@ -298,14 +304,18 @@ def rename_lines(result: Result) -> list[str]:
         lines = [f"taken back: {line}" for line in _changes(result["undone"])]
     else:
         lines = _changes(result)
-    take_back = bool(lines) and result["undone"] is None
+    changed = bool(lines)
     lines = lines or ["nothing changed"]
+    run = str(Path(result["report"]).parent)
+    again = ["rename", "--run", run]
     if result["nameless"]:
         lines.append(f"without a name: {', '.join(result['nameless'])}")
+        if not changed:
+            lines.append(f"name them in the column `name` of {run}/classes.csv, and repeat")
+            lines.append(f"or take every suggested name: {_command([*again, '--accept-all'])}")
     lines.append(f"report: {result['report']}")
-    if take_back:
-        run = result["report"].removesuffix("/report.html")
-        lines.append(f"take it back: anyclass rename --run {run} --undo")
+    if changed and result["undone"] is None:
+        lines.append(f"take it back: {_command([*again, '--undo'])}")
     return lines
 
 
@@ -327,7 +337,7 @@ def serve_lines(result: Result) -> list[str]:
         return ["no label was corrected"]
     again = ["anyclass", "fit", "auto", "--from", result["run"], "--labels", result["labels"]]
     return [
-        f"{result['corrections']} labels corrected or confirmed: {result['labels']}",
+        f"{plural(result['corrections'], 'label')} corrected or confirmed: {result['labels']}",
         f"next  {shlex.join(again)} --out NEW_RUN",
     ]
 

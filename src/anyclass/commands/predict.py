@@ -21,7 +21,7 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, ModelError, RequestError
-from anyclass.files import MANIFEST, read_json, sha256
+from anyclass.files import MANIFEST, check_may_write, read_json, sha256
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
@@ -219,6 +219,7 @@ def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
         raise RequestError(f"--out {out}: no file can be written there; choose another path")
     if out.exists() and not overwrite:
         raise RequestError(f"{out} exists already: choose another --out, or add --overwrite")
+    check_may_write(out)
 
 
 def _batches(

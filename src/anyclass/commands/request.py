@@ -14,7 +14,12 @@ from anyclass.backbone import Backbone, EngineName, Precision
 from anyclass.backbone.device import torch_device
 from anyclass.backbone.loading import absolute_id
 from anyclass.captioning import CAPTIONERS
-from anyclass.commands.command_line import REPLACED, did_you_mean, was_replaced
+from anyclass.commands.command_line import (
+    NOTHING_KNOWN,
+    REPLACED,
+    did_you_mean,
+    was_replaced,
+)
 from anyclass.commands.notices import notices
 from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
@@ -301,11 +306,7 @@ def choose_method(
         hint = did_you_mean(asked, ("auto", *METHODS))
         raise RequestError(f"there is no method {asked!r}: {hint}use auto, {', '.join(METHODS)}")
     if len(dataset.classes) == 0 and not unknown:
-        raise RequestError(
-            "there is no information about the classes: give their names (--classes FILE, one per "
-            "line), sort images into folders named by class (--labels folders), or give the number "
-            "of classes to discover (--unknown N)"
-        )
+        raise RequestError(NOTHING_KNOWN)
     if asked == "auto":
         return ChosenMethod(asked, *suggest(dataset, unknown))
     if unknown and not METHODS[asked].discovers:

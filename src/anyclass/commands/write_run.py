@@ -59,7 +59,7 @@ def write_run(folder: Path, learned: Learned) -> None:
         suspicious = suspicious_rows(learned.readable, learned.opinions)
         write_table(folder / "suspicious.csv", suspicious, SUSPICIOUS)
     if unknown_classes(classifier.classes):
-        adapted = torch.from_numpy(learned.predictions.adapted)
+        adapted = torch.from_numpy(learned.predictions.probabilities())
         found = ImageProbabilities(adapted, adapted.new_zeros(len(adapted), 0))
         write_probabilities(folder / PROBABILITIES, found)
     if learned.hashes is not None:

@@ -247,6 +247,15 @@ def listed(items: Iterable[str], most: int = 5) -> str:
     return ", ".join(repr(item) for item in items[:most]) + more
 
 
+def plural(count: int, noun: str) -> str:
+    """A number and a noun: 1 image, 2,000 images, 2 classes."""
+    if count == 1:
+        return f"1 {noun}"
+    ending = "es" if noun.endswith(("s", "x")) else "ies" if noun.endswith("y") else "s"
+    stem = noun[:-1] if ending == "ies" else noun
+    return f"{count:,} {stem}{ending}"
+
+
 def _phrases(prompts: str | Sequence[str]) -> tuple[str, ...]:
     """Prompts of one class, normalised."""
     many = (prompts,) if isinstance(prompts, str) else prompts

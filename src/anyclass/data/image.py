@@ -12,10 +12,9 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -170,7 +169,7 @@ def readable_formats() -> tuple[str, ...]:
     known: tuple[str, ...] = FORMATS
     if features.check("avif"):
         known += ("AVIF",)
-    if find_spec("pillow_heif"):
+    with suppress(ImportError):  # not installed, or its library cannot be loaded
         from pillow_heif import register_heif_opener
 
         register_heif_opener(thumbnails=False)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from anyclass.data.classes import listed
+from anyclass.data.classes import listed, plural
 from anyclass.errors import RequestError
 
 
@@ -64,7 +64,8 @@ class ImageNames:
         if self._by_end:
             cell, file = next(iter(self._by_end.items()))
             sentences.append(
-                f"found {len(self._by_end)} images of {self._table.name} by the end of their path, "
+                f"found {plural(len(self._by_end), 'image')} of {self._table.name} by the end of "
+                f"{'its' if len(self._by_end) == 1 else 'their'} path, "
                 f"such as {cell!r}: {file!r}."
             )
         if self._unclear:

@@ -18,6 +18,7 @@ import numpy as np
 
 from anyclass.data.classes import listed
 from anyclass.data.dataset import ImageDataset
+from anyclass.data.label_columns import usual_file
 from anyclass.data.listing import OTHER
 from anyclass.data.memory import is_array, is_image
 from anyclass.errors import RequestError
@@ -196,7 +197,8 @@ def _column(
         raise RequestError(f"images has no column {asked!r}; it has {listed(map(str, columns))}")
     known = [name for name in COLUMNS if name in columns]
     held = [key for key in columns if is_image(first(key)) or _is_encoded(first(key))]
-    found = [asked] if asked is not None else known or held
+    usual = usual_file([key for key in columns if isinstance(key, str)])
+    found = [asked] if asked is not None else known or held or [*filter(None, [usual])]
     if not found:
         raise RequestError(
             f"images has no column {COLUMNS[0]!r} or {COLUMNS[3]!r}: say which of "
@@ -210,10 +212,14 @@ def _is_encoded(value: Any) -> bool:
     return isinstance(value, dict) and {*value} == {"bytes", "path"}
 
 
+def column_names(table: Any) -> list[Any]:
+    """Names of the columns of a table of images; none where there is no table."""
+    return [] if table is None else list(getattr(table, "column_names", None) or table.columns)
+
+
 def table_column(table: Any, name: str) -> tuple[list[Any], list[str] | None] | None:
     """Values in a column of a table, and names of its integers (`ClassLabel`); None: no column."""
-    columns = [] if table is None else list(getattr(table, "column_names", None) or table.columns)
-    if name not in columns:
+    if name not in column_names(table):
         return None
     kinds = getattr(table, "features", None)
     if kinds is not None:

@@ -95,13 +95,17 @@ def _guess_file(table: Table, asked: str, images: ImageNames) -> str | None:
     """Column of paths: by its usual names, else by the images that its cells name."""
     if asked != FILE:
         return None
-    for usual in _FILES:
-        found = _same(table.columns, usual)
-        if found is not None:
-            return found
+    found = usual_file(table.columns)
+    if found is not None:
+        return found
     shares = {column: _share(table, column, images) for column in table.columns}
     best = max(shares, key=lambda column: shares[column])
     return best if shares[best] >= 0.5 else None
+
+
+def usual_file(columns: Sequence[str]) -> str | None:
+    """The column with a usual name of paths, in any letters: `Dateiname`, `Image Path`."""
+    return next(filter(None, (_same(columns, usual) for usual in _FILES)), None)
 
 
 def _guess_label(table: Table, asked: str, file: str) -> str | None:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from anyclass.data.class_files import ClassSource, class_names
-from anyclass.data.classes import Classes, normal
+from anyclass.data.classes import Classes, listed, normal
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.inputs import ImageSource, image_source, missing, table_column
+from anyclass.data.inputs import ImageSource, column_names, image_source, missing, table_column
 from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.table_files import Table
 from anyclass.errors import RequestError
@@ -104,6 +104,7 @@ def _with_labels(
         given = _folders(dataset)
     elif isinstance(labels, str | Path):
         rows = Path(labels)
+        _check_file(rows, source.table)
     elif labels is not None:
         rows = _rows(labels, names, columns, source)
         if rows is None:
@@ -120,6 +121,20 @@ def _with_labels(
     return ImageDataset.with_labels(
         dataset.root, dataset.files, given, classes or (), unknown, messages, dataset.memory
     )
+
+
+def _check_file(file: Path, table: Any) -> None:
+    """Name the columns of a table of images, where a label column was misspelt.
+
+    Raises:
+        RequestError: there is no such file, although there are columns to choose from.
+    """
+    columns = column_names(table)
+    if columns and not file.exists():
+        raise RequestError(
+            f"labels={str(file)!r} is no column of images, which have {listed(map(str, columns))}, "
+            "and no file"
+        )
 
 
 def _folders(dataset: ImageDataset) -> Given:

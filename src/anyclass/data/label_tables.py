@@ -29,8 +29,8 @@ GIVEN = "given"
 _PREDICTIONS = {"score", "runner_up", "margin", "status"}
 """Columns that only a table of predictions has."""
 
-_YES = {"1", "1.0", "ok", "t", "true", "x", "y", "yes", "✓"}
-_NO = {"", "0", "0.0", "f", "false", "n", "no"}
+_YES = {"1", "1.0", "ok", "t", "true", "x", "y", "yes", "✓", "ja", "wahr", "oui", "vrai"}
+_NO = {"", "0", "0.0", "f", "false", "n", "no", "nein", "falsch", "non", "faux"}
 
 Row = Mapping[str, Any]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anyclass.data.classes import plural
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text
@@ -62,7 +63,7 @@ class Predictions:
     def left_out(self) -> list[str]:
         """What is not handed over, a sentence each."""
         reasons = {"without a label": self.unlabelled, "without an image": self.missing}
-        return [f"left out {n} rows {why}" for why, n in reasons.items() if n]
+        return [f"left out {plural(n, 'row')} {why}" for why, n in reasons.items() if n]
 
 
 def is_given(row: Row) -> bool:

@@ -13,7 +13,7 @@ from anyclass.files.folder_lock import LOCKS, lock
 from anyclass.files.manifest import MANIFEST, check_manifest, sha256, write_manifest
 from anyclass.files.names import csv_cell, csv_text, slug
 from anyclass.files.pace import Pace
-from anyclass.files.storage import storage
+from anyclass.files.storage import check_may_write, storage
 from anyclass.files.temporary import CONTINUED, orphans, sweep, temporary_name
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "atomic_write",
     "cache_folder",
     "check_manifest",
+    "check_may_write",
     "csv_cell",
     "csv_text",
     "lock",

@@ -40,6 +40,18 @@ def storage(path: Path, size: int | None = None) -> Iterator[None]:
         ) from error
 
 
+def check_may_write(path: Path) -> None:
+    """Refuse a file in a folder that cannot be written to, before anything is computed.
+
+    Raises:
+        StorageError: the folder, or the one that it is to be made in, is read-only.
+    """
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    with storage(path):
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 _ADVICE = {
     errno.ENOSPC: "Free some space, or choose another folder,",
     errno.EDQUOT: "Free some space, or choose another folder,",

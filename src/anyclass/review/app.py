@@ -7,6 +7,7 @@ from typing import Annotated, Any, no_type_check
 
 from fastapi import FastAPI, File, Query, Request, Response, Security, UploadFile
 from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from jinja2 import Environment, FileSystemLoader
@@ -79,6 +80,7 @@ def create_api(session: Session) -> FastAPI:
         dependencies=[Security(HTTPBearer(auto_error=False))],
     )
     app.add_exception_handler(AnyclassError, _refused)
+    app.add_exception_handler(RequestValidationError, _wrong)
     app.add_exception_handler(Exception, _failed)
     _add_pages(app, session)
     _add_images(app, session)
@@ -92,6 +94,16 @@ def _refused(request: Request, error: Exception) -> Response:
     """Answer to an error of ours: its message."""
     status = 404 if isinstance(error, ImageError) else 409
     return JSONResponse({"detail": printable(str(error))}, status)
+
+
+def _wrong(request: Request, error: Exception) -> Response:
+    """Answer to a request with a wrong field: which, and why; nothing of what it held."""
+    found = error.errors() if isinstance(error, RequestValidationError) else ()
+    problems = [f"{'.'.join(map(str, row['loc']))}: {row['msg']}" for row in found[:3]]
+    if request.url.path == "/predict":
+        field = "multipart field `images`"
+        problems.append(f"give 1 to {MOST_IMAGES} images as the {field}: see /docs")
+    return JSONResponse({"detail": printable("; ".join(problems))}, 422)
 
 
 def _failed(request: Request, error: Exception) -> Response:

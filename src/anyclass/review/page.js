@@ -39,8 +39,7 @@ async function ask(path, body, method) {
   }
   const value = await answer.json().catch(() => ({}));
   if (answer.ok) return value;
-  const detail = value.detail;
-  throw new Error(typeof detail === "string" ? detail : detail?.[0]?.msg || `error ${answer.status}`);
+  throw new Error(value.detail || `error ${answer.status}`);
 }
 
 async function trying(work) {

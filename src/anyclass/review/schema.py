@@ -1,6 +1,6 @@
 """Requests and answers of the server, as its OpenAPI description shows them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +19,7 @@ Id = Annotated[int, Field(ge=0, lt=2**31)]
 class Problem(BaseModel):
     """Why a request was refused."""
 
-    detail: Any
+    detail: str
     """One or two sentences."""
 
 

@@ -117,7 +117,8 @@ def clustering_scores(
         baselines: probabilities of the same classes by baselines, by name.
         fitted_on: whether the run was fitted on these images, without their labels.
     """
-    adapted = _clustering(dataset, predictions.adapted, classes)
+    probabilities = predictions.probabilities()
+    adapted = _clustering(dataset, probabilities, classes)
     old = np.where(np.isin(dataset.labels, _named_classes(classes)), dataset.labels, -1)
     controls = {name: _clustering(dataset, rows, classes) for name, rows in baselines.items()}
     ensemble = predictions.log_zero_shot_ensemble
@@ -136,7 +137,7 @@ def clustering_scores(
         "controls": controls,
         "protocol": "transductive" if fitted_on else "inductive",
         "metric": "clustering accuracy v2",
-        "calibration": _calibration(dataset, predictions.adapted),
+        "calibration": _calibration(dataset, probabilities),
         "warnings": warnings,
     }
 

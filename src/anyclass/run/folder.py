@@ -1,6 +1,7 @@
 """The run folder: create, lock, continue or overwrite it, and protect other folders."""
 
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +9,6 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import LOCKS, MANIFEST, check_manifest, lock, read_json, sweep, write_json
@@ -150,8 +149,21 @@ def check_marks(out: Path) -> None:
     """
     if (out / MANIFEST).is_file() and is_run(out):
         return
-    state = "an unfinished run" if is_run(out) else "no run"
-    raise RequestError(f"{out} contains {state}: `anyclass fit auto --images DIR ... --out {out}`")
+    if not is_run(out):
+        new = shlex.join(["--out", str(out)])
+        raise RequestError(f"{out} contains no run: `anyclass fit auto --images DIR ... {new}`")
+    raise RequestError(f"{out} contains an unfinished run: {_how_it_goes_on(out)}")
+
+
+def _how_it_goes_on(out: Path) -> str:
+    """How an unfinished run is continued: by its own command, where that can be said."""
+    again = read_json(out / "config.json").get("again")
+    parts: list[Any] = list(again.values()) if isinstance(again, dict) else []
+    if len(parts) != 2 or not all(isinstance(part, list) for part in parts):
+        return "the command that began it goes on with it"
+    words = [str(word) for part in parts for word in part]
+    command = shlex.join(["anyclass", "fit", *words, "--out", str(out)])
+    return f"`{command}` goes on with it"
 
 
 def check_regular(out: Path) -> None:
@@ -224,7 +236,7 @@ def _check_unchanged(out: Path) -> None:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Describe changed values, as in "seed (0, now 1), fields: alpha (0.99, now 0.9)"."""
+    """Describe changed values, as in "seed (was 0, now 1), fields: alpha (was 0.99, now 0.9)"."""
     changes = []
     for key in keys[:4]:
         old = before.get(key)
@@ -233,8 +245,14 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequen
             inner = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
             changes.append(f"{key}: {_differences(old, new, inner)}")
         else:
-            changes.append(f"{key} ({old}, now {new})")
-    return ", ".join(changes)
+            changes.append(f"{key} (was {_said(old)}, now {_said(new)})")
+    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    return ", ".join(changes) + more
+
+
+def _said(value: Any) -> str:
+    """A value of an option for people."""
+    return "not given" if value is None else str(value)
 
 
 def _clear(out: Path) -> None:
@@ -251,6 +269,8 @@ def environment(
     model: Mapping[str, Any], device: str, started: str, seconds: float
 ) -> dict[str, Any]:
     """Versions, device, threads, model and command line."""
+    import torch
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

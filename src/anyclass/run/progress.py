@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from anyclass.data.classes import plural
 from anyclass.errors import printable
 from anyclass.files import storage
 from anyclass.run.bars import progress_bar
@@ -30,14 +31,16 @@ STAGES = {
 }
 """Stage in the log -> its name for people."""
 UNITS = {
-    "inspect": " images",
-    "index": " files",
-    "embed": " images",
-    "predict": " images",
-    "texts": " texts",
-    "describe": " questions",
+    "inspect": "image",
+    "compare": "pair",
+    "index": "file",
+    "embed": "image",
+    "predict": "image",
+    "texts": "text",
+    "describe": "question",
+    "count": "try",
 }
-"""Stage -> what is counted."""
+"""Stage -> what is counted; others count steps."""
 SMALL = {"index", "inspect", "compare", "embed", "texts", "describe", "count", "predict"}
 """Stages of which only the last step becomes a line of `log.jsonl`."""
 FIRST = 3.0
@@ -118,7 +121,7 @@ class Progress(AbstractContextManager["Progress"]):
         if kind is KeyboardInterrupt and self._stage[0]:
             stage, total = self._stage
             name = STAGES.get(stage, stage)
-            self.say(f"{name}: stopped at {self._done:,} of {total:,}{UNITS.get(stage, '')}")
+            self.say(f"{name}: stopped at {self._done:,} of {_counted(stage, total)}")
 
     def _move(self, stage: str, done: int, total: int) -> None:
         self._done = done
@@ -132,8 +135,8 @@ class Progress(AbstractContextManager["Progress"]):
             return
         self._next_line = now + EVERY
         figures = _figures(done - self._first, total - done, now - self._started)
-        so_far = f"{done:,} of {total:,}" if done < total else f"{total:,}"
-        self.say(f"{STAGES.get(stage, stage)}: {so_far}{UNITS.get(stage, '')}{figures}")
+        so_far = f"{done:,} of " if done < total else ""
+        self.say(f"{STAGES.get(stage, stage)}: {so_far}{_counted(stage, total)}{figures}")
 
     def _begin(self, stage: str, done: int, total: int) -> None:
         self._stage = (stage, total)
@@ -143,9 +146,14 @@ class Progress(AbstractContextManager["Progress"]):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        unit = UNITS.get(stage, " steps")
+        unit = f" {_counted(stage, 2).partition(' ')[2]}"
         name = STAGES.get(stage, stage)
         self._bar = progress_bar(total=total, desc=name, unit=unit, dynamic_ncols=True)
+
+
+def _counted(stage: str, number: int) -> str:
+    """What a stage counts: 1 image, 2 images."""
+    return plural(number, UNITS.get(stage, "step"))
 
 
 def _figures(done: int, left: int, seconds: float) -> str:

@@ -57,22 +57,14 @@ class Predictions(NamedTuple):
     sample: Float[np.ndarray, "M E"] | None = None
     """Features of the images that `predict_all` was asked for; None if it was not."""
 
-    @property
-    def zero_shot(self) -> Probabilities:
-        """Zero-shot probabilities; 0 for a class without a name."""
-        found: Probabilities = np.exp(self.log_zero_shot)
-        return found
-
-    @property
-    def adapted(self) -> Probabilities:
-        """Probabilities by the classifier."""
+    def probabilities(self) -> Probabilities:
+        """Compute the probabilities by the classifier: a new array of N x C."""
         found: Probabilities = np.exp(self.log_adapted)
         return found
 
-    @property
     def confidence(self) -> Float[np.ndarray, " N"]:
-        """Score of each image that `--min-score` is compared with."""
-        return confidence(self.adapted.max(1), self.familiarity)
+        """Compute the score of each image that `--min-score` is compared with."""
+        return confidence(np.exp(self.log_adapted.max(1)), self.familiarity)
 
     def of(self, rows: Bool[np.ndarray, " N"]) -> "Predictions":
         """Select the rows of some images."""
@@ -208,7 +200,7 @@ def compare(
         "majority": majority(labels, classes.names),
         "changed": float(changed.mean()) if named and len(changed) else None,
         "confusion": confusion(labels, adapted, len(classes)).tolist() if known else None,
-        "calibration_error": expected_calibration_error(labels, predictions.adapted),
+        "calibration_error": expected_calibration_error(labels, predictions.probabilities()),
         "warnings": [] if unknown_classes(classes) else _warnings(scores),
     }
 

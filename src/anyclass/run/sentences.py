@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from anyclass.data.classes import plural
 from anyclass.run.label_scores import CROSS_FITTED, TRAINING
 
 Json = dict[str, Any]
@@ -22,11 +23,12 @@ def decision(metrics: Json) -> str:
 def basis(metrics: Json) -> str:
     """What the scores are computed on, in a few words; empty where labels were just compared."""
     scored = metrics.get("scored_on")
-    count = metrics.get("scored")
     if scored == CROSS_FITTED:
-        return f"cross-fitted on {count} labels: each was predicted without itself"
+        labels = plural(metrics["scored"], "label")
+        return f"cross-fitted on {labels}: each was predicted without itself"
     if scored == TRAINING:
-        return f"on the {count} labels that it was trained on, which says nothing of other images"
+        labels = plural(metrics["scored"], "label")
+        return f"on the {labels} that it was trained on, which says nothing of other images"
     return ""
 
 
@@ -35,7 +37,7 @@ def expectation(metrics: Json) -> str:
     found = metrics.get("expected")
     if not found or found["mean_score"] is None:
         return ""
-    scores = f"the mean score of the {found['unlabelled']} unlabelled images is "
+    scores = f"the mean score of the {plural(found['unlabelled'], 'unlabelled image')} is "
     scores += f"{found['mean_score']:.0%}"
     if found.get("accuracy") is None:
         return f"{scores}; too few labels to say how many are right, so check a sample of them"

@@ -26,7 +26,7 @@ def triage(
         taught: whether the label of each image was trained on.
         metrics: the metrics so far.
     """
-    scores = predictions.adapted.max(1)[~taught]
+    scores = np.exp(predictions.log_adapted.max(1))[~taught]
     mean = float(scores.mean()) if len(scores) else None
     expected: Json = {"mean_score": mean, "unlabelled": len(scores)} | dict(record.expected)
     return {
