@@ -17,10 +17,13 @@ from safetensors.numpy import load_file
 
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
-from anyclass.data import Classes
+from anyclass.commands.learn import readable
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.features.store import FeatureStore
 from anyclass.files import check_manifest, read_json
 from anyclass.methods import METHODS
+from anyclass.run.progress import Progress
 from anyclass.run.scoring import NO_LABELS, Predictions, compare, log_of
 from anyclass.training.tuning import Tuning
 
@@ -323,6 +326,22 @@ def test_fit__nothing_left_to_learn_from(
         fit(QUICK, tmp_path / "run", **shapes, max_rejected=1)
     assert "and 11 more; `anyclass plan --audit DIR` lists all in audit" in capsys.readouterr().err
     assert not (tmp_path / "run" / "rejected.csv").exists()
+
+
+def test_readable__tells_three_rejected_images_and_where_all_of_them_are(
+    images: Path, tiny_backbone: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in sorted(images.rglob("*.*"))[:5]:
+        path.write_bytes(b"torn")
+    store = FeatureStore(tiny_backbone(), ImageDataset.read(images))
+    with Progress() as log:
+        kept, lost = readable(store, "head", 0.5, log)
+    assert (len(kept), len(lost)) == (9, 5)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "rejected" in line]
+    assert [line.partition(":")[0] for line in lines[:3]] == [
+        f"rejected {row.file_name}" for row in lost[:3]
+    ]
+    assert lines[3:] == ["rejected: and 2 more; fit lists all in rejected.csv"]
 
 
 def test_fit__a_model_that_is_not_there_leaves_the_old_run(tmp_path: Path, shapes: Shapes) -> None:

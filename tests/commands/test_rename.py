@@ -71,7 +71,7 @@ def test_fit__leaves_a_table_of_classes(run: Path) -> None:
     given = labels(run)
     for row in rows:
         files = row["examples"].split("; ")
-        assert int(row["pictures"]) == given.count(row["name"])
+        assert int(row["images"]) == given.count(row["name"])
         assert 1 <= len(files) <= 9
     naming = json.loads((run / "naming.json").read_text())
     metrics = json.loads((run / "metrics.json").read_text())

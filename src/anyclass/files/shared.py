@@ -13,12 +13,16 @@ from anyclass.errors import RequestError
 MOUNTS = Path("/proc/self/mountinfo")
 """Linux's table of mounts (proc_pid_mountinfo(5))."""
 
-LOCKING = {"afs", "beegfs", "ceph", "cifs", "gfs2", "gpfs", "lustre", "nfs", "nfs4", "ocfs2"}
-LOCKING |= {"smb3", "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs"}
+LOCKING = {
+    *("afs", "beegfs", "ceph", "cifs", "gfs2", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "smb3"),
+    *("fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs"),
+}
 """Kinds of shared file systems whose locks hold on all machines, unless an option says else."""
 
-PRIVATE = {"fuse.fuse-overlayfs", "fuse.bindfs", "fuse.encfs", "fuse.gocryptfs", "fuse.ntfs-3g"}
-PRIVATE |= {"fuse.exfat", "fuse.mergerfs", "fuse.portal", "fuse.unionfs"}
+PRIVATE = {
+    *("fuse.fuse-overlayfs", "fuse.bindfs", "fuse.encfs", "fuse.gocryptfs", "fuse.ntfs-3g"),
+    *("fuse.exfat", "fuse.mergerfs", "fuse.portal", "fuse.unionfs"),
+}
 """Kinds of FUSE file systems that lie on the disks of one machine."""
 
 NO_LOCKS = {
@@ -106,7 +110,8 @@ def journal_mode(path: Path, table: Path = MOUNTS) -> str:
 def _parsed(line: str) -> Mount | None:
     """One line: number, parent, device, root, folder, options, tags, -, kind, source, options."""
     before, dash, after = line.partition(" - ")
-    fields, rest = before.split(" "), after.split(" ")
+    fields = before.split(" ")
+    rest = after.split(" ")
     if not dash or len(fields) < 6 or len(rest) < 3:
         return None
     options = frozenset([*fields[5].split(","), *rest[2].split(",")])

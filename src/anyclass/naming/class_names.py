@@ -56,7 +56,7 @@ COLUMNS = pa.schema(
         ("suggested", pa.string()),
         ("runner_up", pa.string()),
         ("confidence", pa.string()),
-        ("pictures", pa.int64()),
+        ("images", pa.int64()),
         ("agreement", pa.float32()),
         ("nearest", pa.string()),
         ("hint", pa.string()),
@@ -213,7 +213,8 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
 def _line(row: Json, rejected: bool) -> Json:
     """Row of one class in `classes.csv`."""
     quality = row.get("quality") or {}
-    cells = {key: (row | quality).get(key) for key in COLUMNS.names}
+    known = row | quality | {"images": row["pictures"]}
+    cells = {key: known.get(key) for key in COLUMNS.names}
     return cells | {
         "action": "reject" if rejected else None,
         "runner_up": "; ".join(row["runners_up"]),
