@@ -108,8 +108,11 @@ def group(device: str) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    with _lost():
+    try:
         dist.init_process_group(backend, timeout=LONGEST)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ProcessLost(f"the processes of torchrun cannot connect: {reason:.200}") from error
     try:
         yield
     except BaseException as error:
@@ -299,10 +302,9 @@ def _lost() -> Iterator[None]:
     except RuntimeError as error:
         if out_of_memory(error):
             raise
-        first = str(error).splitlines()[0]
         raise ProcessLost(
-            f"another process of this training has ended ({first:.120}). Run the same command "
-            "again: it goes on from the features and steps so far"
+            "another process of this training has ended. Run the same command again: it goes on "
+            "from the features and steps so far"
         ) from error
 
 
