@@ -79,7 +79,7 @@ def _first_process_speaks() -> Iterator[None]:
 def _say(sentence: str) -> None:
     """Print what ended the command, unless another process of torchrun has said it."""
     if _processes() > 1:
-        from anyclass.distributed import first_to_fail
+        from anyclass.distributed.torchrun import first_to_fail
 
         if not first_to_fail():
             return

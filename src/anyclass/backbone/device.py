@@ -2,7 +2,7 @@
 
 import torch
 
-from anyclass.distributed import local_device
+from anyclass.distributed.torchrun import local_device
 from anyclass.errors import RequestError
 
 NATIVE_BF16 = (8, 0)

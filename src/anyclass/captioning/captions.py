@@ -18,7 +18,8 @@ from anyclass.backbone import Backbone, Part
 from anyclass.backbone.checkpointing import checkpointed
 from anyclass.captioning import CaptionContext, Captioner, CaptionRequest
 from anyclass.data import ImageDataset
-from anyclass.distributed import divided, from_first
+from anyclass.distributed.gradients import divided
+from anyclass.distributed.processes import from_first
 from anyclass.log import Log
 
 Text = Literal["class", "image", "group"]

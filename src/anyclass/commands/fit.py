@@ -16,7 +16,8 @@ from anyclass.commands.second_round import with_inherited
 from anyclass.commands.write_run import write_run
 from anyclass.data import ImageDataset
 from anyclass.data.inputs import ImageSource
-from anyclass.distributed import agreed, alone, check_shared, first_process_first, group, rank, wait
+from anyclass.distributed.processes import agreed, alone, first_process_first, rank, wait
+from anyclass.distributed.torchrun import check_shared, group
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore

@@ -23,7 +23,7 @@ from anyclass.commands.request import Request
 from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset, Rejection
 from anyclass.data.classes import listed
-from anyclass.distributed import from_first, rank
+from anyclass.distributed.processes import from_first, rank
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures

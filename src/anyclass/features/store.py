@@ -14,7 +14,7 @@ from anyclass.backbone import Backbone, Part
 from anyclass.backbone.engine import Engine, engine
 from anyclass.data import Classes, ImageDataset, content_hashes
 from anyclass.data.nouns import some_nouns
-from anyclass.distributed import first_process_first, from_first
+from anyclass.distributed.processes import first_process_first, from_first
 from anyclass.features.cache import Embedding, FeatureCache, Features, cache_folder_of
 from anyclass.features.extract import (
     ExtractionState,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anyclass.backbone import Backbone
-from anyclass.distributed import first_process_first
+from anyclass.distributed.processes import first_process_first
 from anyclass.errors import RequestError
 from anyclass.files import atomic_write, cache_folder
 from anyclass.log import Log, silent

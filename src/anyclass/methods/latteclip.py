@@ -45,7 +45,8 @@ from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.data import ImageDataset
-from anyclass.distributed import broadcast, divided
+from anyclass.distributed.gradients import divided
+from anyclass.distributed.processes import broadcast
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.domains import DOMAINS, PRESET, DomainName, domain, domain_name

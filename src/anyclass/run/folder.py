@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from anyclass.distributed import rank, wait
+from anyclass.distributed.processes import rank, wait
+from anyclass.distributed.torchrun import launched
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import LOCKS, MANIFEST, check_manifest, lock, read_json, sweep, write_json
 from anyclass.run.content import check_content
@@ -258,13 +259,14 @@ def _clear(out: Path) -> None:
 def environment(
     model: Mapping[str, Any], device: str, started: str, seconds: float
 ) -> dict[str, Any]:
-    """Versions, device, threads, model and command line."""
+    """Versions, device, threads, processes, model and command line."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: found for name in ("anyclass", *_PACKAGES) if (found := _version(name))},
         "device": device,
         "threads": torch.get_num_threads(),
+        "processes": launched(),
         "model": dict(model),
         "command": sys.argv,
         "started": started,

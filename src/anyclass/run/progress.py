@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from anyclass.distributed import rank
+from anyclass.distributed.processes import rank
 from anyclass.errors import printable
 from anyclass.files import storage
 from anyclass.run.bars import progress_bar

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.data import Augmentation, ImageDataset, load_batches
-from anyclass.distributed import gather, own_part
+from anyclass.distributed.gradients import gather, own_part
 from anyclass.features.cache import Features
 from anyclass.features.extract import make_transform, raise_if_rejected
 from anyclass.rng import seeded_rng

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anyclass.distributed import agreed, average_gradients, rank
+from anyclass.distributed.gradients import average_gradients
+from anyclass.distributed.processes import agreed, rank
 from anyclass.errors import RequestError, TrainingError, out_of_memory
 from anyclass.files import Pace, atomic_write
 from anyclass.log import Log
@@ -58,7 +59,7 @@ def optimise(
     """Minimise the sum of the named terms over all batches.
 
     A parameter called `logit_scale` is clamped between 0 and ln 100, as in CLIP. Several processes
-    (`anyclass.distributed`) take each step together.
+    (`distributed/gradients.py`) take each step together.
 
     Args:
         loss: computes the named terms of a batch, in each process those of the whole batch.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.data import CropAndFlip, ImageDataset, load_batches
-from anyclass.distributed import own_part
+from anyclass.distributed.gradients import own_part
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features
 from anyclass.features.extract import make_transform, raise_if_rejected

@@ -8,19 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anyclass.distributed import (
+from anyclass.distributed.gradients import average_gradients, divided, gather, own_part
+from anyclass.distributed.processes import (
     agreed,
     alone,
-    average_gradients,
-    check_shared,
-    divided,
     first_process_first,
     from_first,
-    gather,
-    own_part,
     rank,
     world,
 )
+from anyclass.distributed.torchrun import check_shared
 from anyclass.errors import RequestError
 from anyclass.rng import seeded_rng
 from anyclass.training.losses import contrastive, supervised_contrast
@@ -124,4 +121,4 @@ def test_processes__have_the_gradients_of_one_and_hear_from_the_first(
         assert some["alone"] == [1, slice(0, 7), [1.0, 1.0]]
         assert "process 1 does not see" in some["refused"]
         assert "ANYCLASS_CACHE" in some["refused"]
-    assert not list(tmp_path.rglob(".anyclass-seen*"))
+    assert not list(tmp_path.rglob(".anyclass-*"))

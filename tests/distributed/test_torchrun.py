@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from anyclass import distributed
 from anyclass.cli import main
+from anyclass.distributed import torchrun
 from anyclass.methods import METHODS
 from tests.commands.killed import Place, draw_place, steps_of
 
@@ -162,7 +162,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     told |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "_state", distributed._State())
+    monkeypatch.setattr(torchrun, "_last_word", torchrun._LastWord())
     yield
     del store  # it serves till here
 
@@ -191,7 +191,7 @@ def test_torchrun__one_process_says_why(
 ) -> None:
     assert main(["audit"]) == 2
     assert "start audit without it" in capsys.readouterr().err
-    monkeypatch.setattr(distributed, "_state", distributed._State())  # another process
+    monkeypatch.setattr(torchrun, "_last_word", torchrun._LastWord())  # another process
     assert main(["audit"]) == 2
     assert capsys.readouterr().err == ""
 

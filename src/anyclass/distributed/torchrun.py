@@ -1,0 +1,137 @@
+"""Processes that torchrun has started: their connection, devices, folders and last words."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from anyclass.distributed.processes import add_up, from_first, rank, wait, world
+from anyclass.errors import ProcessLost, RequestError
+from anyclass.files import storage, temporary_name
+
+LONGEST = timedelta(days=30)
+"""Longest wait for the first process, which may embed or caption for days. It is no limit for a
+process that died: torchrun ends the others at once."""
+
+
+@dataclass
+class _LastWord:
+    """Whether this process says why the command ends."""
+
+    own: bool | None = None
+    """Whether it was the first to fail; None: it has not failed."""
+
+
+_last_word = _LastWord()
+
+
+def launched() -> int:
+    """Number of processes that torchrun has started; 1 without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_device(name: str) -> str:
+    """The GPU of this process, if `name` is "cuda" and there are several processes.
+
+    Raises:
+        RequestError: there are fewer GPUs in this machine than processes, or one is for all.
+    """
+    if launched() == 1 or not name.startswith("cuda"):
+        return name
+    if name != "cuda":
+        raise RequestError(f"--device {name} is one GPU for all processes: leave it out")
+    here = int(os.environ.get("LOCAL_RANK", "0"))
+    if here >= torch.cuda.device_count():
+        raise RequestError(
+            f"{os.environ.get('LOCAL_WORLD_SIZE')} processes and {torch.cuda.device_count()} GPUs "
+            f"in {socket.gethostname()}: start a process for each GPU (--nproc-per-node gpu)"
+        )
+    return f"cuda:{here}"
+
+
+@contextmanager
+def group(device: str) -> Iterator[None]:
+    """Connect the processes of torchrun; without it, do nothing.
+
+    Args:
+        device: torch device of this process. Tensors on a GPU are sent by NCCL, others by Gloo.
+    """
+    if launched() == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(backend, timeout=LONGEST)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ProcessLost(f"the processes of torchrun cannot connect: {reason:.200}") from error
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, ProcessLost):
+            first_to_fail()  # before the others notice that this one is gone
+        raise  # the group ends with the process: NCCL could wait for one that is dead
+    dist.destroy_process_group()
+
+
+def check_shared(folder: Path) -> None:
+    """Require that all processes see the same folder.
+
+    Raises:
+        RequestError: a process does not; the message names its machine.
+    """
+    if world() == 1:
+        return
+    mark = folder / from_first(lambda: temporary_name(folder / "seen", "").name)
+    if not rank():
+        with storage(mark):
+            mark.touch()
+    wait()
+    blind = torch.zeros(world(), dtype=torch.long)
+    blind[rank()] = 0 if mark.is_file() else 1
+    add_up(blind)
+    if not rank():
+        mark.unlink()
+    if blind.any():
+        raise RequestError(
+            f"process {int(blind.argmax())} does not see what the first one writes into {folder}: "
+            "the machines need one file system for the run folder (--out) and the cache "
+            "(ANYCLASS_CACHE)"
+        )
+
+
+def first_to_fail() -> bool:
+    """Whether no other process has failed before this one: one alone says why.
+
+    Processes without torchrun always say it.
+    """
+    if _last_word.own is None:
+        _last_word.own = launched() == 1 or _claimed()
+    return _last_word.own
+
+
+def _claimed() -> bool:
+    """Whether this process is the first to take a number from the store of torchrun."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # documented
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=10),
+        )
+        return store.add(f"anyclass/{run}/{attempt}/failed", 1) == 1
+    except (RuntimeError, KeyError):  # the store is gone: better twice than never
+        return True
