@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,15 +22,21 @@ LONGEST = timedelta(days=30)
 process that died: torchrun ends the others at once."""
 
 
+CONNECTING = timedelta(minutes=5)
+"""Longest wait for the store of torchrun."""
+
+
 @dataclass
-class _LastWord:
-    """Whether this process says why the command ends."""
+class _State:
+    """What this process has done so far."""
 
-    own: bool | None = None
+    speaks: bool | None = None
     """Whether it was the first to fail; None: it has not failed."""
+    groups: int = 0
+    """How often it was connected to the others."""
 
 
-_last_word = _LastWord()
+_state = _State()
 
 
 def launched() -> int:
@@ -70,8 +78,14 @@ def group(device: str) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
+    _state.groups += 1
     try:
-        dist.init_process_group(backend, timeout=LONGEST)
+        store = _store(_state.groups)
+        store.set_timeout(LONGEST)
+        number = int(os.environ["RANK"])
+        dist.init_process_group(
+            backend, store=store, rank=number, world_size=launched(), timeout=LONGEST
+        )
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ProcessLost(f"the processes of torchrun cannot connect: {reason:.200}") from error
@@ -115,23 +129,35 @@ def first_to_fail() -> bool:
 
     Processes without torchrun always say it.
     """
-    if _last_word.own is None:
-        _last_word.own = launched() == 1 or _claimed()
-    return _last_word.own
+    if _state.speaks is None:
+        _state.speaks = launched() == 1 or _claimed()
+    return _state.speaks
 
 
 def _claimed() -> bool:
     """Whether this process is the first to take a number from the store of torchrun."""
-    run = os.environ.get("TORCHELASTIC_RUN_ID")
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]  # documented
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=10),
-        )
-        return store.add(f"anyclass/{run}/{attempt}/failed", 1) == 1
+        return bool(_store().add("failed", 1) == 1)
     except (RuntimeError, KeyError):  # the store is gone: better twice than never
         return True
+
+
+def _store(*key: int) -> Any:
+    """Store of torchrun, with keys of this start of the processes (`--max-restarts`) and of `key`.
+
+    PyTorch's own keys are the same at each start: processes would look for those of the last one.
+    """
+    address = os.environ["MASTER_ADDR"]
+    start = [os.environ[f"TORCHELASTIC_{name}"] for name in ("RUN_ID", "RESTART_COUNT")]
+    store = _connected(address, int(os.environ["MASTER_PORT"]))
+    prefix = "/".join(["anyclass", *start, *map(str, key)])
+    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+
+
+@cache
+def _connected(address: str, port: int) -> Any:
+    """Connect to the store, which torchrun hosts; if it does not, the first process."""
+    hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and os.environ["RANK"] == "0"
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=hosts, wait_for_workers=False, timeout=CONNECTING
+    )
