@@ -347,7 +347,7 @@ class Killed(BaseException):
 @pytest.fixture
 def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of training leaves a checkpoint, every batch of features a cache file."""
-    monkeypatch.setattr("anyclass.files.SHARE", float("inf"))
+    monkeypatch.setattr("anyclass.files.pace.SHARE", float("inf"))
 
 
 @pytest.fixture
