@@ -4,14 +4,18 @@ Results go to standard output, everything else to standard error; `--json` print
 Exit codes: 0 done, 1 failed, 2 the request is wrong, 130 stopped by Ctrl-C.
 
 Help pages and misspelt options are answered before anything heavy is imported.
+
+Of the processes of torchrun the first speaks; an error is said by the process that has it first.
 """
 
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyclass.errors import AnyclassError, RequestError, out_of_memory, printable
@@ -34,23 +38,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     try:
-        result, lines = _run([argument for argument in arguments if argument != "--json"])
-        print(json.dumps(result) if as_json else printable("\n".join(lines)), flush=True)
+        with _first_process_speaks():
+            result, lines = _run([argument for argument in arguments if argument != "--json"])
+            print(json.dumps(result) if as_json else printable("\n".join(lines)), flush=True)
     except AnyclassError as error:
-        print(printable(f"anyclass: {error}"), file=sys.stderr)
+        _say(printable(f"anyclass: {error}"))
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\nstopped; {_what_is_kept(arguments)}", file=sys.stderr)
+        _say(f"\nstopped; {_what_is_kept(arguments)}")
         return 130
     except BrokenPipeError:  # who read our output has enough: let the interpreter end in silence
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        print(printable(f"anyclass: {_of_the_system(error, arguments)}"), file=sys.stderr)
+        _say(printable(f"anyclass: {_of_the_system(error, arguments)}"))
         return 1
     except SystemExit as end:  # tyro has shown its help, or what is wrong with the flags
         return int(end.code or 0)
     return 0
+
+
+def _processes() -> int:
+    """Number of processes that torchrun has started; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+@contextmanager
+def _first_process_speaks() -> Iterator[None]:
+    """Print nothing in the other processes of torchrun."""
+    if _processes() == 1 or os.environ["RANK"] == "0":
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _say(sentence: str) -> None:
+    """Print what ended the command, unless another process of torchrun has said it."""
+    if _processes() > 1:
+        from anyclass.distributed.torchrun import first_to_fail
+
+        if not first_to_fail():
+            return
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _run(arguments: list[str]) -> Answer:
@@ -66,6 +96,10 @@ def _run(arguments: list[str]) -> Answer:
         from anyclass import __version__
 
         return __version__, [__version__]
+    if _processes() > 1 and arguments[0] != "fit":
+        raise RequestError(
+            f"torchrun shares the training of fit among processes: start {arguments[0]} without it"
+        )
     line = read(arguments, tuple(COMMANDS), methods())
     known = page(line)
     if known and line.wants_help:

@@ -7,6 +7,7 @@
     ├── FileError             exit code 2   a file of a run, or another one, is damaged
     ├── ImageError                        one image cannot be used: a row of rejected.csv
     ├── TrainingError         exit code 1   training had to stop
+    ├── ProcessLost           exit code 1   another process of torchrun is gone
     └── StorageError          exit code 1   the disk is full or the folder is read-only
 
 Messages are one or two lines for the person who typed the command.
@@ -99,6 +100,10 @@ class ImageError(AnyclassError):
 
 class TrainingError(AnyclassError):
     """Training had to stop, for example because a loss is NaN."""
+
+
+class ProcessLost(AnyclassError):
+    """A process of a training that several share has ended, or cannot be reached."""
 
 
 class StorageError(AnyclassError):

@@ -16,6 +16,7 @@ from anyclass.commands.fit import fit_run
 from anyclass.commands.request import Request
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.label_inputs import class_source
+from anyclass.distributed.torchrun import launched
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method
 from anyclass.run.progress import Callback
@@ -116,6 +117,8 @@ def fit(
     if out is not None:
         learned = fit_run(method, out, overwrite, callback, **chosen)
         return Run(Path(out), learned.classifier, device or "auto", source=listed)
+    if launched() > 1:
+        raise RequestError("give out=FOLDER, a run folder that all processes of torchrun see")
     scratch = tempfile.mkdtemp(prefix="anyclass-")
     try:
         learned = fit_run(method, Path(scratch) / "run", False, callback, **chosen)

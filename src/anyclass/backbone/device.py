@@ -2,6 +2,7 @@
 
 import torch
 
+from anyclass.distributed.torchrun import local_device
 from anyclass.errors import RequestError
 
 NATIVE_BF16 = (8, 0)
@@ -22,13 +23,14 @@ def trains_in_bf16(device: torch.device, asked: bool) -> bool:
 
 
 def torch_device(name: str) -> str:
-    """Check a device name; `auto` is a GPU if there is one.
+    """Check a device name; `auto` is a GPU if there is one, the own one of each process.
 
     Raises:
         RequestError: there is no such device here.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return local_device("cuda" if torch.cuda.is_available() else "cpu")
+    name = local_device(name)
     try:
         torch.ones(1, device=name).item()  # `meta` can be created, but holds nothing
     except (RuntimeError, AssertionError) as error:

@@ -18,6 +18,8 @@ from anyclass.backbone import Backbone, Part
 from anyclass.backbone.checkpointing import checkpointed
 from anyclass.captioning import CaptionContext, Captioner, CaptionRequest
 from anyclass.data import ImageDataset
+from anyclass.distributed.gradients import divided
+from anyclass.distributed.processes import from_first
 from anyclass.log import Log
 
 Text = Literal["class", "image", "group"]
@@ -84,7 +86,8 @@ class Answers:
         """All answers so far, including those to `requests`; None or "" if there is no answer."""
         new = [request for request in requests if request not in self._known]
         if new:
-            answers = self._captioner.describe(new, self._context, self._log)
+            describe = partial(self._captioner.describe, new, self._context, self._log)
+            answers = from_first(describe)
             self._known.update(zip(new, answers, strict=True))
         return self._known
 
@@ -231,12 +234,15 @@ class TextFeatures:
         """Unit features (with gradient unless frozen); those of a missing text (-1) are zero."""
         distinct, place = numbers.clamp_min(0).unique(return_inverse=True)
         hidden = self.hidden[distinct]
-        features = hidden if self.frozen else self._encoded(hidden)
+        whole = not self.frozen and self.part == "all"  # else a projection, or nothing
+        features = divided(self._encoded, hidden) if whole else self._encoded(hidden)
         present = (numbers != NONE).to(features)
         return torch.einsum("...,...d->...d", present, features[place])
 
     def _encoded(self, hidden: Shaped[Tensor, "n L"]) -> Float[Tensor, "n D"]:
         """Run the trained part; with the whole encoder, in batches of similar length."""
+        if self.frozen:
+            return hidden
         if self.part != "all":
             return self.clip.text_tail(hidden, self.part)
         encode = partial(self.clip.text_tail, part=self.part)

@@ -3,25 +3,40 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyclass
 from anyclass.auditing.classes import remarks
+from anyclass.classifier.classifier import Classifier
 from anyclass.commands.again import again
-from anyclass.commands.learn import Learned, learn
+from anyclass.commands.learn import score, train
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
-from anyclass.commands.requirements import check_enough
+from anyclass.commands.requirements import check_enough, check_processes
 from anyclass.commands.second_round import with_inherited
 from anyclass.commands.write_run import write_run
 from anyclass.data import ImageDataset
 from anyclass.data.inputs import ImageSource
+from anyclass.distributed.processes import agreed, alone, first_process_first, rank, wait
+from anyclass.distributed.torchrun import check_shared, group
+from anyclass.errors import RequestError
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN
+from anyclass.files import cache_folder, read_json
 from anyclass.methods import Method
 from anyclass.run.folder import SCRATCH, begin, opened
 from anyclass.run.progress import Callback, Progress
 
 Json = dict[str, Any]
+
+
+class Fitted(NamedTuple):
+    """Result of a fit, beside the run folder."""
+
+    classifier: Classifier
+    """The fitted classifier."""
+    metrics: Json
+    """The content of `metrics.json`."""
 
 
 def fit(
@@ -59,28 +74,58 @@ def fit_run(
     overwrite: bool = False,
     callback: Callback | None = None,
     **options: Any,
-) -> Learned:
-    """Fit and write a run folder as `fit` does; return everything that is in it."""
+) -> Fitted:
+    """Fit and write a run folder as `fit` does; return the classifier, too.
+
+    Several processes (torchrun) train together; the first one does everything else.
+    """
     request = request_of(with_inherited(options))
     given = request.precomputed(method)
     dataset = given.dataset if given else request.dataset("fit")
     choice = choose_method(method, dataset, request.unknown)
     workload = choice.method.workload(len(dataset), len(dataset.classes))
     check_enough(request, choice, dataset, workload)
+    check_processes(choice, workload)
     given = given and given.checked()
     config = _config(request, choice) | _source(request, dataset)
     config |= {"features_sha256": given.digest} if given else {}
-    with opened(Path(out), config, overwrite) as folder:
-        data = given or FeatureStore(request.backbone(), dataset)  # loading may fail: do it first
+    with group(request.torch_device), opened(Path(out), config, overwrite) as folder:
+        check_shared(folder)
+        check_shared(cache_folder())
+        with first_process_first():  # it may have to fetch the model
+            data = given or FeatureStore(request.backbone(), dataset)
+        _check_alike(config, data)
         begin(folder, config, overwrite)
         with Progress(folder / "log.jsonl", callback) as log:
             if choice.asked == "auto":
                 log.say(f"auto chooses {choice.name}: {'; '.join(choice.why)}")
             for notice in (*request.notices(dataset, workload), *remarks(dataset)):
                 log.say(notice)
-            learned = learn(request, choice.method, data, folder / SCRATCH, log)
-            write_run(folder, learned)
-    return learned
+            trained = train(request, choice.method, data, folder / SCRATCH, log)
+            if not rank():
+                with alone():
+                    write_run(folder, score(request, trained, log))
+            wait()
+    return Fitted(trained.classifier, read_json(folder / "metrics.json"))
+
+
+def _check_alike(config: Json, data: AnyFeatures) -> None:
+    """Require the same request, images, labels and weights in all processes.
+
+    Raises:
+        RequestError: they differ.
+    """
+    dataset = data.dataset
+    if not agreed([config, dataset.files, dataset.labels.tolist()]):
+        raise RequestError(
+            "the processes of torchrun differ in their request, images or labels: give the same "
+            "command on each machine, and paths on a file system that all of them share"
+        )
+    if isinstance(data, FeatureStore) and not agreed(data.clip.weights_sha256):
+        raise RequestError(
+            f"the machines have loaded different weights of {data.clip.model_id}: use machines of "
+            "one kind, or a model in a shared folder (--model local-dir:FOLDER)"
+        )
 
 
 def _source(request: Request, dataset: ImageDataset) -> Json:

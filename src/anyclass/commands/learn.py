@@ -1,13 +1,14 @@
-"""`learn`: fit a method in memory and collect everything that a run folder stores."""
+"""`train` fits a method in memory; `score` collects everything that a run folder stores."""
 
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -22,6 +23,7 @@ from anyclass.commands.request import Request
 from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset, Rejection
 from anyclass.data.classes import listed
+from anyclass.distributed.processes import from_first, rank
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
@@ -44,6 +46,27 @@ from anyclass.run.scoring import (
 from anyclass.run.triage import triage
 
 Json = dict[str, Any]
+
+
+class Trained(NamedTuple):
+    """A fitted classifier, and what its scores need."""
+
+    classifier: Classifier
+    """The fitted classifier."""
+    all_images: ImageDataset
+    """All images, including rejected ones."""
+    data: AnyFeatures
+    """The model before training and the other images, with all their labels."""
+    taught: AnyFeatures
+    """The same with the labels that were trained on."""
+    rejections: list[Rejection]
+    """Rejected images, with reasons."""
+    estimate: Json | None
+    """Estimate of the number of classes without a name; None if it was given."""
+    started: str
+    """Start of the run, ISO 8601, UTC."""
+    clock: "Clock"
+    """Seconds of each stage so far."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +114,10 @@ class Learned:
         return float(self.metrics["seconds"]["total"])
 
 
-def learn(
+def train(
     request: Request, method: Method, data: AnyFeatures, scratch: Path, log: Progress
-) -> Learned:
-    """Embed, fit, predict and score.
+) -> Trained:
+    """Embed and fit; several processes do so together.
 
     Args:
         request: the request of the user.
@@ -116,18 +139,34 @@ def learn(
     if not isinstance(data, PrecomputedFeatures):
         log_copies(data.dataset, data.hashes(), log)
     scratch = _scratch_folder(data, scratch)
-    given = data.of(training_labels(request, data.dataset))
+    taught = data.of(training_labels(request, data.dataset))
     estimate = None
     if request.unknown == "auto":
-        estimate = estimate_unknown(given, part, request.seed, log, scratch)
+        estimate = from_first(partial(estimate_unknown, taught, part, request.seed, log, scratch))
         log.say(estimate["why"])
-        given = given.with_unknown(estimate["unknown"])
+        taught = taught.with_unknown(estimate["unknown"])
         clock("count")
     fit_method: Callable[..., Classifier] = method.fit  # it takes features where there are any
-    classifier = fit_method(given, log, scratch, request.seed)
+    classifier = fit_method(taught, log, scratch, request.seed)
     clock("fit")
+    return Trained(classifier, all_images, data, taught, rejections, estimate, started, clock)
+
+
+def score(request: Request, trained: Trained, log: Progress) -> Learned:
+    """Predict all images and score the predictions.
+
+    Args:
+        request: the request of the user.
+        trained: the result of `train`.
+        log: gets the progress.
+    """
+    classifier = trained.classifier
+    all_images = trained.all_images
+    rejections = trained.rejections
+    given = trained.taught
+    clock = trained.clock
     log_texts(given, log)
-    data = data.of(replace(data.dataset, classes=classifier.classes))
+    data = trained.data.of(replace(trained.data.dataset, classes=classifier.classes))
     scored = bool((data.dataset.labels >= 0).any())
     sample = sample_rows(len(data), request.seed)
     predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored, sample)
@@ -142,7 +181,7 @@ def learn(
         "rejected": len(rejections),
         "facts": dict(classifier.record.facts),
         "controls": score_baselines(data.of(fair.dataset), baselines, log),
-        "classes_estimated": estimate,
+        "classes_estimated": trained.estimate,
         "scored_on": fair.kind,
         "contributions": dict(classifier.record.contributions),
         "suspicious": None if opinions is None else len(opinions.suspicious),
@@ -179,7 +218,7 @@ def learn(
         metrics=metrics,
         naming=naming,
         map=found,
-        started=started,
+        started=trained.started,
         hashes=None if isinstance(data, PrecomputedFeatures) else data.hashes(),
     )
 
@@ -273,5 +312,6 @@ def _scratch_folder(data: AnyFeatures, scratch: Path) -> Path:
     """Folder for the state of an unfinished run with the same model and images."""
     key = json.dumps(data.key())
     folder = scratch / sha256(key.encode()).hexdigest()[:24]
-    folder.mkdir(exist_ok=True)
+    if not rank():
+        folder.mkdir(exist_ok=True)
     return folder

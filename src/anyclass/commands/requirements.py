@@ -5,6 +5,7 @@ import numpy as np
 from anyclass.commands.request import ChosenMethod, Request
 from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset
+from anyclass.distributed.torchrun import launched
 from anyclass.errors import RequestError
 from anyclass.methods import Workload
 
@@ -37,6 +38,24 @@ def check_enough(
     if request.unknown != "auto":
         check_unknown(request.unknown, taught)
         workload.check_clusters(taught)
+
+
+def check_processes(choice: ChosenMethod, workload: Workload) -> None:
+    """Refuse several processes where they would all compute the same.
+
+    Args:
+        choice: the method.
+        workload: what the method trains.
+
+    Raises:
+        RequestError: torchrun has started several processes for a method that needs one.
+    """
+    if launched() > 1 and not workload.divisible:
+        raise RequestError(
+            f"{choice.name} trains no encoder with these settings: one process is enough, so start "
+            "it without torchrun (several share latteclip and flyp with --tune tail or all, and "
+            "get, simgcd and gcd with --tune tail)"
+        )
 
 
 def check_unknown(unknown: int, taught: ImageDataset) -> None:

@@ -35,7 +35,7 @@ def write_run(folder: Path, learned: Learned) -> None:
 
     Args:
         folder: a run folder that `begin` has prepared.
-        learned: the result of `learn`.
+        learned: the result of `score`.
 
     Raises:
         AnyclassError: the disk is full.

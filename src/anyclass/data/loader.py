@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, one_line, read_bytes
 from anyclass.data.memory import item_hash
+from anyclass.distributed.torchrun import launched
 from anyclass.errors import AnyclassError, ImageError, Reason
 
 SETTLED = 2.0
@@ -292,9 +293,13 @@ def _identity(batch: Any) -> Any:
 
 
 def _processes(images: int) -> int:
-    """One worker per core, at most 8; none for few images, where starting workers costs more."""
+    """One worker per core, at most 8; none for few images, where starting workers costs more.
+
+    The processes that torchrun starts on a machine share its cores.
+    """
     if images < 128:
         return 0
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), 8)
-    return min(os.cpu_count() or 1, 8)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() > 1 else 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, min(cores // here, 8))

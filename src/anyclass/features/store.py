@@ -14,6 +14,7 @@ from anyclass.backbone import Backbone, Part
 from anyclass.backbone.engine import Engine, engine
 from anyclass.data import Classes, ImageDataset, content_hashes
 from anyclass.data.nouns import some_nouns
+from anyclass.distributed.processes import first_process_first, from_first
 from anyclass.features.cache import Embedding, FeatureCache, Features, cache_folder_of
 from anyclass.features.extract import (
     ExtractionState,
@@ -102,8 +103,10 @@ class FeatureStore:
         """
         key = (how, self.dataset.files)
         if key not in self._shared.embedded:
-            state = self._shared.state(self.dataset, how, log)
-            self._shared.embedded[key] = extract(self.clip, self.dataset, how, state, log)
+            self.hashes()
+            with first_process_first():  # the others find all rows in the cache
+                state = self._shared.state(self.dataset, how, log)
+                self._shared.embedded[key] = extract(self.clip, self.dataset, how, state, log)
         return self._shared.embedded[key]
 
     def image_features(self, part: Part, log: Log) -> Float[Tensor, "N D"]:
@@ -199,7 +202,8 @@ class _SharedResults:
         """Content hash of each image."""
         missing = [i for i, file in enumerate(dataset.files) if file not in self._hashes]
         new = dataset[missing]
-        self._hashes |= dict(zip(new.files, content_hashes(new), strict=True))
+        found = from_first(partial(content_hashes, new)) if missing else []
+        self._hashes |= dict(zip(new.files, found, strict=True))
         return [self._hashes[file] for file in dataset.files]
 
 

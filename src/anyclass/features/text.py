@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anyclass.backbone import Backbone
+from anyclass.distributed.processes import first_process_first
 from anyclass.errors import RequestError
 from anyclass.files import atomic_write, cache_folder
 from anyclass.log import Log, silent
@@ -121,6 +123,14 @@ def cached_class_features(
     plain = [some if isinstance(some, str) or len(some) > 1 else some[0] for some in prompts]
     key = json.dumps([clip.weights_sha256, list(templates), plain])
     path = cache_folder("texts") / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    with first_process_first():
+        return _stored(path, clip, prompts, templates, log)
+
+
+def _stored(
+    path: Path, clip: Backbone, prompts: Prompts, templates: Sequence[str], log: Log
+) -> Float[Tensor, "C D"]:
+    """Class features from a file, or computed and written into it."""
     try:  # clone: the alignment of memory-mapped tensors changes the rounding of products
         return load_file(path)["features"].clone().to(clip.device)
     except (OSError, SafetensorError, KeyError):

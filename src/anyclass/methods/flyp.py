@@ -89,7 +89,8 @@ class Flyp:
         texts = TextFeatures(tuned, class_texts.texts, tune, frozen=False, micro_batch=micro)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            f = checkpointed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
+            encode = partial(tuned.tail, part=tune)
+            f = batch.gathered(checkpointed(encode, batch.hidden, micro))  # F (B, D)
             w = class_texts.mean(texts(torch.arange(len(class_texts.texts))))  # W (C, D)
             c = known[batch.index].to(f.device)
             if self.learn_from == "pseudo" and self.relabel == "batch":
@@ -119,7 +120,8 @@ class Flyp:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         given = self.learn_from == "given"
         views = self.tuning.cached_views
-        return Workload(self.tuning.tune, views, needs_labels=given, least_names=2)
+        tune = self.tuning.tune
+        return Workload(tune, tune != "head", views, needs_labels=given, least_names=2)
 
     def _training_images(self, dataset: ImageDataset) -> ImageDataset:
         """Select the images to train on."""

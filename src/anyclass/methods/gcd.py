@@ -97,7 +97,7 @@ class Gcd:
         head.to(data.clip.device)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            h = head(tuned.pooled(batch.hidden, part))
+            h = head(batch.gathered(tuned.pooled(batch.hidden, part)))
             labels = task.y[batch.index]
             between_views = unsupervised_contrast(h, self.unsup_temperature)
             between_labels = supervised_contrast(h, labels, self.sup_temperature)
@@ -124,7 +124,14 @@ class Gcd:
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         tuning = self.tuning
-        return Workload(tuning.tune, tuning.views, tuning, needs_labels=True, clusters="further")
+        return Workload(
+            tuning.tune,
+            tuning.tune != "head",
+            tuning.views,
+            tuning,
+            needs_labels=True,
+            clusters="further",
+        )
 
 
 class ContrastHead(nn.Module):

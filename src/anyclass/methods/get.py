@@ -168,7 +168,7 @@ class Get:
                 tau=self.objective.teacher(epoch, self.tuning.epochs),
                 objective=self.objective,
             )
-            v = feature(batch.hidden, part)  # v (N, F)
+            v = batch.gathered(feature(batch.hidden, part))  # v (N, F)
             h, cosines = net.head(v)
             p = (cosines / self.objective.student_temperature).softmax(1)
             terms = _prefixed("image", branch(h, cosines))
@@ -210,6 +210,7 @@ class Get:
         tuning = self.tuning
         return Workload(
             tuning.tune,
+            tuning.tune != "head",
             tuning.views,
             tuning,
             text_epochs=text_epochs,
@@ -236,8 +237,9 @@ class Get:
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             with torch.no_grad():
-                z = batch.hidden if z_views else project(batch.hidden)  # z (N, D)
-            z_hat = synthesizer(z)  # z^ (N, D)
+                own = batch.hidden if z_views else project(batch.hidden)
+            z = batch.gathered(own)  # z (N, D)
+            z_hat = batch.gathered(synthesizer(own))  # z^ (N, D)
             scale = clip.logit_scale.detach() if self.align_scale is None else self.align_scale
             ignore = self.align_other_view == "ignore"
             labels = y[batch.index]
@@ -324,7 +326,7 @@ class PseudoTexts:
     def __call__(self, batch: Batch) -> Float[Tensor, "N D"]:
         """Scaled z^ of the views of a batch."""
         if self.views is None or batch.view is None:
-            z_hat: Tensor = self.synthesizer(self.project(batch.hidden))
+            z_hat = batch.gathered(self.synthesizer(self.project(batch.hidden)))
             return self.scale * z_hat
         return self.scale * self.views.views(batch.index, batch.view).to(self.device)
 

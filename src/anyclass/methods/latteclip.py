@@ -45,6 +45,8 @@ from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.data import ImageDataset
+from anyclass.distributed.gradients import divided
+from anyclass.distributed.processes import broadcast
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.domains import DOMAINS, PRESET, DomainName, domain, domain_name
@@ -190,7 +192,8 @@ class LatteClip:
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             update_state(batch)
-            f = checkpointed(partial(tuned.tail, part=tune), batch.hidden, micro)  # F (B, D)
+            encode = partial(tuned.tail, part=tune)
+            f = batch.gathered(checkpointed(encode, batch.hidden, micro))  # F (B, D)
             c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
             indices = self._draw_texts(texts, batch, c, seeded_rng(seed, batch.step))  # (2, K, B)
             v = texts.encode(indices)
@@ -203,6 +206,7 @@ class LatteClip:
             t = normalize(t, dim=-1) if self.normalise_mix else t
             terms = self._losses(f, t, c.to(f.device), p_now, tuned.logit_scale)
             p.copy_(self._update(p_now, m.detach(), c))
+            broadcast(p)  # sums of two GPUs may differ in their last bits
             facts.copy_(_facts(p, p0, c, w, present, self.floor))
             log(stage="latteclip", step=batch.step, **self._figures(facts))
             return terms
@@ -228,7 +232,9 @@ class LatteClip:
 
         def classify(index: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
             """Classes by the current model on test views, of all images or those of `index`."""
-            return nearest(current_features(tuned, dataset, tune, features, index), p)
+            rows = torch.arange(len(dataset)) if index is None else index
+            encode = partial(current_features, tuned, dataset, tune, features)
+            return nearest(divided(encode, rows), p)
 
         state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
         keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
@@ -255,6 +261,7 @@ class LatteClip:
         tuning = self.tuning
         return Workload(
             tuning.tune,
+            tuning.tune != "head",
             tuning.cached_views,
             captions=captions,
             remarks=self._remarks,

@@ -131,7 +131,7 @@ class SimGcd:
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             monitor.begin(batch, log, "simgcd")
-            h, cosines = head(tuned.pooled(batch.hidden, part))
+            h, cosines = head(batch.gathered(tuned.pooled(batch.hidden, part)))
             monitor.add((cosines / self.objective.student_temperature).softmax(1))
             tau = self.objective.teacher(batch.step // task.batches.per_epoch, self.tuning.epochs)
             return branch_loss(h, cosines, task.y[batch.index], tau, self.objective)
@@ -155,7 +155,14 @@ class SimGcd:
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         tuning = self.tuning
-        return Workload(tuning.tune, tuning.views, tuning, needs_labels=True, clusters="prototypes")
+        return Workload(
+            tuning.tune,
+            tuning.tune != "head",
+            tuning.views,
+            tuning,
+            needs_labels=True,
+            clusters="prototypes",
+        )
 
 
 class PrototypeHead(nn.Module):

@@ -40,6 +40,8 @@ class Workload:
 
     trains: Part | None = None
     """Trained part of the encoders; None: none."""
+    divisible: bool = False
+    """Whether several processes can share the training (torchrun)."""
     views: int = 0
     """Cached augmented views per image."""
     pairs: TwoViewTuning | None = None

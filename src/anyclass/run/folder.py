@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from anyclass.distributed.processes import rank, wait
+from anyclass.distributed.torchrun import launched
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import LOCKS, MANIFEST, check_manifest, lock, read_json, sweep, write_json
 from anyclass.run.content import check_content
@@ -71,9 +73,14 @@ _PACKAGES = (
 def opened(out: Path, config: Mapping[str, Any], overwrite: bool) -> Iterator[Path]:
     """Lock and check the run folder `out` for this request; nothing in it is changed yet.
 
+    Of several processes that train together, the first does so for all.
+
     Raises:
         RequestError: it is finished, belongs to another request, is not a run, or is in use.
     """
+    if rank():
+        yield out
+        return
     _check_is_run(out)
     check_no_links(out)
     with lock(out):
@@ -88,11 +95,13 @@ def opened(out: Path, config: Mapping[str, Any], overwrite: bool) -> Iterator[Pa
 
 def begin(out: Path, config: Mapping[str, Any], overwrite: bool) -> None:
     """Prepare an opened folder for a new run, or for continuing a stopped one."""
-    if overwrite or not _has_results(out):
-        _clear(out)
-    write_json(out / "config.json", dict(config))
-    (out / "model").mkdir(exist_ok=True)
-    (out / SCRATCH).mkdir(exist_ok=True)
+    if not rank():
+        if overwrite or not _has_results(out):
+            _clear(out)
+        write_json(out / "config.json", dict(config))
+        (out / "model").mkdir(exist_ok=True)
+        (out / SCRATCH).mkdir(exist_ok=True)
+    wait()
 
 
 def _listing(out: Path) -> list[str]:
@@ -268,7 +277,7 @@ def _clear(out: Path) -> None:
 def environment(
     model: Mapping[str, Any], device: str, started: str, seconds: float
 ) -> dict[str, Any]:
-    """Versions, device, threads, model and command line."""
+    """Versions, device, threads, processes, model and command line."""
     import torch
 
     return {
@@ -277,6 +286,7 @@ def environment(
         "packages": {name: found for name in ("anyclass", *_PACKAGES) if (found := _version(name))},
         "device": device,
         "threads": torch.get_num_threads(),
+        "processes": launched(),
         "model": dict(model),
         "command": sys.argv,
         "started": started,

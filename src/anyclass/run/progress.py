@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from anyclass.data.classes import plural
+from anyclass.distributed.processes import rank
 from anyclass.errors import printable
 from anyclass.files import storage
 from anyclass.run.bars import progress_bar
@@ -55,7 +56,8 @@ class Progress(AbstractContextManager["Progress"]):
     `stage`, `done` and `total` together move a bar (on a terminal), or print a line at the end of
     a stage and every half a minute of a long one (elsewhere), on standard error. A `warning` is
     printed at once. Everything but the steps of `SMALL` becomes a line of `log.jsonl`; a step that
-    a killed process had logged before is not logged again.
+    a killed process had logged before is not logged again. Of several processes that train
+    together, the first prints and writes.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class Progress(AbstractContextManager["Progress"]):
     ) -> None:
         """Append to `path` and pass the same numbers to `callback`; `clock` gives seconds."""
         self._known: set[str] = set()
-        self._file = self._continued(path) if path else None
+        self._quiet = rank() > 0
+        self._file = self._continued(path) if path and not self._quiet else None
         self._callback = callback
         self._clock = clock
         self._bar: tqdm[Any] | None = None
@@ -85,7 +88,7 @@ class Progress(AbstractContextManager["Progress"]):
         if "warning" in numbers:
             self.warnings.append(numbers["warning"])
             self.say(f"warning: {numbers['warning']}")
-        if "done" in numbers:
+        if "done" in numbers and not self._quiet:
             self._move(numbers["stage"], numbers["done"], numbers["total"])
         quiet = numbers.get("stage") in SMALL and numbers["done"] < numbers["total"]
         if self._file and not quiet and _identity(numbers) not in self._known:
@@ -109,6 +112,8 @@ class Progress(AbstractContextManager["Progress"]):
 
     def say(self, sentence: str) -> None:
         """Print a line above the bar."""
+        if self._quiet:
+            return
         tqdm.write(printable(sentence), file=sys.stderr)
 
     def __exit__(self, kind: object, *_: object) -> None:

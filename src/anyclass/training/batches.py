@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.data import Augmentation, ImageDataset, load_batches
+from anyclass.distributed.gradients import gather, own_part
 from anyclass.features.cache import Features
 from anyclass.features.extract import make_transform, raise_if_rejected
 from anyclass.rng import seeded_rng
@@ -25,12 +26,19 @@ class Batch:
     """Whether this is the first step of an epoch."""
     index: Int[Tensor, " B"]
     """Rows of the images in their `ImageDataset`."""
-    hidden: Shaped[Tensor, "B ..."]
-    """Frozen trunk outputs of one view of each image (pixels if the whole model is trained)."""
+    hidden: Shaped[Tensor, "b ..."]
+    """Frozen trunk outputs of one view of each image (pixels if the whole model is trained); with
+    several processes, of those in the part of this one."""
     files: tuple[str, ...]
     """Their file names, for messages."""
     view: Int[Tensor, " B"] | None = None
     """Indices of the cached views, for methods that store more data per view."""
+    views: int = 1
+    """Views of each image; rows of one view stand together."""
+
+    def gathered(self, own: Shaped[Tensor, "b ..."]) -> Shaped[Tensor, "B ..."]:
+        """Features of the whole batch, from those of the rows of `hidden`."""
+        return gather(own, len(self.index) // self.views, self.views)
 
 
 @runtime_checkable
@@ -106,17 +114,20 @@ class TrainingBatches:
     def _views(
         self, index: Int[Tensor, " n"], size: int, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one view of each remaining image of an epoch, batch by batch."""
+        """Yield the remaining batches of an epoch: the rows, and one view of each own one."""
+        own = own_part(size)
         if self.cached is None:
-            own = seeded_rng(self.seed, epoch).initial_seed()
-            draw = make_transform(self.clip, self.augmentation, 1, own)
-            for batch, bad in load_batches(self.dataset[index.numpy()], draw, size):
+            key = seeded_rng(self.seed, epoch).initial_seed()
+            draw = make_transform(self.clip, self.augmentation, 1, key)
+            mine = index.view(-1, size)[:, own]
+            loaded = load_batches(self.dataset[mine.flatten().numpy()], draw, mine.shape[1])
+            for part, (batch, bad) in zip(index.split(size), loaded, strict=True):
                 raise_if_rejected(bad)
-                yield index[batch.indices], self.clip.preprocessing.normalise(batch.pixels[:, 0])
+                yield part, self.clip.preprocessing.normalise(batch.pixels[:, 0])
             return
         for part in index.split(size):
-            rows = self.cached[part]
+            rows = self.cached[part[own]]
             view = torch.randint(
                 rows.shape[1], (len(part),), generator=seeded_rng(self.seed, epoch, int(part[0]))
             )
-            yield part, rows[torch.arange(len(part)), view]
+            yield part, rows[torch.arange(len(rows)), view[own]]

@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anyclass.errors import TrainingError, out_of_memory
+from anyclass.distributed.gradients import average_gradients
+from anyclass.distributed.processes import agreed, rank
+from anyclass.errors import RequestError, TrainingError, out_of_memory
 from anyclass.files import Pace, atomic_write
 from anyclass.log import Log
 from anyclass.training.batches import Batch, Batches
@@ -56,10 +58,11 @@ def optimise(
 ) -> None:
     """Minimise the sum of the named terms over all batches.
 
-    A parameter called `logit_scale` is clamped between 0 and ln 100, as in CLIP.
+    A parameter called `logit_scale` is clamped between 0 and ln 100, as in CLIP. Several processes
+    (`distributed/gradients.py`) take each step together.
 
     Args:
-        loss: computes the named terms of a batch.
+        loss: computes the named terms of a batch, in each process those of the whole batch.
         parameters: trained parameters by name.
         batches: the batches of all steps.
         schedule: optimiser and learning rate.
@@ -74,6 +77,11 @@ def optimise(
     keeper = _Keeper(optimiser, parameters, checkpoint)
     loop = {} if checkpoint is None else {"loop": checkpoint.name}
     step = keeper.load(log)
+    if not agreed(step):
+        raise RequestError(
+            "the processes found different states of the training: the machines need one file "
+            "system for the run folder (--out)"
+        )
     size = 0
     try:
         for batch in batches.start(step):
@@ -82,6 +90,7 @@ def optimise(
             _check(terms, step, batch)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
+            average_gradients(parameters.values())
             _check_gradients(parameters, step, batch)
             _set_rate(optimiser, schedule.rate.at(step, len(batches)))
             optimiser.step()
@@ -161,12 +170,12 @@ class _Keeper:
         self.pace = Pace(checkpoint.seconds, checkpoint.clock) if checkpoint else Pace()
 
     def save(self, step: int, last: bool = False) -> None:
-        """Write the state atomically if the last checkpoint is old enough.
+        """Write the state atomically if the last checkpoint is old enough; the first process does.
 
         That is at once where writing takes little time beside a step: a kill then loses one step.
         The last step is always saved, so that what follows never trains this loop again.
         """
-        if self.checkpoint is None or not (last or self.pace.due()):
+        if self.checkpoint is None or rank() or not (last or self.pace.due()):
             return
         _check_parameters(self.parameters, step)  # the last good state stays
         tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}

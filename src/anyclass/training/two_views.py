@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.data import CropAndFlip, ImageDataset, load_batches
+from anyclass.distributed.gradients import own_part
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features
 from anyclass.features.extract import make_transform, raise_if_rejected
@@ -163,7 +164,7 @@ class TwoViewBatches:
                 files = tuple(self.dataset.files[i] for i in part.tolist())
                 hidden = hidden.to(self.clip.device)
                 first = step % self.per_epoch == 0
-                yield Batch(step, first, part.repeat(2), hidden, files * 2, view)
+                yield Batch(step, first, part.repeat(2), hidden, files * 2, view, views=2)
                 step += 1
 
     @property
@@ -173,31 +174,35 @@ class TwoViewBatches:
     def _views(
         self, index: Int[Tensor, " n"], epoch: int
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """Yield rows, view indices and trunk outputs of the remaining batches of an epoch."""
+        """Yield rows, view indices and own trunk outputs of the remaining batches of an epoch."""
         if self.cached is None:
             yield from self._anew(index, epoch)
             return
+        own = own_part(self._size)
         count = self.cached[index[:1]].shape[1]
         for part in index.split(self._size):
             draw = seeded_rng(self.seed, epoch, *part.tolist())
             first = torch.randint(count, (len(part),), generator=draw)
             other = first + torch.randint(1, count, (len(part),), generator=draw)
-            view = torch.cat([first, other % count])
-            yield part, view, self.cached.views(part.repeat(2), view)
+            view = torch.stack([first, other % count])
+            mine = part[own].repeat(2)
+            yield part, view.flatten(), self.cached.views(mine, view[:, own].flatten())
 
     def _anew(self, index: Int[Tensor, " n"], epoch: int) -> Iterator[tuple[Tensor, None, Tensor]]:
         """Yield new views of each epoch; an image that is drawn twice has the same views.
 
         The views do not depend on the step at which training continues.
         """
-        own = seeded_rng(self.seed, epoch).initial_seed()
-        draw = make_transform(self.clip, self.augmentation, 2, own)
-        for batch, bad in load_batches(self.dataset[index.numpy()], draw, self._size):
+        key = seeded_rng(self.seed, epoch).initial_seed()
+        draw = make_transform(self.clip, self.augmentation, 2, key)
+        mine = index.view(-1, self._size)[:, own_part(self._size)]
+        loaded = load_batches(self.dataset[mine.flatten().numpy()], draw, mine.shape[1])
+        for part, (batch, bad) in zip(index.split(self._size), loaded, strict=True):
             raise_if_rejected(bad)
             views = batch.pixels.transpose(0, 1).flatten(0, 1).to(self.clip.device)
             with torch.no_grad():
                 hidden = self.clip.trunk(self.clip.preprocessing.normalise(views), self.part)
-            yield index[batch.indices], None, hidden
+            yield part, None, hidden
 
 
 def steps_of_epoch(images: int, batch_size: int) -> int:
