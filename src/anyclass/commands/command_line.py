@@ -86,8 +86,10 @@ def check_files(flags: Sequence[str]) -> None:
         RequestError: as the command would, seconds later.
     """
     given = _values(flags)
+    elsewhere = given.get("--on") == ["ray"]  # also a file, or an address
     for folder in given.get("--images", [])[:1]:
-        if not Path(folder).is_dir():
+        there = "://" in folder or Path(folder).exists() if elsewhere else Path(folder).is_dir()
+        if not there:
             from anyclass.data.dataset import existing_folder
 
             existing_folder(Path(folder))

@@ -27,6 +27,7 @@ STAGES = {
     "count": "estimating the number of classes",
     "fit": "training",
     "predict": "predicting",
+    "bulk": "parts of the result",
 }
 """Stage in the log -> its name for people."""
 UNITS = {
@@ -34,11 +35,12 @@ UNITS = {
     "index": " files",
     "embed": " images",
     "predict": " images",
+    "bulk": " parts",
     "texts": " texts",
     "describe": " questions",
 }
 """Stage -> what is counted."""
-SMALL = {"index", "inspect", "compare", "embed", "texts", "describe", "count", "predict"}
+SMALL = {"index", "inspect", "compare", "embed", "texts", "describe", "count", "predict", "bulk"}
 """Stages of which only the last step becomes a line of `log.jsonl`."""
 FIRST = 3.0
 """Seconds of a stage before its first line, where no terminal shows a bar."""

@@ -1,0 +1,226 @@
+"""`--on ray`: the same rows as without it, in a folder that is continued; workers in this process.
+
+`test_on_ray.py` has the tests with Ray itself.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from anyclass.bulk import Bulk
+from anyclass.bulk.results import part_name
+from anyclass.bulk.storage import opened
+from anyclass.cli import main
+from anyclass.commands.predict import predict
+from anyclass.errors import AnyclassError, RequestError
+from tests.bulk.conftest import Elsewhere
+
+FEW = Bulk(on="ray", part_size=5)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows of all parts, in their order."""
+    names = sorted(path for path in folder.glob("part-*.parquet"))
+    return pa.concat_tables([parquet.read_table(name) for name in names]).to_pylist()
+
+
+def check_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """The same rows, numbers within rounding."""
+    for row, other in zip(found, expected, strict=True):
+        assert row.keys() == other.keys()
+        for key, value in row.items():
+            wanted = pytest.approx(other[key], abs=1e-5) if key in ("score", "margin") else None
+            assert value == (other[key] if wanted is None else wanted), key
+
+
+@pytest.fixture
+def asked(fitted: Any) -> dict[str, Any]:
+    return {"run": fitted.run, "engine": "torch", "device": "cpu"}
+
+
+def test_predict__same_rows_as_in_one_process(
+    asked: dict[str, Any],
+    images: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    (images / "yellow kite" / "0.jpg").write_bytes(b"torn")
+    plain = predict(**asked, images=images, out=tmp_path / "a.parquet")
+    bulk = predict(**asked, images=images, out=tmp_path / "bulk", bulk=FEW)
+    assert workers_here == [0, 1, 2]
+    check_same(rows(tmp_path / "bulk"), parquet.read_table(tmp_path / "a.parquet").to_pylist())
+    assert bulk == plain | {"out": str(tmp_path / "bulk")}
+    assert plain["rejected"] == 1
+    manifest = json.loads((tmp_path / "bulk" / "manifest.json").read_text())
+    assert manifest["result"] == {"rows": 14, "rejected": 1, "unsure": 0}
+
+
+def test_predict__tables_and_archives(
+    asked: dict[str, Any],
+    images: Path,
+    table: Path,
+    archives: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    predict(**asked, images=images, out=tmp_path / "a.parquet")
+    expected = parquet.read_table(tmp_path / "a.parquet").to_pylist()
+    out = tmp_path / "of archives"
+    result = predict(**asked, images=archives, out=out, bulk=FEW)
+    assert result["n"] == 14
+    check_same(
+        [row | {"file_name": ""} for row in rows(out)],
+        [row | {"file_name": ""} for row in expected],
+    )
+    out = tmp_path / "of tables"
+    result = predict(**asked, images=table, out=out, bulk=FEW)
+    assert (result["n"], result["rejected"]) == (14, 1)
+    *found, last = rows(out)
+    check_same(found, expected[:-1])
+    assert (last["status"], last["reason"]) == ("rejected", "missing: the cell is empty")
+    assert last["file_name"] == expected[-1]["file_name"]
+
+
+def test_predict__names_that_occur_twice_are_two_rows(
+    asked: dict[str, Any],
+    table: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    content = parquet.read_table(table / "a.parquet")
+    content = content.set_column(0, "id", pa.array(["same"] * 9))
+    parquet.write_table(content, table / "a.parquet")
+    out = tmp_path / "bulk"
+    predict(**asked, images=table / "a.parquet", out=out, bulk=FEW)
+    assert [row["file_name"] for row in rows(out)] == ["same"] * 9
+    assert len({row["score"] for row in rows(out)}) > 1
+
+
+def test_predict__goes_on_with_the_missing_parts(
+    asked: dict[str, Any],
+    images: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    out = tmp_path / "bulk"
+    first = predict(**asked, images=images, out=out, bulk=FEW)
+    expected = rows(out)
+    kept = (out / part_name(0)).stat().st_mtime_ns
+    (out / part_name(1)).unlink()
+    damaged = (out / part_name(2)).read_bytes()
+    (out / part_name(2)).write_bytes(damaged[: len(damaged) // 2])
+    workers_here.clear()
+    assert predict(**asked, images=images, out=out, bulk=FEW) == first
+    assert workers_here == [1, 2]
+    assert rows(out) == expected
+    assert (out / part_name(0)).stat().st_mtime_ns == kept
+    workers_here.clear()
+    assert predict(**asked, images=images, out=out, bulk=FEW) == first
+    assert workers_here == []
+
+
+def test_predict__a_part_of_another_request_does_not_count(
+    asked: dict[str, Any],
+    images: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    predict(**asked, images=images, out=tmp_path / "a", bulk=FEW)
+    predict(**asked, images=images, out=tmp_path / "b", bulk=FEW, min_score=1.0)
+    shutil.copy(tmp_path / "b" / part_name(1), tmp_path / "a" / part_name(1))
+    workers_here.clear()
+    predict(**asked, images=images, out=tmp_path / "a", bulk=FEW)
+    assert workers_here == [1]
+
+
+def test_predict__another_request_is_refused(
+    asked: dict[str, Any],
+    images: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    out = tmp_path / "bulk"
+    predict(**asked, images=images, out=out, bulk=FEW)
+    (out / "mine.txt").write_text("mine")
+    before = rows(out)
+    with pytest.raises(RequestError, match=r"min-score was 0.0, now 0.5"):
+        predict(**asked, images=images, out=out, bulk=FEW, min_score=0.5)
+    with pytest.raises(RequestError, match="part-size was 5, now 6"):
+        predict(**asked, images=images, out=out, bulk=Bulk(on="ray", part_size=6))
+    (images / "red square" / "0.jpg").unlink()
+    with pytest.raises(RequestError, match="no longer the same files"):
+        predict(**asked, images=images, out=out, bulk=FEW)
+    assert rows(out) == before
+    result = predict(**asked, images=images, out=out, bulk=FEW, overwrite=True)
+    assert result["n"] == 13
+    assert (out / "mine.txt").read_text() == "mine"
+
+
+def test_predict__is_refused_before_anything_is_computed(
+    asked: dict[str, Any],
+    images: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    with pytest.raises(RequestError, match="a folder of Parquet files"):
+        predict(**asked, images=images, bulk=FEW)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("mine")
+    with pytest.raises(RequestError, match="is no result of this command"):
+        predict(**asked, images=images, out=foreign, bulk=FEW)
+    (foreign / "manifest.json").write_text("{}")
+    with pytest.raises(AnyclassError, match=r"manifest\.json is damaged"):
+        predict(**asked, images=images, out=foreign, bulk=FEW, overwrite=True)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(RequestError, match="is a file"):
+        predict(**asked, images=images, out=file, bulk=FEW)
+    with pytest.raises(RequestError, match="from a folder or an address"):
+        predict(**asked, images=[b"x"], out=tmp_path / "bulk", bulk=FEW)
+    with pytest.raises(RequestError, match="contains no run"):
+        predict(tmp_path, images, tmp_path / "bulk", bulk=FEW)
+    assert workers_here == []
+    assert not (tmp_path / "bulk").exists()
+
+
+def test_predict__too_many_torn_images(
+    asked: dict[str, Any],
+    images: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+) -> None:
+    for path in (images / "blue disc").iterdir():
+        path.write_bytes(b"torn")
+    with pytest.raises(AnyclassError, match="3 of 14 images could not be read"):
+        predict(**asked, images=images, out=tmp_path / "bulk", bulk=FEW)
+    assert len(rows(tmp_path / "bulk")) == 14
+
+
+def test_predict__an_address_survives_the_command_line(
+    asked: dict[str, Any],
+    images: Path,
+    tmp_path: Path,
+    elsewhere: Elsewhere,
+    workers_here: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = "memory://labels of/bulk"
+    place = elsewhere(images)
+    words = ["predict", "--run", str(asked["run"]), "--images", place, "--out", out]
+    words += ["--engine", "torch", "--device", "cpu", "--on", "ray", "--part-size", "9"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["out"] == out
+    assert workers_here == [0, 1]
+    filesystem, root = opened(out)
+    with filesystem.open_input_file(f"{root}/{part_name(1)}") as file:
+        assert parquet.read_table(file).num_rows == 5
+    assert not (tmp_path / "bulk").exists()
+    assert main([*words, "--workers", "0"]) == 2
+    assert main([word.replace(place, str(tmp_path / "gone")) for word in words]) == 2
+    assert "does not exist" in capsys.readouterr().err
