@@ -5,18 +5,28 @@
 
 import json
 import shutil
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from anyclass.bulk import Bulk
 from anyclass.bulk.results import part_name
+from anyclass.bulk.sources import read_source
 from anyclass.bulk.storage import opened
+from anyclass.captioning import CaptionFile, Endpoint, Vocabulary
 from anyclass.cli import main
+from anyclass.commands.bulk import leaving
+from anyclass.commands.bulk_jobs import DescribeJob
+from anyclass.commands.describe import describe
+from anyclass.commands.embed import embed
 from anyclass.commands.predict import predict
+from anyclass.data.feature_tables import read_features
 from anyclass.errors import AnyclassError, RequestError
 from tests.bulk.conftest import Elsewhere
 
@@ -56,7 +66,7 @@ def test_predict__same_rows_as_in_one_process(
     check_same(rows(tmp_path / "bulk"), parquet.read_table(tmp_path / "a.parquet").to_pylist())
     assert bulk == plain | {"out": str(tmp_path / "bulk")}
     assert plain["rejected"] == 1
-    manifest = json.loads((tmp_path / "bulk" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "bulk" / "_manifest.json").read_text())
     assert manifest["result"] == {"rows": 14, "rejected": 1, "unsure": 0}
 
 
@@ -174,8 +184,8 @@ def test_predict__is_refused_before_anything_is_computed(
     (foreign / "mine.txt").write_text("mine")
     with pytest.raises(RequestError, match="is no result of this command"):
         predict(**asked, images=images, out=foreign, bulk=FEW)
-    (foreign / "manifest.json").write_text("{}")
-    with pytest.raises(AnyclassError, match=r"manifest\.json is damaged"):
+    (foreign / "_manifest.json").write_text("{}")
+    with pytest.raises(AnyclassError, match=r"_manifest\.json is damaged"):
         predict(**asked, images=images, out=foreign, bulk=FEW, overwrite=True)
     file = tmp_path / "file"
     file.write_text("mine")
@@ -224,3 +234,116 @@ def test_predict__an_address_survives_the_command_line(
     assert main([*words, "--workers", "0"]) == 2
     assert main([word.replace(place, str(tmp_path / "gone")) for word in words]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def vectors(folder: Path) -> Any:
+    """Names, features and further features of all readable images."""
+    found = [row for row in rows(folder) if row["status"] == "ok"]
+    features = np.array([row["features"] for row in found])
+    return [row["file_name"] for row in found], features, [row.get("extra") for row in found]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_embed__same_features_as_in_one_process(
+    tiny_clip: Any, images: Path, tmp_path: Path, workers_here: list[int], half: bool
+) -> None:
+    (images / "yellow kite" / "0.jpg").write_bytes(b"torn")
+    asked = {"model": tiny_clip(), "engine": "torch", "device": "cpu", "half": half}
+    asked |= {"images": images, "extra": True}
+    plain = embed(**asked, out=tmp_path / "a.npz")
+    out = tmp_path / "bulk"
+    bulk = embed(**asked, out=out, bulk=Bulk(on="ray", part_size=1))
+    assert len(workers_here) == 14, "one part is the torn image alone"
+    assert bulk == plain | {"n": 14, "files": [str(out)]}
+    names, x, extra = vectors(out)
+    expected = np.load(tmp_path / "a.npz")
+    assert names == expected["names"].tolist()
+    assert x == pytest.approx(expected["x"], abs=1e-3 if half else 1e-6)
+    assert np.array(extra) == pytest.approx(expected["extra"], abs=2e-3 if half else 1e-5)
+    (torn,) = [row for row in rows(out) if row["status"] == "rejected"]
+    assert torn["file_name"] == "yellow kite/0.jpg"
+    assert torn["reason"].startswith("not an image")
+    assert torn["features"] is torn["extra"] is None
+
+    table = read_features(out)
+    assert list(table.names) == names
+    assert np.asarray(table.x) == pytest.approx(x)
+    (out / "_manifest.json").write_text('{"request": {}, "result": null}')
+    with pytest.raises(RequestError, match="parts are missing"):
+        read_features(out)
+
+
+def test_embed__refuses_what_parts_do_not_hold(images: Path, tmp_path: Path) -> None:
+    for more in ({"classes": ("a", "b")}, {"labels": "folders"}):
+        with pytest.raises(RequestError, match="features of images alone"):
+            embed(images, out=tmp_path / "bulk", bulk=FEW, **more)
+    with pytest.raises(RequestError, match="contains|without part"):
+        read_features(tmp_path)
+
+
+def test_describe__same_texts_as_in_one_process(
+    server: Any,
+    tiny_clip: Any,
+    images: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (images / "yellow kite" / "0.jpg").write_bytes(b"torn")
+    asked = {"model": tiny_clip(), "engine": "torch", "device": "cpu", "images": images}
+    asked |= {"captioner": Endpoint(url=server.url, model="m"), "domain": "sign"}
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "one"))
+    plain = describe(**asked, out=tmp_path / "a.jsonl")
+    expected = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "two"))
+    out = tmp_path / "bulk"
+    bulk = describe(**asked, out=out, bulk=FEW)
+    assert bulk == plain | {"out": str(out)}
+    found = rows(out)
+    assert [row["file_name"] for row in found if row["status"] == "rejected"] == [
+        "yellow kite/0.jpg"
+    ]
+    keys = ("file_name", "text", "captioner", "model", "question")
+    assert [{key: row[key] for key in keys} for row in found if row["status"] == "ok"] == expected
+
+    asked_before = len(server.questions)
+    (out / part_name(1)).unlink()
+    asked["captioner"] = Endpoint(url=server.url, model="m", concurrency=1)
+    describe(**asked, out=out, bulk=FEW)
+    assert rows(out) == found
+    assert len(server.questions) == asked_before, "answers are never paid twice"
+    asked["captioner"] = Endpoint(url=server.url, model="other")
+    with pytest.raises(RequestError, match="captioner was"):
+        describe(**asked, out=out, bulk=FEW)
+
+
+def test_describe__says_what_leaves_before_it_does(
+    tiny_clip: Any, images: Path, tmp_path: Path, workers_here: list[int], capsys: Any
+) -> None:
+    captioner = Endpoint(url="https://far.example/v1", model="m")
+    with pytest.raises(RequestError, match="far.example"):
+        describe(images, captioner, out=tmp_path / "a", bulk=FEW)
+    assert workers_here == []
+    far = replace(captioner, allow_remote="far.example")
+    job = DescribeJob(far, "object", "", tiny_clip(), "cpu", False, "torch")
+    (said,) = leaving(job, read_source(images, 5))
+    assert said.startswith("sending up to 14 images to far.example, of about ")
+
+
+@pytest.mark.parametrize("captioner", [Vocabulary(), CaptionFile(path="x")])
+def test_describe__captioners_that_need_all_images(
+    images: Path, tmp_path: Path, captioner: Any
+) -> None:
+    with pytest.raises(RequestError, match="needs all images of the folder at once"):
+        describe(images, captioner, out=tmp_path / "bulk", bulk=FEW)
+
+
+def test_predict__an_archive_without_images(
+    asked: dict[str, Any], archives: Path, tmp_path: Path, workers_here: list[int]
+) -> None:
+    with tarfile.open(archives / "0.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("readme.txt"))
+    out = tmp_path / "bulk"
+    assert predict(**asked, images=archives, out=out, bulk=FEW)["n"] == 6
+    assert parquet.read_table(out / part_name(0)).num_rows == 0
+    assert parquet.read_table(out).num_rows == 6

@@ -70,7 +70,7 @@ def test_worker__writes_a_part(task: Task, source: Source) -> None:
     known = results.known(task.out, {"a": 1}, 3)
     assert known == {0: Tally(3), 1: Tally(3), 2: Tally(1)}
     assert sorted(path.name for path in Path(task.out).iterdir()) == [
-        "manifest.json",
+        "_manifest.json",
         *(results.part_name(i) for i in range(3)),
     ]
 

@@ -39,7 +39,7 @@ class _Files(dict[str, bytes | ImageError]):
 
 
 def chunks(source: Source, part: Part, image_column: str | None = None) -> Iterator[Chunk]:
-    """The images of a part, in order.
+    """The images of a part, in order; one chunk at least.
 
     Args:
         source: where they are.
@@ -54,8 +54,12 @@ def chunks(source: Source, part: Part, image_column: str | None = None) -> Itera
         labels = np.full(len(part.files), -1)
         yield Chunk(part.files, ImageDataset(root, part.files, labels, Classes.of([])))
         return
+    empty = True
     for items in _items(source, part, image_column):
+        empty = False
         yield _chunk(items)
+    if empty:  # an archive without images
+        yield _chunk([])
 
 
 def _items(source: Source, part: Part, image_column: str | None) -> Iterator[list[Item]]:

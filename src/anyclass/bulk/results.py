@@ -1,6 +1,6 @@
 """The result of bulk work: a folder of Parquet files, one per part, and a manifest.
 
-    manifest.json           what was asked for, written first; `result`, written last
+    _manifest.json          what was asked for, written first; `result`, written last
     part-0000012.parquet    rows of part 12, written whole; counts in its metadata
 
 A part that is there is complete. What is missing is computed when the same command runs again.
@@ -19,8 +19,8 @@ from pyarrow import fs, parquet
 from anyclass.bulk import storage
 from anyclass.errors import FileError, RequestError
 
-MANIFEST = "manifest.json"
-"""Name of the manifest."""
+MANIFEST = "_manifest.json"
+"""Name of the manifest; what reads a folder of Parquet files passes over names with `_`."""
 
 ROWS = 10_000
 """Rows of a Parquet group."""
@@ -125,6 +125,12 @@ def write_part(
     sink = pa.BufferOutputStream()
     parquet.write_table(rows.replace_schema_metadata(about), sink, row_group_size=ROWS)
     storage.write(out, part_name(number), sink.getvalue().to_pybytes())
+
+
+def read_part(out: str, number: int) -> pa.Table:
+    """Rows of a part that is there."""
+    filesystem, root = storage.opened(out)
+    return parquet.read_table(f"{root}/{part_name(number)}", filesystem=filesystem)
 
 
 def finish(out: str, request: Json, result: Json) -> None:

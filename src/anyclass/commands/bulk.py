@@ -1,15 +1,18 @@
 """`--on ray`: predict, embed and describe on Ray Data, into a folder of Parquet files."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
 
 import anyclass
 from anyclass.bulk import Bulk, cluster, results, storage
 from anyclass.bulk.results import Tally
 from anyclass.bulk.sources import Source, read_source
 from anyclass.bulk.worker import Job, Task
-from anyclass.commands.bulk_jobs import PredictJob
+from anyclass.commands.bulk_jobs import DescribeJob, EmbedJob, PredictJob
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import MANIFEST, lock, sha256
 from anyclass.run.folder import check_finished
@@ -44,6 +47,68 @@ def predict_in_bulk(job: PredictJob, place: Place) -> Json:
     return {"n": tally.rows, **counts, "out": str(place.out), "classes": dict(tally.labels)}
 
 
+def embed_in_bulk(job: EmbedJob, place: Place) -> Json:
+    """Embed images on Ray; returns what `embed` returns.
+
+    Raises:
+        RequestError: there is no image, no Ray, or the folder holds something else.
+        AnyclassError: a part cannot be computed, or too many images are unreadable.
+    """
+    about = {"model": job.model, "engine": job.engine, "extra": job.extra, "half": job.half}
+    tally = _compute("embed", job, about, place)
+    first = results.read_part(_folder(place.out), 0).schema
+    return {
+        "n": tally.rows,
+        "rejected": tally.counts["rejected"],
+        "width": first.field("features").type.list_size,
+        "extra_width": first.field("extra").type.list_size if job.extra else 0,
+        "classes": 0,
+        "files": [str(place.out)],
+    }
+
+
+CONNECTION = (
+    "url",
+    "allow_remote",
+    "concurrency",
+    "timeout",
+    "retries",
+    "max_failures",
+    "price_in",
+    "price_out",
+    "device",
+)
+"""Fields of a captioner that its answers do not depend on."""
+
+
+def describe_in_bulk(job: DescribeJob, place: Place) -> Json:
+    """Caption images on Ray; returns what `describe` returns.
+
+    Raises:
+        RequestError: the captioner needs all images at once; there is no image, no Ray, or the
+            folder holds something else.
+        AnyclassError: a part cannot be computed, or too many images are unreadable.
+    """
+    captioner = job.captioner
+    if captioner.kind not in ("endpoint", "transformers"):
+        raise RequestError(
+            f"the captioner {captioner.kind} needs all images of the folder at once, and a worker "
+            "has a part of them: with --on ray use --captioner endpoint or transformers"
+        )
+    settings = {k: v for k, v in asdict(captioner).items() if k not in CONNECTION}
+    about = {"captioner": settings, "domain": job.domain, "plural": job.plural}
+    tally = _compute("describe", job, about | {"model": job.model, "engine": job.engine}, place)
+    head = results.read_part(_folder(place.out), 0).filter(pc.field("status") == "ok").slice(0, 3)
+    names = ("file_name", "text", "captioner", "model", "question")
+    return {
+        "n": tally.rows,
+        "rejected": tally.counts["rejected"],
+        "without_text": tally.counts["without_text"],
+        "out": str(place.out),
+        "first": head.select(names).to_pylist(),
+    }
+
+
 def _compute(command: str, job: Job, about: Json, place: Place) -> Tally:
     """Compute the parts that are missing.
 
@@ -69,6 +134,9 @@ def _compute(command: str, job: Job, about: Json, place: Place) -> Tally:
         task = Task(
             job, source._replace(parts=()), out, key, bulk.cpus, bulk.image_column, str(Path.cwd())
         )
+        if missing and isinstance(job, DescribeJob):
+            for sentence in leaving(job, source):
+                log.say(sentence)
         log(stage="bulk", done=len(known), total=len(source.parts))
         if missing:
             for number, tally in cluster.compute(task, missing, bulk, place.device, log):
@@ -84,6 +152,17 @@ def _compute(command: str, job: Job, about: Json, place: Place) -> Tally:
             f"--max-rejected allows {place.max_rejected:.0%}"
         )
     return total
+
+
+def leaving(job: DescribeJob, source: Source) -> list[str]:
+    """What to say of images that will leave the cluster, before one does."""
+    cost = job.captioner.estimate(source.total or 0)
+    if not cost.sent_to:
+        return []
+    images = "the images of all archives" if source.total is None else f"up to {cost.calls} images"
+    price = "at an unknown price" if cost.dollars is None else f"for up to ${cost.dollars:.2f}"
+    size = f", of about {cost.megabytes_sent:.0f} MB" if source.total else ""
+    return [f"sending {images} to {cost.sent_to}{size}, {price}; known answers are not asked for"]
 
 
 def _folder(out: Path | str) -> str:

@@ -185,7 +185,7 @@ def embed_lines(result: Result) -> list[str]:
     lines = [counts if result["n"] else f"width {result['width']}", *texts]
     lines += [f"features  {first}"]
     lines += [f"names     {file}" for file in result["files"][1:]]
-    if result["n"]:
+    if result["n"] and "://" not in first:
         new = _free("run")
         lines.append(f"next      {_command(['fit', 'auto', '--features', first, '--out', new])}")
     return lines
