@@ -4,6 +4,7 @@
 """
 
 import json
+import shlex
 import shutil
 import tarfile
 from dataclasses import replace
@@ -20,7 +21,9 @@ from anyclass.bulk.results import part_name
 from anyclass.bulk.sources import read_source
 from anyclass.bulk.storage import opened
 from anyclass.captioning import CaptionFile, Endpoint, Vocabulary
-from anyclass.cli import main
+from anyclass.cli import COMMANDS, main
+from anyclass.commands import command_line
+from anyclass.commands import help as help_of
 from anyclass.commands.bulk import leaving
 from anyclass.commands.bulk_jobs import DescribeJob
 from anyclass.commands.describe import describe
@@ -347,3 +350,14 @@ def test_predict__an_archive_without_images(
     assert predict(**asked, images=archives, out=out, bulk=FEW)["n"] == 6
     assert parquet.read_table(out / part_name(0)).num_rows == 0
     assert parquet.read_table(out).num_rows == 6
+
+
+def test_guide__has_options_that_exist() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "many_machines.md"
+    lines = [line for line in guide.read_text("utf-8").splitlines() if line.startswith("anyclass ")]
+    assert len(lines) == 5
+    for words in map(shlex.split, lines):
+        line = command_line.read(words[1:], tuple(COMMANDS), help_of.methods())
+        known = help_of.page(line)
+        assert known is not None
+        help_of.check_flags(line, known)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from anyclass.bulk import Bulk
@@ -55,7 +55,8 @@ def compute(
         AnyclassError: a part cannot be computed.
     """
     ray = _ray(bulk)
-    with _connected(ray, bulk) as resources:
+    # Ray tells of killed workers on standard output, where results go
+    with redirect_stdout(sys.stderr), _connected(ray, bulk) as resources:
         gpus = int(resources.get("GPU", 0)) if device == "auto" or "cuda" in device else 0
         most = gpus or int(resources.get("CPU", 1)) // bulk.cpus
         size = min(bulk.workers or max(1, most), len(parts))
