@@ -64,7 +64,7 @@ def test_on_ray__one_row_per_image_after_a_kill(
 
 
 PROTECTED = """
-import json, os, subprocess, sys, urllib.request, urllib.error
+import http.client, json, os, subprocess, sys, urllib.request, urllib.error
 from pathlib import Path
 from anyclass.bulk import Bulk, cluster
 
@@ -82,7 +82,10 @@ def listening(pids):
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:
-                yield int(fields[1].rpartition(":")[2], 16)
+                host, _, port = fields[1].partition(":")
+                place = ".".join(str(byte) for byte in reversed(bytes.fromhex(host[-8:])))
+                known = len(host) == 8 and place != "0.0.0.0"
+                yield (place if known else "127.0.0.1"), int(port, 16)
 
 def below(pid):
     parents = {}
@@ -97,34 +100,36 @@ def below(pid):
         found |= more
     return found
 
-def says(port):
+def says(host, port):
     try:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/get_or_create_runtime_env", data=b"x"
+            f"http://{host}:{port}/get_or_create_runtime_env", data=b"x"
         )
         return urllib.request.urlopen(request, timeout=5).status
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, http.client.HTTPException):  # it speaks gRPC
         return 0
 
 bulk = Bulk(on="ray", workers=1)
 ray = cluster._ray(bulk)
 result = {}
 with cluster._connected(ray, bulk):
-    from ray._private.usage import usage_lib
+    from ray._common.usage import usage_lib
     result["usage"] = usage_lib.usage_stats_enabled()
     address = ray.get_runtime_context().gcs_address
-    folder = Path(ray._private.worker._global_node.get_session_dir_path()).parent
+    folder = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]
     result["mode"] = oct(folder.stat().st_mode & 0o777)
     result["dashboard"] = ray._private.worker.get_dashboard_url()
     ray.get(ray.remote(lambda: 1).remote())
     mine = below(os.getpid())
-    titles = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in mine]
-    result["pages"] = [t for t in titles if "dashboard/dashboard.py" in t]
+    others = mine - {os.getpid()}
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in others}
+    pages = {pid for pid, title in titles.items() if "dashboard/dashboard.py" in title}
+    result["pages"] = sorted(listening(pages))
     ports = sorted(listening(mine))
     result["ports"] = len(ports)
-    result["http"] = sorted({says(port) for port in ports})
+    result["http"] = sorted({says(*port) for port in ports})
     code = f"import ray; ray.init(address={address!r})"
     code += "; print(ray.get(ray.remote(lambda: 7).remote()))"
     token = os.environ["RAY_AUTH_TOKEN"]
@@ -150,7 +155,7 @@ def test_on_ray__a_cluster_of_this_machine_answers_only_who_has_the_token() -> N
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result.pop("ports") > 2
-    assert not {200, 201} & set(result.pop("http")), "HTTP without the token does something"
+    assert result.pop("http") == [0, 401], "gRPC everywhere, and one HTTP port that refuses"
     assert result == {
         "usage": False,
         "mode": "0o700",

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from anyclass.bulk import Bulk
@@ -176,7 +177,7 @@ def _started(ray: Any, bulk: Bulk, quiet: dict[str, Any]) -> Iterator[None]:
             num_cpus=max(here or 1, (bulk.workers or 1) * bulk.cpus),
             include_dashboard=False,
             object_store_memory=MEMORY,
-            _temp_dir=folder,
+            _temp_dir=str(Path(folder, "ray")),  # which Ray opens to everybody: its parent is not
             **quiet,
         )
         yield
