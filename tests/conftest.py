@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: a test never downloads
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # they would compile the package each time
 
 import pytest
 from PIL import Image, ImageDraw
@@ -53,12 +54,31 @@ RUNS_TESTS = "PYTEST_XDIST_WORKER" in os.environ or not any(
 )
 """Whether this process runs tests: that of xdist which hands them out does not."""
 
+PACKAGE = Path(__file__).parents[1] / "src" / "anyclass"
+
+
+def check_types() -> None:
+    """Check arguments and results, with their shapes, in each module that annotates arrays.
+
+    The others have static types alone, which mypy checks: checked again in each call they took a
+    third of the suite's time.
+    """
+    from jaxtyping import install_import_hook
+
+    files = [file for file in PACKAGE.rglob("*.py") if "jaxtyping" in file.read_text("utf-8")]
+    names = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files]
+    install_import_hook(names, "type_checks.checked")
+
+
+sys.dont_write_bytecode = False  # every worker would check and compile the package anew
+
 if RUNS_TESTS:
     # Before the package: while jaxtyping's hook imports a module of it, Python looks for the
     # bytecode of everything imported meanwhile under another name, and compiles it again.
     for name in LARGE:
         import_module(name)
     import_module("torch").set_num_threads(1)
+    check_types()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -327,7 +347,7 @@ class Killed(BaseException):
 @pytest.fixture
 def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of training leaves a checkpoint, every batch of features a cache file."""
-    monkeypatch.setattr("anyclass.files.SHARE", float("inf"))
+    monkeypatch.setattr("anyclass.files.pace.SHARE", float("inf"))
 
 
 @pytest.fixture

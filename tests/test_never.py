@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ OWN_SCRIPT = '<script src="page.js" defer></script>'
 """The one script: a file of the package, for the review page."""
 
 
+@cache
 def called(node: ast.Call) -> str:
     return ast.unparse(node.func)
 
@@ -68,9 +70,9 @@ def wrong_at_import(node: ast.stmt) -> Iterator[str]:
     """A module only declares: it does nothing at import and changes nothing of others."""
     docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     guard = isinstance(node, ast.If) and ast.unparse(node.test).startswith(GUARDS)
-    off = ast.unparse(node) == ast.unparse(ast.parse(NO_TELEMETRY))
-    if not (docstring or guard or off or isinstance(node, DECLARATIONS)):
-        yield "something happens at import"
+    if not (docstring or guard or isinstance(node, DECLARATIONS)):
+        if ast.unparse(node) != ast.unparse(ast.parse(NO_TELEMETRY)):
+            yield "something happens at import"
     targets = node.targets if isinstance(node, ast.Assign) else []
     if any(not isinstance(target, ast.Name | ast.Tuple) for target in targets):
         yield "a global of another module is changed at import"

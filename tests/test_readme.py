@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from anyclass.classifier.classifier import Classifier
 from anyclass.cli import COMMANDS, main
+from anyclass.exporting.onnx_model import Check
 from anyclass.run.tables import COMPARED, PREDICTION
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +51,16 @@ def place(
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
     monkeypatch.setattr("anyclass.commands.serve._serve", lambda *_: None)  # it would not end
+    monkeypatch.setattr("anyclass.commands.models._reference_speed", lambda device: 40.0)
+    monkeypatch.setattr("anyclass.commands.models._starter_speed", lambda device: 66.0)
+    monkeypatch.setattr("anyclass.commands.export.write_onnx", write_nothing)  # it takes seconds
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_nothing(classifier: Classifier, path: Path, *_: object) -> Check:
+    path.touch()
+    return Check(4, {"probabilities": 0.0})
 
 
 def write_labels(table: Path, images: Path, *classes: str) -> None:

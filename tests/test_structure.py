@@ -70,6 +70,8 @@ def imports(path: Path) -> list[Import]:
     found: list[Import] = []
 
     def visit(node: ast.AST, inner: bool) -> None:
+        if isinstance(node, ast.expr):
+            return
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
         found.extend(Import(*pair, inner) for pair in modules_of(node, path))

@@ -35,6 +35,8 @@ KEYS = {"accuracy", "zero_shot_accuracy", "zero_shot_ensemble_accuracy", "mean_p
 KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "controls"}
 KEYS |= {"warnings", "majority"}
 
+ALIVE = "anyclass.files.temporary._alive"
+
 
 @pytest.fixture
 def run(fitted: Any) -> Path:
@@ -172,7 +174,9 @@ def test_predict__goes_on_after_a_kill(
     (left,) = out.parent.glob(".anyclass-*.rows")
     with left.open("a") as file:
         file.write('{"stamps": "cut o')  # the kill hit a line
-    monkeypatch.setattr("anyclass.files._alive", lambda made: False)  # it was another process
+    monkeypatch.setattr(
+        "anyclass.files.temporary._alive", lambda made: False
+    )  # it was another process
     batches.clear()
     assert predict(run, images, out, **how) == wanted | {"out": str(out)}
     assert sum(batches) == 14 - 9, "nothing is computed twice"
@@ -192,7 +196,7 @@ def test_predict__goes_on_with_the_same_request_only(
     out = tmp_path / "table.csv"
     stopped(run, images, out, at=9)
     if change != "alive":
-        monkeypatch.setattr("anyclass.files._alive", lambda made: False)
+        monkeypatch.setattr(ALIVE, lambda made: False)
     least = 0.5 if change == "threshold" else 0.0
     if change == "image":  # of the second batch
         path = images / sorted(p.relative_to(images).as_posix() for p in images.rglob("*.*"))[4]

@@ -109,7 +109,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch, batch: int, shard: int) -> None:
     monkeypatch.setattr(anyclass.features.extract, "BATCH", batch)
     monkeypatch.setattr(anyclass.features.extract, "SHARD", shard)
     monkeypatch.setattr(anyclass.features.cache, "SHARD", shard)
-    monkeypatch.setattr("anyclass.files.SHARE", float("inf"))  # each batch is kept
+    monkeypatch.setattr("anyclass.files.pace.SHARE", float("inf"))  # each batch is kept
 
 
 def all_names() -> list[str]:

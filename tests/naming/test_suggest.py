@@ -26,10 +26,10 @@ from anyclass.naming.suggest import (
     assign_words,
     check_known_classes,
     example_images,
+    first_spellings,
     read_words,
     suggest,
     threshold,
-    unique_names,
     word_scores,
 )
 
@@ -38,8 +38,8 @@ D = 24
 
 
 def feature(word: str) -> Tensor:
-    """A direction of its own for each word, and one that all words share."""
-    seed = sum(ord(letter) * 31**i for i, letter in enumerate(word))
+    """A direction of its own for each word, in any case, and one that all words share."""
+    seed = sum(ord(letter) * 31**i for i, letter in enumerate(word.lower()))
     own = torch.randn(D, generator=torch.Generator().manual_seed(seed))
     return normalize(normalize(own, dim=0) + torch.ones(D) / 3, dim=0)
 
@@ -112,11 +112,22 @@ def test_suggest__a_name_that_a_class_kept_is_not_suggested_again() -> None:
     assert naming.candidates == len(WORDS) - 4
 
 
+def test_suggest__the_place_of_a_class_name_in_the_vocabulary_does_not_matter() -> None:
+    """Names of classes stand anywhere in the nouns, in any order and spelling."""
+    names = WORDS[:7]
+    vocabulary = [*WORDS[5:], *(word.upper() for word in WORDS[4::-1])]
+    naming = suggest(images(names), classes(names, 4), [], vocabulary, encode)
+    assert [name.words[0].lower() for name in naming.names] == list(names)
+    assert naming.candidates == len(WORDS) - 4
+    for name in naming.names[4:]:
+        assert not {word.lower() for word in name.words} & set(names[:4])
+
+
 def test_suggest__names_that_were_listed_come_first() -> None:
     names = WORDS[:6]
     found, about = images(names), classes(names, 3)
     naming = suggest(found, about, ["Fox"], [w for w in WORDS if w != "fox"], encode)
-    assert naming.names[5].words[0] in WORDS
+    assert [name.words[0] for name in naming.names[3:]] == ["duck", "eel", "Fox"]
     listed = ["duck", "eel", "fox"]
     nearly = ClassifiedImages(
         found.z, found.predicted.roll(2), found.margin
@@ -198,11 +209,9 @@ def test_examples__typical_ones_differ_and_doubtful_ones_are_others() -> None:
     )
 
 
-def test_distinct__the_first_spelling_of_a_name_stays() -> None:
-    assert unique_names(["Polar bear", "cat", "polar_bear", "polar-bear", "CAT"]) == [
-        "Polar bear",
-        "cat",
-    ]
+def test_first_spellings__keep_their_order() -> None:
+    names = ["Polar bear", "cat", "polar_bear", "ant", "polar-bear", "CAT", "dog"]
+    assert first_spellings(names) == [0, 1, 3, 6]
 
 
 class Says:

@@ -11,6 +11,7 @@ import pytest
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.review.session import Edit, Session, checked_name
+from anyclass.review.thumbnails import Thumbnails
 from anyclass.review.training import before_after, next_run
 from anyclass.run.tables import COMPARED
 from tests.review.conftest import HOSTILE_CLASS, Reviewed
@@ -131,11 +132,11 @@ def test_useful__leaves_out_what_has_a_label(session: Session) -> None:
     assert set(of_class) <= set(session.view("file_name", label, "unchecked"))
 
 
-def test_index__says_why_it_cannot_be_computed(run: Path, session: Session) -> None:
+def test_index__says_why_it_cannot_be_computed(run: Path, session: Session, tmp_path: Path) -> None:
     def load(run: Path) -> Any:
         raise AnyclassError("the model is\x1b gone")
 
-    other = Session(run, session._tools._replace(load=load), session.thumbnails)
+    other = Session(run, session._tools._replace(load=load), Thumbnails(tmp_path))
     other.index.wait()
     assert other.state()["model"] == "the model is\\x1b gone"
     assert other.rows([0])[0]["top"] == []

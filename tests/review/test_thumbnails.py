@@ -1,5 +1,6 @@
 """Thumbnails: made once, kept in bounded space, never of what is no image."""
 
+import sqlite3
 from io import BytesIO
 from pathlib import Path
 
@@ -39,23 +40,41 @@ def test_thumbnails__are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert made == ["a.png", "a.png"]
 
 
-def test_thumbnails__that_another_thread_is_writing_do_not_count(tmp_path: Path) -> None:
-    """They are renamed at any moment: their size cannot be asked for."""
-    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    (folder / ".anyclass-0.tmp.jpg").symlink_to(folder / "renamed")
-    assert Thumbnails(folder).get(tmp_path / "a.png", tmp_path).startswith(b"\xff\xd8")
-
-
 def test_thumbnails__take_bounded_space(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     size = len(encoded(noise(tmp_path / "0.png", 0), tmp_path, thumbnails.SIDE))
     kept = Thumbnails(folder, most_bytes=5 * size)
     for i in range(12):
         kept.get(noise(tmp_path / f"{i}.png", i), tmp_path)
-        assert sum(path.stat().st_size for path in folder.iterdir()) <= 5.2 * size
-    assert len(list(folder.iterdir())) >= 3
+        assert sum(map(len, jpegs(folder))) <= 5.2 * size
+    assert len(jpegs(folder)) >= 3
+    assert kept.get(tmp_path / "11.png", tmp_path) == jpegs(folder)[-1], "the oldest went"
+    kept.close()
+    again = Thumbnails(folder, most_bytes=5 * size)  # it counts what is there
+    for i in range(12, 15):
+        again.get(noise(tmp_path / f"{i}.png", i), tmp_path)
+    assert sum(map(len, jpegs(folder))) <= 5.2 * size
+    assert {path.name.split("-")[0] for path in folder.iterdir()} == {thumbnails.FILE}
+
+
+def jpegs(folder: Path) -> list[bytes]:
+    database = sqlite3.connect(folder / thumbnails.FILE)
+    rows = database.execute("SELECT jpeg FROM images ORDER BY rowid").fetchall()
+    database.close()
+    return [row[0] for row in rows]
+
+
+def test_thumbnails__a_damaged_file_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / thumbnails.FILE).write_bytes(b"no database" * 500)
+    kept = Thumbnails(tmp_path)
+    assert kept.get(noise(tmp_path / "a.png", 0), tmp_path) == jpegs(tmp_path)[0]
+
+
+def test_thumbnails__are_shown_where_nothing_can_be_kept(tmp_path: Path) -> None:
+    kept = Thumbnails(tmp_path)
+    kept._database.execute("PRAGMA query_only = ON")
+    assert kept.get(noise(tmp_path / "a.png", 0), tmp_path).startswith(b"\xff\xd8")
+    assert jpegs(tmp_path) == []
 
 
 def test_thumbnails__refuse_what_is_no_image_or_outside(tmp_path: Path) -> None:
@@ -67,4 +86,4 @@ def test_thumbnails__refuse_what_is_no_image_or_outside(tmp_path: Path) -> None:
     for name, reason in (("text.png", "not an image"), ("link.png", "outside"), ("no.png", "miss")):
         with pytest.raises(ImageError, match=reason):
             kept.get(root / name, root)
-    assert list((tmp_path / "kept").glob("*")) == []
+    assert jpegs(tmp_path / "kept") == []

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from anyclass.errors import StorageError
 from anyclass.files import cache_folder
+from anyclass.files.shared import journal_mode
 from anyclass.log import Log
 
 FORMAT = 1
@@ -130,7 +131,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
     try:
-        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA journal_mode = {journal_mode(path)}")
         database.execute("PRAGMA synchronous = FULL")
         with closing(database.execute("PRAGMA quick_check(1)")) as check:
             result = check.fetchone()[0]

@@ -17,9 +17,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -140,13 +142,18 @@ def suggest(
     """
     sizes = found.predicted.bincount(minlength=classes.total).tolist()
     own = [classes.names[k] for k in (*classes.labelled, *classes.named)]
-    words = unique_names([*own, *given, *words])
-    scores = word_scores(found, classes.total, encode(words), alpha)
+    listed_names = [*own, *given]
+    # apart, so that the features of the vocabulary are cached for any list of classes
+    texts = torch.cat([encode(some) for some in (listed_names, words) if some])
+    spellings = [*listed_names, *words]
+    kept = first_spellings(spellings)
+    words = [spellings[i] for i in kept]
+    scores = word_scores(found, classes.total, texts[kept], alpha)
     index_of = {normal_form(word): w for w, word in enumerate(words)}
     known = [k for k in classes.labelled if sizes[k]]
     own_words = [index_of[normal_form(classes.names[k])] for k in known]
     check = check_known_classes(scores[known], own_words)
-    taken = len(unique_names(own))
+    taken = len(first_spellings(own))
     free = scores[:, taken:]  # names that classes have are not suggested again
     listed = [index_of[normal_form(name)] - taken for name in given]
     nameless = [k for k in range(classes.total) if classes.kind(k) == "unknown" and sizes[k]]
@@ -288,14 +295,18 @@ def example_images(found: ClassifiedImages, k: int) -> tuple[list[int], list[int
     return rows[typical].tolist(), rows[uncertain[:BORDERLINE]].tolist()
 
 
+@lru_cache(maxsize=100_000)
 def normal_form(name: str) -> str:
     """Form of a name that ignores case, spaces, `_` and `-`."""
     return " ".join(re.sub(r"[\s_-]+", " ", name).casefold().split())
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Names without duplicates; the first spelling of each is kept."""
-    return list({normal_form(name): name for name in reversed(names)}.values())[::-1]
+def first_spellings(names: Sequence[str]) -> list[int]:
+    """Indices of the names, in their order, without later spellings of the same name."""
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        first.setdefault(normal_form(name), i)
+    return list(first.values())
 
 
 def read_words(path: Path | None) -> list[str]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from anyclass.data.label_tables import GIVEN, PREDICTED
 from anyclass.errors import AnyclassError, StorageError
 from anyclass.files import atomic_write, csv_cell
+from anyclass.files.shared import journal_mode
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS corrections (file_name TEXT PRIMARY KEY, label TEXT NOT NULL);
@@ -59,7 +60,7 @@ class Corrections:
             raise StorageError(f"{path.parent} cannot be written: {error.strerror}") from error
         with self._errors():
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute(f"PRAGMA journal_mode = {journal_mode(path)}")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(SCHEMA)
         self._version = -1

@@ -98,6 +98,7 @@ class Session:
             if self.checked:
                 write_table(self.table, self.corrections.labels)
             self.corrections.close()
+            self.thumbnails.close()
 
     @property
     def table(self) -> Path:

@@ -1,14 +1,19 @@
-"""Thumbnails on disk: made once, when they are first shown, and of bounded size."""
+"""Thumbnails on disk: made once, when they are first shown, in one file of bounded size."""
 
 import hashlib
+import sqlite3
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
 
 from anyclass.data import open_image
-from anyclass.errors import ImageError
-from anyclass.files import atomic_write, cache_folder
+from anyclass.errors import ImageError, StorageError
+from anyclass.files import cache_folder, storage
+from anyclass.files.shared import journal_mode
 
+FILE = "thumbnails.sqlite"
+"""The one file of all thumbnails."""
 SIDE = 256
 """Longer side of a thumbnail, in pixels."""
 LARGE = 1280
@@ -20,55 +25,79 @@ KEPT = 0.8
 
 
 class Thumbnails:
-    """A folder of small JPEG files, named by path, size and time stamp of the image."""
+    """Small JPEGs in one file, by path, size and time stamp of the image; for several threads."""
 
     def __init__(self, folder: Path | None = None, most_bytes: int = MOST_BYTES) -> None:
-        """Use `folder`, by default one in the user's cache."""
-        self.folder = folder or cache_folder("thumbnails")
-        self.most_bytes = most_bytes
+        """Use a file in `folder`, by default in the user's cache.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        folder = folder or cache_folder("thumbnails")
+        self._path = folder / FILE
+        self._most_bytes = most_bytes
         self._lock = Lock()
-        self._bytes: int | None = None
+        with storage(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = _connected(self._path)
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"{self._path} cannot be read or written: {error}") from error
+        except sqlite3.DatabaseError:  # damaged: they are made again
+            self._path.unlink(missing_ok=True)
+            self._database = _connected(self._path)
+        self._bytes = self._database.execute("SELECT total(length(jpeg)) FROM images").fetchone()[0]
 
     def get(self, image: Path, root: Path) -> bytes:
-        """Thumbnail of an image, from the folder or made now.
+        """Thumbnail of an image, from the file or made now.
 
         Raises:
             ImageError: the image cannot be read.
         """
-        path = self.folder / f"{_key(image)}.jpg"
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            data = encoded(image, root, SIDE)
-        with atomic_write(path) as draft:
-            draft.write_bytes(data)
-        self._added(len(data))
+        key = _key(image)
+        with self._lock:
+            query = "SELECT jpeg FROM images WHERE key = ?"
+            found = self._database.execute(query, (key,)).fetchone()
+        if found:
+            return bytes(found[0])
+        data = encoded(image, root, SIDE)
+        with (
+            self._lock,
+            suppress(sqlite3.OperationalError),
+        ):  # a full disk
+            self._keep(key, data)
         return data
 
-    def _added(self, size: int) -> None:
-        """Count the bytes; remove the oldest files if there are too many."""
+    def close(self) -> None:
+        """Close the file."""
         with self._lock:
-            if self._bytes is None:
-                self._bytes = sum(path.stat().st_size for path in self._finished())
-            else:
-                self._bytes += size
-            if self._bytes > self.most_bytes:
-                self._bytes = self._prune()
+            self._database.close()
 
-    def _prune(self) -> int:
-        """Remove the oldest files; returns the bytes that are left."""
-        stats = [(path, path.stat()) for path in self._finished()]
-        left = sum(stat.st_size for _, stat in stats)
-        for path, stat in sorted(stats, key=lambda pair: pair[1].st_mtime_ns):
-            if left <= KEPT * self.most_bytes:
+    def _keep(self, key: str, data: bytes) -> None:
+        """Write a thumbnail; remove the oldest if there are too many."""
+        self._database.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (key, data))
+        self._bytes += len(data)
+        oldest = "SELECT rowid, length(jpeg) FROM images ORDER BY rowid"
+        if self._bytes <= self._most_bytes:
+            return
+        for row, size in self._database.execute(oldest).fetchall():
+            if self._bytes <= KEPT * self._most_bytes:
                 break
-            path.unlink(missing_ok=True)
-            left -= stat.st_size
-        return left
+            self._database.execute("DELETE FROM images WHERE rowid = ?", (row,))
+            self._bytes -= size
 
-    def _finished(self) -> list[Path]:
-        """Thumbnails that are complete; those that other threads are writing have hidden names."""
-        return [path for path in self.folder.glob("*.jpg") if not path.name.startswith(".")]
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """Open or create the file. It is no journal of anything: a power cut may destroy it."""
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute(f"PRAGMA journal_mode = {journal_mode(path)}")
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("CREATE TABLE IF NOT EXISTS images (key TEXT UNIQUE, jpeg BLOB)")
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def encoded(image: Path, root: Path, side: int) -> bytes:

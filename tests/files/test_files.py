@@ -260,7 +260,7 @@ with atomic_write(Path(sys.argv[1]) / "table.csv"):
         assert names(tmp_path) == {live.name, foreign, "table.csv", "deep"}
         assert names(tmp_path / "deep") == {orphan}
         os.utime(tmp_path / foreign, (0, 0))
-        monkeypatch.setattr("anyclass.files._swept", set())
+        monkeypatch.setattr("anyclass.files.temporary._swept", set())
         write_text(tmp_path / "other", "x")
         assert names(tmp_path) == {live.name, "table.csv", "deep", "other"}
         sweep(tmp_path)

@@ -1,0 +1,42 @@
+"""Files that are whole or not there: atomic writes, the lock of a folder, the manifest, names."""
+
+from anyclass.files.atomic import (
+    atomic_write,
+    read_json,
+    regular,
+    sort_metadata,
+    write_json,
+    write_text,
+)
+from anyclass.files.cache import cache_folder
+from anyclass.files.folder_lock import LOCKS, lock
+from anyclass.files.manifest import MANIFEST, check_manifest, sha256, write_manifest
+from anyclass.files.names import csv_cell, csv_text, slug
+from anyclass.files.pace import Pace
+from anyclass.files.storage import storage
+from anyclass.files.temporary import CONTINUED, orphans, sweep, temporary_name
+
+__all__ = [
+    "CONTINUED",
+    "LOCKS",
+    "MANIFEST",
+    "Pace",
+    "atomic_write",
+    "cache_folder",
+    "check_manifest",
+    "csv_cell",
+    "csv_text",
+    "lock",
+    "orphans",
+    "read_json",
+    "regular",
+    "sha256",
+    "slug",
+    "sort_metadata",
+    "storage",
+    "sweep",
+    "temporary_name",
+    "write_json",
+    "write_manifest",
+    "write_text",
+]
