@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import parquet
 
-from anyclass.bulk import Bulk
+from anyclass.bulk import Bulk, cluster
 from anyclass.bulk.results import part_name
 from anyclass.bulk.sources import read_source
 from anyclass.bulk.storage import opened
@@ -31,6 +32,7 @@ from anyclass.commands.embed import embed
 from anyclass.commands.predict import predict
 from anyclass.data.feature_tables import read_features
 from anyclass.errors import AnyclassError, RequestError
+from anyclass.files import lock
 from tests.bulk.conftest import Elsewhere
 
 FEW = Bulk(on="ray", part_size=5)
@@ -97,6 +99,19 @@ def test_predict__tables_and_archives(
     check_same(found, expected[:-1])
     assert (last["status"], last["reason"]) == ("rejected", "missing: the cell is empty")
     assert last["file_name"] == expected[-1]["file_name"]
+
+
+@pytest.mark.slow
+def test_predict__processes_decode_beside_a_worker_with_several_cores(
+    asked: dict[str, Any], images: Path, tmp_path: Path, workers_here: list[int]
+) -> None:
+    predict(**asked, images=images, out=tmp_path / "one", bulk=FEW)
+    more = Bulk(on="ray", part_size=5, cpus=2)
+    try:
+        predict(**asked, images=images, out=tmp_path / "two", bulk=more)
+    finally:
+        torch.set_num_threads(1)
+    check_same(rows(tmp_path / "one"), rows(tmp_path / "two"))
 
 
 def test_predict__names_that_occur_twice_are_two_rows(
@@ -361,3 +376,32 @@ def test_guide__has_options_that_exist() -> None:
         known = help_of.page(line)
         assert known is not None
         help_of.check_flags(line, known)
+
+
+def test_predict__is_refused_while_another_process_writes_there(
+    asked: dict[str, Any], images: Path, tmp_path: Path, workers_here: list[int]
+) -> None:
+    with lock(tmp_path / "bulk"), pytest.raises(RequestError, match="is in use by process"):
+        predict(**asked, images=images, out=tmp_path / "bulk", bulk=FEW)
+    assert workers_here == []
+
+
+def test_predict__does_not_end_with_a_part_or_an_image_missing(
+    asked: dict[str, Any],
+    images: Path,
+    table: Path,
+    tmp_path: Path,
+    workers_here: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = cluster.compute
+    monkeypatch.setattr(cluster, "compute", lambda *given: list(real(*given))[1:])
+    with pytest.raises(AnyclassError, match=r"1 of 3 parts are missing, the first of blue disc/0"):
+        predict(**asked, images=images, out=tmp_path / "bulk", bulk=FEW)
+    monkeypatch.setattr(cluster, "compute", real)
+    monkeypatch.setattr("anyclass.bulk.tables._cells", lambda batch, columns: iter([]))
+    with pytest.raises(AnyclassError, match="0 rows for 14 images"):
+        predict(**asked, images=table, out=tmp_path / "of tables", bulk=FEW)
+    for name in ("bulk", "of tables"):
+        text = (tmp_path / name / "_manifest.json").read_text()
+        assert json.loads(text)["result"] is None
