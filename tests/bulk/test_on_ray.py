@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from anyclass.bulk import Bulk
+from anyclass.bulk import Bulk, cluster
 from anyclass.commands.predict import predict
 from anyclass.errors import RequestError
 from tests.bulk.test_commands import check_same, rows
@@ -256,3 +256,19 @@ def test_on_ray__a_cluster_by_its_address(fitted: Any, images: Path, tmp_path: P
         head.stdout.close()
     predict(fitted.run, images, tmp_path / "a.parquet", engine="torch", device="cpu")
     check_same(rows(tmp_path / "bulk"), parquet.read_table(tmp_path / "a.parquet").to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("has", "bulk", "device", "workers", "gpus"),
+    [
+        ({"CPU": 12.0, "GPU": 3.0}, Bulk(), "auto", 3, 1),
+        ({"CPU": 12.0, "GPU": 3.0}, Bulk(workers=2), "cuda", 2, 1),
+        ({"CPU": 12.0, "GPU": 3.0}, Bulk(cpus=5), "cpu", 2, 0),
+        ({"CPU": 2.0}, Bulk(cpus=5), "auto", 1, 0),
+        ({"CPU": 7.0}, Bulk(), "auto", 7, 0),
+    ],
+)
+def test_size__a_gpu_each_or_cores(
+    has: dict[str, float], bulk: Bulk, device: str, workers: int, gpus: int
+) -> None:
+    assert cluster._Size.of(has, bulk, device) == (workers, gpus)

@@ -12,15 +12,16 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from anyclass.bulk import Bulk
 from anyclass.bulk.results import Tally
 from anyclass.bulk.sources import Part
 from anyclass.bulk.worker import Task, Worker
+from anyclass.data.image import one_line
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.run.progress import Progress
 
@@ -56,35 +57,65 @@ def compute(
         AnyclassError: a part cannot be computed.
     """
     ray = _ray(bulk)
+    by_number = {part.number: part for part in parts}
     # Ray tells of killed workers on standard output, where results go
     with redirect_stdout(sys.stderr), _connected(ray, bulk) as resources:
+        try:
+            for row in _rows(ray, task, parts, bulk, _Size.of(resources, bulk, device)):
+                for sentence in json.loads(row["said"]):
+                    log.say(sentence)
+                if row["error"]:
+                    raise _error(row, by_number[row["part"]])
+                yield row["part"], Tally.of(row["tally"])
+        except ray.exceptions.RayError as error:
+            raise AnyclassError(
+                f"Ray failed: {one_line(error)}. Run the same command again: parts are kept"
+            ) from error
+
+
+class _Size(NamedTuple):
+    """What a cluster has for workers."""
+
+    workers: int
+    """Number of workers."""
+    gpus: int
+    """GPUs of each."""
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float], bulk: Bulk, device: str) -> "_Size":
+        """A GPU each, if the device may be one and there are some; else processor cores."""
         gpus = int(resources.get("GPU", 0)) if device == "auto" or "cuda" in device else 0
         most = gpus or int(resources.get("CPU", 1)) // bulk.cpus
-        size = min(bulk.workers or max(1, most), len(parts))
-        attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
-        rows = ray.data.from_items(
-            [{"part": json.dumps(part)} for part in parts],
-            override_num_blocks=min(len(parts), BLOCKS),
-        ).map_batches(
-            _Actor,
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-            fn_constructor_args=[task, attempts],
-            num_cpus=bulk.cpus,
-            num_gpus=1 if gpus else None,
-        )
-        by_number = {part.number: part for part in parts}
-        for row in rows.iter_rows():
-            for sentence in json.loads(row["said"]):
-                log.say(sentence)
-            if row["error"]:
-                images = by_number[row["part"]].images
-                kind = RequestError if row["wrong"] else AnyclassError
-                raise kind(
-                    f"{row['error']}\n(part {row['part']}: {images}; other parts are kept, and the "
-                    "same command goes on from there)"
-                )
-            yield row["part"], Tally.of(row["tally"])
+        return cls(bulk.workers or max(1, most), min(gpus, 1))
+
+
+def _rows(
+    ray: Any, task: Task, parts: Sequence[Part], bulk: Bulk, size: _Size
+) -> Iterator[dict[str, Any]]:
+    """Rows of `Worker`, as they come, from actors that Ray starts anew when they are killed."""
+    attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
+    items = [{"part": json.dumps(part)} for part in parts]
+    pool = ray.data.ActorPoolStrategy(
+        size=min(size.workers, len(parts)), max_tasks_in_flight_per_actor=1
+    )
+    rows = ray.data.from_items(items, override_num_blocks=min(len(parts), BLOCKS)).map_batches(
+        _Actor,
+        batch_size=1,
+        compute=pool,
+        fn_constructor_args=[task, attempts],
+        num_cpus=bulk.cpus,
+        num_gpus=size.gpus or None,
+    )
+    yield from rows.iter_rows()
+
+
+def _error(row: Mapping[str, Any], part: Part) -> AnyclassError:
+    """The error of a worker, with its part."""
+    kind = RequestError if row["wrong"] else AnyclassError
+    return kind(
+        f"{row['error']}\n(part {part.number}: {part.images}; other parts are kept, and the same "
+        "command goes on from there)"
+    )
 
 
 class _Attempts:
@@ -157,8 +188,7 @@ def _connected(ray: Any, bulk: Bulk) -> Iterator[dict[str, float]]:
         ray.init(address=bulk.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise RequestError(
-            f"--address {bulk.address}: no Ray cluster can be reached there "
-            f"({' '.join(str(error).split())[:300]})"
+            f"--address {bulk.address}: no Ray cluster can be reached there ({one_line(error)})"
         ) from error
     try:
         yield ray.cluster_resources()
@@ -172,14 +202,17 @@ def _started(ray: Any, bulk: Bulk, quiet: dict[str, Any]) -> Iterator[None]:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     folder = tempfile.mkdtemp(prefix="anyclass-ray-")
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(here or 1, (bulk.workers or 1) * bulk.cpus),
-            include_dashboard=False,
-            object_store_memory=MEMORY,
-            _temp_dir=str(Path(folder, "ray")),  # which Ray opens to everybody: its parent is not
-            **quiet,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(here or 1, (bulk.workers or 1) * bulk.cpus),
+                include_dashboard=False,
+                object_store_memory=MEMORY,
+                _temp_dir=str(Path(folder, "ray")),  # Ray opens it to everybody, not its parent
+                **quiet,
+            )
+        except (RuntimeError, ConnectionError, ValueError) as error:
+            raise AnyclassError(f"Ray does not start on this machine: {one_line(error)}") from error
         yield
     finally:
         ray.shutdown()
