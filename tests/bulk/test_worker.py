@@ -100,7 +100,7 @@ def test_worker__folders_that_its_machine_does_not_have(
     task: Task, source: Source, field: str, flag: str
 ) -> None:
     """Without this, each image would become a row that says `missing`."""
-    gone = "/no/such/folder"
+    gone = f"{task.folder}/gone"
     lost = (
         replace(task, out=gone)
         if field == "out"
