@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "anyclass"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = "errors | files log rng | distributed | data | backbone estimators | features | \
-captioning training | classifier | methods run | auditing naming report exporting | review | \
+captioning training | classifier | methods run | auditing bulk naming report exporting | review | \
 commands | api | cli"
 """What the package may import from itself: each layer those to its left, and its own folder."""
 THROUGH_METHODS = {

@@ -114,6 +114,8 @@ def _run(arguments: list[str]) -> Answer:
 
 def _what_is_kept(arguments: Sequence[str]) -> str:
     """What to say of the work of a command that was interrupted."""
+    if "ray" in arguments:
+        return "run the same command again: it computes the parts that are missing"
     match arguments[:1]:
         case ["fit"]:
             return "run the same command again: it goes on from the features and steps so far"

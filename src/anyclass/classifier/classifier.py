@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
+from anyclass.backbone.engine import engine
 from anyclass.classifier import hub, saving
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.classifier.heads import Head, edited, edits_of, fitted_head
@@ -25,6 +26,7 @@ from anyclass.data.feature_tables import FeatureTable, read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import ImageError, RequestError
 from anyclass.estimators.open_world_model import OpenWorldModel
+from anyclass.features.extract import Loading
 from anyclass.features.text import PLAIN
 
 
@@ -118,13 +120,17 @@ class Classifier:
         return head.familiarity(features.to(self.representation.device))
 
     @torch.no_grad()
-    def stream(self, dataset: ImageDataset) -> Iterator[Prediction]:
+    def stream(self, dataset: ImageDataset, loading: Loading = Loading()) -> Iterator[Prediction]:
         """Predict images in order, in bounded memory."""
-        for index, features, rejections in self.representation.stream(dataset):
+        for index, features, rejections in self.representation.stream(dataset, loading):
             if index:
                 yield self._prediction(index, features, rejections)
             else:
                 yield Prediction(index, torch.empty(0, len(self.classes)), None, rejections)
+
+    def loading(self, workers: int) -> Loading:
+        """What several calls of `stream` share: workers, and an engine that is created once."""
+        return Loading(workers, engine(self.clip, self.representation.part or "head"))
 
     def _prediction(
         self, index: list[int], features: Float[Tensor, "n E"], rejections: list[Rejection]

@@ -13,6 +13,7 @@ from anyclass.data import ImageDataset, Rejection
 from anyclass.data.feature_tables import FeatureTable
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
+from anyclass.features.extract import Loading
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
@@ -87,7 +88,7 @@ class Precomputed:
             )
 
     def stream(
-        self, dataset: ImageDataset
+        self, dataset: ImageDataset, loading: Loading = Loading()
     ) -> Iterator[tuple[list[int], Float[Tensor, "n E"], list[Rejection]]]:
         """Refuse images: there is no model that reads them.
 

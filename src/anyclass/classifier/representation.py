@@ -26,6 +26,7 @@ from anyclass.backbone import Backbone, Part
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.cache import Features, cached_part
 from anyclass.features.extract import (
+    Loading,
     image_features,
     map_rows,
     raise_if_rejected,
@@ -94,14 +95,14 @@ class Representation:
         return concat_towers(rows)
 
     def stream(
-        self, dataset: ImageDataset
+        self, dataset: ImageDataset, loading: Loading = Loading()
     ) -> Iterator[tuple[list[int], Float[Tensor, "n E"], list[Rejection]]]:
         """Rows of images in order, in bounded memory and without the cache.
 
         Yields indices of readable images, their rows, and rejections.
         """
         part = self.part or "head"
-        return stream(self.clip, dataset, part, partial(self.rows, part=part))
+        return stream(self.clip, dataset, part, partial(self.rows, part=part), loading)
 
     def _streamed(self, dataset: ImageDataset) -> Float[Tensor, "n E"]:
         """Rows of a whole dataset, without the cache."""

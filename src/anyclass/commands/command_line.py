@@ -30,7 +30,7 @@ NOTHING_KNOWN = (
 )
 """What to say of a fit that is told nothing of its classes."""
 
-KNOWLEDGE = {"--classes", "--labels", "--unknown", "--from"}
+KNOWLEDGE = {"--classes", "--labels", "--unknown", "--from", "--class-text"}
 """Options of `fit` and `plan` that say something of the classes."""
 
 CACHED = ("fit", "describe", "embed", "predict", "evaluate")
@@ -122,8 +122,10 @@ def _check_files(given: Mapping[str, Sequence[str]]) -> None:
         from anyclass.run.folder import check_marks
 
         check_marks(Path(run))
+    elsewhere = given.get("--on") == ["ray"]  # also a file, or an address
     for folder in given.get("--images", [])[:1]:
-        if not Path(folder).is_dir():
+        there = "://" in folder or Path(folder).exists() if elsewhere else Path(folder).is_dir()
+        if not there:
             from anyclass.data.dataset import existing_folder
 
             existing_folder(Path(folder))

@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
+from anyclass.backbone.loading import absolute_id
+from anyclass.bulk import Bulk
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
 from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
-from anyclass.commands.request import check_share
+from anyclass.commands.request import PLACE, check_share
 from anyclass.data import ImageDataset
 from anyclass.features.domains import domain as domain_of
 from anyclass.features.store import FeatureStore
@@ -22,17 +24,18 @@ Json = dict[str, Any]
 
 
 def describe(
-    images: Path | str,
+    images: Annotated[Path | str, PLACE],
     captioner: AnyCaptioner = Vocabulary(),  # noqa: B008 (frozen)
     domain: str = "object",
     plural: str = "",
-    out: Path | str = "descriptions.jsonl",
+    out: Annotated[Path | str, PLACE] = "descriptions.jsonl",
     overwrite: bool = False,
     model: str = "starter",
     device: str = "auto",
     engine: EngineName = "auto",
     max_rejected: float = 0.1,
     allow_pickle: bool = False,
+    bulk: Annotated[Bulk, arg(name="")] = Bulk(),
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Caption the images of a folder, to check the texts before a fit.
@@ -44,7 +47,8 @@ def describe(
         captioner: source of the texts: the vocabulary of the model, or a language model.
         domain: noun for what the images show, such as bird, or a data set of LatteCLIP's paper.
         plural: plural of `domain`, if irregular.
-        out: file to write, `.jsonl`, with one line per readable image.
+        out: file to write, `.jsonl`, with one line per readable image; with --on ray a folder of
+            Parquet files with a row per image.
         overwrite: replace an existing file.
         model: image-text model: starter, an open_clip name, hf-hub:OWNER/NAME or local-dir:FOLDER.
             The vocabulary captioner uses it; give the model of the later fit.
@@ -54,6 +58,7 @@ def describe(
         max_rejected: stop when a larger share of the images is unreadable.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
+        bulk: where to compute: here, or in many processes on Ray.
         callback: gets `stage`, `done` and `total`.
 
     Returns:
@@ -64,8 +69,16 @@ def describe(
             available, or its answers are not there yet.
         AnyclassError: too many images are unreadable, or too many questions have no answer.
     """
-    check_out(Path(out), overwrite, (".jsonl",))
     check_share(max_rejected)
+    if bulk.on == "ray":
+        from anyclass.commands.bulk import Place, describe_in_bulk
+        from anyclass.commands.bulk_jobs import DescribeJob
+
+        name = absolute_id(model)
+        job = DescribeJob(captioner, domain, plural, name, device, allow_pickle, engine)
+        place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
+        return describe_in_bulk(job, place)
+    check_out(Path(out), overwrite, (".jsonl",))
     all_images = ImageDataset.read(images)
     clip = Backbone.load(model, torch_device(device), allow_pickle, engine)
     with Progress(callback=callback) as log:

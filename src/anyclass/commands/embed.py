@@ -10,9 +10,11 @@ from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
+from anyclass.backbone.loading import absolute_id
+from anyclass.bulk import Bulk
 from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
-from anyclass.commands.request import check_share, split_names
+from anyclass.commands.request import PLACE, check_share, split_names
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_formats import ENDINGS, write_arrays
 from anyclass.data.nouns import some_nouns
@@ -32,12 +34,12 @@ WITH_TEXTS = (".npz", ".safetensors")
 
 
 def embed(
-    images: Path | str | None = None,
+    images: Annotated[Path | str | None, PLACE] = None,
     classes: Annotated[
         Path | str | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")
     ] = None,
     labels: Annotated[str | None, arg(metavar="folders|FILE")] = None,
-    out: Path | str = "features.npz",
+    out: Annotated[Path | str, PLACE] = "features.npz",
     overwrite: bool = False,
     model: str = "starter",
     extra: bool = False,
@@ -47,6 +49,7 @@ def embed(
     engine: EngineName = "auto",
     max_rejected: float = 0.1,
     allow_pickle: bool = False,
+    bulk: Annotated[Bulk, arg(name="")] = Bulk(),
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Write the image features of a model, and the text features of class names, into one file.
@@ -62,7 +65,8 @@ def embed(
         labels: `folders`: the parent folder of an image is its label. Or a table of file names and
             labels: CSV, Parquet or JSONL.
         out: file to write: .npz, .safetensors, .parquet or .npy, which holds the image features
-            alone; names and labels are then in a table beside it.
+            alone; names and labels are then in a table beside it. With --on ray a folder of
+            Parquet files, which `--features` reads too.
         overwrite: replace an existing file.
         model: image-text model: starter, an open_clip name, hf-hub:OWNER/NAME or local-dir:FOLDER.
         extra: also write the features before the model's projection. A classifier that gets both
@@ -75,6 +79,7 @@ def embed(
         max_rejected: stop when a larger share of the images is unreadable.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
+        bulk: where to compute: here, or in many processes on Ray.
         callback: gets `stage`, `done` and `total`.
 
     Returns:
@@ -85,9 +90,21 @@ def embed(
         RequestError: there is no image, or the file cannot hold what is asked for.
         AnyclassError: too many images are unreadable.
     """
+    check_share(max_rejected)
+    if bulk.on == "ray":
+        from anyclass.commands.bulk import Place, embed_in_bulk
+        from anyclass.commands.bulk_jobs import EmbedJob
+
+        if classes is not None or labels is not None:
+            raise RequestError(
+                "with --on ray embed writes features of images alone: leave out --classes and "
+                "--labels; `anyclass embed --classes FILE` writes the texts, and `fit` takes labels"
+            )
+        job = EmbedJob(absolute_id(model), device, allow_pickle, engine, extra, half)
+        place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
+        return embed_in_bulk(job, place)
     out = Path(out)
     check_out(out, overwrite, ENDINGS)
-    check_share(max_rejected)
     _check_format(out, images, classes, extra)
     dataset = None if images is None else ImageDataset.read(images, classes, labels)
     named = _classes(classes)

@@ -285,6 +285,7 @@ def _tidy(option: Option) -> Option:
     metavar = re.sub(r"\[(.+) \[\1 \.\.\.\]\]", r"\1 ...", metavar)
     text = re.sub(r" *\(default: (None|False|''|\['None'\]|)\)$", "", option.help)
     text = text.replace("(default: True)", "(default: on)")
+    text = re.sub(r"\(default: \['(.*)'\]\)$", r"(default: \1)", text)
     off = option.help.endswith("(default: False)")
     names = option.names.partition(",")[0] if off else option.names
     return Option(names, metavar, re.sub(r"^(a|[a-z]{2,})(?= \w)", _capital, text))

@@ -190,7 +190,7 @@ def embed_lines(result: Result) -> list[str]:
     lines = [counts if result["n"] else f"width {result['width']}", *texts]
     lines += [f"features  {first}"]
     lines += [f"names     {file}" for file in result["files"][1:]]
-    if result["n"]:
+    if result["n"] and "://" not in first:
         known = [] if result["classes"] or result["labelled"] else ["--labels", "LABELS"]
         words = ["fit", "auto", "--features", first, *known, "--out", _free("run")]
         lines.append(f"next      {_command(words)}")

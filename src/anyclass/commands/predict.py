@@ -8,15 +8,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 import anyclass
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
+from anyclass.bulk import Bulk
 from anyclass.classifier.classifier import Classifier, Prediction
 from anyclass.commands.command_line import REPLACED
 from anyclass.commands.precomputed import check_images, for_features
-from anyclass.commands.request import FILE, FOLDER, check_share, check_source
+from anyclass.commands.request import FILE, PLACE, check_share, check_source
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
 from anyclass.data.label_inputs import read_images
@@ -26,15 +27,15 @@ from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.row_journal import RowJournal
-from anyclass.run.tables import PREDICTION, Row, prediction_row, rejected_row, write_table
+from anyclass.run.tables import PREDICTION, Row, prediction_rows, write_table
 
 Json = dict[str, Any]
 
 
 def predict(
     run: Path | str,
-    images: Annotated[Any, FOLDER] = None,
-    out: Path | str = "predictions.csv",
+    images: Annotated[Any, PLACE] = None,
+    out: Annotated[Path | str, PLACE] = "predictions.csv",
     overwrite: bool = False,
     device: str = "auto",
     engine: EngineName = "auto",
@@ -44,6 +45,7 @@ def predict(
     features: Annotated[Any, FILE] = None,
     extra: Annotated[Any, FILE] = None,
     model: str | None = None,
+    bulk: Annotated[Bulk, arg(name="")] = Bulk(),
     callback: Suppress[Callback | None] = None,
 ) -> Json:
     """Label the images of a folder with a fitted run, in bounded memory.
@@ -53,7 +55,8 @@ def predict(
     Args:
         run: a run folder.
         images: folder of images; its subfolders are searched too.
-        out: table to write, `.csv` or `.parquet`, with one row per image, including rejected ones.
+        out: table to write, `.csv` or `.parquet`, with one row per image, including rejected ones;
+            with --on ray a folder of such tables.
         overwrite: replace an existing file.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
         engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
@@ -68,6 +71,7 @@ def predict(
         extra: with `features`, a file or an array of further features, if the run had such.
         model: where the model of the run is now, if it has moved: `local-dir:FOLDER`, or a name.
             Its weights must be those of the fit.
+        bulk: where to compute: here, or in many processes on Ray.
         callback: gets `done` and `total`.
 
     Returns:
@@ -78,10 +82,17 @@ def predict(
             are not those of the run's model.
         AnyclassError: too many images are unreadable; the table is written nevertheless.
     """
-    check_out(Path(out), overwrite, (".csv", ".parquet"))
     check_share(max_rejected)
     check_share(min_score, "--min-score")
     check_source(images, features)
+    if bulk.on == "ray":
+        from anyclass.commands.bulk import Place, predict_in_bulk
+        from anyclass.commands.bulk_jobs import PredictJob
+
+        job = PredictJob(Path(run), device, allow_pickle, engine, min_score, model)
+        place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
+        return predict_in_bulk(job, place)
+    check_out(Path(out), overwrite, (".csv", ".parquet"))
     classifier = load(run, device, allow_pickle, engine, model=model)
     with Progress(callback=callback) as log:
         source = _source(classifier, images, features, extra, log)
@@ -229,11 +240,7 @@ def _batches(
     done = start
     log(stage="predict", done=done, total=len(source.files))
     for part in source.parts(start):
-        rows = {row.file_name: rejected_row(row) for row in part.rejections}
-        usual = [None] * len(part.rows) if part.familiarity is None else part.familiarity.tolist()
-        for index, p, familiarity in zip(part.rows, part.probabilities.numpy(), usual, strict=True):
-            row = prediction_row(source.files[start + index], p, classes, least, familiarity)
-            rows[row["file_name"]] = row
+        rows = prediction_rows(part, source.files, classes, least, start)
         names = source.files[done : done + len(rows)]
         done += len(rows)
         yield [rows[name] for name in names]

@@ -50,6 +50,9 @@ FILE = arg(metavar="FILE", constructor=Path)
 FOLDER = arg(metavar="PATH", constructor=Path)
 """A flag for a folder of images, where Python also takes a list, arrays or a table."""
 
+PLACE = arg(metavar="PATH", constructor=str)
+"""A flag for a path or an address such as s3://bucket/photos, which is no path."""
+
 
 def split_names(classes: Any) -> Any:
     """Names that commas separate (`daisy,rose,tulip`), where there is no such file."""

@@ -3,7 +3,8 @@
     npy           the features alone, memory-mapped; names and labels in FILE.names.csv beside it
     npz           arrays x, extra, names, labels, class_text, class_names, negative_text,
                 logit_scale
-    parquet       columns file_name, label, features, extra; a row per image
+    parquet       columns file_name, label, features, extra; a row per image; or a folder of such
+                  files that `anyclass embed --on ray` wrote
     safetensors   the numeric arrays of npz; names, labels and class_names as JSON in its metadata
 
 Arrays by name in, arrays by name out; `feature_tables.py` gives them a meaning.
@@ -49,16 +50,17 @@ def read_arrays(path: Path) -> Arrays:
         ".parquet": _read_parquet,
         ".safetensors": _read_safetensors,
     }
-    if path.suffix.lower() not in readers:
+    reader = _read_parts if path.is_dir() else readers.get(path.suffix.lower())
+    if reader is None:
         raise RequestError(f"{path} is no file of features: its name must end in {_endings()}")
-    if not path.is_file():
+    if not path.exists():
         raise RequestError(f"{path} cannot be read: there is no such file")
     from pyarrow.lib import ArrowException
     from safetensors import SafetensorError
 
     damaged = (ValueError, TypeError, KeyError, EOFError, BadZipFile, ArrowException)
     try:
-        return readers[path.suffix.lower()](path)
+        return reader(path)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
     except (*damaged, SafetensorError, NotImplementedError) as error:
@@ -175,12 +177,33 @@ def _write_safetensors(path: Path, arrays: Mapping[str, Any]) -> None:
             sort_metadata(draft)
 
 
+def _read_parts(folder: Path) -> Arrays:
+    """The parts that `anyclass embed --on ray` wrote, without the images that were unreadable."""
+    import pyarrow as pa
+    from pyarrow import compute, parquet
+
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not parts:
+        raise ValueError("a folder without part-*.parquet, which `anyclass embed --on ray` writes")
+    manifest = json.loads((folder / "_manifest.json").read_text("utf-8"))
+    if manifest.get("result") is None:
+        raise ValueError("parts are missing: run the same `anyclass embed` again")
+    table = pa.concat_tables([parquet.read_table(part) for part in parts])
+    kept = table.filter(compute.field("status") == "ok")
+    return _of_table(kept.drop_columns(["status", "reason"]).combine_chunks())
+
+
 def _read_parquet(path: Path) -> Arrays:
     """Names, labels, and vectors: one column of lists, or all other numeric columns."""
-    import pyarrow as pa
     from pyarrow import parquet
 
-    table = parquet.read_table(path)
+    return _of_table(parquet.read_table(path))
+
+
+def _of_table(table: Any) -> Arrays:
+    """Arrays of the columns of a table."""
+    import pyarrow as pa
+
     arrays: Arrays = {}
     for name, known in (("names", NAME_COLUMNS), ("labels", LABEL_COLUMNS)):
         found = [column for column in known if column in table.column_names]

@@ -31,6 +31,15 @@ BATCH = 64
 """Batch size of the trunk; halved when memory runs out."""
 
 
+class Loading(NamedTuple):
+    """What several calls of `stream` share."""
+
+    workers: int | None = None
+    """Workers that read ahead; None: as `load_batches` does by default."""
+    trunk: Engine | None = None
+    """Engine of the trunk; None: each call creates one."""
+
+
 class ExtractionState(NamedTuple):
     """Results that `extract` shares within a run."""
 
@@ -210,6 +219,7 @@ def stream(
     dataset: ImageDataset,
     part: Part,
     rows: Callable[[Tensor], Tensor] | None = None,
+    loading: Loading = Loading(),
 ) -> Iterator[tuple[list[int], Float[Tensor, "b E"], list[Rejection]]]:
     """Features of images in order, in bounded memory and without the cache.
 
@@ -218,16 +228,18 @@ def stream(
         dataset: the images.
         part: trained part of the model, or "head".
         rows: function from trunk outputs to features; None: unit features of the model.
+        loading: workers, and the engine if there is one.
 
     Yields indices of readable images, their features, and rejections.
     """
-    trunk = engine(clip, part)
+    trunk = loading.trunk or engine(clip, part)
     head = rows or partial(clip.tail, part=part)
 
     def features(pixels: Tensor) -> Tensor:
         return head(trunk.run(clip.preprocessing.normalise(pixels))).cpu()
 
-    for batch, bad in load_batches(dataset, TestTransform(clip.preprocessing), BATCH):
+    transform = TestTransform(clip.preprocessing)
+    for batch, bad in load_batches(dataset, transform, BATCH, loading.workers):
         found = torch.empty(0, 0)
         if batch.indices:
             found = _run_halving(features, batch.pixels[:, 0])

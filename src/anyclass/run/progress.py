@@ -29,6 +29,7 @@ STAGES = {
     "count": "estimating the number of classes",
     "fit": "training",
     "predict": "predicting",
+    "bulk": "parts of the result",
 }
 """Stage in the log -> its name for people."""
 UNITS = {
@@ -37,12 +38,13 @@ UNITS = {
     "index": "file",
     "embed": "image",
     "predict": "image",
+    "bulk": "part",
     "texts": "text",
     "describe": "question",
     "count": "try",
 }
 """Stage -> what is counted; others count steps."""
-SMALL = {"index", "inspect", "compare", "embed", "texts", "describe", "count", "predict"}
+SMALL = {"index", "inspect", "compare", "embed", "texts", "describe", "count", "predict", "bulk"}
 """Stages of which only the last step becomes a line of `log.jsonl`."""
 FIRST = 3.0
 """Seconds of a stage before its first line, where no terminal shows a bar."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
+from anyclass.classifier.classifier import Prediction
 from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.files import atomic_write, csv_cell
 from anyclass.run.opinions import Opinions
@@ -100,6 +101,26 @@ def prediction_row(
     if probabilities[best] >= least:
         why = "unlike the training images"
     return row | UNSURE | {"reason": f"{why}; most likely {classes.names[best]}"}
+
+
+def prediction_rows(
+    part: Prediction, files: Sequence[str], classes: Classes, least: float = 0.0, start: int = 0
+) -> dict[str, Row]:
+    """Rows of a batch of images by their names.
+
+    Args:
+        part: probabilities and rejections of the batch.
+        files: names of all images.
+        classes: the classes.
+        least: as of `prediction_row`.
+        start: image that the rows of `part` count from.
+    """
+    rows = {row.file_name: rejected_row(row) for row in part.rejections}
+    usual = [None] * len(part.rows) if part.familiarity is None else part.familiarity.tolist()
+    for index, p, familiarity in zip(part.rows, part.probabilities.numpy(), usual, strict=True):
+        name = files[start + index]
+        rows[name] = prediction_row(name, p, classes, least, familiarity)
+    return rows
 
 
 def _trusted(probability: float, familiarity: float | None) -> float:

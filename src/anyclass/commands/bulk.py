@@ -1,0 +1,213 @@
+"""`--on ray`: predict, embed and describe on Ray Data, into a folder of Parquet files."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
+
+import anyclass
+from anyclass.bulk import Bulk, cluster, results, storage
+from anyclass.bulk.results import Tally
+from anyclass.bulk.sources import Source, read_source
+from anyclass.bulk.worker import Job, Task
+from anyclass.commands.bulk_jobs import DescribeJob, EmbedJob, PredictJob
+from anyclass.errors import AnyclassError, RequestError
+from anyclass.files import MANIFEST, lock, sha256
+from anyclass.run.folder import check_finished
+from anyclass.run.progress import Callback, Progress
+
+Json = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where images come from and rows go to; as in the commands."""
+
+    images: Any
+    out: Path | str
+    overwrite: bool
+    bulk: Bulk
+    device: str
+    max_rejected: float
+    callback: Callback | None
+
+
+def predict_in_bulk(job: PredictJob, place: Place) -> Json:
+    """Label images on Ray; returns what `predict` returns.
+
+    Raises:
+        RequestError: there is no fitted run, no image, no Ray, or the folder holds something else.
+        AnyclassError: a part cannot be computed, or too many images are unreadable.
+    """
+    check_finished(job.run)
+    about = {"run": sha256(job.run / MANIFEST), "min_score": job.min_score, "engine": job.engine}
+    tally = _compute("predict", job, about, place)
+    counts = {name: tally.counts[name] for name in ("rejected", "unsure")}
+    return {"n": tally.rows, **counts, "out": str(place.out), "classes": dict(tally.labels)}
+
+
+def embed_in_bulk(job: EmbedJob, place: Place) -> Json:
+    """Embed images on Ray; returns what `embed` returns.
+
+    Raises:
+        RequestError: there is no image, no Ray, or the folder holds something else.
+        AnyclassError: a part cannot be computed, or too many images are unreadable.
+    """
+    about = {"model": job.model, "engine": job.engine, "extra": job.extra, "half": job.half}
+    tally = _compute("embed", job, about, place)
+    first = results.read_part(_folder(place.out), 0).schema
+    return {
+        "n": tally.rows,
+        "rejected": tally.counts["rejected"],
+        "width": first.field("features").type.list_size,
+        "extra_width": first.field("extra").type.list_size if job.extra else 0,
+        "labelled": 0,
+        "classes": 0,
+        "files": [str(place.out)],
+    }
+
+
+CONNECTION = (
+    "url",
+    "allow_remote",
+    "concurrency",
+    "timeout",
+    "retries",
+    "max_failures",
+    "price_in",
+    "price_out",
+    "device",
+)
+"""Fields of a captioner that its answers do not depend on."""
+
+
+def describe_in_bulk(job: DescribeJob, place: Place) -> Json:
+    """Caption images on Ray; returns what `describe` returns.
+
+    Raises:
+        RequestError: the captioner needs all images at once; there is no image, no Ray, or the
+            folder holds something else.
+        AnyclassError: a part cannot be computed, or too many images are unreadable.
+    """
+    captioner = job.captioner
+    if captioner.kind not in ("endpoint", "transformers"):
+        raise RequestError(
+            f"the captioner {captioner.kind} needs all images of the folder at once, and a worker "
+            "has a part of them: with --on ray use --captioner endpoint or transformers"
+        )
+    settings = {k: v for k, v in asdict(captioner).items() if k not in CONNECTION}
+    about = {"captioner": settings, "domain": job.domain, "plural": job.plural}
+    tally = _compute("describe", job, about | {"model": job.model, "engine": job.engine}, place)
+    head = results.read_part(_folder(place.out), 0).filter(pc.field("status") == "ok").slice(0, 3)
+    names = ("file_name", "text", "captioner", "model", "question")
+    return {
+        "n": tally.rows,
+        "rejected": tally.counts["rejected"],
+        "without_text": tally.counts["without_text"],
+        "out": str(place.out),
+        "first": head.select(names).to_pylist(),
+    }
+
+
+def _compute(command: str, job: Job, about: Json, place: Place) -> Tally:
+    """Compute the parts that are missing.
+
+    Args:
+        command: name of the command.
+        job: what workers compute.
+        about: what the rows depend on besides the images.
+        place: where images come from and rows go to.
+    """
+    out = _folder(place.out)
+    bulk = place.bulk
+    source = _source(place)
+    request = {"command": command, "version": anyclass.__version__, **about}
+    request |= {"images": source.place, "part_size": bulk.part_size}
+    request |= {"image_column": bulk.image_column, "images_checksum": source.checksum}
+    with _locked(out), Progress(callback=place.callback) as log:
+        for sentence in source.messages:
+            log.say(sentence)
+        results.begin(out, request, place.overwrite)
+        known = results.known(out, request, len(source.parts))
+        missing = [part for part in source.parts if part.number not in known]
+        key = results.checksum(request)
+        task = Task(
+            job, source._replace(parts=()), out, key, bulk.cpus, bulk.image_column, str(Path.cwd())
+        )
+        if missing and isinstance(job, DescribeJob):
+            for sentence in leaving(job, source):
+                log.say(sentence)
+        log(stage="bulk", done=len(known), total=len(source.parts))
+        if missing:
+            for number, tally in cluster.compute(task, missing, bulk, place.device, log):
+                known[number] = tally
+                log(stage="bulk", done=len(known), total=len(source.parts))
+        total = sum(known.values(), Tally())
+        _check_whole(source, known, total)
+        results.finish(out, request, {"rows": total.rows, **total.counts})
+    rejected = total.counts["rejected"]
+    if rejected > place.max_rejected * total.rows:
+        raise AnyclassError(
+            f"{rejected} of {total.rows} images could not be read; the reasons are in {out}. "
+            f"--max-rejected allows {place.max_rejected:.0%}"
+        )
+    return total
+
+
+def leaving(job: DescribeJob, source: Source) -> list[str]:
+    """What to say of images that will leave the cluster, before one does."""
+    cost = job.captioner.estimate(source.total or 0)
+    if not cost.sent_to:
+        return []
+    images = "the images of all archives" if source.total is None else f"up to {cost.calls} images"
+    price = "at an unknown price" if cost.dollars is None else f"for up to ${cost.dollars:.2f}"
+    size = f", of about {cost.megabytes_sent:.0f} MB" if source.total else ""
+    return [f"sending {images} to {cost.sent_to}{size}, {price}; known answers are not asked for"]
+
+
+def _folder(out: Path | str) -> str:
+    """The folder of the result, absolute; or its address."""
+    if storage.is_address(out):
+        return str(out)
+    if Path(out).suffix in (".csv", ".parquet", ".jsonl", ".npz", ".npy", ".safetensors"):
+        raise RequestError(
+            f"--out {out}: with --on ray the result is a folder of Parquet files; give a folder, "
+            "or an address such as s3://bucket/labels"
+        )
+    if Path(out).is_file():
+        raise RequestError(f"--out {out} is a file; with --on ray give a folder")
+    return str(Path(out).absolute())
+
+
+def _source(place: Place) -> Source:
+    """The images, in parts."""
+    images = place.images
+    if not isinstance(images, Path | str):
+        raise RequestError("--on ray reads images from a folder or an address (--images PLACE)")
+    return read_source(images, place.bulk.part_size, place.bulk.image_column)
+
+
+def _locked(out: str) -> AbstractContextManager[None]:
+    """A lock on a folder of this machine; object storage has none."""
+    folder = storage.local(out)
+    return nullcontext() if folder is None else lock(folder)
+
+
+def _check_whole(source: Source, known: dict[int, Tally], total: Tally) -> None:
+    """Make sure that no part and no image is missing.
+
+    Raises:
+        AnyclassError: one is.
+    """
+    lost = [part for part in source.parts if part.number not in known]
+    if lost:
+        raise AnyclassError(
+            f"{len(lost)} of {len(source.parts)} parts are missing, the first of {lost[0].images}: "
+            "run the same command again"
+        )
+    if source.total is not None and total.rows != source.total:
+        raise AnyclassError(
+            f"there are {total.rows} rows for {source.total} images: files have changed meanwhile; "
+            "add --overwrite to begin anew"
+        )
