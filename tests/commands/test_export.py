@@ -41,7 +41,7 @@ def test_export__everything_but_onnx(fitted: Any, tmp_path: Path) -> None:
         "text_features": 0.0,
     }
     assert open_clip.create_model(f"local-dir:{folders['open_clip']}")
-    assert "left out 1 rows without a label" in said["notes"]
+    assert "left out 1 row without a label" in said["notes"]
     assert check_manifest(fitted.run) == []
 
 
@@ -51,7 +51,7 @@ def test_export__predictions_of_other_images(fitted: Any, images: Path, tmp_path
     (images / "red square" / "0.jpg").unlink()
     said = export(fitted.run, folders=tmp_path / "out", images=images, predictions=table)
     assert said["folders"]["hard_links"] + said["folders"]["symbolic_links"] == 13
-    assert said["notes"] == ["left out 1 rows without an image"]
+    assert said["notes"] == ["left out 1 row without an image"]
 
 
 def test_export__cleanlab_of_other_labelled_images(
@@ -190,7 +190,7 @@ def test_command__lines_for_people(fitted: Any, tmp_path: Path, capsys: Screen) 
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"folders       {out}: 13 hard and 0 symbolic links",
-        "note          left out 1 rows without a label",
+        "note          left out 1 row without a label",
     ]
     assert main(["export", "--run", str(fitted.run), "--folders", str(out)]) == 2
     assert capsys.readouterr().err == (

@@ -66,7 +66,7 @@ def test_read__rows_with_a_label_and_an_image(predictions: Predictions, images: 
     files = ["red square/0.jpg", "red square/1.png", "blue disc/0.jpg", "green ring/0.jpg"]
     assert [found["file_name"] for found in predictions.rows] == files
     assert predictions.left_out() == [
-        "left out 1 rows without a label",
+        "left out 1 row without a label",
         "left out 2 rows without an image",
     ]
     assert predictions.path(predictions.rows[0]) == images.resolve() / files[0]
