@@ -13,6 +13,7 @@ from anyclass.bulk.results import Tally
 from anyclass.bulk.sources import Source, read_source
 from anyclass.bulk.worker import Job, Task
 from anyclass.commands.bulk_jobs import DescribeJob, EmbedJob, PredictJob
+from anyclass.commands.request import check_rejected
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import MANIFEST, lock, sha256
 from anyclass.run.folder import check_finished
@@ -146,12 +147,7 @@ def _compute(command: str, job: Job, about: Json, place: Place) -> Tally:
         total = sum(known.values(), Tally())
         _check_whole(source, known, total)
         results.finish(out, request, {"rows": total.rows, **total.counts})
-    rejected = total.counts["rejected"]
-    if rejected > place.max_rejected * total.rows:
-        raise AnyclassError(
-            f"{rejected} of {total.rows} images could not be read; the reasons are in {out}. "
-            f"--max-rejected allows {place.max_rejected:.0%}"
-        )
+    check_rejected(total.counts["rejected"], total.rows, out, place.max_rejected)
     return total
 
 

@@ -17,11 +17,11 @@ from anyclass.bulk import Bulk
 from anyclass.classifier.classifier import Classifier, Prediction
 from anyclass.commands.command_line import REPLACED
 from anyclass.commands.precomputed import check_images, for_features
-from anyclass.commands.request import FILE, PLACE, check_share, check_source
+from anyclass.commands.request import FILE, PLACE, check_rejected, check_share, check_source
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
 from anyclass.data.label_inputs import read_images
-from anyclass.errors import AnyclassError, ModelError, RequestError
+from anyclass.errors import ModelError, RequestError
 from anyclass.files import MANIFEST, check_may_write, read_json, sha256
 from anyclass.methods import METHODS
 from anyclass.run.folder import check_finished
@@ -109,11 +109,7 @@ def predict(
                 rows = _counted(journal.continued(batches), result)
                 write_table(Path(out), rows, PREDICTION)
                 journal.remove()
-    if result["rejected"] > max_rejected * n:
-        raise AnyclassError(
-            f"{result['rejected']} of {n} images could not be read; "
-            f"the reasons are in {out}. --max-rejected allows {max_rejected:.0%}"
-        )
+    check_rejected(result["rejected"], n, out, max_rejected)
     return result
 
 

@@ -26,7 +26,7 @@ from anyclass.data import ImageDataset
 from anyclass.data.feature_tables import read_class_texts, read_features
 from anyclass.data.inputs import ImageSource
 from anyclass.data.label_inputs import read_images
-from anyclass.errors import RequestError
+from anyclass.errors import AnyclassError, RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.methods import METHODS, Method, Workload, suggest
 from anyclass.naming.suggest import read_words
@@ -226,6 +226,25 @@ def check_share(share: float, flag: str = "--max-rejected") -> None:
     """Check that the value of a flag is a share."""
     if not 0 <= share <= 1:
         raise RequestError(f"{flag} {share}: give a number between 0 and 1")
+
+
+def check_rejected(rejected: int, images: int, table: Path | str, most: float) -> None:
+    """Fail where more images are unreadable than allowed; the table is written by then.
+
+    Args:
+        rejected: number of unreadable images.
+        images: number of images.
+        table: where the reasons are.
+        most: largest share (`--max-rejected`).
+
+    Raises:
+        AnyclassError: there are more.
+    """
+    if rejected > most * images:
+        raise AnyclassError(
+            f"{rejected} of {images} images could not be read; the reasons are in {table}. "
+            f"--max-rejected allows {most:.0%}"
+        )
 
 
 def request_of(options: Mapping[str, Any]) -> Request:
