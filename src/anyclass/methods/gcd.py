@@ -37,6 +37,7 @@ from anyclass.methods.gcd_common import (
     prefixed,
     saved_part,
     seeded,
+    workload_of_pairs,
 )
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
@@ -123,15 +124,7 @@ class Gcd:
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
-        tuning = self.tuning
-        return Workload(
-            tuning.tune,
-            tuning.tune != "head",
-            tuning.views,
-            tuning,
-            needs_labels=True,
-            clusters="further",
-        )
+        return workload_of_pairs(self.tuning, "further")
 
 
 class ContrastHead(nn.Module):

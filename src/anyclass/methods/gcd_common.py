@@ -246,3 +246,24 @@ class CollapseMonitor:
             )
         self.state["sums"].zero_()
         self.state["used"].zero_()
+
+
+def workload_of_pairs(
+    tuning: TwoViewTuning, clusters: Literal["further", "prototypes"], text_epochs: int = 0
+) -> Workload:
+    """Needs and cost of training on pairs of views.
+
+    Args:
+        tuning: trained part and views; with the head alone there is no encoder to share.
+        clusters: as of `Workload`.
+        text_epochs: as of `Workload`.
+    """
+    return Workload(
+        tuning.tune,
+        tuning.tune != "head",
+        tuning.views,
+        tuning,
+        text_epochs=text_epochs,
+        needs_labels=True,
+        clusters=clusters,
+    )

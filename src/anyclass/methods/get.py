@@ -48,6 +48,7 @@ from anyclass.methods.gcd_common import (
     HeadShape,
     saved_part,
     seeded,
+    workload_of_pairs,
 )
 from anyclass.methods.simgcd import HEAD, NONE, Objective, PrototypeHead, branch_loss, label_loss
 from anyclass.methods.workload import Workload
@@ -207,16 +208,7 @@ class Get:
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         text_epochs = self.tes_epochs if self.text_branch else 0
-        tuning = self.tuning
-        return Workload(
-            tuning.tune,
-            tuning.tune != "head",
-            tuning.views,
-            tuning,
-            text_epochs=text_epochs,
-            needs_labels=True,
-            clusters="prototypes",
-        )
+        return workload_of_pairs(self.tuning, "prototypes", text_epochs)
 
     def _synthesise(self, task: Discovery, log: Log, scratch: Path | None) -> "PseudoTexts":
         """Stage 1: train the synthesizer, then compute z^ of the cached views and test views."""
