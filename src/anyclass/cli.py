@@ -58,15 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _processes() -> int:
-    """Number of processes that torchrun has started; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-
-
 @contextmanager
 def _first_process_speaks() -> Iterator[None]:
     """Print nothing in the other processes of torchrun."""
-    if _processes() == 1 or os.environ["RANK"] == "0":
+    from anyclass.distributed import launched
+
+    if launched() == 1 or os.environ["RANK"] == "0":
         yield
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
@@ -75,7 +72,9 @@ def _first_process_speaks() -> Iterator[None]:
 
 def _say(sentence: str) -> None:
     """Print what ended the command, unless another process of torchrun has said it."""
-    if _processes() > 1:
+    from anyclass.distributed import launched
+
+    if launched() > 1:
         from anyclass.distributed.torchrun import first_to_fail
 
         if not first_to_fail():
@@ -96,7 +95,9 @@ def _run(arguments: list[str]) -> Answer:
         from anyclass import __version__
 
         return __version__, [__version__]
-    if _processes() > 1 and arguments[0] != "fit":
+    from anyclass.distributed import launched
+
+    if launched() > 1 and arguments[0] != "fit":
         raise RequestError(
             f"torchrun shares the training of fit among processes: start {arguments[0]} without it"
         )

@@ -16,7 +16,7 @@ from anyclass.commands.fit import fit_run
 from anyclass.commands.request import Request
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.label_inputs import class_source
-from anyclass.distributed.torchrun import launched
+from anyclass.distributed import launched
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Method
 from anyclass.run.progress import Callback

@@ -5,7 +5,7 @@ import numpy as np
 from anyclass.commands.request import ChosenMethod, Request
 from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset
-from anyclass.distributed.torchrun import launched
+from anyclass.distributed import launched
 from anyclass.errors import RequestError
 from anyclass.methods import Workload
 

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, one_line, read_bytes
 from anyclass.data.memory import item_hash
-from anyclass.distributed.torchrun import launched
+from anyclass.distributed import launched
 from anyclass.errors import AnyclassError, ImageError, Reason
 
 SETTLED = 2.0

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from anyclass.distributed import launched
 from anyclass.distributed.processes import add_up, from_first, rank, wait, world
 from anyclass.errors import ProcessLost, RequestError
 from anyclass.files import storage, temporary_name
@@ -34,13 +35,6 @@ class _State:
 
 
 _state = _State()
-
-
-def launched() -> int:
-    """Number of processes that torchrun has started; 1 without it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 1
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_device(name: str) -> str:

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from anyclass.distributed import launched
 from anyclass.distributed.processes import rank, wait
-from anyclass.distributed.torchrun import launched
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import LOCKS, MANIFEST, check_manifest, lock, read_json, sweep, write_json
 from anyclass.run.content import check_content
