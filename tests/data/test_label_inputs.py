@@ -150,9 +150,10 @@ def test_read_images__prompts_of_classes() -> None:
         (
             ["kit", "zebra", "Disc"],
             NAMES,
-            "'zebra'. Did you mean 'disc' by 'Disc', 'kite' by 'kit'. Add",
+            "3 images have one of them: '0' and 2 more. "
+            "Did you mean 'disc' by 'Disc', 'kite' by 'kit'. Add",
         ),
-        (["zebra", "kite", "disc"], NAMES, "'zebra'. Add them to the list, or correct"),
+        (["kite", "zebra", "disc"], NAMES, "1 image has one of them: '1'. Add them to"),
         (5, None, "labels is of type int"),
         ({}, None, "labels is empty"),
         ({"9": "a"}, None, "labels labels no row|labels no"),

@@ -97,10 +97,12 @@ def check_early(line: CommandLine) -> None:
     """Refuse what cannot work before PyTorch is loaded: as the command would, seconds later.
 
     Raises:
-        RequestError: a run, images, labels or class names are not there, nothing is known of the
-            classes, or the user has no cache folder.
+        RequestError: a word follows no option, a run, images, labels or class names are not
+            there, nothing is known of the classes, or the user has no cache folder.
     """
     given = _values(line.flags)
+    if stray := given.get("", []):
+        raise RequestError(_follows_no_option(line, stray[0]))
     _check_files(given)
     if not given.get("--images"):
         return
@@ -110,6 +112,14 @@ def check_early(line: CommandLine) -> None:
         from anyclass.files import cache_folder
 
         cache_folder()
+
+
+def _follows_no_option(line: CommandLine, word: str) -> str:
+    """What to say of a word that stands where an option is expected."""
+    if Path(word).is_dir():
+        option = "--run" if (Path(word) / "config.json").is_file() else "--images"
+        return f"{word!r} follows no option: write {option} {word}"
+    return f"{word!r} follows no option: `{line.program} --help` shows all"
 
 
 def _check_files(given: Mapping[str, Sequence[str]]) -> None:
@@ -183,5 +193,7 @@ def _which_method(command: str, rest: Sequence[str], methods: Sequence[str]) -> 
         return f"which method? anyclass {command} METHOD --images DIR ...; {names}"
     if successor := REPLACED.get(rest[0].replace("_", "-")):
         return was_replaced(rest[0], successor)
+    if Path(rest[0]).is_dir():
+        return f"write --images {rest[0]}, behind the method; {names}"
     hint = did_you_mean(rest[0], methods)
     return f"no method is called {rest[0]!r}: {hint}{names}"

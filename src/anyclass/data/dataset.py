@@ -149,8 +149,7 @@ class ImageDataset:
         Raises:
             RequestError: a label is none of the classes.
         """
-        used = {name for name in given if name is not None}
-        checked, messages = _with_kinds(classes, used, unknown)
+        checked, messages = _with_kinds(classes, files, given, unknown)
         index_of = {None: -1} | {name: c for c, name in enumerate(checked.names)}
         indices = np.array([index_of[name] for name in given], np.int64)
         return cls(root, files, indices, checked, (*skipped, *messages), memory)
@@ -237,18 +236,23 @@ def existing_folder(folder: Path) -> Path:
 
 
 def _with_kinds(
-    classes: ClassSource, used: set[str], unknown: int
+    classes: ClassSource, files: Sequence[str], given: Sequence[str | None], unknown: int
 ) -> tuple[Classes, tuple[str, ...]]:
-    """Classes with their kinds, and messages; every label in `used` must be among them."""
-    given = class_names(classes)
-    missing = sorted(used - set(given.names))
-    if missing:
+    """Classes with their kinds, and messages; the label of every file must be among them."""
+    listed_classes = class_names(classes)
+    used = {label for label in given if label is not None}
+    if missing := sorted(used - set(listed_classes.names)):
+        wrong = set(missing)
+        theirs = [file for file, label in zip(files, given, strict=True) if label in wrong]
+        have = "image has" if len(theirs) == 1 else "images have"
         raise RequestError(
             f"these labels are not in the list of classes: {listed(missing)}. "
-            f"{_slips(missing, given.names)}Add them to the list, or correct the labels."
+            f"{len(theirs):,} {have} one of them: {listed(theirs, most=1)}. "
+            f"{_slips(missing, listed_classes.names)}Add them to the list, or correct the labels."
         )
-    checked = Classes.of(given.names, given.prompts, labelled=used, unknown=unknown)
-    return checked, given.messages
+    names, prompts = listed_classes.names, listed_classes.prompts
+    checked = Classes.of(names, prompts, labelled=used, unknown=unknown)
+    return checked, listed_classes.messages
 
 
 def _slips(labels: Sequence[str], names: Sequence[str], most: int = 5) -> str:
