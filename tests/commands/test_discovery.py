@@ -218,7 +218,7 @@ def test_describe_estimate__explains_the_range() -> None:
     found = Count(8, (6, 10), {4: 0.5, 6: 0.88, 8: 0.9, 10: 0.82}, 0.03)
     about = describe_estimate(found, labelled=98, names=5)
     assert (about["classes"], about["unknown"], about["range"]) == (8, 3, [6, 10])
-    assert (about["score"], about["margin"], about["labelled_pictures"]) == (0.9, 0.03, 98)
+    assert (about["score"], about["margin"], about["labelled_images"]) == (0.9, 0.03, 98)
     assert [row["classes"] for row in about["curve"]] == [4, 6, 8, 10]
     assert about["why"].startswith("about 8 classes, 3 of them without a name: an estimate")
     assert "6 to 10 are plausible" in about["why"]
@@ -248,7 +248,7 @@ def test_plan__counts_without_any_label(half: dict[str, Any]) -> None:
     said = plan("auto", **half | {"labels": None, "unknown": "auto"})
     found = said["classes_estimated"]
     assert said["unknown"] == found["unknown"] == found["classes"]
-    assert found["labelled_pictures"] == 0
+    assert found["labelled_images"] == 0
     assert "an estimate from how well the images group" in found["why"]
     assert "unknown classes, their number to be estimated" in said["why"][0]
 

@@ -19,7 +19,7 @@ from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.fit import fit
 from anyclass.commands.rename import rename
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import check_manifest
+from anyclass.files import check_manifest, write_manifest
 from anyclass.methods import METHODS
 from anyclass.methods.gcd_common import HeadShape
 from anyclass.training.two_views import TwoViewTuning
@@ -123,7 +123,7 @@ def check_consistent(run: Path, images: Path) -> None:
             ordered = np.sort(probabilities)
             assert row["margin"] == pytest.approx(ordered[-1] - ordered[-2], abs=2e-4)
     counts = [[names[q.argmax()] for q in p].count(name) for name in names]
-    assert [row["pictures"] for row in rows] == counts
+    assert [row["images"] for row in rows] == counts
     metrics = read_json(run / "metrics.json")
     found = metrics.get("discovery", {"classes": len(names)})
     assert found["classes"] == len(names)
@@ -414,6 +414,16 @@ def test_edit_classes__an_earlier_run_is_computed_again(
     (run / "config.json").write_text(json.dumps(config | {"images": None}))
     with pytest.raises(RequestError, match="does not say where its images are"):
         edit_classes(run, split=["discovered 1"])
+
+
+def test_edit_classes__a_run_that_counts_pictures(run: Path, images: Path) -> None:
+    """Versions before this one called the number of images of a class so."""
+    path = run / "naming.json"
+    path.write_text(path.read_text("utf-8").replace('"images":', '"pictures":'), "utf-8")
+    write_manifest(run)
+    edit_classes(run, merge=[("discovered 1", "discovered 2")])
+    check_consistent(run, images)
+    assert "pictures" not in path.read_text("utf-8")
 
 
 def test_edit_classes__features_without_a_model(tmp_path: Path) -> None:

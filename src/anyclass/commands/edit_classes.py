@@ -26,7 +26,7 @@ from anyclass.errors import FileError, ModelError, RequestError
 from anyclass.files import atomic_write, read_json, write_json
 from anyclass.naming.class_names import NAMING, write_naming
 from anyclass.naming.edited_naming import edited_naming
-from anyclass.run.content import read, read_classes, read_parquet
+from anyclass.run.content import read_classes, read_naming, read_parquet
 from anyclass.run.edited_metrics import edited_metrics, read_metrics
 from anyclass.run.edited_tables import (
     REJECTED,
@@ -121,7 +121,7 @@ class RunClasses:
         if before.classes != classes:
             raise FileError(f"{run} is damaged: its model has other classes than classes.json")
         exact = read_parquet(run / "predictions.parquet")
-        return cls(run, before, read(run, NAMING), exact)
+        return cls(run, before, read_naming(run), exact)
 
     @cached_property
     def files(self) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def describe_estimate(count: Count, labelled: int, names: int) -> Json:
         "score": count.curve[count.classes],
         "margin": count.margin,
         "range": [least, most],
-        "labelled_pictures": labelled,
+        "labelled_images": labelled,
         "curve": [{"classes": k, "score": score} for k, score in count.curve.items()],
         "why": (
             f"about {total} classes, {unknown} of them without a name: "

@@ -38,6 +38,7 @@ from anyclass.naming.suggest import (
     suggest,
     word_scores,
 )
+from anyclass.run.content import read_naming
 from anyclass.run.tables import write_table
 
 Json = dict[str, Any]
@@ -150,7 +151,7 @@ def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json
         RequestError: the captioner is not available, or its answers are not there yet.
         AnyclassError: too many questions have no answer.
     """
-    naming = read_json(run / NAMING)
+    naming = read_naming(run)
     config = read_json(run / "config.json")
     if config["images"] is None:
         raise RequestError(f"{run} was fitted on features: there is no image to show a captioner")
@@ -204,7 +205,7 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
         "runners_up": name.words[1:],
         "confidence": ("likely" if name.likely else "maybe") if unknown and name.words else None,
         "margin": name.margin,
-        "pictures": name.size,
+        "images": name.size,
         "typical": [files[i] for i in name.typical],
         "borderline": [files[i] for i in name.borderline],
     }
@@ -213,7 +214,7 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
 def _line(row: Json, rejected: bool) -> Json:
     """Row of one class in `classes.csv`."""
     quality = row.get("quality") or {}
-    known = row | quality | {"images": row["pictures"]}
+    known = row | quality
     cells = {key: known.get(key) for key in COLUMNS.names}
     return cells | {
         "action": "reject" if rejected else None,

@@ -45,7 +45,7 @@ def _origins(run: EditedRun) -> list[list[int]]:
 
 def _combined(parts: Sequence[Json]) -> Json:
     """Row of a class that was merged or split: the words of its origins, no quality."""
-    by_size = sorted(parts, key=lambda row: -row["pictures"])
+    by_size = sorted(parts, key=lambda row: -row["images"])
     words = [w for row in by_size for w in (row["suggested"], *row["runners_up"]) if w]
     words = list(dict.fromkeys(words))
     merged = len(parts) > 1
@@ -58,7 +58,7 @@ def _combined(parts: Sequence[Json]) -> Json:
         "quality": None,
         "typical": [name for row in by_size for name in row["typical"]],
         "borderline": [name for row in by_size for name in row["borderline"]],
-        "pictures": sum(row["pictures"] for row in parts),
+        "images": sum(row["images"] for row in parts),
     }
 
 
@@ -89,13 +89,13 @@ def _images(run: EditedRun, c: int, before: Json | None) -> Json:
         return {}
     rows = np.flatnonzero(probabilities.argmax(1) == c)
     if before is not None:
-        return {"pictures": len(rows)}
+        return {"images": len(rows)}
     top = probabilities[rows, c]
     typical = rows[np.argsort(-top, kind="stable")][:TYPICAL]
     rest = rows[~np.isin(rows, typical)]
     doubtful = rest[np.argsort(_margin(probabilities[rest]), kind="stable")][:BORDERLINE]
     return {
-        "pictures": len(rows),
+        "images": len(rows),
         "typical": [run.files[i] for i in typical],
         "borderline": [run.files[i] for i in doubtful],
     }

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -41,6 +42,9 @@ def _usable(text: str) -> str:
         raise ValueError("there is a NUL in it")
     return text
 
+
+FORMERLY = "pictures"
+"""What runs of earlier versions call the number of images of a class."""
 
 Text = Annotated[str, AfterValidator(_usable)]
 
@@ -179,7 +183,7 @@ class _NamedClass(_File):
     suggested: str | None
     runners_up: list[str]
     confidence: str | None
-    pictures: NonNegativeInt
+    images: NonNegativeInt = Field(validation_alias=AliasChoices("images", FORMERLY))
     typical: list[Text]
     borderline: list[Text]
     quality: _Quality | None = None
@@ -278,6 +282,20 @@ def read(run: Path, name: str) -> Json:
     content = read_json(run / name)
     _validated(run / name, SCHEMAS[name], content)
     return dict(content)
+
+
+def read_naming(run: Path) -> Json:
+    """The content of `naming.json`, checked.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    content = read(run, "naming.json")
+    of_rows = [
+        {"images" if key == FORMERLY else key: cell for key, cell in row.items()}
+        for row in content["classes"]
+    ]
+    return content | {"classes": of_rows}
 
 
 def read_classes(run: Path) -> Classes:
