@@ -250,8 +250,8 @@ def _with_kinds(
             f"{len(theirs):,} {have} one of them: {listed(theirs, most=1)}. "
             f"{_slips(missing, listed_classes.names)}Add them to the list, or correct the labels."
         )
-    names, prompts = listed_classes.names, listed_classes.prompts
-    checked = Classes.of(names, prompts, labelled=used, unknown=unknown)
+    names = listed_classes.names
+    checked = Classes.of(names, listed_classes.prompts, labelled=used, unknown=unknown)
     return checked, listed_classes.messages
 
 
