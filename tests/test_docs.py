@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def test_pages__every_image_is_shown_and_small() -> None:
     for image in sorted((DOCS / "images").iterdir()):
         assert f"images/{image.name})" in text, f"no page shows {image.name}"
         assert image.stat().st_size < 150_000, image
+
+
+def test_install_lines__name_extras_that_exist() -> None:
+    """In the pages, and in what the program says where a library is missing."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    sources = [*PAGES, *SOURCE.rglob("*.py"), *SOURCE.rglob("*.html")]
+    text = "".join(path.read_text("utf-8") for path in sources)
+    named = {name for some in re.findall(r"anyclass\[([\w,-]+)\]", text) for name in some.split(",")}
+    assert named == set(project["optional-dependencies"]) - {"dev", "docs"}
 
 
 def test_site__has_every_page_in_its_navigation() -> None:

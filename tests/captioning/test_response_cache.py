@@ -40,7 +40,7 @@ def test_key_of__every_part_counts_and_no_order_of_names() -> None:
 def test_journal__is_in_the_cache_and_remembers(cache: Path, log: Any) -> None:
     with ResponseCache(log) as journal:
         assert journal.known(["k"]) == {}
-        journal.keep("k", "a döner", model="llava", question="What?", pictures="c0ffee")
+        journal.keep("k", "a döner", model="llava", question="What?", images="c0ffee")
         journal.keep("k", "another")
     with ResponseCache(log) as journal:
         assert journal.known(["x", "k"]) == {"k": "a döner"}

@@ -88,7 +88,7 @@ def answered(
                     text,
                     model=str(identity["model"]),
                     question=request.question,
-                    pictures=" ".join(images[request]),
+                    images=" ".join(images[request]),
                 )
             else:
                 reasons.append("it was empty")
@@ -123,8 +123,8 @@ def _inherited(
     found = {key: known[old[key]] for key in asked if old[key] in known}
     for key, text in found.items():
         request = asked[key]
-        pictures = " ".join(images[request])
-        cache.keep(key, text, str(identity["model"]), request.question, pictures)
+        hashes = " ".join(images[request])
+        cache.keep(key, text, str(identity["model"]), request.question, hashes)
     return found
 
 

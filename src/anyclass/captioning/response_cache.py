@@ -67,7 +67,7 @@ class ResponseCache(AbstractContextManager["ResponseCache"]):
         return {key: row[0] for key, row in found.items() if row}
 
     def keep(
-        self, key: str, text: str, model: str = "", question: str = "", pictures: str = ""
+        self, key: str, text: str, model: str = "", question: str = "", images: str = ""
     ) -> None:
         """Save an answer; an existing answer of the key is not replaced.
 
@@ -76,9 +76,9 @@ class ResponseCache(AbstractContextManager["ResponseCache"]):
             text: the answer.
             model: name of the model, for people who read the file, like the next two.
             question: the question.
-            pictures: checksums of the images.
+            images: checksums of the images.
         """
-        row = {"key": key, "text": text, "model": model, "question": question, "pictures": pictures}
+        row = {"key": key, "text": text, "model": model, "question": question, "pictures": images}
         row["at"] = datetime.now(UTC).isoformat(timespec="seconds")
         insert = (
             "INSERT OR IGNORE INTO answers (key, text, model, question, pictures, at) "

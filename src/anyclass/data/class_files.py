@@ -48,7 +48,7 @@ class ClassNames(NamedTuple):
     prompts: list[tuple[str, ...]]
     """Prompts of each; empty: the name itself."""
     messages: tuple[str, ...]
-    """What was taken for what, and what was dropped, one sentence each."""
+    """What was guessed of the file and what was dropped, one sentence each."""
 
 
 def class_names(source: ClassSource) -> ClassNames:

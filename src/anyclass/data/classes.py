@@ -241,7 +241,7 @@ def normal(name: str) -> str:
 
 
 def listed(items: Iterable[str], most: int = 5) -> str:
-    """The first `most` items, quoted for a message, and the number of further ones."""
+    """The first `most` items, quoted for a message, and how many more there are."""
     items = list(items)
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(repr(item) for item in items[:most]) + more

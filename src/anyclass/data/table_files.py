@@ -42,7 +42,7 @@ class Table(NamedTuple):
     rows: list[dict[str, Any]]
     """Cells of each row by column, blank rows too; texts, or values of JSONL, Parquet and Excel."""
     messages: tuple[str, ...]
-    """What was taken for what, one sentence each."""
+    """What was guessed of the table, one sentence each."""
 
 
 def read_table(path: Path, binary: Iterable[str] = ()) -> Table:

@@ -21,9 +21,9 @@ from anyclass.report.calibration import calibration, expected, expected_of_disco
 from anyclass.report.class_table import class_rows, folded, ordered
 from anyclass.report.confusions import confusion, moves, pairs_of_classes
 from anyclass.report.discovered import discovered
+from anyclass.report.embedding_map import embedding_map
 from anyclass.report.gallery import LISTED, descriptions, gallery, image_rows
 from anyclass.report.labels import suspicious
-from anyclass.report.map_picture import map_picture
 from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
@@ -111,7 +111,7 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
         "facts": _facts(metrics["facts"], curves),
         "classes": rows,
         "table": folded(rows),
-        "map": map_picture(read_map(run), everything, kinds),
+        "map": embedding_map(read_map(run), everything, kinds),
         "confusion": confusion(
             [row["name"] for row in rows],
             None if metrics.get("scored_on") == TRAINING else metrics["confusion"],

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anyclass.report.map_picture import COLOURS, LABELS, NAMED, SIDE, map_picture
+from anyclass.report.embedding_map import COLOURS, LABELS, NAMED, SIDE, embedding_map
 
 
 def table_of(rows: list[tuple[str, str | None, str, float | None]]) -> pa.Table:
@@ -18,7 +18,7 @@ def table_of(rows: list[tuple[str, str | None, str, float | None]]) -> pa.Table:
     )
 
 
-def test_map_picture__draws_each_image_by_what_it_is() -> None:
+def test_embedding_map__draws_each_image_by_what_it_is() -> None:
     rows = [
         ("a", "wren", "ok", 0.9),
         ("b", "wren", "given", 0.01),
@@ -29,7 +29,7 @@ def test_map_picture__draws_each_image_by_what_it_is() -> None:
         ("not on the map", "wren", "ok", 0.5),
     ]
     places = {"a": (0.0, 0.0), "b": (0.5, 0.25), "c": (1.0, 0.5), "d": (0.5, 0.0), "e": (0.9, 0.9)}
-    found = map_picture(places, table_of(rows), {"wren": "labelled", "found 1": "unknown"})
+    found = embedding_map(places, table_of(rows), {"wren": "labelled", "found 1": "unknown"})
     assert found is not None
     wren, other = found["classes"]
     assert (wren["name"], wren["count"], wren["discovered"]) == ("wren", 3, False)
@@ -44,7 +44,7 @@ def test_map_picture__draws_each_image_by_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("classes", [NAMED, 100])
-def test_map_picture__has_a_legend_and_labels_that_do_not_overlap(classes: int) -> None:
+def test_embedding_map__has_a_legend_and_labels_that_do_not_overlap(classes: int) -> None:
     draw = np.random.default_rng(0)
     centres = draw.random((classes, 2))
     rows = []
@@ -54,7 +54,7 @@ def test_map_picture__has_a_legend_and_labels_that_do_not_overlap(classes: int) 
             file = f"{k}/{i}"
             rows.append((file, f"class {k}", "ok", None))
             places[file] = tuple((centres[k] + 0.01 * draw.normal(size=2)).tolist())
-    found = map_picture(places, table_of(rows), {})
+    found = embedding_map(places, table_of(rows), {})
     assert found is not None
     drawn = found["classes"]
     assert [row["mark"] for row in drawn] == [str(k + 1) for k in range(classes)]
@@ -72,20 +72,20 @@ def test_map_picture__has_a_legend_and_labels_that_do_not_overlap(classes: int) 
             assert abs(one["y"] - other["y"]) > 34 or abs(one["x"] - other["x"]) > 30
 
 
-def test_map_picture__marks_of_discovered_classes_are_no_numbers() -> None:
+def test_embedding_map__marks_of_discovered_classes_are_no_numbers() -> None:
     names = [f"discovered {k}" for k in range(1, 31)]
     places = {name: (k / 30, k % 5 / 5) for k, name in enumerate(names)}
     table = table_of([(name, name, "ok", None) for name in names])
-    found = map_picture(places, table, dict.fromkeys(names, "unknown"))
+    found = embedding_map(places, table, dict.fromkeys(names, "unknown"))
     assert found is not None
     assert "".join(row["mark"] for row in found["classes"]) == f"{ascii_uppercase}AAABACAD"
     assert not any(re.search("[0-9]", row["text"]) for row in found["classes"])
 
 
-def test_map_picture__same_colours_are_far_apart() -> None:
+def test_embedding_map__same_colours_are_far_apart() -> None:
     side = 8
     places = {f"{x}{y}": (x / side, y / side) for x in range(side) for y in range(side)}
-    found = map_picture(places, table_of([(f, f, "ok", None) for f in places]), {})
+    found = embedding_map(places, table_of([(f, f, "ok", None) for f in places]), {})
     assert found is not None
     nearest = min(
         np.hypot(one["x"] - other["x"], one["y"] - other["y"])
@@ -96,5 +96,5 @@ def test_map_picture__same_colours_are_far_apart() -> None:
     assert nearest > 1.4 * (SIDE - 80) / (side - 1)  # not beside, and not even diagonal
 
 
-def test_map_picture__none_without_a_map() -> None:
-    assert map_picture({}, table_of([("a", "wren", "ok", 0.9)]), {}) is None
+def test_embedding_map__none_without_a_map() -> None:
+    assert embedding_map({}, table_of([("a", "wren", "ok", 0.9)]), {}) is None

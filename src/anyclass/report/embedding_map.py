@@ -15,7 +15,7 @@ from anyclass.run.scoring import UNUSUAL
 Points = Float[np.ndarray, "n 2"]
 
 SIDE = 1000
-"""Side of the picture, in units of its own."""
+"""Side of the map, in units of its own."""
 MARGIN = 40
 """Space around the points."""
 COLOURS = 12
@@ -28,7 +28,7 @@ LEGEND = 24
 """Classes in the legend before it is folded."""
 
 
-def map_picture(
+def embedding_map(
     places: Mapping[str, tuple[float, float]], table: pa.Table, kinds: Mapping[str, str]
 ) -> Json | None:
     """Paths and labels of the classes, from the largest to the smallest; None without a map.
