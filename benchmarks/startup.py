@@ -1,20 +1,23 @@
-"""CPU seconds until the command line answers, and those of a warm demo.
+"""CPU seconds until the command line answers, those of a warm demo, seconds to the first line.
 
     python benchmarks/startup.py [--against CHECKOUT] [--repeat 3] [--no-demo]
 
 Beside `import torch` alone. `--against` measures another checkout in the same run: its `src` is put
 in front, each row alternates between the two. Seconds are user + system of the whole process, all
 threads, the median of the repetitions; the demo runs into a folder and a cache that an earlier run
-has filled, a cache for each checkout.
+has filled, a cache for each checkout. The first line of each command, on the images and the run of
+that demo, is timed by the clock, here alone.
 """
 
 import argparse
+import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +43,22 @@ ROWS = {
     "anyclass fit autoo": [RUN, "fit", "autoo"],
 }
 """What a row shows -> the code to run, and its arguments."""
+
+
+ON_THE_DEMO = {
+    "plan": "plan --images {images} --labels folders --unknown 1",
+    "fit": "fit auto --images {images} --labels folders --out fitted",
+    "describe": "describe --images {images} --out texts.jsonl",
+    "embed": "embed --images {images} --out features.npz",
+    "predict": "predict --run demo-run --images {images} --out predictions.csv",
+    "evaluate": "evaluate --run demo-run --images {images} --labels folders",
+    "rename": "rename --run demo-run",
+    "report": "report --run demo-run",
+    "serve": "serve --run demo-run --port 0",
+    "export": "export --run demo-run --folders sorted",
+    "models": "models --contains ViT-B",
+}
+"""Command -> a request that it takes seconds to answer."""
 
 
 def cpu_seconds(arguments: list[str], environment: Mapping[str, str], folder: Path) -> float:
@@ -74,6 +93,37 @@ def medians(
     return [statistics.median(seconds) for seconds in found.values()]
 
 
+def seconds_to_first_line(words: list[str], environment: Mapping[str, str], folder: Path) -> float:
+    """Seconds until a command has printed something, on either stream; it is then ended."""
+    start = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, *words],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline(), words
+        seconds = time.perf_counter() - start
+        process.terminate()
+    return seconds
+
+
+def print_first_lines(folder: Path, repeat: int) -> None:
+    """Print the seconds to the first line of each command, on the demo in `folder`."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "ANYCLASS_CACHE": str(folder / "cache"),
+    }
+    images = json.loads((folder / "demo-run" / "config.json").read_text("utf-8"))["images"]
+    print(f"{'seconds to the first line':52} {'here':>8}")
+    for name, line in ON_THE_DEMO.items():
+        words = [images if word == "{images}" else word for word in line.split()]
+        times = [seconds_to_first_line(words, environment, folder) for _ in range(repeat)]
+        print(f"{'anyclass ' + name:52} {statistics.median(times):8.2f}", flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -99,6 +149,8 @@ def main() -> None:
             if asked.against:
                 shown.append(f"{seconds[0] / seconds[1]:8.1%}")
             print(f"{name:52}", *shown, flush=True)
+        if not asked.no_demo:
+            print_first_lines(checkouts[ROOT], asked.repeat)
 
 
 if __name__ == "__main__":
