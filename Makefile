@@ -5,7 +5,7 @@
 #   make check    style, types, structure; prints the size figures
 #   make bench    the benchmarks; those on real images want ANYCLASS_DATA, a folder of sets
 #   make docs     the documentation, into site/; broken links are errors
-#   make output   run the commands of the guides again, write their output and pictures into docs/
+#   make output   run the commands of the guides again, write their output and screenshots into docs/
 #   make harden   the slow tests: kills, full disks, hostile files
 #   make help-pages   render the help of all commands anew, after an option has changed
 #   make clean    remove .venv and what the tools left behind

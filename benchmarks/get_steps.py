@@ -12,12 +12,13 @@ sides, random weights; forward, backward and SGD. Lines of other models, devices
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from side_by_side import side_by_side, step
 from torch import Tensor
 
 from anyclass.backbone import Backbone
@@ -27,46 +28,28 @@ from anyclass.methods.simgcd import branch_loss
 
 RESULTS = Path(__file__).parent / "results" / "get_steps.json"
 CLASSES = 200
+KEYS = ("what", "model", "batch", "device")
+"""What tells the rows of `results/get_steps.json` apart."""
 
 
-def seconds(loss: Callable[[], Tensor], parameters: list[Tensor]) -> float:
-    """Time of the fastest of three steps, after one warm-up step."""
-    sgd = torch.optim.SGD(parameters, 0.001, 0.9)
-    found = []
-    for _ in range(4):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        sgd.zero_grad()
-        loss().backward(inputs=parameters)
-        sgd.step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
-
-
-def main() -> None:
-    """Measure both stages in all variants."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=16, help="pairs of views")
-    parser.add_argument("--device", default="cpu", help="torch device")
-    parser.add_argument("--model", default="ViT-B-32", help="open_clip architecture")
-    asked = parser.parse_args()
-    b = asked.batch
+def measure(
+    batch: int = 16, device: str = "cpu", model: str = "ViT-B-32", repeat: int = 3
+) -> list[dict[str, Any]]:
+    """Rows of both stages, of the second also with new views at each step."""
+    b = batch
     how = Get()
-    model = open_clip.create_model(asked.model).to(asked.device)
-    clip = Backbone(model, open_clip.get_tokenizer(asked.model), asked.model)
+    encoders = open_clip.create_model(model).to(device)
+    clip = Backbone(encoders, open_clip.get_tokenizer(model), model)
     tuned = clip.copy()
-    x = torch.randn(2 * b, 3, *clip.preprocessing.size).to(asked.device)
+    x = torch.randn(2 * b, 3, *clip.preprocessing.size).to(device)
     labels = torch.where(torch.arange(b) % 2 == 0, torch.arange(b) % 7, -1).repeat(2)
-    labels = labels.to(asked.device)
+    labels = labels.to(device)
     with torch.no_grad():
         hidden = clip.trunk(x, "tail")
         z = clip.projected(hidden, "tail")
         width = clip.pooled(hidden, "tail").shape[1]
-    synthesizer = seeded(lambda: Synthesizer(clip, z.shape[1], how), 0).to(asked.device)
-    net = Branches(width, z.shape[1], CLASSES, how, 0).to(asked.device)
+    synthesizer = seeded(lambda: Synthesizer(clip, z.shape[1], how), 0).to(device)
+    net = Branches(width, z.shape[1], CLASSES, how, 0).to(device)
     with torch.no_grad():
         z_hat = synthesizer(z)
 
@@ -99,28 +82,40 @@ def main() -> None:
 
     words = list(synthesizer.parameters())
     trained = [*tuned.last_stage().values(), *net.parameters()]
-    times = {
-        "stage_1_plain": seconds(lambda: stage_1(lambda: clip.projected(x, "all")), words),
-        "stage_1_here": seconds(lambda: stage_1(lambda: z), words),
-        "stage_2_plain": seconds(
-            lambda: stage_2(lambda: tuned.pooled(trunk(), "tail"), frozen), trained
-        ),
-        "stage_2_here": seconds(
-            lambda: stage_2(lambda: tuned.pooled(hidden, "tail"), lambda: z_hat), trained
-        ),
-        "stage_2_pixels": seconds(one_trunk, trained),
+    plain_1 = step(lambda: stage_1(lambda: clip.projected(x, "all")), words)
+    here_1 = step(lambda: stage_1(lambda: z), words)
+    plain_2 = step(lambda: stage_2(lambda: tuned.pooled(trunk(), "tail"), frozen), trained)
+    here_2 = step(
+        lambda: stage_2(lambda: tuned.pooled(hidden, "tail"), lambda: z_hat),
+        trained,
+    )
+    pairs = {
+        "GET, step of stage 1": (plain_1, here_1),
+        "GET, step of stage 2, cached views": (plain_2, here_2),
+        "GET, step of stage 2, new views": (plain_2, step(one_trunk, trained)),
     }
-    on_gpu = torch.device(asked.device).type == "cuda"
-    card = torch.cuda.get_device_name(asked.device) if on_gpu else asked.device
-    key = {"model": asked.model, "batch": b, "device": card}
-    row = key | {"threads": torch.get_num_threads()}
-    row |= {name: round(value, 3) for name, value in times.items()}
-    for name in ("stage_1_here", "stage_2_here", "stage_2_pixels"):
-        row[f"{name}_times_faster"] = round(times[f"{name[:7]}_plain"] / times[name], 1)
-    print(json.dumps(row))
+    on_gpu = torch.device(device).type == "cuda"
+    card = torch.cuda.get_device_name(device) if on_gpu else device
+    shape = {"model": model, "batch": b, "device": card, "threads": torch.get_num_threads()}
+    return [
+        {"what": what} | shape | side_by_side(plain, here, repeat).row()
+        for what, (plain, here) in pairs.items()
+    ]
+
+
+def main() -> None:
+    """Measure, print, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=16, help="pairs of views")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--model", default="ViT-B-32", help="open_clip architecture")
+    asked = parser.parse_args()
+    rows = measure(asked.batch, asked.device, asked.model)
+    print(*map(json.dumps, rows), sep="\n")
     lines = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    lines = [line for line in lines if any(line[name] != key[name] for name in key)] + [row]
-    RESULTS.write_text(json.dumps(lines, indent=1) + "\n")
+    keys = [[row[key] for key in KEYS] for row in rows]
+    lines = [line for line in lines if [line[key] for key in KEYS] not in keys]
+    RESULTS.write_text(json.dumps(lines + rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
     guess = probabilities.argmax(1)
     result = []
     for row in found["classes"]:
-        if row["kind"] != "unknown" or not row["pictures"]:
+        if row["kind"] != "unknown" or not row["images"]:
             continue
         counts = np.bincount(some.truth[guess == row["index"]], minlength=len(some.names))
         result.append(
@@ -44,7 +44,7 @@ def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
                 "set": name,
                 "true": some.names[int(counts.argmax())],
                 "share": round(100 * counts.max() / counts.sum()),
-                "images": row["pictures"],
+                "images": row["images"],
                 "suggested": row["suggested"],
                 "confidence": row["confidence"],
                 "runners_up": row["runners_up"],

@@ -80,7 +80,13 @@ def rates(given: Sequence[str], prices: Sequence[str]) -> list[Rate]:
     dollars = {name: float(price) for name, _, price in (text.rpartition("=") for text in prices)}
     speeds = json.loads((RESULTS / "speed.json").read_text("utf-8"))
     place = f"{speeds['threads']} cores"
-    found = {f"{row['tower']}, {place}": row["anyclass_per_second"] for row in speeds["rows"]}
+    embedding = [
+        row
+        for name, rows in speeds["sections"].items()
+        for row in rows
+        if name.startswith("embed") and row["what"] == f"embed, {row['model']}"
+    ]
+    found = {f"{row['model']}, {place}": row["images_per_second"] for row in embedding}
     found |= {name: float(rate) for name, _, rate in (text.rpartition("=") for text in given)}
     return [Rate(name, rate, dollars.get(name)) for name, rate in found.items()]
 

@@ -4,19 +4,19 @@
 
 Plain: the images of a batch through the image encoder, texts of 77 tokens through the text encoder.
 Here: features embedded once, texts cut to the longest of the batch. ViT-B/16 with random weights,
-100 class names, forward and backward, the same VAE encoder and bias network.
+100 class names; forward, backward and SGD; the same VAE encoder and bias network.
 """
 
 import argparse
 import json
 import random
-import time
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from side_by_side import side_by_side, step
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Words
@@ -28,35 +28,22 @@ RESULTS = Path(__file__).parent / "results" / "ship_step.json"
 NAME, CLASSES = "ViT-B-16", 100
 
 
-def seconds(loss: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> float:
-    """Time of forward and backward pass."""
-    start = time.perf_counter()
-    loss().backward(inputs=inputs)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    """Count tokens and measure times."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=32, help="batch size")
-    parser.add_argument("--device", default="cpu", help="torch device")
-    asked = parser.parse_args()
+def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[str, Any]]:
+    """The row of a generator step."""
     draw = random.Random(0)
-    b = asked.batch
+    b = batch
     kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = sorted({word for some in kinds.values() for word in some})
     classes = Classes.of(draw.sample(words, CLASSES))
-    model = open_clip.create_model(NAME).to(asked.device)
+    model = open_clip.create_model(NAME).to(device)
     clip = Backbone(model, open_clip.get_tokenizer(NAME), NAME)
     with torch.no_grad():
         t = class_features(clip, classes.prompts, [PLAIN])
     maker = Generator(Vae(), clip, classes, t, seed=0)
-    pixels = torch.randn(b, 3, 224, 224, device=asked.device)
-    x = normalize(torch.randn(b, t.shape[1], device=asked.device), dim=-1)
+    pixels = torch.randn(b, 3, 224, 224, device=device)
+    x = normalize(torch.randn(b, t.shape[1], device=device), dim=-1)
     c = torch.tensor([draw.randrange(CLASSES) for _ in range(b)])
-    ids = clip._tokenizer([f"X X X X {classes.prompts[i]}." for i in c.tolist()]).to(asked.device)
+    ids = clip._tokenizer([f"X X X X {classes.prompts[i]}." for i in c.tolist()]).to(device)
     full = Words(ids, model.token_embedding(ids).detach())
     first = maker.learner.place
     after = first + maker.learner.length
@@ -79,23 +66,30 @@ def main() -> None:
 
     inputs = list(maker.parameters())
     with frozen(clip):
-        seconds(here, inputs)  # warm-up
-        times = [(seconds(plain, inputs), seconds(here, inputs)) for _ in range(3)]
-    slow, fast = (min(some) for some in zip(*times, strict=True))
+        found = side_by_side(step(plain, inputs), step(here, inputs), repeat)
+    with_context = maker.learner.with_context(maker.prompts(encode(x)[0]), c)
     row = {
+        "what": "SHIP, step of the generator",
+        "model": NAME,
         "batch": b,
-        "device": asked.device,
+        "device": device,
         "tokens_plain": b * ids.shape[1],
-        "tokens_here": b
-        * int(maker.learner.with_context(maker.prompts(encode(x)[0]), c).ids.shape[1]),
+        "tokens_here": b * int(with_context.ids.shape[1]),
         "images_plain": b,
         "images_here": 0,
-        "seconds_plain": round(slow, 2),
-        "seconds_here": round(fast, 2),
-        "times_faster": round(slow / fast, 1),
     }
-    print(json.dumps(row))
-    RESULTS.write_text(json.dumps(row, indent=2) + "\n")
+    return [row | found.row()]
+
+
+def main() -> None:
+    """Measure, print, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=32, help="batch size")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    asked = parser.parse_args()
+    rows = measure(asked.batch, asked.device)
+    print(*map(json.dumps, rows), sep="\n")
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,118 +1,98 @@
-"""Images per second of anyclass's `embed`, compared with a plain open_clip loop in the same run.
+"""The clock: what anyclass costs beside straightforward implementations, in one process.
 
-    python benchmarks/speed.py [--images 512]
+    python benchmarks/speed.py [--only TEXT] [--repeat 3]
 
-Both read the same JPEG files and compute unit features. The plain loop is that of open_clip's
-README: open, preprocess, batch, `encode_image`. Ratios are measured in one run on one machine.
+Sections: embedding (`embed_speed.py`), training steps of LatteCLIP, SHIP and GET (`text_step.py`,
+`ship_step.py`, `get_steps.py`), `fit auto` (`fit_speed.py`), questions to a language model. Each
+pair runs in turns in this process; ratios are medians with the least and the most. How the cost
+grows is in `growth.py`. Results go to `results/speed.json`.
 """
 
 import argparse
-import copy
 import json
-import os
-import tempfile
-import time
+import logging
+import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import embed_speed
+import fit_speed
+import get_steps
+import ship_step
+import text_step
 import torch
-from PIL import Image
+from paper_sets import COOP_SETS
 
-from anyclass.backbone import Backbone
-from anyclass.data import ImageDataset
-from anyclass.features.cache import Embedding
-from anyclass.features.extract import BATCH, image_features
-from anyclass.features.store import embed
+from anyclass.backbone.engine import has_amx
+from anyclass.captioning import Endpoint
+from anyclass.methods import LatteClip
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 
-
-def images(folder: Path, count: int) -> ImageDataset:
-    """Create JPEG files of 400 x 300 pixels, smooth enough to compress like photographs."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((400, 300)).save(folder / f"{i:05}.jpg", quality=90)
-    return ImageDataset.read(folder)
+Row = dict[str, Any]
 
 
-def backbone(name: str) -> Backbone:
-    """Load the starter, or create an open_clip architecture with random weights."""
-    if name == "starter":
-        return Backbone.load(name)
-    import open_clip
+def questions() -> list[Row]:
+    """Questions to a language model for LatteCLIP, by data set of the paper.
 
-    torch.manual_seed(0)
-    return Backbone(open_clip.create_model(name), open_clip.get_tokenizer(name), name)
-
-
-@torch.no_grad()
-def plain_loop(clip: Backbone, dataset: ImageDataset) -> torch.Tensor:
-    """Unit features as in open_clip's README."""
-    from open_clip import image_transform
-
-    model = copy.deepcopy(clip.model).to(memory_format=torch.contiguous_format)
-    p = clip.preprocessing
-    preprocess = image_transform(p.size, False, p.mean, p.std, p.resize_mode, p.interpolation)
-    parts = []
-    for start in range(0, len(dataset), BATCH):
-        rows = range(start, min(start + BATCH, len(dataset)))
-        batch = torch.stack([preprocess(Image.open(dataset.path(i))) for i in rows])
-        parts.append(model.encode_image(batch, normalize=True))
-    return torch.cat(parts)
-
-
-def ours(clip: Backbone, dataset: ImageDataset) -> torch.Tensor:
-    """The same features through `embed`: worker processes, the fastest engine, the cache."""
-    return image_features(clip, embed(clip, dataset, Embedding(), lambda **_: None), "head")
+    The released code asks for a group text for each image, as for an image text; here the groups of
+    a class are drawn from at most 32 that all its images share.
+    """
+    how = LatteClip(captioner=Endpoint())
+    found = []
+    for name, some in COOP_SETS.items():
+        if name == "imagenet":  # not in the paper
+            continue
+        images = some.sizes[0]
+        of_groups = how.questions(images, some.classes) - images
+        found.append(
+            {
+                "what": f"questions for LatteCLIP, {name}",
+                "images": images,
+                "questions_plain": 2 * images,
+                "questions_here": images + of_groups,
+                "of_groups_plain": images,
+                "of_groups_here": of_groups,
+                "times_fewer": round(2 * images / (images + of_groups), 2),
+                "times_fewer_of_groups": round(images / of_groups, 2),
+            }
+        )
+    return found
 
 
-def rate(run: Callable[[], torch.Tensor], count: int) -> tuple[float, torch.Tensor]:
-    """Images per second, and the features."""
-    start = time.perf_counter()
-    features = run()
-    return count / (time.perf_counter() - start), features
-
-
-def measure(name: str, count: int) -> dict[str, float | str]:
-    """One line of the table."""
-    clip = backbone(name)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
-        os.environ["ANYCLASS_CACHE"] = cache
-        dataset = images(Path(folder), count)
-        ours(clip, dataset[:BATCH])  # exports the encoder; warm-up of both
-        plain_loop(clip, dataset[:BATCH])
-        plain, wanted = rate(lambda: plain_loop(clip, dataset), count)
-        fast, found = rate(lambda: ours(clip, dataset), count)
-        again, _ = rate(lambda: ours(clip, dataset), count)
-    agreement = torch.nn.functional.cosine_similarity(wanted, found).min()
+def sections(repeat: int) -> dict[str, Callable[[], list[Row]]]:
+    """Name of a section -> what measures its rows."""
     return {
-        "tower": name,
-        "plain_open_clip_per_second": round(plain, 1),
-        "anyclass_per_second": round(fast, 1),
-        "ratio": round(fast / plain, 2),
-        "from_cache_ratio": round(again / plain, 1),
-        "least_cosine": round(float(agreement), 6),
+        "embed starter": lambda: embed_speed.measure("starter", repeat=repeat),
+        "embed ViT-B-32": lambda: embed_speed.measure("ViT-B-32", repeat=repeat),
+        "LatteCLIP": lambda: text_step.measure(batch=32, repeat=repeat),
+        "SHIP": lambda: ship_step.measure(batch=32, repeat=repeat),
+        "GET": lambda: get_steps.measure(batch=16, repeat=repeat),
+        "fit auto": fit_speed.measure,
+        "questions": questions,
     }
 
 
 def main() -> None:
-    """Run the benchmark and write `results/speed.json`."""
+    """Measure, print, write `results/speed.json`; sections that were left out stay in it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=512, help="number of images")
-    count = parser.parse_args().images
-    starter = Backbone.load("starter")  # assembled in the user's cache before that is replaced
-    del starter
-    lines = []
-    for name in ("starter", "ViT-B-32"):
-        os.environ.pop("ANYCLASS_CACHE", None)
-        lines.append(measure(name, count))
-        print(json.dumps(lines[-1]))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"threads": torch.get_num_threads(), "rows": lines}, indent=2) + "\n"
-    )
+    parser.add_argument("--only", default="", help="sections with this text in their name")
+    parser.add_argument("--repeat", type=int, default=3)
+    asked = parser.parse_args()
+    logging.disable(logging.WARNING)  # of exporters
+    known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    found = known.get("sections", {})
+    for name, measure in sections(asked.repeat).items():
+        if asked.only in name:
+            found[name] = measure()
+            print(*map(json.dumps, found[name]), sep="\n", flush=True)
+    machine = {
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+        "amx": has_amx(),
+    }
+    RESULTS.write_text(json.dumps({**machine, "sections": found}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,31 @@
-"""Time of the texts of a LatteCLIP step of the whole model, compared with plain encoding.
+"""A LatteCLIP step of the whole model, compared with plain encoding of images and texts.
 
     python benchmarks/text_step.py [--batch 128] [--device cuda]
 
-Plain: class text twice, image and group text of each image, all 4 B at 77 tokens. Here: each
-distinct text once, in batches of similar length, cut to the longest. Texts of 8 to 20 words, one in
-fifty at full length; 10 classes, 32 groups each; the text encoder of ViT-B-32 with random weights;
-forward and backward.
+Plain: the images, and class text twice, image and group text of each image, all 4 B at 77 tokens.
+Here: the images, and each distinct text once, in batches of similar length, cut to the longest.
+Texts of 8 to 20 words, one in fifty at full length; 10 classes, 32 groups each; ViT-B-32 with
+random weights; forward, backward and SGD. The texts alone stand in the second row.
 """
 
 import argparse
 import json
 import random
-import time
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from side_by_side import side_by_side, step
+from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.captioning.captions import TextFeatures
 
 RESULTS = Path(__file__).parent / "results" / "text_step.json"
-CLASSES, GROUPS, IMAGES = 10, 32, 20_000
+NAME = "ViT-B-32"
+CLASSES, GROUPS = 10, 32
 
 
 def sentence(words: list[str], draw: random.Random) -> str:
@@ -32,29 +34,14 @@ def sentence(words: list[str], draw: random.Random) -> str:
     return " ".join(draw.choice(words) for _ in range(length))
 
 
-def seconds(features: Callable[[], torch.Tensor]) -> float:
-    """Time of forward and backward pass."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    features().square().sum().backward()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    """Count tokens and measure times."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=128, help="batch size")
-    parser.add_argument("--device", default="cpu", help="torch device")
-    asked = parser.parse_args()
+def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[str, Any]]:
+    """Rows of the whole step, and of its texts."""
     draw = random.Random(0)
-    b = asked.batch
+    b = batch
     kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = [word for some in kinds.values() for word in some]
-    model = open_clip.create_model("ViT-B-32").to(asked.device)
-    clip = Backbone(model, open_clip.get_tokenizer("ViT-B-32"), "ViT-B-32")
+    model = open_clip.create_model(NAME).to(device)
+    clip = Backbone(model, open_clip.get_tokenizer(NAME), NAME)
     strings = [f"a photo of a {words[i]}." for i in range(CLASSES)]
     strings += [sentence(words, draw) for _ in range(CLASSES * GROUPS + b)]
     of_class = torch.tensor([[draw.randrange(CLASSES) for _ in range(b)] for _ in range(2)])
@@ -62,28 +49,52 @@ def main() -> None:
     image = torch.arange(b) + CLASSES * (1 + GROUPS)
     numbers = torch.stack([of_class[0], of_class[1], image, group])
     ours = TextFeatures(clip, strings, "all", frozen=False)
-    ids = clip._tokenizer([strings[i] for i in numbers.flatten()]).to(asked.device)
-    ours(numbers[:, :2]).sum().backward()  # warm-up
-    plain = []
-    here = []
-    for _ in range(3):
-        plain.append(seconds(lambda: torch.cat([model.encode_text(p) for p in ids.split(64)])))
-        here.append(seconds(lambda: ours(numbers)))
+    ids = clip._tokenizer([strings[i] for i in numbers.flatten()]).to(device)
+    pixels = torch.randn(b, 3, 224, 224, device=device)
+    of_texts = [p for name, p in model.named_parameters() if not name.startswith("visual")]
+    of_texts.remove(model.logit_scale)
+    of_images = list(model.visual.parameters())
+
+    def plain_texts() -> Tensor:
+        return torch.cat([model.encode_text(part) for part in ids.split(64)]).square().sum()
+
+    def texts() -> Tensor:
+        return ours(numbers).square().sum()
+
+    def images() -> Tensor:
+        encoded: Tensor = model.encode_image(pixels)
+        return encoded.square().sum()
+
+    whole = side_by_side(
+        step(lambda: plain_texts() + images(), of_texts + of_images),
+        step(lambda: texts() + images(), of_texts + of_images),
+        repeat,
+    )
+    alone = side_by_side(step(plain_texts, of_texts), step(texts, of_texts), repeat)
     lengths = clip.text_lengths(ours.hidden[numbers.unique()])
-    parts = [part for part in lengths.sort().values.split(64)]
-    row = {
-        "batch": b,
-        "device": asked.device,
+    parts = lengths.sort().values.split(64)
+    shape = {"model": NAME, "batch": b, "device": device}
+    counts = {
         "texts_plain": 4 * b,
         "texts_here": len(numbers.unique()),
         "tokens_plain": 4 * b * ids.shape[1],
         "tokens_here": sum(int(part.max()) * len(part) for part in parts),
-        "seconds_plain": round(min(plain), 2),
-        "seconds_here": round(min(here), 2),
-        "ratio": round(min(here) / min(plain), 3),
     }
-    print(json.dumps(row))
-    RESULTS.write_text(json.dumps(row, indent=2) + "\n")
+    return [
+        {"what": "LatteCLIP, step of the whole model"} | shape | whole.row(),
+        {"what": "LatteCLIP, texts of a step"} | shape | counts | alone.row(),
+    ]
+
+
+def main() -> None:
+    """Measure, print, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=128, help="batch size")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    asked = parser.parse_args()
+    rows = measure(asked.batch, asked.device)
+    print(*map(json.dumps, rows), sep="\n")
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

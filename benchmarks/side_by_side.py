@@ -1,0 +1,68 @@
+"""Two ways to compute the same, timed in turns in one process."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Comparison(NamedTuple):
+    """Seconds of a straightforward implementation and of anyclass, one pair for each turn."""
+
+    plain: list[float]
+    here: list[float]
+
+    def row(self) -> dict[str, float]:
+        """Median seconds of both, and how many times faster: median, least and most."""
+        times = [plain / here for plain, here in zip(self.plain, self.here, strict=True)]
+        return {
+            "seconds_plain": round(statistics.median(self.plain), 3),
+            "seconds_here": round(statistics.median(self.here), 3),
+            "times_faster": round(statistics.median(times), 2),
+            "least": round(min(times), 2),
+            "most": round(max(times), 2),
+        }
+
+
+def side_by_side(
+    plain: Callable[[], Any], here: Callable[[], Any], repeat: int = 3, warm_up: bool = True
+) -> Comparison:
+    """Run both in turns.
+
+    Args:
+        plain: the straightforward implementation.
+        here: that of anyclass.
+        repeat: number of turns.
+        warm_up: run both once before.
+    """
+    if warm_up:
+        plain()
+        here()
+    pairs = [(seconds(plain), seconds(here)) for _ in range(repeat)]
+    return Comparison([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Seconds of one run, to the end of what it started on a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def step(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[], None]:
+    """A training step: forward, backward and SGD."""
+    sgd = torch.optim.SGD(parameters, 0.001, 0.9)
+
+    def run() -> None:
+        sgd.zero_grad()
+        loss().backward(inputs=parameters)
+        sgd.step()
+
+    return run
