@@ -21,16 +21,22 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.captioning.captions import draw_groups
-from anyclass.data import Augmentation, ImageDataset
+from anyclass.data import Augmentation, Classes, ImageDataset
 from anyclass.estimators.kmeans import kmeans
 from anyclass.estimators.num_classes import count_classes
 from anyclass.estimators.open_world import OpenWorldClassifier
 from anyclass.features.cache import Embedding
 from anyclass.features.store import embed
+from anyclass.features.text import PLAIN, class_features
 from anyclass.log import silent
+from anyclass.methods.get import Branches, Get
+from anyclass.methods.latteclip import margin_weights, mix, move
+from anyclass.methods.ship_vae import Generator, Vae
+from anyclass.methods.simgcd import branch_loss
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 WIDTH = 512
@@ -132,6 +138,52 @@ def embedded(images: int, views: int) -> Callable[[], object]:
     return run
 
 
+def weighted(classes: int, batch: int = 512) -> Callable[[], object]:
+    """LatteCLIP's weights, mixed texts and prototypes of a step (Eq. 1, 2), without encoders."""
+    v = normalize(torch.randn(2, 3, batch, WIDTH), dim=-1)
+    p = normalize(torch.randn(classes, WIDTH), dim=-1)
+    c = torch.arange(2 * batch).view(2, batch) % classes
+    present = torch.ones(2, 3, batch, dtype=torch.bool)
+
+    def run() -> object:
+        mixed = mix(v, margin_weights(v, p, c, present), p[c])
+        return move(p, mixed.flatten(0, 1), c.flatten())
+
+    return run
+
+
+def branched(classes: int, batch: int = 128) -> Callable[[], object]:
+    """Heads and losses of a step of GET's second stage, without the image encoder."""
+    how = Get()
+    net = Branches(1280, WIDTH, classes, how, 0)
+    v = torch.randn(2 * batch, 1280)
+    labels = torch.where(torch.arange(batch) % 2 == 0, torch.arange(batch) % 7, -1).repeat(2)
+
+    def run() -> object:
+        terms = branch_loss(*net.head(v), labels, 0.07, how.objective)
+        total = torch.stack(list(terms.values())).sum()
+        return torch.autograd.grad(total, list(net.head.parameters()))
+
+    return run
+
+
+def synthesised(classes: int) -> Callable[[], object]:
+    """SHIP's features of so many classes, by the text encoder of the starter."""
+    clip = starter()
+    names = Classes.of([f"class {c}" for c in range(classes)])
+    with torch.no_grad():
+        t = class_features(clip, names.prompts, [PLAIN])
+    maker = Generator(Vae(), clip, names, t, seed=0)
+    each = torch.arange(classes)
+    z, _ = maker.encode(t, each)
+
+    @torch.no_grad()
+    def run() -> object:
+        return maker.decode(z, each)
+
+    return run
+
+
 CASES = (
     Case("open-world, names, 100 classes", "images", (5000, 10000, 20000), lambda n: names(n, 100)),
     Case("open-world, names", "classes", (50, 100, 200), lambda n: names(10000, n)),
@@ -147,6 +199,9 @@ CASES = (
     Case("k-means, 100 classes", "images", (5000, 10000, 20000), lambda n: clustered(n, 100)),
     Case("k-means", "classes", (50, 100, 200), lambda n: clustered(10000, n)),
     Case("LatteCLIP, groups", "images", (10000, 20000, 40000), grouped),
+    Case("LatteCLIP, weights and prototypes of a step", "classes", (500, 1000, 2000), weighted),
+    Case("GET, heads and losses of a step", "classes", (500, 1000, 2000), branched),
+    Case("SHIP, synthetic features", "classes", (50, 100, 200), synthesised),
     Case("embed, random views of 48 images", "views", (2, 4, 8), lambda n: embedded(48, n)),
 )
 
