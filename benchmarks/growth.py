@@ -220,7 +220,9 @@ def main() -> None:
     """Measure, print Markdown, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", default="", help="cases with this text in their name")
+    parser.add_argument(
+        "--only", default="", help="cases with this text in their name; the results of others stay"
+    )
     asked = parser.parse_args()
     starter()  # assembled in the user's cache before that is replaced
     table = []
@@ -240,8 +242,10 @@ def main() -> None:
                 {"what": case.what, "grows": case.grows, "exponent": round(slope, 2)} | row
             )
             rows.cache_clear()
-    if not asked.only:
-        RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+    measured = {(row["what"], row["grows"]) for row in table}
+    known = json.loads(RESULTS.read_text("utf-8")) if asked.only and RESULTS.is_file() else []
+    kept = [row for row in known if (row["what"], row["grows"]) not in measured]
+    RESULTS.write_text(json.dumps(kept + table, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

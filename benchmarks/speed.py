@@ -5,14 +5,15 @@
 Sections: embedding (`embed_speed.py`), training steps of LatteCLIP, SHIP and GET (`text_step.py`,
 `ship_step.py`, `get_steps.py`), `fit auto` (`fit_speed.py`), questions to a language model. Each
 pair runs in turns in this process; ratios are medians with the least and the most. How the cost
-grows is in `growth.py`. Results go to `results/speed.json`.
+grows is in `growth.py`. Results go to `results/speed.json`, and as tables into `docs/speed.md`.
 """
 
 import argparse
 import json
 import logging
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,56 @@ from anyclass.captioning import Endpoint
 from anyclass.methods import LatteClip
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
+GROWTH = RESULTS.with_name("growth.json")
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 
 Row = dict[str, Any]
+
+OF_STEPS = {
+    "what": "",
+    "model": "model",
+    "batch": "batch",
+    "seconds_plain": "seconds, plain",
+    "seconds_here": "seconds here",
+    "times_faster": "times faster",
+    "spread": "least to most",
+}
+TABLES = {
+    "embed": {
+        "what": "",
+        "images_per_second": "images per second",
+        "times_faster": "anyclass is so many times faster",
+        "spread": "least to most",
+        "peak_mib": "peak memory, MiB",
+        "bound_arithmetic_per_second": "bound: arithmetic",
+        "bound_decoding_per_second": "bound: decoding",
+    },
+    "LatteCLIP": OF_STEPS,
+    "SHIP": OF_STEPS,
+    "GET": OF_STEPS,
+    "fit auto": {
+        "what": "",
+        "seconds": "seconds",
+        "times_faster": "fit auto is so many times faster",
+        "accuracy": "accuracy on unlabelled rows",
+    },
+    "questions": {
+        "what": "",
+        "images": "images",
+        "questions_plain": "questions, plain",
+        "questions_here": "questions here",
+        "times_fewer": "times fewer",
+        "times_fewer_of_groups": "of groups alone",
+    },
+    "growth": {
+        "what": "",
+        "grows": "grows with",
+        "sizes": "sizes",
+        "seconds": "seconds",
+        "exponent": "exponent",
+    },
+}
+"""Start of a section's name -> key of a cell -> title of its column in the page."""
 
 
 def questions() -> list[Row]:
@@ -74,6 +123,42 @@ def sections(repeat: int) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
+def cells(row: Row, names: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(cell(row.get(name, '')) for name in names)} |"
+
+
+def cell(value: Any) -> str:
+    """A cell of a table."""
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """Markdown of rows.
+
+    Args:
+        rows: what a section has measured.
+        columns: key of a cell -> title of its column.
+    """
+    for row in rows:
+        if "least" in row:
+            row["spread"] = f"{row['least']} to {row['most']}"
+    lines = [f"| {' | '.join(columns.values())} |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *(cells(row, list(columns)) for row in rows)])
+
+
+def written(page: str, sections: Mapping[str, list[Row]]) -> str:
+    """The page with its tables, between `<!-- NAME -->` and `<!-- end -->`, written anew."""
+    for name, columns in TABLES.items():
+        rows = [row for key, some in sections.items() if key.startswith(name) for row in some]
+        new = f"<!-- {name} -->\n{table(rows, columns)}\n<!-- end -->"
+        pattern = rf"<!-- {re.escape(name)} -->.*?<!-- end -->"
+        page = re.sub(pattern, lambda _, new=new: new, page, flags=re.DOTALL)
+    return page
+
+
 def main() -> None:
     """Measure, print, write `results/speed.json`; sections that were left out stay in it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -92,6 +177,8 @@ def main() -> None:
         "processor": platform.machine(),
         "amx": has_amx(),
     }
+    growth = json.loads(GROWTH.read_text("utf-8"))
+    PAGE.write_text(written(PAGE.read_text("utf-8"), {**found, "growth": growth}), "utf-8")
     RESULTS.write_text(json.dumps({**machine, "sections": found}, indent=1) + "\n", "utf-8")
 
 
