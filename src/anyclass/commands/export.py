@@ -18,6 +18,7 @@ from anyclass.exporting.cleanlab import write_cleanlab
 from anyclass.exporting.fiftyone import write_fiftyone
 from anyclass.exporting.folders import write_folders
 from anyclass.exporting.label_studio import write_label_studio
+from anyclass.exporting.new_paths import new_paths
 from anyclass.exporting.onnx_model import check_exportable, write_onnx
 from anyclass.exporting.predictions import Predictions
 from anyclass.files import read_json
@@ -92,7 +93,8 @@ def export(
     Raises:
         RequestError: there is no finished run or nothing to export, a file exists, or a target
             cannot take this run.
-        AnyclassError: an exported model differs from the run's.
+        AnyclassError: an exported model differs from the run's, or a file cannot be written; what
+            was written so far is removed.
     """
     run = Path(run)
     check_finished(run)
@@ -118,19 +120,20 @@ def export(
     classifier = load(run, "cpu", allow_pickle) if MODELS & set(paths) else None
     if classifier is not None:
         _check_model(classifier, paths)
-    if TABLES & set(paths):
-        table = run / "predictions.parquet" if predictions is None else Path(predictions)
-        found = Predictions.read(table, root)
-        result["notes"] += found.left_out()
-        _write_tables(run, paths, found, result)
-    if classifier is not None:
-        _write_models(classifier, paths, _examples(run, config), result)
-    if classifier is not None and root is not None and "cleanlab" in paths:
-        dataset, known = _labelled(run, classifier, root, labels)
-        with Progress(callback=callback) as log:
-            done = write_cleanlab(paths["cleanlab"], classifier, dataset, known, log)
-        result["cleanlab"] = done
-        result["notes"] += _in_sample(done)
+    with new_paths(_all_files(paths)):
+        if TABLES & set(paths):
+            table = run / "predictions.parquet" if predictions is None else Path(predictions)
+            found = Predictions.read(table, root)
+            result["notes"] += found.left_out()
+            _write_tables(run, paths, found, result)
+        if classifier is not None:
+            _write_models(classifier, paths, _examples(run, config), result)
+        if classifier is not None and root is not None and "cleanlab" in paths:
+            dataset, known = _labelled(run, classifier, root, labels)
+            with Progress(callback=callback) as log:
+                done = write_cleanlab(paths["cleanlab"], classifier, dataset, known, log)
+            result["cleanlab"] = done
+            result["notes"] += _in_sample(done)
     if hub is not None:
         card = (run / "model" / CARD).read_text("utf-8")
         result["hub"] = upload(run / "model", hub, card, revision, not public)
@@ -152,9 +155,15 @@ def _check_new(target: str, path: Path) -> None:
         return
     if path.suffix != ending:
         raise RequestError(f"{flag} {path}: the file name must end in {ending}")
-    for file in (path, path.with_suffix(".xml")) if target == "label_studio" else (path,):
+    for file in _all_files({target: path}):
         if file.exists():
             raise RequestError(f"{file} exists already: give another path to {flag}")
+
+
+def _all_files(paths: dict[str, Path]) -> list[Path]:
+    """Files and folders of some targets."""
+    beside = [path.with_suffix(".xml") for name, path in paths.items() if name == "label_studio"]
+    return [*paths.values(), *beside]
 
 
 def _write_tables(run: Path, paths: dict[str, Path], found: Predictions, result: Json) -> None:
