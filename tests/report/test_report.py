@@ -612,38 +612,85 @@ def test_markdown_says_the_same(run):
     assert "* **Warning:** Careful with that." in said
 
 
-@pytest.mark.slow
-def test_browser_runs_and_requests_nothing(tmp_path):
-    browser = shutil.which("chromium")
-    if browser is None:
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium of the system."""
+    path = shutil.which("chromium")
+    if path is None:
         pytest.skip("needs the browser chromium")
     from playwright.sync_api import sync_playwright
 
-    wrong = []
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        opened = started.new_page()
-        opened.on("dialog", lambda dialog: wrong.append(f"dialog {dialog.message}"))
-        opened.on("pageerror", lambda error: wrong.append(f"error {error}"))
-        opened.on("console", lambda message: wrong.append(message.text))
-        opened.on("request", lambda request: wrong.append(request.url))
-        for i, word in enumerate([*HOSTILE, ACTING]):
-            words = partial(joined, word=word)
-            folder = tmp_path / f"{i}"
-            folder.mkdir()
-            page = write(with_naming(make_run(folder, words, on_disk=False), words))
-            opened.goto(page.as_uri())
-            assert wrong.pop(0) == page.as_uri()
-            for summary in opened.locator("summary").all():
-                summary.click()
-            opened.locator(".tile").first.focus()
-            for text in ("Most frequent mistakes", "Map of the images"):
-                assert text in opened.locator("body").inner_text()
-            assert opened.locator("script, [onerror], [onclick], [onload]").count() == 0
-            assert "owned" not in opened.title().split(" ")[0]
-            assert [url for url in wrong if not url.startswith("data:image/")] == []
-            wrong.clear()
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
         started.close()
+
+
+@pytest.mark.slow
+def test_browser_runs_and_requests_nothing(tmp_path, browser):
+    wrong = []
+    opened = browser.new_page()
+    opened.on("dialog", lambda dialog: wrong.append(f"dialog {dialog.message}"))
+    opened.on("pageerror", lambda error: wrong.append(f"error {error}"))
+    opened.on("console", lambda message: wrong.append(message.text))
+    opened.on("request", lambda request: wrong.append(request.url))
+    for i, word in enumerate([*HOSTILE, ACTING]):
+        words = partial(joined, word=word)
+        folder = tmp_path / f"{i}"
+        folder.mkdir()
+        page = write(with_naming(make_run(folder, words, on_disk=False), words))
+        opened.goto(page.as_uri())
+        assert wrong.pop(0) == page.as_uri()
+        for summary in opened.locator("summary").all():
+            summary.click()
+        opened.locator(".tile").first.focus()
+        for text in ("Most frequent mistakes", "Map of the images"):
+            assert text in opened.locator("body").inner_text()
+        assert opened.locator("script, [onerror], [onclick], [onload]").count() == 0
+        assert "owned" not in opened.title().split(" ")[0]
+        assert [url for url in wrong if not url.startswith("data:image/")] == []
+        wrong.clear()
+
+
+def brightness(page, name):
+    """Mean of red, green and blue of a colour of the body, 0 to 255."""
+    colour = page.evaluate(f"getComputedStyle(document.body).{name}")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+def test_page_is_light_or_dark_as_the_screen_is_and_prints_dark_on_white(run, browser):
+    page = browser.new_page()
+    page.goto(write(with_naming(run)).as_uri())
+    page.emulate_media(media="screen", color_scheme="light")
+    assert brightness(page, "color") < 60 < 230 < brightness(page, "backgroundColor")
+    page.emulate_media(media="screen", color_scheme="dark")
+    assert brightness(page, "backgroundColor") < 60 < 200 < brightness(page, "color")
+    for scheme in ("light", "dark"):
+        page.emulate_media(media="print", color_scheme=scheme)
+        assert brightness(page, "color") < 60
+        assert brightness(page, "backgroundColor") == 255
+
+
+def test_page_prints_what_is_folded_on_the_screen(run, browser):
+    page = browser.new_page()
+    page.goto(write(run).as_uri())
+    settings = page.locator("#details details table").first
+    assert not settings.is_visible()
+    page.emulate_media(media="print")
+    assert settings.is_visible()
+    assert settings.bounding_box()["height"] > 40
+    assert page.pdf().startswith(b"%PDF-")
+
+
+def test_page_enlarges_the_image_that_is_focused(run, browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(write(run).as_uri())
+    tile = page.locator("#gallery .tile:has(img)").first
+    before = tile.locator("img").bounding_box()
+    tile.focus()
+    after = tile.locator("img").bounding_box()
+    assert after["width"] > 4 * before["width"]
+    assert after["height"] > 4 * before["height"]
 
 
 ACT = "document.title=`owned`;fetch(`http://127.0.0.1:9/`)"
