@@ -413,14 +413,16 @@ def test_next_commands_survive_a_shell(tmp_path):
     run = make_run(tmp_path / "$(touch owned); x", **UNSCORED)
     steps = summarise(run, thumbnails=False)["next"]
     commands = [shlex.split(step.command) for step in steps]
-    assert [command[1] for command in commands] == ["fit", "serve", "evaluate", "fit", "predict"]
+    named = ["fit", "serve", "export", "evaluate", "fit", "predict"]
+    assert [command[1] for command in commands] == named
     assert commands[1][2:] == ["--run", str(run)]
     assert commands[0][3:5] == ["--from", str(run)]
     assert commands[0][5:7] == ["--labels", str(run / "predictions.csv")]
     assert commands[0][7:] == ["--out", f"{run}-2"]
-    assert commands[3][3:5] == ["--from", str(run)]
-    assert commands[4][2:4] == ["--run", str(run)]
-    assert [step.replace for step in steps] == ["", "", "LABELLED_IMAGES", "", "NEW_IMAGES"]
+    assert commands[2][4:] == ["--label-next", str(run.parent / "label_next.csv")]
+    assert commands[4][3:5] == ["--from", str(run)]
+    assert commands[5][2:4] == ["--run", str(run)]
+    assert [step.replace for step in steps] == ["", "", "", "LABELLED_IMAGES", "", "NEW_IMAGES"]
 
 
 def test_next_command_takes_a_folder_that_is_free(run):

@@ -15,6 +15,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import Precomputed
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.evaluate import evaluate
+from anyclass.commands.label_next import COUNT, LABEL_NEXT, rows_to_label
 from anyclass.commands.precomputed import check_images, for_features
 from anyclass.commands.predict import load as load_classifier
 from anyclass.commands.request import check_share
@@ -29,7 +30,7 @@ from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished, is_run
 from anyclass.run.progress import Progress
 from anyclass.run.sentences import basis
-from anyclass.run.tables import PREDICTION, prediction_row, rejected_row
+from anyclass.run.tables import PREDICTION, prediction_row, rejected_row, write_table
 
 Json = dict[str, Any]
 
@@ -205,6 +206,30 @@ class Run:
             features=features,
             extra=extra,
         )
+
+    @speaks_python
+    def label_next(self, count: int = COUNT, out: Path | str | None = None) -> pa.Table:
+        """The images without a label whose label would teach most, the most useful first.
+
+        Fill the column `label` in, then `anyclass.fit(from_run=run, labels=...)` with the table or
+        its file.
+
+        Args:
+            count: how many images.
+            out: a new file to write the table to, `.csv` or `.parquet`.
+
+        Returns:
+            `file_name`, `label` (empty), `predicted` and `score`.
+
+        Raises:
+            RequestError: every image has a label, `out` exists, or the images are no longer there.
+        """
+        if out is not None and Path(out).exists():
+            raise RequestError(f"{out} exists already: give another path to out=")
+        rows = rows_to_label(self._run_folder(), count)
+        if out is not None:
+            write_table(Path(out), rows, LABEL_NEXT)
+        return pa.Table.from_pylist(rows, LABEL_NEXT)
 
     @speaks_python
     def save(self, folder: Path | str, overwrite: bool = False) -> "Run":
