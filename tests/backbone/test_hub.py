@@ -15,7 +15,7 @@ from open_clip import constants as names_of_files
 
 from anyclass.backbone.hub import at_hand, needed_files, within_reach
 from anyclass.backbone.loading import USUAL
-from anyclass.commands.models import RECOMMENDED
+from anyclass.backbone.recommended import RECOMMENDED
 from anyclass.errors import ModelError
 
 CLIP = "ViT-B-32/laion2b_s34b_b79k"
