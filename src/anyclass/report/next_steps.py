@@ -60,14 +60,18 @@ def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list
     if of_images:
         advice = "Or correct them in the browser, by keyboard, and train again from there."
         steps += [_step(advice, ["serve", "--run", here])]
+        table = unused(Path(here).parent / "label_next.csv")
+        advice = (
+            "Or label the 30 images that would teach most: fill the column “label” of the table "
+            f"that this writes, then fit again with --from and --labels {table}."
+        )
+        steps += [_step(advice, ["export", "--run", here, "--label-next", str(table)])]
     if metrics["adapted"] is None:
         advice = "Find out how often the labels are right, on labelled images in class folders."
         steps += [_step(advice, ["evaluate", "--run", here, source, labelled], labelled)]
     if config["model"] == "starter":
         steps += [_larger_model(run, config)]
-    table = Path(here).parent / "new_labels.csv"
-    if table.exists():
-        table = free(table)
+    table = unused(Path(here).parent / "new_labels.csv")
     steps += [
         _step(
             "Label other images with this run.",
@@ -97,6 +101,11 @@ def _larger_model(run: Path, config: Json) -> Step:
         options = ["--from", str(run.resolve())]
     words = ["fit", *again["method"], *options, "--model", LARGER, "--out", str(free(run))]
     return _step(advice, words)
+
+
+def unused(path: Path) -> Path:
+    """A path, or one beside it if it exists."""
+    return free(path) if path.exists() else path
 
 
 def free(path: Path) -> Path:

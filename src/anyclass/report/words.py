@@ -16,6 +16,7 @@ SHARES = {
     "confidence": "mean confidence in training",
     "new": "images predicted as a new class in training",
     "agree": "synthesised features closest to their own class name",
+    "agreement": "images that the image and the text branch label alike in training",
 }
 """Figure of a method that is a share -> what it is."""
 FIGURES = {
@@ -44,10 +45,77 @@ FIGURES = {
     "loss": "loss",
     "zs_loss": "loss with zero-shot classes",
     "ft_loss": "loss with the classes of the trained model",
-    "lr": "learning rate",
-    "grad_norm": "length of the gradient",
+    "transfer_loss": "loss on the source data",
+    "coop_loss": "loss of the prompt",
+    "cocoop_loss": "loss of the prompt",
+    "clip_adapter_loss": "loss of the adapter",
+    "tip_adapter_loss": "loss of the cache model",
+    "flyp_loss": "contrastive loss of images and prompts",
+    "image_loss": "loss of the image encoder",
+    "text_loss": "loss of the text encoder",
+    "kl_loss": "loss of the image code (KL)",
+    "reconstruction_loss": "loss of the synthesised image features",
+    "divergence": "difference between the image and the text branch (KL)",
+    "consistency_loss": "loss of the difference between both branches",
+    "align_loss": "loss of synthesised texts against images",
+    "name_loss": "loss of synthesised texts against class names",
+    "distance_loss": "loss of the distance to the own class name",
 }
 """Other figures of methods and of training -> what they are."""
+TERMS = {
+    "views_loss": "loss of two views of an image",
+    "classes_loss": "loss of images with the same label",
+    "label_loss": "loss on labels",
+    "cluster_loss": "loss of the classes of two views",
+    "entropy_loss": "loss of uneven class sizes",
+}
+"""Loss of methods for unknown classes -> what it is."""
+FIGURES |= TERMS
+FIGURES |= {f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()}
+FIGURES |= {f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()}
+SETTINGS = {
+    "align_other_view": "alignment: text of the other view",
+    "align_scale": "alignment: factor on the cosines",
+    "align_weight": "alignment: weight of the loss",
+    "alpha": "weight alpha",
+    "alpha_max": "largest alpha of the search",
+    "anchor": "weight of a class name, in images",
+    "at_once": "texts per forward pass",
+    "backbone_lr": "learning rate of the encoder",
+    "beta": "sharpness beta",
+    "beta_max": "largest beta of the search",
+    "cico_direction": "consistency of the branches: direction",
+    "cico_temperature": "consistency of the branches: temperature",
+    "cico_weight": "consistency of the branches: weight of the loss",
+    "class_in_prompt": "zero-shot class in the question",
+    "deviation": "standard deviation of initial vectors",
+    "distill_temperature": "class names: temperature of the loss",
+    "distill_weight": "class names: weight of the loss",
+    "draws": "synthetic features per key",
+    "dtype": "precision of the weights",
+    "eps": "epsilon of the optimiser",
+    "h_width": "output width of the MLP",
+    "kl_weight": "weight of the KL term",
+    "least_steps": "minimum number of steps",
+    "lr": "learning rate",
+    "micro_batch": "images per forward pass",
+    "mlp_width": "hidden width of the MLP",
+    "most": "most words in a description",
+    "mu": "momentum mu of the prototypes",
+    "sup_temperature": "supervised loss: temperature",
+    "sup_weight": "supervised loss: weight",
+    "tes_epochs": "text synthesis: epochs",
+    "tes_input": "text synthesis: input",
+    "then": "followed by",
+    "transfer_lr": "source data: learning rate",
+    "transfer_size": "source data: features per step",
+    "transfer_start": "source data: initial context",
+    "transfer_steps": "source data: training steps",
+    "tune": "trained part",
+    "unsup_temperature": "unsupervised contrastive loss: temperature",
+    "views": "augmented views per image",
+}
+"""Hyper-parameter whose name says too little -> what it is."""
 
 
 def plain(text: object, limit: int = 160) -> str:
@@ -64,6 +132,11 @@ def title(key: str) -> str:
 def figure(key: str) -> str:
     """Words of a figure of a method or of training."""
     return SHARES.get(key) or FIGURES.get(key) or title(key)
+
+
+def setting(key: str) -> str:
+    """Words of a hyper-parameter."""
+    return SETTINGS.get(key) or title(key)
 
 
 KINDS = {"labelled": "labelled", "named": "named only", "unknown": "discovered"}
