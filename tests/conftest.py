@@ -407,7 +407,7 @@ def fitted(
     images = draw_shapes(folder / "images")
     (images / "blue disc" / "1.png").write_bytes(b"no image")
     method = METHODS["latteclip"](tuning=Tuning("head"))
-    metrics = fit(method, folder / "run", **request_for(images, tiny_clip()))
+    metrics = fit(method, folder / "run", **request_for(images, tiny_clip())).metrics
     return Fitted(folder / "run", images, tiny_clip(), metrics)
 
 

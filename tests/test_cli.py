@@ -507,7 +507,7 @@ def test_interrupt__exit_code_130(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("anyclass.commands.learn.predict_all", stop)
+        patch.setattr("anyclass.commands.score.predict_all", stop)
         assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 0

@@ -67,7 +67,7 @@ def test_fit__is_independent_of_the_global_random_state(
 ) -> None:
     method = METHODS[name](**SHORT.get(name, {}))
     labels = half_known.labels
-    images = half_known if method.discovers else replace(dataset, labels=labels)
+    images = half_known if method.info.discovers else replace(dataset, labels=labels)
     predictions = []
     figures: set[str] = set()
 

@@ -84,7 +84,7 @@ FILES = {
         "why_null": None,
         "confusion": [[2, 0, 0, 0], [1, 0, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0]],
         "seconds": {"fit": 190.0, "total": 192.4},
-        "facts": {"agreement": 0.123456},
+        "facts": {"kl": 0.123456},
         "warnings": ["Careful with that."],
     },
     "log.jsonl": [{"stage": "fit", "step": s, "done": s, "loss": 8.0 - s} for s in range(5)]

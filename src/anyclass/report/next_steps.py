@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from anyclass.methods import METHODS
 from anyclass.report.words import Json, plain
 
 LARGER = "ViT-B-32/laion2b_s34b_b79k"
 """Model that is suggested in the place of the starter."""
-
-WITHOUT_LABELS = ("zero-shot", "latteclip", "reclip")
-"""Methods that learn nothing from labels: after a correction, auto takes their place."""
 
 LONGEST = 2000
 """Most characters of the options in a command."""
@@ -86,8 +84,9 @@ def _second_round(run: Path, config: Json, table: Path) -> list[str]:
     """Fit again from a run and its corrected table; the rest of the request comes from the run."""
     again = config.get("again") or {"method": ["auto"]}
     method = again["method"]
-    if method[0] in WITHOUT_LABELS:
-        method = ["auto"]
+    kind = METHODS.get(method[0])
+    if kind and not kind.info.uses_labels:
+        method = ["auto"]  # a correction would change nothing
     start = ["--from", str(run.resolve()), "--labels", str(table)]
     return ["fit", *method, *start, "--out", str(free(run.resolve()))]
 

@@ -6,62 +6,29 @@ the caller.
 
 from typing import Any
 
+from anyclass.methods import METHODS
+
 Json = dict[str, Any]
 """A JSON object: the content of a file of the run, or a part of the summary."""
 
 SHARES = {
     "agreement_with_zero_shot": "images that kept their zero-shot class",
-    "agreement_of_towers": "images that both encoders label alike",
-    "rows_at_floor": "images whose texts fit no class better than another",
     "confidence": "mean confidence in training",
     "new": "images predicted as a new class in training",
-    "agree": "synthesised features closest to their own class name",
-    "agreement": "images that the image and the text branch label alike in training",
-}
-"""Figure of a method that is a share -> what it is."""
+} | {key: words for kind in METHODS.values() for key, words in kind.info.shares.items()}
+"""Figure of a method that is a share -> what it is; those of one method stand in its file."""
 FIGURES = {
-    "prototype_drift": "distance that the class prompts moved (1 − cosine)",
-    "weight_class": "mean weight of class prompts",
-    "weight_image": "mean weight of texts on single images",
-    "weight_group": "mean weight of texts on groups of images",
     "alpha": "weight of the labelled images beside the class names (alpha)",
-    "beta": "sharpness of the comparison with labelled images (beta)",
-    "keys": "labelled images that are remembered",
-    "labelled_images": "labelled images",
-    "inertia": "sum of squared distances to the cluster centres",
     "entropy": "entropy of the class sizes (0: one class gets all images)",
     "used": "classes that were predicted in training",
     "steps": "training steps",
-    "residual": "largest remaining error of label propagation",
-    "kl": "information in the image code (KL, in nats)",
-    "reconstruction": "squared distance of synthesised and real image features",
-    "active": "dimensions of the image code that are in use",
-    "collapsed": "squared distance without the image code",
-    "spread": "spread of synthesised features, 1 like real ones",
-    "cos_mean": "cosine of the synthesised and the real class means",
-    "cos_text": "cosine of the class prompts and the real class means",
-    "transfer_steps": "training steps on the source data",
-    "text_scale": "length of the synthesised text features",
     "loss": "loss",
-    "zs_loss": "loss with zero-shot classes",
-    "ft_loss": "loss with the classes of the trained model",
-    "transfer_loss": "loss on the source data",
-    "coop_loss": "loss of the prompt",
-    "cocoop_loss": "loss of the prompt",
-    "clip_adapter_loss": "loss of the adapter",
-    "tip_adapter_loss": "loss of the cache model",
-    "flyp_loss": "contrastive loss of images and prompts",
     "image_loss": "loss of the image encoder",
     "text_loss": "loss of the text encoder",
-    "kl_loss": "loss of the image code (KL)",
-    "reconstruction_loss": "loss of the synthesised image features",
-    "divergence": "difference between the image and the text branch (KL)",
-    "consistency_loss": "loss of the difference between both branches",
-    "align_loss": "loss of synthesised texts against images",
-    "name_loss": "loss of synthesised texts against class names",
-    "distance_loss": "loss of the distance to the own class name",
-}
-"""Other figures of methods and of training -> what they are."""
+    "lr": "learning rate",
+    "grad_norm": "length of the gradient",
+} | {key: words for kind in METHODS.values() for key, words in kind.info.figures.items()}
+"""Other figure of a method or of training -> what it is; those of one method stand in its file."""
 TERMS = {
     "views_loss": "loss of two views of an image",
     "classes_loss": "loss of images with the same label",
@@ -107,10 +74,10 @@ SETTINGS = {
     "tes_epochs": "text synthesis: epochs",
     "tes_input": "text synthesis: input",
     "then": "followed by",
-    "transfer_lr": "source data: learning rate",
-    "transfer_size": "source data: features per step",
-    "transfer_start": "source data: initial context",
-    "transfer_steps": "source data: training steps",
+    "transfer_lr": "without labels: learning rate",
+    "transfer_size": "without labels: features per step",
+    "transfer_start": "without labels: initial context",
+    "transfer_steps": "without labels: training steps",
     "tune": "trained part",
     "unsup_temperature": "unsupervised contrastive loss: temperature",
     "views": "augmented views per image",
