@@ -17,6 +17,14 @@ SHARES = {
     "new": "images predicted as a new class in training",
 } | {key: words for kind in METHODS.values() for key, words in kind.info.shares.items()}
 """Figure of a method that is a share -> what it is; those of one method stand in its file."""
+TERMS = {
+    "views_loss": "loss of two views of an image",
+    "classes_loss": "loss of images with the same label",
+    "label_loss": "loss on labels",
+    "cluster_loss": "loss of the classes of two views",
+    "entropy_loss": "loss of uneven class sizes",
+}
+"""Loss of methods for unknown classes -> what it is."""
 FIGURES = {
     "alpha": "weight of the labelled images beside the class names (alpha)",
     "entropy": "entropy of the class sizes (0: one class gets all images)",
@@ -27,19 +35,11 @@ FIGURES = {
     "text_loss": "loss of the text encoder",
     "lr": "learning rate",
     "grad_norm": "length of the gradient",
+    **TERMS,
+    **{f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()},
+    **{f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()},
 } | {key: words for kind in METHODS.values() for key, words in kind.info.figures.items()}
 """Other figure of a method or of training -> what it is; those of one method stand in its file."""
-TERMS = {
-    "views_loss": "loss of two views of an image",
-    "classes_loss": "loss of images with the same label",
-    "label_loss": "loss on labels",
-    "cluster_loss": "loss of the classes of two views",
-    "entropy_loss": "loss of uneven class sizes",
-}
-"""Loss of methods for unknown classes -> what it is."""
-FIGURES |= TERMS
-FIGURES |= {f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()}
-FIGURES |= {f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()}
 SETTINGS = {
     "align_other_view": "alignment: text of the other view",
     "align_scale": "alignment: factor on the cosines",
