@@ -7,7 +7,7 @@
 #   make docs     the documentation, into site/; broken links are errors
 #   make output   run the commands of the guides again, write their output and screenshots into docs/
 #   make harden   the slow tests: kills, full disks, hostile files
-#   make help-pages   render the help of all commands anew, after an option has changed
+#   make help-pages   render the help of all commands and tables in docs/, after an option or method has changed
 #   make clean    remove .venv and what the tools left behind
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -49,6 +49,7 @@ harden: $(READY)
 
 help-pages: $(READY)
 	$(BIN)/python -m anyclass.commands.help_pages
+	$(BIN)/python scripts/refresh_docs.py --tables
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site

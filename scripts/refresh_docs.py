@@ -4,7 +4,7 @@
 
 All guides share one empty folder. The `text` block behind a `sh` or `python` block gets its output.
 The comment `screenshot: RUN/report.html#SECTION WIDTHxHEIGHT` before an image says what it shows.
-Tables of captioner flags are written from the fields of the captioners; `--tables` does no more.
+Tables of captioner flags and of methods are written from their classes; `--tables` does no more.
 """
 
 import argparse
@@ -35,6 +35,7 @@ SCREENSHOT = re.compile(
     r"^<!-- screenshot: (\S+)#(\w+) (\d+)x(\d+) -->\n!\[[^]]*\]\(([^)\s]+)\)$", re.M
 )
 TABLE = re.compile(r"<!-- (\w+) -->\n\| flag .*?<!-- end -->", re.DOTALL)
+METHODS_TABLE = re.compile(r"<!-- methods -->\n.*?<!-- end -->", re.DOTALL)
 COLOURS = 256
 """Colours of a screenshot: enough for a report, and a third of the bytes."""
 MARGIN = 16
@@ -44,11 +45,12 @@ MARGIN = 16
 def main() -> None:
     """Refresh the pages."""
     parser = argparse.ArgumentParser(description="Refresh what docs/ shows of the program.")
-    parser.add_argument("--tables", action="store_true", help="only the tables of flags")
+    parser.add_argument("--tables", action="store_true", help="only the tables")
     parser.add_argument("--chromium", default="chromium", help="the browser for screenshots")
     arguments = parser.parse_args()
-    page = DOCS / "captioners.md"
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in ("captioners.md", "methods/index.md"):
+        page = DOCS / name
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     if arguments.tables:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -152,10 +154,23 @@ def trimmed(image: Any) -> Any:
 
 
 def with_tables(page: str) -> str:
-    """The page with its tables of captioner flags written anew."""
+    """The page with its tables of captioner flags and of methods written anew."""
+    page = METHODS_TABLE.sub(lambda _: f"<!-- methods -->\n{methods_table()}\n<!-- end -->", page)
     return TABLE.sub(
         lambda table: f"<!-- {table[1]} -->\n{flag_table(table[1])}\n<!-- end -->", page
     )
+
+
+def methods_table() -> str:
+    """Methods by what is known of the classes, with links, as a Markdown table."""
+    from anyclass.methods import METHODS, Situation
+
+    rows = ["| you have | methods |", "|---|---|"]
+    for situation in Situation:
+        kinds = [kind for kind in METHODS.values() if situation in kind.info.situations]
+        links = [f"[{kind.info.title}]({kind.__module__.rpartition('.')[2]}.md)" for kind in kinds]
+        rows.append(f"| {situation.words} | {', '.join(links)} |")
+    return "\n".join(rows)
 
 
 def flag_table(captioner: str) -> str:

@@ -10,6 +10,7 @@ The models are open_clip models like any other: `local-dir:` folders, seeded ran
 """
 
 import base64
+import gc
 import hashlib
 import json
 import os
@@ -73,12 +74,31 @@ def check_types() -> None:
 sys.dont_write_bytecode = False  # every worker would check and compile the package anew
 
 if RUNS_TESTS:
+    gc.disable()  # until all tests are collected: what is imported is not garbage
     # Before the package: while jaxtyping's hook imports a module of it, Python looks for the
     # bytecode of everything imported meanwhile under another name, and compiles it again.
     for name in LARGE:
         import_module(name)
     import_module("torch").set_num_threads(1)
     check_types()
+
+
+def pytest_collection_finish() -> None:
+    """Leave libraries and collected tests out of each later search for garbage."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let libraries free what is theirs at the end of the process."""
+    gc.unfreeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Check types in each test, also of functions that earlier ones have called often."""
+    if RUNS_TESTS:
+        sys.modules["type_checks"].begin_test()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -387,7 +407,7 @@ def fitted(
     images = draw_shapes(folder / "images")
     (images / "blue disc" / "1.png").write_bytes(b"no image")
     method = METHODS["latteclip"](tuning=Tuning("head"))
-    metrics = fit(method, folder / "run", **request_for(images, tiny_clip()))
+    metrics = fit(method, folder / "run", **request_for(images, tiny_clip())).metrics
     return Fitted(folder / "run", images, tiny_clip(), metrics)
 
 

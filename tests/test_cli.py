@@ -106,7 +106,7 @@ MISTAKES = {
     "fit auto --imges images": "no option is called --imges: did you mean --images?",
     "predict --captioner batch": "no option is called --captioner: `anyclass predict --help`",
     "fit": "which method? anyclass fit METHOD --images DIR",
-    "fit nothing {request}": "METHOD is one of auto, open-world, latteclip, ship, zero-shot",
+    "fit nothing {request}": "METHOD is one of auto, open-world, latteclip, reclip, flyp",
     "fit --images images auto": "which method?",
     "fit images --classes names.txt": "write --images images, behind the method; METHOD is one",
     "plan auto --images nowhere": "nowhere does not exist. Give the folder",
@@ -507,7 +507,7 @@ def test_interrupt__exit_code_130(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("anyclass.commands.learn.predict_all", stop)
+        patch.setattr("anyclass.commands.score.predict_all", stop)
         assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 0

@@ -1,4 +1,4 @@
-"""The shape of the source: who imports whom, what is public, what the README prints."""
+"""The shape of the source: who imports whom, what is public, what CONTRIBUTING.md prints."""
 
 import ast
 import re
@@ -18,9 +18,12 @@ LAYERS = "errors | files log rng | distributed | data | backbone estimators | fe
 captioning training | classifier | methods run | auditing bulk naming report exporting | review | \
 commands | api | cli"
 """What the package may import from itself: each layer those to its left, and its own folder."""
+ANY_METHOD = "src/anyclass/methods/METHOD.py"
+"""The line of the tree that stands for the files of all methods."""
 THROUGH_METHODS = {
     "METHODS",
     "Method",
+    "Situation",
     "Workload",
     "suggest",
 }  # all that commands may know of the methods
@@ -136,26 +139,39 @@ def test_imports__never_in_a_circle() -> None:
     TopologicalSorter(edges).prepare()
 
 
-def printed_tree() -> set[str]:
+def printed_tree() -> list[str]:
     """The paths in the marked block of CONTRIBUTING.md; a folder ends in a slash."""
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     block = page.split("<!-- tree -->")[1].split("<!-- end of tree -->")[0]
-    paths: set[str] = set()
+    paths = list[str]()
     trail: list[str] = []
     for line in block.splitlines():
         if entry := re.match(r"((?:│   |    )*)[├└]── (\S+)(?:  +(\S.*))?$", line):
             indent, name, about = entry.groups()
             assert about or name.endswith("/"), f"{name} has no half line"
             trail = [*trail[: len(indent) // 4], name]
-            paths.add("".join(trail))
+            paths.append("".join(trail))
     return paths
 
 
+def method_files() -> set[str]:
+    """Paths of the methods' files, which the tree shows as one line."""
+    from anyclass.methods import METHODS
+
+    modules = (kind.__module__.replace(".", "/") for kind in METHODS.values())
+    return {f"src/{module}.py" for module in modules}
+
+
 def test_contributing__prints_the_tree_of_the_disk() -> None:
-    printed = printed_tree()
+    tree = printed_tree()
+    assert ANY_METHOD in tree
+    printed = set(tree) - {ANY_METHOD}
+    assert sorted(tree) == sorted({*tree}), "CONTRIBUTING.md prints a path twice"
     files = (p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    on_disk = {path.relative_to(ROOT).as_posix() for path in files}
-    inside = {p for p in printed if p.startswith("src/anyclass/") and not p.endswith("/")}
+    on_disk = {path.relative_to(ROOT).as_posix() for path in files} - method_files()
+    on_disk |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    sections = ("src/anyclass/", "docs/")
+    inside = {p for p in printed if p.startswith(sections) and not p.endswith("/")}
     assert inside - on_disk == set(), "CONTRIBUTING.md prints files that do not exist"
     assert on_disk - inside == set(), "CONTRIBUTING.md does not print these files"
     assert {path for path in printed if not (ROOT / path).exists()} == set()

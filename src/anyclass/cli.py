@@ -177,7 +177,7 @@ def _fit(line: "CommandLine") -> Answer:
     from anyclass.commands.output import fit_lines
 
     flags = _fit_flags(line)
-    result = fit(flags.asked, flags.out, flags.overwrite, **vars(flags.request))
+    result = fit(flags.asked, flags.out, flags.overwrite, **vars(flags.request)).metrics
     of_features = flags.request.features is not None
     return result, fit_lines(result, flags.out, of_features)
 

@@ -59,7 +59,7 @@ def test_fit__out_is_the_run_of_the_command_line(
     from anyclass.commands.fit import fit as command
 
     run = anyclass.fit(images, labels="folders", out=tmp_path / "python", **options)
-    metrics = command("auto", tmp_path / "line", images=images, labels="folders", **options)
+    metrics = command("auto", tmp_path / "line", images=images, labels="folders", **options).metrics
     assert {key: run.metrics[key] for key in FIXED} == {key: metrics[key] for key in FIXED}
     for name in ("predictions.csv", "classes.json"):
         assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "line" / name).read_bytes()

@@ -1,6 +1,10 @@
 """Models of the hub without a network: what is missing is said at once, what is here is loaded."""
 
+import re
+import shlex
 import sys
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from open_clip import constants as names_of_files
 
 from anyclass.backbone.hub import at_hand, needed_files, within_reach
 from anyclass.backbone.loading import USUAL
-from anyclass.commands.models import RECOMMENDED
+from anyclass.backbone.recommended import RECOMMENDED
 from anyclass.errors import ModelError
 
 CLIP = "ViT-B-32/laion2b_s34b_b79k"
@@ -46,6 +50,27 @@ def test_within_reach__says_what_to_fetch_and_where_to_put_it(hub: Path) -> None
     folder = repository.split("/")[1]
     assert f"`hf download {repository} --local-dir {folder}`" in said
     assert f"--model local-dir:{folder}" in said
+
+
+def test_within_reach__a_tokenizer_of_another_repository_goes_into_the_same_folder(
+    hub: Path,
+) -> None:
+    """open_clip looks for the tokenizer of `local-dir:` in the folder of the weights."""
+    with pytest.raises(ModelError) as caught:
+        within_reach("ViT-L-14-CLIPA/datacomp1b").__enter__()
+    said = str(caught.value)
+    weights = "UCSC-VLAA/ViT-L-14-CLIPA-datacomp1B"
+    folder = weights.split("/")[1]
+    first, second = re.findall("`(hf download .*?)`", said)
+    assert first == f"hf download {weights} --local-dir {folder}"
+    assert shlex.split(second)[:3] == ["hf", "download", "bert-base-uncased"]
+    assert shlex.split(second)[-2:] == ["--local-dir", folder]
+    kept = shlex.split(second)[4:-2:2]
+    for name in ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "model.safetensors"):
+        assert any(map(partial(fnmatch, name), kept)) == (name != "model.safetensors")
+    with pytest.raises(ModelError) as caught:
+        within_reach(SIGLIP).__enter__()
+    assert str(caught.value).count("`hf download") == 1
 
 
 def test_within_reach__a_repository_of_the_hub_is_refused_without_open_clip(

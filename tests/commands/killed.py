@@ -6,6 +6,7 @@ start, and most kills would hit its imports. The commands are real ones, from `m
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class Place(NamedTuple):
 
 
 HELPER = """
-import json, os, signal, subprocess, sys, time
+import glob, json, os, signal, subprocess, sys, time
 import open_clip, torch
 import openai, sklearn.cluster, sklearn.linear_model, sklearn.mixture, pyarrow.parquet, tyro
 import anyclass.commands.fit, anyclass.commands.embed, anyclass.commands.describe
@@ -68,6 +69,15 @@ from anyclass.cli import main
 
 openai._base_client.INITIAL_RETRY_DELAY = 0.005
 torch.set_num_threads(1)
+
+def children(process):
+    # Numbers of the processes that a process has started.
+    lists = glob.glob(f"/proc/{process}/task/*/children")
+    try:
+        return " ".join(open(name).read() for name in lists).strip()
+    except OSError:
+        return ""
+
 print("ready", flush=True)
 for line in sys.stdin:
     request = json.loads(line)
@@ -90,12 +100,17 @@ for line in sys.stdin:
     print(child, flush=True)
     end = time.monotonic() + request["killed_after"]
     done = 0
+    readers = ""
     while not done:
         done, status = os.waitpid(child, os.WNOHANG)
-        if not done and time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
+        if request["while_reading"] and not done:
+            readers = children(child)
+        if not done and (time.monotonic() > end or readers):
+            everywhere = request["signal"] == signal.SIGINT  # as from a terminal
+            (os.killpg if everywhere else os.kill)(child, request["signal"])
             done, status = os.waitpid(child, 0)
         time.sleep(0.001)
+    print(readers, flush=True)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
@@ -104,11 +119,13 @@ class Commands:
     """Starts commands, and kills them after some time."""
 
     def __init__(self, folder: Path, disk: Path | None = None) -> None:
-        """Start the helper; with a `disk` of 8 MB at that folder, which only it sees."""
+        """Start the helper; with a `disk` of 128 MB at that folder, which only it sees."""
         self.output = folder / "output.txt"
         self.child = 0
         """Number of the last process, which leads its session."""
-        mount = 'mount -t tmpfs -o size=8m tmpfs "$0" && exec "$@"'
+        self.readers: list[int] = []
+        """Numbers of the processes that it had started when it got the signal."""
+        mount = 'mount -t tmpfs -o size=128m tmpfs "$0" && exec "$@"'
         alone = [] if disk is None else ["unshare", "-rm", "sh", "-c", mount, str(disk)]
         self._helper = subprocess.Popen(
             [*alone, sys.executable, "-c", HELPER],
@@ -128,6 +145,8 @@ class Commands:
         arguments: Sequence[str],
         killed_after: float | None = None,
         before: Sequence[str] = (),
+        sent: int = signal.SIGKILL,
+        while_reading: bool = False,
         **environment: str,
     ) -> int:
         """Exit code of a command; that of the signal if it was killed.
@@ -136,6 +155,8 @@ class Commands:
             arguments: the command.
             killed_after: seconds until it is killed.
             before: what the helper runs first.
+            sent: the signal; all of its processes get that of Ctrl-C.
+            while_reading: send it as soon as the command has started a process.
             environment: further variables.
         """
         request = {
@@ -144,10 +165,13 @@ class Commands:
             "environment": environment,
             "output": str(self.output),
             "killed_after": 1e9 if killed_after is None else killed_after,
+            "signal": int(sent),
+            "while_reading": while_reading,
         }
         assert self._helper.stdin is not None
         print(json.dumps(request), file=self._helper.stdin, flush=True)
         self.child = int(self._read())
+        self.readers = [int(number) for number in self._read().split()]
         return int(self._read())
 
     def stop(self) -> None:
@@ -218,13 +242,18 @@ class Work:
 
     def result(self, number: int | str) -> dict[str, bytes]:
         """All that was written, but for what holds times; nothing is left beside it."""
-        files = [path for path in self.out(number).parent.rglob("*") if path.is_file()]
-        assert not [path for path in files if ".tmp" in path.name]
-        return {
-            path.name: path.read_bytes()
-            for path in files
-            if path.name not in MEASURED and not path.name.startswith(".")
-        }
+        return written(self.out(number).parent)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Bytes of all files, but for those that hold times; none of them is a draft."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if ".tmp" in path.name]
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in files
+        if path.name not in MEASURED and not path.name.startswith(".")
+    }
 
 
 def steps_of(log: Path) -> list[tuple[Any, ...]]:

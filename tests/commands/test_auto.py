@@ -183,7 +183,7 @@ def test_auto__a_label_that_is_not_in_the_list_is_an_error(
 @pytest.mark.parametrize("known", [Known(2, 3, 0), Known(0, 3, 0), Known(0, 0, 0)], ids=str)
 def test_auto__the_number_can_be_estimated(place: Path, tmp_path: Path, known: Known) -> None:
     request = options(place, known) | {"unknown": "auto"}
-    metrics = fit("auto", tmp_path / "run", **request)
+    metrics = fit("auto", tmp_path / "run", **request).metrics
     kinds = json.loads((tmp_path / "run" / "classes.json").read_text())["kinds"]
     assert kinds[: len(known.kinds)] == known.kinds
     assert kinds.count("unknown") == metrics["classes_estimated"]["unknown"]

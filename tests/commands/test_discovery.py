@@ -79,7 +79,7 @@ def test_plan__auto_says_what_is_known(half: dict[str, Any]) -> None:
 
 
 def test_fit__auto_clusters_where_nothing_is_known(tmp_path: Path, half: dict[str, Any]) -> None:
-    metrics = fit("auto", tmp_path / "run", **half | {"labels": None, "unknown": 4})
+    metrics = fit("auto", tmp_path / "run", **half | {"labels": None, "unknown": 4}).metrics
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["method"], metrics["scored"], metrics["changed"]) == ("open-world", 0, None)
     assert "so all images are clustered" in config["why"][0]
@@ -96,7 +96,7 @@ def test_fit__each_method_leaves_a_run_that_predicts_and_scores(
 ) -> None:
     fields: dict[str, Any] = {"tuning": SMALL, "head": SHAPE}
     fields |= {"get": {"tes_epochs": 1, "words": 2}, "gcd": {"rows": 32}}.get(name, {})
-    metrics = fit(METHODS[name](**fields), tmp_path / "run", **half)
+    metrics = fit(METHODS[name](**fields), tmp_path / "run", **half).metrics
     saved = json.loads((tmp_path / "run" / "classes.json").read_text())
     assert saved["names"] == ["blue disc", "red square", *NEW]
     assert saved["kinds"] == ["labelled", "labelled", "unknown", "unknown"]
@@ -119,7 +119,7 @@ def test_fit__hidden_labels_are_never_read(
     """Held-out labels that are all wrong change the scores and nothing else."""
     half |= {"holdout": 0.25}
     method = METHODS["simgcd"](tuning=SMALL, head=SHAPE)
-    right = fit(method, tmp_path / "right", **half)
+    right = fit(method, tmp_path / "right", **half).metrics
     assert right["scored"] == 2
     dataset = ImageDataset.read(images, None, half["labels"], 2)
     hidden = (dataset.labels >= 0) & (hold_out(dataset, 0.25, 0).labels < 0)
@@ -129,7 +129,7 @@ def test_fit__hidden_labels_are_never_read(
         other = next(known for known in KNOWN if known != name)
         lines = lines.replace(f"{file},{name}", f"{file},{other}")
     Path(half["labels"]).write_text(lines)
-    wrong = fit(method, tmp_path / "wrong", **half)
+    wrong = fit(method, tmp_path / "wrong", **half).metrics
     assert wrong["scored"] == 2
     first, second = (
         (tmp_path / name / "model" / "classifier.safetensors").read_bytes()
@@ -145,7 +145,7 @@ def test_fit__hidden_labels_are_never_read(
 def test_fit__the_number_of_classes_is_estimated(tmp_path: Path, half: dict[str, Any]) -> None:
     half |= {"unknown": "auto"}
     features = plan("auto", **half)
-    metrics = fit(KMEANS(), tmp_path / "run", **half)
+    metrics = fit(KMEANS(), tmp_path / "run", **half).metrics
     found = metrics["classes_estimated"]
     assert {k["classes"] for k in found["curve"]} <= {2, 3}  # at most a quarter of 14 images
     assert found["classes"] == 2 + found["unknown"]
@@ -167,9 +167,9 @@ def test_fit__an_estimate_survives_a_kill(
         with pytest.raises(KeyboardInterrupt):
             fit(KMEANS(), tmp_path / "run", **half)
     monkeypatch.setattr("anyclass.commands.num_classes.count_classes", stopped)
-    again = fit(KMEANS(), tmp_path / "run", **half)
+    again = fit(KMEANS(), tmp_path / "run", **half).metrics
     monkeypatch.undo()
-    fresh = fit(KMEANS(), tmp_path / "fresh", **half)
+    fresh = fit(KMEANS(), tmp_path / "fresh", **half).metrics
     assert again["classes_estimated"] == fresh["classes_estimated"]
     assert again["adapted"] == fresh["adapted"]
 
@@ -231,7 +231,7 @@ def test_holdout__serves_methods_that_need_names(
     tmp_path: Path, half: dict[str, Any], shapes: dict[str, Any]
 ) -> None:
     named = half | {"classes": shapes["classes"], "unknown": 0, "holdout": 0.25}
-    metrics = fit("open-world", tmp_path / "run", **named)
+    metrics = fit("open-world", tmp_path / "run", **named).metrics
     assert metrics["scored"] == 2
     assert "discovery" not in metrics
     assert not any("trained on" in warning for warning in metrics["warnings"])

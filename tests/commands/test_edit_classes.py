@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from anyclass import Classifier, evaluate, predict
+from anyclass import Classifier, evaluate, load, predict
 from anyclass.cli import main
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.fit import fit
@@ -393,6 +393,27 @@ def test_edit_classes__says_in_one_line_what_is_wrong(
         edit_classes(run, **how)
     assert "\n" not in str(refused.value)
     assert contents(run) == before
+
+
+def test_run__edits_its_classes_in_python(run: Path) -> None:
+    loaded = load(run, device="cpu")
+    before = loaded.classes_
+    first, second, third = [name for name in before if name.startswith("discovered")]
+    counts = loaded.predictions.counts()
+    assert loaded.merge(first, second).rename({first: "kite"}) is loaded
+    assert loaded.classes_ == [*before[:2], "kite", third]
+    merged = counts.get(first, 0) + counts.get(second, 0)
+    assert loaded.predictions.counts().get("kite", 0) == merged
+    assert loaded.reject(third).predictions.counts().get(third) is None
+    assert loaded.undo().undo().undo().classes_ == before
+    assert loaded.predictions.counts() == counts
+    fullest = max((first, second, third), key=lambda name: counts.get(name, 0))
+    assert {f"{fullest}a", f"{fullest}b"} <= set(loaded.split(fullest).classes_)
+    assert load(run).classes_ == loaded.classes_
+    with pytest.raises(RequestError, match="there is no class 'kite'"):
+        loaded.reject("kite")
+    with pytest.raises(RequestError, match="load the run folder"):
+        load(run / "model", device="cpu").merge(third, second)
 
 
 def test_edit_classes__an_earlier_run_is_computed_again(

@@ -80,7 +80,7 @@ class Run:
             class_text=blobs.text,
             classes=CLASSES,
             labels=blobs.labels,
-        )
+        ).metrics
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_fit__whatever_is_known(known: str, blobs: Blobs, tmp_path: Path) -> Non
     texts = {"half": half, "all": blobs.text}
     options = {"class_text": "all", "classes": CLASSES, "labels": blobs.labels} | KNOWN[known]
     options["class_text"] = texts.get(options["class_text"])
-    metrics = fit(features=blobs.x, out=tmp_path / "run", **options)
+    metrics = fit(features=blobs.x, out=tmp_path / "run", **options).metrics
     assert right(tmp_path / "run", blobs) > 0.85
     assert (metrics["adapted"] is None) == (options["labels"] is None)
     assert metrics["changed"] is None or known != "labels only"
@@ -455,7 +455,7 @@ def test_fit__discovers_classes(unknown: Any, blobs: Blobs, tmp_path: Path) -> N
     run = tmp_path / "run"
     known = np.where(blobs.truth < 2, blobs.labels, -1)
     given = {"class_text": blobs.text[:2], "classes": CLASSES[:2], "labels": known}
-    metrics = fit(out=run, features=blobs.x, extra=blobs.extra, unknown=unknown, **given)
+    metrics = fit(out=run, features=blobs.x, extra=blobs.extra, unknown=unknown, **given).metrics
     assert metrics["discovery"]["labelled"] == 2
     kinds = read(run, "classes.json")["kinds"]
     assert kinds[:3] == ["labelled", "labelled", "unknown"]
@@ -492,7 +492,7 @@ def test_fit__from_an_earlier_run(blobs: Blobs, tmp_path: Path) -> None:
     text[31] = ",".join(row)
     (first / "predictions.csv").write_text("\n".join(text) + "\n", encoding="utf-8")
     table = str(first / "predictions.csv")
-    metrics = fit(from_run=first, labels=table, out=second)
+    metrics = fit(from_run=first, labels=table, out=second).metrics
     assert (metrics["second_round"]["kept"], metrics["second_round"]["new"]) == (24, 1)
     rows = pq.read_table(second / "predictions.parquet").to_pylist()
     assert rows[30]["true_label"] == row[1]

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
-from anyclass.commands.learn import readable
+from anyclass.commands.train import readable
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features.store import FeatureStore
@@ -160,7 +160,7 @@ def test_fit__the_card_says_limits_and_licence(fitted: Any) -> None:
 
 
 def test_fit__without_labels_nothing_is_known(tmp_path: Path, shapes: Shapes) -> None:
-    metrics = fit(QUICK, tmp_path / "run", **shapes | {"labels": None})
+    metrics = fit(QUICK, tmp_path / "run", **shapes | {"labels": None}).metrics
     unknown = ("zero_shot", "zero_shot_ensemble", "adapted", "confusion", "calibration_error")
     assert {key: metrics[key] for key in unknown} == dict.fromkeys(unknown)
     assert metrics["why_null"] == NO_LABELS
@@ -221,10 +221,10 @@ def test_fit__the_order_of_the_folder_does_not_matter(
 
 
 def test_fit__zero_shot_is_the_baseline_itself(tmp_path: Path, shapes: Shapes) -> None:
-    metrics = fit("zero-shot", tmp_path / "run", **shapes)
+    metrics = fit("zero-shot", tmp_path / "run", **shapes).metrics
     assert metrics["adapted"] == metrics["zero_shot"]
     assert metrics["changed"] == 0
-    ensemble = fit(METHODS["zero-shot"](ensemble=True), tmp_path / "many", **shapes)
+    ensemble = fit(METHODS["zero-shot"](ensemble=True), tmp_path / "many", **shapes).metrics
     assert ensemble["adapted"] == metrics["zero_shot_ensemble"]
     assert ensemble["zero_shot"] == metrics["zero_shot"]
 
@@ -235,9 +235,12 @@ def test_fit__takes_every_kind_of_model(
 ) -> None:
     tune = "tail" if kind == "siglip" else "head"
     method = METHODS["latteclip"](tuning=Tuning(tune=tune, steps=2, views=1), texts=("class",))
-    metrics = fit(method, tmp_path / "run", **shapes | {"model": tiny_clip(kind)})
+    metrics = fit(method, tmp_path / "run", **shapes | {"model": tiny_clip(kind)}).metrics
     assert metrics["n"] == metrics["scored"] == 14
-    assert fit("zero-shot", tmp_path / "zero", **shapes | {"model": tiny_clip(kind)})["n"] == 14
+    assert (
+        fit("zero-shot", tmp_path / "zero", **shapes | {"model": tiny_clip(kind)}).metrics["n"]
+        == 14
+    )
 
 
 def test_compare__warns_when_adapting_harmed() -> None:
@@ -314,7 +317,7 @@ def test_fit__too_many_rejected(tmp_path: Path, shapes: Shapes, images: Path) ->
         "AVIF, HEIF): repair such files, leave them out, or raise --max-rejected"
     )
     (images / "red square" / "2.jpg").unlink()
-    assert fit(QUICK, tmp_path / "run", **shapes)["rejected"] == 1, "the same call goes on"
+    assert fit(QUICK, tmp_path / "run", **shapes).metrics["rejected"] == 1, "the same call goes on"
 
 
 def test_fit__nothing_left_to_learn_from(
@@ -437,7 +440,7 @@ def test_fit_and_evaluate__leave_the_prompt_ensemble_out(
 
     monkeypatch.setattr("anyclass.run.scoring.openai_templates", never)
     run = tmp_path / "run"
-    metrics = fit("zero-shot", run, **shapes, prompt_ensemble=False)
+    metrics = fit("zero-shot", run, **shapes, prompt_ensemble=False).metrics
     assert metrics["zero_shot_ensemble"] is None
     assert metrics["zero_shot"] == metrics["adapted"]
     assert "many templates" not in (run / "report.html").read_text(encoding="utf-8")

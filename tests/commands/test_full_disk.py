@@ -1,17 +1,23 @@
 """A disk that is full or read-only: one line, nothing lost, and the same command goes on."""
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import pytest
 
-from tests.commands.killed import COMMANDS, Commands, Place, Work, draw_place
+from anyclass.cli import main
+from tests.commands.killed import COMMANDS, Commands, Place, Work, draw_place, written
+from tests.small_disk import fill, on_small_disk
 
-ROOM = [0, 1, 8, 30, 60, 120, 250, 500, 1000]
+ROOM = [0, 1, 8, 30, 60, 120, 250, 500, 1000, 3000, 10_000, 45_000]
 """Kilobytes that are free at each try, so that another writer meets the end of the disk."""
 
 
@@ -38,12 +44,107 @@ def place(tiny_clip: Callable[..., str], fitted: Any, tmp_path_factory: Any) -> 
     return draw_place(tmp_path_factory.mktemp("full"), fitted.run, tiny_clip())
 
 
-def fill(folder: Path, kilobytes: int) -> None:
-    """Leave so much space on the disk of a folder."""
-    filler = folder / "filler"
-    filler.unlink(missing_ok=True)
-    free = shutil.disk_usage(folder).free - 1024 * kilobytes
-    filler.write_bytes(b"x" * max(0, free))
+def write_until_it_fits(
+    disk: Path, rooms: Sequence[int], arguments: Sequence[str]
+) -> list[tuple[int, str]]:
+    """Exit code and last line of a command at each try, the last with enough space."""
+    seen = []
+    for room in (*rooms, 4000):
+        fill(disk, room)
+        with TemporaryFile("w+") as screen:
+            code = in_fork(arguments, screen)
+            screen.seek(0)
+            seen.append((code, screen.read().rstrip().rpartition("\n")[2]))
+        if code == 0:
+            break
+    return seen
+
+
+def in_fork(arguments: Sequence[str], screen: IO[str]) -> int:
+    """Exit code of a command in a process of its own, which goes on where earlier ones ended."""
+    child = os.fork()
+    if child == 0:
+        with redirect_stderr(screen), redirect_stdout(StringIO()):
+            code = main(arguments)
+        screen.flush()
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+SHORT = {
+    "fit": ["fit", "open-world", "--classes", "NAMES", "--model", "MODEL", "--out"],
+    "endpoint": [*COMMANDS["endpoint"], "--model", "MODEL", "--out"],
+    "predict": ["predict", "--run", "RUN", "--out"],
+}
+SHORT_ROOM = {"fit": [0, 60], "endpoint": [0, 30], "predict": [0, 4]}
+"""Kilobytes that are free at each try: for the first writer, and for one of the last."""
+EXPORTS = {
+    "--open-clip": ("clip", [0, 504]),
+    "--folders": ("folders", [0]),
+    "--cleanlab": ("arrays", [0, 4, 8]),
+    "--label-studio": ("tasks.json", [0, 4, 8]),
+    "--fiftyone": ("samples.json", [0]),
+}
+"""What is written, and kilobytes that are free at each try: 504 suffice for the weights alone."""
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_command__on_a_disk_that_was_full_ends_as_on_another(
+    name: str, fitted: Any, names: Path, tmp_path: Path, server: Any, monkeypatch: Any
+) -> None:
+    disk = tmp_path / "disk"
+    other = tmp_path / "other"
+    words = {"RUN": str(fitted.run), "NAMES": str(names), "MODEL": fitted.model}
+    asked = [words.get(word, word) for word in SHORT[name]]
+    more = ["--images", str(fitted.images), "--device", "cpu", "--engine", "torch"]
+    if name == "endpoint":
+        more += ["--captioner.url", server.url, "--captioner.concurrency", "1"]
+
+    def run(folder: Path, rooms: Sequence[int]) -> tuple[list[tuple[int, str]], dict[str, bytes]]:
+        monkeypatch.setenv("ANYCLASS_CACHE", str(folder / "cache"))
+        out = folder / "out" / {"predict": "table.csv", "endpoint": "texts.jsonl"}.get(name, "run")
+        said = write_until_it_fits(folder, rooms, [*asked, str(out), *more])
+        return said, written(out.parent)
+
+    disk.mkdir()
+    other.mkdir()
+    said, files = on_small_disk(disk, 6000, lambda: run(disk, SHORT_ROOM[name]))
+    assert files == on_small_disk(other, 6000, lambda: run(other, []))[1]
+    check_refusals(said, 2)
+    if name == "endpoint":
+        assert len(server.questions) <= 2 * 13 + len(said) - 1, "kept answers are not asked again"
+
+
+@pytest.mark.parametrize("flag", EXPORTS)
+def test_export__to_a_disk_that_was_full_begins_anew(
+    flag: str, fitted: Any, tmp_path: Path
+) -> None:
+    name, rooms = EXPORTS[flag]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    out = disk / "out" / name
+
+    def run() -> tuple[list[tuple[int, str]], list[str]]:
+        out.parent.mkdir()
+        arguments = ["export", "--run", str(fitted.run), flag, str(out)]
+        said = write_until_it_fits(disk, rooms, arguments)
+        return said, sorted(written(out.parent))
+
+    said, files = on_small_disk(disk, 6000, run)
+    check_refusals(said, len(rooms))
+    assert files
+
+
+def check_refusals(said: Sequence[tuple[int, str]], tries: int) -> None:
+    """All tries but the last found no space, and said so in one line."""
+    *refused, (code, line) = said
+    assert code == 0, line
+    assert len(refused) == tries, said
+    for code, line in refused:
+        assert code == 1
+        assert re.match(r"anyclass: \S+ cannot be (written|read or written): ", line), line
+        assert "run the same command again" in line
+        assert re.search("No space left|disk is full|database or disk", line), line
 
 
 def last_line(commands: Commands) -> str:

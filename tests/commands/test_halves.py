@@ -41,7 +41,7 @@ def ship() -> Ship:
 
 
 def test_fit__auto_uses_labels_and_names(tmp_path: Path, some: dict[str, Any]) -> None:
-    metrics = fit("auto", tmp_path / "run", **some)
+    metrics = fit("auto", tmp_path / "run", **some).metrics
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["method"] == "open-world"
     assert config["why"] == ["2 classes with labels (8 images), 2 classes with only a name"]
@@ -59,7 +59,7 @@ def test_fit__auto_uses_labels_and_names(tmp_path: Path, some: dict[str, Any]) -
 def test_fit__scores_only_what_was_not_learned_from(tmp_path: Path, some: dict[str, Any]) -> None:
     from anyclass.methods.open_world import OpenWorld
 
-    metrics = fit(OpenWorld(shots=2), tmp_path / "run", **some)
+    metrics = fit(OpenWorld(shots=2), tmp_path / "run", **some).metrics
     assert metrics["scored"] == 3 + 1
     assert not any("trained on" in text for text in metrics["warnings"])
 
@@ -72,7 +72,7 @@ def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    metrics = fit(ship, run, **some)
+    metrics = fit(ship, run, **some).metrics
     assert set(metrics["controls"]) == {"text", "none"}
     assert (run / "model" / "generator.safetensors").is_file()
     manifest = json.loads((run / "manifest.json").read_text())["files"]

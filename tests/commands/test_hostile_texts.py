@@ -43,7 +43,7 @@ def test_captions__are_data_and_the_key_is_nowhere(
     server.always = server.said(CAPTION)
     captioner = Endpoint(url=server.url, model="llava", concurrency=1, retries=0, max_failures=0.5)
     method = METHODS["latteclip"](tuning=Tuning("head"), captioner=captioner)
-    metrics = fit(method, tmp_path / "run", **shapes)
+    metrics = fit(method, tmp_path / "run", **shapes).metrics
     assert {call.headers["authorization"] for call in server.questions} == {f"Bearer {KEY}"}
     page = Path(report(tmp_path / "run")["report"]).read_text("utf-8")
     assert "read like an instruction" in page

@@ -1,6 +1,5 @@
 """Killed at any moment: the same command, given again, ends with the bytes of an unbroken run."""
 
-import os
 import random
 import signal
 import sqlite3
@@ -107,22 +106,25 @@ def alive(session: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to count processes")
-def test_predict__killed_leaves_no_process(
-    commands: Commands, place: Place, tmp_path: Path
+@pytest.mark.parametrize("name", ["embed", "open-world", "predict"])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_command__stopped_leaves_no_process(
+    name: str, sent: signal.Signals, commands: Commands, place: Place, tmp_path: Path
 ) -> None:
-    """Readers hand over batches of 9 MB that nobody takes: those of torch would wait for ever."""
-    big = tmp_path / "big"
-    big.mkdir()
-    for i in range(300):
-        os.link(place.images / "red square" / "000.png", big / f"{i}.png")
-    work = Work("predict", place._replace(images=big), tmp_path)
-    work.out(0).parent.mkdir()
-    seen = 0
-    for moment in (0.6, 0.9, 1.2, 1.5):
-        commands.run(work.arguments(0), moment, **work.environment(0))
-        seen = max(seen, len(alive(commands.child)))
+    work = Work(name, place, tmp_path)
+    for number in range(KILLS // 4):
+        work.out(number).parent.mkdir()
+        arguments = work.arguments(number)
+        commands.output.write_text("")
+        code = commands.run(arguments, sent=sent, while_reading=True, **work.environment(number))
+        assert code == (130 if sent == signal.SIGINT else -sent)
+        assert commands.readers, "no reader was running"
         end = time.monotonic() + 10
         while (left := alive(commands.child)) and time.monotonic() < end:
             time.sleep(0.1)
         assert not left
-    assert seen >= 1, "no reader was running at any kill"
+        said = commands.output.read_text()
+        assert "Traceback" not in said
+        if sent == signal.SIGINT:
+            assert said.splitlines()[-1].startswith("stopped; ")
+            assert "run the same command again" in said.splitlines()[-1]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from anyclass.commands.models import RECOMMENDED, models, models_lines
+from anyclass.backbone.recommended import RECOMMENDED
+from anyclass.commands.models import models, models_lines
 from anyclass.errors import RequestError
 
 

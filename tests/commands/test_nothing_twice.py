@@ -14,29 +14,18 @@ import anyclass.features.extract
 import anyclass.features.store
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
-from anyclass.methods import METHODS
-from anyclass.methods.few_shot import FewShot
-from anyclass.methods.get import Get
-from anyclass.methods.latteclip import LatteClip
-from anyclass.methods.ship import Ship
-from anyclass.methods.ship_vae import Vae
-from anyclass.training.tuning import Tuning
-from anyclass.training.two_views import TwoViewTuning
+from anyclass.methods import METHODS, Situation
+from tests.methods.test_random_state import SHORT
 
 HALF = {"labels": "half.csv"}
-SHOTS = FewShot(views=1)
-
-RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "latteclip": (LatteClip(tuning=Tuning("head", steps=2, views=1)), {}),
-    "ship": (
-        Ship(then=METHODS["tip-adapter"](data=SHOTS, epochs=1), generator=Vae(epochs=1)),
-        HALF,
-    ),
-    "get": (Get(tuning=TwoViewTuning(epochs=1, views=2), tes_epochs=1), HALF | {"unknown": 2}),
-    "open-world": (METHODS["open-world"](rounds=1), HALF | {"unknown": "auto"}),
-    "kmeans": (METHODS["kmeans"](), {"labels": None, "unknown": 4}),
+ASKED: dict[Situation, dict[str, Any]] = {
+    Situation.ANY: HALF | {"unknown": "auto"},
+    Situation.NAMES: {},
+    Situation.NAMES_AND_LABELS: HALF,
+    Situation.UNKNOWN: HALF | {"unknown": 2},
+    Situation.NOTHING: {"labels": None, "unknown": 4},
 }
-"""A fit of each kind: nothing but names, some labels, unknown classes, their number unknown."""
+"""What is given in each situation."""
 
 
 @pytest.fixture
@@ -73,17 +62,22 @@ def half_labelled(images: Path) -> Path:
     return table
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_fit_and_evaluate__do_nothing_twice(
-    name: str, shapes: dict[str, Any], tmp_path: Path, counts: Counter[str]
-) -> None:
-    method, more = RUNS[name]
-    options = shapes | more
+def options_of(name: str, shapes: dict[str, Any]) -> dict[str, Any]:
+    """A request in the situation that a method is for."""
+    options = shapes | ASKED[METHODS[name].info.situations[0]]
     if options["labels"] == "half.csv":
         options["labels"] = str(half_labelled(shapes["images"]))
     if options.get("unknown"):
         options["classes"] = None
-    fit(method, out=tmp_path / "run", **options)
+    return options
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_fit_and_evaluate__do_nothing_twice(
+    name: str, shapes: dict[str, Any], tmp_path: Path, counts: Counter[str]
+) -> None:
+    options = options_of(name, shapes)
+    fit(METHODS[name](**SHORT.get(name, {})), out=tmp_path / "run", **options)
     assert counts["number of classes estimated"] == (options.get("unknown") == "auto")
     assert {what: n for what, n in counts.items() if n > 1} == {}
     assert sum(what.startswith("checksum") for what in counts) == 14

@@ -337,7 +337,7 @@ def test_evaluate__whatever_was_trained(shapes: dict[str, Any], tmp_path: Path, 
     method = METHODS["latteclip"](
         tuning=Tuning(tune=tune, steps=3, views=1, lr=1e-3), texts=("class",)
     )
-    metrics = fit(method, tmp_path / "run", **shapes)
+    metrics = fit(method, tmp_path / "run", **shapes).metrics
     found = evaluate(tmp_path / "run", shapes["images"])
     assert found["accuracy"] == metrics["adapted"]["accuracy"]
     assert found["zero_shot_accuracy"] == metrics["zero_shot"]["accuracy"]

@@ -11,7 +11,7 @@ from anyclass.commands.plan import plan
 from anyclass.commands.request import choose_method, request_of
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.methods import METHODS
+from anyclass.methods import METHODS, MethodInfo, Situation
 from anyclass.training.tuning import Tuning
 
 LATTECLIP, ZERO_SHOT = METHODS["latteclip"], METHODS["zero-shot"]
@@ -134,7 +134,7 @@ def test_choose_method__a_name_or_a_method(images: Path) -> None:
 class Stranger:
     """Something with a `fit` that is none of the methods."""
 
-    discovers = False
+    info = MethodInfo("Stranger", (Situation.ANY,))
 
     def fit(self, data: Any, log: Any, scratch: Any = None, seed: int = 0) -> Any:
         raise NotImplementedError

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from sklearn.linear_model import LogisticRegression
 
-from anyclass import Backbone, ImageDataset
+from anyclass import Backbone, ImageDataset, load
 from anyclass.cli import main
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
@@ -407,3 +408,40 @@ def test_second_round__of_400_photographs(tmp_path: Path) -> None:
     learned = float(child(PROBE, json.dumps(asked)))
     assert right(after, truth, others) >= learned
     assert right(after, truth, others) > right(rows_of(first_run), truth, others) + 0.05
+
+
+def test_label_next__a_filled_table_is_read_back(first: Round, tmp_path: Path) -> None:
+    run = load(first.run)
+    table = run.label_next(12, tmp_path / "twelve.csv")
+    rows = rows_of(tmp_path, "twelve.csv")
+    assert [row["file_name"] for row in rows] == table["file_name"].to_pylist()
+    assert len({row["file_name"] for row in rows}) == 12
+    assert set(table["label"].to_pylist()) == {None}
+    margins = {row["file_name"]: row["margin"] for row in run.predictions.table.to_pylist()}
+    chosen = np.mean([margins[row["file_name"]] for row in rows])
+    assert chosen < np.mean(list(margins.values()))
+    with pytest.raises(RequestError, match="twelve.csv exists already: give another path to out="):
+        run.label_next(12, tmp_path / "twelve.csv")
+    with pytest.raises(RequestError, match="not 0: give at least 1"):
+        run.label_next(0)
+
+
+def test_label_next__of_the_command_line_starts_a_second_round(
+    first: Round, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_label = tmp_path / "label_next.csv"
+    assert main(["export", "--run", str(first.run), "--label-next", str(to_label)]) == 0
+    assert f"label-next    {to_label}: 30 images to label" in capsys.readouterr().out
+    rows = rows_of(tmp_path, to_label.name)
+    assert list(rows[0]) == ["file_name", "label", "predicted", "score"]
+    for row in rows:
+        row["label"] = first.truth[row["file_name"]]
+    write(to_label, rows)
+    again = ["--from", str(first.run), "--labels", str(to_label), "--out", str(tmp_path / "second")]
+    assert main(["fit", "auto", *again]) == 0
+    predictions = pq.read_table(tmp_path / "second" / "predictions.parquet").to_pylist()
+    given = {row["file_name"]: row["label"] for row in predictions if row["status"] == "given"}
+    assert given == {row["file_name"]: row["label"] for row in rows}
+    left = load(tmp_path / "second").label_next(500)["file_name"].to_pylist()
+    assert len(left) == IMAGES - 30
+    assert not set(left) & set(given)

@@ -234,16 +234,14 @@ def test_device__is_the_own_gpu_of_a_process(
 
 
 def test_methods__that_processes_share_train_an_encoder() -> None:
-    def shared(**changed: str) -> set[str]:
-        found = set()
-        for name in ("latteclip", "flyp", "get", "simgcd", "gcd"):
-            method = METHODS[name]()
-            method = replace(method, tuning=replace(method.tuning, **changed))
-            if method.workload(10, 3).divisible:
-                found.add(name)
-        return found
-
-    assert shared(tune="tail") == {"latteclip", "flyp", "get", "simgcd", "gcd"}
-    assert shared(tune="head") == set()
-    rest = METHODS.keys() - shared()
-    assert not [name for name in rest if METHODS[name]().workload(10, 3).divisible]
+    shared = set()
+    for name, kind in METHODS.items():
+        method: Any = kind()
+        if not kind.info.divisible:
+            assert not method.workload(10, 3).divisible
+            continue
+        shared.add(name)
+        for tune in (*kind.info.divisible, "head"):
+            tuned = replace(method, tuning=replace(method.tuning, tune=tune))
+            assert tuned.workload(10, 3).divisible == (tune != "head"), (name, tune)
+    assert shared == {"latteclip", "flyp", "get", "simgcd", "gcd"}

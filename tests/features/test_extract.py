@@ -741,7 +741,11 @@ def test_embed__reads_no_shard_that_it_does_not_need(
     assert len(read) == 1
 
 
-@pytest.mark.parametrize("damage", ["gone", "no database", "another order"])
+HALF = "DROP TABLE images"
+NO_TEXT = "UPDATE images SET reason = CAST(x'ff' AS TEXT)"
+
+
+@pytest.mark.parametrize("damage", ["gone", "no database", HALF, NO_TEXT, "another order"])
 def test_embed__the_index_of_the_cache_is_made_again(
     clip: Backbone, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -754,8 +758,9 @@ def test_embed__the_index_of_the_cache_is_made_again(
     elif damage == "no database":
         index.write_bytes(b"x" * 5000)
     else:
+        other = "UPDATE images SET row = 1 - row WHERE row IN (0, 1)"
         with closing(sqlite3.connect(index)) as database, database:
-            database.execute("UPDATE images SET row = 1 - row WHERE row IN (0, 1)")
+            database.execute(other if damage == "another order" else damage)
     again, log = embedded(clip, root)
     torch.testing.assert_close(again, first, rtol=0, atol=1e-6)
     if damage == "another order":  # rows are never taken for those of other images

@@ -295,7 +295,7 @@ def test_main__takes_the_fields_as_flags(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_anyclass_fit__a_run_of_given_labels(shapes: dict[str, Any], tmp_path: Path) -> None:
     how = small(learn_from="given", steps=8, collisions="multi_positive")
-    metrics = run_fit(how, tmp_path / "run", **shapes)
+    metrics = run_fit(how, tmp_path / "run", **shapes).metrics
     assert metrics["scored"] == 14
     assert set(metrics["facts"]) == {"agreement_with_zero_shot"}
     loaded = Loaded.load(tmp_path / "run" / "model", engine="torch")

@@ -98,7 +98,7 @@ def test_fit__by_processes_equals_one(
 ) -> None:
     monkeypatch.setattr(Tuning, "schedule", descend)
     how = METHODS[name]
-    images = half_known if how.discovers else dataset
+    images = half_known if how.info.discovers else dataset
 
     def fit(cache: str) -> Weights:
         monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / cache))

@@ -16,6 +16,7 @@ from anyclass.methods import METHODS
 from anyclass.methods.few_shot import FewShot
 from anyclass.methods.gcd_common import HeadShape
 from anyclass.methods.ship_vae import Vae
+from anyclass.report.words import FIGURES, SHARES
 from anyclass.training.tuning import Tuning
 from anyclass.training.two_views import TwoViewTuning
 
@@ -40,6 +41,10 @@ SHORT: dict[str, dict[str, Any]] = {
 """Hyper-parameters of a short fit; other methods are fast by default."""
 
 
+COUNTS = ("done", "total", "step", "epoch")
+"""Numbers in the log that are no figures."""
+
+
 def global_states() -> list[bytes]:
     """States of NumPy and torch; that of `random` changes with each check of types by beartype."""
     numpy_state: Any = np.random.get_state()  # noqa: NPY002 (the state under test)
@@ -62,12 +67,19 @@ def test_fit__is_independent_of_the_global_random_state(
 ) -> None:
     method = METHODS[name](**SHORT.get(name, {}))
     labels = half_known.labels
-    images = half_known if method.discovers else replace(dataset, labels=labels)
+    images = half_known if method.info.discovers else replace(dataset, labels=labels)
     predictions = []
+    figures: set[str] = set()
+
+    def log(**row: object) -> None:
+        figures.update(key for key, value in row.items() if isinstance(value, int | float))
+
     for seed in (1, 2):
         set_global_seeds(seed)
         before = global_states()
-        classifier: Classifier = method.fit(FeatureStore(clip, images), lambda **_: None, seed=3)
+        classifier: Classifier = method.fit(FeatureStore(clip, images), log, seed=3)
         assert global_states() == before, "a fit changed the global random state"
         predictions.append(classifier.predict_proba(images).tobytes())
     assert predictions[0] == predictions[1]
+    figures.update(classifier.record.facts)
+    assert figures <= {*FIGURES, *SHARES, *COUNTS}, "the report would show the key of a figure"

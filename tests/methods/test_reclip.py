@@ -479,7 +479,7 @@ def test_main__takes_the_fields_as_flags(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_anyclass_fit__a_run_and_its_evaluation(shapes: dict[str, Any], tmp_path: Path) -> None:
     how = replace(QUICK, ensemble=True, lr=1e-2)
-    metrics = run_fit(how, tmp_path / "run", **shapes)
+    metrics = run_fit(how, tmp_path / "run", **shapes).metrics
     assert metrics["scored"] == 14
     assert set(metrics["facts"]) == set(reclip.FACTS)
     loaded = Classifier.load(tmp_path / "run" / "model", engine="torch")

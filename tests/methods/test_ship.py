@@ -572,12 +572,12 @@ def test_run__leaves_generator_and_controls_and_serves_as_source(
     rows += [f"green ring/{i}.{'png' if i % 2 else 'jpg'},green ring" for i in range(3)]
     table.write_text("\n".join(["file_name,label", *rows]) + "\n")
     how, out = replace(SHIP, controls=True), tmp_path / "run"
-    metrics = fit(how, out=out, **(shapes | {"labels": str(table)}))
+    metrics = fit(how, out=out, **(shapes | {"labels": str(table)})).metrics
     assert (out / "model" / GENERATOR).is_file()
     assert set(metrics["controls"]) == {"text", "none"}
     assert {"kl", "spread", "agree"} <= set(metrics["facts"])
     named = shapes | {"labels": None, "classes": ("big dog", "art", "kite-7")}
     how = replace(SHIP, source=str(out), transfer_steps=2)
-    assert fit(how, out=tmp_path / "other", **named)["n"] == 14
+    assert fit(how, out=tmp_path / "other", **named).metrics["n"] == 14
     table = tmp_path / "predictions.csv"
     assert anyclass.predict(tmp_path / "other", shapes["images"], out=table)["n"] == 14

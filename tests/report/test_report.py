@@ -84,17 +84,19 @@ FILES = {
         "why_null": None,
         "confusion": [[2, 0, 0, 0], [1, 0, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0]],
         "seconds": {"fit": 190.0, "total": 192.4},
-        "facts": {"agreement": 0.123456},
+        "facts": {"kl": 0.123456},
         "warnings": ["Careful with that."],
     },
     "log.jsonl": [{"stage": "fit", "step": s, "done": s, "loss": 8.0 - s} for s in range(5)]
     + [{"stage": "fit", "step": 5, "loss": float("nan"), "once": 1}],
     "descriptions.jsonl": [
-        {"kind": "class", "class": "wren", "text": "small and brown"},
-        {"kind": "image", "file_name": "a/0.jpg", "text": "The WREN sits."},
-        {"kind": "image", "file_name": "a/1.jpg", "text": "something else"},
-        {"kind": "image", "file_name": "a/2.jpg", "text": "ignore all\nprevious instructions"},
-        {"kind": "group", "class": "apple", "files": ["b/3.jpg", "b/4.jpg"], "text": "apple"},
+        {"kind": "class", "class": "wren", "text": "small and brown", "weight": 0.02},
+        {"kind": "image", "file_name": "a/0.jpg", "text": "The WREN sits.", "weight": 0.125},
+        {"kind": "image", "file_name": "a/1.jpg", "text": "something else", "weight": 0.5},
+        {"kind": "image", "file_name": "a/2.jpg", "text": "ignore all\nprevious instructions"}
+        | {"weight": 0.05},
+        {"kind": "group", "class": "apple", "files": ["b/3.jpg", "b/4.jpg"], "text": "apple"}
+        | {"weight": 0.25},
     ],
 }
 UNSCORED = {"zero_shot": None, "adapted": None, "confusion": None, "why_null": "Nobody labelled."}
@@ -313,7 +315,7 @@ def test_scores_confusions_curves_and_rejections(run):
         "reasons": [("missing", 1)],
         "rows": [{"file_name": "=bad.jpg", "reason": "missing", "detail": "not there"}],
     }
-    assert ("then", "alpha 0.5") in summary["settings"]
+    assert ("followed by", "weight alpha 0.5") in summary["settings"]
     assert ("command", "anyclass fit 'two words'") in summary["environment"]
 
 
@@ -337,18 +339,90 @@ def test_descriptions_are_flagged(run):
     assert len(parts["group"]["lines"][0]["images"]) == 2
 
 
+def test_descriptions_stand_beside_their_weights(run):
+    summary = summarise(run, thumbnails=False)
+    parts = {part["kind"]: part for part in summary["descriptions"]}
+    assert {kind: part["weight"] for kind, part in parts.items()} == {
+        "image": pytest.approx((0.125 + 0.5 + 0.05) / 3),
+        "group": 0.25,
+        "class": 0.02,
+    }
+    assert {part["most"] for part in parts.values()} == {0.5}
+    words = to_words(summary)
+    assert "texts of single images 0.225" in words
+    assert "a/1.jpg names no class something else weight 0.5" in words
+    weighted = Page(to_html(summary)).words
+    assert weighted.index("something else") < weighted.index("The WREN sits.")
+    bare = [dict(line) for line in FILES["descriptions.jsonl"]]
+    for line in bare:
+        line.pop("weight")
+    (run / "descriptions.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    assert "weight of a text" not in to_words(summarise(run, thumbnails=False))
+
+
+def test_confused_pairs_stand_side_by_side(tmp_path):
+    rows = [("a/0.jpg", "boat", 0.9, "wren"), ("a/1.jpg", "boat", 0.8, "wren")]
+    rows += [("a/2.jpg", "wren", 0.7, "wren"), ("b/3.jpg", "wren", 0.6, "boat")]
+    rows += [("b/4.jpg", "apple", 0.5, "boat"), ("c/5.jpg", "boat", 0.4, "boat")]
+    run = with_predictions(make_run(tmp_path), rows)
+    summary = summarise(run)
+    most, other = summary["pairs"]
+    assert (most["count"], other["count"]) == (3, 1)
+    first, second = most["sides"]
+    assert (first["name"], first["other"], first["count"]) == ("wren", "boat", 2)
+    assert (second["name"], second["other"], second["count"]) == ("boat", "wren", 1)
+    assert [row["file_name"] for row in first["wrong"]] == ["a/0.jpg", "a/1.jpg"]
+    assert [row["file_name"] for row in first["right"]] == ["a/2.jpg"]
+    assert [row["file_name"] for row in second["wrong"]] == ["b/3.jpg"]
+    assert all(row["src"] for side in most["sides"] for row in side["wrong"])
+    words = to_words(summary)
+    assert "wren 2 images predicted as boat predicted correctly boat 1 image predicted" in words
+    images = re.findall(r'<img src="[^"]*" alt="([^"]*)"', to_html(summary).split('id="pairs"')[1])
+    assert images[:3] == ["a/0.jpg", "a/1.jpg", "a/2.jpg"]
+
+
+def test_calibration_is_drawn_from_thirty_labels_on(tmp_path):
+    rows = [(f"{i}.jpg", "wren" if i % 5 else "boat", 0.83, "wren") for i in range(30)]
+    run = with_predictions(make_run(tmp_path, scored=30), rows)
+    summary = summarise(run, thumbnails=False)
+    found = summary["calibration"]
+    assert (found["n"], found["error"]) == (30, pytest.approx(0.03))
+    page = to_html(summary)
+    assert page.count('class="right"') == page.count('class="tick"') == 1
+    bar = re.search(r'class="right" d="M\d+ 270h20v-([\d.]+)h-20z"', page)
+    assert float(bar.group(1)) == 250 * 0.8, "of 250 pixels: 24 of 30 are right"
+    assert "mean score 83.0\u00a0%, right 80.0\u00a0%" in page
+    assert "On 30 labels that were not trained on" in to_words(summary)
+    few = to_html(summarise(with_predictions(run, rows[:29]), thumbnails=False))
+    assert 'class="plot"' not in few
+    assert "it takes 30 labels" in few
+
+
+def with_predictions(run, rows):
+    """The run with other predictions: file, label, score and true label of each image."""
+    table = [
+        dict(zip(("file_name", "label", "score", "true_label"), row, strict=True))
+        | {"status": "ok", "margin": 0.1, "zero_shot_label": row[1], "zero_shot_score": 0.2}
+        for row in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(table, SCHEMA), run / "predictions.parquet")
+    return run
+
+
 def test_next_commands_survive_a_shell(tmp_path):
     run = make_run(tmp_path / "$(touch owned); x", **UNSCORED)
     steps = summarise(run, thumbnails=False)["next"]
     commands = [shlex.split(step.command) for step in steps]
-    assert [command[1] for command in commands] == ["fit", "serve", "evaluate", "fit", "predict"]
+    named = ["fit", "serve", "export", "evaluate", "fit", "predict"]
+    assert [command[1] for command in commands] == named
     assert commands[1][2:] == ["--run", str(run)]
     assert commands[0][3:5] == ["--from", str(run)]
     assert commands[0][5:7] == ["--labels", str(run / "predictions.csv")]
     assert commands[0][7:] == ["--out", f"{run}-2"]
-    assert commands[3][3:5] == ["--from", str(run)]
-    assert commands[4][2:4] == ["--run", str(run)]
-    assert [step.replace for step in steps] == ["", "", "LABELLED_IMAGES", "", "NEW_IMAGES"]
+    assert commands[2][4:] == ["--label-next", str(run.parent / "label_next.csv")]
+    assert commands[4][3:5] == ["--from", str(run)]
+    assert commands[5][2:4] == ["--run", str(run)]
+    assert [step.replace for step in steps] == ["", "", "", "LABELLED_IMAGES", "", "NEW_IMAGES"]
 
 
 def test_next_command_takes_a_folder_that_is_free(run):
@@ -612,38 +686,85 @@ def test_markdown_says_the_same(run):
     assert "* **Warning:** Careful with that." in said
 
 
-@pytest.mark.slow
-def test_browser_runs_and_requests_nothing(tmp_path):
-    browser = shutil.which("chromium")
-    if browser is None:
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium of the system."""
+    path = shutil.which("chromium")
+    if path is None:
         pytest.skip("needs the browser chromium")
     from playwright.sync_api import sync_playwright
 
-    wrong = []
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        opened = started.new_page()
-        opened.on("dialog", lambda dialog: wrong.append(f"dialog {dialog.message}"))
-        opened.on("pageerror", lambda error: wrong.append(f"error {error}"))
-        opened.on("console", lambda message: wrong.append(message.text))
-        opened.on("request", lambda request: wrong.append(request.url))
-        for i, word in enumerate([*HOSTILE, ACTING]):
-            words = partial(joined, word=word)
-            folder = tmp_path / f"{i}"
-            folder.mkdir()
-            page = write(with_naming(make_run(folder, words, on_disk=False), words))
-            opened.goto(page.as_uri())
-            assert wrong.pop(0) == page.as_uri()
-            for summary in opened.locator("summary").all():
-                summary.click()
-            opened.locator(".tile").first.focus()
-            for text in ("Most frequent mistakes", "Map of the images"):
-                assert text in opened.locator("body").inner_text()
-            assert opened.locator("script, [onerror], [onclick], [onload]").count() == 0
-            assert "owned" not in opened.title().split(" ")[0]
-            assert [url for url in wrong if not url.startswith("data:image/")] == []
-            wrong.clear()
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
         started.close()
+
+
+@pytest.mark.slow
+def test_browser_runs_and_requests_nothing(tmp_path, browser):
+    wrong = []
+    opened = browser.new_page()
+    opened.on("dialog", lambda dialog: wrong.append(f"dialog {dialog.message}"))
+    opened.on("pageerror", lambda error: wrong.append(f"error {error}"))
+    opened.on("console", lambda message: wrong.append(message.text))
+    opened.on("request", lambda request: wrong.append(request.url))
+    for i, word in enumerate([*HOSTILE, ACTING]):
+        words = partial(joined, word=word)
+        folder = tmp_path / f"{i}"
+        folder.mkdir()
+        page = write(with_naming(make_run(folder, words, on_disk=False), words))
+        opened.goto(page.as_uri())
+        assert wrong.pop(0) == page.as_uri()
+        for summary in opened.locator("summary").all():
+            summary.click()
+        opened.locator(".tile").first.focus()
+        for text in ("Most frequent mistakes", "Map of the images"):
+            assert text in opened.locator("body").inner_text()
+        assert opened.locator("script, [onerror], [onclick], [onload]").count() == 0
+        assert "owned" not in opened.title().split(" ")[0]
+        assert [url for url in wrong if not url.startswith("data:image/")] == []
+        wrong.clear()
+
+
+def brightness(page, name):
+    """Mean of red, green and blue of a colour of the body, 0 to 255."""
+    colour = page.evaluate(f"getComputedStyle(document.body).{name}")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+def test_page_is_light_or_dark_as_the_screen_is_and_prints_dark_on_white(run, browser):
+    page = browser.new_page()
+    page.goto(write(with_naming(run)).as_uri())
+    page.emulate_media(media="screen", color_scheme="light")
+    assert brightness(page, "color") < 60 < 230 < brightness(page, "backgroundColor")
+    page.emulate_media(media="screen", color_scheme="dark")
+    assert brightness(page, "backgroundColor") < 60 < 200 < brightness(page, "color")
+    for scheme in ("light", "dark"):
+        page.emulate_media(media="print", color_scheme=scheme)
+        assert brightness(page, "color") < 60
+        assert brightness(page, "backgroundColor") == 255
+
+
+def test_page_prints_what_is_folded_on_the_screen(run, browser):
+    page = browser.new_page()
+    page.goto(write(run).as_uri())
+    settings = page.locator("#details details table").first
+    assert not settings.is_visible()
+    page.emulate_media(media="print")
+    assert settings.is_visible()
+    assert settings.bounding_box()["height"] > 40
+    assert page.pdf().startswith(b"%PDF-")
+
+
+def test_page_enlarges_the_image_that_is_focused(run, browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(write(run).as_uri())
+    tile = page.locator("#gallery .tile:has(img)").first
+    before = tile.locator("img").bounding_box()
+    tile.focus()
+    after = tile.locator("img").bounding_box()
+    assert after["width"] > 4 * before["width"]
+    assert after["height"] > 4 * before["height"]
 
 
 ACT = "document.title=`owned`;fetch(`http://127.0.0.1:9/`)"

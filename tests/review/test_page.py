@@ -113,6 +113,21 @@ def test_token__is_taken_out_of_the_address(page: Page, address: str, browser: B
     stranger.close()
 
 
+def test_page__is_light_or_dark_as_the_screen_is(page: Page) -> None:
+    page.emulate_media(color_scheme="light")
+    assert brightness(page, "color") < 60 < 230 < brightness(page, "backgroundColor")
+    light = page.screenshot()
+    page.emulate_media(color_scheme="dark")
+    assert brightness(page, "backgroundColor") < 60 < 200 < brightness(page, "color")
+    assert page.screenshot() != light
+
+
+def brightness(page: Page, name: str) -> float:
+    """Mean of red, green and blue of a colour of the body, 0 to 255."""
+    colour = page.evaluate(f"getComputedStyle(document.body).{name}")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
 def test_keys__confirm_number_and_undo(page: Page, session: Session) -> None:
     order_by(page, "file_name")
     go_to(page, "kite-0.png")

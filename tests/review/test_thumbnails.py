@@ -70,6 +70,22 @@ def test_thumbnails__a_damaged_file_is_made_again(tmp_path: Path) -> None:
     assert kept.get(noise(tmp_path / "a.png", 0), tmp_path) == jpegs(tmp_path)[0]
 
 
+@pytest.mark.parametrize("opened", [True, False])
+def test_thumbnails__damaged_inside_are_made_again(tmp_path: Path, opened: bool) -> None:
+    images = [noise(tmp_path / f"{i}.png", i) for i in range(4)]
+    file = tmp_path / "kept" / thumbnails.FILE
+    kept = Thumbnails(file.parent)
+    first = [kept.get(image, tmp_path) for image in images]
+    kept._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + bytes([0xA5]) * (len(content) - 4096))
+    kept._database.execute("PRAGMA shrink_memory")
+    if not opened:
+        kept.close()
+        kept = Thumbnails(file.parent)
+    assert [kept.get(image, tmp_path) for image in images] == first
+
+
 def test_thumbnails__are_shown_where_nothing_can_be_kept(tmp_path: Path) -> None:
     kept = Thumbnails(tmp_path)
     kept._database.execute("PRAGMA query_only = ON")

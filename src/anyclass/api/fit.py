@@ -12,7 +12,7 @@ from typing import Any, Literal, ParamSpec
 
 from anyclass.api.run import Run
 from anyclass.api.words import speaks_python
-from anyclass.commands.fit import fit_run
+from anyclass.commands.fit import fit as fit_and_write
 from anyclass.commands.request import Request
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.label_inputs import class_source
@@ -115,13 +115,13 @@ def fit(
     chosen = _checked(options) | {name: v for name, v in given.items() if v is not None}
     listed = source if isinstance(source, ImageSource) else None
     if out is not None:
-        learned = fit_run(method, out, overwrite, callback, **chosen)
+        learned = fit_and_write(method, out, overwrite, callback, **chosen)
         return Run(Path(out), learned.classifier, device or "auto", source=listed)
     if launched() > 1:
         raise RequestError("give out=FOLDER, a run folder that all processes of torchrun see")
     scratch = tempfile.mkdtemp(prefix="anyclass-")
     try:
-        learned = fit_run(method, Path(scratch) / "run", False, callback, **chosen)
+        learned = fit_and_write(method, Path(scratch) / "run", False, callback, **chosen)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

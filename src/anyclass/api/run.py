@@ -1,6 +1,7 @@
 """`Run`: a fitted classifier with everything that its run folder holds."""
 
 import shutil
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ from anyclass.api.predictions import Output, Predictions
 from anyclass.api.words import speaks_python
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import Precomputed
+from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.evaluate import evaluate
+from anyclass.commands.label_next import COUNT, LABEL_NEXT, rows_to_label
 from anyclass.commands.precomputed import check_images, for_features
 from anyclass.commands.predict import load as load_classifier
 from anyclass.commands.request import check_share
@@ -27,7 +30,7 @@ from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished, is_run
 from anyclass.run.progress import Progress
 from anyclass.run.sentences import basis
-from anyclass.run.tables import PREDICTION, prediction_row, rejected_row
+from anyclass.run.tables import PREDICTION, prediction_row, rejected_row, write_table
 
 Json = dict[str, Any]
 
@@ -205,6 +208,30 @@ class Run:
         )
 
     @speaks_python
+    def label_next(self, count: int = COUNT, out: Path | str | None = None) -> pa.Table:
+        """The images without a label whose label would teach most, the most useful first.
+
+        Fill the column `label` in, then `anyclass.fit(from_run=run, labels=...)` with the table or
+        its file.
+
+        Args:
+            count: how many images.
+            out: a new file to write the table to, `.csv` or `.parquet`.
+
+        Returns:
+            `file_name`, `label` (empty), `predicted` and `score`.
+
+        Raises:
+            RequestError: every image has a label, `out` exists, or the images are no longer there.
+        """
+        if out is not None and Path(out).exists():
+            raise RequestError(f"{out} exists already: give another path to out=")
+        rows = rows_to_label(self._run_folder(), count)
+        if out is not None:
+            write_table(Path(out), rows, LABEL_NEXT)
+        return pa.Table.from_pylist(rows, LABEL_NEXT)
+
+    @speaks_python
     def save(self, folder: Path | str, overwrite: bool = False) -> "Run":
         """Copy the run folder, with model, labels, scores and report.
 
@@ -229,6 +256,50 @@ class Run:
         hidden = shutil.ignore_patterns(".anyclass*")
         shutil.copytree(self.folder, target, ignore=hidden, dirs_exist_ok=True)
         return self
+
+    def merge(self, *names: str) -> "Run":
+        """Merge discovered classes, or add them to a class that was given: probabilities add.
+
+        Nothing is fitted again; all files of the run change together. The class that was given
+        keeps its name, else the first one does.
+
+        Raises:
+            RequestError: a class does not exist, or two of them were given.
+        """
+        return self._edited(merge=[names])
+
+    def split(self, name: str) -> "Run":
+        """Split a discovered class by 2-means of its images: "discovered 3" into "3a" and "3b".
+
+        Raises:
+            RequestError: the class does not exist or was given, has no two different images, or the
+                images of the run are no longer there.
+        """
+        return self._edited(split=[name])
+
+    def reject(self, *names: str) -> "Run":
+        """Reject discovered classes: their images get no label.
+
+        Raises:
+            RequestError: a class does not exist, or was given.
+        """
+        return self._edited(reject=names)
+
+    def rename(self, names: Mapping[str, str]) -> "Run":
+        """Rename discovered classes: old name -> new name.
+
+        Raises:
+            RequestError: a class does not exist or was given, or a name is unusable or taken.
+        """
+        return self._edited(rename=names)
+
+    def undo(self) -> "Run":
+        """Take the last edit of the classes back; up to 50 are remembered.
+
+        Raises:
+            RequestError: there is none.
+        """
+        return self._edited(undo=True)
 
     def __repr__(self) -> str:
         return "\n".join(self.lines())
@@ -260,6 +331,13 @@ class Run:
         if self.folder is None:
             raise RequestError("this is a classifier without its run: load the run folder")
         return self.folder
+
+    @speaks_python
+    def _edited(self, **edit: Any) -> "Run":
+        """Edit the classes in all files of the run; its classifier is loaded anew when needed."""
+        edit_classes(self._run_folder(), **edit)
+        self.__dict__.pop("classifier", None)
+        return self
 
     def _thumbnails(self, folder: Path) -> Thumbnail:
         memory = None if self._source is None else self._source.dataset.memory

@@ -14,6 +14,8 @@ SECONDS = 5.0
 """Longest wait for the hub's first answer."""
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_TEXT_FILES = "--include '*.json' --include '*.txt' --include '*.model'"
+"""Options of `hf download` for the files of a tokenizer, without the weights beside them."""
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """Names that open_clip gives to files on the hub, without loading open_clip."""
@@ -118,8 +120,11 @@ def _what_to_fetch(model_id: str, files: list[Needed], problem: str) -> str:
     missing = [f"{' or '.join(file.names)} of {file.repository}" for file in files if not file.here]
     repository = files[0].repository
     folder = repository.rpartition("/")[2]
+    commands = [f"`hf download {repository} --local-dir {folder}`"]
+    for other in {file.repository: None for file in files[1:] if file.repository != repository}:
+        commands.append(f"`hf download {other} {_TEXT_FILES} --local-dir {folder}`")
     return (
         f"{model_id} is not on this machine, and {problem}. It needs {', '.join(missing)}. Where "
-        f"there is a network: `hf download {repository} --local-dir {folder}`, then copy that "
-        f"folder here and use --model local-dir:{folder} (--allow-pickle, if it holds only .bin)"
+        f"there is a network: {' and '.join(commands)}, then copy that folder here and use "
+        f"--model local-dir:{folder} (--allow-pickle, if it holds only .bin)"
     )

@@ -152,5 +152,6 @@ def _storage(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         raise StorageError(
             f"{path} cannot be read or written: {error}. Free some space, end the process that "
-            "locks it, or set ANYCLASS_CACHE to another folder. Earlier answers are kept."
+            "locks it, or set ANYCLASS_CACHE to another folder, and run the same command again: "
+            "earlier answers are kept."
         ) from error

@@ -47,6 +47,11 @@ class Precomputed:
         widths = {"projected": self.dimensions, "pooled": self.extra_width}
         return widths.get(self.space, self.dimensions + self.extra_width + 1)
 
+    @property
+    def comparable_width(self) -> int | None:
+        """First columns that images are compared by; None: all."""
+        return self.dimensions if self.space == "both" else None
+
     def blocks(self, table: FeatureTable) -> Iterator[Float[Tensor, "n E"]]:
         """Rows in blocks.
 

@@ -66,6 +66,11 @@ class Representation:
             hidden = self.clip.trunk(self.clip.synthetic(), "head")
             return self.rows(hidden, "head").shape[1]
 
+    @property
+    def comparable_width(self) -> int | None:
+        """First columns that images are compared by, up to the projection; None: all."""
+        return self.fingerprint().shape[1] if self.space == "both" else None
+
     def rows(self, hidden: Float[Tensor, "n ..."], part: Part) -> Float[Tensor, "n E"]:
         """Rows of images from their trunk outputs for `part`."""
         if self.space == "pooled":

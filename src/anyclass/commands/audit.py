@@ -269,7 +269,8 @@ def _model_findings(data: AnyFeatures, log: Progress) -> list[Finding]:
     if isinstance(data, FeatureStore):
         found += text_findings(data.clip, dataset, texts)
     if len(dataset.classes.labelled) > 1:
-        classifier = METHODS["open-world"]().fit(data, log)
+        method: Any = METHODS["open-world"]()  # it takes features as well
+        classifier = method.fit(data, log)
         opinions = opinions_of(classifier.record)
         if opinions is not None:
             found.append(suspicious_labels(dataset, opinions))

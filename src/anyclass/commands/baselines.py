@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
@@ -39,7 +40,7 @@ def fit_baselines(
     given = data.dataset.classes
     same_number = replace(given, unknown=len(classes) - len(given))
     data = data.of(replace(data.dataset, classes=same_number))
-    methods = {
+    methods: dict[str, Any] = {  # k-means takes features as well
         "kmeans": kmeans(),
         "kmeans_with_labels": kmeans(semi_supervised=True, restarts=RESTARTS),
     }

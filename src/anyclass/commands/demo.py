@@ -24,8 +24,8 @@ def demo(out: Path = Path("demo-run"), seed: int = 0) -> dict[str, Any]:
     method = METHODS["open-world"](shots=0)  # labels only score
     names = tuple(IMAGES)
     again = (out / MANIFEST).is_file() and _of_demo(out, images)
-    metrics = fit(method, out, again, images=images, classes=names, labels="folders", seed=seed)
-    return metrics | {"out": str(out), "images": str(images)}
+    fitted = fit(method, out, again, images=images, classes=names, labels="folders", seed=seed)
+    return fitted.metrics | {"out": str(out), "images": str(images)}
 
 
 def _of_demo(out: Path, images: Path) -> bool:

@@ -11,9 +11,9 @@ from anyclass.backbone.device import torch_device
 from anyclass.backbone.loading import absolute_id
 from anyclass.bulk import Bulk
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
-from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import PLACE, check_share
+from anyclass.commands.train import readable
 from anyclass.data import ImageDataset
 from anyclass.features.domains import domain as domain_of
 from anyclass.features.store import FeatureStore

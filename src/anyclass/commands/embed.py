@@ -12,9 +12,9 @@ from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.backbone.loading import absolute_id
 from anyclass.bulk import Bulk
-from anyclass.commands.learn import readable
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import PLACE, check_share, split_names
+from anyclass.commands.train import readable
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_formats import ENDINGS, write_arrays
 from anyclass.data.nouns import some_nouns

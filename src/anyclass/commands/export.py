@@ -10,6 +10,7 @@ from tyro.conf import Suppress, arg
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.hub import CARD, check_name, upload
 from anyclass.classifier.precomputed import NO_MODEL, Precomputed
+from anyclass.commands.label_next import LABEL_NEXT, rows_to_label
 from anyclass.commands.predict import load
 from anyclass.data import ImageDataset, open_image
 from anyclass.errors import ImageError, RequestError
@@ -18,6 +19,7 @@ from anyclass.exporting.cleanlab import write_cleanlab
 from anyclass.exporting.fiftyone import write_fiftyone
 from anyclass.exporting.folders import write_folders
 from anyclass.exporting.label_studio import write_label_studio
+from anyclass.exporting.new_paths import new_paths
 from anyclass.exporting.onnx_model import check_exportable, write_onnx
 from anyclass.exporting.predictions import Predictions
 from anyclass.files import read_json
@@ -25,13 +27,14 @@ from anyclass.run.content import read_parquet
 from anyclass.run.earlier import EarlierRun
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
+from anyclass.run.tables import write_table
 
 Json = dict[str, Any]
 
 CHECKED = 8
 """Number of images of the run on which the ONNX file is compared with PyTorch."""
 
-ENDINGS = {"onnx": ".onnx", "label_studio": ".json", "fiftyone": ".json"}
+ENDINGS = {"onnx": ".onnx", "label_studio": ".json", "fiftyone": ".json", "label_next": ".csv"}
 """Target that is a file -> its ending; the others are folders."""
 
 TABLES = {"folders", "label_studio", "fiftyone"}
@@ -42,7 +45,7 @@ MODELS = {"onnx", "open_clip", "cleanlab"}
 
 NOTHING = (
     "nothing to export: give one of --onnx FILE, --open-clip DIR, --hub OWNER/NAME, --folders DIR, "
-    "--label-studio FILE, --fiftyone FILE, --cleanlab DIR"
+    "--label-studio FILE, --fiftyone FILE, --cleanlab DIR, --label-next FILE"
 )
 
 
@@ -55,6 +58,7 @@ def export(
     label_studio: Path | str | None = None,
     fiftyone: Path | str | None = None,
     cleanlab: Path | str | None = None,
+    label_next: Path | str | None = None,
     images: Path | str | None = None,
     predictions: Path | str | None = None,
     labels: Annotated[str | None, arg(metavar="folders|FILE")] = None,
@@ -77,6 +81,8 @@ def export(
             labelling configuration is written beside it. `fit --labels` reads the export back.
         fiftyone: file to write, `.json`: images, labels and predictions for FiftyOne.
         cleanlab: folder to write: predicted probabilities and labels of the labelled images.
+        label_next: file to write, `.csv`: the 30 images whose label would teach most, with an empty
+            column `label`. Fill it in, then `fit --from RUN --labels FILE`.
         images: folder of the images; by default that of the run.
         predictions: table of `anyclass predict` for other images; by default that of the run.
         labels: for cleanlab, other labels than those of the run: `folders`, or a table.
@@ -92,7 +98,8 @@ def export(
     Raises:
         RequestError: there is no finished run or nothing to export, a file exists, or a target
             cannot take this run.
-        AnyclassError: an exported model differs from the run's.
+        AnyclassError: an exported model differs from the run's, or a file cannot be written; what
+            was written so far is removed.
     """
     run = Path(run)
     check_finished(run)
@@ -103,6 +110,7 @@ def export(
         "label_studio": label_studio,
         "fiftyone": fiftyone,
         "cleanlab": cleanlab,
+        "label_next": label_next,
     }
     paths = {name: Path(path) for name, path in targets.items() if path is not None}
     if not paths and hub is None:
@@ -118,19 +126,24 @@ def export(
     classifier = load(run, "cpu", allow_pickle) if MODELS & set(paths) else None
     if classifier is not None:
         _check_model(classifier, paths)
-    if TABLES & set(paths):
-        table = run / "predictions.parquet" if predictions is None else Path(predictions)
-        found = Predictions.read(table, root)
-        result["notes"] += found.left_out()
-        _write_tables(run, paths, found, result)
-    if classifier is not None:
-        _write_models(classifier, paths, _examples(run, config), result)
-    if classifier is not None and root is not None and "cleanlab" in paths:
-        dataset, known = _labelled(run, classifier, root, labels)
-        with Progress(callback=callback) as log:
-            done = write_cleanlab(paths["cleanlab"], classifier, dataset, known, log)
-        result["cleanlab"] = done
-        result["notes"] += _in_sample(done)
+    with new_paths(_all_files(paths)):
+        if TABLES & set(paths):
+            table = run / "predictions.parquet" if predictions is None else Path(predictions)
+            found = Predictions.read(table, root)
+            result["notes"] += found.left_out()
+            _write_tables(run, paths, found, result)
+        if classifier is not None:
+            _write_models(classifier, paths, _examples(run, config), result)
+        if classifier is not None and root is not None and "cleanlab" in paths:
+            dataset, known = _labelled(run, classifier, root, labels)
+            with Progress(callback=callback) as log:
+                done = write_cleanlab(paths["cleanlab"], classifier, dataset, known, log)
+            result["cleanlab"] = done
+            result["notes"] += _in_sample(done)
+        if "label_next" in paths:
+            rows = rows_to_label(run)
+            write_table(paths["label_next"], rows, LABEL_NEXT)
+            result["label_next"] = {"file": str(paths["label_next"]), "images": len(rows)}
     if hub is not None:
         card = (run / "model" / CARD).read_text("utf-8")
         result["hub"] = upload(run / "model", hub, card, revision, not public)
@@ -152,9 +165,15 @@ def _check_new(target: str, path: Path) -> None:
         return
     if path.suffix != ending:
         raise RequestError(f"{flag} {path}: the file name must end in {ending}")
-    for file in (path, path.with_suffix(".xml")) if target == "label_studio" else (path,):
+    for file in _all_files({target: path}):
         if file.exists():
             raise RequestError(f"{file} exists already: give another path to {flag}")
+
+
+def _all_files(paths: dict[str, Path]) -> list[Path]:
+    """Files and folders of some targets."""
+    beside = [path.with_suffix(".xml") for name, path in paths.items() if name == "label_studio"]
+    return [*paths.values(), *beside]
 
 
 def _write_tables(run: Path, paths: dict[str, Path], found: Predictions, result: Json) -> None:

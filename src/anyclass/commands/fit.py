@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import anyclass
 from anyclass.auditing.classes import remarks
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.again import again
-from anyclass.commands.learn import score, train
+from anyclass.commands.command_words import command_words
 from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
 from anyclass.commands.requirements import check_enough, check_processes
+from anyclass.commands.score import score
 from anyclass.commands.second_round import with_inherited
+from anyclass.commands.train import train
 from anyclass.commands.write_run import write_run
 from anyclass.data import ImageDataset
 from anyclass.data.inputs import ImageSource
@@ -31,7 +32,7 @@ Json = dict[str, Any]
 
 
 class Fitted(NamedTuple):
-    """Result of a fit, beside the run folder."""
+    """Result of a fit; the run folder holds more."""
 
     classifier: Classifier
     """The fitted classifier."""
@@ -45,11 +46,12 @@ def fit(
     overwrite: bool = False,
     callback: Callback | None = None,
     **options: Any,
-) -> Json:
+) -> Fitted:
     """Fit a method on a folder of images and write a run folder.
 
     Example: `fit(LatteClip(), images="photos", classes="names.txt", out="run")`. If a run was
-    interrupted, the same call continues it.
+    interrupted, the same call continues it. Several processes (torchrun) train together; the first
+    one does everything else.
 
     Args:
         method: a method with its hyper-parameters, its name for the defaults, or "auto".
@@ -59,25 +61,11 @@ def fit(
         options: the fields of `Request`: images or features, classes, labels, model, seed ...
 
     Returns:
-        The content of `metrics.json`.
+        The classifier, and the content of `metrics.json`.
 
     Raises:
         RequestError: the request cannot be fulfilled; the message names the change needed.
         AnyclassError: too many images are unreadable, training failed, or the disk is full.
-    """
-    return fit_run(method, out, overwrite, callback, **options).metrics
-
-
-def fit_run(
-    method: Method | str,
-    out: Path | str,
-    overwrite: bool = False,
-    callback: Callback | None = None,
-    **options: Any,
-) -> Fitted:
-    """Fit and write a run folder as `fit` does; return the classifier, too.
-
-    Several processes (torchrun) train together; the first one does everything else.
     """
     request = request_of(with_inherited(options))
     given = request.precomputed(method)
@@ -140,6 +128,6 @@ def _config(request: Request, choice: ChosenMethod) -> Json:
     method: Any = choice.method
     fields = asdict(method)
     config = request.to_json() | {"asked": choice.asked, "method": choice.name, "why": choice.why}
-    config["again"] = again(request, choice)
+    config["again"] = command_words(request, choice)
     config |= {"version": anyclass.__version__, "template": fields.get("template", PLAIN)}
     return dict(json.loads(json.dumps(config | {"fields": fields})))

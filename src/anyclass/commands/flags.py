@@ -10,14 +10,12 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from tyro.conf import arg
 
 from anyclass.captioning import CAPTIONERS
+from anyclass.commands.command_line import PARTS
 from anyclass.commands.describe import describe
 from anyclass.commands.rename import rename
 from anyclass.commands.request import Request
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS
-
-PARTS = {"captioner": "latteclip", "then": "ship"}
-"""Flags that choose a part of a method by its name, and a method that has it."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,10 @@ def fit_command(
     """
     for part, part_name in chosen.items():
         if name == "auto":
+            owner = next(named for named, kind in METHODS.items() if part in _parts(kind))
             raise RequestError(
                 f"auto chooses by itself; --{part} belongs to a method that you name: "
-                f"anyclass fit {PARTS[part]} --{part} {part_name}"
+                f"anyclass fit {owner} --{part} {part_name}"
             )
         if part not in _parts(METHODS[name]):
             raise RequestError(f"{name} has no {part}: leave --{part} out")
@@ -74,7 +73,8 @@ def fit_command(
         return FitFlags
     method = METHODS[name]
     parts = _parts(method)
-    usual = method() if domain is None or name != "latteclip" else method(domain=domain)
+    has_domain = "domain" in {declared.name for declared in fields(method)}
+    usual = method(domain=domain) if domain is not None and has_domain else method()
     declared: list[Any] = [("method", Annotated[method, arg(name="")], field(default=usual))]
     for part in parts:
         own = getattr(usual, part)
@@ -107,7 +107,7 @@ def plan_command(
 def _parts(method: Any) -> list[str]:
     """Parts of a method that are chosen by a flag of their own."""
     names = {declared.name for declared in fields(method)}
-    return [part for part in PARTS if part in names]
+    return [part for part in PARTS["fit"] if part in names]
 
 
 def describe_command(captioner: str | None = None) -> type[Any]:
@@ -137,7 +137,7 @@ def _with_captioner(what: Callable[..., Any], captioner: str) -> type[Any]:
 def part_kinds(method: str) -> dict[str, dict[str, type[Any]]]:
     """Part of a method -> names and classes to choose from."""
     hints = get_type_hints(METHODS[method], include_extras=True)
-    return {part: _kinds(hints[part]) for part in PARTS if part in hints}
+    return {part: _kinds(hints[part]) for part in PARTS["fit"] if part in hints}
 
 
 def _kinds(union: Any) -> dict[str, type[Any]]:

@@ -19,12 +19,12 @@ from unittest.mock import patch
 import tyro
 
 from anyclass.captioning import CAPTIONERS
+from anyclass.commands.command_line import PARTS
 from anyclass.commands.demo import demo
 from anyclass.commands.embed import embed
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.export import export
 from anyclass.commands.flags import (
-    PARTS,
     AuditFlags,
     describe_command,
     fit_command,
@@ -37,7 +37,7 @@ from anyclass.commands.predict import predict
 from anyclass.commands.report import report
 from anyclass.commands.serve import serve
 from anyclass.files import write_text
-from anyclass.methods import METHODS
+from anyclass.methods import METHODS, Situation
 
 WIDTH = 80
 """Columns of a page."""
@@ -77,33 +77,6 @@ GROUPS = {
     ),
 }
 """Heading -> its options, in the order of a page; `Options` takes all that stand nowhere else."""
-
-SITUATIONS = {
-    "Names of all classes, no labels": (
-        "latteclip",
-        "reclip",
-        "flyp",
-        "zero-shot",
-    ),
-    "Labels for some images, names of all classes": (
-        "ship",
-        "gda",
-        "tip-adapter",
-        "clip-adapter",
-        "coop",
-        "cocoop",
-    ),
-    "Labels for some classes, the others unknown (--unknown N)": (
-        "get",
-        "simgcd",
-        "gcd",
-    ),
-    "Neither labels nor names (--unknown N)": ("kmeans",),
-}
-"""What is known of the classes -> methods for it, in the order of `anyclass fit --help`."""
-
-TAKE_FEATURES = ("auto", "open-world")
-"""Methods whose pages show the options of features."""
 
 ABOUT_FIT = """Fit a method to a folder of images and write a run folder. Start with auto. \
 `anyclass fit METHOD --help` shows the options of a method."""
@@ -193,7 +166,8 @@ def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tu
     """Name of the page of one command line, and its sections."""
     about, groups = _groups(declared)
     own = groups[0].options
-    if command == "fit" and method not in TAKE_FEATURES:
+    chosen_method = METHODS.get(method)
+    if chosen_method and not chosen_method.info.takes_features:
         own = [option for option in own if option.names not in FEATURE_FLAGS]
     if command == "rename" and not parts:
         own.append(_choice("captioner", ", ".join(CAPTIONERS)))
@@ -306,7 +280,8 @@ def _ordered(options: list[Option], names: tuple[str, ...]) -> list[Option]:
 
 def _title(group: Group) -> str:
     """Heading of the options of a part."""
-    return f"Options of --{group.title}" if group.title in PARTS else f"Options of {group.title}"
+    of_part = group.title in PARTS["fit"]
+    return f"Options of --{group.title}" if of_part else f"Options of {group.title}"
 
 
 def _section(heading: str, about: str, options: list[Option]) -> list[str]:
@@ -344,19 +319,13 @@ def _audit() -> str:
 
 def _list_of_methods() -> list[str]:
     """The page of `anyclass fit --help`: methods by what is known of the classes."""
-    listed = {"open-world", *(name for names in SITUATIONS.values() for name in names)}
-    others = tuple(name for name in METHODS if name not in listed)
-    sections = [
-        "usage: anyclass fit METHOD --images PATH [options]",
-        _paragraphs(ABOUT_FIT),
-        _methods(
-            "Whatever is known",
-            {"auto": "open-world with its defaults.", "open-world": _about("open-world")},
-        ),
-    ]
-    for situation, names in {**SITUATIONS, "Other methods": others}.items():
-        if names:
-            sections.append(_methods(situation, {name: _about(name) for name in names}))
+    sections = ["usage: anyclass fit METHOD --images PATH [options]", _paragraphs(ABOUT_FIT)]
+    for situation in Situation:
+        names = [name for name, kind in METHODS.items() if kind.info.situations[0] == situation]
+        abouts = {name: _about(name) for name in names}
+        if situation == Situation.ANY:
+            abouts = {"auto": "open-world with its defaults."} | abouts
+        sections.append(_methods(situation.words, abouts))
     return sections
 
 

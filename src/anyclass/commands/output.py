@@ -369,6 +369,8 @@ def _exported(target: str, about: Result) -> str:
             return f"{about['file']} and {about['config']}: {tasks}"
         case "fiftyone":
             return f"{about['file']}: {about['samples']} samples"
+        case "label_next":
+            return f"{about['file']}: {about['images']} images to label"
         case "cleanlab":
             return f"{about['folder']}: {about['images']} images, {about['classes']} classes"
         case _:

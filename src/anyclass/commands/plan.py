@@ -14,11 +14,11 @@ from anyclass.commands.audit import (
     read_images,
 )
 from anyclass.commands.duration import minutes, pairs_per_minute, texts, trained_texts
-from anyclass.commands.learn import readable
 from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request, choose_method, request_of
 from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import training_labels, with_inherited
+from anyclass.commands.train import readable
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import cached_part

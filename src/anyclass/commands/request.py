@@ -153,8 +153,10 @@ class Request:
         if self.features is None:
             return None
         asked = method if isinstance(method, str) else _name(method)
-        if asked not in ("auto", OF_FEATURES):
-            raise RequestError(f"{asked} needs --images: with --features use auto or {OF_FEATURES}")
+        takers = ["auto", *(name for name, kind in METHODS.items() if kind.info.takes_features)]
+        if asked not in takers:
+            listed = " or ".join(takers)
+            raise RequestError(f"{asked} needs --images: with --features use {listed}")
         texts = None if self.class_text is None else read_class_texts(self.class_text)
         unknown = 0 if self.unknown == "auto" else self.unknown
         columns = (self.file_column, self.label_column)
@@ -275,10 +277,6 @@ def first_problem(error: ValidationError) -> str:
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
 
 
-OF_FEATURES = "open-world"
-"""The method that takes features instead of images."""
-
-
 class ChosenMethod(NamedTuple):
     """Method of a run, and the reasons for it."""
 
@@ -331,8 +329,8 @@ def choose_method(
         raise RequestError(NOTHING_KNOWN)
     if asked == "auto":
         return ChosenMethod(asked, *suggest(dataset, unknown))
-    if unknown and not METHODS[asked].discovers:
-        discovering = [name for name, kind in METHODS.items() if kind.discovers]
+    if unknown and not METHODS[asked].info.discovers:
+        discovering = [name for name, kind in METHODS.items() if kind.info.discovers]
         raise RequestError(
             f"{asked} needs a name for every class, so it cannot be used with --unknown {unknown}: "
             f"use auto, {', '.join(discovering)}, or leave --unknown out"

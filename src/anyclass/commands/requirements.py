@@ -7,7 +7,7 @@ from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset
 from anyclass.distributed import launched
 from anyclass.errors import RequestError
-from anyclass.methods import Workload
+from anyclass.methods import METHODS, Workload
 
 
 def check_enough(
@@ -51,10 +51,11 @@ def check_processes(choice: ChosenMethod, workload: Workload) -> None:
         RequestError: torchrun has started several processes for a method that needs one.
     """
     if launched() > 1 and not workload.divisible:
+        divisible = {name: kind.info.divisible for name, kind in METHODS.items()}
+        others = [f"{name} --tune {'|'.join(tunes)}" for name, tunes in divisible.items() if tunes]
         raise RequestError(
             f"{choice.name} trains no encoder with these settings: one process is enough, so start "
-            "it without torchrun (several share latteclip and flyp with --tune tail or all, and "
-            "get, simgcd and gcd with --tune tail)"
+            f"it without torchrun (several share {', '.join(others)})"
         )
 
 

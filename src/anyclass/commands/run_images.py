@@ -69,7 +69,7 @@ def image_rows(run: Path, config: Json, files: Sequence[str], log: Log) -> Image
     if base is None:
         data = _features(config, classifier)
     elif config["images"] is None:
-        raise RequestError(f"{run} does not say where its images are: this edit needs them")
+        raise RequestError(f"{run} does not say where its images are, and they are needed")
     else:
         data = FeatureStore(base, ImageDataset.read(config["images"]))
     order = {file: i for i, file in enumerate(data.dataset.files)}
@@ -77,7 +77,7 @@ def image_rows(run: Path, config: Json, files: Sequence[str], log: Log) -> Image
     if missing:
         raise RequestError(
             f"{config['images'] or config['features']} has no {missing[0]!r:.100} any more, nor "
-            f"{len(missing) - 1} others of {len(files)}: this edit needs the images of the run"
+            f"{len(missing) - 1} others of {len(files)}: the images of the run are needed"
         )
     wanted = [order[file] for file in files]
     if isinstance(data, FeatureStore):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anyclass.commands.again import flag_words
+from anyclass.commands.command_words import flag_words
 from anyclass.commands.request import Request, is_array
 from anyclass.data import ImageDataset
 from anyclass.data.splits import hold_out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from anyclass.commands.learn import Learned
+from anyclass.commands.score import Learned
 from anyclass.files import read_json, write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
 from anyclass.report.html import write

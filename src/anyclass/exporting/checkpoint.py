@@ -17,7 +17,7 @@ from anyclass.backbone import Backbone
 from anyclass.backbone.loading import STARTER
 from anyclass.classifier.classifier import Classifier
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import atomic_write, write_json
+from anyclass.files import atomic_write, storage, write_json
 
 TOLERANCE = 1e-5
 """Largest difference between a feature by the saved model and by the run's."""
@@ -44,7 +44,8 @@ def write_checkpoint(classifier: Classifier, folder: Path) -> dict[str, Any]:
 
     check_trained(classifier)
     clip = classifier.clip
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.clone().contiguous() for name, value in clip.model.state_dict().items()}
     with atomic_write(folder / "open_clip_model.safetensors") as draft:
         save_file(weights, draft, metadata={"format": "pt"})
@@ -80,12 +81,13 @@ def _model(clip: Backbone, folder: Path) -> dict[str, Any]:
     source = _source(clip.model_id)
     config: dict[str, Any] = open_clip.get_model_config(source)
     text = config["text_cfg"]
-    if text.get("hf_tokenizer_name"):
-        open_clip.get_tokenizer(source).save_pretrained(folder)
-        text["hf_tokenizer_name"] = str(folder.resolve())
-    if text.get("hf_model_name"):
-        clip.model.text.config.save_pretrained(folder)
-        text |= {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
+    with storage(folder):
+        if text.get("hf_tokenizer_name"):
+            open_clip.get_tokenizer(source).save_pretrained(folder)
+            text["hf_tokenizer_name"] = str(folder.resolve())
+        if text.get("hf_model_name"):
+            clip.model.text.config.save_pretrained(folder)
+            text |= {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
     return config
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from anyclass.exporting.predictions import Predictions, Row
-from anyclass.files import slug
+from anyclass.files import slug, storage
 from anyclass.run.tables import write_table
 
 FOLDERS = "classes.csv"
@@ -36,9 +36,10 @@ def write_folders(folder: Path, predictions: Predictions) -> dict[str, Any]:
         `folder`, and the numbers of `hard_links` and `symbolic_links`.
     """
     names = sorted({row["label"] for row in predictions.rows})
-    for name in names:
-        (folder / slug(name)).mkdir(parents=True)
-    hard = sum(_link(predictions, row, folder) for row in predictions.rows)
+    with storage(folder):
+        for name in names:
+            (folder / slug(name)).mkdir(parents=True)
+        hard = sum(_link(predictions, row, folder) for row in predictions.rows)
     table = [{"folder": slug(name), "class": name} for name in names]
     write_table(folder / FOLDERS, table, _COLUMNS)
     count = len(predictions.rows)

@@ -244,7 +244,7 @@ class FeatureCache:
         path = self._folder / name
         with atomic_write(path, rows.nbytes + len(about)) as draft:
             save_file({"rows": rows}, draft, {"about": about})
-        self._index.add({name: content}, instead_of)
+        self._index.add(name, content, instead_of)
         self._opened[name] = _read_shard(path)
         self._rows |= {key: (name, row) for row, key in enumerate(content.keys)}
         self.refused |= content.refused

@@ -33,8 +33,6 @@ class PrecomputedFeatures:
     """Text features of nouns other than the classes, if there are any."""
     digest: str = ""
     """Checksum of the features."""
-    num_classes_estimated: bool = False
-    """Whether the number of unknown classes is an estimate from these features."""
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -55,10 +53,9 @@ class PrecomputedFeatures:
         return replace(self, dataset=dataset)
 
     def with_unknown(self, unknown: int) -> "PrecomputedFeatures":
-        """The same features with an estimated number of unknown classes."""
+        """The same features with another number of unknown classes."""
         classes = replace(self.dataset.classes, unknown=unknown)
-        dataset = replace(self.dataset, classes=classes)
-        return replace(self, dataset=dataset, num_classes_estimated=True)
+        return self.of(replace(self.dataset, classes=classes))
 
     def checked(self) -> "PrecomputedFeatures":
         """The same with a checksum; every value is read.

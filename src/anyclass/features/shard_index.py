@@ -6,24 +6,24 @@ when a shard is opened.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, get_args
 
 from anyclass.data import Rejection
-from anyclass.errors import StorageError
+from anyclass.errors import Reason, StorageError
+from anyclass.files import storage
 from anyclass.log import Log
 
 INDEX = "index.sqlite"
 """Name of the file."""
 
-PATIENCE = 30.0
-"""Seconds to wait for another process that is writing."""
+PATIENCE = 300.0
+"""Seconds to wait for another process that is writing, which may be a whole index."""
 
 SHARDS = 1000
-"""Shards that are added at once when the index is made again."""
+"""Shards between two lines about the progress of making the index again."""
 
 PAGES = 100_000
 """Kilobytes of the index that are held in memory, at most."""
@@ -32,12 +32,42 @@ AT_ONCE = 500
 """Keys of one query."""
 
 _TABLES = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS shards (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);
 CREATE TABLE IF NOT EXISTS images (
     key BLOB PRIMARY KEY, shard INTEGER NOT NULL, row INTEGER NOT NULL,
     file_name TEXT, reason TEXT, detail TEXT
 ) WITHOUT ROWID;
+COMMIT;
 """
+"""Both tables or none: a kill or a full disk between them would leave an index for good."""
+
+_STAGED = """
+CREATE TEMP TABLE IF NOT EXISTS new_shards (number INTEGER PRIMARY KEY, name TEXT, id INTEGER);
+CREATE TEMP TABLE IF NOT EXISTS new_images (
+    key BLOB, number INTEGER, row INTEGER, file_name TEXT, reason TEXT, detail TEXT
+);
+DELETE FROM new_shards;
+DELETE FROM new_images;
+"""
+"""Rows of shards in the order in which they were read."""
+
+_MERGE = (
+    "INSERT OR IGNORE INTO shards (name) SELECT name FROM new_shards",
+    "UPDATE new_shards SET id = (SELECT id FROM shards WHERE shards.name = new_shards.name)",
+    "INSERT OR REPLACE INTO images "
+    "SELECT key, id, row, file_name, reason, detail FROM new_images JOIN new_shards "
+    "USING (number) ORDER BY key",
+)
+"""Add them. Keys are random: in their order each page of the index is written once."""
+
+REASONS = get_args(Reason)
+"""Why an image may be rejected; anything else is damage."""
+
+_DAMAGED = (sqlite3.DatabaseError, UnicodeDecodeError, TypeError)
+"""What reading a damaged index raises; the second, of a message with a damaged name in it."""
+
+Result = TypeVar("Result")
 
 
 class ShardContent(NamedTuple):
@@ -59,7 +89,7 @@ class Found(NamedTuple):
 
 
 class ShardIndex:
-    """The index of one folder of shards."""
+    """The index of one folder of shards; a damaged one is made again."""
 
     def __init__(self, folder: Path, read: Callable[[Path], ShardContent | None], log: Log) -> None:
         """Open the index and compare its list of shards with the folder.
@@ -68,105 +98,145 @@ class ShardIndex:
             folder: folder of the shards.
             read: content of a shard; None if it is damaged, after it has said and removed it.
             log: gets the progress of making the index again.
+
+        Raises:
+            StorageError: the disk is full, or the folder cannot be written to.
         """
         self._folder = folder
+        self._path = folder / INDEX
         self._read = read
         self._log = log
-        path = folder / INDEX
-        try:
-            self._database = _connected(path)
-        except sqlite3.OperationalError as error:
-            raise _unusable(path, error) from error
-        except sqlite3.DatabaseError:
-            path.unlink(missing_ok=True)
-            self._database = _connected(path)
+        self._database: sqlite3.Connection | None = None
         self.refresh()
 
     def refresh(self) -> None:
         """Add shards that the index does not know, and forget those that are gone."""
-        present = {p.name for p in self._folder.glob("[!.]*.safetensors")}
-        known = {name for (name,) in self._database.execute("SELECT name FROM shards")}
-        new = sorted(present - known)
-        told = not known and len(new) > 1
-        for start in range(0, len(new), SHARDS):
-            some = new[start : start + SHARDS]
-            contents = {name: self._read(self._folder / name) for name in some}
-            self.add({name: content for name, content in contents.items() if content is not None})
-            if told:
-                self._log(stage="index", done=start + len(some), total=len(new))
-        for name in sorted(known - present):
-            self.remove(name)
+        self._attempt(self._refresh)
 
     def find(self, keys: Iterable[str]) -> Found:
         """Places and rejections of some images; unknown ones are left out."""
-        found = Found({}, {})
         wanted = [bytes.fromhex(key) for key in keys]
-        for start in range(0, len(wanted), AT_ONCE):
-            some = wanted[start : start + AT_ONCE]
-            marks = ", ".join("?" * len(some))
-            query = (
-                "SELECT key, name, row, file_name, reason, detail FROM images "
-                f"JOIN shards ON shards.id = images.shard WHERE key IN ({marks})"
-            )
-            for key, name, row, *reason in self._database.execute(query, some):
-                if row < 0:
-                    found.refused[key.hex()] = Rejection(*reason)
-                else:
-                    found.rows[key.hex()] = (name, row)
-        return found
+        return self._attempt(lambda database: _find(database, wanted))
 
-    def add(self, contents: Mapping[str, ShardContent], instead_of: Sequence[str] = ()) -> None:
-        """Add the rows of shards, which may hold those of other shards, `instead_of` them."""
-        database = self._database
-        with self._transaction():
-            rows: list[tuple[object, ...]] = []
-            for name, content in contents.items():
-                database.execute("INSERT OR IGNORE INTO shards (name) VALUES (?)", (name,))
-                query = "SELECT id FROM shards WHERE name = ?"
-                (shard,) = database.execute(query, (name,)).fetchone()
-                keys = enumerate(content.keys)
-                rows += [(bytes.fromhex(key), shard, row, None, None, None) for row, key in keys]
-                refused = content.refused.items()
-                rows += [(bytes.fromhex(key), shard, -1, *why) for key, why in refused]
-            rows.sort(key=itemgetter(0))  # pages of the index are then visited once
-            database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)", rows)
-            forgotten = [(old,) for old in instead_of]
-            database.executemany("DELETE FROM shards WHERE name = ?", forgotten)
+    def add(self, name: str, content: ShardContent, instead_of: Sequence[str] = ()) -> None:
+        """Add the rows of a shard, which may hold those of other shards, `instead_of` them."""
+        self._attempt(lambda database: _add(database, [(name, content)], instead_of))
 
-    def remove(self, name: str) -> None:
-        """Forget a shard and its rows."""
-        with self._transaction():
-            self._database.execute(
-                "DELETE FROM images WHERE shard = (SELECT id FROM shards WHERE name = ?)", (name,)
-            )
-            self._database.execute("DELETE FROM shards WHERE name = ?", (name,))
+    def _attempt(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """What `work` returns; where the index is damaged it is made again, and `work` repeated.
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._database, self._folder / INDEX)
-
-
-class _Transaction:
-    """Everything or nothing; a full disk or a read-only folder is a `StorageError`."""
-
-    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
-        self._database = database
-        self._path = path
-
-    def __enter__(self) -> None:
+        Raises:
+            StorageError: the disk is full, the folder cannot be written to, or the like.
+        """
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+            try:
+                return work(self._connection())
+            except _DAMAGED as error:
+                if _of_the_disk(error):
+                    raise
+            self._discard()
+            self._refresh(self._connection())
+            return work(self._connection())
+        except _DAMAGED as error:
             raise _unusable(self._path, error) from error
 
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        try:
-            self._database.execute("ROLLBACK" if kind else "COMMIT")
-        except sqlite3.OperationalError as failed:
-            with suppress(sqlite3.OperationalError):
-                self._database.execute("ROLLBACK")
-            raise _unusable(self._path, failed) from failed
-        if isinstance(error, sqlite3.OperationalError):
-            raise _unusable(self._path, error) from error
+    def _connection(self) -> sqlite3.Connection:
+        """The open index."""
+        if self._database is None:
+            self._database = _connected(self._path)
+        return self._database
+
+    def _discard(self) -> None:
+        """Remove the index."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        with storage(self._path):
+            self._path.unlink(missing_ok=True)
+
+    def _refresh(self, database: sqlite3.Connection) -> None:
+        present = {p.name for p in self._folder.glob("[!.]*.safetensors")}
+        known = {name for (name,) in database.execute("SELECT name FROM shards")}
+        if new := sorted(present - known):
+            _add(database, self._contents(new, told=not known and len(new) > 1))
+        for name in sorted(known - present):
+            _remove(database, name)
+
+    def _contents(self, names: Sequence[str], told: bool) -> Iterator[tuple[str, ShardContent]]:
+        """Read shards, one by one; damaged ones are left out."""
+        for done, name in enumerate(names, 1):
+            content = self._read(self._folder / name)
+            if content is not None:
+                yield name, content
+            if told and (done % SHARDS == 0 or done == len(names)):
+                self._log(stage="index", done=done, total=len(names))
+
+
+def _find(database: sqlite3.Connection, wanted: Sequence[bytes]) -> Found:
+    found = Found({}, {})
+    for start in range(0, len(wanted), AT_ONCE):
+        some = wanted[start : start + AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        query = (
+            "SELECT key, name, row, file_name, reason, detail FROM images "
+            f"JOIN shards ON shards.id = images.shard WHERE key IN ({marks}) "
+            "AND typeof(row) = 'integer' AND typeof(name) = 'text'"
+        )
+        for key, name, row, *reason in database.execute(query, some):
+            if row >= 0:
+                found.rows[key.hex()] = (name, row)
+            elif reason[1] in REASONS:
+                found.refused[key.hex()] = Rejection(*reason)
+    return found
+
+
+def _add(
+    database: sqlite3.Connection,
+    contents: Iterable[tuple[str, ShardContent]],
+    instead_of: Sequence[str] = (),
+) -> None:
+    """Add the rows of shards; they are read before the index is locked."""
+    database.executescript(_STAGED)
+    with _transaction(database, "DEFERRED"):
+        for number, (name, content) in enumerate(contents):
+            _stage(database, number, name, content)
+    with _transaction(database):
+        for statement in _MERGE:
+            database.execute(statement)
+        forgotten = [(old,) for old in instead_of]
+        database.executemany("DELETE FROM shards WHERE name = ?", forgotten)
+    database.executescript(_STAGED)
+
+
+def _stage(database: sqlite3.Connection, number: int, name: str, content: ShardContent) -> None:
+    """Note the rows of a shard."""
+    database.execute("INSERT INTO new_shards VALUES (?, ?, NULL)", (number, name))
+    places = ((bytes.fromhex(key), number, row) for row, key in enumerate(content.keys))
+    database.executemany("INSERT INTO new_images (key, number, row) VALUES (?, ?, ?)", places)
+    refused = ((bytes.fromhex(key), number, -1, *why) for key, why in content.refused.items())
+    database.executemany("INSERT INTO new_images VALUES (?, ?, ?, ?, ?, ?)", refused)
+
+
+def _remove(database: sqlite3.Connection, name: str) -> None:
+    """Forget a shard and its rows."""
+    with _transaction(database):
+        database.execute(
+            "DELETE FROM images WHERE shard = (SELECT id FROM shards WHERE name = ?)", (name,)
+        )
+        database.execute("DELETE FROM shards WHERE name = ?", (name,))
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection, locks: str = "IMMEDIATE") -> Iterator[None]:
+    """Everything or nothing; "IMMEDIATE" keeps other processes from writing."""
+    database.execute(f"BEGIN {locks}")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
 
 
 def _connected(path: Path) -> sqlite3.Connection:
@@ -190,6 +260,12 @@ def _connected(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether space, permission or time is missing; else the file is damaged or of another kind."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR
 
 
 def _unusable(path: Path, error: Exception) -> StorageError:

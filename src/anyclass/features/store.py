@@ -34,20 +34,15 @@ class FeatureStore:
     outputs are read or computed once per embedding.
     """
 
-    def __init__(
-        self, clip: Backbone, dataset: ImageDataset, num_classes_estimated: bool = False
-    ) -> None:
+    def __init__(self, clip: Backbone, dataset: ImageDataset) -> None:
         """Store the arguments; nothing is computed yet.
 
         Args:
             clip: the model; methods train a copy of it.
             dataset: the images, their labels and the classes.
-            num_classes_estimated: whether the number of unknown classes is an estimate from these
-                features; a method then uses it as it is.
         """
         self.clip = clip
         self.dataset = dataset
-        self.num_classes_estimated = num_classes_estimated
         self._shared = _SharedResults(clip)
 
     def __len__(self) -> int:
@@ -59,16 +54,14 @@ class FeatureStore:
 
         Both stores share their results.
         """
-        store = FeatureStore(self.clip, dataset, self.num_classes_estimated)
+        store = FeatureStore(self.clip, dataset)
         store._shared = self._shared
         return store
 
     def with_unknown(self, unknown: int) -> "FeatureStore":
-        """Store for the same images with an estimated number of unknown classes."""
+        """Store for the same images with another number of unknown classes."""
         classes = replace(self.dataset.classes, unknown=unknown)
-        store = self.of(replace(self.dataset, classes=classes))
-        store.num_classes_estimated = True
-        return store
+        return self.of(replace(self.dataset, classes=classes))
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,8 @@ from anyclass.methods.flyp import Flyp
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.gda import Gda
 from anyclass.methods.get import Get
+from anyclass.methods.info import MethodInfo as MethodInfo
+from anyclass.methods.info import Situation as Situation
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.open_world import OpenWorld
@@ -29,8 +31,13 @@ from anyclass.methods.zero_shot import ZeroShot
 class Method(Protocol):
     """Frozen dataclass of hyper-parameters with a `fit`."""
 
-    discovers: ClassVar[bool]
-    """Whether the method can discover classes without a name; a fit does if there are some."""
+    info: ClassVar[MethodInfo]
+    """Facts for lists, planning and the report."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    """The hyper-parameters."""
+
+    def __init__(self, **hyper_parameters: Any) -> None:
+        """Set hyper-parameters; the others keep their defaults."""
 
     def fit(
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
@@ -48,24 +55,24 @@ class Method(Protocol):
         """Estimate the cost of a fit with so many `images` and `classes`."""
 
 
-METHODS: dict[str, Any] = {
+METHODS: dict[str, type[Method]] = {
     "open-world": OpenWorld,
     "latteclip": LatteClip,
-    "ship": Ship,
-    "zero-shot": ZeroShot,
-    "flyp": Flyp,
     "reclip": Reclip,
+    "flyp": Flyp,
+    "zero-shot": ZeroShot,
+    "ship": Ship,
+    "gda": Gda,
+    "tip-adapter": TipAdapter,
+    "clip-adapter": ClipAdapter,
     "coop": CoOp,
     "cocoop": CoCoOp,
-    "clip-adapter": ClipAdapter,
-    "tip-adapter": TipAdapter,
-    "gda": Gda,
     "get": Get,
     "simgcd": SimGcd,
     "gcd": Gcd,
     "kmeans": KMeans,
 }
-"""Command-line name -> class of the method."""
+"""Command-line name -> class of the method, in the order of all lists."""
 
 
 def suggest(

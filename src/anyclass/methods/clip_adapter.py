@@ -36,6 +36,7 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
@@ -47,8 +48,12 @@ from anyclass.training.optim import AdamW, LearningRate
 class ClipAdapter:
     """Trains a residual adapter of the image features on labelled images."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="CLIP-Adapter",
+        situations=(Situation.NAMES_AND_LABELS,),
+        figures={"clip_adapter_loss": "loss of the adapter"},
+    )
+    """Facts for lists, planning and the report."""
     kind: Suppress[Literal["clip-adapter"]] = "clip-adapter"
     """Type of the method in saved files."""
     data: Annotated[FewShot, arg(name="")] = FewShot()

@@ -37,6 +37,7 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
@@ -47,8 +48,12 @@ from anyclass.training.loop import Checkpoint, optimise
 class CoCoOp:
     """Trains context vectors before the class name, and a meta-net that shifts them per image."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="CoCoOp",
+        situations=(Situation.NAMES_AND_LABELS,),
+        figures={"cocoop_loss": "loss of the prompt"},
+    )
+    """Facts for lists, planning and the report."""
     data: Annotated[FewShot, arg(name="")] = FewShot(augmentation=WIDE_CROPS)
     """Labelled images and their augmented views."""
     words: str | None = "a photo of a"

@@ -38,6 +38,7 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
@@ -86,8 +87,12 @@ RECIPES = {
 class CoOp:
     """Trains context vectors before the class name on labelled images."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="CoOp",
+        situations=(Situation.NAMES_AND_LABELS,),
+        figures={"coop_loss": "loss of the prompt"},
+    )
+    """Facts for lists, planning and the report."""
     kind: Suppress[Literal["coop"]] = "coop"
     """Type of the method in saved files."""
     data: Annotated[FewShot, arg(name="")] = FewShot(augmentation=WIDE_CROPS)

@@ -35,6 +35,7 @@ from anyclass.features.cache import cached_part
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, ClassTexts, Template, class_features
 from anyclass.log import Log
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -46,8 +47,13 @@ from anyclass.training.tuning import Tuning
 class Flyp:
     """Fine-tunes both encoders on images and class prompts, with pseudo-labels or given labels."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="FLYP",
+        situations=(Situation.NAMES, Situation.NAMES_AND_LABELS),
+        divisible=("tail", "all"),
+        figures={"flyp_loss": "contrastive loss of images and prompts"},
+    )
+    """Facts for lists, planning and the report."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
     """Fine-tuning of the encoders (LatteCLIP's values; FLYP's paper: lr 1e-5, 500 steps of warm-up,
     batch size 256 to 512)."""

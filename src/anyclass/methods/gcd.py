@@ -39,6 +39,7 @@ from anyclass.methods.gcd_common import (
     seeded,
     workload_of_pairs,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -53,8 +54,10 @@ HEAD = 1
 class Gcd:
     """Discovers classes: contrastive training, then semi-supervised k-means."""
 
-    discovers: ClassVar[bool] = True
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="GCD", situations=(Situation.UNKNOWN,), discovers=True, divisible=("tail",)
+    )
+    """Facts for lists, planning and the report."""
 
     tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning()
     """Training on pairs of views."""

@@ -70,7 +70,7 @@ class Discovery:
     known: list[int]
     """Sorted labelled classes."""
     tuned: Backbone
-    """The copy of the model to train."""
+    """The copy of the model to train; the model itself if no part of it is trained."""
     views: Features | None
     """Trunk outputs of the cached views; None: new views are computed in each epoch."""
     test: Features
@@ -78,7 +78,7 @@ class Discovery:
 
     @classmethod
     def begin(cls, data: FeatureStore, tuning: TwoViewTuning, log: Log, seed: int) -> "Discovery":
-        """Check the labels, embed the images and copy the model.
+        """Check the labels, embed the images and copy the model if it is trained.
 
         Raises:
             RequestError: no label, no unlabelled image, or a number of classes that is impossible.
@@ -86,7 +86,8 @@ class Discovery:
         known = labelled_classes(data.dataset)
         views = tuning.embed(data, log, seed)
         test = data.embed(Embedding(tuning.tune), log)
-        return cls(data, tuning, seed, known, data.clip.copy(), views, test)
+        tuned = data.clip.copy() if tuning.tune == "tail" else data.clip
+        return cls(data, tuning, seed, known, tuned, views, test)
 
     @property
     def part(self) -> Literal["tail", "head"]:

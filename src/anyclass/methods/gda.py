@@ -42,6 +42,7 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))
@@ -57,8 +58,8 @@ class Gda:
 
     epochs: ClassVar[int] = 1
     """Number of views if `data.views` is 0; nothing is trained."""
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(title="GDA", situations=(Situation.NAMES_AND_LABELS,))
+    """Facts for lists, planning and the report."""
     kind: Suppress[Literal["gda"]] = "gda"
     """Type of the method in saved files."""
     data: Annotated[FewShot, arg(name="")] = FewShot()

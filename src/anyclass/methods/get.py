@@ -50,6 +50,7 @@ from anyclass.methods.gcd_common import (
     seeded,
     workload_of_pairs,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.simgcd import HEAD, NONE, Objective, PrototypeHead, branch_loss, label_loss
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
@@ -83,8 +84,24 @@ Length = Literal["auto", "raw", "image"]
 class Get:
     """Discovers classes: image and synthesised text features share one classifier."""
 
-    discovers: ClassVar[bool] = True
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="GET",
+        situations=(Situation.UNKNOWN,),
+        discovers=True,
+        divisible=("tail",),
+        shares={
+            "agreement": "images that the image and the text branch label alike in training",
+        },
+        figures={
+            "text_scale": "factor on the synthetic text features",
+            "align_loss": "loss of synthetic texts against images",
+            "name_loss": "loss of synthetic texts against class names",
+            "distance_loss": "loss of the distance to the own class name",
+            "consistency_loss": "loss of the difference between both branches",
+            "divergence": "difference between the image and the text branch (KL)",
+        },
+    )
+    """Facts for lists, planning and the report."""
 
     tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning()
     """Training of stage 2 on pairs of views."""

@@ -35,6 +35,7 @@ from anyclass.estimators.kmeans import (
 from anyclass.estimators.linear import Linear
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.log import Log
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 
 
@@ -42,8 +43,10 @@ from anyclass.methods.workload import Workload
 class KMeans:
     """Clusters images by frozen features in seconds, without training."""
 
-    discovers: ClassVar[bool] = True
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="k-means", situations=(Situation.NOTHING, Situation.UNKNOWN), discovers=True
+    )
+    """Facts for lists, planning and the report."""
 
     semi_supervised: bool = False
     """Keep labelled images in their class and initialise at the class means."""

@@ -54,6 +54,7 @@ from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, fill
 from anyclass.log import Log
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
@@ -82,8 +83,22 @@ MIN_AGREEMENT = 0.5
 class LatteClip:
     """Fine-tunes the model on unlabelled images with captions, given the class names."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="LatteCLIP",
+        situations=(Situation.NAMES,),
+        uses_labels=False,
+        divisible=("tail", "all"),
+        shares={"rows_at_floor": "images whose texts fit no class better than another"},
+        figures={
+            "prototype_drift": "mean drift of the prototypes (1 − cosine)",
+            "weight_class": "mean weight of class prompts",
+            "weight_image": "mean weight of texts on single images",
+            "weight_group": "mean weight of texts on groups of images",
+            "zs_loss": "loss with zero-shot classes",
+            "ft_loss": "loss with the classes of the trained model",
+        },
+    )
+    """Facts for lists, planning and the report."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
     """Fine-tuning of the encoders."""
     template: Template = PLAIN

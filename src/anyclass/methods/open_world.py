@@ -31,6 +31,7 @@ from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.few_shot import draw_shots
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ if TYPE_CHECKING:
 class OpenWorld:
     """Fits labelled, named and unknown classes together, in seconds."""
 
-    discovers: ClassVar[bool] = True
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="Open-world",
+        situations=(Situation.ANY,),
+        discovers=True,
+        takes_features=True,
+    )
+    """Facts for lists, planning and the report."""
     template: Template = PLAIN
     """Class prompt; `{}` is the class name."""
     shots: Annotated[int, Field(ge=0)] | None = None

@@ -43,6 +43,7 @@ from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, ClassTexts, Template, class_features, openai_templates
 from anyclass.log import Log
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch, TrainingBatches
 from anyclass.training.loop import Checkpoint, optimise
@@ -69,8 +70,14 @@ residual of label propagation."""
 class Reclip:
     """Trains the normalisation layers of both encoders on unlabelled images, given class names."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="ReCLIP",
+        situations=(Situation.NAMES,),
+        uses_labels=False,
+        shares={"agreement_of_towers": "images that both encoders label alike"},
+        figures={"residual": "largest remaining error of label propagation"},
+    )
+    """Facts for lists, planning and the report."""
     template: Template = PLAIN
     """Class prompt of T; `{}` is the class name (paper: the first template of the data set)."""
     ensemble: bool = True

@@ -40,6 +40,7 @@ from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp, context, warn_of_long_names
 from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures, refuse_one_class
 from anyclass.methods.gda import Gda
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.ship_vae import Generator, Vae, frozen
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.workload import TextTraining, Workload
@@ -74,8 +75,25 @@ SYNTHETIC_KEY = -7
 class Ship:
     """Trains a generator of image features, then fits a few-shot method on all classes."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="SHIP",
+        situations=(Situation.NAMES_AND_LABELS,),
+        shares={"agree": "synthetic features closest to their own class name"},
+        figures={
+            "kl": "information in the image code (KL, in nats)",
+            "reconstruction": "squared distance of synthetic and real image features",
+            "active": "dimensions of the image code that are in use",
+            "collapsed": "squared distance without the image code",
+            "spread": "variance within a class, synthetic / real",
+            "cos_mean": "cosine of the synthetic and the real class means",
+            "cos_text": "cosine of the class prompts and the real class means",
+            "transfer_steps": "training steps on synthetic features",
+            "transfer_loss": "loss on synthetic features",
+            "kl_loss": "loss of the image code (KL)",
+            "reconstruction_loss": "loss of the synthetic image features",
+        },
+    )
+    """Facts for lists, planning and the report."""
     then: Suppress[Annotated[Then, Field(discriminator="kind")]] = CoOp(
         data=FewShot(), recipe="ship"
     )

@@ -45,6 +45,7 @@ from anyclass.methods.gcd_common import (
     seeded,
     workload_of_pairs,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -95,8 +96,10 @@ class Objective:
 class SimGcd:
     """Discovers classes: K prototypes trained by self-distillation between two views."""
 
-    discovers: ClassVar[bool] = True
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="SimGCD", situations=(Situation.UNKNOWN,), discovers=True, divisible=("tail",)
+    )
+    """Facts for lists, planning and the report."""
 
     tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning(decay="matrices")
     """Training on pairs of views."""

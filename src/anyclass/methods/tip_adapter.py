@@ -40,6 +40,7 @@ from anyclass.methods.few_shot import (
     fit_few_shot,
     refuse_one_class,
 )
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -59,8 +60,16 @@ ALPHAS = 20
 class TipAdapter:
     """Adds a cache model of labelled images to the zero-shot logits, with keys trained or not."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="Tip-Adapter",
+        situations=(Situation.NAMES_AND_LABELS,),
+        figures={
+            "beta": "sharpness of the comparison with labelled images (beta)",
+            "keys": "keys of the cache model",
+            "tip_adapter_loss": "loss of the cache model",
+        },
+    )
+    """Facts for lists, planning and the report."""
     kind: Suppress[Literal["tip-adapter"]] = "tip-adapter"
     """Type of the method in saved files."""
     data: Annotated[FewShot, arg(name="")] = FewShot()

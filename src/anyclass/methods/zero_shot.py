@@ -21,6 +21,7 @@ from anyclass.classifier.representation import Representation
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, openai_templates
 from anyclass.log import Log
+from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 
 
@@ -28,8 +29,10 @@ from anyclass.methods.workload import Workload
 class ZeroShot:
     """Classifies images by the class names, without training."""
 
-    discovers: ClassVar[bool] = False
-    """Whether the method discovers classes without a name."""
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="Zero-shot", situations=(Situation.NAMES,), uses_labels=False
+    )
+    """Facts for lists, planning and the report."""
     template: Template = PLAIN
     """Class prompt; `{}` is the class name."""
     ensemble: bool = False

@@ -69,14 +69,14 @@ def to_markdown(summary: Json) -> str:
         ]
     text += [""]
     if summary["scores"]:
-        text += _table(
+        text += markdown_table(
             ("", "accuracy", "mean per class", "images"),
             (
                 (row["name"], percent(row["accuracy"]), percent(row["mean_per_class"]), row["n"])
                 for row in summary["scores"]
             ),
         )
-    text += _table(
+    text += markdown_table(
         ("class", "kind", "images", "zero-shot", "this run"),
         (
             (
@@ -89,7 +89,7 @@ def to_markdown(summary: Json) -> str:
             for row in summary["classes"]
         ),
     )
-    return "\n".join(text + _table(("setting", "value"), summary["settings"]))
+    return "\n".join(text + markdown_table(("setting", "value"), summary["settings"]))
 
 
 def percent(share: float | int | None) -> str:
@@ -122,7 +122,7 @@ def literal(text: object) -> str:
     return re.sub(r"([\\`*_\[\]<>|~&$:@#!])", r"\\\1", str(text))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """A Markdown table, followed by an empty line."""
     cells = [head, ["---"] * len(head), *([literal(cell) for cell in row] for row in rows)]
     return [f"| {' | '.join(row)} |" for row in cells] + [""]

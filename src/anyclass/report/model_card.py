@@ -1,9 +1,11 @@
 """The model card of a classifier: what it is, how good it is, its limits, how to load it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from anyclass.backbone.recommended import RECOMMENDED
 from anyclass.files import read_json
-from anyclass.report.html import literal, percent, summarise, to_markdown
+from anyclass.report.html import literal, markdown_table, percent, summarise, to_markdown
 from anyclass.report.words import Json
 
 LIMITS = """## Limits
@@ -12,11 +14,14 @@ LIMITS = """## Limits
 * CLIP-like models read text in images: a written word can override the object in the image.
 """
 
-LICENCES = {
+LICENCES = {choice.model: choice.licence for choice in RECOMMENDED} | {
     "starter": "Apache-2.0 (image encoder tf_efficientnet_lite0), MIT (text encoder MiniLM-L6) and "
     "MIT (the bridge; docs/starter.md lists its training data)",
 }
-"""Licences of known weights."""
+"""Licences of known weights, as their publishers state them."""
+
+SOFTWARE = ("anyclass", "torch", "open_clip_torch")
+"""Packages whose versions a result depends on most."""
 
 
 def card(run: Path) -> str:
@@ -36,14 +41,52 @@ def card(run: Path) -> str:
     return "\n".join(
         [
             to_markdown(summary),
+            *_confusions(summary["confusion"]),
+            *_discovered(summary["discovered"]),
             LIMITS + "".join(f"* {limit}\n" for limit in _limits(summary)),
             "## Model\n",
             f"* {weights} (sha256 {model['weights_sha256'][:16]}), licence: {licence}",
             *captions,
-            f"* seed {config['seed']}, anyclass {config['version']}",
+            f"* seed {config['seed']}, {_software(environment['packages'])}",
             f'* load: `anyclass.Classifier.load("model")`, then `{load}\n',
         ]
     )
+
+
+def _confusions(confusion: Json) -> list[str]:
+    """The confusion matrix; with many classes only the most frequent mistakes."""
+    if not confusion["total"]:
+        return []
+    if not confusion["rows"]:
+        columns = ("true class", "predicted as", "images")
+        return ["## Most frequent mistakes\n", *markdown_table(columns, confusion["mistakes"])]
+    names = [name for name, _ in confusion["rows"]]
+    counts = ((name, *(count for count, _ in cells)) for name, cells in confusion["rows"])
+    head = ("true class ↓ predicted →", *map(literal, names))
+    return ["## Confusion matrix\n", *markdown_table(head, counts)]
+
+
+def _discovered(classes: Sequence[Json]) -> list[str]:
+    """Discovered classes with what they may be called."""
+    if not classes:
+        return []
+    head = ("class", "images", "suggested name", "confidence", "nearest class")
+    rows = (
+        (
+            row["name"],
+            row["count"],
+            row["suggested"] or "–",
+            row["confidence"] or "–",
+            row["quality"]["nearest"] if row["quality"] else "–",
+        )
+        for row in classes
+    )
+    return ["## Discovered classes\n", *markdown_table(head, rows)]
+
+
+def _software(packages: Mapping[str, str]) -> str:
+    """Versions of the packages that matter most."""
+    return ", ".join(f"{name} {packages[name]}" for name in SOFTWARE if name in packages)
 
 
 def _limits(summary: Json) -> list[str]:

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from anyclass.methods import METHODS
 from anyclass.report.words import Json, plain
 
 LARGER = "ViT-B-32/laion2b_s34b_b79k"
 """Model that is suggested in the place of the starter."""
-
-WITHOUT_LABELS = ("zero-shot", "latteclip", "reclip")
-"""Methods that learn nothing from labels: after a correction, auto takes their place."""
 
 LONGEST = 2000
 """Most characters of the options in a command."""
@@ -60,14 +58,18 @@ def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list
     if of_images:
         advice = "Or correct them in the browser, by keyboard, and train again from there."
         steps += [_step(advice, ["serve", "--run", here])]
+        table = unused(Path(here).parent / "label_next.csv")
+        advice = (
+            "Or label the 30 images that would teach most: fill the column “label” of the table "
+            f"that this writes, then fit again with --from and --labels {table}."
+        )
+        steps += [_step(advice, ["export", "--run", here, "--label-next", str(table)])]
     if metrics["adapted"] is None:
         advice = "Find out how often the labels are right, on labelled images in class folders."
         steps += [_step(advice, ["evaluate", "--run", here, source, labelled], labelled)]
     if config["model"] == "starter":
         steps += [_larger_model(run, config)]
-    table = Path(here).parent / "new_labels.csv"
-    if table.exists():
-        table = free(table)
+    table = unused(Path(here).parent / "new_labels.csv")
     steps += [
         _step(
             "Label other images with this run.",
@@ -82,8 +84,9 @@ def _second_round(run: Path, config: Json, table: Path) -> list[str]:
     """Fit again from a run and its corrected table; the rest of the request comes from the run."""
     again = config.get("again") or {"method": ["auto"]}
     method = again["method"]
-    if method[0] in WITHOUT_LABELS:
-        method = ["auto"]
+    kind = METHODS.get(method[0])
+    if kind and not kind.info.uses_labels:
+        method = ["auto"]  # a correction would change nothing
     start = ["--from", str(run.resolve()), "--labels", str(table)]
     return ["fit", *method, *start, "--out", str(free(run.resolve()))]
 
@@ -97,6 +100,11 @@ def _larger_model(run: Path, config: Json) -> Step:
         options = ["--from", str(run.resolve())]
     words = ["fit", *again["method"], *options, "--model", LARGER, "--out", str(free(run))]
     return _step(advice, words)
+
+
+def unused(path: Path) -> Path:
+    """A path, or one beside it if it exists."""
+    return free(path) if path.exists() else path
 
 
 def free(path: Path) -> Path:

@@ -6,7 +6,7 @@ Numbers stay numbers; unknown values are `None`.
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
 from anyclass.report.thumbnails import no_image, thumbnails_of
-from anyclass.report.words import SHARES, Json, figure, plain, title
+from anyclass.report.words import SHARES, Json, figure, plain, setting, title
 from anyclass.run.content import lines, read_parquet
 from anyclass.run.edited_tables import read_rows
 from anyclass.run.embedding_map import read_map
@@ -129,9 +129,10 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
         "rejected": _rejected(run / "rejected.csv"),
         "asked": _pairs({k: v for k, v in config.items() if v or k not in SOURCES}, REQUEST),
         "settings": _pairs(
-            {**config, **config["fields"]}, _titles(("template", "seed", *config["fields"]))
+            {**config, **config["fields"]},
+            {key: setting(key) for key in ("template", "seed", *config["fields"])},
         ),
-        "environment": _pairs(environment, _titles(environment)),
+        "environment": _pairs(environment, {key: title(key) for key in environment}),
         "next": next_steps(run, config, metrics, discovered=bool(found)),
     }
 
@@ -253,14 +254,10 @@ def _pairs(values: Json, titles: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(title, plain(_text(values[key]), 4000)) for key, title in present]
 
 
-def _titles(keys: Iterable[str]) -> dict[str, str]:
-    return {key: title(key) for key in keys}
-
-
 def _text(value: object) -> str:
     """A JSON value for people: `a 1, b 2` for an object, a command line for a list of words."""
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_text(item)}" for key, item in value.items())
+        return ", ".join(f"{setting(key)} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
         return shlex.join(_text(item) for item in value)
     if isinstance(value, str):

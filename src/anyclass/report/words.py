@@ -6,48 +6,83 @@ the caller.
 
 from typing import Any
 
+from anyclass.methods import METHODS
+
 Json = dict[str, Any]
 """A JSON object: the content of a file of the run, or a part of the summary."""
 
 SHARES = {
     "agreement_with_zero_shot": "images that kept their zero-shot class",
-    "agreement_of_towers": "images that both encoders label alike",
-    "rows_at_floor": "images whose texts fit no class better than another",
     "confidence": "mean confidence in training",
     "new": "images predicted as a new class in training",
-    "agree": "synthesised features closest to their own class name",
+} | {key: words for kind in METHODS.values() for key, words in kind.info.shares.items()}
+"""Figure of a method that is a share -> what it is; those of one method stand in its file."""
+TERMS = {
+    "views_loss": "loss of two views of an image",
+    "classes_loss": "loss of images with the same label",
+    "label_loss": "loss on labels",
+    "cluster_loss": "loss of the classes of two views",
+    "entropy_loss": "loss of uneven class sizes",
 }
-"""Figure of a method that is a share -> what it is."""
+"""Loss of methods for unknown classes -> what it is."""
 FIGURES = {
-    "prototype_drift": "distance that the class prompts moved (1 − cosine)",
-    "weight_class": "mean weight of class prompts",
-    "weight_image": "mean weight of texts on single images",
-    "weight_group": "mean weight of texts on groups of images",
     "alpha": "weight of the labelled images beside the class names (alpha)",
-    "beta": "sharpness of the comparison with labelled images (beta)",
-    "keys": "labelled images that are remembered",
-    "labelled_images": "labelled images",
-    "inertia": "sum of squared distances to the cluster centres",
     "entropy": "entropy of the class sizes (0: one class gets all images)",
     "used": "classes that were predicted in training",
     "steps": "training steps",
-    "residual": "largest remaining error of label propagation",
-    "kl": "information in the image code (KL, in nats)",
-    "reconstruction": "squared distance of synthesised and real image features",
-    "active": "dimensions of the image code that are in use",
-    "collapsed": "squared distance without the image code",
-    "spread": "spread of synthesised features, 1 like real ones",
-    "cos_mean": "cosine of the synthesised and the real class means",
-    "cos_text": "cosine of the class prompts and the real class means",
-    "transfer_steps": "training steps on the source data",
-    "text_scale": "length of the synthesised text features",
     "loss": "loss",
-    "zs_loss": "loss with zero-shot classes",
-    "ft_loss": "loss with the classes of the trained model",
+    "image_loss": "loss of the image encoder",
+    "text_loss": "loss of the text encoder",
     "lr": "learning rate",
     "grad_norm": "length of the gradient",
+    **TERMS,
+    **{f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()},
+    **{f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()},
+} | {key: words for kind in METHODS.values() for key, words in kind.info.figures.items()}
+"""Other figure of a method or of training -> what it is; those of one method stand in its file."""
+SETTINGS = {
+    "align_other_view": "alignment: text of the other view",
+    "align_scale": "alignment: factor on the cosines",
+    "align_weight": "alignment: weight of the loss",
+    "alpha": "weight alpha",
+    "alpha_max": "largest alpha of the search",
+    "anchor": "weight of a class name, in images",
+    "at_once": "texts per forward pass",
+    "backbone_lr": "learning rate of the encoder",
+    "beta": "sharpness beta",
+    "beta_max": "largest beta of the search",
+    "cico_direction": "consistency of the branches: direction",
+    "cico_temperature": "consistency of the branches: temperature",
+    "cico_weight": "consistency of the branches: weight of the loss",
+    "class_in_prompt": "zero-shot class in the question",
+    "deviation": "standard deviation of initial vectors",
+    "distill_temperature": "class names: temperature of the loss",
+    "distill_weight": "class names: weight of the loss",
+    "draws": "synthetic features per key",
+    "dtype": "precision of the weights",
+    "eps": "epsilon of the optimiser",
+    "h_width": "output width of the MLP",
+    "kl_weight": "weight of the KL term",
+    "least_steps": "minimum number of steps",
+    "lr": "learning rate",
+    "micro_batch": "images per forward pass",
+    "mlp_width": "hidden width of the MLP",
+    "most": "most words in a description",
+    "mu": "momentum mu of the prototypes",
+    "sup_temperature": "supervised loss: temperature",
+    "sup_weight": "supervised loss: weight",
+    "tes_epochs": "text synthesis: epochs",
+    "tes_input": "text synthesis: input",
+    "then": "followed by",
+    "transfer_lr": "without labels: learning rate",
+    "transfer_size": "without labels: features per step",
+    "transfer_start": "without labels: initial context",
+    "transfer_steps": "without labels: training steps",
+    "tune": "trained part",
+    "unsup_temperature": "unsupervised contrastive loss: temperature",
+    "views": "augmented views per image",
 }
-"""Other figures of methods and of training -> what they are."""
+"""Hyper-parameter whose name says too little -> what it is."""
 
 
 def plain(text: object, limit: int = 160) -> str:
@@ -64,6 +99,11 @@ def title(key: str) -> str:
 def figure(key: str) -> str:
     """Words of a figure of a method or of training."""
     return SHARES.get(key) or FIGURES.get(key) or title(key)
+
+
+def setting(key: str) -> str:
+    """Words of a hyper-parameter."""
+    return SETTINGS.get(key) or title(key)
 
 
 KINDS = {"labelled": "labelled", "named": "named only", "unknown": "discovered"}

@@ -253,7 +253,7 @@ class _Predictor:
         self._part = representation.part or "head"
         self._trunk: Engine = engine(representation.clip, self._part)
         self._transform = TestTransform(representation.clip.preprocessing)
-        self._width = self._comparable_width()
+        self._width = representation.comparable_width
 
     @torch.no_grad()
     def rows(self, images: Sequence[Image.Image]) -> Float[Tensor, "n E"]:
@@ -267,9 +267,3 @@ class _Predictor:
         unit: Float[np.ndarray, "n D"]
         unit = normalize(rows[:, : self._width].float(), dim=1).cpu().numpy()
         return unit
-
-    def _comparable_width(self) -> int | None:
-        """Columns of the projected features; None: all."""
-        if self.representation.space != "both":
-            return None
-        return int(self.representation.fingerprint().shape[1])

@@ -23,6 +23,8 @@ MOST_BYTES = 512 * 2**20
 KEPT = 0.8
 """Share of `MOST_BYTES` that stays then."""
 
+_TOTAL = "SELECT total(length(jpeg)) FROM images"
+
 
 class Thumbnails:
     """Small JPEGs in one file, by path, size and time stamp of the image; for several threads."""
@@ -46,7 +48,7 @@ class Thumbnails:
         except sqlite3.DatabaseError:  # damaged: they are made again
             self._path.unlink(missing_ok=True)
             self._database = _connected(self._path)
-        self._bytes = self._database.execute("SELECT total(length(jpeg)) FROM images").fetchone()[0]
+        self._bytes: float = self._database.execute(_TOTAL).fetchone()[0]
 
     def get(self, image: Path, root: Path) -> bytes:
         """Thumbnail of an image, from the file or made now.
@@ -55,16 +57,12 @@ class Thumbnails:
             ImageError: the image cannot be read.
         """
         key = _key(image)
-        with self._lock:
+        with self._lock, suppress(sqlite3.DatabaseError):  # damaged since it was opened
             query = "SELECT jpeg FROM images WHERE key = ?"
-            found = self._database.execute(query, (key,)).fetchone()
-        if found:
-            return bytes(found[0])
+            if found := self._database.execute(query, (key,)).fetchone():
+                return bytes(found[0])
         data = encoded(image, root, SIDE)
-        with (
-            self._lock,
-            suppress(sqlite3.OperationalError),
-        ):  # a full disk
+        with self._lock, suppress(sqlite3.DatabaseError):  # the same, or a full disk
             self._keep(key, data)
         return data
 
@@ -94,6 +92,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         database.execute(f"PRAGMA journal_mode = {journal_mode(path)}")
         database.execute("PRAGMA synchronous = OFF")
         database.execute("CREATE TABLE IF NOT EXISTS images (key TEXT UNIQUE, jpeg BLOB)")
+        database.execute(_TOTAL)
     except BaseException:
         database.close()
         raise

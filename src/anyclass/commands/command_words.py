@@ -12,7 +12,7 @@ from anyclass.commands.request import SOURCES, ChosenMethod, Request, is_array, 
 from anyclass.features.domains import DOMAINS, PRESET
 
 
-def again(request: Request, choice: ChosenMethod) -> dict[str, list[str]] | None:
+def command_words(request: Request, choice: ChosenMethod) -> dict[str, list[str]] | None:
     """Words behind `anyclass fit` or `anyclass plan`; None if a command line cannot say them.
 
     Arrays cannot be said, nor can values that look like flags. Paths are absolute.

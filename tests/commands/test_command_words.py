@@ -10,8 +10,8 @@ import pytest
 
 from anyclass.captioning import CAPTIONERS
 from anyclass.cli import _fit_flags, main
-from anyclass.commands.again import again, flag_words
 from anyclass.commands.command_line import read
+from anyclass.commands.command_words import command_words, flag_words
 from anyclass.commands.fit import fit
 from anyclass.commands.flags import fit_command
 from anyclass.commands.parse import parse
@@ -47,7 +47,7 @@ CHANGED = [
 
 
 @pytest.mark.parametrize("method", [*(kind() for kind in METHODS.values()), *CHANGED], ids=str)
-def test_again__reads_as_the_same_request(method: Any, tmp_path: Path) -> None:
+def test_command_words__reads_as_the_same_request(method: Any, tmp_path: Path) -> None:
     request = request_of(
         {
             "images": tmp_path / "it's $(mine)",
@@ -61,7 +61,7 @@ def test_again__reads_as_the_same_request(method: Any, tmp_path: Path) -> None:
         }
     )
     name = NAMES[type(method)]
-    words = again(request, ChosenMethod(name, name, method, []))
+    words = command_words(request, ChosenMethod(name, name, method, []))
     assert words is not None
     assert words["method"][0] == name
     typed = shlex.split(shlex.join(["fit", *words["method"], *words["options"], "--out", "x y"]))
@@ -85,19 +85,19 @@ def test_fit_flags__of_a_data_set_are_its_own_unless_typed() -> None:
     assert read_flags("--domain", "bird").template == "a photo of a {}."
 
 
-def test_again__says_what_is_not_a_default_and_nothing_else(tmp_path: Path) -> None:
+def test_command_words__says_what_is_not_a_default_and_nothing_else(tmp_path: Path) -> None:
     choice = ChosenMethod("auto", "open-world", METHODS["open-world"](rounds=1), [])
-    words = again(request_of({"images": tmp_path, "unknown": "auto"}), choice)
+    words = command_words(request_of({"images": tmp_path, "unknown": "auto"}), choice)
     expected = ["--images", str(tmp_path), "--unknown", "auto"]
     assert words == {"method": ["auto"], "options": expected}
 
 
 @pytest.mark.parametrize("classes", [("wren", "-b"), ("--out", "wren")])
-def test_again__is_silent_where_a_name_would_be_read_as_a_flag(
+def test_command_words__is_silent_where_a_name_would_be_read_as_a_flag(
     classes: tuple[str, str], tmp_path: Path
 ) -> None:
     choice = ChosenMethod("auto", "open-world", METHODS["open-world"](), [])
-    assert again(request_of({"images": tmp_path, "classes": classes}), choice) is None
+    assert command_words(request_of({"images": tmp_path, "classes": classes}), choice) is None
 
 
 def test_flag_words__say_each_kind_of_value() -> None:

@@ -1,0 +1,157 @@
+"""`score` collects everything that a run folder stores of a fit."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from anyclass.auditing.labels import text_findings
+from anyclass.classifier.classifier import Classifier
+from anyclass.commands.baselines import fit_baselines
+from anyclass.commands.request import Request
+from anyclass.commands.train import Trained
+from anyclass.data import ImageDataset, Rejection
+from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
+from anyclass.features.text import PLAIN
+from anyclass.naming.class_names import name_classes
+from anyclass.run.clustering_scores import discovery_summary
+from anyclass.run.earlier import compare_rounds
+from anyclass.run.embedding_map import EmbeddingMap, map_of, sample_rows
+from anyclass.run.label_scores import UNSEEN, fair_labels
+from anyclass.run.opinions import Opinions, opinions_of
+from anyclass.run.progress import Progress
+from anyclass.run.scoring import (
+    Predictions,
+    compare,
+    predict_all,
+    score_baselines,
+    unknown_classes,
+)
+from anyclass.run.triage import triage
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Result of a fit with its scores; `write_run` stores it in a run folder."""
+
+    model: Json
+    """The model before training: its name and checksum."""
+    device: str
+    """Device that it was on."""
+    classifier: Classifier
+    """The fitted classifier."""
+    baselines: dict[str, Classifier]
+    """Baselines that the result is compared with, by name."""
+    dataset: ImageDataset
+    """All images, including rejected ones, with the classes of the classifier."""
+    rejections: list[Rejection]
+    """Rejected images, with reasons."""
+    predictions: Predictions
+    """Probabilities of the other images, in order."""
+    taught: Bool[np.ndarray, " M"]
+    """Whether the label of each of these images was trained on."""
+    opinions: Opinions | None
+    """What the other images say of these labels; None if the method does not tell."""
+    metrics: Json
+    """The content of `metrics.json`."""
+    naming: Json | None
+    """Suggested names of discovered classes; None if none was discovered."""
+    map: EmbeddingMap | None
+    """Positions of some images in the plane; None for very few images."""
+    started: str
+    """Start of the run, ISO 8601, UTC."""
+    hashes: list[str | None] | None = None
+    """SHA-256 of each readable image; None for precomputed features."""
+
+    @property
+    def readable(self) -> ImageDataset:
+        """All images but the rejected ones."""
+        rejected = [rejection.file_name for rejection in self.rejections]
+        return self.dataset[~np.isin(self.dataset.files, rejected)]
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the run."""
+        return float(self.metrics["seconds"]["total"])
+
+
+def score(request: Request, trained: Trained, log: Progress) -> Learned:
+    """Predict all images and score the predictions.
+
+    Args:
+        request: the request of the user.
+        trained: the result of `train`.
+        log: gets the progress.
+    """
+    classifier = trained.classifier
+    all_images = trained.all_images
+    rejections = trained.rejections
+    given = trained.taught
+    clock = trained.clock
+    log_texts(given, log)
+    data = trained.data.of(replace(trained.data.dataset, classes=classifier.classes))
+    scored = bool((data.dataset.labels >= 0).any())
+    sample = sample_rows(len(data), request.seed)
+    predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored, sample)
+    opinions = opinions_of(classifier.record)
+    taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
+    taught &= given.dataset.labels >= 0
+    fair = fair_labels(data.dataset, taught, predictions, opinions)
+    baselines = dict(classifier.record.baselines)
+    baselines |= fit_baselines(given, classifier.classes, log, request.seed)
+    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
+        "n": len(all_images),
+        "rejected": len(rejections),
+        "facts": dict(classifier.record.facts),
+        "controls": score_baselines(data.of(fair.dataset), baselines, log),
+        "classes_estimated": trained.estimate,
+        "scored_on": fair.kind,
+        "contributions": dict(classifier.record.contributions),
+        "suspicious": None if opinions is None else len(opinions.suspicious),
+    }
+    if unknown_classes(classifier.classes):
+        metrics |= triage(classifier.record, predictions, taught, metrics)
+    probabilities = predictions.probabilities()
+    predicted = predictions.log_adapted.argmax(1)
+    held_out = fair.kind in (None, UNSEEN)
+    metrics |= discovery_summary(predicted, classifier.classes, metrics, held_out)
+    metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
+    earlier = request.earlier()
+    if earlier is not None:
+        metrics["second_round"] = compare_rounds(
+            earlier, data.dataset, taught, probabilities, opinions
+        )
+    naming = name_classes(given, classifier, probabilities, request.names, log)
+    if naming:
+        metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
+        clock("name")
+    found = map_of([data.dataset.files[i] for i in sample], predictions.sample, request.seed)
+    clock("map")
+    metrics["seconds"] = clock.seconds | {"total": clock.total}
+    return Learned(
+        model=data.about(),
+        device=str(data.device),
+        classifier=classifier,
+        baselines=baselines,
+        dataset=replace(all_images, classes=classifier.classes),
+        rejections=rejections,
+        predictions=predictions,
+        taught=taught,
+        opinions=opinions,
+        metrics=metrics,
+        naming=naming,
+        map=found,
+        started=trained.started,
+        hashes=None if isinstance(data, PrecomputedFeatures) else data.hashes(),
+    )
+
+
+def log_texts(data: AnyFeatures, log: Progress) -> None:
+    """Say of class names that the text encoder cuts off, or cannot tell apart, if there are any."""
+    if isinstance(data, PrecomputedFeatures) or not len(data.dataset.classes):
+        return
+    for finding in text_findings(data.clip, data.dataset, data.class_features([PLAIN], log)):
+        log.say(f"{finding.summary}: {finding.first}; {finding.advice}")
