@@ -16,6 +16,12 @@ from anyclass.run.embedding_map import (
 )
 
 
+@pytest.fixture(autouse=True)
+def whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many steps as a user's map takes; elsewhere tests take half of them."""
+    monkeypatch.setattr("anyclass.run.embedding_map.STEPS", 500)
+
+
 def groups(sizes: tuple[int, ...] = (20, 33, 11), width: int = 7) -> tuple[np.ndarray, np.ndarray]:
     """Features in well separated groups, and the group of each row."""
     draw = np.random.default_rng(3)
