@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: a test never downloads
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
@@ -501,16 +502,42 @@ def no_wait() -> Iterator[None]:
     """The engine "auto" is PyTorch, which starts at once, and nobody waits for the disk.
 
     `test_engine` looks for the fastest engine, `test_embedding_map` computes whole maps. The few
-    texts of the tests are cleaned once.
+    texts of the tests are cleaned and tokenised once for each tokenizer.
     """
     from open_clip import tokenizer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anyclass.run.embedding_map.STEPS", 250)  # the fewest of scikit-learn
-        patch.setattr(tokenizer, "basic_clean", cache(tokenizer.basic_clean))
         patch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
         patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr(tokenizer, "basic_clean", cache(tokenizer.basic_clean))
+        patch.setattr(tokenizer.HFTokenizer, "__call__", _tokenised_once())
+        steps_of_maps(patch, 20, 20)
         yield
+
+
+def steps_of_maps(patch: pytest.MonkeyPatch, early: int, steps: int) -> None:
+    """Set how many steps t-SNE takes, and how many of them with early exaggeration."""
+    from sklearn.manifold import TSNE
+
+    patch.setattr("anyclass.run.embedding_map.STEPS", steps)
+    patch.setattr(TSNE, "_EXPLORATION_MAX_ITER", early)
+    patch.setitem(TSNE._parameter_constraints, "max_iter", [int])
+
+
+def _tokenised_once() -> "Callable[..., Tensor]":
+    """A tokenizer's call, which remembers its answers as long as the tokenizer lives."""
+    from open_clip.tokenizer import HFTokenizer
+
+    call, known = HFTokenizer.__call__, WeakKeyDictionary[Any, dict[Any, Any]]()
+
+    def tokenised(self: Any, texts: str | Sequence[str], *length: int) -> "Tensor":
+        answers = known.setdefault(self, {})
+        question = (texts if isinstance(texts, str) else tuple(texts)), length
+        if question not in answers:
+            answers[question] = call(self, texts, *length)
+        return answers[question].clone()
+
+    return tokenised
 
 
 @pytest.fixture(scope="session", autouse=True)
