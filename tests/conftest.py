@@ -9,21 +9,25 @@ The models are open_clip models like any other: `local-dir:` folders, seeded ran
     timm         causal text tower as a module of its own; timm ConvNeXt with a linear projection
 """
 
+import atexit
 import base64
 import gc
 import hashlib
+import io
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: a test never downloads
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
@@ -49,6 +53,12 @@ LARGE = (
 )
 """Libraries that take seconds to import."""
 
+
+TOGETHER = {
+    "review": ("tests/review/",),
+    "onnx": ("tests/exporting/", "tests/backbone/test_engine.py", "tests/backbone/test_onnx"),
+}
+"""Files that share a run of a session, or libraries that nothing else imports."""
 
 RUNS_TESTS = "PYTEST_XDIST_WORKER" in os.environ or not any(
     argument.startswith(("-n", "--numprocesses")) for argument in sys.argv
@@ -84,14 +94,13 @@ if RUNS_TESTS:
 
 
 def pytest_collection_finish() -> None:
-    """Leave libraries and collected tests out of each later search for garbage."""
+    """Leave libraries and collected tests out of each later search for garbage.
+
+    pytest searches five times at its end. Libraries that count their objects at exit find them.
+    """
     gc.freeze()
+    atexit.register(gc.unfreeze)
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    """Let libraries free what is theirs at the end of the process."""
-    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -103,10 +112,15 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file in one process: they share what is fitted once."""
+    """Keep the tests of a file in one process, and files that share what takes seconds."""
     from xdist.scheduler import LoadFileScheduling
 
-    return LoadFileScheduling(config, log)
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            groups = [group for group, files in TOGETHER.items() if nodeid.startswith(files)]
+            return groups[0] if groups else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 VOCABULARY = 512
@@ -428,8 +442,17 @@ def draw_shapes(root: Path) -> Path:
     for name, shape in SHAPES.items():
         (root / name).mkdir(parents=True)
         for i in range(shape.count):
-            draw_shape(shape, i).save(root / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+            kind = "png" if i % 2 else "jpg"
+            (root / name / f"{i}.{kind}").write_bytes(encoded_shape(shape, i, kind))
     return root
+
+
+@cache
+def encoded_shape(shape: Shape, i: int, kind: str) -> bytes:
+    """The i-th image of a class as the bytes of a file."""
+    file = io.BytesIO()
+    draw_shape(shape, i).save(file, {"png": "PNG", "jpg": "JPEG"}[kind])
+    return file.getvalue()
 
 
 def draw_shape(shape: Shape, i: int) -> Image.Image:
@@ -478,12 +501,43 @@ def loud_blobs() -> "Callable[[int], tuple[Tensor, Tensor, Tensor]]":
 def no_wait() -> Iterator[None]:
     """The engine "auto" is PyTorch, which starts at once, and nobody waits for the disk.
 
-    `test_engine` looks for the fastest engine.
+    `test_engine` looks for the fastest engine, `test_embedding_map` computes whole maps. The few
+    texts of the tests are cleaned and tokenised once for each tokenizer.
     """
+    from open_clip import tokenizer
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
         patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr(tokenizer, "basic_clean", cache(tokenizer.basic_clean))
+        patch.setattr(tokenizer.HFTokenizer, "__call__", _tokenised_once())
+        steps_of_maps(patch, 20, 20)
         yield
+
+
+def steps_of_maps(patch: pytest.MonkeyPatch, early: int, steps: int) -> None:
+    """Set how many steps t-SNE takes, and how many of them with early exaggeration."""
+    from sklearn.manifold import TSNE
+
+    patch.setattr("anyclass.run.embedding_map.STEPS", steps)
+    patch.setattr(TSNE, "_EXPLORATION_MAX_ITER", early)
+    patch.setitem(TSNE._parameter_constraints, "max_iter", [int])
+
+
+def _tokenised_once() -> "Callable[..., Tensor]":
+    """A tokenizer's call, which remembers its answers as long as the tokenizer lives."""
+    from open_clip.tokenizer import HFTokenizer
+
+    call, known = HFTokenizer.__call__, WeakKeyDictionary[Any, dict[Any, Any]]()
+
+    def tokenised(self: Any, texts: str | Sequence[str], *length: int) -> "Tensor":
+        answers = known.setdefault(self, {})
+        question = (texts if isinstance(texts, str) else tuple(texts)), length
+        if question not in answers:
+            answers[question] = call(self, texts, *length)
+        return answers[question].clone()
+
+    return tokenised
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -231,36 +234,34 @@ def test_read__stops_its_workers_when_the_reader_stops(root: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to count processes")
 def test_read__workers_end_with_a_killed_parent(root: Path) -> None:
     """They hold batches that nobody takes: more than a pipe holds, so torch's own would stay."""
-    code = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from anyclass.data import ImageDataset, Preprocessing, TestTransform, load_batches
-
-large = Preprocessing((500, 500), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-parts = load_batches(ImageDataset.read(sys.argv[1]), TestTransform(large), 1, workers=2)
-next(parts)
-children = Path(f"/proc/self/task/{os.getpid()}/children").read_text() or " ".join(
-    Path(f"/proc/self/task/{t}/children").read_text() for t in os.listdir("/proc/self/task")
-)
-print(children, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    killed = subprocess.Popen(
-        [sys.executable, "-c", code, str(root)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert killed.stdout is not None
-    workers = [int(pid) for pid in killed.stdout.readline().split()]
-    killed.stdout.close()
-    assert killed.wait() == -signal.SIGKILL
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        killed = fork.Process(target=_read_and_die, args=(root, sender))
+        killed.start()
+    workers = receiver.recv()
+    killed.join(20)
+    assert killed.exitcode == -signal.SIGKILL
     assert len(workers) == 2
     end = monotonic() + 20
     while any(running(pid) for pid in workers) and monotonic() < end:
         sleep(0.05)
-    assert not any(running(pid) for pid in workers)
+    left = [pid for pid in workers if running(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
+def _read_and_die(root: Path, sender: Connection) -> None:
+    """Send the ids of two workers that have read more than anybody takes, and be killed."""
+    large = Preprocessing((500, 500), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    parts = load_batches(ImageDataset.read(root), TestTransform(large), 1, workers=2)
+    next(parts)
+    tasks = Path("/proc/self/task").iterdir()
+    found = " ".join((task / "children").read_text() for task in tasks)
+    sender.send([int(pid) for pid in found.split()])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def running(pid: int) -> bool:
@@ -306,16 +307,19 @@ def test_read__threads_read_a_little_ahead_and_stop(root: Path, spawned: None) -
     assert 1 <= len(read) <= 4
 
 
-def test_start_method__does_not_decide_it() -> None:
-    code = """if True:
-        import multiprocessing
-        from anyclass.data.loader import _start_method
-        print(_start_method() in multiprocessing.get_all_start_methods())
-        multiprocessing.set_start_method("spawn")
-        print(_start_method())
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "spawn"], done.stderr
+@pytest.fixture
+def undecided() -> Iterator[None]:
+    """Nobody has said yet how processes are started, as at the start of a program."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(None, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_start_method__does_not_decide_it(undecided: None) -> None:
+    assert reading._start_method() in multiprocessing.get_all_start_methods()
+    multiprocessing.set_start_method("spawn")
+    assert reading._start_method() == "spawn"
 
 
 def test_content_hashes__of_the_bytes_or_none(root: Path) -> None:

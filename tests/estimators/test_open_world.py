@@ -36,6 +36,12 @@ def fitted(toy: Callable[..., Any]) -> Callable[[str, bool], OpenWorldClassifier
     return cache(lambda kind, extra: fit(toy(), kind, extra))
 
 
+@pytest.fixture(scope="module")
+def noisy(toy: Callable[..., Any]) -> Callable[[str], OpenWorldClassifier]:
+    """`noisy(kind)`: fitted on a toy that is harder; the same for all tests."""
+    return cache(lambda kind: fit(toy(noise=1.0), kind))
+
+
 @pytest.mark.parametrize("extra", [False, True])
 @every_kind
 def test_fit__finds_the_classes_of_an_easy_toy(
@@ -106,11 +112,13 @@ def test_suspicious__is_no_label_without_another_one_of_its_class(toy: Callable[
 
 
 @every_kind
-def test_fit__does_not_depend_on_the_order_of_rows(toy: Callable[..., Any], kind: str) -> None:
+def test_fit__does_not_depend_on_the_order_of_rows(
+    toy: Callable[..., Any], noisy: Callable[[str], OpenWorldClassifier], kind: str
+) -> None:
     parameters, data = toy(noise=1.0).given(kind)
     order = np.random.default_rng(3).permutation(66)
     x = toy(noise=1.0).x
-    first = small(**parameters).fit(x, **data)
+    first = noisy(kind)
     moved = data | {"y": None if data["y"] is None else data["y"][order]}
     second = small(**parameters).fit(x[order], **moved)
     p = first.predict_proba(x)
@@ -125,7 +133,9 @@ def test_fit__does_not_depend_on_the_order_of_rows(toy: Callable[..., Any], kind
 
 
 @every_kind
-def test_fit__does_not_depend_on_the_order_of_classes(toy: Callable[..., Any], kind: str) -> None:
+def test_fit__does_not_depend_on_the_order_of_classes(
+    toy: Callable[..., Any], noisy: Callable[[str], OpenWorldClassifier], kind: str
+) -> None:
     parameters, data = toy(noise=1.0).given(kind)
     known = 4 - parameters["unknown"]
     new = np.random.default_rng(1).permutation(known)
@@ -138,7 +148,7 @@ def test_fit__does_not_depend_on_the_order_of_classes(toy: Callable[..., Any], k
             texts[new[c]] = text
         moved["class_text"] = texts
     x = toy(noise=1.0).x
-    p = small(**parameters).fit(x, **data).predict_proba(x)
+    p = noisy(kind).predict_proba(x)
     q = small(**parameters).fit(x, **moved).predict_proba(x)
     assert np.allclose(p[:, :known], q[:, new], atol=1e-4)
     assert np.allclose(np.sort(p[:, known:]), np.sort(q[:, known:]), atol=1e-4)
@@ -244,9 +254,13 @@ def test_clone__has_the_parameters_and_no_fit() -> None:
 @pytest.mark.parametrize("extra", [False, True])
 @every_kind
 def test_fit__wide_features_are_reduced(
-    toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str, extra: bool
+    toy: Callable[..., Any],
+    fitted: Callable[..., OpenWorldClassifier],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    extra: bool,
 ) -> None:
-    whole = fit(toy(), kind, extra)
+    whole = fitted(kind, extra)
     monkeypatch.setattr(rows_module, "WIDEST", 8)
     reduced = fit(toy(), kind, extra)
     given = toy().extra if extra else None

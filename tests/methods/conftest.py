@@ -161,3 +161,17 @@ def fit(clip: Backbone, dataset: ImageDataset) -> Callable[..., Fitted]:
         return how.fit(FeatureStore(clip, images), note, scratch, seed), log
 
     return fitted
+
+
+@pytest.fixture(scope="session")
+def once(fit: Callable[..., Fitted], dataset: ImageDataset) -> Callable[..., Fitted]:
+    """`once(how)`: what `fit(how)` gives, fitted once for all tests; not to be changed."""
+    done: dict[tuple[str, int], tuple[ImageDataset, Fitted]] = {}
+
+    def fitted(how: Any, images: ImageDataset = dataset) -> Fitted:
+        key = repr(how), id(images)
+        if key not in done:
+            done[key] = images, fit(how, images)  # kept, so that no other gets its id
+        return done[key][1]
+
+    return fitted

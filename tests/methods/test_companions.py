@@ -96,24 +96,11 @@ def losses(log: list[dict[str, Any]]) -> list[float]:
     return [value for row in rows for name, value in row.items() if name.endswith("_loss")]
 
 
-@pytest.fixture(scope="module")
-def once(fit: Fit, known: ImageDataset) -> Fit:
-    """`once(how)`: `fit(how, known)`, done once."""
-    made = {}
-
-    def fitted(how: Any) -> tuple[Classifier, list[dict[str, Any]]]:
-        if repr(how) not in made:
-            made[repr(how)] = fit(how, known)
-        return made[repr(how)]
-
-    return fitted
-
-
 @every
 def test_fit__learns_from_labelled_images_alone(
     fit: Fit, once: Fit, known: ImageDataset, how: Any
 ) -> None:
-    found, _ = once(how)
+    found, _ = once(how, known)
     assert found.classes_ == list(known.classes.names)
     assert found.predict_proba(known).shape == (13, 4)
     assert content(found) == content(fit(how, known.labelled)[0])
@@ -127,7 +114,7 @@ def test_fit__same_seed_same_bytes_and_the_model_stays(
 ) -> None:
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
     again, other = (fit(how, known, seed=seed)[0] for seed in (0, 4))
-    assert content(once(how)[0]) == content(again)
+    assert content(once(how, known)[0]) == content(again)
     assert content(again) != content(other)
     after = clip.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -144,7 +131,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     killed: Callable[..., None],
     how: Any,
 ) -> None:
-    unbroken, rows = once(how)
+    unbroken, rows = once(how, known)
     killed(how, known, tmp_path, "fit", 2)
     continued, later = fit(how, known, scratch=tmp_path)
     assert content(continued) == content(unbroken)
@@ -163,7 +150,7 @@ def test_fit__refuses(fit: Fit, dataset: ImageDataset) -> None:
 def test_save__and_load_are_the_same(
     once: Fit, known: ImageDataset, tmp_path: Path, how: Any
 ) -> None:
-    found = once(how)[0]
+    found = once(how, known)[0]
     found.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
     assert (again.method, again.fields["data"]["views"]) == (found.method, 10)

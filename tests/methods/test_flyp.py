@@ -153,13 +153,13 @@ class Truth:
     ids=str,
 )
 def test_fit__equals_the_slow_truth(
-    fit: Fit, clip: Backbone, known: ImageDataset, option: dict[str, Any]
+    fit: Fit, once: Fit, clip: Backbone, known: ImageDataset, option: dict[str, Any]
 ) -> None:
     how = small(**option)
     classifier, log = fit(how, known)
     used = known.labelled if how.learn_from == "given" else known
     assert len(used) == (11 if how.learn_from == "given" else 13)
-    zero_shot = fit(ZeroShot(), used)[0].predict_proba(used).argmax(1).tolist()
+    zero_shot = once(ZeroShot(), used)[0].predict_proba(used).argmax(1).tolist()
     wanted = Truth(clip, used, how, zero_shot)
     assert losses(log) == pytest.approx(wanted.losses, abs=3e-5)
     with torch.no_grad():
@@ -209,9 +209,9 @@ def test_fit__each_class_text_once_a_step(
     ids=str,
 )
 def test_fit__that_trains_nothing_equals_zero_shot(
-    fit: Fit, dataset: ImageDataset, tune: str, still: dict[str, Any]
+    fit: Fit, once: Fit, dataset: ImageDataset, tune: str, still: dict[str, Any]
 ) -> None:
-    classifier, zero_shot = fit(small(tune=tune, **still))[0], fit(ZeroShot())[0]
+    classifier, zero_shot = fit(small(tune=tune, **still))[0], once(ZeroShot())[0]
     probabilities = classifier.predict_proba(dataset)
     assert torch.equal(classifier.head.weights, zero_shot.head.weights)
     assert np.allclose(probabilities, zero_shot.predict_proba(dataset), atol=1e-6)
@@ -220,18 +220,20 @@ def test_fit__that_trains_nothing_equals_zero_shot(
 
 
 @pytest.mark.parametrize("option", [{}, {"tune": "all"}], ids=str)
-def test_fit__never_reads_a_label(fit: Fit, dataset: ImageDataset, option: dict[str, Any]) -> None:
+def test_fit__never_reads_a_label(
+    fit: Fit, once: Fit, dataset: ImageDataset, option: dict[str, Any]
+) -> None:
     noise = np.random.default_rng(1)
     labels = noise.integers(0, 4, len(dataset))
-    first, log = fit(small(**option), dataset)
+    first, log = once(small(**option))
     again, other = fit(small(**option), replace(dataset, labels=labels))
     assert content(again) == content(first)
     assert other == log
 
 
-def test_fit__given_labels_are_learned(fit: Fit, dataset: ImageDataset) -> None:
+def test_fit__given_labels_are_learned(fit: Fit, once: Fit, dataset: ImageDataset) -> None:
     """Each image's label is the class after the one that zero-shot takes it for."""
-    zero_shot = fit(ZeroShot())[0].predict_proba(dataset).argmax(1)
+    zero_shot = once(ZeroShot())[0].predict_proba(dataset).argmax(1)
     shifted = replace(dataset, labels=(zero_shot + 1) % 4)
     how = small(learn_from="given", collisions="multi_positive", steps=60)
     classifier, log = fit(how, shifted)
@@ -267,6 +269,7 @@ def test_fit__same_seed_same_bytes_and_the_model_stays(fit: Fit, clip: Backbone)
 @pytest.mark.parametrize(("option", "step"), [({}, 2), ({"tune": "all"}, 3)], ids=str)
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
+    once: Fit,
     dataset: ImageDataset,
     tmp_path: Path,
     killed: Callable[..., None],
@@ -274,7 +277,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     step: int,
 ) -> None:
     how = small(**option)
-    unbroken, rows = fit(how)
+    unbroken, rows = once(how)
     killed(how, dataset, tmp_path, "fit", step)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)

@@ -88,9 +88,9 @@ def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any], seed: i
 
 
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
-    fit: Fit, half_known: ImageDataset, tmp_path: Path, killed: Callable[..., None]
+    fit: Fit, once: Fit, half_known: ImageDataset, tmp_path: Path, killed: Callable[..., None]
 ) -> None:
-    unbroken, _ = fit(small(), half_known)
+    unbroken, _ = once(small(), half_known)
     killed(small(), half_known, tmp_path, "fit", 2)
     continued, _ = fit(small(), half_known, scratch=tmp_path)
     assert torch.equal(continued.head.weights, unbroken.head.weights)

@@ -52,8 +52,8 @@ def small(**changed: Any) -> Get:
 
 
 @pytest.fixture(scope="module")
-def default(fit: Fit, half_known: ImageDataset) -> Fitted:
-    return fit(small(), half_known)
+def default(once: Fit, half_known: ImageDataset) -> Fitted:
+    return once(small(), half_known)
 
 
 def told(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -433,6 +433,7 @@ def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any]) -> None
 )
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
+    once: Fit,
     half_known: ImageDataset,
     tmp_path: Path,
     killed: Callable[..., None],
@@ -440,7 +441,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     stage: str,
     step: int,
 ) -> None:
-    unbroken, rows = fit(small(**how), half_known)
+    unbroken, rows = once(small(**how), half_known)
     killed(small(**how), half_known, tmp_path, stage, step)
     continued, later = fit(small(**how), half_known, scratch=tmp_path)
     assert torch.equal(continued.head.weights, unbroken.head.weights)

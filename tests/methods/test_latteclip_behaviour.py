@@ -51,18 +51,20 @@ STILL = {"lr": 0.0, "alpha": 1.0, "mu": 1.0, "steps": 3}
     ("tune", "still"), [("head", {"steps": 0}), ("tail", STILL), ("all", STILL)], ids=str
 )
 def test_fit__that_trains_nothing_equals_zero_shot(
-    fit: Fit, dataset: ImageDataset, small: Small, tune: str, still: dict[str, Any]
+    fit: Fit, once: Fit, dataset: ImageDataset, small: Small, tune: str, still: dict[str, Any]
 ) -> None:
     adapted = fit(small(tune=tune, **still))[0].predict_proba(dataset)
-    zero_shot = fit(ZeroShot())[0].predict_proba(dataset)
+    zero_shot = once(ZeroShot())[0].predict_proba(dataset)
     assert np.allclose(adapted, zero_shot, atol=1e-6)
     assert adapted.argmax(1).tolist() == zero_shot.argmax(1).tolist()
     assert len(set(adapted.argmax(1))) == 4
 
 
-def test_fit__zero_shot_labels_are_on_record(fit: Fit, dataset: ImageDataset, small: Small) -> None:
+def test_fit__zero_shot_labels_are_on_record(
+    fit: Fit, once: Fit, dataset: ImageDataset, small: Small
+) -> None:
     classifier, _ = fit(small())
-    zero_shot = fit(ZeroShot())[0].predict_proba(dataset).argmax(1)
+    zero_shot = once(ZeroShot())[0].predict_proba(dataset).argmax(1)
     assert classifier.record.zero_shot_labels == zero_shot.tolist()
     assert classifier.predict_proba(dataset).argmax(1).tolist() != zero_shot.tolist()
 
@@ -164,6 +166,7 @@ KILLED = {  # what is fitted -> the step it is killed after; texts are drawn at 
 @pytest.mark.parametrize(("option", "step"), KILLED.values(), ids=KILLED)
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
+    once: Fit,
     dataset: ImageDataset,
     small: Small,
     tmp_path: Path,
@@ -173,7 +176,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 ) -> None:
     """The first loop stops in the log of the step after `step`, whose checkpoint is on disk."""
     how = small(image_captions=2, **option)
-    unbroken, rows = fit(how)
+    unbroken, rows = once(how)
     killed(how, dataset, tmp_path, "fit", step)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)
@@ -257,13 +260,13 @@ def test_fit__two_captions_are_both_used(fit: Fit, small: Small, teller: Any) ->
 # --- what is said
 
 
-def test_fit__facts(fit: Fit, small: Small) -> None:
+def test_fit__facts(fit: Fit, once: Fit, small: Small) -> None:
     classifier, log = fit(small(margin="equal"))
     rows = [row for row in log if row.get("stage") == "latteclip"]
     facts = classifier.record.facts
     assert {key: rows[-1][key] for key in facts} == facts
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
-    start = fit(small(steps=0))[0]
+    start = once(small(steps=0))[0]
     drift = 1 - torch.einsum("cd,cd->c", start.head.weights, classifier.head.weights).mean().item()
     assert facts["prototype_drift"] == pytest.approx(drift, abs=1e-6)
     assert [facts[f"weight_{kind}"] for kind in ("class", "image", "group")] == [1, 1, 1]

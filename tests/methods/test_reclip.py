@@ -292,7 +292,7 @@ SLOW: list[dict[str, Any]] = [{}, {"tune": "all", "lr": 1e-3}, {"ensemble": True
 
 @pytest.mark.parametrize("option", SLOW, ids=str)
 def test_fit__equals_the_slow_truth(
-    fit: Fit, clip: Backbone, dataset: ImageDataset, option: dict[str, Any]
+    fit: Fit, once: Fit, clip: Backbone, dataset: ImageDataset, option: dict[str, Any]
 ) -> None:
     """With conjugate gradients run to their end, as the slow reading solves exactly."""
     how = replace(QUICK, iterations=300, tolerance=1e-10, **option)
@@ -306,7 +306,7 @@ def test_fit__equals_the_slow_truth(
     for name, parameter in wanted.v.model.named_parameters():
         assert torch.allclose(trained[name], parameter, atol=1e-4), name
     agreed = [y for y in wanted.y if y is not None]
-    zero_shot = fit(replace(how, epochs=0))[0].record.zero_shot_labels
+    zero_shot = once(replace(how, epochs=0))[0].record.zero_shot_labels
     same = [y == zero_shot[i] for i, y in enumerate(wanted.y) if y is not None]
     facts = classifier.record.facts
     assert facts["agreement_of_towers"] == pytest.approx(len(agreed) / N)
@@ -375,11 +375,11 @@ def test_epochs_of__few_for_few_images_and_at_most_100(fit: Fit) -> None:
 
 @pytest.mark.parametrize("tune", ["tail", "all"])
 def test_fit__no_epoch_and_no_ensemble_equals_zero_shot(
-    fit: Fit, dataset: ImageDataset, tune: str
+    fit: Fit, once: Fit, dataset: ImageDataset, tune: str
 ) -> None:
     classifier = fit(replace(QUICK, tune=tune, epochs=0))[0]
     adapted = classifier.predict_proba(dataset)
-    zero_shot = fit(ZeroShot())[0].predict_proba(dataset)
+    zero_shot = once(ZeroShot())[0].predict_proba(dataset)
     assert np.allclose(adapted, zero_shot, atol=1e-5)
     assert adapted.argmax(1).tolist() == zero_shot.argmax(1).tolist()
     assert classifier.record.facts == {}
@@ -387,10 +387,10 @@ def test_fit__no_epoch_and_no_ensemble_equals_zero_shot(
 
 
 @pytest.mark.parametrize("tune", ["tail", "all"])
-def test_fit__never_reads_a_label(fit: Fit, dataset: ImageDataset, tune: str) -> None:
+def test_fit__never_reads_a_label(fit: Fit, once: Fit, dataset: ImageDataset, tune: str) -> None:
     noise, how = np.random.default_rng(1), replace(QUICK, tune=tune, epochs=2)
     labels = noise.integers(0, C, N)
-    first, log = fit(how, dataset)
+    first, log = once(how)
     again, other = fit(how, replace(dataset, labels=labels))
     assert content(again) == content(first)
     assert other == log
@@ -406,6 +406,7 @@ def test_fit__same_seed_same_bytes(fit: Fit) -> None:
 @pytest.mark.parametrize(("tune", "step"), [("tail", 3), ("all", 1)])
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
+    once: Fit,
     dataset: ImageDataset,
     tmp_path: Path,
     killed: Callable[..., None],
@@ -413,7 +414,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     step: int,
 ) -> None:
     how = replace(QUICK, tune=tune)
-    unbroken, rows = fit(how)
+    unbroken, rows = once(how)
     killed(how, dataset, tmp_path, "fit", step)
     continued, later = fit(how, scratch=tmp_path)
     assert content(continued) == content(unbroken)

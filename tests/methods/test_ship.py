@@ -64,8 +64,8 @@ def everyone(dataset: ImageDataset) -> ImageDataset:
 
 
 @pytest.fixture(scope="module")
-def default(fit: Fit, known: ImageDataset) -> Fitted:
-    return fit(SHIP, known)
+def default(once: Fit, known: ImageDataset) -> Fitted:
+    return once(SHIP, known)
 
 
 def content(found: Classifier) -> bytes:
@@ -249,16 +249,17 @@ def test_fit__the_classifier_is_that_of_its_parts(
     assert found.record.facts == pytest.approx(facts, rel=1e-5, abs=1e-6)
 
 
-def test_fit__controls_stand_beside_it(fit: Fit, known: ImageDataset) -> None:
+def test_fit__controls_stand_beside_it(fit: Fit, once: Fit, known: ImageDataset) -> None:
     how = replace(SHIP, then=THEN["tip-adapter"])
     found = fit(replace(how, controls=True), known)[0]
-    assert content(found) == content(fit(how, known)[0])
+    plain = once(how, known)[0]
+    assert content(found) == content(plain)
     assert list(found.record.baselines) == ["text", "none"]
     for name, control in found.record.baselines.items():
         alone = fit(replace(how, synthetic=name), known)[0]
         assert content(control) == content(alone)
         assert content(control) != content(found)
-    assert fit(how, known)[0].record.baselines == {}
+    assert plain.record.baselines == {}
 
 
 def test_fit__a_control_is_fitted_once(fit: Fit, known: ImageDataset, steps: list[Step]) -> None:
@@ -319,11 +320,11 @@ def test_fit__the_order_of_classes_does_not_matter(
 
 @pytest.mark.parametrize(("name", "views"), [("coop", 0), ("clip-adapter", 3), ("gda", 3)])
 def test_fit__without_a_named_class_is_the_plain_companion(
-    fit: Fit, everyone: ImageDataset, name: str, views: int
+    fit: Fit, once: Fit, everyone: ImageDataset, name: str, views: int
 ) -> None:
     then = replace(THEN[name], data=FewShot(views=views))
     found, log = fit(replace(SHIP, then=then, controls=True), everyone)
-    plain = fit(then, everyone)[0]
+    plain = once(then, everyone)[0]
     assert content(replace(found, record=plain.record)) == content(plain)
     assert np.array_equal(found.predict_proba(everyone), plain.predict_proba(everyone))
     assert [row["warning"] for row in log if "warning" in row] == [NOTHING_NAMED]
@@ -368,6 +369,7 @@ def test_ship__learns_from_the_views_of_its_own_code() -> None:
 @pytest.mark.parametrize("at", [2, 12])
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
+    once: Fit,
     clip: Backbone,
     known: ImageDataset,
     tmp_path: Path,
@@ -376,7 +378,7 @@ def test_fit__continued_after_a_kill_equals_an_unbroken_one(
 ) -> None:
     """Steps 1 to 6 are the generator's, then come 9 of each classifier."""
     how = replace(SHIP, controls=True)
-    unbroken, rows = fit(how, known)
+    unbroken, rows = once(how, known)
     done = count(1)
     dies(
         lambda log: how.fit(FeatureStore(clip, known), log, tmp_path),
@@ -498,10 +500,10 @@ def test_transfer__has_controls_too(
 
 
 def test_transfer__from_a_run_with_a_label_for_every_class(
-    fit: Fit, everyone: ImageDataset, target: ImageDataset, tmp_path: Path
+    fit: Fit, once: Fit, everyone: ImageDataset, target: ImageDataset, tmp_path: Path
 ) -> None:
     """The paper's experiment across data sets: all classes of the source are labelled."""
-    found = fit(SHIP, everyone)[0]
+    found = once(SHIP, everyone)[0]
     found.record.write_artefacts(tmp_path / "model")
     how = replace(SHIP, source=str(tmp_path), transfer_steps=2, transfer_lr=0.05)
     moved = fit(how, target)[0]
@@ -511,11 +513,11 @@ def test_transfer__from_a_run_with_a_label_for_every_class(
 
 
 def test_template__of_the_companion_makes_the_zero_shot_prompts(
-    fit: Fit, known: ImageDataset
+    fit: Fit, once: Fit, known: ImageDataset
 ) -> None:
     then = replace(THEN["gda"], template="a drawing of {}")
     assert fit(replace(SHIP, then=then), known)[0].template == "a drawing of {}"
-    assert fit(SHIP, known)[0].template == PLAIN
+    assert once(SHIP, known)[0].template == PLAIN
 
 
 def test_transfer__can_be_a_source_itself(

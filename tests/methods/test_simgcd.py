@@ -204,12 +204,13 @@ def test_fit__same_seed_same_bytes(fit: Fit, half_known: ImageDataset) -> None:
 @pytest.mark.parametrize("how", [{}, {"views": 0}], ids=str)
 def test_fit__continued_after_a_kill_equals_an_unbroken_one(
     fit: Fit,
+    once: Fit,
     half_known: ImageDataset,
     tmp_path: Path,
     killed: Callable[..., None],
     how: dict[str, Any],
 ) -> None:
-    unbroken, rows = fit(small(**how), half_known)
+    unbroken, rows = once(small(**how), half_known)
     killed(small(**how), half_known, tmp_path, "fit", 3)
     continued, later = fit(small(**how), half_known, scratch=tmp_path)
     assert torch.equal(continued.head.weights, unbroken.head.weights)

@@ -14,6 +14,13 @@ from anyclass.run.embedding_map import (
     sample_rows,
     write_map,
 )
+from tests.conftest import steps_of_maps
+
+
+@pytest.fixture(autouse=True)
+def whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many steps as a user's map takes; elsewhere tests take a few."""
+    steps_of_maps(monkeypatch, 250, 500)
 
 
 def groups(sizes: tuple[int, ...] = (20, 33, 11), width: int = 7) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,12 @@
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -309,7 +309,7 @@ class Backbone:
 
     def synthetic(self) -> Float[Tensor, "3 3 H W"]:
         """Three synthetic images, preprocessed."""
-        views = torch.stack([self.preprocessing.view(image) for image in _synthetic_images()])
+        views = _synthetic_views(self.preprocessing)
         return self.preprocessing.normalise(views).to(self.device)
 
     def copy(self) -> "Backbone":
@@ -345,6 +345,15 @@ def _digest(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _synthetic_views(preprocessing: Preprocessing) -> UInt8[Tensor, "3 3 H W"]:
+    """The synthetic images as a model sees them, before `normalise`.
+
+    They are kept: each load of a run needs them twice.
+    """
+    return torch.stack([preprocessing.view(image) for image in _synthetic_images()])
 
 
 def _synthetic_images() -> list[Image.Image]:

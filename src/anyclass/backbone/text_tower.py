@@ -84,7 +84,7 @@ class TextTower:
         """Features before the projection; `embeddings` replace those of the token ids."""
         replaced = self._shortened(ids.shape[1]) | self._unprojected()
         with self._embedded_as(embeddings):
-            features: Tensor = functional_call(self._encode, replaced, (ids,))
+            features: Tensor = functional_call(self._encode, replaced, (ids,), tie_weights=False)
         return features
 
     def project(self, pooled: Float[Tensor, "B H"]) -> Float[Tensor, "B D"]:
