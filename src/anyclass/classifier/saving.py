@@ -49,7 +49,7 @@ from anyclass.classifier.settings import (
     read_settings,
 )
 from anyclass.data import Classes
-from anyclass.errors import ModelError
+from anyclass.errors import ModelError, RequestError
 from anyclass.estimators.linear import Linear
 from anyclass.files import atomic_write, write_json
 
@@ -198,11 +198,17 @@ def read(
         return _read_of_features(folder, settings, settings.features, tensors)
     if settings.model is None or "fingerprint" not in tensors:
         raise ModelError(f"{folder} is damaged: its model or its fingerprint is missing")
+    given = model is not None
     model = settings.model if model is None else absolute_id(model)
     if base is not None and base.model_id == model:
         clip = base.copy() if settings.part else base
     else:
-        clip = Backbone.load(model, device, allow_pickle, engine)
+        try:
+            clip = Backbone.load(model, device, allow_pickle, engine)
+        except RequestError as error:
+            if given:
+                raise
+            raise ModelError(f"the model that {folder / SETTINGS} names: {error}") from error
     towers = (clip, clip.copy()) if settings.beside else (clip,)
     representation = Representation(towers, settings.part, settings.space)
     classes = Classes.from_json(settings.classes)
@@ -277,8 +283,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ModelError(f"{path} is damaged: {name!r:.100} is not float32 or not finite")
-    if "weights" not in tensors or not {"fingerprint", "class_text"} & set(tensors):
-        raise ModelError(f"{path} is damaged: weights or fingerprint missing")
+    if tensors.get("weights", torch.empty(0)).ndim != 2:
+        raise ModelError(f"{path} is damaged: weights missing, or of another shape")
+    if not {"fingerprint", "class_text"} & set(tensors):
+        raise ModelError(f"{path} is damaged: its fingerprint is missing")
     return tensors
 
 
