@@ -296,6 +296,7 @@ def test_load__numbers_that_are_none(saved: Path, name: str, value: float) -> No
         {"weights": torch.ones(4, 24)},
         {"weights": torch.ones(120)},
         {"weights": torch.tensor(1.0)},
+        {"weights": torch.full((5, 24), 3e38)},
         {"weights": torch.ones(5, 24, dtype=torch.int64)},
         {"weights": torch.ones(5, 24, dtype=torch.complex64)},
         {"weights": torch.ones(5, 24).to(torch.float8_e4m3fn)},
@@ -338,6 +339,7 @@ def test_load__other_tensors(saved: Path, change: dict[str, torch.Tensor | None]
         {"model": 7},
         {"preprocessing": {}},
         {"fields": None},
+        {"scale": 10**40},
     ],
     ids=str,
 )

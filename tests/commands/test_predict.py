@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import tracemalloc
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Prediction
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
+from anyclass.cli import main
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
 from anyclass.commands.predict import check_out, load, predict
@@ -420,3 +422,21 @@ def test_predict__a_model_that_has_moved(shapes: dict[str, Any], tmp_path: Path)
     save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(ModelError, match=r"does not match local-dir:.*other: its weights differ"):
         predict(run, images, tmp_path / "p.csv", engine="torch", model=f"local-dir:{other}")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize("kind", ["siglip", "timm", "nothing", "nowhere"])
+def test_predict__another_model_is_one_line(
+    run: Path, images: Path, tmp_path: Path, tiny_clip: Any, capsys: Any, command: str, kind: str
+) -> None:
+    """`serve` and `export` take no model: they use that of the run."""
+    nothing = {"nothing": "no-model", "nowhere": f"local-dir:{tmp_path / 'nowhere'}"}
+    model = nothing.get(kind) or tiny_clip(kind)
+    words = [command, "--run", str(run), "--images", str(images), "--model", model]
+    words += ["--out", str(tmp_path / "table.csv")] if command == "predict" else []
+    assert main([*words, "--engine", "torch"]) == 2
+    line = capsys.readouterr().err.rstrip().splitlines()[-1]
+    words_of = {"nothing": "no model is called", "nowhere": "nowhere"}
+    expected = words_of.get(kind, f"does not match {model}: .*; load the model it was fitted on")
+    assert re.match(f"anyclass: .*{expected}", line), line
+    assert not (tmp_path / "table.csv").exists()

@@ -38,7 +38,14 @@ from anyclass.classifier.head_formats import (
     take_apart,
     weights_width,
 )
-from anyclass.classifier.heads import FittedHead, Head, edited, edits_of, fitted_head
+from anyclass.classifier.heads import (
+    FittedHead,
+    Head,
+    MetaNet,
+    edited,
+    edits_of,
+    fitted_head,
+)
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.representation import Representation
 from anyclass.classifier.settings import (
@@ -209,10 +216,10 @@ def read(
             if given:
                 raise
             raise ModelError(f"the model that {folder / SETTINGS} names: {error}") from error
-    towers = (clip, clip.copy()) if settings.beside else (clip,)
-    representation = Representation(towers, settings.part, settings.space)
     classes = Classes.from_json(settings.classes)
     try:
+        towers = (clip, clip.copy()) if settings.beside else (clip,)
+        representation = Representation(towers, settings.part, settings.space)
         edits = _edits(settings, len(classes))
         of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
         _load_parameters(clip, settings.part, tensors)
@@ -229,7 +236,8 @@ def read(
         prompts = settings.classes["prompts"]
         found = build(parts, tensors, settings.scale, prompts, representation)
         head = edited(found, edits)
-    except ValueError as error:
+        _check_numbers(head, representation)
+    except (ValueError, RequestError) as error:
         raise ModelError(
             f"{folder} does not match {model}: {error}; load the model it was fitted on"
         ) from error
@@ -263,6 +271,7 @@ def _read_of_features(
         prompts = settings.classes["prompts"]
         found = build(parts, tensors, settings.scale, prompts, representation)
         head = edited(found, edits)
+        _check_numbers(head, representation)
     except ValueError as error:
         raise ModelError(f"{folder} is damaged: {error}") from error
     return Saved(representation, head, classes, settings.method, settings.fields)
@@ -319,6 +328,16 @@ def _check_fingerprint(now: Float[Tensor, "3 E"], tensors: Mapping[str, Tensor])
         raise ValueError("the width of features or the number of classes differs")
     if not cosine_similarity(now, then).min() > MIN_COSINE:
         raise ValueError("its weights differ, as the features of synthetic images show")
+
+
+@torch.no_grad()
+def _check_numbers(head: Head, representation: AnyRepresentation) -> None:
+    """Compute probabilities: finite numbers may still be so large that there are none."""
+    if isinstance(fitted_head(head), MetaNet):  # encodes all class names for each row
+        return
+    rows = torch.eye(representation.width, device=representation.device)[:3]
+    if not head.logits(rows).softmax(1).isfinite().all():
+        raise ValueError("its numbers are too large for probabilities")
 
 
 def edited_texts(texts: Float[Tensor, "J D"], edits: ClassEdits) -> Float[Tensor, "C D"]:
