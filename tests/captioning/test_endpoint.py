@@ -1,5 +1,6 @@
 """The captioner `endpoint` against a real server on this machine that misbehaves in every way."""
 
+import gzip
 import io
 import json
 import re
@@ -195,7 +196,33 @@ def reset(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.close()
 
 
+def endless_headers(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        handler.wfile.write(b"X-More: " + b"x" * 4000 + b"\r\n")
+
+
+LOGIN = b"<!DOCTYPE html><html><title>Sign in</title><script>alert(1)</script></html>"
+EVENTS = b'data: {"choices": [{"delta": {"content": "Seen"}}]}\n\ndata: [DONE]\n\n'
+BOMB = gzip.compress(b" " * 2**26)
+"""65 kB, which become 64 MB."""
+
 BAD = {
+    "HTML": (lambda server: server.body(LOGIN, Content_Type="text/html"), "cannot be read"),
+    "HTML that says JSON": (lambda server: server.body(LOGIN), "cannot be read"),
+    "HTML of a gateway": (lambda server: server.body(LOGIN, 502, Content_Type="text/html"), "502"),
+    "a stream": (
+        lambda server: server.body(EVENTS, Content_Type="text/event-stream"),
+        "cannot be read",
+    ),
+    "an image": (lambda server: server.body(b"\x89PNG\0\xff", Content_Type="image/png"), "read"),
+    "a bomb": (lambda server: server.body(BOMB, Content_Encoding="gzip"), "compressed"),
+    "a bomb in a bomb": (
+        lambda server: server.body(gzip.compress(BOMB), Content_Encoding="gzip, gzip"),
+        "compressed",
+    ),
+    "a bomb unsaid": (lambda server: server.body(BOMB), "cannot be read"),
+    "endless headers": (lambda server: endless_headers, "RemoteProtocolError"),
     "endless": (lambda server: endless, "longer than 1048576 bytes"),
     "reset": (lambda server: reset, "(ReadError|RemoteProtocolError|disconnected)"),
     "truncated": (lambda server: server.body(b'{"choices"', length=500), "RemoteProtocolError"),
@@ -227,6 +254,32 @@ def test_endpoint__a_bad_answer_costs_one_text_and_is_asked_again(asked: Asked, 
     asked.server.calls.clear()
     assert asked.describe(some) == wanted
     assert len(asked.server.questions) == 1
+
+
+def test_endpoint__the_name_of_the_content_does_not_matter(asked: Asked) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "A dog."}}]}).encode()
+    asked.server.replies = [asked.server.body(body, Content_Type="text/plain")]
+    assert asked.describe(asked.requests[:1]) == ["A dog."]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "words"),
+    [
+        (LOGIN, {"Content_Type": "text/html"}, "JSONDecodeError"),
+        (BOMB, {"Content_Encoding": "gzip"}, "compressed"),
+        (b" " * (2**20 + 1), {}, "longer than 1048576 bytes"),
+    ],
+    ids=["HTML", "bomb", "long"],
+)
+def test_endpoint__a_list_of_models_that_is_none_is_one_line(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, body: bytes, headers: Any, words: str
+) -> None:
+    reply = asked.server.body(body, **headers)
+    monkeypatch.setattr(asked.server, "enter", lambda call: reply)
+    with pytest.raises(AnyclassError, match=f"does not list its models .*{words}.*/v1") as one:
+        asked.describe(model="")
+    assert len(str(one.value).splitlines()) == 1
+    assert "<script>" not in str(one.value)
 
 
 def test_endpoint__hangs_up_on_an_endless_answer(asked: Asked) -> None:

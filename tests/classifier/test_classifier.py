@@ -22,7 +22,7 @@ from anyclass.classifier import saving
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
 from anyclass.data import open_image
-from anyclass.errors import AnyclassError, ImageError, ModelError, RequestError
+from anyclass.errors import ImageError, ModelError, RequestError
 from anyclass.estimators.linear import Linear
 
 NAMES = ("red square", "blue disc", "yellow kite", "green ring", "dog")
@@ -295,6 +295,8 @@ def test_load__numbers_that_are_none(saved: Path, name: str, value: float) -> No
     [
         {"weights": torch.ones(4, 24)},
         {"weights": torch.ones(120)},
+        {"weights": torch.tensor(1.0)},
+        {"weights": torch.full((5, 24), 3e38)},
         {"weights": torch.ones(5, 24, dtype=torch.int64)},
         {"weights": torch.ones(5, 24, dtype=torch.complex64)},
         {"weights": torch.ones(5, 24).to(torch.float8_e4m3fn)},
@@ -337,6 +339,7 @@ def test_load__other_tensors(saved: Path, change: dict[str, torch.Tensor | None]
         {"model": 7},
         {"preprocessing": {}},
         {"fields": None},
+        {"scale": 10**40},
     ],
     ids=str,
 )
@@ -447,22 +450,6 @@ def test_load__a_huge_unknown_tensor_is_not_read(
     monkeypatch.setattr(saving, "load_file", lambda *_: pytest.fail("read"))
     with pytest.raises(ModelError, match="it has an unknown tensor 'more'"):
         Classifier.load(saved)
-
-
-def test_load__bytes_flipped_anywhere(saved: Path) -> None:
-    """Every flip is refused or, in the numbers themselves, harmless: no other kind of error."""
-    chance = np.random.default_rng(3)
-    for name in ("classifier.json", "classifier.safetensors"):
-        whole = (saved / name).read_bytes()
-        for place in chance.integers(0, min(len(whole), 1500), 6):
-            torn = bytearray(whole)
-            torn[place] ^= 1 << int(chance.integers(0, 8))
-            (saved / name).write_bytes(torn)
-            try:
-                Classifier.load(saved)
-            except AnyclassError as error:
-                assert error.exit_code == 2
-        (saved / name).write_bytes(whole)
 
 
 @torch.no_grad()

@@ -17,8 +17,10 @@ from PIL import Image
 import anyclass
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import main
+from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
 from anyclass.commands.plan import plan
+from anyclass.commands.predict import predict
 from anyclass.data.feature_tables import read_features
 from anyclass.data.nouns import some_nouns
 from anyclass.errors import ModelError, RequestError
@@ -90,6 +92,12 @@ def run(blobs: Blobs, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def read(run: Path, name: str) -> Any:
     return json.loads((run / name).read_text(encoding="utf-8"))
+
+
+def test_predict__a_model_is_refused_where_there_is_none(run: Run, blobs: Blobs) -> None:
+    for command in (predict, evaluate):
+        with pytest.raises(RequestError, match="fitted on features and has no model: leave out"):
+            command(run.path, features=blobs.x, extra=blobs.extra, model="starter")
 
 
 def right(run: Path, blobs: Blobs) -> float:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from anyclass import Classifier
 from anyclass.backbone import Backbone
+from anyclass.classifier.classifier import Prediction
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
+from anyclass.cli import main
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
 from anyclass.commands.predict import check_out, load, predict
-from anyclass.data import Rejection
+from anyclass.data import ImageDataset, Rejection
 from anyclass.errors import AnyclassError, ModelError, RequestError, StorageError
 from anyclass.features import extract
 from anyclass.features.text import PLAIN, class_features
@@ -49,6 +54,35 @@ def changed(run: Path, to: Path, name: str, **values: Any) -> Path:
     value = json.loads((to / name).read_text())
     (to / name).write_text(json.dumps(value | values))
     return to
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_predict__holds_no_row_that_is_done(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Of images, `benchmarks/predict_memory.py` measures the same, over 200,000."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for i in range(640):
+        (many / f"{i:04}.png").hardlink_to(images / "red square" / "1.png")
+    held = {}
+
+    def guessed(self: Classifier, dataset: ImageDataset) -> Iterator[Prediction]:
+        tracemalloc.start()
+        for start in range(0, len(dataset), 32):
+            index = list(range(start, start + 32))
+            yield Prediction(index, torch.full((32, 4), 0.25), None, [])
+
+    def note(done: int, **_: Any) -> None:
+        held[done] = tracemalloc.get_traced_memory()[0]
+
+    monkeypatch.setattr("anyclass.run.tables.ROWS", 32)
+    monkeypatch.setattr(Classifier, "stream", guessed)
+    try:
+        predict(run, many, tmp_path / f"table.{ending}", callback=note)
+    finally:
+        tracemalloc.stop()
+    assert (held[640] - held[128]) / 512 < 100, "bytes for each row"
 
 
 def test_predict__a_row_for_each_image(run: Path, images: Path, tmp_path: Path) -> None:
@@ -388,3 +422,21 @@ def test_predict__a_model_that_has_moved(shapes: dict[str, Any], tmp_path: Path)
     save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(ModelError, match=r"does not match local-dir:.*other: its weights differ"):
         predict(run, images, tmp_path / "p.csv", engine="torch", model=f"local-dir:{other}")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize("kind", ["siglip", "timm", "nothing", "nowhere"])
+def test_predict__another_model_is_one_line(
+    run: Path, images: Path, tmp_path: Path, tiny_clip: Any, capsys: Any, command: str, kind: str
+) -> None:
+    """`serve` and `export` take no model: they use that of the run."""
+    nothing = {"nothing": "no-model", "nowhere": f"local-dir:{tmp_path / 'nowhere'}"}
+    model = nothing.get(kind) or tiny_clip(kind)
+    words = [command, "--run", str(run), "--images", str(images), "--model", model]
+    words += ["--out", str(tmp_path / "table.csv")] if command == "predict" else []
+    assert main([*words, "--engine", "torch"]) == 2
+    line = capsys.readouterr().err.rstrip().splitlines()[-1]
+    words_of = {"nothing": "no model is called", "nowhere": "nowhere"}
+    expected = words_of.get(kind, f"does not match {model}: .*; load the model it was fitted on")
+    assert re.match(f"anyclass: .*{expected}", line), line
+    assert not (tmp_path / "table.csv").exists()

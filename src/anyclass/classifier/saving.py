@@ -38,7 +38,14 @@ from anyclass.classifier.head_formats import (
     take_apart,
     weights_width,
 )
-from anyclass.classifier.heads import FittedHead, Head, edited, edits_of, fitted_head
+from anyclass.classifier.heads import (
+    FittedHead,
+    Head,
+    MetaNet,
+    edited,
+    edits_of,
+    fitted_head,
+)
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.representation import Representation
 from anyclass.classifier.settings import (
@@ -49,7 +56,7 @@ from anyclass.classifier.settings import (
     read_settings,
 )
 from anyclass.data import Classes
-from anyclass.errors import ModelError
+from anyclass.errors import ModelError, RequestError
 from anyclass.estimators.linear import Linear
 from anyclass.files import atomic_write, write_json
 
@@ -198,15 +205,21 @@ def read(
         return _read_of_features(folder, settings, settings.features, tensors)
     if settings.model is None or "fingerprint" not in tensors:
         raise ModelError(f"{folder} is damaged: its model or its fingerprint is missing")
+    given = model is not None
     model = settings.model if model is None else absolute_id(model)
     if base is not None and base.model_id == model:
         clip = base.copy() if settings.part else base
     else:
-        clip = Backbone.load(model, device, allow_pickle, engine)
-    towers = (clip, clip.copy()) if settings.beside else (clip,)
-    representation = Representation(towers, settings.part, settings.space)
+        try:
+            clip = Backbone.load(model, device, allow_pickle, engine)
+        except RequestError as error:
+            if given:
+                raise
+            raise ModelError(f"the model that {folder / SETTINGS} names: {error}") from error
     classes = Classes.from_json(settings.classes)
     try:
+        towers = (clip, clip.copy()) if settings.beside else (clip,)
+        representation = Representation(towers, settings.part, settings.space)
         edits = _edits(settings, len(classes))
         of_head = {name: tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
         _load_parameters(clip, settings.part, tensors)
@@ -223,7 +236,8 @@ def read(
         prompts = settings.classes["prompts"]
         found = build(parts, tensors, settings.scale, prompts, representation)
         head = edited(found, edits)
-    except ValueError as error:
+        _check_numbers(head, representation)
+    except (ValueError, RequestError) as error:
         raise ModelError(
             f"{folder} does not match {model}: {error}; load the model it was fitted on"
         ) from error
@@ -257,6 +271,7 @@ def _read_of_features(
         prompts = settings.classes["prompts"]
         found = build(parts, tensors, settings.scale, prompts, representation)
         head = edited(found, edits)
+        _check_numbers(head, representation)
     except ValueError as error:
         raise ModelError(f"{folder} is damaged: {error}") from error
     return Saved(representation, head, classes, settings.method, settings.fields)
@@ -277,8 +292,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ModelError(f"{path} is damaged: {name!r:.100} is not float32 or not finite")
-    if "weights" not in tensors or not {"fingerprint", "class_text"} & set(tensors):
-        raise ModelError(f"{path} is damaged: weights or fingerprint missing")
+    if tensors.get("weights", torch.empty(0)).ndim != 2:
+        raise ModelError(f"{path} is damaged: weights missing, or of another shape")
+    if not {"fingerprint", "class_text"} & set(tensors):
+        raise ModelError(f"{path} is damaged: its fingerprint is missing")
     return tensors
 
 
@@ -311,6 +328,16 @@ def _check_fingerprint(now: Float[Tensor, "3 E"], tensors: Mapping[str, Tensor])
         raise ValueError("the width of features or the number of classes differs")
     if not cosine_similarity(now, then).min() > MIN_COSINE:
         raise ValueError("its weights differ, as the features of synthetic images show")
+
+
+@torch.no_grad()
+def _check_numbers(head: Head, representation: AnyRepresentation) -> None:
+    """Compute probabilities: finite numbers may still be so large that there are none."""
+    if isinstance(fitted_head(head), MetaNet):  # encodes all class names for each row
+        return
+    rows = torch.eye(representation.width, device=representation.device)[:3]
+    if not head.logits(rows).softmax(1).isfinite().all():
+        raise ValueError("its numbers are too large for probabilities")
 
 
 def edited_texts(texts: Float[Tensor, "J D"], edits: ClassEdits) -> Float[Tensor, "C D"]:

@@ -204,10 +204,13 @@ def model_of(run: Path | str, model: str | None = None) -> str | None:
 
     Raises:
         ModelError: it was in a folder that is no longer there.
+        RequestError: a model is given to a run that was fitted on features.
     """
     known: str | None = read_json(Path(run) / "config.json").get("model")
+    if known is None and model is not None:
+        raise RequestError(f"{run} was fitted on features and has no model: leave out --model")
     if known is None or model is not None:
-        return known and model
+        return model
     folder = known.removeprefix("local-dir:")
     if folder != known and not Path(folder).is_dir():
         raise ModelError(
