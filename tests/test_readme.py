@@ -69,6 +69,14 @@ def write_labels(table: Path, images: Path, *classes: str) -> None:
     table.write_text("\n".join(["file_name,label", *rows]) + "\n")
 
 
+def test_readme__says_that_the_starter_is_weak_before_the_first_command() -> None:
+    before = " ".join(README.split("```")[0].split())
+    mention = before.index("`starter`")
+    said = before.index("The starter is weak: use it for first tries")
+    assert mention < said < mention + 250
+    assert "docs/models.md" in before
+
+
 def test_readme__every_command_works(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = [argv[1:] for argv in commands() if argv[0] == "anyclass"]
     assert {argv[0] for argv in ours} == set(COMMANDS), "the README shows every command"
