@@ -1,6 +1,8 @@
 """`evaluate`: score a classifier on labelled images."""
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ from anyclass.data.classes import plural
 from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
 from anyclass.data.inputs import image_source
 from anyclass.data.label_inputs import read_images
-from anyclass.errors import RequestError
+from anyclass.errors import RequestError, UnlistedLabelError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
@@ -108,7 +110,7 @@ def evaluate(
     classifier = load(run, device, allow_pickle, engine, base, model)
     baselines = load_baselines(run, base, device, allow_pickle, engine)
     caveats: list[str] = []
-    with Progress(callback=callback) as log:
+    with Progress(callback=callback) as log, _run_knows_the_labels(run):
         if images is None:
             data = _of_features(read_features(features, extra), labels, classifier, base)
             rejected = 0
@@ -142,6 +144,24 @@ def evaluate(
     if min_score:
         result |= _confident(scores, data.dataset, predictions, classifier.classes, min_score)
     return result
+
+
+@contextmanager
+def _run_knows_the_labels(run: Path | str) -> Iterator[None]:
+    """Say how a run gets the classes that only the evaluated labels have.
+
+    Raises:
+        RequestError: there are such labels.
+    """
+    try:
+        yield
+    except UnlistedLabelError as error:
+        again = shlex.join(["anyclass", "fit", "auto", "--from", str(run)])
+        raise RequestError(
+            f"{error.problem}The list is that of {run}. To find N further classes without labels: "
+            f"`{again} --unknown N --out NEW_RUN`; with --classes or --labels it gets those that "
+            "you name."
+        ) from error
 
 
 def _of_images(
