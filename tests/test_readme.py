@@ -14,7 +14,7 @@ import pytest
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import COMMANDS, main
 from anyclass.exporting.onnx_model import Check
-from anyclass.run.tables import COMPARED, PREDICTION
+from anyclass.run.columns import COMPARED, PREDICTION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

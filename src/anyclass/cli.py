@@ -108,7 +108,7 @@ def _run(arguments: list[str]) -> Answer:
     if known:
         check_flags(line, known)
     check_early(line)
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and line.command not in WITHOUT_TORCH:
         print(f"{line.program}: loading PyTorch ...", file=sys.stderr, flush=True)
     return COMMANDS[line.command](line)
 
@@ -250,6 +250,9 @@ def _models(line: "CommandLine") -> Answer:
 
     return _answer(line, models, models_lines)
 
+
+WITHOUT_TORCH = ("report",)
+"""Commands that need no PyTorch."""
 
 COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {
     "plan": _plan,

@@ -32,10 +32,10 @@ from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
 from anyclass.report.words import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
+from anyclass.run.columns import TRAINING_CAVEAT
 from anyclass.run.earlier import given_files
 from anyclass.run.fitted_images import FittedImages
 from anyclass.run.folder import check_finished
-from anyclass.run.label_scores import TRAINING_CAVEAT
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.scoring import (
     Predictions,

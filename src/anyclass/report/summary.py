@@ -29,10 +29,9 @@ from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
 from anyclass.report.thumbnails import no_image, thumbnails_of
 from anyclass.report.words import SHARES, Json, figure, plain, setting, title
-from anyclass.run.content import lines, read_parquet
-from anyclass.run.edited_tables import read_rows
+from anyclass.run.columns import TRAINING, TRAINING_CAVEAT
+from anyclass.run.content import lines, read_parquet, read_rows
 from anyclass.run.embedding_map import read_map
-from anyclass.run.label_scores import TRAINING, TRAINING_CAVEAT
 from anyclass.run.progress import STAGES
 from anyclass.run.sentences import decision, rounds
 
