@@ -93,7 +93,7 @@ def evaluate(
         run and of zero-shot: within each group of classes (`sliced`), over all classes
         (`mixed`), and over all classes as means over classes (`generalized`). If classes were
         discovered, labels may be new to the run, and the result is all, old, new, old_fixed, nmi,
-        ari, assignment and per_class of clustering accuracy v2; old are the classes with a name,
+        ari, assignment and per_class, clustering accuracies; old are the classes with a name,
         and zero-shot is scored on their images alone. `calibration` compares the scores of images
         whose label was not given to the run with the share of them that is right. With `min_score`
         also `sure`: share and scores of the images that reach it.
