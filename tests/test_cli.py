@@ -16,6 +16,7 @@ import pytest
 
 from anyclass.cli import COMMANDS, main
 from anyclass.commands.command_line import CommandLine, check_early
+from anyclass.commands.fit import fit
 from anyclass.commands.help import PAGES
 from anyclass.commands.help_pages import render
 from anyclass.files import check_manifest
@@ -556,8 +557,11 @@ def test_command__help_and_misspelt_options_import_nothing_heavy() -> None:
     assert done.stderr.count("did you mean") == 3
 
 
-def test_command__report_loads_no_torch(fitted: Any, tmp_path: Path) -> None:
-    run = shutil.copytree(fitted.run, tmp_path / "run")
+def test_command__report_of_open_world_loads_no_torch(
+    shapes: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    fit("open-world", run, prompt_ensemble=False, **shapes)
     (run / "report.html").unlink()
     code = f"""if True:
         import sys
