@@ -27,7 +27,7 @@ from anyclass.files import write_json, write_manifest
 from anyclass.review.app import create_app
 from anyclass.review.session import Session, Tools
 from anyclass.review.thumbnails import Thumbnails
-from anyclass.run.tables import COMPARED
+from anyclass.run.columns import COMPARED
 
 FILES = 200
 """Different images."""

@@ -21,7 +21,8 @@ import numpy as np
 
 from anyclass.captioning.cost import estimated
 from anyclass.data import Classes
-from anyclass.run.tables import PREDICTION, Row, prediction_row, write_table
+from anyclass.run.columns import PREDICTION
+from anyclass.run.tables import Row, prediction_row, write_table
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, CLASSES, WIDTH = 20_000, 100, 512

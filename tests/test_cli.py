@@ -16,8 +16,10 @@ import pytest
 
 from anyclass.cli import COMMANDS, main
 from anyclass.commands.command_line import CommandLine, check_early
+from anyclass.commands.fit import fit
 from anyclass.commands.help import PAGES
 from anyclass.commands.help_pages import render
+from anyclass.files import check_manifest
 from anyclass.methods import METHODS
 
 ANYCLASS = Path(sys.executable).with_name("anyclass")
@@ -553,6 +555,24 @@ def test_command__help_and_misspelt_options_import_nothing_heavy() -> None:
     assert packages - sys.stdlib_module_names == {"anyclass"}
     assert done.stdout.count("usage: anyclass") == 12
     assert done.stderr.count("did you mean") == 3
+
+
+def test_command__report_of_open_world_loads_no_torch(
+    shapes: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    fit("open-world", run, prompt_ensemble=False, **shapes)
+    (run / "report.html").unlink()
+    code = f"""if True:
+        import sys
+        from anyclass.cli import main
+        main(["report", "--run", {str(run)!r}])
+        print(*{{"torch", "open_clip", "sklearn", "scipy"}} & set(sys.modules), sep=",")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(run / "report.html"), ""]
+    assert done.stderr == "", "there is no wait to be announced"
+    assert check_manifest(run) == []
 
 
 def test_help_pages__say_what_the_options_say() -> None:

@@ -14,7 +14,7 @@ import pytest
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import COMMANDS, main
 from anyclass.exporting.onnx_model import Check
-from anyclass.run.tables import COMPARED, PREDICTION
+from anyclass.run.columns import COMPARED, PREDICTION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +67,14 @@ def write_labels(table: Path, images: Path, *classes: str) -> None:
     files = [path.relative_to(images) for path in sorted(images.glob("*/*"))]
     rows = [f"{file.as_posix()},{file.parent}" for file in files if file.parent.name in classes]
     table.write_text("\n".join(["file_name,label", *rows]) + "\n")
+
+
+def test_readme__says_that_the_starter_is_weak_before_the_first_command() -> None:
+    before = " ".join(README.split("```")[0].split())
+    mention = before.index("`starter`")
+    said = before.index("The starter is weak: use it for first tries")
+    assert mention < said < mention + 250
+    assert "docs/models.md" in before
 
 
 def test_readme__every_command_works(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

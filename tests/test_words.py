@@ -35,6 +35,14 @@ REPLACED = {
 }
 """Words of version 0.1 -> what is written instead."""
 
+INTERNAL = {
+    r"towers?": "image encoder, text encoder",
+    r"clustering accuracy v2": "clustering accuracy",
+    r"transductive": "on the images of the fit",
+    r"inductive": "on new images",
+}
+"""Words for readers of the source -> what errors, warnings and help pages say instead."""
+
 PATTERN = re.compile(rf"\b({'|'.join(REPLACED)})\b", re.IGNORECASE)
 READ = re.compile(r"INSERT OR IGNORE|TEXT PRIMARY KEY|^imagepath filename")
 """Columns of the databases and tables that users have."""
@@ -54,9 +62,30 @@ def sentences() -> Iterator[tuple[str, str]]:
                     yield f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", node.value
 
 
-def outdated(text: str) -> list[str]:
+def messages() -> Iterator[tuple[str, str]]:
+    """Every text in a raised error, a warning and the help pages."""
+    yield "help.json", (PACKAGE / "commands" / "help.json").read_text("utf-8")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Raise) or (
+                isinstance(node, ast.keyword) and node.arg == "warning"
+            ):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        yield f"{path.relative_to(ROOT).as_posix()}:{part.lineno}", part.value
+
+
+def outdated(text: str, pattern: re.Pattern[str] = PATTERN) -> list[str]:
     """Words of a text that were replaced."""
-    return [match.group() for match in PATTERN.finditer(text)]
+    return [match.group() for match in pattern.finditer(text)]
+
+
+def test_messages__have_no_word_for_readers_of_the_source() -> None:
+    pattern = re.compile(rf"\b({'|'.join(INTERNAL)})\b", re.IGNORECASE)
+    found = {place: words for place, text in messages() if (words := outdated(text, pattern))}
+    assert found == {}
+    assert len(list(messages())) > 500
+    assert outdated("for the tower only", pattern) == ["tower"]
 
 
 def test_sentences__have_no_word_that_was_replaced() -> None:

@@ -84,7 +84,7 @@ def _say(sentence: str) -> None:
 
 def _run(arguments: list[str]) -> Answer:
     """Answer with a help page, or run the command."""
-    from anyclass.commands.command_line import check_early, read
+    from anyclass.commands.command_line import check_early, needs_torch, read
     from anyclass.commands.help import OVERVIEW, check_flags, methods, page
 
     if bad := [a for a in arguments if a != a.encode("utf-8", "replace").decode("utf-8")]:
@@ -108,7 +108,7 @@ def _run(arguments: list[str]) -> Answer:
     if known:
         check_flags(line, known)
     check_early(line)
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and needs_torch(line):
         print(f"{line.program}: loading PyTorch ...", file=sys.stderr, flush=True)
     return COMMANDS[line.command](line)
 

@@ -62,6 +62,15 @@ class RequestError(AnyclassError):
     exit_code: ClassVar[int] = 2
 
 
+class UnlistedLabelError(RequestError):
+    """Labels are not in the list of classes."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        """Keep the problem, to which callers that know more give other advice."""
+        super().__init__(problem + advice)
+        self.problem = problem
+
+
 class ArrayError(RequestError, ValueError):
     """An array has a wrong shape or value; the message names the row. scikit-learn's convention."""
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from anyclass.api.display import run_html
 from anyclass.api.predictions import Predictions
-from anyclass.run.tables import PREDICTION
+from anyclass.run.columns import PREDICTION
 
 ROWS = [
     {"file_name": "a.png", "label": "cat", "score": 0.75, "runner_up": "dog", "status": "ok"},

@@ -30,12 +30,24 @@ def test_class_findings__names_that_look_alike() -> None:
     ]
 
 
+def test_class_findings__list_the_labelled_files_of_similar_names() -> None:
+    data = dataset([2, 0, -1, 2, 1], ["Red Panda", "dog", "red_panda"])
+    report = found(data)["similar-names"]
+    rows = [(row["file_name"], row["label"], row["other"]) for row in report.rows]
+    assert rows == [("0.jpg", "red_panda", "Red Panda"), ("3.jpg", "red_panda", "Red Panda")]
+    assert report.first == "red_panda (Red Panda)"
+    assert report.summary == "1 pair of class names that look alike"
+
+
 def test_class_findings__one_image_and_small_classes() -> None:
     labels = [0] * 31 + [1] * 3 + [2] + [3] * 4 + [-1] * 5
     reports = found(dataset(labels, ["kite", "boat", "ant", "dog", "eel"]))
     assert reports["one-image-class"].rows == [{"file_name": "34.jpg", "label": "ant"}]
     small = reports["imbalance"]
-    assert [(row["label"], row["value"]) for row in small.rows] == [("ant", 1.0), ("boat", 3.0)]
+    rows = [(row["file_name"], row["label"], row["value"]) for row in small.rows]
+    boats = [(f"{i}.jpg", "boat", 3.0) for i in (31, 32, 33)]
+    assert rows == [("34.jpg", "ant", 1.0), *boats]
+    assert small.first == "ant, boat"
     assert "2 classes with less than a tenth" in small.summary
     assert "'kite', 31" in small.summary
 

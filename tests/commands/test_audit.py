@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import anyclass
 from anyclass.cli import main
@@ -124,7 +124,8 @@ def test_audit__of_features(tmp_path: Path) -> None:
     names = ["kite", "boat", "Kites"]
     table = [names[c] for c in labels]
     found = audit(features=x.astype(np.float32), labels=table, classes=names)
-    assert [row["label"] for row in found["similar-names"]] == ["Kites"]
+    kites = [int(row["file_name"].split()[-1]) for row in found["similar-names"]]
+    assert kites == np.flatnonzero(labels == 2).tolist()
     assert [row["other"] for row in found["suspicious-label"]] == ["kite"]
     asked = {"features": x.astype(np.float32), "labels": table, "classes": names}
     (finding,) = plan(**asked)["audit"]["findings"]
@@ -143,6 +144,37 @@ def test_audit__texts_that_are_alike_or_cut(images: Path, shapes: dict[str, Any]
     assert [row["label"] for row in found["similar-names"]] == ["red  square"]
     never = [row["label"] for row in found["never-predicted"]]
     assert "red  square" in never, "of two equal texts the second never wins"
+
+
+def test_audit__lists_the_labelled_files_of_equal_texts(
+    images: Path, shapes: dict[str, Any]
+) -> None:
+    """The second of two equal texts is never predicted, so its images are found by file."""
+    (images / "blue disc").rename(images / "red  square")
+    shapes |= {"classes": ("red square", "red  square", "yellow kite", "green ring")}
+    found = audit(**shapes)
+    files = sorted(path.relative_to(images).as_posix() for path in images.glob("red  square/*"))
+    for issue in ("equal-text", "never-predicted", "similar-names"):
+        second = [row for row in found[issue] if row["label"] == "red  square"]
+        assert [row["file_name"] for row in second] == files, issue
+    assert "\n  red  square (red square)\n" in str(found)
+
+
+def test_audit__finds_a_wrong_label_of_an_image(tmp_path: Path, shapes: dict[str, Any]) -> None:
+    """Discs of two colours, one of them in the folder of the other colour."""
+    for name, colour in (("red disc", (210, 30, 30)), ("green disc", (20, 170, 60))):
+        (tmp_path / "discs" / name).mkdir(parents=True)
+        for i in range(8):
+            disc = Image.new("RGB", (40 + i, 36), (8 * i, 60, 90))
+            ImageDraw.Draw(disc).ellipse((4, 3, 33, 30), fill=colour)
+            disc.save(tmp_path / "discs" / name / f"{i}.png")
+    wrong = tmp_path / "discs" / "red disc" / "8.png"
+    (tmp_path / "discs" / "green disc" / "5.png").rename(wrong)
+    shapes |= {"images": tmp_path / "discs", "classes": ("red disc", "green disc")}
+    row, *others = audit(**shapes)["suspicious-label"]
+    assert (row["file_name"], row["label"]) == ("red disc/8.png", "red disc")
+    assert row["other"] == "green disc"
+    assert all(row["value"] < other["value"] / 2 for other in others), "the clearest stands on top"
 
 
 @pytest.fixture

@@ -505,3 +505,28 @@ def test_fit__from_an_earlier_run(blobs: Blobs, tmp_path: Path) -> None:
     rows = pq.read_table(second / "predictions.parquet").to_pylist()
     assert rows[30]["true_label"] == row[1]
     assert read(second, "config.json")["features"] == str(tmp_path / "x.npz")
+
+
+def test_evaluate__labels_of_five_classes_on_a_run_that_knows_three(tmp_path: Path) -> None:
+    """36 of 60 images are labelled, all in three classes: the advice finds the other two."""
+    draw = np.random.default_rng(3)
+    truth = np.repeat(np.arange(5), 12)
+    x = 3 * draw.normal(size=(5, D))[truth] + 0.4 * draw.normal(size=(N, D))
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+    names = ["kite", "disc", "ring", "square", "star"]
+    lines = [f"row {i},{names[c]}" for i, c in enumerate(truth)]
+    for name, some in (("some.csv", lines[:36]), ("all.csv", lines)):
+        (tmp_path / name).write_text("\n".join(["file_name,label", *some]))
+    request = {"features": tmp_path / "x.npy", "labels": tmp_path / "some.csv"}
+    fit("auto", tmp_path / "run", **request)
+    asked = {"features": tmp_path / "x.npy", "labels": str(tmp_path / "all.csv")}
+    with pytest.raises(RequestError, match=r"not in the list.*'square', 'star'.*24 images") as told:
+        anyclass.evaluate(tmp_path / "run", **asked)
+    again = f"`anyclass fit auto --from {tmp_path / 'run'} --unknown N --out NEW_RUN`"
+    assert again in str(told.value)
+    assert "Add them to the list" not in str(told.value)
+    command = again.strip("`").replace("unknown N", "unknown 2").replace("NEW_RUN", "{}")
+    assert main(command.format(tmp_path / "found").split()[1:]) == 0
+    found = anyclass.evaluate(tmp_path / "found", **asked)
+    assert found["n"] == 24, "36 labels were trained on"
+    assert found["new"] > 0.9

@@ -1,12 +1,15 @@
 """`models`: a table to choose from, honest about what was timed."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from anyclass.backbone.recommended import RECOMMENDED
-from anyclass.commands.models import models, models_lines
-from anyclass.errors import RequestError
+from anyclass.commands.models import _rate, _starter_speed, models, models_lines
+from anyclass.errors import ModelError, RequestError
 
 
 def test_models__rows_and_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +47,44 @@ def test_models__lists_all() -> None:
     assert "hf-hub:imageomics/bioclip-2" in models(contains="bioclip")["models"]
     with pytest.raises(RequestError, match="no model has 'zzz' in its name"):
         models(contains="zzz")
+
+
+def test_rate__is_that_of_the_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 4.0, 10.0, 12.0, 20.0, 25.0, 30.0, 38.0])
+    monkeypatch.setattr("anyclass.commands.models.time.perf_counter", lambda: next(times))
+    seen = []
+
+    def run(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.is_grad_enabled())
+        return pixels.mean(dim=(2, 3))
+
+    assert _rate(run, torch.zeros(6, 3, 4, 5)) == 6 / 2
+    assert seen == [False] * 4
+
+
+def test_starter_speed__is_measured_with_its_engine(
+    tiny_clip: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starter = Path(tiny_clip().removeprefix("local-dir:"))
+    monkeypatch.setattr("anyclass.backbone.starter.starter_folder", lambda: starter)
+    monkeypatch.setattr("anyclass.backbone.engine._fastest", lambda clip: "torch")
+    shapes = []
+
+    def rate(run: Any, pixels: torch.Tensor) -> float:
+        shapes.append((tuple(pixels.shape), len(run(pixels[:2]))))
+        return 12.5
+
+    monkeypatch.setattr("anyclass.commands.models._rate", rate)
+    assert _starter_speed("cpu") == 12.5
+    ((shape, rows),) = shapes
+    assert (shape[:2], rows) == ((64, 3), 2)
+
+
+def test_starter_speed__is_not_known_where_it_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> Path:
+        raise ModelError("pip install 'anyclass[starter]'")
+
+    monkeypatch.setattr("anyclass.backbone.starter.starter_folder", missing)
+    assert _starter_speed("cpu") is None

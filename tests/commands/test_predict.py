@@ -29,7 +29,8 @@ from anyclass.errors import AnyclassError, ModelError, RequestError, StorageErro
 from anyclass.features import extract
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import csv_text
-from anyclass.run.tables import PREDICTION, rejected_row, write_table
+from anyclass.run.columns import PREDICTION
+from anyclass.run.tables import rejected_row, write_table
 from anyclass.training.tuning import Tuning
 from tests.conftest import Killed
 

@@ -207,7 +207,7 @@ def test_classes__given_ones_keep_their_order_and_prompts(root: Path, tmp_path: 
 
 
 def test_classes__labels_that_are_not_among_them_are_listed(root: Path) -> None:
-    with pytest.raises(RequestError, match=r"these labels .*: 'b dog', 'deep'\. Add them"):
+    with pytest.raises(RequestError, match=r"these labels .*: 'b dog', 'deep'\. 3 images.*Add"):
         ImageDataset.read(root, ["cat", "cow"], labels="folders")
 
 

@@ -12,7 +12,8 @@ from anyclass.errors import AnyclassError
 from anyclass.exporting.folders import write_folders
 from anyclass.exporting.predictions import Predictions
 from anyclass.files import slug
-from anyclass.run.tables import COMPARED, write_table
+from anyclass.run.columns import COMPARED
+from anyclass.run.tables import write_table
 
 HOSTILE = {
     "parents": "../../../victim/.bashrc",

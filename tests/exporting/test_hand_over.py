@@ -27,7 +27,8 @@ from anyclass.exporting.label_studio import labelling_config, write_label_studio
 from anyclass.exporting.predictions import Predictions, prediction
 from anyclass.files import slug
 from anyclass.log import silent
-from anyclass.run.tables import COMPARED, write_table
+from anyclass.run.columns import COMPARED
+from anyclass.run.tables import write_table
 
 NAMES = ("red square", "Häher & <co>", "=1+1", "..")
 EMPTY = dict.fromkeys(COMPARED.names)
@@ -235,12 +236,17 @@ def test_cleanlab__arrays(classifier: Classifier, images: Path, tmp_path: Path) 
     labels = np.load(out / "labels.npy")
     files = [images / name for name in kept[1:3]]
     assert np.array_equal(p, classifier.predict_proba(files))
+    x = np.load(out / "features.npy")
+    assert x.dtype == np.float32
+    rows = [features for _, features, _ in classifier.representation.stream(dataset[[1, 2]])]
+    np.testing.assert_allclose(x, torch.cat(rows).numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)
     assert (labels.dtype, labels.tolist()) == (np.int64, [1, 1])
     assert np.load(out / "trained_on.npy").tolist() == [False, True]
     assert (out / "classes.txt").read_text("utf-8").split("\n")[:-1] == classifier.classes_
     with (out / "images.csv").open(encoding="utf-8", newline="") as file:
-        rows = [(found["file_name"], found["label"]) for found in csv.DictReader(file)]
-    assert rows == [("blue disc/1.png", "red square"), ("red square/3.png", "red square")]
+        names = [(found["file_name"], found["label"]) for found in csv.DictReader(file)]
+    assert names == [("blue disc/1.png", "red square"), ("red square/3.png", "red square")]
 
 
 def test_cleanlab__no_label(classifier: Classifier, images: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from anyclass.report.class_table import OPEN, class_rows, folded, ordered
 from anyclass.report.html import to_html, write
 from anyclass.report.summary import summarise
+from anyclass.run.columns import COMPARED
 from anyclass.run.embedding_map import SAMPLE, EmbeddingMap, write_map
-from anyclass.run.tables import COMPARED
 
 
 def rows_of(*classes: tuple[str, int, int, float | None]) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ import pytest
 
 from anyclass.errors import RequestError
 from anyclass.review.catalogue import Catalogue
-from anyclass.run.tables import COMPARED
+from anyclass.run.columns import COMPARED
 from tests.review.conftest import BROKEN, HOSTILE_CLASS, HOSTILE_FILE, Reviewed
 
 ROWS = [  # file_name, label, score, status, familiarity, zero-shot label and score, label_quality

@@ -13,7 +13,7 @@ from anyclass.errors import AnyclassError, RequestError
 from anyclass.review.session import Edit, Session, checked_name
 from anyclass.review.thumbnails import Thumbnails
 from anyclass.review.training import before_after, next_run
-from anyclass.run.tables import COMPARED
+from anyclass.run.columns import COMPARED
 from tests.review.conftest import HOSTILE_CLASS, Reviewed
 
 

@@ -9,8 +9,9 @@ import pytest
 from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import KnownLabels
+from anyclass.run.columns import CROSS_FITTED, TRAINING, UNSEEN
 from anyclass.run.earlier import EarlierRun, compare_rounds
-from anyclass.run.label_scores import CROSS_FITTED, TRAINING, UNSEEN, fair_labels
+from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.scoring import Predictions, compare, confidence, log_of, majority
 from anyclass.run.sentences import basis, decision, rounds

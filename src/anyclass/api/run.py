@@ -26,11 +26,12 @@ from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
 from anyclass.files import read_json
 from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
+from anyclass.run.columns import PREDICTION
 from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished, is_run
 from anyclass.run.progress import Progress
 from anyclass.run.sentences import basis
-from anyclass.run.tables import PREDICTION, prediction_row, rejected_row, write_table
+from anyclass.run.tables import prediction_row, rejected_row, write_table
 
 Json = dict[str, Any]
 

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from anyclass.auditing.findings import Finding
-from anyclass.data import Classes, ImageDataset, similar_names
+from anyclass.auditing.findings import Finding, Row, rows_of_class
+from anyclass.data import ImageDataset, similar_names
 from anyclass.data.classes import plural
 
 IMBALANCE = 10
@@ -23,7 +23,7 @@ _EVALUATION = re.compile(
 def class_findings(dataset: ImageDataset) -> list[Finding]:
     """Findings about names and labels that need no image."""
     found = [
-        _similar(dataset.classes),
+        _similar(dataset),
         _single(dataset),
         _small(dataset),
         _evaluation_folders(dataset),
@@ -66,20 +66,23 @@ def unlisted_labels(files: Mapping[str, str], names: Sequence[str]) -> Finding:
     )
 
 
-def _similar(classes: Classes) -> Finding | None:
-    pairs = similar_names(classes.names)
+def _similar(dataset: ImageDataset) -> Finding | None:
+    pairs = similar_names(dataset.classes.names)
     if not pairs:
         return None
+    rows: list[Row] = []
+    for pair in pairs:
+        about = {"label": pair.second, "other": pair.first}
+        about |= {"detail": f"differ in {pair.difference}"}
+        rows += rows_of_class(dataset, dataset.classes.names.index(pair.second), about)
     return Finding(
         "similar-names",
         f"{plural(len(pairs), 'pair')} of class names that look alike",
         "if two names mean one class, keep one of them",
-        [
-            {"label": pair.second, "other": pair.first, "detail": f"differ in {pair.difference}"}
-            for pair in pairs
-        ],
+        rows,
         "equal but for case, spaces, invisible characters, HTML entities, accents, plural, or one "
         "letter of 7 or more",
+        of_classes=True,
     )
 
 
@@ -107,15 +110,19 @@ def _small(dataset: ImageDataset) -> Finding | None:
     small = [c for c, n in enumerate(counts) if 0 < n * IMBALANCE < largest]
     if not small:
         return None
-    rows = [{"label": dataset.classes.names[c], "value": float(counts[c])} for c in small]
+    rows: list[Row] = []
+    for c in sorted(small, key=lambda c: counts[c]):
+        about = {"label": dataset.classes.names[c], "value": float(counts[c])}
+        rows += rows_of_class(dataset, c, about)
     most = dataset.classes.names[int(counts.argmax())]
     return Finding(
         "imbalance",
         f"{plural(len(small), 'class')} with less than a tenth of the labels of the largest one "
         f"({most!r}, {largest:,})",
         "label more of them, and read the mean per class, not the accuracy alone",
-        sorted(rows, key=lambda row: float(str(row["value"]))),
+        rows,
         f"labels x {IMBALANCE} < labels of the largest class; value is the number of labels",
+        of_classes=True,
     )
 
 

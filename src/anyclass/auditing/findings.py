@@ -7,6 +7,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.files import check_may_write, csv_cell, write_json, write_text
 
@@ -36,16 +39,19 @@ class Finding:
     advice: str
     """What to do next."""
     rows: list[Row]
-    """One row per file or class; keys are `COLUMNS` without `issue`."""
+    """One row per file, or class without labelled files; keys are `COLUMNS` without `issue`."""
     criterion: str = ""
     """When something counts as this issue, with thresholds."""
+    of_classes: bool = False
+    """Whether it is about classes; the rows are their labelled files."""
 
     @property
     def first(self) -> str:
         """The first few files or classes, in words."""
-        shown = [_pair(row) for row in self.rows[:SHOWN]]
-        more = f" and {len(self.rows) - SHOWN} more" if len(self.rows) > SHOWN else ""
-        return ", ".join(shown) + more
+        about = "label" if self.of_classes else "file_name"
+        found = list(dict.fromkeys(_pair(row, about) for row in self.rows))
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return ", ".join(found[:SHOWN]) + more
 
     @property
     def lines(self) -> list[str]:
@@ -161,11 +167,17 @@ def groups_of(pairs: Iterable[Sequence[int]], size: int) -> list[list[int]]:
     return list(members.values())
 
 
-def _pair(row: Row) -> str:
+def rows_of_class(dataset: ImageDataset, c: int, row: Row) -> list[Row]:
+    """The row of class c, for each of its labelled files; alone if there is none."""
+    files = [dataset.files[i] for i in np.flatnonzero(dataset.labels == c)]
+    return [{"file_name": file} | row for file in files] or [row]
+
+
+def _pair(row: Row, about: str) -> str:
     """What a row is about, in a few words."""
-    about = row.get("file_name") or row.get("label") or ""
+    subject = row.get(about) or row.get("label") or ""
     other = row.get("other")
-    return f"{about} ({other})" if other else str(about)
+    return f"{subject} ({other})" if other else str(subject)
 
 
 def _indented(lines: list[str]) -> list[str]:

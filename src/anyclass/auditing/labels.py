@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyclass.auditing.findings import Finding, Row
+from anyclass.auditing.findings import Finding, Row, rows_of_class
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
 from anyclass.data.classes import plural
@@ -76,15 +76,17 @@ def never_predicted(
             taken = Counter(own.tolist()).most_common(1)[0][0]
             other = dataset.classes.names[taken]
             row |= {"other": other, "detail": f"its {len(own)} images are mostly taken for {other}"}
-        rows.append(row)
+        rows += rows_of_class(dataset, c, row)
     if not rows:
         return None
+    absent = sum(not counts[c] for c in named)
     return Finding(
         "never-predicted",
-        f"zero-shot predicts {len(rows)} of {plural(len(named), 'class')} for no image",
+        f"zero-shot predicts {absent} of {plural(len(named), 'class')} for no image",
         "check that there are such images; if so, give a plainer name, or label some of them",
         rows,
         f"template {PLAIN!r}",
+        of_classes=True,
     )
 
 
@@ -103,14 +105,17 @@ def text_findings(
     found = []
     pairs, _ = nearest(texts.cpu(), None, 5, SAME)
     if len(pairs):
-        rows: list[Row] = [{"label": names[j], "other": names[i]} for i, j in pairs.tolist()]
+        rows: list[Row] = []
+        for i, j in pairs.tolist():
+            rows += rows_of_class(dataset, j, {"label": names[j], "other": names[i]})
         found.append(
             Finding(
                 "equal-text",
-                f"{plural(len(rows), 'pair')} of class names are one and the same to the model",
+                f"{plural(len(pairs), 'pair')} of class names are one and the same to the model",
                 "give one of them another name: without labels the second is never predicted",
                 rows,
                 f"cosine of the text features at least {SAME}",
+                of_classes=True,
             )
         )
     cut = cut_texts(clip, prompts)

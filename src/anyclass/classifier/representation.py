@@ -17,6 +17,7 @@ from functools import partial
 from math import sqrt
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -132,3 +133,9 @@ def concat_towers(rows: Sequence[Float[Tensor, "n D"]]) -> Float[Tensor, "n E"]:
     Cosines between such rows are the means of the towers' cosines.
     """
     return torch.cat(list(rows), dim=1) / sqrt(len(rows))
+
+
+def unit_features(rows: Float[Tensor, "n E"], width: int | None) -> Float[np.ndarray, "n D"]:
+    """Unit features to compare images by: the first `width` columns, as of `comparable_width`."""
+    unit: Float[np.ndarray, "n D"] = normalize(rows[:, :width].float(), dim=1).cpu().numpy()
+    return unit

@@ -23,7 +23,8 @@ from anyclass.commands.predict import load
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.domains import domain as domain_of
 from anyclass.features.extract import Loading, stream
-from anyclass.run.tables import PREDICTION, Row, prediction_rows, rejected_row
+from anyclass.run.columns import PREDICTION
+from anyclass.run.tables import Row, prediction_rows, rejected_row
 
 Say = Callable[[str], None]
 """Takes warnings."""

@@ -11,7 +11,7 @@ from anyclass.data import Classes
 from anyclass.data.classes import normal
 from anyclass.errors import RequestError
 from anyclass.files import csv_text
-from anyclass.run.edited_tables import read_rows
+from anyclass.run.content import read_rows
 
 ACTION = "action"
 """Column for what is done with a class other than naming it; tables of 0.1 do not have it."""

@@ -114,6 +114,16 @@ def check_early(line: CommandLine) -> None:
         cache_folder()
 
 
+def needs_torch(line: CommandLine) -> bool:
+    """Whether a command loads PyTorch: all but the report of a run whose method has no figures."""
+    if line.command != "report":
+        return True
+    from anyclass.files import read_json
+
+    runs = _values(line.flags).get("--run", [])
+    return not runs or read_json(Path(runs[0]) / "config.json").get("method") != "open-world"
+
+
 def _follows_no_option(line: CommandLine, word: str) -> str:
     """What to say of a word that stands where an option is expected."""
     if Path(word).is_dir():

@@ -1,6 +1,8 @@
 """`evaluate`: score a classifier on labelled images."""
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,17 +25,17 @@ from anyclass.data.classes import plural
 from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
 from anyclass.data.inputs import image_source
 from anyclass.data.label_inputs import read_images
-from anyclass.errors import RequestError
+from anyclass.errors import RequestError, UnlistedLabelError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
 from anyclass.report.words import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
+from anyclass.run.columns import TRAINING_CAVEAT
 from anyclass.run.earlier import given_files
 from anyclass.run.fitted_images import FittedImages
 from anyclass.run.folder import check_finished
-from anyclass.run.label_scores import TRAINING_CAVEAT
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.scoring import (
     Predictions,
@@ -91,7 +93,7 @@ def evaluate(
         run and of zero-shot: within each group of classes (`sliced`), over all classes
         (`mixed`), and over all classes as means over classes (`generalized`). If classes were
         discovered, labels may be new to the run, and the result is all, old, new, old_fixed, nmi,
-        ari, assignment and per_class of clustering accuracy v2; old are the classes with a name,
+        ari, assignment and per_class, clustering accuracies; old are the classes with a name,
         and zero-shot is scored on their images alone. `calibration` compares the scores of images
         whose label was not given to the run with the share of them that is right. With `min_score`
         also `sure`: share and scores of the images that reach it.
@@ -108,7 +110,7 @@ def evaluate(
     classifier = load(run, device, allow_pickle, engine, base, model)
     baselines = load_baselines(run, base, device, allow_pickle, engine)
     caveats: list[str] = []
-    with Progress(callback=callback) as log:
+    with Progress(callback=callback) as log, _run_knows_the_labels(run):
         if images is None:
             data = _of_features(read_features(features, extra), labels, classifier, base)
             rejected = 0
@@ -142,6 +144,24 @@ def evaluate(
     if min_score:
         result |= _confident(scores, data.dataset, predictions, classifier.classes, min_score)
     return result
+
+
+@contextmanager
+def _run_knows_the_labels(run: Path | str) -> Iterator[None]:
+    """Say how a run gets the classes that only the evaluated labels have.
+
+    Raises:
+        RequestError: there are such labels.
+    """
+    try:
+        yield
+    except UnlistedLabelError as error:
+        again = shlex.join(["anyclass", "fit", "auto", "--from", str(run)])
+        raise RequestError(
+            f"{error.problem}The list is that of {run}. To find N further classes without labels: "
+            f"`{again} --unknown N --out NEW_RUN`; with --classes or --labels it gets those that "
+            "you name."
+        ) from error
 
 
 def _of_images(

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
-from torch.nn.functional import normalize
 
-from anyclass.commands.run_images import ImageRows, image_rows
+from anyclass.classifier.representation import unit_features
+from anyclass.commands.run_images import image_rows
 from anyclass.errors import RequestError
 from anyclass.estimators.active_learning import most_useful
 from anyclass.files import read_json
@@ -48,7 +47,8 @@ def rows_to_label(run: Path, count: int = COUNT) -> list[Row]:
         raise RequestError(f"every image of {run} has a label: there is none to label next")
     files = table["file_name"].to_pylist()
     with Progress() as log:
-        x = comparable(image_rows(run, read_json(run / "config.json"), files, log))
+        images = image_rows(run, read_json(run / "config.json"), files, log)
+    x = unit_features(images.rows, images.classifier.representation.comparable_width)
     margin = pc.fill_null(table["margin"], 0).to_numpy().astype(np.float64)
     chosen = table.take(most_useful(x, margin, free, count))
     columns = chosen.select(["file_name", "label", "score"]).to_pylist()
@@ -61,10 +61,3 @@ def rows_to_label(run: Path, count: int = COUNT) -> list[Row]:
         }
         for row in columns
     ]
-
-
-def comparable(images: ImageRows) -> Float[np.ndarray, "M D"]:
-    """Unit features to compare images by."""
-    width = images.classifier.representation.comparable_width
-    unit: Float[np.ndarray, "M D"] = normalize(images.rows[:, :width].float(), dim=1).numpy()
-    return unit

@@ -7,7 +7,7 @@ from typing import Any
 
 from anyclass.data.classes import plural
 from anyclass.report.next_steps import free
-from anyclass.run.label_scores import CROSS_FITTED, TRAINING
+from anyclass.run.columns import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
 
 HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}

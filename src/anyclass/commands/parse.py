@@ -11,7 +11,6 @@ import tyro
 from pydantic import ValidationError
 
 from anyclass.commands.command_line import did_you_mean
-from anyclass.commands.request import first_problem
 from anyclass.errors import RequestError
 
 
@@ -44,6 +43,8 @@ def parse(what: Any, flags: list[str], program: str) -> Any:
         while cause is not None and not isinstance(cause, ValidationError):
             cause = cause.__context__
         if cause is not None:  # pydantic's words instead of tyro's box around them
+            from anyclass.commands.request import first_problem  # loads PyTorch
+
             raise RequestError(first_problem(cause)) from cause
         if isinstance(end, SystemExit) and not end.code:  # tyro has shown its help
             print(said.getvalue(), end="", file=sys.stderr)

@@ -16,9 +16,10 @@ from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.text import PLAIN
 from anyclass.naming.class_names import name_classes
 from anyclass.run.clustering_scores import discovery_summary
+from anyclass.run.columns import UNSEEN
 from anyclass.run.earlier import compare_rounds
 from anyclass.run.embedding_map import EmbeddingMap, map_of, sample_rows
-from anyclass.run.label_scores import UNSEEN, fair_labels
+from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.progress import Progress
 from anyclass.run.scoring import (

@@ -11,6 +11,7 @@ from anyclass.files import read_json, write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
 from anyclass.report.html import write
 from anyclass.report.model_card import card
+from anyclass.run.columns import COMPARED, SUSPICIOUS
 from anyclass.run.embedding_map import write_map
 from anyclass.run.fitted_images import write_fitted_images
 from anyclass.run.folder import CONTROLS, SCRATCH, environment
@@ -20,14 +21,7 @@ from anyclass.run.probabilities import (
     write_probabilities,
 )
 from anyclass.run.scoring import unknown_classes
-from anyclass.run.tables import (
-    COMPARED,
-    SUSPICIOUS,
-    compared_rows,
-    suspicious_rows,
-    write_rejected,
-    write_table,
-)
+from anyclass.run.tables import compared_rows, suspicious_rows, write_rejected, write_table
 
 
 def write_run(folder: Path, learned: Learned) -> None:

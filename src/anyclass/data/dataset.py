@@ -22,7 +22,7 @@ from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.listing import utf8, walk
 from anyclass.data.memory import read_item
 from anyclass.data.table_files import Table
-from anyclass.errors import RequestError
+from anyclass.errors import RequestError, UnlistedLabelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,10 +245,11 @@ def _with_kinds(
         wrong = set(missing)
         theirs = [file for file, label in zip(files, given, strict=True) if label in wrong]
         have = "image has" if len(theirs) == 1 else "images have"
-        raise RequestError(
+        raise UnlistedLabelError(
             f"these labels are not in the list of classes: {listed(missing)}. "
             f"{len(theirs):,} {have} one of them: {listed(theirs, most=1)}. "
-            f"{_slips(missing, listed_classes.names)}Add them to the list, or correct the labels."
+            f"{_slips(missing, listed_classes.names)}",
+            "Add them to the list, or correct the labels.",
         )
     names = listed_classes.names
     checked = Classes.of(names, listed_classes.prompts, labelled=used, unknown=unknown)

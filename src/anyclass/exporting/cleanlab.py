@@ -1,6 +1,7 @@
 """Arrays for cleanlab: predicted probabilities and labels, classes in the same order.
 
     pred_probs.npy   (N, C) float32, probability of each class
+    features.npy     (N, D) float32, unit features of the model: for cleanlab's Datalab
     labels.npy       (N,) int64, the given label of each image
     trained_on.npy   (N,) bool, whether the classifier was trained on this label
     images.csv       file_name and label of each row
@@ -18,6 +19,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int64
 
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.representation import unit_features
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.files import atomic_write, write_text
@@ -59,17 +61,22 @@ def write_cleanlab(
     rows: list[int] = []
     parts: list[Float[np.ndarray, "n C"]] = []
     rejected = 0
-    for part in classifier.stream(labelled):
-        rows += part.rows
-        parts.append(part.probabilities.numpy())
-        rejected += len(part.rejections)
+    features: list[Float[np.ndarray, "n D"]] = []
+    width = classifier.representation.comparable_width
+    for index, x, rejections in classifier.representation.stream(labelled):
+        rejected += len(rejections)
+        if index:
+            rows += index
+            parts.append(classifier.probabilities(x).cpu().numpy())
+            features.append(unit_features(x, width))
         log(stage="predict", done=len(rows) + rejected, total=len(labelled))
     if not rows:
         raise RequestError(f"no labelled image in {dataset.root} can be read")
     files = [labelled.files[i] for i in rows]
     labels: Int64[np.ndarray, " n"] = labelled.labels[rows]
     known: Bool[np.ndarray, " n"] = np.array([file in trained_on for file in files])
-    arrays = {"pred_probs": np.concatenate(parts), "labels": labels, "trained_on": known}
+    arrays = {"pred_probs": np.concatenate(parts), "features": np.concatenate(features)}
+    arrays |= {"labels": labels, "trained_on": known}
     for name, array in arrays.items():
         with atomic_write(folder / f"{name}.npy") as draft, draft.open("wb") as file:
             np.save(file, array, allow_pickle=False)

@@ -242,8 +242,8 @@ class CollapseMonitor:
         if late and int(self.state["collapsed"]) >= PATIENCE:
             raise TrainingError(
                 f"by step {batch.step} nearly all images fell into {used} of {len(counts)} "
-                "classes; try a tenth of --lr, or of --backbone-lr, which is for the tower only "
-                "(--stop-collapsed-from None lets such a training go on)"
+                "classes; try a tenth of --lr, or of --backbone-lr, which is for the image "
+                "encoder only (--stop-collapsed-from None lets such a training go on)"
             )
         self.state["sums"].zero_()
         self.state["used"].zero_()

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from anyclass.data.label_tables import GIVEN
 from anyclass.report.labels import label_counts
 from anyclass.report.words import KINDS, Json, plain
-from anyclass.run.label_scores import TRAINING
+from anyclass.run.columns import TRAINING
 
 OPEN = 30
 """Classes that are shown before the rest is folded."""

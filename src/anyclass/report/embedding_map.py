@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from anyclass.data.label_tables import GIVEN
 from anyclass.report.words import Json, plain
-from anyclass.run.scoring import UNUSUAL
+from anyclass.run.columns import UNUSUAL
 
 Points = Float[np.ndarray, "n 2"]
 

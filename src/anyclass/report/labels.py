@@ -9,8 +9,8 @@ from anyclass.files import csv_text
 from anyclass.report.gallery import LISTED
 from anyclass.report.thumbnails import Thumbnail
 from anyclass.report.words import Json, plain
-from anyclass.run.edited_tables import read_rows
-from anyclass.run.tables import SUSPICIOUS
+from anyclass.run.columns import SUSPICIOUS
+from anyclass.run.content import read_rows
 
 
 def label_counts(table: pa.Table) -> Counter[str]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from anyclass.methods import METHODS
 from anyclass.report.words import Json, plain
 
 LARGER = "ViT-B-32/laion2b_s34b_b79k"
@@ -84,11 +83,20 @@ def _second_round(run: Path, config: Json, table: Path) -> list[str]:
     """Fit again from a run and its corrected table; the rest of the request comes from the run."""
     again = config.get("again") or {"method": ["auto"]}
     method = again["method"]
-    kind = METHODS.get(method[0])
-    if kind and not kind.info.uses_labels:
+    if not _uses_labels(method[0]):
         method = ["auto"]  # a correction would change nothing
     start = ["--from", str(run.resolve()), "--labels", str(table)]
     return ["fit", *method, *start, "--out", str(free(run.resolve()))]
+
+
+def _uses_labels(method: str) -> bool:
+    """Whether labels change the result of a method; those of auto do."""
+    if method in ("auto", "open-world"):
+        return True
+    from anyclass.methods import METHODS  # loads PyTorch
+
+    kind = METHODS.get(method)
+    return kind is None or bool(kind.info.uses_labels)
 
 
 def _larger_model(run: Path, config: Json) -> Step:

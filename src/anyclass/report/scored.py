@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
 from anyclass.data.label_tables import GIVEN
-from anyclass.run.label_scores import CROSS_FITTED, TRAINING
+from anyclass.run.columns import CROSS_FITTED, TRAINING
 
 Json = dict[str, Any]
 

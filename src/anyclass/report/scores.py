@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from anyclass.report.scored import Scored, paired_difference, wilson
 from anyclass.report.words import Json, plain, title
-from anyclass.run.label_scores import CROSS_FITTED, TRAINING
+from anyclass.run.columns import CROSS_FITTED, TRAINING
 
 SCORES = {
     "zero_shot": "Zero-shot",

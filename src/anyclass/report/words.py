@@ -4,9 +4,8 @@ Control and bidi characters are removed from every text, and long texts are cut;
 the caller.
 """
 
+from functools import cache
 from typing import Any
-
-from anyclass.methods import METHODS
 
 Json = dict[str, Any]
 """A JSON object: the content of a file of the run, or a part of the summary."""
@@ -15,8 +14,8 @@ SHARES = {
     "agreement_with_zero_shot": "images that kept their zero-shot class",
     "confidence": "mean confidence in training",
     "new": "images predicted as a new class in training",
-} | {key: words for kind in METHODS.values() for key, words in kind.info.shares.items()}
-"""Figure of a method that is a share -> what it is; those of one method stand in its file."""
+}
+"""Share among the figures of several methods -> what it is; others stand in a method's file."""
 TERMS = {
     "views_loss": "loss of two views of an image",
     "classes_loss": "loss of images with the same label",
@@ -27,19 +26,18 @@ TERMS = {
 """Loss of methods for unknown classes -> what it is."""
 FIGURES = {
     "alpha": "weight of the labelled images beside the class names (alpha)",
+    "labelled_images": "labelled images",
     "entropy": "entropy of the class sizes (0: one class gets all images)",
     "used": "classes that were predicted in training",
     "steps": "training steps",
     "loss": "loss",
     "image_loss": "loss of the image encoder",
     "text_loss": "loss of the text encoder",
-    "lr": "learning rate",
-    "grad_norm": "length of the gradient",
     **TERMS,
     **{f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()},
     **{f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()},
-} | {key: words for kind in METHODS.values() for key, words in kind.info.figures.items()}
-"""Other figure of a method or of training -> what it is; those of one method stand in its file."""
+}
+"""Other figure of several methods or of training -> what it is; others stand in a method's file."""
 SETTINGS = {
     "align_other_view": "alignment: text of the other view",
     "align_scale": "alignment: factor on the cosines",
@@ -96,9 +94,30 @@ def title(key: str) -> str:
     return plain(key.replace("_", " "))
 
 
+@cache
+def of_methods() -> tuple[dict[str, str], dict[str, str]]:
+    """Shares and other figures of single methods, from their files, which load PyTorch."""
+    from anyclass.methods import METHODS
+
+    shares: dict[str, str] = {}
+    figures: dict[str, str] = {}
+    for kind in METHODS.values():
+        shares |= kind.info.shares
+        figures |= kind.info.figures
+    return shares, figures
+
+
 def figure(key: str) -> str:
     """Words of a figure of a method or of training."""
-    return SHARES.get(key) or FIGURES.get(key) or title(key)
+    if known := SHARES.get(key) or FIGURES.get(key):
+        return known
+    shares, figures = of_methods()
+    return shares.get(key) or figures.get(key) or title(key)
+
+
+def is_share(key: str) -> bool:
+    """Whether a figure is a share."""
+    return key in SHARES or (key not in FIGURES and key in of_methods()[0])
 
 
 def setting(key: str) -> str:

@@ -15,11 +15,10 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text, read_json
-from anyclass.run.content import read_classes, read_parquet
-from anyclass.run.edited_tables import read_rows
+from anyclass.run.columns import COMPARED
+from anyclass.run.content import read_classes, read_parquet, read_rows
 from anyclass.run.folder import check_finished
 from anyclass.run.scoring import confidence
-from anyclass.run.tables import COMPARED
 
 Json = dict[str, Any]
 

@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.backbone.engine import Engine, engine
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import feature_rows
-from anyclass.classifier.representation import Representation
+from anyclass.classifier.representation import Representation, unit_features
 from anyclass.data import TestTransform
 from anyclass.errors import AnyclassError, printable
 from anyclass.estimators.active_learning import most_useful
@@ -264,6 +263,4 @@ class _Predictor:
 
     def comparable(self, rows: Float[Tensor, "n E"]) -> Float[np.ndarray, "n D"]:
         """Unit features to compare images by: rows without what follows the projection."""
-        unit: Float[np.ndarray, "n D"]
-        unit = normalize(rows[:, : self._width].float(), dim=1).cpu().numpy()
-        return unit
+        return unit_features(rows, self._width)

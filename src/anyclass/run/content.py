@@ -4,8 +4,10 @@ A run may come from somebody else. Each command that reads one calls `check_cont
 that the code behind it may rely on names and types. Further keys are allowed.
 """
 
+import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,7 @@ from pydantic import (
 )
 
 from anyclass.data import Classes
-from anyclass.errors import AnyclassError, FileError
+from anyclass.errors import AnyclassError, FileError, RequestError
 from anyclass.files import MANIFEST, read_json
 
 Json = dict[str, Any]
@@ -414,3 +416,29 @@ def _validated(path: Path, schema: type[_File], content: Any) -> None:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def read_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read a CSV with a header; a byte order mark, semicolons and tabs are accepted.
+
+    Raises:
+        RequestError: it cannot be read, or a required column is missing.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8: save it again as CSV UTF-8") from error
+    head = text.split("\n", 1)[0]
+    separator = max(",;\t", key=head.count)
+    try:
+        table = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
+        columns = table.fieldnames or ()
+        missing = [name for name in required if name not in columns]
+        if missing:
+            raise RequestError(f"{path} has no column {' and no column '.join(missing)}")
+        for row in table:
+            yield {name: row[name] or "" for name in columns}
+    except csv.Error as error:
+        raise RequestError(f"{path} is not a CSV table: {error}") from error

@@ -11,9 +11,9 @@ from anyclass.data import Classes
 from anyclass.data.label_tables import GIVEN
 from anyclass.estimators.metrics import confusion, expected_calibration_error
 from anyclass.run.clustering_scores import discovery_summary, is_discovery_warning
+from anyclass.run.columns import CROSS_FITTED, UNSEEN
 from anyclass.run.content import read
 from anyclass.run.edited_tables import REJECTED, EditedRun
-from anyclass.run.label_scores import CROSS_FITTED, UNSEEN
 from anyclass.run.scoring import all_scores
 
 Json = dict[str, Any]

@@ -4,10 +4,9 @@ Letters: N images in the tables, M of them readable, C classes before, C' after.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from jaxtyping import Float
 
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.data.label_tables import CONFIRMED, GIVEN, is_yes
-from anyclass.errors import RequestError
 from anyclass.files import atomic_write, csv_cell, csv_text
+from anyclass.run.content import read_rows
 from anyclass.run.tables import prediction_row, text_cell
 
 Row = dict[str, Any]
@@ -194,29 +193,3 @@ def write_csv(path: Path, rows: Iterator[Row]) -> None:
         writer.writeheader()
         writer.writerow(first)
         writer.writerows(rows)
-
-
-def read_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Read a CSV with a header; a byte order mark, semicolons and tabs are accepted.
-
-    Raises:
-        RequestError: it cannot be read, or a required column is missing.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8: save it again as CSV UTF-8") from error
-    head = text.split("\n", 1)[0]
-    separator = max(",;\t", key=head.count)
-    try:
-        table = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
-        columns = table.fieldnames or ()
-        missing = [name for name in required if name not in columns]
-        if missing:
-            raise RequestError(f"{path} has no column {' and no column '.join(missing)}")
-        for row in table:
-            yield {name: row[name] or "" for name in columns}
-    except csv.Error as error:
-        raise RequestError(f"{path} is not a CSV table: {error}") from error

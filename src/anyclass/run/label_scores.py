@@ -7,23 +7,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from anyclass.data import ImageDataset
+from anyclass.run.columns import CROSS_FITTED, TRAINING, TRAINING_CAVEAT, UNSEEN
 from anyclass.run.opinions import Opinions
 from anyclass.run.scoring import Predictions, log_of
-
-UNSEEN = "labels that were not trained on"
-"""The labels were hidden from training, or the method does not use labels."""
-
-CROSS_FITTED = "cross-fitted labels"
-"""All labels were trained on; each is compared with a prediction that was made without it."""
-
-TRAINING = "training labels"
-"""All labels were trained on, so the scores are training scores."""
-
-TRAINING_CAVEAT = (
-    "every label was trained on, so these scores are training scores; for an unbiased score "
-    "run `anyclass evaluate` on other images, or hold out some labels (--holdout 0.1)"
-)
-"""Warning about scores on `TRAINING` labels."""
 
 
 class FairLabels(NamedTuple):

@@ -18,6 +18,7 @@ from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import openai_templates
 from anyclass.log import Log
+from anyclass.run.columns import UNUSUAL
 
 NO_LABELS = (
     "No image has a label, so the accuracy is unknown; label some images (--labels) or run "
@@ -33,10 +34,6 @@ LogProbabilities = Float[np.ndarray, "N C"]
 
 CLASSIFIERS = ("zero_shot", "zero_shot_ensemble", "adapted")
 """Classifiers of `Predictions`, which are scored."""
-
-UNUSUAL = 0.05
-"""Familiarity below which a score is reduced: an image that is more unusual than 95 % of the
-training images loses its score in proportion."""
 
 
 class Predictions(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anyclass.data.classes import plural
-from anyclass.run.label_scores import CROSS_FITTED, TRAINING
+from anyclass.run.columns import CROSS_FITTED, TRAINING
 
 Json = dict[str, Any]
 

@@ -18,47 +18,6 @@ from anyclass.run.scoring import Predictions, confidence
 
 Row = dict[str, Any]
 
-PREDICTION = pa.schema(
-    [
-        ("file_name", pa.string()),
-        ("label", pa.string()),
-        ("score", pa.float32()),
-        ("runner_up", pa.string()),
-        ("margin", pa.float32()),
-        ("kind", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("familiarity", pa.float32()),
-        ("predicted_label", pa.string()),
-        ("confirmed", pa.string()),
-    ]
-)
-"""Columns of every prediction table; one row per image, including rejected ones.
-
-`predicted_label` repeats a `label` that was predicted, so that a change by hand can be seen; a
-person writes yes into `confirmed` where a prediction is right.
-"""
-
-COMPARED = pa.schema(
-    [
-        *PREDICTION,
-        ("zero_shot_label", pa.string()),
-        ("zero_shot_score", pa.float32()),
-        ("opinion", pa.string()),
-        ("opinion_score", pa.float32()),
-        ("label_quality", pa.float32()),
-        ("true_label", pa.string()),
-    ]
-)
-"""Columns of a fitted run: also the zero-shot prediction, what the other images say of a given
-label (`opinions.py`), and the label that the user gave."""
-
-SUSPICIOUS = pa.schema(
-    [COMPARED.field(name) for name in ("file_name", "label", "opinion", "opinion_score")]
-    + [COMPARED.field("label_quality")]
-)
-"""Columns of `suspicious.csv`, one row per suspicious label; it can be read as a label table."""
-
 UNSURE = {"label": None, "kind": None, "predicted_label": None, "status": "unsure"}
 """Cells of an image that gets no label."""
 
