@@ -35,7 +35,7 @@ from anyclass.run.tables import PREDICTION, prediction_row, rejected_row, write_
 Json = dict[str, Any]
 
 QUIET = 64
-"""Most images that are predicted without a sign of progress."""
+"""Maximum number of images that are predicted without a sign of progress."""
 
 
 class Run:

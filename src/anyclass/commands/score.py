@@ -150,7 +150,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
 
 
 def log_texts(data: AnyFeatures, log: Progress) -> None:
-    """Say of class names that the text encoder cuts off, or cannot tell apart, if there are any."""
+    """Log class names that the text encoder truncates or cannot distinguish."""
     if isinstance(data, PrecomputedFeatures) or not len(data.dataset.classes):
         return
     for finding in text_findings(data.clip, data.dataset, data.class_features([PLAIN], log)):

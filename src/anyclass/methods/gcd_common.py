@@ -256,8 +256,8 @@ def workload_of_pairs(
 
     Args:
         tuning: trained part and views; with the head alone there is no encoder to share.
-        clusters: as of `Workload`.
-        text_epochs: as of `Workload`.
+        clusters: what is divided into classes, as in `Workload`.
+        text_epochs: epochs of GET's first stage, as in `Workload`.
     """
     return Workload(
         tuning.tune,

@@ -71,7 +71,7 @@ TEXT_HEAD = 5
 """Seed key of a separate head of the text branch."""
 
 MIN_NORM = 3.0
-"""Mean norm of z^ below which `text_length` auto rescales it; the bias of ln_t is an input of 1."""
+"""Mean norm of z^ below which `text_length` auto rescales it: the bias of ln_t would dominate."""
 
 Direction = Literal["both", "text_to_image", "image_to_text"]
 """Direction of L_CICO, from teacher to student."""

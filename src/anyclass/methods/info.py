@@ -36,7 +36,7 @@ class MethodInfo:
     situations: tuple[Situation, ...]
     """What the method is for; the first one is where lists show it."""
     discovers: bool = False
-    """Whether the method can discover classes without a name; a fit does if there are some."""
+    """Whether the method can discover unnamed classes."""
     uses_labels: bool = True
     """Whether labels of images change the result."""
     takes_features: bool = False

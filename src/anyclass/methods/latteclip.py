@@ -73,7 +73,7 @@ NO_LANGUAGE_MODEL = (
     "the captions are words of the model itself; --captioner endpoint asks a language model, as "
     "the paper does"
 )
-"""What is said before a fit without a language model."""
+"""Remark where no language model is used."""
 
 MIN_AGREEMENT = 0.5
 """Share of images in their zero-shot class below which the user is warned."""

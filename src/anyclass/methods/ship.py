@@ -99,7 +99,7 @@ class Ship:
     )
     """Few-shot method fitted on real and synthetic features (released code: CoOp). GDA here is
     experimental and this project's own: its means of named classes come from the text encoder, its
-    covariance from images, and named classes lose."""
+    covariance from images, and named classes are rarely predicted."""
     generator: Annotated[Vae, arg(name="")] = Vae()
     """Architecture and training of the generator."""
     synthetic: Synthetic = "generator"
