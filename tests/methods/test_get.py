@@ -23,10 +23,9 @@ from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.methods import get as module
 from anyclass.methods.gcd_common import HeadShape, seeded
-from anyclass.methods.get import (
-    Branches,
-    Get,
-    Synthesizer,
+from anyclass.methods.get import Branches, Get, Synthesizer
+from anyclass.methods.get_equations import (
+    Length,
     align,
     anchor_log_probs,
     consistency,
@@ -188,7 +187,7 @@ def test_fit__weights_of_terms(
     ],
 )
 def test_text_scale__of_images_and_texts_so_long(
-    length: module.Length, images: float, texts: float, wanted: float
+    length: Length, images: float, texts: float, wanted: float
 ) -> None:
     z, z_hat = normalize(given(), dim=-1), normalize(given(seed=1), dim=-1)
     found = text_scale(images * z, texts * z_hat, length)
@@ -202,7 +201,7 @@ def test_fit__how_long_the_tower_makes_texts_does_not_matter(
     short = clip.copy()
     short.model.text_projection.data.mul_(0.01)
 
-    def fitted(length: module.Length, model: Backbone) -> Classifier:
+    def fitted(length: Length, model: Backbone) -> Classifier:
         torch.manual_seed(0)
         how = small(text_length=length)
         return how.fit(FeatureStore(model, half_known), lambda **_: None)
