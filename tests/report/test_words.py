@@ -47,7 +47,7 @@ def test_setting__is_in_words(method: str) -> None:
         for name in settings_of(METHODS[method])
         if name not in SETTINGS and not PLAIN.issuperset(name.split("_"))
     }
-    assert raw == set(), "give them words in report/words.py"
+    assert raw == set(), "give them words in `settings` of its `info`"
 
 
 def test_setting__of_all_words_there_is_a_method() -> None:

@@ -102,6 +102,18 @@ class Get:
             "consistency_loss": "loss of the difference between both branches",
             "divergence": "difference between the image and the text branch (KL)",
         },
+        settings={
+            "align_other_view": "alignment: text of the other view",
+            "align_scale": "alignment: factor on the cosines",
+            "align_weight": "alignment: weight of the loss",
+            "cico_direction": "consistency of the branches: direction",
+            "cico_temperature": "consistency of the branches: temperature",
+            "cico_weight": "consistency of the branches: weight of the loss",
+            "distill_temperature": "class names: temperature of the loss",
+            "distill_weight": "class names: weight of the loss",
+            "tes_epochs": "text synthesis: epochs",
+            "tes_input": "text synthesis: input",
+        },
     )
     """Facts for lists, planning and the report."""
 

@@ -105,6 +105,10 @@ class LatteClip:
             "zs_loss": "loss with zero-shot classes",
             "ft_loss": "loss with the classes of the trained model",
         },
+        settings={
+            "class_in_prompt": "zero-shot class in the question",
+            "mu": "momentum mu of the prototypes",
+        },
     )
     """Facts for lists, planning and the report."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()

@@ -47,6 +47,9 @@ class OpenWorld:
         situations=(Situation.ANY,),
         discovers=True,
         takes_features=True,
+        settings={
+            "anchor": "weight of a class name, in images",
+        },
     )
     """Facts for lists, planning and the report."""
     template: Template = PLAIN

@@ -75,7 +75,11 @@ class Reclip:
         situations=(Situation.NAMES,),
         uses_labels=False,
         shares={"agreement_of_towers": "images that both encoders label alike"},
-        figures={"residual": "largest remaining error of label propagation"},
+        figures={
+            "residual": "largest remaining error of label propagation",
+            "image_loss": "loss of the image encoder",
+            "text_loss": "loss of the text encoder",
+        },
     )
     """Facts for lists, planning and the report."""
     template: Template = PLAIN

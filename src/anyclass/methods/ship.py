@@ -92,6 +92,15 @@ class Ship:
             "kl_loss": "loss of the image code (KL)",
             "reconstruction_loss": "loss of the synthetic image features",
         },
+        settings={
+            "kl_weight": "weight of the KL term",
+            "least_steps": "minimum number of steps",
+            "then": "followed by",
+            "transfer_lr": "without labels: learning rate",
+            "transfer_size": "without labels: features per step",
+            "transfer_start": "without labels: initial context",
+            "transfer_steps": "without labels: training steps",
+        },
     )
     """Facts for lists, planning and the report."""
     then: Suppress[Annotated[Then, Field(discriminator="kind")]] = CoOp(
