@@ -22,7 +22,7 @@ from anyclass.data import AugmentedViews, ImageDataset, open_image
 from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.methods import get as module
-from anyclass.methods.gcd_common import HeadShape, seeded
+from anyclass.methods.gcd_common import MlpShape, seeded
 from anyclass.methods.get import Branches, Get, Synthesizer
 from anyclass.methods.get_equations import (
     Length,
@@ -39,7 +39,7 @@ from anyclass.training.two_views import TwoViewTuning
 
 Fitted = tuple[Classifier, list[dict[str, Any]]]
 Fit = Callable[..., Fitted]
-SMALL = HeadShape(12, 9)
+SMALL = MlpShape(12, 9)
 
 
 def small(**changed: Any) -> Get:
@@ -416,7 +416,7 @@ def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any]) -> None
     seed = 0
     problem = blobs(seed)
     tuning = TwoViewTuning(tune="head", epochs=30, batch_size=64)
-    how = Get(tuning=tuning, tes_epochs=12, words=2, head=HeadShape(64, 32))
+    how = Get(tuning=tuning, tes_epochs=12, words=2, head=MlpShape(64, 32))
     classifier, _ = fit(how, problem.dataset, seed)
     found = problem.scores(classifier)
     assert found["all"] > 0.95

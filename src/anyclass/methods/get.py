@@ -44,8 +44,8 @@ from anyclass.features.text import Template, class_features
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
     CollapseMonitor,
-    Discovery,
-    HeadShape,
+    MlpShape,
+    TwoViewTask,
     saved_part,
     seeded,
     workload_of_pairs,
@@ -121,7 +121,7 @@ class Get:
     """Training of stage 2 on pairs of views."""
     objective: Annotated[Objective, arg(name="")] = Objective()
     """Loss of each branch."""
-    head: Annotated[HeadShape, arg(name="")] = HeadShape()
+    head: Annotated[MlpShape, arg(name="")] = MlpShape()
     """Widths of the MLP."""
 
     template: Template = "a photo of a {}"
@@ -179,7 +179,7 @@ class Get:
             RequestError: no label, fewer than two classes, or more classes than images.
             TrainingError: the predictions collapse to few classes, or a loss term is not finite.
         """
-        task = Discovery.begin(data, self.tuning, log, seed)
+        task = TwoViewTask.begin(data, self.tuning, log, seed)
         part = task.part
         texts = self._synthesise(task, log, scratch) if self.text_branch else None
         feature = task.tuned.pooled if self.feature == "unprojected" else task.tuned.projected
@@ -241,7 +241,7 @@ class Get:
         text_epochs = self.tes_epochs if self.text_branch else 0
         return workload_of_pairs(self.tuning, "prototypes", text_epochs)
 
-    def _synthesise(self, task: Discovery, log: Log, scratch: Path | None) -> "PseudoTexts":
+    def _synthesise(self, task: TwoViewTask, log: Log, scratch: Path | None) -> "PseudoTexts":
         """Stage 1: train the synthesizer, then compute z^ of the cached views and test views."""
         clip = task.data.clip
         dataset = task.data.dataset
