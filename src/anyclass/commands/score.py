@@ -18,6 +18,7 @@ from anyclass.naming.class_names import name_classes
 from anyclass.run.clustering_scores import discovery_summary
 from anyclass.run.earlier import compare_rounds
 from anyclass.run.embedding_map import EmbeddingMap, map_of, sample_rows
+from anyclass.run.expected_accuracy import expected_accuracy
 from anyclass.run.label_scores import UNSEEN, fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.progress import Progress
@@ -28,7 +29,6 @@ from anyclass.run.scoring import (
     score_baselines,
     unknown_classes,
 )
-from anyclass.run.triage import triage
 
 Json = dict[str, Any]
 
@@ -113,7 +113,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         "suspicious": None if opinions is None else len(opinions.suspicious),
     }
     if unknown_classes(classifier.classes):
-        metrics |= triage(classifier.record, predictions, taught, metrics)
+        metrics |= expected_accuracy(classifier.record, predictions, taught, metrics)
     probabilities = predictions.probabilities()
     predicted = predictions.log_adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)
