@@ -333,7 +333,7 @@ def test_plan__a_describer_anywhere_on_the_line(
     assert main(["plan", *argv]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-6:-1] == [
-        "questions  at most 18 to a language model, less what the journal knows",
+        "questions  at most 18 to a language model, without those already in the response cache",
         "tokens     about 10908 in, at most 1386 out",
         "asking     about 1 min",
         "sent       nothing leaves this machine",

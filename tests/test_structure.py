@@ -202,7 +202,7 @@ def committed() -> Iterator[Path]:
     for folder in (".ci", "src", "tests", "docs", "benchmarks", "scripts", "examples"):
         found = (ROOT / folder).rglob("*")
         yield from (p for p in found if p.is_file() and p.suffix not in BINARY)
-    yield from (path for path in ROOT.iterdir() if path.is_file())
+    yield from (p for p in ROOT.iterdir() if p.is_file() and p.name != ".git")  # of a worktree
 
 
 def test_committed_files__name_no_machine_and_no_registry() -> None:

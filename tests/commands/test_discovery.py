@@ -26,14 +26,14 @@ from anyclass.errors import RequestError
 from anyclass.estimators.num_classes import Count
 from anyclass.features.store import FeatureStore
 from anyclass.methods import METHODS
-from anyclass.methods.gcd_common import HeadShape
+from anyclass.methods.gcd_common import MlpShape
 from anyclass.training.two_views import TwoViewTuning
 
 KNOWN = {"red square": 5, "blue disc": 3}
 NEW = ("discovered 1", "discovered 2")
 KMEANS = METHODS["kmeans"]
 SMALL = TwoViewTuning(tune="head", epochs=2, batch_size=8, lr=0.01, views=2)
-SHAPE = HeadShape(mlp_width=16, h_width=8)
+SHAPE = MlpShape(mlp_width=16, h_width=8)
 
 
 def table(images: Path, names: tuple[str, ...], path: Path) -> Path:

@@ -21,11 +21,11 @@ from anyclass.commands.rename import rename
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import check_manifest, write_manifest
 from anyclass.methods import METHODS
-from anyclass.methods.gcd_common import HeadShape
+from anyclass.methods.gcd_common import MlpShape
 from anyclass.training.two_views import TwoViewTuning
 
 SMALL = TwoViewTuning(tune="head", epochs=1, batch_size=8, lr=0.01, views=2)
-SHAPE = HeadShape(mlp_width=16, h_width=8)
+SHAPE = MlpShape(mlp_width=16, h_width=8)
 NETS: dict[str, Any] = {"tuning": SMALL, "head": SHAPE}
 FIELDS: dict[str, dict[str, Any]] = {
     "open-world": {},

@@ -21,11 +21,11 @@ from anyclass.features.cache import Embedding
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import embed
 from anyclass.methods.gcd import ContrastHead, Gcd
-from anyclass.methods.gcd_common import HeadShape
+from anyclass.methods.gcd_common import MlpShape
 from anyclass.training.two_views import TwoViewTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
-SMALL = HeadShape(12, 9)
+SMALL = MlpShape(12, 9)
 
 
 def small(**changed: Any) -> Gcd:

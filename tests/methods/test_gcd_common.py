@@ -17,7 +17,7 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError, TrainingError
 from anyclass.methods.gcd_common import (
     CollapseMonitor,
-    HeadShape,
+    MlpShape,
     labelled_classes,
     perceptron,
     seeded,
@@ -62,7 +62,7 @@ def test_seeded__hangs_on_its_key_alone() -> None:
 
 
 def test_perceptron__begins_as_the_official_codes() -> None:
-    mlp = seeded(lambda: perceptron(40, HeadShape(300, 20)), 0)
+    mlp = seeded(lambda: perceptron(40, MlpShape(300, 20)), 0)
     layers = [layer for layer in mlp if isinstance(layer, nn.Linear)]
     assert [tuple(layer.weight.shape) for layer in layers] == [(300, 40), (300, 300), (20, 300)]
     assert not any(layer.bias.any() for layer in layers)

@@ -22,11 +22,10 @@ from anyclass.data import AugmentedViews, ImageDataset, open_image
 from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.methods import get as module
-from anyclass.methods.gcd_common import HeadShape, seeded
-from anyclass.methods.get import (
-    Branches,
-    Get,
-    Synthesizer,
+from anyclass.methods.gcd_common import MlpShape, seeded
+from anyclass.methods.get import Branches, Get, Synthesizer
+from anyclass.methods.get_equations import (
+    Length,
     align,
     anchor_log_probs,
     consistency,
@@ -40,7 +39,7 @@ from anyclass.training.two_views import TwoViewTuning
 
 Fitted = tuple[Classifier, list[dict[str, Any]]]
 Fit = Callable[..., Fitted]
-SMALL = HeadShape(12, 9)
+SMALL = MlpShape(12, 9)
 
 
 def small(**changed: Any) -> Get:
@@ -188,7 +187,7 @@ def test_fit__weights_of_terms(
     ],
 )
 def test_text_scale__of_images_and_texts_so_long(
-    length: module.Length, images: float, texts: float, wanted: float
+    length: Length, images: float, texts: float, wanted: float
 ) -> None:
     z, z_hat = normalize(given(), dim=-1), normalize(given(seed=1), dim=-1)
     found = text_scale(images * z, texts * z_hat, length)
@@ -202,7 +201,7 @@ def test_fit__how_long_the_tower_makes_texts_does_not_matter(
     short = clip.copy()
     short.model.text_projection.data.mul_(0.01)
 
-    def fitted(length: module.Length, model: Backbone) -> Classifier:
+    def fitted(length: Length, model: Backbone) -> Classifier:
         torch.manual_seed(0)
         how = small(text_length=length)
         return how.fit(FeatureStore(model, half_known), lambda **_: None)
@@ -417,7 +416,7 @@ def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any]) -> None
     seed = 0
     problem = blobs(seed)
     tuning = TwoViewTuning(tune="head", epochs=30, batch_size=64)
-    how = Get(tuning=tuning, tes_epochs=12, words=2, head=HeadShape(64, 32))
+    how = Get(tuning=tuning, tes_epochs=12, words=2, head=MlpShape(64, 32))
     classifier, _ = fit(how, problem.dataset, seed)
     found = problem.scores(classifier)
     assert found["all"] > 0.95

@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 
 from anyclass.features.domains import DOMAINS, domain
 from anyclass.features.text import fill
-from anyclass.methods.latteclip import (
-    LatteClip,
+from anyclass.methods.latteclip import LatteClip
+from anyclass.methods.latteclip_equations import (
     margin_weights,
     mix,
     mix_as_released,

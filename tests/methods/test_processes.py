@@ -15,7 +15,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.log import silent
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.gcd import Gcd
-from anyclass.methods.gcd_common import HeadShape
+from anyclass.methods.gcd_common import MlpShape
 from anyclass.methods.get import Get
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.simgcd import Objective, SimGcd
@@ -44,7 +44,7 @@ def pairs(**more: Any) -> TwoViewTuning:
     return TwoViewTuning(**{"epochs": 3, "batch_size": 5, "lr": 0.02, "views": 3} | more)
 
 
-SHAPE = HeadShape(mlp_width=12, h_width=6)
+SHAPE = MlpShape(mlp_width=12, h_width=6)
 NEVER = Objective(stop_collapsed_from=None)
 METHODS: dict[str, Any] = {
     "latteclip tail": latteclip("tail"),

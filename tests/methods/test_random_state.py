@@ -14,14 +14,14 @@ from anyclass.data import ImageDataset
 from anyclass.features.store import FeatureStore
 from anyclass.methods import METHODS
 from anyclass.methods.few_shot import FewShot
-from anyclass.methods.gcd_common import HeadShape
+from anyclass.methods.gcd_common import MlpShape
 from anyclass.methods.ship_vae import Vae
 from anyclass.report.words import FIGURES, SHARES, of_methods
 from anyclass.training.tuning import Tuning
 from anyclass.training.two_views import TwoViewTuning
 
 SHOTS = FewShot(views=1)
-HEAD = HeadShape(mlp_width=16, h_width=8)
+HEAD = MlpShape(mlp_width=16, h_width=8)
 TUNING = Tuning("head", steps=1, batch_size=4, views=1)
 TWO_VIEWS = TwoViewTuning("head", epochs=1, batch_size=8, views=2)
 

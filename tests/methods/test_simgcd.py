@@ -19,7 +19,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError, TrainingError
-from anyclass.methods.gcd_common import HeadShape
+from anyclass.methods.gcd_common import MlpShape
 from anyclass.methods.simgcd import (
     Objective,
     PrototypeHead,
@@ -33,7 +33,7 @@ from anyclass.training.losses import supervised_contrast, unsupervised_contrast
 from anyclass.training.two_views import TwoViewTuning
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
-SMALL = HeadShape(12, 9)
+SMALL = MlpShape(12, 9)
 
 
 def small(**changed: Any) -> SimGcd:
@@ -131,7 +131,7 @@ def test_head__reads_h_from_the_raw_feature_and_cosines_from_its_direction() -> 
     wanted = [[float(a @ c / a.norm() / c.norm()) for c in head.prototypes.detach()] for a in f]
     assert torch.allclose(cosines, torch.tensor(wanted), atol=1e-5)
     assert (
-        sum(p.numel() for p in PrototypeHead(768, 200, HeadShape()).parameters())
+        sum(p.numel() for p in PrototypeHead(768, 200, MlpShape()).parameters())
         == 6_295_808 + 153_600
     )
 
@@ -139,7 +139,7 @@ def test_head__reads_h_from_the_raw_feature_and_cosines_from_its_direction() -> 
 def test_first_step__has_the_values_of_a_beginning() -> None:
     """K = 200 and B = 128 at the width of ViT-B/16."""
     torch.manual_seed(0)
-    head, f = PrototypeHead(768, 200, HeadShape()), torch.randn(256, 768)
+    head, f = PrototypeHead(768, 200, MlpShape()), torch.randn(256, 768)
     labels = torch.arange(128).clamp_max(99).repeat(2)
     terms = branch_loss(*head(f), labels, 0.07, Objective())
     assert terms["label_loss"].item() / 0.35 == pytest.approx(log(200), abs=0.15)
@@ -187,9 +187,7 @@ def test_fit__predicts_by_the_nearest_prototype(fit: Fit, half_known: ImageDatas
 def test_fit__finds_easy_clusters(fit: Fit, blobs: Callable[[int], Any], seed: int) -> None:
     how = TwoViewTuning(tune="head", epochs=40, batch_size=64, decay="matrices")
     problem = blobs(seed)
-    found = problem.scores(
-        fit(SimGcd(tuning=how, head=HeadShape(64, 32)), problem.dataset, seed)[0]
-    )
+    found = problem.scores(fit(SimGcd(tuning=how, head=MlpShape(64, 32)), problem.dataset, seed)[0])
     assert found["all"] > 0.95
     assert found["old_fixed"] > 0.95
 

@@ -294,7 +294,7 @@ def test_gallery_spreads_over_many_images(tmp_path, run):
     assert features == [0.99, 0.88, 0.77, 0.66, 0.55, 0.44, 0.33, 0.22, 0.11, 0.0]
     assert len(summary["unsure"]) == 24
     assert summary["moves"]["count"] == 0
-    assert "No image has another class than by zero-shot." in Page(to_html(summary)).words
+    assert "No image has a class different from zero-shot." in Page(to_html(summary)).words
 
 
 def test_scores_confusions_curves_and_rejections(run):

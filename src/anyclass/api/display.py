@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from anyclass.api.run import Run
 
 CLASSES = 12
-"""Most classes of a run that are shown."""
+"""Maximum number of classes of a run that are shown."""
 EACH = 6
-"""Most images of one of them."""
+"""Maximum number of images of one of them."""
 
 
 def predictions_html(predictions: Predictions) -> str:

@@ -85,7 +85,7 @@ def fit(
             Series or table by path; the name of a column of the images' own table; a table in a
             file; or "folders", for the parent folder of each image. Numbers are indices of
             `classes`, -1 for unknown.
-        unknown: number of further classes, without a name, to discover; "auto" estimates it.
+        unknown: number of unnamed classes to discover; "auto" estimates it.
         method: "auto", the name of a method, or a method with its hyper-parameters.
         model: image-text model: "starter" (the default), an open_clip name, hf-hub:OWNER/NAME or
             local-dir:FOLDER.

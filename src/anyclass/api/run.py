@@ -36,7 +36,7 @@ from anyclass.run.tables import prediction_row, rejected_row, write_table
 Json = dict[str, Any]
 
 QUIET = 64
-"""Most images that are predicted without a sign of progress."""
+"""Maximum number of images that are predicted without a sign of progress."""
 
 
 class Run:

@@ -18,9 +18,10 @@ from anyclass.estimators.nearest import nearest
 from anyclass.log import Log
 
 BITS = 16
-"""Most different bits of 64 of the perceptual hashes of images that are compared in detail."""
+"""Maximum number of different bits of 64 of the perceptual hashes of images that are compared in
+detail."""
 COSINE = 0.9
-"""Least cosine of the features of images that are compared in detail."""
+"""Minimum cosine of the features of images that are compared in detail."""
 NEIGHBOURS = 5
 """Images that each image is compared with."""
 CRITERION = f"similarity of at least {COPY} once resized and, up to 90 % of the side, cropped alike"

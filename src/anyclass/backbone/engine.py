@@ -25,7 +25,7 @@ AGREEMENT = 0.999
 
 
 LARGEST = 2_000_000_000
-"""Most bytes of weights in one ONNX file."""
+"""Maximum number of bytes of weights in one ONNX file."""
 
 
 class Engine(NamedTuple):

@@ -30,7 +30,7 @@ PREFERRED = (
 """Names that open_clip gives to weights; other ones come after these."""
 
 MOST_LAYERS = 1000
-"""Most layers of a tower; the largest published ones have fewer than 100."""
+"""Maximum number of layers of a tower; the largest published ones have fewer than 100."""
 
 MOST_PLACES = 10_000
 """Longest context, side of an image, number of heads or queries."""
@@ -263,7 +263,7 @@ def _is_timm(name: Any) -> bool:
 
 
 def _tower(config: Any) -> float:
-    """Least number of parameters of a tower of open_clip."""
+    """Minimum number of parameters of a tower of open_clip."""
     if not isinstance(config, dict) or "timm_model_name" in config or "hf_model_name" in config:
         return 0.0
     width = float(config.get("width") or 0)
@@ -277,7 +277,7 @@ def _tower(config: Any) -> float:
 
 
 def _hugging(config: Any) -> float:
-    """Least number of parameters of a text tower of Hugging Face."""
+    """Minimum number of parameters of a text tower of Hugging Face."""
     if not isinstance(config, dict):
         return 0.0
 

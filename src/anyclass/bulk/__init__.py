@@ -15,9 +15,9 @@ class Bulk:
     """Where a command computes."""
 
     on: Literal["here", "ray"] = "here"
-    """Where to compute: here, in one process, or with ray in many, on this machine or on a cluster.
-    With ray, `--images` may also be an address such as s3://bucket/photos, and a folder of Parquet
-    files or WebDataset archives; `--out` is a folder or an address."""
+    """Where to compute: here, in one process, or on ray, in many processes on this machine or a
+    cluster. With ray, `--images` may also be an address such as s3://bucket/photos, and a folder of
+    Parquet files or WebDataset archives; `--out` is a folder or an address."""
     address: str | None = None
     """With ray: address of a Ray cluster, HOST:PORT, or auto on a machine of it; by default one is
     started on this machine and ended with the command."""
@@ -25,9 +25,9 @@ class Bulk:
     """With ray: number of workers; by default one per GPU, or as many as the processor cores
     allow. Each loads the model."""
     cpus: Annotated[int, Field(gt=0)] = 1
-    """With ray: processor cores of a worker. Raise it for a GPU, which else waits for images."""
+    """With ray: processor cores per worker. Raise it for a GPU; otherwise it waits for images."""
     part_size: Annotated[int, Field(gt=0)] = 1000
-    """With ray: number of images of a part, about. A part becomes one Parquet file, and is repeated
-    when its worker was killed."""
+    """With ray: approximate number of images of a part. A part becomes one Parquet file, and is
+    repeated if its worker is killed."""
     image_column: str | None = None
     """With ray: column of Parquet files that holds the images; by default the one of bytes."""

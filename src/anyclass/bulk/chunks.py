@@ -16,7 +16,7 @@ from anyclass.errors import ImageError
 T = TypeVar("T")
 
 CHUNK = 256
-"""Most images whose files are in memory at once."""
+"""Maximum number of images whose files are in memory at once."""
 
 
 class Chunk(NamedTuple):

@@ -26,7 +26,7 @@ from anyclass.errors import AnyclassError, RequestError
 from anyclass.run.progress import Progress
 
 BLOCKS = 10_000
-"""Most tasks that Ray plans at once; each then has several parts."""
+"""Maximum number of tasks that Ray plans at once; each then has several parts."""
 
 MEMORY = 200 * 2**20
 """Bytes of Ray's object store on this machine: tasks and counts go through it, no images."""

@@ -28,11 +28,11 @@ from anyclass.log import Log
 URL = "/v1/chat/completions"
 """The API of each question, a field of the batch format."""
 MOST_LINES = 50_000
-"""Most questions per file: the limit of OpenAI's service."""
+"""Maximum number of questions per file: the limit of OpenAI's service."""
 MOST_BYTES = 190 * 10**6
-"""Most bytes per file of questions; the limit of OpenAI's service is 200 MB."""
+"""Maximum number of bytes per file of questions; the limit of OpenAI's service is 200 MB."""
 LONGEST = 2**20
-"""Most bytes per line of answers."""
+"""Maximum number of bytes per line of answers."""
 _QUESTIONS = re.compile(r"requests-\d+\.jsonl")
 
 
@@ -49,7 +49,7 @@ class BatchFiles:
     size: Annotated[int, Field(gt=0)] = 672
     """Longer side of a single image in pixels; smaller images are not enlarged."""
     max_tokens: Annotated[int, Field(gt=0)] = 77
-    """Longest answer in tokens (default: LatteCLIP's)."""
+    """Maximum length of an answer in tokens (LatteCLIP: 77)."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Sampling temperature; 0 is greedy decoding (LatteCLIP's)."""
     max_failures: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -18,7 +18,7 @@ from anyclass.errors import RequestError
 from anyclass.log import Log
 
 LONGEST = 2**20
-"""Most bytes that are read of a text file of one image, and of a line."""
+"""Maximum number of bytes that are read of a text file of one image, and of a line."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})

@@ -47,7 +47,7 @@ class Endpoint:
     kind: Suppress[Literal["endpoint"]] = "endpoint"
     """Type of captioner in a saved configuration."""
     url: str = "http://127.0.0.1:11434/v1"
-    """Address of the server, up to `/v1` (default: Ollama on this machine)."""
+    """Address of the server, up to `/v1`, such as Ollama's on this machine."""
     model: str = ""
     """Name of the model; may be empty if the server has only one."""
     allow_remote: Annotated[str, arg(prefix_name=False, metavar="HOST")] = ""
@@ -55,7 +55,7 @@ class Endpoint:
     size: Count = 672
     """Longer side of a single image in pixels; smaller images are not enlarged."""
     max_tokens: Count = 77
-    """Longest answer in tokens (default: LatteCLIP's)."""
+    """Maximum length of an answer in tokens (LatteCLIP: 77)."""
     temperature: NotNegative = 0.0
     """Sampling temperature; 0 is greedy decoding (LatteCLIP's)."""
     concurrency: Annotated[int, Field(gt=0, le=64)] = 4

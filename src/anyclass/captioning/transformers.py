@@ -43,17 +43,17 @@ class Transformers:
     kind: Suppress[Literal["transformers"]] = "transformers"
     """Type of captioner in a saved configuration."""
     model: str = "llava-hf/llava-v1.6-mistral-7b-hf"
-    """An image-text-to-text model of the Hugging Face Hub, or its folder (default: LatteCLIP's)."""
+    """An image-text-to-text model of the Hugging Face Hub, or its folder (LatteCLIP: LLaVA 1.6)."""
     size: Annotated[int, Field(gt=0)] = 672
     """Longest side of an image in pixels."""
     max_tokens: Annotated[int, Field(gt=0)] = 77
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 0.7
     """Sampling temperature of further texts of an image; the first text is decoded greedily."""
     batch_size: Annotated[int, Field(gt=0)] = 8
     """Questions per batch; halved when memory runs out."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of the weights; auto: bf16 or else fp16 on a GPU, fp32 on a CPU."""
     four_bit: bool = False

@@ -13,7 +13,7 @@ import httpx2
 from pydantic import SecretStr
 
 LARGEST = 2**20
-"""Most bytes of an answer without its headers; a sentence needs a thousandth of it."""
+"""Maximum number of bytes of an answer without its headers; a sentence needs a thousandth of it."""
 LONGEST_WAIT = 60.0
 """Longest wait in seconds that a server can ask for before a retry."""
 _SENT = ("accept", "content-type")

@@ -33,7 +33,7 @@ class Vocabulary:
     kind: Suppress[Literal["vocabulary"]] = "vocabulary"
     """Type of captioner in a saved configuration."""
     most: Annotated[int, Field(gt=0)] = 4
-    """Most words in a description, each of another kind."""
+    """Maximum number of words in a description, each of another kind."""
     words: tuple[str, ...] = ()
     """Your own words, as a further kind."""
 

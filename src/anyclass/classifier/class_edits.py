@@ -30,8 +30,8 @@ class ClassEdits:
     """Which parts of the fitted classes each class now consists of."""
 
     members: tuple[tuple[int, ...], ...]
-    """Parts of each class, the one that it continues first. The parts are the K fitted classes,
-    followed by the second half of each split."""
+    """Parts of each class; the first is the class that it continues. The parts are the K fitted
+    classes, followed by the second half of each split."""
     divided: tuple[tuple[int, int], ...] = ()
     """Splits in order: the part that is divided, and its gate."""
     gates: Float[Tensor, "G F"] = field(default_factory=lambda: torch.zeros(0, 1))

@@ -110,7 +110,7 @@ NO_MODEL = (
     "the run was fitted on features, and has no model that reads images: embed the images with the "
     "same model and give the features (--features FILE)"
 )
-"""Why a classifier of features takes no images."""
+"""Error of a classifier of features that is given images."""
 
 
 def represent(data: AnyFeatures, space: Space) -> AnyRepresentation:

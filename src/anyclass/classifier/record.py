@@ -52,11 +52,11 @@ class FitRecord:
     contributions: Mapping[str, float] = field(default_factory=dict)
     """Expert (text, labels, images) -> its share of the logits (open-world)."""
     opinions: Sequence[int] = ()
-    """Class of each labelled image by the other images, -1 without a label (open-world)."""
+    """Cross-validated class of each labelled image, -1 without a label (open-world)."""
     opinion_scores: Sequence[float] = ()
     """Probability of this class, NaN without a label (open-world)."""
     label_quality: Sequence[float] = ()
-    """Probability of each label by the other images, NaN without a label (open-world)."""
+    """Cross-validated probability of each label, NaN without a label (open-world)."""
     suspicious: Sequence[int] = ()
     """Indices of labels that the other images contradict (open-world)."""
     expected: Mapping[str, float] = field(default_factory=dict)

@@ -11,7 +11,8 @@ from anyclass.estimators.kmeans import kmeans
 RESTARTS = 10
 """Restarts of 2-means, of which the best is kept."""
 SHARPEST = 1e-3
-"""Least variance within the halves of a split, relative to the squared distance of their means."""
+"""Minimum variance within the halves of a split, relative to the squared distance of their
+means."""
 
 
 def two_means(rows: Float[Tensor, "n E"], seed: int = 0) -> Float[Tensor, " F"]:

@@ -18,7 +18,7 @@ HISTORY = "class_history.json"
 """Name of the file."""
 
 MOST = 50
-"""Most edits that are remembered; older ones cannot be taken back."""
+"""Maximum number of edits that are remembered; older ones cannot be taken back."""
 
 
 class State(BaseModel):

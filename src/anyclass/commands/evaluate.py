@@ -78,7 +78,7 @@ def evaluate(
         min_score: also score the images with a score of at least this, for a classifier that may
             abstain.
         prompt_ensemble: also score zero-shot with an ensemble of 80 prompt templates. Turn it off
-            for thousands of classes: their 80 texts each take minutes the first time.
+            for thousands of classes: encoding 80 texts per class takes minutes the first time.
         features: features of the images instead, by the model of the run: a file, or an array.
         extra: with `features`, a file or an array of further features, if the run had such.
         model: where the model of the run is now, such as local-dir:FOLDER, if it has moved since

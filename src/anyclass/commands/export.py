@@ -67,7 +67,7 @@ def export(
     allow_pickle: bool = False,
     callback: Suppress[Callback | None] = None,
 ) -> Json:
-    """Write a run for other tools. Nothing that exists is overwritten, no image is moved.
+    """Write a run for other tools. Nothing that exists is overwritten, and no image is moved.
 
     Args:
         run: a run folder.

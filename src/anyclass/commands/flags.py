@@ -37,13 +37,13 @@ class FitFlags:
 
 @dataclass(frozen=True)
 class AuditFlags:
-    """What `plan` looks for besides."""
+    """Further checks of `plan`."""
 
     audit: Path | None = None
-    """Also look for blurred, dark and tiny images, copies of a photograph and wrong labels; lists
-    all files in DIR/audit.csv and DIR/audit.json. Features are kept for `fit`."""
+    """Also look for blurred, dark and tiny images, copies of a photograph and wrong labels, and
+    list all files in DIR/audit.csv and DIR/audit.json. `fit` reuses the features."""
     evaluation: Annotated[Path | None, arg(name="eval")] = None
-    """Folder of images for evaluation: report images that are in both folders."""
+    """Folder of images for evaluation, to report images that are in both folders."""
     audit_model: bool = True
     """With --audit: also use the model, for wrong labels, classes that it never predicts and names
     that it cannot tell apart. Turn it off if that takes too long."""

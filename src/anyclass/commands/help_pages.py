@@ -262,7 +262,7 @@ def _tidy(option: Option) -> Option:
     text = re.sub(r"\(default: \['(.*)'\]\)$", r"(default: \1)", text)
     off = option.help.endswith("(default: False)")
     names = option.names.partition(",")[0] if off else option.names
-    return Option(names, metavar, re.sub(r"^(a|[a-z]{2,})(?= \w)", _capital, text))
+    return Option(names, metavar, re.sub(r"^(a|[a-z]{2,})(?=[ -][\w`])", _capital, text))
 
 
 def _capital(word: re.Match[str]) -> str:
@@ -307,7 +307,7 @@ def _paragraphs(text: str) -> str:
 
 def _fold(text: str, further: str, first: str = "") -> str:
     """One paragraph, folded to the width of a page."""
-    lines = wrap(text, WIDTH, initial_indent=first, subsequent_indent=further)
+    lines = wrap(text.strip(), WIDTH, initial_indent=first, subsequent_indent=further)
     return "\n".join(lines)
 
 

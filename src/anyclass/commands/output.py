@@ -42,7 +42,7 @@ def plan_lines(result: Result) -> list[str]:
 
 
 LISTED = 3
-"""Most classes that `plan` prints; `--json` has all."""
+"""Maximum number of classes that `plan` prints; `--json` has all."""
 
 
 def _audit(found: Result) -> list[str]:
@@ -84,7 +84,8 @@ def _cost(model: Result) -> list[str]:
     minutes = model["minutes"]
     dollars = model["dollars"]
     return [
-        f"questions  at most {model['calls']} to a language model, less what the journal knows",
+        f"questions  at most {model['calls']} to a language model, without those already in the "
+        "response cache",
         f"tokens     about {model['tokens_in']} in, at most {model['tokens_out']} out",
         "asking     " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
         f"sent       about {model['megabytes_sent']:.1f} MB to {model['sent_to']}"

@@ -16,7 +16,7 @@ from anyclass.data.class_files import ClassSource
 from anyclass.data.classes import listed
 from anyclass.data.feature_tables import (
     LOGIT_SCALE,
-    ClassTexts,
+    ClassTextTable,
     FeatureTable,
     align_texts,
     feature_dataset,
@@ -43,7 +43,7 @@ class Given(NamedTuple):
 
 
 def precomputed(
-    table: FeatureTable, texts: ClassTexts | None, given: Given, logit_scale: float | None
+    table: FeatureTable, texts: ClassTextTable | None, given: Given, logit_scale: float | None
 ) -> PrecomputedFeatures:
     """Features with everything that a fit needs.
 
@@ -70,7 +70,7 @@ def precomputed(
 
 
 def _aligned(
-    texts: ClassTexts | None, dataset: ImageDataset, table: FeatureTable
+    texts: ClassTextTable | None, dataset: ImageDataset, table: FeatureTable
 ) -> Float[Tensor, "C D"]:
     """Class texts in the order of the classes; NaN: none."""
     width = int(table.x.shape[1])
@@ -79,7 +79,7 @@ def _aligned(
     return torch.from_numpy(align_texts(texts, dataset.classes, width))
 
 
-def _negatives(texts: ClassTexts | None, width: int) -> Float[Tensor, "M D"] | None:
+def _negatives(texts: ClassTextTable | None, width: int) -> Float[Tensor, "M D"] | None:
     """Texts of nouns other than the classes."""
     if texts is None or texts.negatives is None:
         return None

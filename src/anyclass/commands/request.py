@@ -85,8 +85,8 @@ class Request:
         arg(metavar="FILE|NAME NAME ...", constructor=Path | tuple[str, ...] | None),
     ] = None
     """File with one class name per line, or the names themselves. Name every class you know,
-    with or without labelled images. A table with the columns name,prompt tells in which words
-    the model is asked; JSON and YAML are read too. In Python also a dict from names to prompts."""
+    with or without labelled images. A table with the columns name,prompt gives the prompt of
+    each class; JSON and YAML are read too. In Python also a dict from names to prompts."""
     labels: Annotated[Any, arg(metavar="folders|FILE", constructor=str)] = None
     """`folders`: the parent folder of an image is its label. Or a table of file names and labels:
     CSV, Parquet or JSONL."""
@@ -99,8 +99,7 @@ class Request:
     model and options. `--labels` then adds or changes labels, such as the rows that you corrected
     in its predictions.csv."""
     unknown: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
-    """Number of further classes, without a name, to discover; auto estimates it, best from labelled
-    images."""
+    """Number of unnamed classes to discover; auto estimates it, more reliably with labels."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the labelled images to hold out of training and use for the scores alone. Set it for
     unbiased scores without a separate test set."""
@@ -122,7 +121,7 @@ class Request:
     others."""
     prompt_ensemble: bool = True
     """Also score zero-shot with an ensemble of 80 prompt templates. Turn it off for thousands of
-    classes: their 80 texts each take minutes the first time."""
+    classes: encoding 80 texts per class takes minutes the first time."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Stop when a larger share of the images is unreadable."""
     allow_pickle: bool = False

@@ -19,6 +19,7 @@ from anyclass.run.clustering_scores import discovery_summary
 from anyclass.run.columns import UNSEEN
 from anyclass.run.earlier import compare_rounds
 from anyclass.run.embedding_map import EmbeddingMap, map_of, sample_rows
+from anyclass.run.expected_accuracy import expected_accuracy
 from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.progress import Progress
@@ -29,7 +30,6 @@ from anyclass.run.scoring import (
     score_baselines,
     unknown_classes,
 )
-from anyclass.run.triage import triage
 
 Json = dict[str, Any]
 
@@ -114,7 +114,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         "suspicious": None if opinions is None else len(opinions.suspicious),
     }
     if unknown_classes(classifier.classes):
-        metrics |= triage(classifier.record, predictions, taught, metrics)
+        metrics |= expected_accuracy(classifier.record, predictions, taught, metrics)
     probabilities = predictions.probabilities()
     predicted = predictions.log_adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)
@@ -151,7 +151,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
 
 
 def log_texts(data: AnyFeatures, log: Progress) -> None:
-    """Say of class names that the text encoder cuts off, or cannot tell apart, if there are any."""
+    """Log class names that the text encoder truncates or cannot distinguish."""
     if isinstance(data, PrecomputedFeatures) or not len(data.dataset.classes):
         return
     for finding in text_findings(data.clip, data.dataset, data.class_features([PLAIN], log)):

@@ -58,9 +58,9 @@ def serve(
 
     Args:
         run: a run folder that was fitted on images.
-        host: address to listen on. Another one than 127.0.0.1 needs --allow-remote.
+        host: address to listen on. Any address other than 127.0.0.1 needs --allow-remote.
         port: port to listen on; 0 takes a free one.
-        allow_remote: let other machines connect. Who has the printed address can see the images
+        allow_remote: let other machines connect. Anyone with the printed address can see the images
             and change labels; the connection is not encrypted.
         browser: open the page in the browser, where there is one.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.

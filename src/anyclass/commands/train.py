@@ -87,7 +87,7 @@ def train(
 
 
 def log_copies(dataset: ImageDataset, hashes: Sequence[str | None], log: Progress) -> None:
-    """Say in a line that some images have the same content, if they do."""
+    """Log duplicates."""
     if words := copies_in_words(dataset, hashes):
         log.say(f"{words}; `anyclass plan --audit DIR` lists them")
 

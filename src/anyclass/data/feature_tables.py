@@ -45,7 +45,7 @@ Source = Any
 """A path, a numpy array, a tensor or nested lists."""
 
 
-class ClassTexts(NamedTuple):
+class ClassTextTable(NamedTuple):
     """Text features of classes."""
 
     source: str
@@ -74,7 +74,7 @@ class FeatureTable:
     """Names of the rows, unique."""
     labels: Shaped[np.ndarray, " N"] | None = None
     """Class names, empty where unknown; or class indices, -1 where unknown."""
-    texts: ClassTexts | None = None
+    texts: ClassTextTable | None = None
     """Class texts of the same file."""
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ def read_features(source: Source, extra: Source = None) -> FeatureTable:
     return FeatureTable(where, x, found["extra"], _names(names, len(x), where), labels, texts)
 
 
-def read_class_texts(source: Source) -> ClassTexts:
+def read_class_texts(source: Source) -> ClassTextTable:
     """Read text features of classes: a file or an array (C, D).
 
     Raises:
@@ -149,7 +149,7 @@ def read_class_texts(source: Source) -> ClassTexts:
 
 def feature_dataset(
     table: FeatureTable,
-    texts: ClassTexts | None = None,
+    texts: ClassTextTable | None = None,
     classes: ClassSource | None = None,
     labels: Source = None,
     unknown: int = 0,
@@ -190,7 +190,7 @@ def feature_dataset(
     return ImageDataset.with_labels(root, table.names, given, names, unknown, messages)
 
 
-def align_texts(texts: ClassTexts, classes: Classes, width: int) -> Float[np.ndarray, "C D"]:
+def align_texts(texts: ClassTextTable, classes: Classes, width: int) -> Float[np.ndarray, "C D"]:
     """Unit text features in the order of the classes; NaN: the class has none.
 
     Raises:
@@ -275,7 +275,7 @@ def _names(names: Any, rows: int, where: str) -> tuple[str, ...]:
     return texts
 
 
-def _texts_in(arrays: Arrays, where: str) -> ClassTexts:
+def _texts_in(arrays: Arrays, where: str) -> ClassTextTable:
     """The class texts in a file."""
     features = _matrix(_pick(arrays, (*TEXT_KEYS, "x"), where, "class texts (C, D)"), where)
     names = _first(
@@ -286,7 +286,9 @@ def _texts_in(arrays: Arrays, where: str) -> ClassTexts:
     known = None if names is None else tuple(normal(str(name)) for name in names.tolist())
     nouns = arrays.get("negative_text")
     negatives = None if nouns is None else _matrix(nouns, where)
-    return ClassTexts(where, features, known, _scale(arrays.get("logit_scale"), where), negatives)
+    return ClassTextTable(
+        where, features, known, _scale(arrays.get("logit_scale"), where), negatives
+    )
 
 
 def _scale(scale: Any, where: str) -> float | None:
@@ -322,7 +324,7 @@ def _label_array(labels: Source) -> Shaped[np.ndarray, " N"]:
 
 
 def _class_names(
-    classes: ClassSource | None, texts: ClassTexts | None, labels: Any
+    classes: ClassSource | None, texts: ClassTextTable | None, labels: Any
 ) -> ClassSource | None:
     """Names of the classes; None: those of the labels."""
     if classes is not None:

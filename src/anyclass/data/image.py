@@ -30,8 +30,8 @@ INSTALL_HEIF = "pip install 'anyclass[heif]'"
 """What makes HEIC images readable."""
 
 MOST_SCANS = 100
-"""Most scans of a JPEG: a progressive one has about 10, libtiff stops at 100. A scan of a few bytes
-may refine all pixels again, so that the time to decode grows with their number."""
+"""Maximum number of scans of a JPEG: a progressive one has about 10, libtiff stops at 100. A scan
+of a few bytes may refine all pixels again, so that the time to decode grows with their number."""
 
 _JPEG_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 """A marker between compressed pixels, other than a restart: these hold ff only before 00."""

@@ -29,10 +29,10 @@ from anyclass.errors import ImageError
 from anyclass.log import Log
 
 COARSE = 0.93
-"""Least correlation of thumbnails: 99 % of crops to 95 % reach it."""
+"""Minimum correlation of thumbnails: 99 % of crops to 95 % reach it."""
 COPY = 0.7
-"""Least similarity of copies. Measured (docs/guides/audit.md): copies have 0.72 and more, different
-images with alike thumbnails 0.65 and less."""
+"""Minimum similarity of copies. Measured (docs/guides/audit.md): copies have 0.72 and more,
+different images with alike thumbnails 0.65 and less."""
 SCALES = (1.0, 0.975, 0.95, 0.925, 0.9)
 """Sides of the windows."""
 GRID = 24

@@ -8,7 +8,7 @@ from html import unescape
 from typing import NamedTuple
 
 MIN_LETTERS = 7
-"""Fewest letters of names that count as similar by one changed letter: `shirt` and `skirt` do not.
+"""Minimum length of names that count as similar by one changed letter: `shirt` and `skirt` do not.
 
 With 7, of the 1,000 class names of ImageNet only `fountain` and `mountain` are reported for it."""
 

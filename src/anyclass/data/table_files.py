@@ -28,7 +28,7 @@ EXCEL = (".xlsx", ".xlsm")
 """Endings of Excel files; older ones (.xls) are not read."""
 
 LARGEST = 1 << 30
-"""Most bytes of an unpacked Excel file."""
+"""Maximum number of bytes of an unpacked Excel file."""
 
 _SEPARATORS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 NEIGHBOURS = 10
 """Nearest images that the density is a mean over."""
 REFERENCES = 4096
-"""Most images that neighbours are looked for among; of more images a random sample."""
+"""Maximum number of images that neighbours are looked for among; of more images a random sample."""
 SHORTLIST = 50
 """Images per chosen one that are divided into clusters, the most useful ones."""
 BLOCK = 1024

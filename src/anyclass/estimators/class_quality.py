@@ -34,11 +34,11 @@ RESAMPLES = 5
 SHARE = 0.6
 """Share of the images in a resample."""
 MOST = 3000
-"""Most images in a resample."""
+"""Maximum number of images in a resample."""
 FEWEST = 3
-"""Fewest images of a class that is judged."""
+"""Minimum number of images of a class that is judged."""
 SOUND = 0.85
-"""Least agreement of a class that looks sound."""
+"""Minimum agreement of a class that looks sound."""
 MIXED = 0.5
 """Agreement below which a class mostly holds images of several classes."""
 SECOND = 0.25

@@ -42,15 +42,15 @@ NEIGHBOURS = 10
 AVERAGES = 3
 """T."""
 GROUPS = 1000
-"""Least number of groups that Ward's clustering starts from, if there are so many images."""
+"""Minimum number of groups that Ward's clustering starts from, if there are so many images."""
 GROUPS_PER_CLASS = 4
-"""The same, for each class."""
+"""Minimum number of groups per class that Ward's clustering starts from."""
 ROWS = 12000
-"""Most images that are clustered; all others go to the nearest class."""
+"""Maximum number of images that are clustered; all others go to the nearest class."""
 BLOCK = 2048
 """Images whose similarities are in memory at once."""
 ITERATIONS = 100
-"""Most iterations of k-means."""
+"""Maximum number of iterations of k-means."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int
 from anyclass.estimators.metrics import assignment, calibration_gap
 
 FEWEST_CLASSES = 4
-"""Fewest labelled classes of which some are hidden."""
+"""Minimum number of labelled classes of which some are hidden."""
 FEWEST_IMAGES = 30
-"""Fewest images with a hidden label."""
+"""Minimum number of images with a hidden label."""
 MOST_IMAGES = 12_000
-"""Most images that are fitted again."""
+"""Maximum number of images that are fitted again."""
 TEMPERATURES = np.geomspace(1, 10, 47)
 """T that are tried."""
 

@@ -17,7 +17,7 @@ from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import best_weight
 
 MOST = 20_000
-"""Most images that choose v."""
+"""Maximum number of images that choose v."""
 
 
 def discovery_expert(

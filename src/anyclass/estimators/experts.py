@@ -25,9 +25,9 @@ from anyclass.estimators.linear import Linear
 TINY = 1e-6
 """Smallest number of images that a division uses."""
 ROUNDING = 1e-3
-"""Share of the scatter within classes below which it may be rounding, as of equal images."""
+"""Share of scatter within classes below which it counts as a rounding error of equal images."""
 FLAT = 1e-10
-"""Smallest mean variance of a feature; less may be rounding."""
+"""Minimum mean variance of a feature; less counts as a rounding error."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ Search = Literal["brent", "grid", "binary"]
 """Search strategy for the number of classes."""
 
 AT_ONCE = 2**25
-"""Most distances in memory at once; it limits the restarts that run in parallel."""
+"""Maximum number of distances in memory at once; it limits the restarts that run in parallel."""
 
 MOST = 1000
 """Largest number of classes (the official code's); at most a quarter of the images."""

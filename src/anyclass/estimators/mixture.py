@@ -19,7 +19,7 @@ from anyclass.estimators.stacking import best_weight, stack
 from anyclass.log import Log
 
 MOST_HELD_OUT = 5000
-"""Most held-out images that choose the weights."""
+"""Maximum number of held-out images that choose the weights."""
 START_LABELS = 0.02
 """Weight of the label expert without evidence."""
 ONE_LABEL = 0.04

@@ -49,11 +49,11 @@ STEP = 1.05
 DRAWS = 2
 """Random halvings of the labelled classes."""
 ROWS = 4000
-"""Most images that are clustered."""
+"""Maximum number of images that are clustered."""
 LEAST = 4
 """Labelled classes, two of them in each half, below which images are held out, not classes."""
 SILHOUETTE_ROWS = 2000
-"""Most images for the silhouette."""
+"""Maximum number of images for the silhouette."""
 
 
 class Count(NamedTuple):

@@ -55,7 +55,7 @@ from anyclass.files import atomic_write, read_json, write_json
 from anyclass.log import Log, silent
 
 MOST_SCORES = 20_000
-"""Most images whose outlier scores are kept as quantiles."""
+"""Maximum number of images whose outlier scores are kept as quantiles."""
 
 
 class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

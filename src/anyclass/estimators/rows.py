@@ -17,7 +17,7 @@ from anyclass.estimators.linear import Linear
 BLOCK = 4096
 """Rows in memory at once."""
 WIDEST = 512
-"""Most columns of h; wider features are reduced to their principal components."""
+"""Maximum number of columns of h; wider features are reduced to their principal components."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, nll_loss
 
 STEPS = 60
-"""Most iterations of L-BFGS."""
+"""Maximum number of iterations of L-BFGS."""
 LARGEST = 12.0
 """Largest |log w|: a line search may try any, and large logits would overflow."""
 

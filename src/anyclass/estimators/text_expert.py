@@ -28,7 +28,7 @@ from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 
 SAMPLE = 20_000
-"""Most images that choose b and the temperature."""
+"""Maximum number of images that choose b and the temperature."""
 ROUNDS = 20
 """Rounds of the correction b."""
 UNSURE = 2.0

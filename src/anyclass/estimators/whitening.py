@@ -39,11 +39,11 @@ class WhitenedPCA:
     h_centre: Float[Tensor, " H"]
     """Mean of h."""
     h_whiten: Float[Tensor, "H H"]
-    """As for x."""
+    """Inverse square root of the covariance of h within labelled classes."""
     h_middle: Float[Tensor, " H"]
-    """As for x."""
+    """Mean of the whitened unit vectors of h."""
     h_axes: Float[Tensor, "H Q"]
-    """As for x."""
+    """Principal axes of the whitened unit vectors of h."""
     share: float
     """beta, weight of x relative to h."""
 

@@ -65,7 +65,7 @@ Prompts = Sequence[str | Sequence[str]]
 """Prompts of the C classes: one of each, or several."""
 
 
-class ClassTexts(NamedTuple):
+class FilledTemplates(NamedTuple):
     """Texts of C classes, T in all: those of a class stand together."""
 
     texts: list[str]
@@ -74,7 +74,7 @@ class ClassTexts(NamedTuple):
     """Number of texts of each class."""
 
     @classmethod
-    def of(cls, prompts: Prompts, templates: Sequence[str]) -> "ClassTexts":
+    def of(cls, prompts: Prompts, templates: Sequence[str]) -> "FilledTemplates":
         """Fill each template with each prompt."""
         groups = [(some,) if isinstance(some, str) else some for some in prompts]
         texts = [fill(t, phrase) for some in groups for phrase in some for t in templates]
@@ -104,7 +104,7 @@ def class_features(
         templates: one template, or an ensemble.
         log: gets `stage="texts"`, `done` and `total` where there are many texts.
     """
-    texts = ClassTexts.of(prompts, templates)
+    texts = FilledTemplates.of(prompts, templates)
     return texts.normalised_mean(clip.texts(texts.texts, log=log))
 
 

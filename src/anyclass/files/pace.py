@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SHARE = 0.05
-"""Most of the time that saving may take, unless it is seldom; see `Pace`."""
+"""Maximum share of the time that saving takes, unless it is rare; see `Pace`."""
 
 
 class Pace:

@@ -67,7 +67,7 @@ class FewShot:
     """Augmentation of the views."""
 
     def workload(self, epochs: int, *training: TextTraining, needs_labels: bool = True) -> Workload:
-        """Cost of a method of so many epochs that trains through the text encoder, or not."""
+        """Estimate the cost of `epochs` over the images, with `training` of the text encoder."""
         return Workload(
             labelled_views=self.views or epochs,
             shots=self.shots,

@@ -33,7 +33,7 @@ from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import cached_part
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, ClassTexts, Template, class_features
+from anyclass.features.text import PLAIN, FilledTemplates, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
@@ -91,7 +91,7 @@ class Flyp:
         tuned = data.clip.copy()
         agreement = torch.tensor(float("nan"))
         batches = self.tuning.batches(tuned, data, log, seed)
-        class_texts = ClassTexts.of(prompts, [self.template])
+        class_texts = FilledTemplates.of(prompts, [self.template])
         texts = TextFeatures(tuned, class_texts.texts, tune, frozen=False, micro_batch=micro)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:

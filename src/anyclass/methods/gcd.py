@@ -31,8 +31,8 @@ from anyclass.features.extract import pooled_features
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
-    Discovery,
-    HeadShape,
+    MlpShape,
+    TwoViewTask,
     perceptron,
     prefixed,
     saved_part,
@@ -61,7 +61,7 @@ class Gcd:
 
     tuning: Annotated[TwoViewTuning, arg(name="")] = TwoViewTuning()
     """Training on pairs of views."""
-    head: Annotated[HeadShape, arg(name="")] = HeadShape()
+    head: Annotated[MlpShape, arg(name="")] = MlpShape()
     """Widths of the MLP."""
     rows: Annotated[int, Field(gt=0)] = 65_536
     """P, outputs of the head (the number of rows of W; released code: 65,536)."""
@@ -93,7 +93,7 @@ class Gcd:
             RequestError: no label, fewer than two classes, or more classes than images.
             TrainingError: a loss term is not finite.
         """
-        task = Discovery.begin(data, self.tuning, log, seed)
+        task = TwoViewTask.begin(data, self.tuning, log, seed)
         tuned = task.tuned
         part = task.part
         width = task.width(tuned.pooled)
@@ -133,7 +133,7 @@ class Gcd:
 class ContrastHead(nn.Module):
     """Head of the contrastive losses: h of a feature v."""
 
-    def __init__(self, width: int, shape: HeadShape, rows: int) -> None:
+    def __init__(self, width: int, shape: MlpShape, rows: int) -> None:
         """Initialise for features of `width` dimensions."""
         super().__init__()
         self.mlp = perceptron(width, shape)

@@ -48,7 +48,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
-class HeadShape:
+class MlpShape:
     """Widths of the MLP before the contrastive losses."""
 
     mlp_width: Annotated[int, Field(gt=0)] = 2048
@@ -58,7 +58,7 @@ class HeadShape:
 
 
 @plain_dataclass(frozen=True)
-class Discovery:
+class TwoViewTask:
     """Data and model of a method that trains on pairs of views."""
 
     data: FeatureStore
@@ -77,7 +77,7 @@ class Discovery:
     """Trunk outputs of the test views."""
 
     @classmethod
-    def begin(cls, data: FeatureStore, tuning: TwoViewTuning, log: Log, seed: int) -> "Discovery":
+    def begin(cls, data: FeatureStore, tuning: TwoViewTuning, log: Log, seed: int) -> "TwoViewTask":
         """Check the labels, embed the images and copy the model if it is trained.
 
         Raises:
@@ -147,7 +147,7 @@ def seeded(make: Callable[[], AnyModule], *key: int) -> AnyModule:
         return make()
 
 
-def perceptron(width: int, shape: HeadShape) -> nn.Sequential:
+def perceptron(width: int, shape: MlpShape) -> nn.Sequential:
     """MLP of three layers with GELU, initialised as in the official codes."""
     hidden = shape.mlp_width
     layers = [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, shape.h_width)]
@@ -256,8 +256,8 @@ def workload_of_pairs(
 
     Args:
         tuning: trained part and views; with the head alone there is no encoder to share.
-        clusters: as of `Workload`.
-        text_epochs: as of `Workload`.
+        clusters: what is divided into classes, as in `Workload`.
+        text_epochs: epochs of GET's first stage, as in `Workload`.
     """
     return Workload(
         tuning.tune,

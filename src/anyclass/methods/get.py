@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 from tyro.conf import arg
 
 from anyclass.backbone import Backbone
@@ -44,14 +44,25 @@ from anyclass.features.text import Template, class_features
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
     CollapseMonitor,
-    Discovery,
-    HeadShape,
+    MlpShape,
+    TwoViewTask,
     saved_part,
     seeded,
     workload_of_pairs,
 )
+from anyclass.methods.get_equations import (
+    Direction,
+    Length,
+    align,
+    anchor_log_probs,
+    consistency,
+    distance_loss,
+    divergence,
+    name_loss,
+    text_scale,
+)
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.simgcd import HEAD, NONE, Objective, PrototypeHead, branch_loss, label_loss
+from anyclass.methods.simgcd import HEAD, NONE, Objective, PrototypeHead, branch_loss
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
@@ -69,15 +80,6 @@ TRANSLATOR = 4
 
 TEXT_HEAD = 5
 """Seed key of a separate head of the text branch."""
-
-MIN_NORM = 3.0
-"""Mean norm of z^ below which `text_length` auto rescales it; the bias of ln_t is an input of 1."""
-
-Direction = Literal["both", "text_to_image", "image_to_text"]
-"""Direction of L_CICO, from teacher to student."""
-
-Length = Literal["auto", "raw", "image"]
-"""Scaling of z^."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -100,6 +102,18 @@ class Get:
             "consistency_loss": "loss of the difference between both branches",
             "divergence": "difference between the image and the text branch (KL)",
         },
+        settings={
+            "align_other_view": "alignment: text of the other view",
+            "align_scale": "alignment: factor on the cosines",
+            "align_weight": "alignment: weight of the loss",
+            "cico_direction": "consistency of the branches: direction",
+            "cico_temperature": "consistency of the branches: temperature",
+            "cico_weight": "consistency of the branches: weight of the loss",
+            "distill_temperature": "class names: temperature of the loss",
+            "distill_weight": "class names: weight of the loss",
+            "tes_epochs": "text synthesis: epochs",
+            "tes_input": "text synthesis: input",
+        },
     )
     """Facts for lists, planning and the report."""
 
@@ -107,7 +121,7 @@ class Get:
     """Training of stage 2 on pairs of views."""
     objective: Annotated[Objective, arg(name="")] = Objective()
     """Loss of each branch."""
-    head: Annotated[HeadShape, arg(name="")] = HeadShape()
+    head: Annotated[MlpShape, arg(name="")] = MlpShape()
     """Widths of the MLP."""
 
     template: Template = "a photo of a {}"
@@ -165,7 +179,7 @@ class Get:
             RequestError: no label, fewer than two classes, or more classes than images.
             TrainingError: the predictions collapse to few classes, or a loss term is not finite.
         """
-        task = Discovery.begin(data, self.tuning, log, seed)
+        task = TwoViewTask.begin(data, self.tuning, log, seed)
         part = task.part
         texts = self._synthesise(task, log, scratch) if self.text_branch else None
         feature = task.tuned.pooled if self.feature == "unprojected" else task.tuned.projected
@@ -227,7 +241,7 @@ class Get:
         text_epochs = self.tes_epochs if self.text_branch else 0
         return workload_of_pairs(self.tuning, "prototypes", text_epochs)
 
-    def _synthesise(self, task: Discovery, log: Log, scratch: Path | None) -> "PseudoTexts":
+    def _synthesise(self, task: TwoViewTask, log: Log, scratch: Path | None) -> "PseudoTexts":
         """Stage 1: train the synthesizer, then compute z^ of the cached views and test views."""
         clip = task.data.clip
         dataset = task.data.dataset
@@ -356,77 +370,6 @@ class Branches(nn.Module):
         if text_width is not None:
             self.ln_t = seeded(lambda: nn.Linear(text_width, width), seed, TRANSLATOR)
             self.text_head = self.head if settings.shared_head else head(TEXT_HEAD)
-
-
-def align(
-    z: Float[Tensor, "N D"], z_hat: Float[Tensor, "N D"], scale: float, ignore: bool = False
-) -> Float[Tensor, ""]:
-    """L_align: symmetric contrastive loss between views and their texts, summed.
-
-    With `ignore`, the other view of the same image (row i + N / 2) is not a negative.
-    """
-    s = scale * normalize(z, dim=-1) @ normalize(z_hat, dim=-1).T
-    own = torch.arange(len(z), device=z.device)
-    if ignore:
-        s = s.index_put((own, own.roll(len(z) // 2)), s.new_tensor(float("-inf")))
-    return cross_entropy(s, own) + cross_entropy(s.T, own)
-
-
-def name_loss(
-    z_hat: Float[Tensor, "N D"],
-    anchors: Float[Tensor, "C D"],
-    labels: Int[Tensor, " N"],
-    tau: float = 1.0,
-) -> Float[Tensor, ""]:
-    """L_distill, first part: cross-entropy with the class prompts; 0 without labels."""
-    logits = normalize(z_hat, dim=-1) @ anchors.T / tau
-    return label_loss(logits.log_softmax(dim=1), labels)
-
-
-def distance_loss(
-    z_hat: Float[Tensor, "N D"], anchors: Float[Tensor, "C D"], labels: Int[Tensor, " N"]
-) -> Float[Tensor, ""]:
-    """L_distill, second part: squared distance of unit vectors; 0 without labels."""
-    z_hat = normalize(z_hat[labels != NONE], dim=-1)
-    labels = labels[labels != NONE]
-    return (z_hat - anchors[labels]).square().sum() / max(1, len(labels))
-
-
-def text_scale(z: Float[Tensor, "n D"], z_hat: Float[Tensor, "n D"], length: Length) -> float:
-    """Factor on z^ before ln_t: 1, or the ratio of the mean norms of z and z^."""
-    text_norm = float(z_hat.norm(dim=1).mean())
-    image_norm = float(z.norm(dim=1).mean())
-    long_enough = text_norm >= min(MIN_NORM, image_norm)
-    if length == "raw" or text_norm == 0 or (length == "auto" and long_enough):
-        return 1.0
-    return image_norm / text_norm
-
-
-def anchor_log_probs(
-    f: Float[Tensor, "N F"], labels: Int[Tensor, " N"], temperature: float
-) -> Float[Tensor, "N c"]:
-    """log s of all views, over the c classes with a labelled view in the batch."""
-    present, place = labels[labels != NONE].unique(return_inverse=True)
-    labelled = f.detach()[labels != NONE]
-    total = f.new_zeros(len(present), f.shape[1]).index_add(0, place, labelled)
-    a = normalize(total, dim=-1)  # a_c
-    return (normalize(f, dim=-1) @ a.T / temperature).log_softmax(dim=1)
-
-
-def consistency(
-    log_v: Float[Tensor, "N c"], log_t: Float[Tensor, "N c"], direction: Direction = "both"
-) -> Float[Tensor, ""]:
-    """L_CICO: mutual distillation of s between the branches; 0 for fewer than two anchors."""
-    image_loss = -torch.einsum("nc,nc->n", log_t.detach().exp(), log_v)
-    text_loss = -torch.einsum("nc,nc->n", log_v.detach().exp(), log_t)
-    one_way = {"text_to_image": [image_loss], "image_to_text": [text_loss]}
-    return torch.stack(one_way.get(direction, [image_loss, text_loss])).sum(0).mean()
-
-
-@torch.no_grad()
-def divergence(log_v: Float[Tensor, "N c"], log_t: Float[Tensor, "N c"]) -> Float[Tensor, ""]:
-    """KL(s^t || s^v) + KL(s^v || s^t): L_CICO minus the entropies of s^t and s^v."""
-    return torch.einsum("nc,nc->n", log_t.exp() - log_v.exp(), log_t - log_v).mean()
 
 
 def _prefixed(branch: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class MethodInfo:
     situations: tuple[Situation, ...]
     """What the method is for; the first one is where lists show it."""
     discovers: bool = False
-    """Whether the method can discover classes without a name; a fit does if there are some."""
+    """Whether the method can discover unnamed classes."""
     uses_labels: bool = True
     """Whether labels of images change the result."""
     takes_features: bool = False
@@ -47,3 +47,5 @@ class MethodInfo:
     """Figure of a fit that is a share of 1 -> what it is, for the report."""
     figures: Mapping[str, str] = field(default_factory=dict)
     """Other figure of a fit -> what it is."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Hyper-parameter whose name says too little -> what it is."""

@@ -47,6 +47,9 @@ class OpenWorld:
         situations=(Situation.ANY,),
         discovers=True,
         takes_features=True,
+        settings={
+            "anchor": "weight of a class name, in images",
+        },
     )
     """Facts for lists, planning and the report."""
     template: Template = PLAIN
@@ -63,11 +66,11 @@ class OpenWorld:
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Smallest shrinkage of the covariance of all images towards a multiple of the identity."""
     prior: Annotated[float, Field(ge=0)] = 10.0
-    """Images per class at which half of the differences between the predicted class frequencies are
-    taken for an error of the class texts; 0: none."""
+    """Images per class at which half of the class-prior correction of the text logits applies, less
+    where the predictions are confident; 0: no correction."""
     nouns: Annotated[int, Field(ge=0, le=4000)] = 1000
-    """M, number of common nouns, about, that stand for whatever is of none of the classes; 0: no
-    noun. Encoding them takes seconds to a minute, once for each model."""
+    """M, approximate number of common nouns used as negative texts, for images of none of the
+    classes; 0: none. Encoding them takes seconds to a minute, once per model."""
 
     @torch.no_grad()
     def fit(

@@ -41,7 +41,13 @@ from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features, cached_part
 from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, ClassTexts, Template, class_features, openai_templates
+from anyclass.features.text import (
+    PLAIN,
+    FilledTemplates,
+    Template,
+    class_features,
+    openai_templates,
+)
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
@@ -75,7 +81,11 @@ class Reclip:
         situations=(Situation.NAMES,),
         uses_labels=False,
         shares={"agreement_of_towers": "images that both encoders label alike"},
-        figures={"residual": "largest remaining error of label propagation"},
+        figures={
+            "residual": "largest remaining error of label propagation",
+            "image_loss": "loss of the image encoder",
+            "text_loss": "loss of the text encoder",
+        },
     )
     """Facts for lists, planning and the report."""
     template: Template = PLAIN
@@ -129,7 +139,7 @@ class Reclip:
             raise RequestError("ReCLIP needs two or more class names (--classes FILE)")
         part = cached_part(self.tune)
         prompts = dataset.classes.all_prompts
-        class_texts = ClassTexts.of(prompts, [self.template])
+        class_texts = FilledTemplates.of(prompts, [self.template])
         t = clip.copy()
         v = clip.copy()
         parameters = t.norms("text") | self._image_norms(v)

@@ -92,6 +92,15 @@ class Ship:
             "kl_loss": "loss of the image code (KL)",
             "reconstruction_loss": "loss of the synthetic image features",
         },
+        settings={
+            "kl_weight": "weight of the KL term",
+            "least_steps": "minimum number of steps",
+            "then": "followed by",
+            "transfer_lr": "without labels: learning rate",
+            "transfer_size": "without labels: features per step",
+            "transfer_start": "without labels: initial context",
+            "transfer_steps": "without labels: training steps",
+        },
     )
     """Facts for lists, planning and the report."""
     then: Suppress[Annotated[Then, Field(discriminator="kind")]] = CoOp(
@@ -99,7 +108,7 @@ class Ship:
     )
     """Few-shot method fitted on real and synthetic features (released code: CoOp). GDA here is
     experimental and this project's own: its means of named classes come from the text encoder, its
-    covariance from images, and named classes lose."""
+    covariance from images, and named classes are rarely predicted."""
     generator: Annotated[Vae, arg(name="")] = Vae()
     """Architecture and training of the generator."""
     synthetic: Synthetic = "generator"

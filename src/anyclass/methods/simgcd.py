@@ -37,8 +37,8 @@ from anyclass.log import Log
 from anyclass.methods.gcd_common import (
     STOP_COLLAPSED_FROM,
     CollapseMonitor,
-    Discovery,
-    HeadShape,
+    MlpShape,
+    TwoViewTask,
     perceptron,
     prefixed,
     saved_part,
@@ -105,7 +105,7 @@ class SimGcd:
     """Training on pairs of views."""
     objective: Annotated[Objective, arg(name="")] = Objective()
     """Loss."""
-    head: Annotated[HeadShape, arg(name="")] = HeadShape()
+    head: Annotated[MlpShape, arg(name="")] = MlpShape()
     """Widths of the MLP."""
 
     def fit(
@@ -124,7 +124,7 @@ class SimGcd:
             RequestError: no label, fewer than two classes, or more classes than images.
             TrainingError: the predictions collapse to few classes, or a loss term is not finite.
         """
-        task = Discovery.begin(data, self.tuning, log, seed)
+        task = TwoViewTask.begin(data, self.tuning, log, seed)
         tuned = task.tuned
         part = task.part
         width = task.width(tuned.pooled)
@@ -164,7 +164,7 @@ class SimGcd:
 class PrototypeHead(nn.Module):
     """h of a feature, and its cosines with the prototypes."""
 
-    def __init__(self, width: int, classes: int, shape: HeadShape) -> None:
+    def __init__(self, width: int, classes: int, shape: MlpShape) -> None:
         """Initialise for features of `width` dimensions and K classes."""
         super().__init__()
         self.mlp = perceptron(width, shape)

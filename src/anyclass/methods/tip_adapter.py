@@ -68,6 +68,10 @@ class TipAdapter:
             "keys": "keys of the cache model",
             "tip_adapter_loss": "loss of the cache model",
         },
+        settings={
+            "beta": "sharpness beta",
+            "beta_max": "largest beta of the search",
+        },
     )
     """Facts for lists, planning and the report."""
     kind: Suppress[Literal["tip-adapter"]] = "tip-adapter"

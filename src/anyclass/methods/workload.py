@@ -23,7 +23,7 @@ class TextTraining:
     per: Literal["step", "image"]
     """What needs texts: each step, or each image."""
     every_class: bool = True
-    """Whether that is a text for each class, or one."""
+    """Whether each of them needs a text for every class; otherwise it needs one."""
 
     def texts(self, images: int, classes: int) -> int:
         """Number of texts for so many labelled `images` and `classes`."""

@@ -39,13 +39,13 @@ TOP = 5
 TRUST = 0.8
 """Share of known classes that must get their own name for a margin to count as likely."""
 FEWEST = 3
-"""Fewest known classes for this share."""
+"""Minimum number of known classes for this share."""
 TYPICAL, BORDERLINE = 9, 6
 """Most typical and most uncertain example images of a class."""
 SAME = 0.98
 """Cosine above which two images look the same, so that one of them is enough."""
 LONGEST, WORDS = 40, 4
-"""Most characters and words of a name by a captioner."""
+"""Maximum number of characters and words of a name by a captioner."""
 QUESTION = (
     "All these photos show the same kind of thing. Name it with one noun phrase of at most 4 "
     "words. Answer with the name alone."

@@ -12,10 +12,10 @@ BINS = 15
 """Intervals of the score."""
 
 FEWEST = 30
-"""Fewest labels for a diagram."""
+"""Minimum number of labels for a diagram."""
 
 ENOUGH = 100
-"""Fewest labels for an expected accuracy."""
+"""Minimum number of labels for an expected accuracy."""
 
 CALIBRATED = 0.1
 """Largest calibration error at which the mean score is shown as the expected accuracy."""

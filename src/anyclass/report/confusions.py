@@ -13,13 +13,13 @@ from anyclass.report.thumbnails import Thumbnail
 from anyclass.report.words import Json, plain
 
 MATRIX = 24
-"""Most classes of a confusion matrix that is shown in full."""
+"""Maximum number of classes of a confusion matrix that is shown in full."""
 PAIRS = 6
-"""Most pairs of classes that are shown side by side."""
+"""Maximum number of pairs of classes that are shown side by side."""
 MIXED_UP, EXAMPLES = 4, 3
 """Images of a pair: mistakes in each direction, and correct examples of each class."""
 MISTAKES = 12
-"""Most confusions that are listed."""
+"""Maximum number of confusions that are listed."""
 
 
 def confusion(names: Sequence[str], counts: list[list[int]] | None) -> Json:

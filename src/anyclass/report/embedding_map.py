@@ -21,9 +21,10 @@ MARGIN = 40
 COLOURS = 12
 """Colours in the style sheet: `c0`, `c1`, ..."""
 NAMED = 12
-"""Most classes whose names stand on the map; of more, their marks in the list beside it do."""
+"""Maximum number of classes whose names stand on the map; of more, their marks in the list beside
+it do."""
 LABELS = 60
-"""Most classes with a name or mark on the map."""
+"""Maximum number of classes with a name or mark on the map."""
 LEGEND = 24
 """Classes in the legend before it is folded."""
 

@@ -14,15 +14,16 @@ from anyclass.report.words import Json, plain
 from anyclass.run.content import lines
 
 GALLERY = 200
-"""Most images in the gallery; with more classes than that, one image for each of the first ones."""
+"""Maximum number of images in the gallery; with more classes than that, one image for each of the
+first ones."""
 PER_CLASS = 10
-"""Most images of one class in the gallery."""
+"""Maximum number of images of one class in the gallery."""
 COMPACT = 2
 """Images per class up to which classes share a line of the gallery."""
 LISTED = 24
-"""Most images or texts in any other list."""
+"""Maximum number of images or texts in any other list."""
 SHOWN = 2
-"""Most images of a described group."""
+"""Maximum number of images of a described group."""
 INSTRUCTION = re.compile(
     r"\b(ignore|disregard|forget|override)\b.{0,60}\b(previous|prior|above|instructions?|rules)\b"
     r"|\b(system prompt|as an ai|you are an? (ai|assistant))\b"

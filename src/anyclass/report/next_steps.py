@@ -11,7 +11,7 @@ LARGER = "ViT-B-32/laion2b_s34b_b79k"
 """Model that is suggested in the place of the starter."""
 
 LONGEST = 2000
-"""Most characters of the options in a command."""
+"""Maximum number of characters of the options in a command."""
 
 
 class Step(NamedTuple):

@@ -51,7 +51,7 @@ SOURCES = ("images", "features", "class_text", "model")
 LARGEST = 1e30
 """Numbers in the log that are larger are not drawn."""
 BARS = 48
-"""Most bars of a training curve."""
+"""Maximum number of bars of a training curve."""
 
 
 def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | None = None) -> Json:
@@ -157,8 +157,8 @@ def _reasons(config: Json, metrics: Json) -> list[str]:
         reasons = [
             f"What is known: {known}.",
             f"auto takes {config['method']} for any mix of labels, class names and unknown "
-            "classes: it learns from all of them and from the unlabelled images together, and "
-            "leaves the model unchanged, so that it takes seconds.",
+            "classes: it learns from all of them and from the unlabelled images together. "
+            "The model is not trained, so a fit takes seconds.",
         ]
     if found := metrics.get("classes_estimated"):
         reasons.append(found["why"])

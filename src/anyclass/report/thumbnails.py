@@ -20,7 +20,8 @@ SIDE = 288
 """Longer side of a thumbnail, in pixels."""
 
 LARGEST = 9_000
-"""Most bytes of a thumbnail: a report holds at most some 700, and stays below 10 MB."""
+"""Maximum number of bytes of a thumbnail: a report holds at most some 700, and stays below 10
+MB."""
 
 STEPS = ((288, 75), (288, 55), (224, 50), (160, 45), (112, 40), (64, 30))
 """Longer side and quality, from the first one to the one that is small enough."""

@@ -5,7 +5,7 @@ the caller.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 """A JSON object: the content of a file of the run, or a part of the summary."""
@@ -30,57 +30,35 @@ FIGURES = {
     "entropy": "entropy of the class sizes (0: one class gets all images)",
     "used": "classes that were predicted in training",
     "steps": "training steps",
+    "lr": "learning rate",
+    "grad_norm": "length of the gradient",
     "loss": "loss",
-    "image_loss": "loss of the image encoder",
-    "text_loss": "loss of the text encoder",
     **TERMS,
     **{f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()},
     **{f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()},
 }
 """Other figure of several methods or of training -> what it is; others stand in a method's file."""
 SETTINGS = {
-    "align_other_view": "alignment: text of the other view",
-    "align_scale": "alignment: factor on the cosines",
-    "align_weight": "alignment: weight of the loss",
     "alpha": "weight alpha",
     "alpha_max": "largest alpha of the search",
-    "anchor": "weight of a class name, in images",
     "at_once": "texts per forward pass",
     "backbone_lr": "learning rate of the encoder",
-    "beta": "sharpness beta",
-    "beta_max": "largest beta of the search",
-    "cico_direction": "consistency of the branches: direction",
-    "cico_temperature": "consistency of the branches: temperature",
-    "cico_weight": "consistency of the branches: weight of the loss",
-    "class_in_prompt": "zero-shot class in the question",
     "deviation": "standard deviation of initial vectors",
-    "distill_temperature": "class names: temperature of the loss",
-    "distill_weight": "class names: weight of the loss",
     "draws": "synthetic features per key",
     "dtype": "precision of the weights",
     "eps": "epsilon of the optimiser",
     "h_width": "output width of the MLP",
-    "kl_weight": "weight of the KL term",
-    "least_steps": "minimum number of steps",
     "lr": "learning rate",
     "micro_batch": "images per forward pass",
     "mlp_width": "hidden width of the MLP",
     "most": "most words in a description",
-    "mu": "momentum mu of the prototypes",
     "sup_temperature": "supervised loss: temperature",
     "sup_weight": "supervised loss: weight",
-    "tes_epochs": "text synthesis: epochs",
-    "tes_input": "text synthesis: input",
-    "then": "followed by",
-    "transfer_lr": "without labels: learning rate",
-    "transfer_size": "without labels: features per step",
-    "transfer_start": "without labels: initial context",
-    "transfer_steps": "without labels: training steps",
     "tune": "trained part",
     "unsup_temperature": "unsupervised contrastive loss: temperature",
     "views": "augmented views per image",
 }
-"""Hyper-parameter whose name says too little -> what it is."""
+"""Hyper-parameter of several methods whose name says too little -> what it is."""
 
 
 def plain(text: object, limit: int = 160) -> str:
@@ -94,35 +72,44 @@ def title(key: str) -> str:
     return plain(key.replace("_", " "))
 
 
+class Words(NamedTuple):
+    """Keys of single methods -> what they are."""
+
+    shares: dict[str, str]
+    figures: dict[str, str]
+    settings: dict[str, str]
+
+
 @cache
-def of_methods() -> tuple[dict[str, str], dict[str, str]]:
-    """Shares and other figures of single methods, from their files, which load PyTorch."""
+def of_methods() -> Words:
+    """The words of all methods, from their files, which load PyTorch."""
     from anyclass.methods import METHODS
 
-    shares: dict[str, str] = {}
-    figures: dict[str, str] = {}
+    words = Words({}, {}, {})
     for kind in METHODS.values():
-        shares |= kind.info.shares
-        figures |= kind.info.figures
-    return shares, figures
+        words.shares.update(kind.info.shares)
+        words.figures.update(kind.info.figures)
+        words.settings.update(kind.info.settings)
+    return words
 
 
 def figure(key: str) -> str:
     """Words of a figure of a method or of training."""
     if known := SHARES.get(key) or FIGURES.get(key):
         return known
-    shares, figures = of_methods()
-    return shares.get(key) or figures.get(key) or title(key)
+    return of_methods().shares.get(key) or of_methods().figures.get(key) or title(key)
 
 
 def is_share(key: str) -> bool:
     """Whether a figure is a share."""
-    return key in SHARES or (key not in FIGURES and key in of_methods()[0])
+    return key in SHARES or (key not in FIGURES and key in of_methods().shares)
 
 
 def setting(key: str) -> str:
     """Words of a hyper-parameter."""
-    return SETTINGS.get(key) or title(key)
+    if known := SETTINGS.get(key):
+        return known
+    return of_methods().settings.get(key) or title(key)
 
 
 KINDS = {"labelled": "labelled", "named": "named only", "unknown": "discovered"}

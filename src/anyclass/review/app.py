@@ -29,10 +29,10 @@ from anyclass.review.thumbnails import LARGE, encoded
 HERE = Path(__file__).parent
 
 MOST_IMAGES = 64
-"""Most images in one request for predictions."""
+"""Maximum number of images in one request for predictions."""
 
 ROWS = 400
-"""Most rows in one answer."""
+"""Maximum number of rows in one answer."""
 
 ABOUT = """Predict images with a run of anyclass, and review its labels.
 

@@ -14,10 +14,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 128 * 2**20
-"""Most bytes of a request with images."""
+"""Maximum number of bytes of a request with images."""
 
 MOST_JSON = 2 * 2**20
-"""Most bytes of any other request."""
+"""Maximum number of bytes of any other request."""
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing."""

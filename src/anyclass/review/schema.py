@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from anyclass.review.session import LONGEST_NAME
 
 MOST_IDS = 100_000
-"""Most images in one request."""
+"""Maximum number of images in one request."""
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 """Name of a class."""

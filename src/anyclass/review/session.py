@@ -24,7 +24,7 @@ FOLDER = REVIEW
 """Folder inside a run for what is done on the review page."""
 
 LONGEST_NAME = 200
-"""Most characters of a class name."""
+"""Maximum number of characters of a class name."""
 
 USEFUL = 30
 """Images of "most useful next"."""

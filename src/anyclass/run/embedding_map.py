@@ -19,7 +19,7 @@ MAP = "map.parquet"
 """Columns file_name, x and y; positions are from 0 to 1."""
 
 SAMPLE = 2000
-"""Most images on the map."""
+"""Maximum number of images on the map."""
 
 WIDTH = 50
 """Principal components that t-SNE works on."""
@@ -31,7 +31,7 @@ STEPS = 500
 """Steps of t-SNE: 1,000 take twice as long and move little."""
 
 FEWEST = 5
-"""Fewest images that are worth a map."""
+"""Minimum number of images that are worth a map."""
 
 
 class EmbeddingMap(NamedTuple):

@@ -22,7 +22,7 @@ PROBABILITIES = "probabilities.safetensors"
 """Name of the file."""
 
 MOST_NUMBERS = 2**26
-"""Most numbers that are stored (256 MB)."""
+"""Maximum number of numbers that are stored (256 MB)."""
 
 
 class ImageProbabilities(NamedTuple):

@@ -21,7 +21,7 @@ from anyclass.training.batches import Batch, Batches
 from anyclass.training.optim import Schedule
 
 SAVE_EVERY = 30.0
-"""Most seconds between two checkpoints of a loop."""
+"""Maximum number of seconds between two checkpoints of a loop."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     """Further tensors that training changes in place (LatteCLIP's prototypes)."""
     seconds: float = field(default_factory=lambda: SAVE_EVERY)
-    """Most time between two checkpoints; 0 writes one after every step."""
+    """Maximum time between two checkpoints; 0 writes one after every step."""
     clock: Callable[[], float] = monotonic
     """Seconds since any fixed moment."""
 
@@ -135,7 +135,7 @@ def _check_gradients(parameters: Mapping[str, nn.Parameter], step: int, batch: B
 def _check_parameters(parameters: Mapping[str, nn.Parameter], step: int) -> None:
     """Raise if the last step, after which no loss is computed, left the range of numbers.
 
-    Parameters without a gradient, such as CoCa's decoder, were not moved.
+    Parameters without a gradient, such as CoCa's decoder, were not updated.
     """
     if name := _not_finite({n: p for n, p in parameters.items() if p.grad is not None}):
         raise TrainingError(f"{name} is not finite after step {step}: try a smaller --lr")
@@ -191,8 +191,8 @@ class _Keeper:
     def load(self, log: Log) -> int:
         """Restore a saved state and return the step to continue from.
 
-        A parameter without gradients so far has no running averages. A damaged file is said in a
-        warning, and training begins at the first step.
+        A parameter without gradients so far has no running averages. A damaged file gives a
+        warning, and training starts at the first step.
         """
         if self.checkpoint is None or not self.checkpoint.path.is_file():
             return 0

@@ -21,7 +21,7 @@ PAPER_LR = 1e-7
 """Learning rate of LatteCLIP and its baselines for training the whole model."""
 
 WEIGHT_DECAY = 0.2
-"""Weight decay of LatteCLIP's scripts, but that for Caltech101."""
+"""Weight decay of LatteCLIP's scripts, except Caltech101."""
 
 PATHS: dict[Part, float] = {"tail": 3e-4, "head": 5e-4}
 """Default learning rate times steps for head and tail: the distance AdamW can move a weight.

@@ -189,7 +189,7 @@ class TwoViewBatches:
             yield part, view.flatten(), self.cached.views(mine, view[:, own].flatten())
 
     def _anew(self, index: Int[Tensor, " n"], epoch: int) -> Iterator[tuple[Tensor, None, Tensor]]:
-        """Yield new views of each epoch; an image that is drawn twice has the same views.
+        """Yield new views in each epoch; an image drawn twice in an epoch has the same views twice.
 
         The views do not depend on the step at which training continues.
         """

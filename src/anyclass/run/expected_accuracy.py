@@ -11,7 +11,7 @@ from anyclass.run.scoring import Predictions
 Json = dict[str, Any]
 
 
-def triage(
+def expected_accuracy(
     record: FitRecord, predictions: Predictions, taught: Bool[np.ndarray, " N"], metrics: Json
 ) -> Json:
     """Expected accuracy beside the mean score, for `metrics.json`.
