@@ -355,6 +355,31 @@ def test_inherited_flags__those_that_are_not_given(first: Round) -> None:
     assert inherited_flags(["--seed", "3"]) == ["--seed", "3"]
 
 
+def test_from__the_number_of_unknown_classes_and_what_was_named_since(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A labelled class and 3 unknown ones; then "discovered 1" is called "mug"."""
+    draw = np.random.default_rng(0)
+    truth = np.arange(40) % 4
+    rows = draw.normal(size=(4, 16))[truth] + 0.1 * draw.normal(size=(40, 16))
+    np.save(tmp_path / "x.npy", rows.astype(np.float32))
+    labels = "".join(f"row {i},cup\n" for i in range(0, 20, 4))
+    (tmp_path / "labels.csv").write_text(f"file_name,label\n{labels}")
+    known = {"features": tmp_path / "x.npy", "labels": tmp_path / "labels.csv", "unknown": 3}
+    fit("auto", tmp_path / "first", **known)
+    table = (tmp_path / "first/predictions.csv").read_text()
+    (tmp_path / "named.csv").write_text(table.replace(",discovered 1,", ",mug,", 3))
+    again = {"from_run": tmp_path / "first", "labels": tmp_path / "named.csv"}
+    said: list[str] = []
+    for number, options in enumerate([again, again | {"unknown": 2}]):
+        run = tmp_path / f"second{number}"
+        fit("auto", run, **options)
+        said.append(capsys.readouterr().err)
+        assert json.loads((run / "config.json").read_text())["unknown"] == 3 - number
+    assert "beside 'mug', known since: if that run discovered these, give --unknown 2" in said[0]
+    assert "known since" not in said[1]
+
+
 def test_from__a_folder_that_is_no_run(tmp_path: Path, first: Round) -> None:
     assert main(["fit", "open-world", "--from", str(tmp_path)]) == 2
     with pytest.raises(RequestError, match="contains no run"):

@@ -147,7 +147,7 @@ def test_compare_rounds__on_labels_that_are_fair_to_both() -> None:
     known = KnownLabels(
         {"0.png": "hen", "3.png": "ant"}, {"1.png": "cow", "3.png": "hen", "4.png": "ant"}
     )
-    before = EarlierRun({"holdout": 0.5}, known, frozenset({"0.png"}))
+    before = EarlierRun({"holdout": 0.5}, known, frozenset({"0.png"}), Classes.of(["a"]))
     assert before.held_out == {"3.png"}
     assert before.unchanged(dataset()).tolist() == [True, False, False, True, False]
     taught = TAUGHT & (LABELS != 2)

@@ -23,6 +23,7 @@ from anyclass.commands.command_line import (
 from anyclass.commands.notices import notices
 from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
+from anyclass.data.classes import listed
 from anyclass.data.feature_tables import read_class_texts, read_features
 from anyclass.data.inputs import ImageSource
 from anyclass.data.label_inputs import read_images
@@ -192,7 +193,21 @@ class Request:
             found.append(
                 "features come without a text encoder: no name is suggested for new classes"
             )
-        return found
+        return [*found, *self._named_since(dataset)]
+
+    def _named_since(self, dataset: ImageDataset) -> list[str]:
+        """What to say if classes have a name that the earlier run did not know."""
+        earlier = self.earlier()
+        if earlier is None or not self.unknown or self.unknown != earlier.config.get("unknown"):
+            return []
+        new = earlier.named_since(dataset.classes)
+        if self.unknown == "auto" or not new:
+            return []
+        left = max(0, self.unknown - len(new))
+        return [
+            f"--unknown {self.unknown}, as in {self.from_run}, counts further classes beside "
+            f"{listed(new)}, known since: if that run discovered these, give --unknown {left}"
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, paths absolute."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from anyclass.data import ImageDataset
+from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN, PREDICTED, KnownLabels
 from anyclass.estimators.metrics import accuracy
 from anyclass.files import read_json
-from anyclass.run.content import read_parquet
+from anyclass.run.content import read_classes, read_parquet
 from anyclass.run.folder import check_finished
 from anyclass.run.opinions import Opinions
 from anyclass.run.scoring import Probabilities
@@ -29,6 +29,8 @@ class EarlierRun:
     """The labels that it was given, and those that it predicted."""
     trained_on: frozenset[str]
     """Files whose labels it was trained on."""
+    classes: Classes
+    """Its classes, the discovered ones included."""
 
     @classmethod
     def read(cls, run: Path) -> "EarlierRun":
@@ -45,7 +47,7 @@ class EarlierRun:
         predicted = {f: name for f, name in zip(files, written, strict=True) if name}
         trained_on = given_files(run) if PREDICTED in columns else frozenset(labels)
         config = read_json(run / "config.json")
-        return cls(config, KnownLabels(labels, predicted), trained_on)
+        return cls(config, KnownLabels(labels, predicted), trained_on, read_classes(run))
 
     @property
     def held_out(self) -> frozenset[str]:
@@ -53,6 +55,12 @@ class EarlierRun:
         if not self.config.get("holdout"):
             return frozenset()
         return frozenset(self.known.labels) - self.trained_on
+
+    def named_since(self, classes: Classes) -> list[str]:
+        """Names of classes that this run did not know, such as those of discovered classes."""
+        kinds = zip(self.classes.names, self.classes.kinds, strict=True)
+        known = {name for name, kind in kinds if kind != "unknown"}
+        return [name for name in classes.names if name not in known]
 
     def unchanged(self, dataset: ImageDataset) -> Bool[np.ndarray, " N"]:
         """Whether each image has the label that this run was given."""
