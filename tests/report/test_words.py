@@ -1,13 +1,15 @@
 """The words of a report: no setting of a method is shown as a symbol or an abbreviation."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 import pytest
 
+from anyclass.commands.help_pages import words_of_methods
 from anyclass.methods import METHODS
-from anyclass.report.words import SETTINGS, of_methods, setting
+from anyclass.report.words import METHOD_WORDS, SETTINGS, setting
 
 PLAIN = set(
     "allow augmentation balanced batch bias bit branch branches captioner captions class collapsed "
@@ -40,7 +42,9 @@ def dataclasses_in(annotation: Any) -> Iterator[type]:
         yield from dataclasses_in(part)
 
 
-WORDS = SETTINGS | of_methods().settings
+def test_method_words__are_those_of_the_methods() -> None:
+    stored = json.loads(METHOD_WORDS.read_text("utf-8"))
+    assert words_of_methods() == stored, "words have changed: make help-pages"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -48,14 +52,14 @@ def test_setting__is_in_words(method: str) -> None:
     raw = {
         name
         for name in settings_of(METHODS[method])
-        if name not in WORDS and not PLAIN.issuperset(name.split("_"))
+        if name not in SETTINGS and not PLAIN.issuperset(name.split("_"))
     }
     assert raw == set(), "give them words in `settings` of its `info`"
 
 
 def test_setting__of_all_words_there_is_a_method() -> None:
     names = {name for method in METHODS.values() for name in settings_of(method)}
-    assert set(WORDS) <= names
-    assert len(set(WORDS.values())) == len(WORDS)
+    assert set(SETTINGS) <= names
+    assert len(set(SETTINGS.values())) == len(SETTINGS)
     assert setting("tes_epochs") == "text synthesis: epochs"
     assert setting("batch_size") == "batch size"

@@ -38,6 +38,7 @@ from anyclass.commands.report import report
 from anyclass.commands.serve import serve
 from anyclass.files import write_text
 from anyclass.methods import METHODS, Situation
+from anyclass.report.words import METHOD_WORDS
 
 WIDTH = 80
 """Columns of a page."""
@@ -317,6 +318,15 @@ def _audit() -> str:
     return "".join(_section("Audit", "", groups[0].options))
 
 
+def words_of_methods() -> dict[str, dict[str, str]]:
+    """Words of the figures and settings of all methods, for reports, which load no method."""
+    words: dict[str, dict[str, str]] = {"shares": {}, "figures": {}, "settings": {}}
+    for kind in METHODS.values():
+        for name, some in words.items():
+            some.update(getattr(kind.info, name))
+    return words
+
+
 def _list_of_methods() -> list[str]:
     """The page of `anyclass fit --help`: methods by what is known of the classes."""
     sections = ["usage: anyclass fit METHOD --images PATH [options]", _paragraphs(ABOUT_FIT)]
@@ -346,7 +356,8 @@ def _methods(situation: str, abouts: dict[str, str]) -> str:
 
 def write() -> None:
     """Render all pages into the file that the command line reads."""
-    write_text(PAGES, json.dumps(render(), indent=1, ensure_ascii=False) + "\n")
+    for path, content in ((PAGES, render()), (METHOD_WORDS, words_of_methods())):
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
 from anyclass.report.thumbnails import no_image, thumbnails_of
-from anyclass.report.words import Json, figure, is_share, plain, setting, title
+from anyclass.report.words import SHARES, Json, figure, plain, setting, title
 from anyclass.run.columns import TRAINING, TRAINING_CAVEAT
 from anyclass.run.content import lines, read_parquet, read_rows
 from anyclass.run.embedding_map import read_map
@@ -201,7 +201,7 @@ def _facts(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | f
     """Figures of the method that are no curve: words, whether it is a share, and value."""
     drawn = {curve["name"] for curve in curves}
     return [
-        (figure(key), is_share(key), value)
+        (figure(key), key in SHARES, value)
         for key, value in facts.items()
         if figure(key) not in drawn
     ]

@@ -4,18 +4,25 @@ Control and bidi characters are removed from every text, and long texts are cut;
 the caller.
 """
 
-from functools import cache
-from typing import Any, NamedTuple
+import json
+from pathlib import Path
+from typing import Any
 
 Json = dict[str, Any]
 """A JSON object: the content of a file of the run, or a part of the summary."""
+
+METHOD_WORDS = Path(__file__).with_name("method_words.json")
+"""Words of single methods, from their `info` by `make help-pages`: reports load no method."""
+
+_OF_METHODS: dict[str, dict[str, str]] = json.loads(METHOD_WORDS.read_text("utf-8"))
 
 SHARES = {
     "agreement_with_zero_shot": "images that kept their zero-shot class",
     "confidence": "mean confidence in training",
     "new": "images predicted as a new class in training",
+    **_OF_METHODS["shares"],
 }
-"""Share among the figures of several methods -> what it is; others stand in a method's file."""
+"""Figure of a method that is a share -> what it is."""
 TERMS = {
     "views_loss": "loss of two views of an image",
     "classes_loss": "loss of images with the same label",
@@ -36,8 +43,9 @@ FIGURES = {
     **TERMS,
     **{f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()},
     **{f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()},
+    **_OF_METHODS["figures"],
 }
-"""Other figure of several methods or of training -> what it is; others stand in a method's file."""
+"""Other figure of a method or of training -> what it is."""
 SETTINGS = {
     "alpha": "weight alpha",
     "alpha_max": "largest alpha of the search",
@@ -57,8 +65,9 @@ SETTINGS = {
     "tune": "trained part",
     "unsup_temperature": "unsupervised contrastive loss: temperature",
     "views": "augmented views per image",
+    **_OF_METHODS["settings"],
 }
-"""Hyper-parameter of several methods whose name says too little -> what it is."""
+"""Hyper-parameter whose name says too little -> what it is."""
 
 
 def plain(text: object, limit: int = 160) -> str:
@@ -72,44 +81,14 @@ def title(key: str) -> str:
     return plain(key.replace("_", " "))
 
 
-class Words(NamedTuple):
-    """Keys of single methods -> what they are."""
-
-    shares: dict[str, str]
-    figures: dict[str, str]
-    settings: dict[str, str]
-
-
-@cache
-def of_methods() -> Words:
-    """The words of all methods, from their files, which load PyTorch."""
-    from anyclass.methods import METHODS
-
-    words = Words({}, {}, {})
-    for kind in METHODS.values():
-        words.shares.update(kind.info.shares)
-        words.figures.update(kind.info.figures)
-        words.settings.update(kind.info.settings)
-    return words
-
-
 def figure(key: str) -> str:
     """Words of a figure of a method or of training."""
-    if known := SHARES.get(key) or FIGURES.get(key):
-        return known
-    return of_methods().shares.get(key) or of_methods().figures.get(key) or title(key)
-
-
-def is_share(key: str) -> bool:
-    """Whether a figure is a share."""
-    return key in SHARES or (key not in FIGURES and key in of_methods().shares)
+    return SHARES.get(key) or FIGURES.get(key) or title(key)
 
 
 def setting(key: str) -> str:
     """Words of a hyper-parameter."""
-    if known := SETTINGS.get(key):
-        return known
-    return of_methods().settings.get(key) or title(key)
+    return SETTINGS.get(key) or title(key)
 
 
 KINDS = {"labelled": "labelled", "named": "named only", "unknown": "discovered"}
