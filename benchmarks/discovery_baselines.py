@@ -28,7 +28,7 @@ from torch.nn.functional import one_hot
 
 from anyclass.estimators.kmeans import kmeans, nearest, semi_supervised_kmeans
 from anyclass.estimators.linear import Linear
-from anyclass.estimators.num_classes import estimate_num_classes
+from anyclass.estimators.num_classes import count_classes
 from anyclass.estimators.whitening import WhitenedPCA, fit_whitened_pca
 
 Labels = Int[np.ndarray, " n"]
@@ -77,7 +77,8 @@ def get_plus_auto(task: Task) -> Float[np.ndarray, "n K"]:
     train = torch.from_numpy(_stacked(task)[0])
     y = torch.from_numpy(task.y)
     width = task.data.train_x.shape[1]
-    count = estimate_num_classes(train, width, y, silent, seed=task.seed)
+    h = train[:, width:-1]
+    count = count_classes(train[:, :width], y, silent, extra=h, seed=task.seed)
     return get_plus(task, max(count.classes, task.known + 1))
 
 

@@ -36,9 +36,9 @@ from anyclass.data.splits import discovery_split
 from anyclass.errors import TrainingError
 from anyclass.estimators.kmeans import estimate_classes, semi_supervised_kmeans
 from anyclass.estimators.metrics import clustering
-from anyclass.estimators.num_classes import estimate_num_classes
+from anyclass.estimators.num_classes import count_classes
 from anyclass.features.cache import Embedding
-from anyclass.features.extract import image_features, stack_features, tower_features
+from anyclass.features.extract import image_features, tower_features
 from anyclass.features.store import FeatureStore, embed
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
@@ -245,9 +245,9 @@ def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]
     """Estimated number of classes: by held-out labels, and by GCD's method."""
     features = embed(clip, some.dataset, Embedding("head"), silent)
     x = image_features(clip, features, "head").cpu()
-    rows = stack_features(x, tower_features(features))
+    h = tower_features(features).to(x)
     y = torch.tensor(some.dataset.labels)
-    found = estimate_num_classes(rows, x.shape[1], y, silent, seed=seed)
+    found = count_classes(x, y, silent, extra=h, seed=seed)
     row = {"set": name, "method": "estimate", "seed": seed, "true": some.dataset.classes.total}
     row |= {"classes": found.classes, "range": found.range}
     return row if seed else row | {"gcd": estimate_classes(x, y, search="grid", seed=0).classes}

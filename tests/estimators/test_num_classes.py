@@ -8,12 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import silhouette_score
 
-from anyclass.errors import RequestError
 from anyclass.estimators import num_classes
 from anyclass.estimators.num_classes import (
     count_classes,
     estimate_from_curve,
-    estimate_num_classes,
     pair_f1_per_class,
 )
 
@@ -28,14 +26,13 @@ def silent(**_: Any) -> None:
 def test_count_classes__finds_the_classes_that_are_there(seed: int) -> None:
     """8 known and 4 new classes, 40 rows each."""
     draw, truth = torch.Generator().manual_seed(seed), torch.arange(12).repeat_interleave(40)
-    both = [
+    x, h = (
         torch.randn(12, width, generator=draw)[truth]
         + 0.35 * torch.randn(480, width, generator=draw)
         for width in (32, 37)
-    ]
+    )
     labels = torch.where((truth < 8) & (torch.rand(480, generator=draw) < 0.5), truth, -1)
-    rows = torch.cat([*both, torch.ones(480, 1)], dim=1)
-    found = estimate_num_classes(rows, 32, labels, silent, seed=seed)
+    found = count_classes(x, labels, silent, extra=h, seed=seed)
     assert 10 <= found.classes <= 14
     assert found.range[0] <= 12 <= found.range[1]
 
@@ -56,7 +53,7 @@ def test_count_classes__evaluates_every_number_from_the_labelled_classes_on(
 ) -> None:
     rows, _, labels = loud_blobs(0)
     log: list[dict[str, Any]] = []
-    found = estimate_num_classes(rows, 12, labels, lambda **row: log.append(row), seed=4)
+    found = count_classes(rows[:, :12], labels, lambda **row: log.append(row), seed=4)
     assert list(found.curve) == list(range(3, 30)) + [int(k) for k in found.curve if k >= 30]
     assert max(found.curve) == 50
     assert found == estimate_from_curve(found.curve, int((labels >= 0).sum()), 3)
@@ -99,6 +96,44 @@ def test_pair_f1_per_class__weighs_classes_alike() -> None:
     assert pair_f1_per_class(labels[6:], clusters[6:]) == 0
 
 
+def test_pair_f1_per_class__judges_some_classes_among_all() -> None:
+    labels = np.array([3, 3, 3, 3, 8, 8, 8, 8])
+    clusters = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    # w = [[3/4, 1/4], [0, 1]]; of 8: 2 x 1 / (1 + 1 x (1/4 + 1))
+    assert pair_f1_per_class(labels, clusters, np.array([8])) == pytest.approx(2 / 2.25)
+    # of 3: 2 (9/16 + 1/16) / (1 + (3/4)^2 + 1/4 x 5/4)
+    assert pair_f1_per_class(labels, clusters, np.array([3])) == pytest.approx(1.25 / 1.875)
+    assert pair_f1_per_class(labels, clusters, np.array([3, 8])) == pytest.approx(
+        pair_f1_per_class(labels, clusters)
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "with_class", "alone"), [(3, 0, 2), (4, 1, 2), (7, 1, 2), (16, 2, 0), (17, 2, 0)]
+)
+def test_trials__hold_out_every_label_and_shape_features_by_the_others(
+    classes: int, with_class: int, alone: int
+) -> None:
+    """Classes 2, 4 and so on, 5 labels each, and one with a single label.
+
+    Each label is held out `with_class` times with all of its class, `alone` times without it.
+    """
+    labels = torch.cat([2 + 2 * torch.arange(classes).repeat_interleave(5), torch.tensor([1, -1])])
+    trials = num_classes._trials(labels, 3)
+    assert sum(trial.weight for trial in trials) == pytest.approx(1)
+    counted: dict[bool, list[int]] = {True: [], False: []}
+    for trial in trials:
+        judged = trial.truth.unique() if trial.judged is None else torch.tensor(trial.judged)
+        out = (labels >= 0) & (trial.given < 0)
+        whole = not bool(torch.isin(trial.given, judged[judged >= 0]).any())
+        counted[whole] += labels[out].tolist()
+        assert torch.equal(trial.truth[out], labels[out]), "what is held out is scored"
+        assert torch.equal(trial.given[~out], labels[~out])
+    several = labels[labels > 1].tolist()
+    for whole, times in ((True, with_class), (False, alone)):
+        assert sorted(c for c in counted[whole] if c > 1) == sorted(times * several)
+
+
 def test_silhouette__equals_scikit_learn() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(30, 4, generator=draw)
@@ -111,21 +146,18 @@ def test_silhouette__equals_scikit_learn() -> None:
 def test_count_classes__numbers_of_labels_mean_nothing(loud_blobs: Blobs) -> None:
     rows, _, labels = loud_blobs(0)
     other = torch.where(labels >= 0, 7 * labels + 2, -1)
-    first, second = (estimate_num_classes(rows, 12, y, silent, most=4) for y in (labels, other))
+    first, second = (count_classes(rows[:, :12], y, silent, most=4) for y in (labels, other))
     assert first == second
 
 
 def test_count_classes__looks_no_further_than_asked(loud_blobs: Blobs) -> None:
     rows, _, labels = loud_blobs(0)
-    assert list(estimate_num_classes(rows, 12, labels, silent, most=4).curve) == [3, 4]
-    assert list(estimate_num_classes(rows, 12, labels, silent, most=2).curve) == [3]
+    assert list(count_classes(rows[:, :12], labels, silent, most=4).curve) == [3, 4]
+    assert list(count_classes(rows[:, :12], labels, silent, most=2).curve) == [3]
 
 
 def test_count_classes__a_class_with_one_label_is_given_or_left_out(loud_blobs: Blobs) -> None:
     rows, truth, labels = loud_blobs(0)
     one = (truth == 2).nonzero()[:1, 0]
     labels = torch.where(truth == 2, -1, labels).index_fill(0, one, 2)
-    assert estimate_num_classes(rows, 12, labels, silent, most=5).classes in (4, 5)
-    labels = torch.full_like(labels, -1).index_fill(0, one, 2)
-    with pytest.raises(RequestError, match="no class has two labelled images"):
-        estimate_num_classes(rows, 12, labels, silent)
+    assert count_classes(rows[:, :12], labels, silent, most=5).classes in (4, 5)

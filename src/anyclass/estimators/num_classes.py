@@ -7,8 +7,10 @@ takes the K at which k-means of frozen features agrees best with the labels.
     K^       = the largest K with score(K) >= b - t min(b, 5 (1 - b)),   b = max score
     t        = 0.01 + 0.2 / L: the fewer labelled classes, the less certain is the score
 
-Half of the labelled classes are held out as a whole, then the other half: like new classes, they
-have no part in whitening (`whitening.py`). All images are clustered without labels, and one
+Labelled classes are held out as a whole: like new classes, they have no part in whitening
+(`whitening.py`). With many labelled classes these are one half, then the other. Halves of few
+would leave too few for the whitening: they are held out a fifth at a time, and a third of the score
+is that of halves of the images of each class. All images are clustered without labels, and one
 hierarchy (`discovery.py`) yields the clusters for all K. Each class has the same weight in the
 score, whatever its number of images. Where there are too few labels, the silhouette decides.
 
@@ -21,11 +23,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from anyclass.errors import RequestError
 from anyclass.estimators.discovery import (
     DiscoverySpace,
     Hierarchy,
@@ -47,11 +48,17 @@ POSSIBLE = 0.1
 STEP = 1.05
 """Factor between two evaluated numbers."""
 DRAWS = 2
-"""Random halvings of the labelled classes."""
+"""Random halvings of labelled classes, or of their images."""
+MANY = 16
+"""Labelled classes from which on halves of them are held out."""
+FOLDS = 5
+"""Parts of fewer labelled classes that are held out in turn."""
+IMAGES = 1 / 3
+"""Weight of held-out images beside these parts."""
 ROWS = 4000
 """Maximum number of images that are clustered."""
 LEAST = 4
-"""Labelled classes, two of them in each half, below which images are held out, not classes."""
+"""Labelled classes below which only images are held out."""
 SILHOUETTE_ROWS = 2000
 """Maximum number of images for the silhouette."""
 
@@ -67,36 +74,6 @@ class Count(NamedTuple):
     """Score of every evaluated K, ascending."""
     margin: float
     """Standard error of the best score."""
-
-
-def estimate_num_classes(
-    rows: Float[Tensor, "N E"],
-    d: int,
-    labels: Int[Tensor, " N"],
-    log: Log,
-    most: int | None = None,
-    seed: int = 0,
-) -> Count:
-    """Estimate the number of classes from partial labels.
-
-    Args:
-        rows: [x | h | 1], features of both spaces; h may be missing.
-        d: number of columns of x.
-        labels: class of each labelled image, -1 otherwise.
-        log: gets the progress.
-        most: largest K; None: min(1000, N / 4).
-        seed: random seed of the halves, and of the sample of many images.
-
-    Raises:
-        RequestError: no class has two labelled images, so none can be held out.
-    """
-    if len(labels) == 0 or int(labels.max()) < 0 or int(labels[labels >= 0].bincount().max()) < 2:
-        raise RequestError(
-            "the number of classes is estimated from labels, but no class has two labelled "
-            "images; label more images, or give the number of unknown classes (--unknown N)"
-        )
-    extra = rows[:, d:-1] if rows.shape[1] > d + 1 else None
-    return count_classes(rows[:, :d], labels, log, extra=extra, most=most, seed=seed)
 
 
 def count_classes(
@@ -128,19 +105,18 @@ def count_classes(
     labels = labels[rows]
     extra = None if extra is None else extra[rows]
     numbers = list(_numbers(least, most))
-    halves = list(_halves(labels, seed))
-    if not halves:
+    trials = list(_trials(labels, seed))
+    if not trials:
         u = DiscoverySpace.fit(x, labels, extra).transform(x, extra)
         count = _from_silhouette(u[:SILHOUETTE_ROWS], numbers, seed)
         log(stage="count", done=1, total=1)
         return count
-    scores: list[dict[int, float]] = []
-    for given, held in halves:
-        u = DiscoverySpace.fit(x, given, extra).transform(x, extra)
-        scores.append(_scores(u, held, numbers, seed))
-        log(stage="count", done=len(scores), total=len(halves))
-    shared = set(numbers).intersection(*scores)
-    curve = {k: float(np.mean([score[k] for score in scores])) for k in sorted(shared)}
+    curve = dict.fromkeys(numbers, 0.0)
+    for done, trial in enumerate(trials):
+        u = DiscoverySpace.fit(x, trial.given, extra).transform(x, extra)
+        scores = _scores(u, trial, numbers, seed)
+        curve = {k: value + trial.weight * scores[k] for k, value in curve.items() if k in scores}
+        log(stage="count", done=done + 1, total=len(trials))
     return estimate_from_curve(curve, int((labels >= 0).sum()), known)
 
 
@@ -161,11 +137,20 @@ def estimate_from_curve(curve: Mapping[int, float], images: int, classes: int) -
     return Count(max(good), (min(good), max(possible)), dict(sorted(curve.items())), margin)
 
 
-def pair_f1_per_class(labels: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]) -> float:
+def pair_f1_per_class(
+    labels: Int[np.ndarray, " N"],
+    clusters: Int[np.ndarray, " N"],
+    judged: Int[np.ndarray, " J"] | None = None,
+) -> float:
     """F1 score of "same cluster" as a prediction of "same class", each class with weight one.
 
-    w_ck = share of class c in cluster k, F1 = 2 sum_ck w_ck^2 / (C + sum_k (sum_c w_ck)^2).
-    Rows with label -1 are ignored; 0 if there are no others.
+    w_ck = share of class c in cluster k, F1 = 2 sum_ck w_ck^2 / (J + sum_ck w_ck sum_d w_dk), c
+    over the J judged classes, d over all. Rows with label -1 are ignored; 0 if there are no others.
+
+    Args:
+        labels: class of each row, -1 without one.
+        clusters: cluster of each row.
+        judged: classes whose rows are predicted; None: all.
     """
     known = labels >= 0
     if not known.any():
@@ -175,8 +160,22 @@ def pair_f1_per_class(labels: Int[np.ndarray, " N"], clusters: Int[np.ndarray, "
     table = np.zeros((len(classes), len(found)))
     np.add.at(table, (of_class, of_cluster), 1.0)
     w = table / table.sum(1, keepdims=True)
-    same = len(classes) + np.square(w.sum(0)).sum()
-    return float(2 * np.square(w).sum() / same)
+    own = w if judged is None else w[np.isin(classes, judged)]
+    same = len(own) + (own * w.sum(0)).sum()
+    return float(2 * np.square(own).sum() / same)
+
+
+class _Trial(NamedTuple):
+    """Labels that shape the features, and labels that score the clusters."""
+
+    given: Int[Tensor, " N"]
+    """Labels for whitening, -1 elsewhere."""
+    truth: Int[Tensor, " N"]
+    """Labels for the score, -1 elsewhere."""
+    judged: Int[np.ndarray, " J"] | None
+    """Classes that are scored among all in `truth`; None: all."""
+    weight: float
+    """Weight of the score; those of all trials sum to 1."""
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:
@@ -195,13 +194,13 @@ def _hierarchy(u: Float[Tensor, "n R"], numbers: list[int], seed: int) -> Hierar
 
 
 def _scores(
-    u: Float[Tensor, "n R"], held: Int[Tensor, " n"], numbers: list[int], seed: int
+    u: Float[Tensor, "n R"], trial: _Trial, numbers: list[int], seed: int
 ) -> dict[int, float]:
     """Score of each number on the held-out images."""
-    truth = held.cpu().numpy()
-    rows = held >= 0
+    rows = trial.truth >= 0
+    truth = trial.truth[rows].cpu().numpy()
     return {
-        k: pair_f1_per_class(truth[truth >= 0], clusters[rows].cpu().numpy())
+        k: pair_f1_per_class(truth, clusters[rows].cpu().numpy(), trial.judged)
         for k, clusters in partitions(_hierarchy(u, numbers, seed), numbers)
     }
 
@@ -232,26 +231,62 @@ def _silhouette(distances: Float[Tensor, "n n"], clusters: Int[Tensor, " n"]) ->
     return float(s.masked_fill(alone, 0).mean())
 
 
-def _halves(labels: Int[Tensor, " N"], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield given and held-out labels of random halves, and the same with the halves swapped.
-
-    Whole classes are held out, or images of each class if there are few classes. Nothing is
-    yielded if fewer than two classes have two images.
-    """
+def _trials(labels: Int[Tensor, " N"], seed: int) -> list[_Trial]:
+    """What is held out in turn; nothing if fewer than two classes have two images."""
     counts = labels[labels >= 0].bincount() if bool((labels >= 0).any()) else labels[:0]
     classes = (counts >= 2).nonzero()[:, 0]
     if len(classes) < 2:
-        return
-    for draw in range(DRAWS):
-        rng = seeded_rng(seed, draw)
-        part = torch.zeros_like(labels, dtype=torch.bool)
-        if len(classes) >= LEAST:
-            order = torch.randperm(len(classes), generator=rng).to(labels.device)
-            part = torch.isin(labels, classes[order[::2]])
-        else:
-            order = torch.randperm(len(labels), generator=rng).to(labels.device)
-            for c in classes:
-                members = order[labels[order] == c]
-                part[members[::2]] = True
-        for first in (part, ~part):
-            yield torch.where(first, labels, -1), torch.where(first, -1, labels)
+        return []
+    half = _half_of_classes if len(classes) >= MANY else _half_of_images
+    parts = [half(labels, classes, seed, draw) for draw in range(DRAWS)]
+    if LEAST <= len(classes) < MANY:
+        whole = _parts_of_classes(labels, classes, seed)
+        return [*whole, *_both_halves(labels, parts, IMAGES)]
+    return _both_halves(labels, parts, 1.0)
+
+
+def _parts_of_classes(
+    labels: Int[Tensor, " N"], classes: Int[Tensor, " L"], seed: int
+) -> list[_Trial]:
+    """Each part of the classes held out; their images are judged beside those of the others."""
+    order = classes[torch.randperm(len(classes), generator=seeded_rng(seed)).to(labels.device)]
+    count = min(FOLDS, len(classes))
+    trials = []
+    for fold in range(count):
+        away = order[fold::count]
+        given = torch.where(torch.isin(labels, away), -1, labels)
+        trials.append(_Trial(given, labels, away.cpu().numpy(), (1 - IMAGES) / count))
+    return trials
+
+
+def _half_of_classes(
+    labels: Int[Tensor, " N"], classes: Int[Tensor, " L"], seed: int, draw: int
+) -> Bool[Tensor, " N"]:
+    """Images of a random half of the classes."""
+    order = torch.randperm(len(classes), generator=seeded_rng(seed, draw)).to(labels.device)
+    return torch.isin(labels, classes[order[::2]])
+
+
+def _half_of_images(
+    labels: Int[Tensor, " N"], classes: Int[Tensor, " L"], seed: int, draw: int
+) -> Bool[Tensor, " N"]:
+    """A random half of the images of each class."""
+    order = torch.randperm(len(labels), generator=seeded_rng(seed, draw)).to(labels.device)
+    part = torch.zeros_like(labels, dtype=torch.bool)
+    for c in classes:
+        members = order[labels[order] == c]
+        part[members[::2]] = True
+    return part
+
+
+def _both_halves(
+    labels: Int[Tensor, " N"], parts: list[Bool[Tensor, " N"]], weight: float
+) -> list[_Trial]:
+    """Each part given and the rest held out, and the other way round."""
+    trials = []
+    for part in parts:
+        for given in (part, ~part):
+            held = torch.where(given, -1, labels)
+            share = weight / (2 * len(parts))
+            trials.append(_Trial(torch.where(given, labels, -1), held, None, share))
+    return trials

@@ -46,7 +46,7 @@ from anyclass.estimators.discovery_expert import discovery_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.mixture import Mixture, Settings
 from anyclass.estimators.negatives import WEIGHT, NegativeTexts
-from anyclass.estimators.num_classes import count_classes
+from anyclass.estimators.num_classes import Count, count_classes
 from anyclass.estimators.open_world_model import OpenWorldModel, quantiles
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.suspicious import suspicious
@@ -241,6 +241,12 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         predicted[labels >= 0] = self.classes_[labels[labels >= 0]]
         self.transduction_ = predicted
 
+    def _count(self, rows: Rows, labels: Int[Tensor, " N"], log: Log) -> Count:
+        """Number of classes, from features as they are given."""
+        x, h = rows.raw().at(slice(0, len(rows)))
+        extra = None if rows.extra is None else h
+        return count_classes(x, labels, log, extra=extra, seed=self.random_state)
+
     def _discover(
         self,
         rows: Rows,
@@ -258,7 +264,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         extra = None if rows.extra is None else h
         total = told + int(self.unknown) if self.unknown != "auto" else told
         if self.unknown == "auto":
-            self.num_classes_ = count_classes(x, labels, log, extra=extra, seed=self.random_state)
+            self.num_classes_ = self._count(rows, labels, log)
             total = max(told, self.num_classes_.classes)
         if total == told:
             return None
