@@ -258,6 +258,7 @@ def test_texts__of_every_view_are_never_markup(
     expect(page.locator("#undo")).to_have_attribute("title", re.compile("Undo: .*alert"))
     page.locator("#undo").click()
     expect(page.locator("#status")).to_contain_text("Undone")
+    expect(page.locator("#position")).to_have_text("1 of 29")  # letters are for images on the page
     page.keyboard.type("disc")
     expect(page.locator("#matches li").first).to_contain_text("alert(3)")
     page.keyboard.press("Escape")
