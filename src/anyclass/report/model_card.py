@@ -62,8 +62,8 @@ def _confusions(confusion: Json) -> list[str]:
         return ["## Most frequent mistakes\n", *markdown_table(head, confusion["mistakes"])]
     names = [name for name, _ in confusion["rows"]]
     counts = ((name, *(count for count, _ in cells)) for name, cells in confusion["rows"])
-    head = ("true class ↓ predicted →", *map(literal, names))
-    return ["## Confusion matrix\n", *markdown_table(head, counts)]
+    columns = ("true class ↓ predicted →", *map(literal, names))
+    return ["## Confusion matrix\n", *markdown_table(columns, counts)]
 
 
 def _discovered(classes: Sequence[Json]) -> list[str]:
