@@ -115,7 +115,7 @@ def check_early(line: CommandLine) -> None:
 
 
 def needs_torch(line: CommandLine) -> bool:
-    """Whether a command loads PyTorch: all but the report of a run whose method has no figures."""
+    """Whether a command loads PyTorch: all but the report of an open-world run."""
     if line.command != "report":
         return True
     from anyclass.files import read_json

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Bool, Float, Int64
 
 from anyclass.classifier.classifier import Classifier
@@ -29,6 +30,7 @@ from anyclass.run.tables import write_table
 _COLUMNS = pa.schema([("file_name", pa.string()), ("label", pa.string())])
 
 
+@torch.no_grad()
 def write_cleanlab(
     folder: Path,
     classifier: Classifier,

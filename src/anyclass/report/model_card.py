@@ -58,12 +58,12 @@ def _confusions(confusion: Json) -> list[str]:
     if not confusion["total"]:
         return []
     if not confusion["rows"]:
-        columns = ("true class", "predicted as", "images")
-        return ["## Most frequent mistakes\n", *markdown_table(columns, confusion["mistakes"])]
+        head = ("true class", "predicted as", "images")
+        return ["## Most frequent mistakes\n", *markdown_table(head, confusion["mistakes"])]
     names = [name for name, _ in confusion["rows"]]
     counts = ((name, *(count for count, _ in cells)) for name, cells in confusion["rows"])
-    head = ("true class ↓ predicted →", *map(literal, names))
-    return ["## Confusion matrix\n", *markdown_table(head, counts)]
+    columns = ("true class ↓ predicted →", *map(literal, names))
+    return ["## Confusion matrix\n", *markdown_table(columns, counts)]
 
 
 def _discovered(classes: Sequence[Json]) -> list[str]:
