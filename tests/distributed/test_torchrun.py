@@ -244,4 +244,4 @@ def test_methods__that_processes_share_train_an_encoder() -> None:
         for tune in (*kind.info.divisible, "head"):
             tuned = replace(method, tuning=replace(method.tuning, tune=tune))
             assert tuned.workload(10, 3).divisible == (tune != "head"), (name, tune)
-    assert shared == {"latteclip", "flyp", "get", "simgcd", "gcd"}
+    assert {"latteclip", "get"} <= shared

@@ -18,6 +18,7 @@ from anyclass.backbone.loading import STARTER
 from anyclass.classifier.classifier import Classifier
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import atomic_write, storage, write_json
+from anyclass.methods import METHODS
 
 TOLERANCE = 1e-5
 """Largest difference between a feature by the saved model and by the run's."""
@@ -68,9 +69,10 @@ def check_trained(classifier: Classifier) -> None:
         RequestError: the run did not train the model.
     """
     if classifier.representation.part is None:
+        training = [name for name, kind in METHODS.items() if kind().workload(1, 1).trains]
         raise RequestError(
             f"no open_clip checkpoint: {classifier.method} did not train the model, so use "
-            f"{classifier.clip.model_id} itself; latteclip, flyp, reclip, get, simgcd, gcd train it"
+            f"{classifier.clip.model_id} itself; {', '.join(training)} train it"
         )
 
 
