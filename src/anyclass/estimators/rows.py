@@ -140,8 +140,8 @@ class Rows:
         scatter = torch.zeros(width, width)
         for _, _, h in self.blocks():
             scatter += h.T @ h
-        axes: Tensor = torch.linalg.eigh(scatter).eigenvectors.flip(1)[:, :WIDEST]
-        return axes.contiguous()
+        axes: Tensor = torch.linalg.eigh(scatter.double()).eigenvectors.flip(1)[:, :WIDEST]
+        return axes.float().contiguous()
 
 
 def _table(array: Any, name: str) -> Any:

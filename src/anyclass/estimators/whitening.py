@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.linalg import eigh
 from torch.nn.functional import normalize, one_hot
 
 
@@ -86,10 +87,11 @@ def fit_whitened_pca(
     width = len(within)
     level = (within.trace() / width).clamp_min(1e-12)
     sigma = sharpen * within + (1 - sharpen) * level * torch.eye(width).to(h)
-    values, vectors = torch.linalg.eigh(sigma)
+    values, vectors = (part.to(h) for part in eigh(sigma.double()))  # float32 may not converge
     whiten = vectors * values.clamp_min(1e-12).rsqrt()
     a = normalize((h - centre) @ whiten, dim=1)
     middle = a.mean(0)
-    axes = torch.linalg.eigh((a - middle).T @ (a - middle)).eigenvectors.flip(1)
+    scatter = (a - middle).T @ (a - middle)
+    axes = eigh(scatter.double()).eigenvectors.flip(1).to(h)
     components = min(q, width, len(h) - 1)
     return centre, whiten, middle, axes[:, :components].contiguous()
