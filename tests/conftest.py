@@ -107,7 +107,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup() -> None:
     """Check types in each test, also of functions that earlier ones have called often."""
     if RUNS_TESTS:
-        sys.modules["type_checks"].begin_test()
+        import_module("type_checks").begin_test()
 
 
 @pytest.hookimpl(optionalhook=True)
