@@ -164,6 +164,13 @@ def test_report_and_rename__name_the_damaged_place(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["hit_rate_known", "hit_rate_known_top", "known"])
+def test_report__without_the_check_of_names(run: Path, key: str) -> None:
+    changed(run / "naming.json", key, value=...)
+    page = Path(report(run)["report"]).read_text("utf-8")
+    assert "named in the same way" not in page
+
+
 TEXTS = ("[]", "{}", "null", "3", "{", '{"a": NaN}', "[" * 9999, "\udc80")
 
 
