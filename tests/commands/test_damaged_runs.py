@@ -133,6 +133,7 @@ def changed(path: Path, *place: str | int, value: Any) -> None:
         ("config.json", ["images"], "", "images: String should have at least 1 character"),
         ("config.json", ["images"], None, "images and model: one of them is missing"),
         ("environment.json", ["model", "id"], ..., "model.id: Field required"),
+        ("environment.json", ["packages"], ..., "packages: Field required"),
         ("config.json", ["again", "method"], [], "again.method: List should have at least 1 item"),
         ("environment.json", ["model", "weights_sha256"], 7, "model.weights_sha256: Input should"),
         ("metrics.json", ["seconds"], "two", "seconds: Input should be"),

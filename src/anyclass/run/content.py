@@ -100,6 +100,7 @@ class _Weights(_File):
 class _Environment(_File):
     model: _Weights
     started: str
+    packages: dict[str, str]
 
 
 class _ClassScore(_File):
