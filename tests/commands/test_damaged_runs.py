@@ -129,6 +129,11 @@ def changed(path: Path, *place: str | int, value: Any) -> None:
         ("config.json", ["images"], 5, "config.json is damaged: images: Input should be a valid"),
         ("config.json", ["images"], "a\0b", "images: Value error, there is a NUL in it"),
         ("config.json", ["model"], ..., "model: Field required"),
+        ("config.json", ["model"], None, "images and model: one of them is missing"),
+        ("config.json", ["images"], "", "images: String should have at least 1 character"),
+        ("config.json", ["images"], None, "images and model: one of them is missing"),
+        ("environment.json", ["model", "id"], ..., "model.id: Field required"),
+        ("environment.json", ["packages"], ..., "packages: Field required"),
         ("config.json", ["again", "method"], [], "again.method: List should have at least 1 item"),
         ("environment.json", ["model", "weights_sha256"], 7, "model.weights_sha256: Input should"),
         ("metrics.json", ["seconds"], "two", "seconds: Input should be"),
@@ -158,6 +163,13 @@ def test_report_and_rename__name_the_damaged_place(
     assert said in str(caught.value)
     assert file in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["hit_rate_known", "hit_rate_known_top", "known"])
+def test_report__without_the_check_of_names(run: Path, key: str) -> None:
+    changed(run / "naming.json", key, value=...)
+    page = Path(report(run)["report"]).read_text("utf-8")
+    assert "named in the same way" not in page
 
 
 TEXTS = ("[]", "{}", "null", "3", "{", '{"a": NaN}', "[" * 9999, "\udc80")

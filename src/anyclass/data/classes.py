@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -164,7 +165,7 @@ class Classes:
         synonyms = self.synonyms and (*self.synonyms, *([()] * self.unknown))
         return Classes((*self.names, *new), kinds, (*self.prompts, *new), synonyms=synonyms)
 
-    @property
+    @cached_property
     def all_prompts(self) -> tuple[tuple[str, ...], ...]:
         """All prompts of each class; its text feature is the normalised mean over them."""
         more = self.synonyms or [()] * len(self.prompts)
@@ -186,11 +187,16 @@ class Classes:
             RequestError: there is no such class.
         """
         try:
-            return self.names.index(normal(name))
-        except ValueError as error:
+            return self._index_of[normal(name)]
+        except KeyError as error:
             raise RequestError(
                 f"there is no class {name!r}; the classes are {listed(self.names)}."
             ) from error
+
+    @cached_property
+    def _index_of(self) -> dict[str, int]:
+        """Name -> index."""
+        return {name: c for c, name in enumerate(self.names)}
 
     def kind(self, index: int) -> Kind:
         """Kind of class `index`; indices beyond the names are unknown classes."""

@@ -36,7 +36,7 @@ def card(run: Path) -> str:
     author = config.get("captioned_by")
     captions = [f"* captions of the training images: {literal(author)}"] if author else []
     if config["images"] is None:
-        weights = f"no weights; it takes the features of the model behind {model['file']}"
+        weights = f"no weights; it takes the features of the model behind {model.get('file')}"
         load = "predict_proba(features)`"
     return "\n".join(
         [

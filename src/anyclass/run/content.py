@@ -22,6 +22,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from anyclass.data import Classes
@@ -49,6 +50,8 @@ FORMERLY = "pictures"
 """What runs of earlier versions call the number of images of a class."""
 
 Text = Annotated[str, AfterValidator(_usable)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(_usable)]
+"""Of images, or of a model."""
 
 
 class _File(BaseModel):
@@ -63,9 +66,9 @@ class _Again(_File):
 
 
 class _Config(_File):
-    images: Text | None
+    images: Place | None
     features: Text | None = None
-    model: Text | None
+    model: Place | None
     asked: str
     method: str
     why: list[str]
@@ -80,9 +83,16 @@ class _Config(_File):
     holdout: float = 0.0
     names: Text | None = None
 
+    @model_validator(mode="after")
+    def _of_images_or_of_features(self) -> "_Config":
+        """A run of images has a model, and one of features has neither."""
+        if (self.images is None) != (self.model is None):
+            raise ValueError("images and model: one of them is missing")
+        return self
+
 
 class _Weights(_File):
-    id: Text | None = None
+    id: Text
     file: str | None = None
     weights_sha256: str
 
@@ -90,6 +100,7 @@ class _Weights(_File):
 class _Environment(_File):
     model: _Weights
     started: str
+    packages: dict[str, str]
 
 
 class _ClassScore(_File):
