@@ -85,9 +85,9 @@ class _Config(_File):
 
     @model_validator(mode="after")
     def _of_images_or_of_features(self) -> "_Config":
-        """A run of images has a model, and one of features has neither."""
-        if (self.images is None) != (self.model is None):
-            raise ValueError("images and model: one of them is missing")
+        """A run of images has a model; `images` may be taken out before a run is passed on."""
+        if self.images is not None and self.model is None:
+            raise ValueError("images without a model")
         return self
 
 
