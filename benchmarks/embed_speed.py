@@ -14,7 +14,8 @@ import importlib.util
 import json
 import logging
 import os
-import resource
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from anyclass.data import ImageDataset
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import BATCH, image_features
 from anyclass.features.store import embed
+from anyclass.files import cache_folder
 
 Way = Callable[[ImageDataset], torch.Tensor]
 """Features of all images."""
@@ -153,27 +155,25 @@ def ways_for(model: str) -> list[str]:
     return found
 
 
-def new_cache() -> None:
-    """Let the cache be empty."""
-    os.environ["ANYCLASS_CACHE"] = tempfile.mkdtemp(dir=os.environ["ANYCLASS_SCRATCH"])
+def forget() -> None:
+    """Empty the cache of features; exported encoders stay, as for a user."""
+    shutil.rmtree(cache_folder("features"))
 
 
 def measure(model: str, count: int = 256, repeat: int = 3) -> list[dict[str, Any]]:
     """Rows of one model: images per second of each way, in turns; the bounds of this machine."""
     clip = backbone(model)
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["ANYCLASS_SCRATCH"] = scratch
-        new_cache()
-        folder = Path(scratch) / "images"
-        folder.mkdir()
-        dataset = images(folder, count)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
+        os.environ["ANYCLASS_CACHE"] = cache
+        dataset = images(Path(folder), count)
         ways = {name: WAYS[name](clip) for name in ways_for(model)}
         wanted = {name: way(dataset[:BATCH]) for name, way in ways.items()}  # compiles, exports
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(repeat):
             for name, way in ways.items():
-                new_cache()
+                forget()
                 rates[name].append(count / seconds(lambda way=way: way(dataset)))
+        ways[HERE](dataset)
         again = count / seconds(lambda: ways[HERE](dataset))
         decoding = decoded_per_second(clip, dataset[:SAMPLE])
     cosine = torch.nn.functional.cosine_similarity(wanted[PLAIN], wanted[HERE]).min()
@@ -226,25 +226,26 @@ def multiplied_per_second(side: int = 2048, repeat: int = 5) -> float:
     return 2 * side**3 / min(seconds(lambda: a @ a) for _ in range(repeat))
 
 
-def peak_mib(model: str, way: str, count: int = 2 * BATCH) -> int:
-    """Peak memory of one way alone, in a process of its own with its workers."""
+def peak_mib(model: str, way: str, count: int = 2 * BATCH) -> int | None:
+    """Peak memory of one way alone, in a process of its own, without the workers that it forks."""
     words = [__file__, "--images", str(count), "--model", model, "--way", way]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ANYCLASS_")}
     done = subprocess.run(
         [sys.executable, *words], env=environment, capture_output=True, text=True, check=True
     )
-    return int(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
+    peak: int | None = json.loads(done.stdout.splitlines()[-1])["peak_mib"]
+    return peak
 
 
 def run_alone(model: str, way: str, count: int) -> None:
-    """Embed with one way, and print the peak memory of this process and its largest worker."""
+    """Embed with one way, and print the peak memory of this process; Linux alone tells it."""
     clip = backbone(model)
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["ANYCLASS_SCRATCH"] = scratch
-        new_cache()
-        WAYS[way](clip)(images(Path(scratch), count))
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print(json.dumps({"peak_mib": sum(resource.getrusage(w).ru_maxrss for w in who) // 1024}))
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
+        os.environ["ANYCLASS_CACHE"] = cache
+        WAYS[way](clip)(images(Path(folder), count))
+    status = Path("/proc/self/status").read_text("utf-8")
+    kib = re.search(r"VmHWM:\s+(\d+) kB", status)  # getrusage would count the parent's, too
+    print(json.dumps({"peak_mib": int(kib[1]) // 1024 if kib else None}))
 
 
 def main() -> None:

@@ -51,8 +51,8 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     ours = TextFeatures(clip, strings, "all", frozen=False)
     ids = clip._tokenizer([strings[i] for i in numbers.flatten()]).to(device)
     pixels = torch.randn(b, 3, 224, 224, device=device)
-    of_texts = [p for name, p in model.named_parameters() if not name.startswith("visual")]
-    of_texts.remove(model.logit_scale)
+    others = ("visual", "logit_scale")
+    of_texts = [p for name, p in model.named_parameters() if not name.startswith(others)]
     of_images = list(model.visual.parameters())
 
     def plain_texts() -> Tensor:
