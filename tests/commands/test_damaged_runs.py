@@ -135,6 +135,7 @@ def changed(path: Path, *place: str | int, value: Any) -> None:
         ("environment.json", ["packages"], ..., "packages: Field required"),
         ("config.json", ["again", "method"], [], "again.method: List should have at least 1 item"),
         ("environment.json", ["model", "weights_sha256"], 7, "model.weights_sha256: Input should"),
+        ("metrics.json", ["rejected"], ..., "metrics.json is damaged: rejected: Field required"),
         ("metrics.json", ["seconds"], "two", "seconds: Input should be"),
         ("metrics.json", ["seconds", "total"], "2", "seconds.total: Input should be"),
         ("metrics.json", ["confusion"], [[1]], "confusion is not 4 x 4"),
@@ -320,3 +321,14 @@ def test_doors__flipped_bytes_of_every_file(edited: Found, run: Path) -> None:
             except Exception as error:
                 raise AssertionError(f"{path.name}, {doors_now}") from error
         path.write_bytes(data)
+
+
+def test_report__of_a_run_without_the_place_of_its_images(run: Path) -> None:
+    changed(run / "config.json", "images", value=None)
+    assert report(run)["report"] == str(run / "report.html")
+
+
+def test_undo__of_a_state_without_classes(run: Path) -> None:
+    changed(run / "class_history.json", "states", 0, "members", value=[])
+    with pytest.raises(AnyclassError, match=r"class_history\.json is damaged"):
+        rename(run, undo=True)

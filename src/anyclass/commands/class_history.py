@@ -49,6 +49,8 @@ class State(BaseModel):
         divided = now.divided[: self.divided]
         gates = now.gates[: self.gates] if len(now.gates) else now.gates
         edits = ClassEdits.from_json(self.members, divided, gates.tolist())
+        if not edits.members:
+            raise ValueError("it has no class")
         return EditedClasses(Classes.from_json(self.classes), edits)
 
 

@@ -91,7 +91,7 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
     curves = _curves(run / "log.jsonl")
     kinds = {row["label"]: row["kind"] for row in rows}
     return {
-        "name": plain(Path(images or config["features"]).name),
+        "name": plain(Path(images or config["features"] or run.resolve()).name),
         "features": not images,
         "method": plain(config["method"]),
         "why": [plain(text, 400) for text in _reasons(config, metrics)],

@@ -161,6 +161,7 @@ class _Why(_File):
 
 class _Metrics(_File):
     n: NonNegativeInt
+    rejected: NonNegativeInt
     seconds: _Seconds
     warnings: list[str]
     zero_shot: _Scores | None
@@ -352,7 +353,7 @@ def pq_schema(path: Path) -> pa.Schema:
     """
     try:
         return pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # names may be no UTF-8
         raise FileError(f"{path} is missing or damaged: {_short(error)}") from error
 
 
