@@ -7,7 +7,6 @@ Here: features embedded once, texts cut to the longest of the batch. ViT-B/16 wi
 100 class names; forward, backward and SGD; the same VAE encoder and bias network.
 """
 
-import argparse
 import json
 import random
 from importlib.resources import files
@@ -16,7 +15,7 @@ from typing import Any
 
 import open_clip
 import torch
-from side_by_side import side_by_side, step
+from side_by_side import main, side_by_side, step
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Words
@@ -81,16 +80,5 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     return [row | found.row()]
 
 
-def main() -> None:
-    """Measure, print, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=32, help="batch size")
-    parser.add_argument("--device", default="cpu", help="torch device")
-    asked = parser.parse_args()
-    rows = measure(asked.batch, asked.device)
-    print(*map(json.dumps, rows), sep="\n")
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure, RESULTS, batch=32)

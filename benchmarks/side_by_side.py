@@ -1,8 +1,11 @@
 """Two ways to compute the same, timed in turns in one process."""
 
+import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -66,3 +69,23 @@ def step(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[], N
         sgd.step()
 
     return run
+
+
+def main(
+    about: str, measure: Callable[[int, str], list[dict[str, Any]]], results: Path, batch: int
+) -> None:
+    """Measure with the batch size and device of the command line, print, write the results.
+
+    Args:
+        about: docstring of the benchmark.
+        measure: gives rows for a batch size and a torch device.
+        results: file of the rows.
+        batch: default of the batch size.
+    """
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=batch, help="batch size")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    asked = parser.parse_args()
+    rows = measure(asked.batch, asked.device)
+    print(*map(json.dumps, rows), sep="\n")
+    results.write_text(json.dumps(rows, indent=1) + "\n")

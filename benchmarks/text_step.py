@@ -8,7 +8,6 @@ Texts of 8 to 20 words, one in fifty at full length; 10 classes, 32 groups each;
 random weights; forward, backward and SGD. The texts alone stand in the second row.
 """
 
-import argparse
 import json
 import random
 from importlib.resources import files
@@ -17,7 +16,7 @@ from typing import Any
 
 import open_clip
 import torch
-from side_by_side import side_by_side, step
+from side_by_side import main, side_by_side, step
 from torch import Tensor
 
 from anyclass.backbone import Backbone
@@ -86,16 +85,5 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     ]
 
 
-def main() -> None:
-    """Measure, print, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=128, help="batch size")
-    parser.add_argument("--device", default="cpu", help="torch device")
-    asked = parser.parse_args()
-    rows = measure(asked.batch, asked.device)
-    print(*map(json.dumps, rows), sep="\n")
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure, RESULTS, batch=128)

@@ -74,7 +74,7 @@ def _similar(dataset: ImageDataset) -> Finding | None:
     for pair in pairs:
         about = {"label": pair.second, "other": pair.first}
         about |= {"detail": f"differ in {pair.difference}"}
-        rows += rows_of_class(dataset, dataset.classes.names.index(pair.second), about)
+        rows += rows_of_class(dataset, dataset.classes.index(pair.second), about)
     return Finding(
         "similar-names",
         f"{plural(len(pairs), 'pair')} of class names that look alike",
