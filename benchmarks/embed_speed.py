@@ -61,7 +61,7 @@ def backbone(name: str) -> Backbone:
     import open_clip
 
     torch.manual_seed(0)
-    return Backbone(open_clip.create_model(name), open_clip.get_tokenizer(name), name)
+    return Backbone.of(open_clip.create_model(name), open_clip.get_tokenizer(name), name)
 
 
 def preprocess_of(clip: Backbone) -> Callable[[Image.Image], torch.Tensor]:

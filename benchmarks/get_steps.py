@@ -40,7 +40,7 @@ def measure(
     b = batch
     how = Get()
     encoders = open_clip.create_model(model).to(device)
-    clip = Backbone(encoders, open_clip.get_tokenizer(model), model)
+    clip = Backbone.of(encoders, open_clip.get_tokenizer(model), model)
     tuned = clip.copy()
     x = torch.randn(2 * b, 3, *clip.preprocessing.size).to(device)
     labels = torch.where(torch.arange(b) % 2 == 0, torch.arange(b) % 7, -1).repeat(2)

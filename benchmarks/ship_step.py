@@ -35,7 +35,7 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     words = sorted({word for some in kinds.values() for word in some})
     classes = Classes.of(draw.sample(words, CLASSES))
     model = open_clip.create_model(NAME).to(device)
-    clip = Backbone(model, open_clip.get_tokenizer(NAME), NAME)
+    clip = Backbone.of(model, open_clip.get_tokenizer(NAME), NAME)
     with torch.no_grad():
         t = class_features(clip, classes.prompts, [PLAIN])
     maker = Generator(Vae(), clip, classes, t, seed=0)

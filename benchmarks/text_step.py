@@ -40,7 +40,7 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = [word for some in kinds.values() for word in some]
     model = open_clip.create_model(NAME).to(device)
-    clip = Backbone(model, open_clip.get_tokenizer(NAME), NAME)
+    clip = Backbone.of(model, open_clip.get_tokenizer(NAME), NAME)
     strings = [f"a photo of a {words[i]}." for i in range(CLASSES)]
     strings += [sentence(words, draw) for _ in range(CLASSES * GROUPS + b)]
     of_class = torch.tensor([[draw.randrange(CLASSES) for _ in range(b)] for _ in range(2)])

@@ -190,7 +190,7 @@ def read(work: Path, folder: Path) -> Material:
     """Read concepts and drawings, and assemble image and text encoder in `folder`."""
     wordnet = WordNet(work / "usr/share/wordnet")
     model, tokenizer, rows, biases = towers(folder)
-    clip = Backbone(model, tokenizer, "towers")
+    clip = Backbone.of(model, tokenizer, "towers")
     characters = emoji(work, wordnet)
     pieces, drawings = clipart(work, wordnet)
     drawings = [*emoji_drawings(work, characters), *drawings]

@@ -43,7 +43,7 @@ def noise(clip: Backbone, count: int = 3) -> Tensor:
 
 def full_length(clip: Backbone, texts: list[str]) -> Tensor:
     """Token numbers as open_clip's own tokenizer gives them, never cut."""
-    ids: Tensor = clip._tokenizer(texts)
+    ids: Tensor = clip._open.tokenizer(texts)
     assert ids.shape == (len(texts), CONTEXT)
     return ids
 
@@ -109,7 +109,7 @@ def test_prompts__leave_the_model_as_it_was(clip: Backbone) -> None:
     words = clip.words(TEXTS)
     clip.prompts(Words(words.ids, torch.zeros_like(words.embeddings)))
     assert torch.equal(clip.texts(TEXTS), before)
-    assert Backbone(clip.model, clip._tokenizer, "same").weights_sha256 == digest
+    assert Backbone.of(clip.model, clip._open.tokenizer, "same").weights_sha256 == digest
 
 
 def test_words__end_with_the_longest_text_where_that_is_exact(
@@ -146,7 +146,7 @@ def build(vision: dict[str, Any], text: dict[str, Any], rows: list[list[int]]) -
             if "norm" in name or ".ln" in name or "bn" in name:
                 nn.init.normal_(parameter, 1.0, 0.2)
     model.visual.image_mean, model.visual.image_std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    return Backbone(model, Numbers(rows), "built")
+    return Backbone.of(model, Numbers(rows), "built")
 
 
 VIT = {"image_size": 32, "patch_size": 16, "layers": 2, "width": 32, "head_width": 16}
@@ -256,7 +256,7 @@ def test_trunk__of_a_convnext_that_norms_before_it_pools() -> None:
     model = build(vision | {"timm_pool": "avg", "timm_proj": "linear"}, {}, PADDED).model
     model.visual.trunk.norm_pre = nn.GroupNorm(4, 64)
     nn.init.normal_(model.visual.trunk.norm_pre.weight)
-    clip = Backbone(model, Numbers(PADDED), "built")
+    clip = Backbone.of(model, Numbers(PADDED), "built")
     pixels = noise(clip, 2)
     wanted = normalize(clip.model.encode_image(pixels), dim=-1)
     assert close(clip.tail(clip.trunk(pixels, "tail"), "tail"), wanted, 1e-6)
@@ -277,11 +277,11 @@ def test_trunk__of_an_unknown_timm_tower() -> None:
         clip.frozen_sha256("tail")
 
 
-def test_init__refuses_a_tower_of_another_kind(causal: Backbone) -> None:
+def test_visual__refuses_a_tower_of_another_kind(causal: Backbone) -> None:
     causal.model.visual = nn.Flatten()
     causal.model.visual.preprocess_cfg = {"size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
     with pytest.raises(ModelError, match="the image encoder is a Flatten; anyclass supports"):
-        causal.copy()
+        _ = causal.copy().visual
 
 
 def test_parameters__of_each_part(causal: Backbone) -> None:
@@ -449,7 +449,7 @@ def test_projected__is_what_images_make_unit(clip: Backbone) -> None:
 
 @torch.no_grad()
 def test_pooled__is_what_the_projection_gets(clip: Backbone) -> None:
-    pixels, head = noise(clip), clip._image.head
+    pixels, head = noise(clip), clip._open.image.head
     wanted = clip.model.encode_image(pixels, normalize=False)
     for part in PARTS:
         v = clip.pooled(clip.trunk(pixels, part), part)

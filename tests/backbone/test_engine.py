@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity
 
 import anyclass.backbone.engine
 from anyclass.backbone import Backbone, EngineName, Part
-from anyclass.backbone.engine import AGREEMENT, Engine, engine
+from anyclass.backbone.engine import AGREEMENT, ENGINES, Engine, engine
+from anyclass.backbone.model_facts import ModelFacts
 from anyclass.errors import RequestError
 
 Tiny = Callable[..., str]
@@ -21,8 +22,9 @@ FASTEST = anyclass.backbone.engine._fastest
 
 @pytest.fixture(autouse=True)
 def fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere "auto" is PyTorch, which starts at once."""
+    """Elsewhere "auto" is PyTorch, which starts at once; nothing is known of the models."""
     monkeypatch.setattr(anyclass.backbone.engine, "_fastest", FASTEST)
+    monkeypatch.setattr("anyclass.backbone.backbone.kept_facts", lambda *_: ModelFacts())
 
 
 def noise(clip: Backbone, count: int) -> Tensor:
@@ -108,7 +110,7 @@ def test_auto__takes_the_fastest_that_is_there(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": bfloat16})
     monkeypatch.setattr(anyclass.backbone.engine, "find_spec", lambda name: packages or None)
-    monkeypatch.setattr(anyclass.backbone.engine, "_onnx", exact("onnx"))
+    monkeypatch.setitem(ENGINES, "onnx", exact("onnx"))
     assert engine(Backbone.load(tiny_clip(kind)), "head").name == wanted
 
 
@@ -127,7 +129,7 @@ def test_engine__that_disagrees_is_refused(
     tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, name: EngineName
 ) -> None:
     clip = Backbone.load(tiny_clip("causal"), engine=name)
-    monkeypatch.setattr(anyclass.backbone.engine, f"_{name}", wrong)
+    monkeypatch.setitem(ENGINES, name, wrong)
     with pytest.raises(RequestError, match=f"the {name} engine does not agree with PyTorch; use"):
         engine(clip, "head")
 
@@ -141,8 +143,8 @@ def test_auto__falls_back_to_torch(
     tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, instead: Any
 ) -> None:
     clip = Backbone.load(tiny_clip("causal"))
-    monkeypatch.setattr(anyclass.backbone.engine, "_onnx", instead)
-    monkeypatch.setattr(anyclass.backbone.engine, "_bf16", instead)
+    monkeypatch.setitem(ENGINES, "onnx", instead)
+    monkeypatch.setitem(ENGINES, "bf16", instead)
     made = engine(clip, "head")
     assert made.name == "torch"
     assert difference(clip, "head", made, 2) == 0

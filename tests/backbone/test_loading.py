@@ -84,7 +84,7 @@ def test_load__an_open_clip_name_and_tag(folder: Path, monkeypatch: pytest.Monke
     clip = Backbone.load("ViT-B-32/laion2b_s34b_b79k")
     wanted = {"pretrained": "laion2b_s34b_b79k", "require_pretrained": True}
     assert asked == [("ViT-B-32", wanted)]
-    assert clip._tokenizer.vocab_size == 49408
+    assert clip._open.tokenizer.vocab_size == 49408
 
 
 @pytest.mark.parametrize("name", ["ViT-B-33/openai", "best", "", "starter/1", "../model"])

@@ -202,7 +202,7 @@ def test_embed__another_trunk_engine_or_preprocessing_is_kept_apart(
     assert embedded(trained, root)[1].done == []  # the head is not part of it
     trained.model.visual.conv1.weight.data[0, 0] += 1
     assert embedded(trained, root)[1].done == [N]
-    halves = Backbone(clip.model, None, "halves", engine="bf16")
+    halves = Backbone.of(clip.model, None, "halves", engine="bf16")
     assert embedded(halves, root)[1].done == [N]
     other = clip.copy()
     other.preprocessing = replace(clip.preprocessing, mean=clip.preprocessing.std)

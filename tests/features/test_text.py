@@ -11,12 +11,12 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone
 from anyclass.errors import RequestError
 from anyclass.features.domains import DOMAINS, domain
+from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.text import (
     PLAIN,
     cached_class_features,
     class_features,
     fill,
-    openai_templates,
 )
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.zero_shot import ZeroShot
@@ -132,11 +132,12 @@ def test_fill__refuses_a_template_that_is_no_sentence(template: str) -> None:
     )
 
 
-def test_openai_templates__are_eighty() -> None:
-    templates = openai_templates()
-    assert len(templates) == len(set(templates)) == 80
-    assert templates[0] == "a bad photo of a {}."
-    assert templates[-1] == "a tattoo of the {}."
+def test_openai_templates__are_those_of_open_clip() -> None:
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    templates = OPENAI_TEMPLATES
+    assert templates == tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    assert len(set(templates)) == 80
     assert {fill(template, "dog").count("dog") for template in templates} == {1}
 
 
@@ -151,7 +152,7 @@ def test_class_features__are_the_mean_over_templates(tiny_clip: Callable[..., st
         parts = []
         for template in templates:
             text = template.replace("{c}", "{}").replace("{}", prompt)
-            parts.append(normalize(clip.model.encode_text(clip._tokenizer([text]))[0], dim=0))
+            parts.append(normalize(clip.model.encode_text(clip._open.tokenizer([text]))[0], dim=0))
         wanted = normalize(torch.stack(parts).mean(0), dim=0)
         torch.testing.assert_close(found[c], wanted, rtol=0, atol=1e-6)
 

@@ -28,8 +28,8 @@ from anyclass.commands.fit import fit as run_fit
 from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError
 from anyclass.features.cache import Embedding
+from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.store import FeatureStore, embed
-from anyclass.features.text import openai_templates
 from anyclass.methods import reclip
 from anyclass.methods.reclip import (
     NONE,
@@ -215,7 +215,7 @@ class Truth:
     def __init__(self, clip: Backbone, dataset: ImageDataset, how: Reclip) -> None:
         self.how, self.names = how, dataset.classes.names
         self.t, self.v, self.losses = clip.copy(), clip.copy(), list[list[float]]()
-        self.templates = openai_templates() if how.ensemble else [how.template]
+        self.templates = OPENAI_TEMPLATES if how.ensemble else [how.template]
         views = [clip.preprocessing.view(Image.open(dataset.path(i))) for i in range(N)]
         self.pixels = clip.preprocessing.normalise(torch.stack(views))
         with torch.no_grad():

@@ -14,7 +14,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.text import openai_templates
+from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.methods.zero_shot import ZeroShot
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
@@ -52,7 +52,7 @@ def test_fit__ensemble_is_the_mean_of_80_unit_texts(
     fit: Fit, clip: Backbone, dataset: ImageDataset
 ) -> None:
     one, many = (fit(ZeroShot(ensemble=how))[0].head.weights for how in (False, True))
-    templates = list(openai_templates())
+    templates = list(OPENAI_TEMPLATES)
     assert len(set(templates)) == 80
     assert templates[0] == "a bad photo of a {}."
     assert torch.allclose(

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -20,6 +19,10 @@ SAME = 0.99999
 """Cosine of text features above which no image can tell two classes apart."""
 TEXTS = 256
 """Texts that are tokenised at a time."""
+FURTHER = " and one more"
+"""What a text is continued with, to see whether it is cut."""
+SPECIAL = 4
+"""Most tokens that a tokenizer adds to those of a text."""
 
 
 def suspicious_labels(dataset: ImageDataset, opinions: Opinions) -> Finding | None:
@@ -133,11 +136,18 @@ def text_findings(
 
 
 def cut_texts(clip: Backbone, texts: Sequence[str]) -> list[int]:
-    """Indices of texts that the tokenizer cuts: the same tokens with a further word."""
+    """Indices of texts that the tokenizer cuts: the same tokens with a further word.
+
+    ASCII texts with fewer characters than the context has tokens are not tokenised: each token
+    covers a character at least.
+    """
     found: list[int] = []
-    for start in range(0, len(texts), TEXTS):
-        some = list(texts[start : start + TEXTS])
-        ids = clip.words([*some, *(f"{text} and one more" for text in some)]).ids
+    most = clip.context_length - SPECIAL
+    long = [i for i, text in enumerate(texts) if not text.isascii() or len(text) > most]
+    for start in range(0, len(long), TEXTS):
+        index = long[start : start + TEXTS]
+        some = [texts[i] for i in index]
+        ids = clip.words([*some, *(text + FURTHER for text in some)]).ids
         same = (ids[: len(some)] == ids[len(some) :]).all(dim=1)
-        found += (torch.nonzero(same)[:, 0] + start).tolist()
+        found += [i for i, equal in zip(index, same.tolist(), strict=True) if equal]
     return found

@@ -2,9 +2,9 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from anyclass.backbone.device import trains_in_bf16
 from anyclass.backbone.folding import run
-from anyclass.backbone.image_tower import take_apart
-from anyclass.backbone.loading import STARTER, absolute_id, load_model
+from anyclass.backbone.image_tower import Pieces, take_apart
+from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model
+from anyclass.backbone.model_facts import ModelFacts
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing
-from anyclass.errors import RequestError
+from anyclass.errors import ModelError, RequestError
 from anyclass.log import Log, silent
 
 Part = Literal["head", "tail", "all"]
@@ -49,23 +50,43 @@ class Backbone:
 
     def __init__(
         self,
+        load: Callable[[], tuple[Any, Any]],
+        model_id: str,
+        device: str = "cpu",
+        engine: EngineName = "auto",
+        precision: Precision = "float32",
+        facts: ModelFacts | None = None,
+    ) -> None:
+        """Store the arguments; nothing is loaded yet.
+
+        Args:
+            load: returns an open_clip model and its tokenizer; called at the first use of either.
+            model_id: name of the model, saved in runs.
+            device: torch device of the model.
+            engine: engine of the frozen image encoder on a CPU.
+            precision: precision of training on a CPU.
+            facts: what is known of the model before it is loaded.
+        """
+        self.model_id = model_id
+        self.device = torch.empty(0, device=device).device
+        self.engine: EngineName = engine
+        self.precision: Precision = precision
+        self._load = load
+        self.facts = facts or ModelFacts()
+        """What is known of the unchanged model."""
+
+    @classmethod
+    def of(
+        cls,
         model: Any,
         tokenizer: Any,
         model_id: str,
         engine: EngineName = "auto",
         precision: Precision = "float32",
-    ) -> None:
+    ) -> "Backbone":
         """Wrap an open_clip model and its tokenizer; `model_id` is saved in runs."""
-        from open_clip import get_model_preprocess_cfg
-
-        self.model = model.eval().to(memory_format=torch.channels_last)  # faster convolutions
-        self.model_id = model_id
-        self.engine: EngineName = engine
-        self.precision: Precision = precision
-        self.preprocessing = Preprocessing.of(get_model_preprocess_cfg(model))
-        self._image = take_apart(model.visual)
-        self._text = TextTower(model, tokenizer)
-        self._tokenizer = tokenizer
+        device = str(model.logit_scale.device)
+        return cls(lambda: (model, tokenizer), model_id, device, engine, precision)
 
     @classmethod
     def load(
@@ -77,6 +98,9 @@ class Backbone:
         precision: Precision = "float32",
     ) -> "Backbone":
         """Load a model by its name.
+
+        A model in a folder that was loaded before is loaded when its weights are first used: a run
+        whose features are cached does without.
 
         Args:
             model_id: `starter`, `NAME/TAG` of open_clip (`ViT-B-32/laion2b_s34b_b79k`),
@@ -91,13 +115,53 @@ class Backbone:
             RequestError: there is no such model; the message lists those available.
             ModelError: the weights are missing, damaged or in a format that is not allowed.
         """
-        model, tokenizer = load_model(model_id, allow_pickle)
-        return cls(model.to(device), tokenizer, absolute_id(model_id), engine, precision)
+        facts = kept_facts(model_id, allow_pickle)
+        load = partial(load_model, model_id, allow_pickle)
+        clip = cls(load, absolute_id(model_id), device, engine, precision, facts)
+        _ = clip.preprocessing  # loads a model of which nothing is known yet
+        return clip
+
+    @cached_property
+    def _open(self) -> "_Opened":
+        """The model, loaded at the first use.
+
+        Raises:
+            ModelError: its files have changed since the facts were read.
+        """
+        model, tokenizer = self._load()
+        model = model.to(self.device).eval()
+        model = model.to(memory_format=torch.channels_last)  # faster convolutions
+        known = self.facts.known("weights_sha256")
+        if known is not None and _digest(model.state_dict()) != known:
+            raise ModelError(f"{self.model_id} was changed while it was in use: start again")
+        return _Opened(model, tokenizer, take_apart(model.visual), TextTower(model, tokenizer))
+
+    @property
+    def model(self) -> Any:
+        """The open_clip model, which may be changed: what was known of it is dropped."""
+        self.facts = ModelFacts()
+        return self._open.model
+
+    @property
+    def visual(self) -> Any:
+        """The image tower of the open_clip model, which must not be changed."""
+        return self._open.model.visual
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of images."""
+
+        def read() -> dict[str, Any]:
+            from open_clip import get_model_preprocess_cfg
+
+            return Preprocessing.of(get_model_preprocess_cfg(self._open.model)).to_json()
+
+        return Preprocessing.from_json(self.facts.get("preprocessing", read))
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit features of preprocessed images."""
         with self._autocast():
-            return _unit(self.model.encode_image(pixels))
+            return _unit(self._open.model.encode_image(pixels))
 
     def texts(
         self, texts: Sequence[str], batch_size: int = 256, log: Log = silent
@@ -125,11 +189,11 @@ class Backbone:
 
     def words(self, texts: Sequence[str]) -> Words:
         """Token ids and embeddings of texts, which can be modified and passed to `prompts`."""
-        return self._text.words(texts)
+        return self._open.text.words(texts)
 
     def prompts(self, words: Words) -> Float[Tensor, "B D"]:
         """Unit features of texts that are given as embeddings."""
-        return _unit(self._text.project(self._text.pooled(words.ids, words.embeddings)))
+        return _unit(self._open.text.project(self._open.text.pooled(words.ids, words.embeddings)))
 
     def sentences(self, words: Float[Tensor, "B M W"]) -> Float[Tensor, "B D"]:
         """Features, not normalised, of texts of M words each that are given as embeddings.
@@ -137,10 +201,10 @@ class Backbone:
         Raises:
             RequestError: the context of the text tower is shorter than M words.
         """
-        sentences = self._text.sentences(words)
+        sentences = self._open.text.sentences(words)
         with self._autocast():
-            pooled = self._text.pooled(sentences.ids, sentences.embeddings)
-            return self._text.project(pooled).float()
+            pooled = self._open.text.pooled(sentences.ids, sentences.embeddings)
+            return self._open.text.project(pooled).float()
 
     def trunk(self, pixels: Float[Tensor, "B 3 H W"], part: Part) -> Float[Tensor, "B ..."]:
         """Output of the frozen layers when `part` is trained; the pixels for "all".
@@ -154,8 +218,8 @@ class Backbone:
             return pixels
         if part == "tail":
             self._check(part)
-        before = run(self._image.trunk or [], pixels)
-        return before if part == "tail" else run(self._image.last, before)
+        before = run(self._open.image.trunk or [], pixels)
+        return before if part == "tail" else run(self._open.image.last, before)
 
     def tail(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B D"]:
         """Unit features from the output of `trunk`."""
@@ -165,10 +229,10 @@ class Backbone:
         """Features in the shared space, not normalised, from the output of `trunk`."""
         with self._autocast():
             if part == "all":
-                features: Tensor = self.model.encode_image(hidden, normalize=False)
+                features: Tensor = self._open.model.encode_image(hidden, normalize=False)
                 return features.float()
             before = self._before_head(hidden, part)
-            return (self._image.head(before) if self._image.head else before).float()
+            return (self._open.image.head(before) if self._open.image.head else before).float()
 
     def pooled(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B H"]:
         """Backbone features (before the projection), not normalised, from the output of `trunk`.
@@ -184,22 +248,23 @@ class Backbone:
             return features.flatten(2).mean(2) if features.ndim > 2 else features
 
     def _before_head(self, hidden: Float[Tensor, "B ..."], part: Part) -> Float[Tensor, "B ..."]:
-        return run(self._image.last, hidden) if part == "tail" else hidden
+        return run(self._open.image.last, hidden) if part == "tail" else hidden
 
     def text_trunk(self, texts: Sequence[str], part: Part) -> Shaped[Tensor, "B L"]:
         """Pooled text features (B, H) for head and tail; token ids (B, L) for all."""
-        ids: Int[Tensor, "B L"] = self._text.tokenize(texts)
-        return ids if part == "all" else self._text.pooled(ids)
+        ids: Int[Tensor, "B L"] = self._open.text.tokenize(texts)
+        return ids if part == "all" else self._open.text.pooled(ids)
 
     def text_tail(self, hidden: Shaped[Tensor, "B L"], part: Part) -> Float[Tensor, "B D"]:
         """Unit features from the output of `text_trunk`."""
         with self._autocast():
-            pooled = self._text.pooled(self._text.cut(hidden)) if part == "all" else hidden
-            return _unit(self._text.project(pooled))
+            text = self._open.text
+            pooled = text.pooled(text.cut(hidden)) if part == "all" else hidden
+            return _unit(text.project(pooled))
 
     def text_lengths(self, ids: Int[Tensor, "B L"]) -> Int[Tensor, " B"]:
         """Number of tokens of each text; the cost of `text_tail` depends on the longest."""
-        return self._text.lengths(ids)
+        return self._open.text.lengths(ids)
 
     def parameters(self, part: Part, texts: bool = True) -> dict[str, nn.Parameter]:
         """Parameters of `part` and the logit scale, by their name in the model.
@@ -209,14 +274,15 @@ class Backbone:
             texts: include those of the text tower (for head and tail its projection).
         """
         self._check(part)
+        self.facts = ModelFacts()
         return self._belonging(part, texts)
 
     def _belonging(self, part: Part, texts: bool) -> dict[str, nn.Parameter]:
-        text_tower = [] if not texts else self._text.head_parameters
-        wanted = [self.model.logit_scale, *self._image.head_parameters, *text_tower]
+        text_tower = [] if not texts else self._open.text.head_parameters
+        wanted = [self._open.model.logit_scale, *self._open.image.head_parameters, *text_tower]
         if part == "tail":
-            wanted += self._image.last_parameters
-        named = dict(self.model.named_parameters())
+            wanted += self._open.image.last_parameters
+        named = dict(self._open.model.named_parameters())
         if part == "all":
             return {
                 n: p for n, p in named.items() if texts or n.startswith(("visual.", "logit_scale"))
@@ -230,42 +296,51 @@ class Backbone:
         In contrast to the tail, without a transformer's final norm, the pooling and the projection.
         """
         self._check("tail")
-        chosen = {id(parameter) for parameter in self._image.stage_parameters}
-        named = self.model.named_parameters()
+        self.facts = ModelFacts()
+        chosen = {id(parameter) for parameter in self._open.image.stage_parameters}
+        named = self._open.model.named_parameters()
         return {name: parameter for name, parameter in named if id(parameter) in chosen}
 
     def norms(self, tower: Literal["image", "text"]) -> dict[str, nn.Parameter]:
         """Scale and shift of all normalisation layers of a tower, by their name in the model."""
-        modules = self.model.visual.modules() if tower == "image" else self._text.modules
+        self.facts = ModelFacts()
+        modules = self._open.model.visual.modules() if tower == "image" else self._open.text.modules
         scales = {id(p) for m in modules if isinstance(m, NORMS) for p in m.parameters()}
         return {
             name: parameter
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self._open.model.named_parameters()
             if id(parameter) in scales and name.startswith("visual.") == (tower == "image")
         }
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
-        """1 / tau, the factor on cosine similarities, with gradient."""
-        scale: Tensor = self.model.logit_scale.exp().squeeze()
+        """1 / tau, the factor on cosine similarities, with gradient if the model is loaded."""
+        known = self.facts.known("logit_scale")
+        if known is not None and "_open" not in vars(self):
+            return torch.tensor(float(known), device=self.device)
+        scale: Tensor = self._open.model.logit_scale.exp().squeeze()
+        self.facts.get("logit_scale", lambda: float(scale.detach()))
         return scale
 
     @property
     def batch_normed(self) -> bool:
         """Whether the image tower has batch normalisation, like most convolutional towers."""
-        modules = self.model.visual.modules()
-        return any(isinstance(module, nn.BatchNorm2d) for module in modules)
+
+        def look() -> bool:
+            return any(isinstance(module, nn.BatchNorm2d) for module in self.visual.modules())
+
+        return bool(self.facts.get("batch_normed", look))
 
     @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        device: torch.device = self.model.logit_scale.device
-        return device
+    def context_length(self) -> int:
+        """Number of tokens that the text tower reads of a text."""
+        return int(self.facts.get("context_length", lambda: self._open.tokenizer([""]).shape[1]))
 
     @cached_property
     def weights_sha256(self) -> str:
         """Digest of the names and values of all weights and buffers at the first access."""
-        return _digest(self.model.state_dict())
+        digest = self.facts.get("weights_sha256", lambda: _digest(self._open.model.state_dict()))
+        return str(digest)
 
     def untrained_sha256(self, part: Part | None) -> str | None:
         """Digest of all weights and buffers that training of `part` leaves alone.
@@ -278,7 +353,7 @@ class Backbone:
         if part is None:
             return self.weights_sha256
         trained = set(self._belonging(part, texts=True))
-        state = self.model.state_dict()
+        state = self._open.model.state_dict()
         return _digest({name: tensor for name, tensor in state.items() if name not in trained})
 
     def frozen_sha256(self, part: Part) -> str:
@@ -290,22 +365,29 @@ class Backbone:
         Raises:
             RequestError: the tower cannot be split there.
         """
+        return str(self.facts.get(f"frozen_sha256 {part}", lambda: self._frozen_sha256(part)))
+
+    def _frozen_sha256(self, part: Part) -> str:
         if part == "tail":
             self._check(part)
         trained = set() if part == "all" else set(self._belonging(part, texts=False))
-        state = self.model.state_dict()
+        state = self._open.model.state_dict()
         weights = _digest(
             {n: t for n, t in state.items() if n.startswith("visual.") and n not in trained}
         )
-        return hashlib.sha256(f"{weights} {self.model.visual}".encode()).hexdigest()
+        return hashlib.sha256(f"{weights} {self.visual}".encode()).hexdigest()
 
-    @torch.no_grad()
     def fingerprint(self) -> Float[Tensor, "3 D"]:
         """Features of three synthetic images, to compare preprocessing and image towers.
 
         A changed mean or a changed weight changes the fingerprint.
         """
-        return self.images(self.synthetic()).cpu()
+        return torch.tensor(self.facts.get("fingerprint", self._fingerprint))
+
+    @torch.no_grad()
+    def _fingerprint(self) -> list[list[float]]:
+        features: list[list[float]] = self.images(self.synthetic()).cpu().tolist()
+        return features
 
     def synthetic(self) -> Float[Tensor, "3 3 H W"]:
         """Three synthetic images, preprocessed."""
@@ -314,9 +396,8 @@ class Backbone:
 
     def copy(self) -> "Backbone":
         """Independent copy for training."""
-        return Backbone(
-            copy.deepcopy(self.model), self._tokenizer, self.model_id, self.engine, self.precision
-        )
+        model = copy.deepcopy(self._open.model)
+        return Backbone.of(model, self._open.tokenizer, self.model_id, self.engine, self.precision)
 
     def _autocast(self) -> torch.autocast:
         """Mixed precision for training, on a GPU or if requested; the callers return float32."""
@@ -324,14 +405,27 @@ class Backbone:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def _check(self, part: Part) -> None:
-        if part == "head" and self._image.head is None:
+        if part == "head" and self._open.image.head is None:
             raise RequestError(
                 f"{self.model_id}: the image encoder has no projection; use --tune tail"
             )
-        if part == "tail" and self._image.trunk is None:
+        if part == "tail" and self._open.image.trunk is None:
             raise RequestError(
                 f"{self.model_id}: stages of the image encoder are unknown; use --tune head or all"
             )
+
+
+class _Opened(NamedTuple):
+    """A model that is loaded."""
+
+    model: Any
+    """The open_clip model."""
+    tokenizer: Any
+    """Its tokenizer."""
+    image: Pieces
+    """Its image tower in parts."""
+    text: TextTower
+    """Its text tower."""
 
 
 def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:

@@ -6,6 +6,7 @@ bfloat16 if the processor has AMX. An engine is used only if it agrees with PyTo
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,14 +41,27 @@ class Engine(NamedTuple):
 def engine(clip: Backbone, part: Part) -> Engine:
     """Create the engine `clip.engine`; for "auto" the fastest that agrees with PyTorch.
 
+    Which one agrees is kept; it is then started at its first use.
+
     Raises:
         RequestError: the requested engine is not installed or does not agree.
     """
     if part == "all" or clip.device.type != "cpu":
         return _torch(clip, part)
     name = _fastest(clip) if clip.engine == "auto" else clip.engine
+    fact = f"engine {clip.engine} {name} {part}"
+    known = clip.facts.known(fact)
+    if known in ENGINES:
+        return Engine(known, _Later(clip, part, known))
+    agreeing = _agreeing(clip, part, name)
+    clip.facts.get(fact, lambda: agreeing.name)
+    return agreeing
+
+
+def _agreeing(clip: Backbone, part: Part, name: EngineName) -> Engine:
+    """Create an engine; PyTorch if it does not agree and was not requested."""
     try:
-        created = {"torch": _torch, "bf16": _bf16, "onnx": _onnx}[name](clip, part)
+        created = ENGINES[name](clip, part)
         if name == "torch" or _agrees(clip, part, created):
             return created
         raise RequestError(f"the {name} engine does not agree with PyTorch; use --engine torch")
@@ -55,6 +69,31 @@ def engine(clip: Backbone, part: Part) -> Engine:
         if clip.engine != "auto":
             raise
     return _torch(clip, part)
+
+
+class _Later:
+    """The trunk in an engine that is created when the first batch comes."""
+
+    def __init__(self, clip: Backbone, part: Part, name: EngineName) -> None:
+        self._clip = clip
+        self._part = part
+        self._name = name
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            RequestError: it does not agree any more.
+        """
+        created = _agreeing(self._clip, self._part, self._name)
+        if created.name != self._name:
+            raise RequestError(f"the {self._name} engine has stopped working: use --engine torch")
+        return created
+
+    def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B ..."]:
+        """Compute the trunk."""
+        return self._engine.run(pixels)
 
 
 def _fastest(clip: Backbone) -> EngineName:
@@ -132,12 +171,20 @@ class _Trunk(nn.Module):
 
     def __init__(self, clip: Backbone, part: Part) -> None:
         super().__init__()
-        self.visual = clip.model.visual
+        self.visual = clip.visual
         self.clip = clip
         self.part = part
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.clip.trunk(pixels, self.part)
+
+
+ENGINES: dict[str, Callable[[Backbone, Part], Engine]] = {
+    "torch": _torch,
+    "bf16": _bf16,
+    "onnx": _onnx,
+}
+"""Name of an engine -> creates it."""
 
 
 def _export(clip: Backbone, part: Part, path: Path) -> Path:
@@ -146,7 +193,7 @@ def _export(clip: Backbone, part: Part, path: Path) -> Path:
     Raises:
         RequestError: it does not fit into one file, or the exporter does not support it.
     """
-    if sum(parameter.nbytes for parameter in clip.model.visual.parameters()) > LARGEST:
+    if sum(parameter.nbytes for parameter in clip.visual.parameters()) > LARGEST:
         raise RequestError("this image encoder is too large for one ONNX file; use --engine torch")
     pixels = torch.zeros(2, 3, *clip.preprocessing.size)
     batch = {"pixels": {0: torch.export.Dim("batch", min=1, max=65536)}}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.backbone.hub import within_reach
+from anyclass.backbone.model_facts import ModelFacts, facts_of
 from anyclass.backbone.model_folder import (
     CONFIG,
     check_code,
@@ -53,6 +54,34 @@ def load_model(model_id: str, allow_pickle: bool = False) -> tuple[Any, Any]:
     name, tag = _name_and_tag(model_id)
     with within_reach(model_id):
         return _create(model_id, name, tag)
+
+
+def kept_facts(model_id: str, allow_pickle: bool = False) -> ModelFacts:
+    """Facts of a model that are kept on disk: of one in a folder, by the content of its files.
+
+    Of another model nothing is kept.
+
+    Raises:
+        RequestError: the folder is not named.
+        ModelError: a file is none, or is refused.
+    """
+    if model_id == STARTER:
+        from anyclass.backbone.starter import starter_folder
+
+        return facts_of(starter_folder(), allow_pickle)
+    folder = _folder(model_id) if model_id.startswith("local-dir:") else None
+    if folder is None or not os.path.isfile(folder / CONFIG):  # noqa: PTH113 (never raises)
+        return ModelFacts()
+    check_files(folder)
+    text = _text_tower(read_config(folder / CONFIG))
+    return facts_of(folder, allow_pickle) if text in (None, str(folder)) else ModelFacts()
+
+
+def _text_tower(config: Any) -> Any:
+    """Name or folder of a text tower of Hugging Face; None if there is none."""
+    for key in ("model_cfg", "text_cfg"):
+        config = config.get(key) if isinstance(config, dict) else None
+    return config.get("hf_model_name") if isinstance(config, dict) else None
 
 
 def absolute_id(model_id: str) -> str:

@@ -13,7 +13,7 @@ from anyclass.data import ImageDataset, Rejection
 from anyclass.data.feature_tables import FeatureTable
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
-from anyclass.features.extract import Loading
+from anyclass.features.extract import Loading, stack_features
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
@@ -159,6 +159,16 @@ def feature_rows(
         yield from representation.blocks(data.table)
     elif isinstance(representation, Precomputed):
         raise RequestError(NO_MODEL)
+    elif representation.part is None and representation.towers == (data.clip,):
+        yield _untrained_rows(representation.space, data, log)
     else:
         cached = data.embed(Embedding(cached_part(representation.part)), log)
         yield representation.of(data.dataset, cached)
+
+
+def _untrained_rows(space: Space, data: FeatureStore, log: Log) -> Float[Tensor, "N E"]:
+    """Rows of all images by the untrained model, from the features of the store."""
+    if space == "pooled":
+        return normalize(data.backbone_features("head", log), dim=-1)
+    x = data.image_features("head", log)
+    return x if space == "projected" else stack_features(x, data.backbone_features("head", log))

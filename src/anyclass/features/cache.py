@@ -117,20 +117,24 @@ class Features:
         return found
 
 
-def cache_folder_of(clip: Backbone, trunk: str, how: Embedding, engine: str) -> Path:
+def cache_folder_of(
+    clip: Backbone, digest: str, how: Embedding, engine: str, projected: bool = False
+) -> Path:
     """Cache folder of an embedding; `about.json` in it contains the key.
 
     Args:
         clip: the model.
-        trunk: digest of the frozen part of the model, `Backbone.frozen_sha256`.
+        digest: digest of the frozen part of the model, `Backbone.frozen_sha256`; of all weights
+            for projected features.
         how: part and views.
         engine: name of the engine of the trunk.
+        projected: whether the rows are unit features after the projection.
     """
-    key = {"trunk": trunk, "preprocessing": clip.preprocessing.to_json()}
+    key = {"trunk": digest, "preprocessing": clip.preprocessing.to_json()}
     key |= asdict(how) | {"engine": engine, "pillow": PIL.__version__, "format": 2}
-    key |= {"formats": readable_formats()}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    folder = cache_folder("features", digest)
+    key |= {"formats": readable_formats()} | ({"space": "projected"} if projected else {})
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache_folder("features", name)
     if not (folder / "about.json").is_file():
         write_json(folder / "about.json", key | {"model": clip.model_id})
     return folder

@@ -26,6 +26,9 @@ from anyclass.features.extract import (
 from anyclass.features.text import cached_class_features
 from anyclass.log import Log, silent
 
+PROJECTED = 50_000
+"""Largest number of images whose projected features are cached beside their trunk outputs."""
+
 
 class FeatureStore:
     """Images, an untrained model and the features computed from both, in memory and on disk.
@@ -112,7 +115,9 @@ class FeatureStore:
         key = (part, self.dataset.files)
         if key not in self._shared.features:
             hidden = self.embed(Embedding(part), log)
-            self._shared.features[key] = image_features(self.clip, hidden, part)
+            with first_process_first():
+                found = self._shared.project(self.dataset, hidden, part, log)
+            self._shared.features[key] = found
         return self._shared.features[key]
 
     def feature_blocks(self, part: Part, log: Log) -> Iterator[Float[Tensor, "n D"]]:
@@ -178,6 +183,28 @@ class _SharedResults:
             folder = cache_folder_of(self._clip, digest, how, trunk_engine.name)
             self._caches[how] = FeatureCache(folder, log)
         return ExtractionState(self.hashes(dataset), self._caches[how], trunk_engine)
+
+    @torch.no_grad()
+    def project(
+        self, dataset: ImageDataset, hidden: Features, part: Part, log: Log
+    ) -> Float[Tensor, "N D"]:
+        """Unit features from trunk outputs; of at most `PROJECTED` images cached as well.
+
+        With them a repeated run does not need the weights of the model.
+        """
+        hashes = self.hashes(dataset)
+        if not 0 < len(hashes) <= PROJECTED or None in hashes:
+            return image_features(self._clip, hidden, part)
+        weights = self._clip.weights_sha256
+        name = self.engine(part).name
+        folder = cache_folder_of(self._clip, weights, Embedding(part), name, projected=True)
+        cache = FeatureCache(folder, log)
+        missing = cache.missing(hashes)
+        if missing:
+            rows = image_features(self._clip, hidden, part, torch.tensor(missing))
+            cache.add(rows[:, None].cpu(), [str(hashes[i]) for i in missing], {})
+        features = cache.features(hashes, [])
+        return map_rows(lambda x: x, self._clip.device, features)
 
     def engine(self, part: Part) -> Engine:
         """Engine of the trunk for a part."""

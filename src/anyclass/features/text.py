@@ -6,7 +6,6 @@ not used.
 
 import json
 from collections.abc import Sequence
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -51,14 +50,6 @@ def _checked(template: str) -> str:
 
 Template = Annotated[str, AfterValidator(_checked)]
 """Template that is validated on input."""
-
-
-@cache
-def openai_templates() -> tuple[str, ...]:
-    """OpenAI's 80 templates for ImageNet, from open_clip."""
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
 Prompts = Sequence[str | Sequence[str]]

@@ -40,13 +40,13 @@ from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features, cached_part
 from anyclass.features.extract import current_features
+from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import (
     PLAIN,
     FilledTemplates,
     Template,
     class_features,
-    openai_templates,
 )
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
@@ -198,7 +198,7 @@ class Reclip:
     @property
     def _templates(self) -> Sequence[str]:
         """Templates of the text features in the graph."""
-        return openai_templates() if self.ensemble else [self.template]
+        return OPENAI_TEMPLATES if self.ensemble else [self.template]
 
     def _image_norms(self, v: Backbone) -> dict[str, nn.Parameter]:
         """Trainable normalisation layers of V."""

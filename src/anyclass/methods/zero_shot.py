@@ -18,8 +18,9 @@ from pydantic.dataclasses import dataclass
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
+from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, openai_templates
+from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
@@ -43,7 +44,7 @@ class ZeroShot:
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
     ) -> Classifier:
         """Compute the class text features; images are not used."""
-        templates = openai_templates() if self.ensemble else [self.template]
+        templates = OPENAI_TEMPLATES if self.ensemble else [self.template]
         clip = data.clip
         classes = data.dataset.classes
         texts = data.class_features(templates, log)

@@ -14,9 +14,9 @@ from anyclass.classifier.precomputed import feature_rows
 from anyclass.data import Classes
 from anyclass.estimators.metrics import base_to_new, confusion, expected_calibration_error, score
 from anyclass.features.cache import cached_part
+from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import openai_templates
 from anyclass.log import Log
 from anyclass.run.columns import UNUSUAL
 
@@ -112,7 +112,7 @@ def predict_all(
     template = classifier.template
     ensemble = None
     if prompt_ensemble and isinstance(data, FeatureStore):  # precomputed texts have one template
-        ensemble = _zero_shot(data, part, classes, openai_templates(), log)
+        ensemble = _zero_shot(data, part, classes, OPENAI_TEMPLATES, log)
     adapted = []
     usual = []
     kept = []

@@ -1,0 +1,91 @@
+"""Facts of a model that are kept on disk.
+
+A run whose features are cached needs digests, preprocessing and the logit scale of its model, but
+not its weights. With these facts it does without loading them, which takes seconds to minutes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from anyclass.errors import AnyclassError
+from anyclass.files import cache_folder, read_json, sha256, write_json
+
+LIBRARIES = (
+    "anyclass",
+    "onnxruntime",
+    "onnxscript",
+    "open_clip_torch",
+    "timm",
+    "torch",
+    "transformers",
+)
+"""Libraries that load or run a model."""
+
+
+class ModelFacts:
+    """Facts of a model whose weights have not changed, by name: each is computed once."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Read what is known.
+
+        Args:
+            path: JSON file with the facts; None: nothing is known, and nothing kept.
+        """
+        self._path = path
+        self._known = _read(path)
+
+    def known(self, name: str) -> Any:
+        """A fact; None if it is not known."""
+        return self._known.get(name)
+
+    def get(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A fact, as a JSON value.
+
+        Args:
+            name: its name.
+            compute: computes it if it is not known.
+        """
+        if self._path is None:
+            return compute()
+        if name not in self._known:
+            found = compute()
+            self._known = _read(self._path) | self._known | {name: found}
+            write_json(self._path, self._known)
+        return self._known[name]
+
+
+def facts_of(folder: Path, allow_pickle: bool) -> ModelFacts:
+    """Facts of a model by the content of its files and the versions of the libraries that load it.
+
+    Args:
+        folder: folder of the model, all files of which count.
+        allow_pickle: whether weights may be pickled.
+    """
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    key = {"files": [[path.name, sha256(path)] for path in files], "allow_pickle": allow_pickle}
+    key |= {"libraries": {name: _version(name) for name in LIBRARIES}}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    return ModelFacts(cache_folder("facts") / f"{digest}.json")
+
+
+def _version(library: str) -> str | None:
+    """Version of a library; None if it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """Facts from a file; none if there is no file, or a damaged one."""
+    if path is None or not path.is_file():
+        return {}
+    try:
+        known = read_json(path)
+    except AnyclassError:
+        return {}
+    return known if isinstance(known, dict) else {}
