@@ -308,7 +308,8 @@ def _load_parameters(clip: Backbone, part: Part | None, tensors: Mapping[str, Te
         for name, tensor in tensors.items()
         if name not in ("weights", "fingerprint", "bias")
     }
-    if {n: t.shape for n, t in found.items()} != {n: p.shape for n, p in named.items()}:
+    shapes = {name: tensor.shape for name, tensor in found.items()}
+    if shapes != {name: parameter.shape for name, parameter in named.items()}:
         raise ValueError("its trained parameters have other names or shapes")
     for name, tensor in found.items():
         named[name].copy_(tensor)

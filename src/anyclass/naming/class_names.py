@@ -197,6 +197,8 @@ def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json
 def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
     """Entry of one class in `naming.json`."""
     unknown = classes.kind(name.k) == "unknown"
+    typical = [files[i] for i in name.typical]
+    borderline = [files[i] for i in name.borderline]
     return {
         "index": name.k,
         "name": classes.names[name.k],
@@ -206,8 +208,8 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
         "confidence": ("likely" if name.likely else "maybe") if unknown and name.words else None,
         "margin": name.margin,
         "images": name.size,
-        "typical": [files[i] for i in name.typical],
-        "borderline": [files[i] for i in name.borderline],
+        "typical": typical,
+        "borderline": borderline,
     }
 
 
