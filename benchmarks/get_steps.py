@@ -23,8 +23,9 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.methods.gcd_common import seeded
-from anyclass.methods.get import Branches, Get, Synthesizer
+from anyclass.methods.get import Branches, Get
 from anyclass.methods.get_equations import align, anchor_log_probs, consistency
+from anyclass.methods.get_synthesizer import Synthesizer
 from anyclass.methods.simgcd import branch_loss
 
 RESULTS = Path(__file__).parent / "results" / "get_steps.json"

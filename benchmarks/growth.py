@@ -34,7 +34,7 @@ from anyclass.features.store import embed
 from anyclass.features.text import PLAIN, class_features
 from anyclass.log import silent
 from anyclass.methods.get import Branches, Get
-from anyclass.methods.latteclip import margin_weights, mix, move
+from anyclass.methods.latteclip_equations import margin_weights, mix, move
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.simgcd import branch_loss
 

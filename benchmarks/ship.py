@@ -28,6 +28,7 @@ from anyclass.methods.coop import CoOp
 from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures
 from anyclass.methods.gda import Gda
 from anyclass.methods.open_world import OpenWorld
+from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.run.scoring import compare, predict_all
@@ -67,8 +68,8 @@ def fitted(
     named = torch.tensor(dataset.classes.named)
     log: list[dict[str, Any]] = []
     start = time.perf_counter()
-    maker = Vae().learn(
-        clip, labelled, dataset.classes, t, lambda **row: log.append(row), seed=seed
+    maker = train_generator(
+        Vae(), clip, labelled, dataset.classes, t, lambda **row: log.append(row), seed=seed
     )
     collapse = [row for row in log if row.get("stage") == "ship"]
     print(f"  generator: {time.perf_counter() - start:.1f} s", flush=True)

@@ -23,6 +23,7 @@ from anyclass.methods.few_shot import (
     SyntheticFeatures,
 )
 from anyclass.methods.gda import Gda
+from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Vae
 from anyclass.methods.tip_adapter import TipAdapter
 
@@ -63,7 +64,7 @@ def _generated(task: Task) -> FewShotTask:
     clip = Backbone.load(task.data.model)
     classes = Classes.of(task.data.names[: task.known])
     t = torch.from_numpy(texts(task))
-    generator = Vae().learn(clip, labelled, classes, t, silent, seed=task.seed)
+    generator = train_generator(Vae(), clip, labelled, classes, t, silent, seed=task.seed)
     named = torch.arange(task.labelled, task.known)
     synthetic = SyntheticFeatures(named, generator.sample, task.seed, pool=POOL)
     return FewShotTask(clip, labelled, classes, synthetic, seed=task.seed)

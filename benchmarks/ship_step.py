@@ -21,7 +21,9 @@ from torch.nn.functional import normalize
 from anyclass.backbone import Backbone, Words
 from anyclass.data import Classes
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.ship_vae import Generator, Vae, frozen, kl_to_normal, squared_distance
+from anyclass.methods.ship_equations import kl_to_normal, squared_distance
+from anyclass.methods.ship_training import frozen
+from anyclass.methods.ship_vae import Generator, Vae
 
 RESULTS = Path(__file__).parent / "results" / "ship_step.json"
 NAME, CLASSES = "ViT-B-16", 100

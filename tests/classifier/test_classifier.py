@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from anyclass import Backbone, Classes, Classifier, ImageDataset
 from anyclass.backbone import Part
-from anyclass.classifier import saving
+from anyclass.classifier import loading
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.representation import Representation
 from anyclass.data import open_image
@@ -447,7 +447,7 @@ def test_load__a_huge_unknown_tensor_is_not_read(
 ) -> None:
     path = saved / "classifier.safetensors"
     save_file({**load_file(path), "more": torch.zeros(1)}, path)
-    monkeypatch.setattr(saving, "load_file", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(loading, "load_file", lambda *_: pytest.fail("read"))
     with pytest.raises(ModelError, match="it has an unknown tensor 'more'"):
         Classifier.load(saved)
 

@@ -17,8 +17,13 @@ from tests.methods.test_random_state import SHORT
 
 SOURCE = Path(anyclass.__file__).parent
 
-USUAL_SHIP = SHORT["ship"] | {"then": METHODS["coop"](**SHORT["coop"], recipe="ship")}
-SETTINGS = {"latteclip": SHORT["latteclip"], "ship": USUAL_SHIP, "get": SHORT["get"]}
+THEN = {"then": METHODS["coop"](**SHORT["coop"], recipe="ship")}
+FITS = {
+    "LatteCLIP": METHODS["latteclip"](**SHORT["latteclip"]),
+    "SHIP with CoOp": METHODS["ship"](**(SHORT["ship"] | THEN)),
+    "SHIP with Tip-Adapter": METHODS["ship"](**SHORT["ship"]),
+    "GET": METHODS["get"](**SHORT["get"]),
+}
 
 
 @contextmanager
@@ -48,14 +53,14 @@ def of_package(frame: FrameType) -> bool:
     return Path(frame.f_code.co_filename).is_relative_to(SOURCE)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", FITS)
 def test_fit__is_six_functions_in_five_files_from_the_loss(
     name: str, shapes: dict[str, Any], tmp_path: Path
 ) -> None:
-    options = options_of(name, shapes)
+    options = options_of(name.split()[0].lower(), shapes)
     with way_to_losses() as ways:
-        fit(METHODS[name](**SETTINGS[name]), tmp_path / "run", **options)
-    assert len(ways) == (1 if name == "latteclip" else 2)  # SHIP and GET train twice
+        fit(FITS[name], tmp_path / "run", **options)
+    assert len(ways) == (1 if name == "LatteCLIP" else 2)  # SHIP and GET train twice
     for way in ways:
         assert way[0] == "commands/fit.py: fit"
         assert len(way) <= 6, way

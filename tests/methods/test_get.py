@@ -21,9 +21,8 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.data import AugmentedViews, ImageDataset, open_image
 from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
-from anyclass.methods import get as module
 from anyclass.methods.gcd_common import MlpShape, seeded
-from anyclass.methods.get import Branches, Get, Synthesizer
+from anyclass.methods.get import Branches, Get
 from anyclass.methods.get_equations import (
     Length,
     align,
@@ -34,6 +33,7 @@ from anyclass.methods.get_equations import (
     name_loss,
     text_scale,
 )
+from anyclass.methods.get_synthesizer import WORDS, Synthesizer
 from anyclass.methods.simgcd import SimGcd, branch_loss
 from anyclass.training.two_views import TwoViewTuning
 
@@ -343,7 +343,7 @@ def slow_step(
     tuned = clip.copy()
     v = tuned.trunk(x, "head")
     z = clip.model.encode_image(x)
-    synthesizer = seeded(lambda: Synthesizer(clip, 24, how), 0, module.WORDS)
+    synthesizer = seeded(lambda: Synthesizer(clip, 24, how), 0, WORDS)
     net = Branches(32, 24, 4, how, 0)
     t = net.ln_t(synthesizer(z))
     y = torch.from_numpy(dataset.labels.copy())[batch.index]

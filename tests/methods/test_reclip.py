@@ -30,10 +30,10 @@ from anyclass.errors import ModelError, RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.store import FeatureStore, embed
-from anyclass.methods import reclip
-from anyclass.methods.reclip import (
+from anyclass.methods import reclip, reclip_equations
+from anyclass.methods.reclip import Reclip
+from anyclass.methods.reclip_equations import (
     NONE,
-    Reclip,
     centroids,
     graph,
     labelled_loss,
@@ -83,7 +83,7 @@ def test_labels__keep_250_directions_beyond_500_classes(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(reclip, "projection", spy)
     for classes, how in ((500, Reclip()), (501, Reclip()), (501, Reclip(directions=7))):
-        replace(how, iterations=1)._labels(unit(classes, D), unit(N, D, seed=1))
+        replace(how, iterations=1).label_nodes(unit(classes, D), unit(N, D, seed=1))
     assert kept == [None, 250, 7]
 
 
@@ -109,7 +109,7 @@ def dense_graph(h: Tensor, k: int) -> np.ndarray:
 def test_graph__sparse_equals_dense(
     monkeypatch: pytest.MonkeyPatch, m: int, k: int, block: int
 ) -> None:
-    monkeypatch.setattr(reclip, "BLOCK", block)
+    monkeypatch.setattr(reclip_equations, "BLOCK", block)
     h = unit(m, D)
     s = graph(h, k)
     full = s.toarray()

@@ -30,6 +30,7 @@ from anyclass.methods.coop import CoOp
 from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures, TrainingSet
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship import GENERATOR, NOTHING_NAMED, SYNTHETIC_KEY, Ship
+from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.rng import seeded_rng
@@ -232,8 +233,8 @@ def test_fit__the_classifier_is_that_of_its_parts(
     found, log = default
     labelled = DATA.embed(FeatureStore(clip, known), lambda **_: None, 3, 0)
     rows = list[dict[str, Any]]()
-    maker = VAE.learn(
-        clip, labelled, known.classes, texts(clip, known), lambda **row: rows.append(row)
+    maker = train_generator(
+        VAE, clip, labelled, known.classes, texts(clip, known), lambda **row: rows.append(row)
     )
     seed = seeded_rng(0, SYNTHETIC_KEY).initial_seed()
     synthetic = SyntheticFeatures(torch.tensor([0, 2]), maker.sample, seed)

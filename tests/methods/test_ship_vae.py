@@ -24,18 +24,20 @@ from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.few_shot import LabelledFeatures
-from anyclass.methods.ship_vae import (
-    CODES_KEY,
-    FINAL_SAMPLES,
-    Generator,
-    Vae,
+from anyclass.methods.ship_equations import (
     class_means_and_variance,
     code,
-    facts,
-    frozen,
     kl_to_normal,
     squared_distance,
 )
+from anyclass.methods.ship_training import (
+    CODES_KEY,
+    FINAL_SAMPLES,
+    facts,
+    frozen,
+    train_generator,
+)
+from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.rng import seeded_rng
 
 NAMES = ("big dog", "kite-7", "red_toy", "art", "soft paper b2")
@@ -84,7 +86,10 @@ def learn(
 ) -> tuple[Generator, list[dict[str, Any]]]:
     log = list[dict[str, Any]]()
     t = texts(clip, classes)
-    return how.learn(clip, labelled, classes, t, lambda **row: log.append(row), seed=seed), log
+    generator = train_generator(
+        how, clip, labelled, classes, t, lambda **row: log.append(row), seed=seed
+    )
+    return generator, log
 
 
 def terms(log: list[dict[str, Any]]) -> list[tuple[float, float]]:
@@ -475,7 +480,7 @@ def test_facts__of_an_epoch_cost_less_than_half_a_forward_pass_of_it(
     read = list[int]()
     inner = clip.prompts
     monkeypatch.setattr(clip, "prompts", lambda words: read.append(len(words.ids)) or inner(words))
-    monkeypatch.setattr("anyclass.methods.ship_vae.FINAL_SAMPLES", 2)
+    monkeypatch.setattr("anyclass.methods.ship_training.FINAL_SAMPLES", 2)
     learn(replace(SMALL, epochs=1, batch_size=300), clip, labelled, classes=names)
     assert 300 in read
     first = read.index(300)

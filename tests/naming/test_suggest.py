@@ -15,14 +15,11 @@ from torch.nn.functional import normalize
 from anyclass.captioning import CaptionContext
 from anyclass.data import Classes
 from anyclass.errors import RequestError
+from anyclass.naming.captioner_names import LONGEST, QUESTION, answer_to_name, ask_names
 from anyclass.naming.suggest import (
     FEWEST,
-    LONGEST,
-    QUESTION,
     SAME,
     ClassifiedImages,
-    answer_to_name,
-    ask_names,
     assign_words,
     check_known_classes,
     example_images,

@@ -101,11 +101,10 @@ class ClassEdits:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return {
-            "members": [list(parts) for parts in self.members],
-            "divided": [list(pair) for pair in self.divided],
-            "gates": self.gates.tolist() if len(self.gates) else [],
-        }
+        members = [list(parts) for parts in self.members]
+        divided = [list(pair) for pair in self.divided]
+        gates = self.gates.tolist() if len(self.gates) else []
+        return {"members": members, "divided": divided, "gates": gates}
 
     @classmethod
     def from_json(
@@ -162,16 +161,7 @@ class EditedClasses:
             )
         into = own[0] if own else indices[0]
         gone = [c for c in indices if c != into]
-        kept = [c for c in range(len(self.classes)) if c not in gone]
-        ended = {self.classes.names[c] for c in gone}
-        classes = Classes(
-            tuple(self.classes.names[c] for c in kept),
-            tuple(self.classes.kinds[c] for c in kept),
-            tuple(self.classes.prompts[c] for c in kept),
-            rejected=tuple(name for name in self.classes.rejected if name not in ended),
-            synonyms=self.classes.synonyms and tuple(self.classes.synonyms[c] for c in kept),
-        )
-        return EditedClasses(classes, self.edits.merge(into, gone))
+        return EditedClasses(_without(self.classes, gone), self.edits.merge(into, gone))
 
     def split(
         self, name: str, gate: Float[Tensor, " F"], names: Sequence[str] = ()
@@ -256,6 +246,18 @@ class EditedClasses:
                 f"{what}: only discovered classes can"
             )
         return c
+
+
+def _without(classes: Classes, gone: Sequence[int]) -> Classes:
+    """The other classes, in their order."""
+    kept = [c for c in range(len(classes)) if c not in gone]
+    names = tuple(classes.names[c] for c in kept)
+    kinds = tuple(classes.kinds[c] for c in kept)
+    prompts = tuple(classes.prompts[c] for c in kept)
+    ended = {classes.names[c] for c in gone}
+    rejected = tuple(name for name in classes.rejected if name not in ended)
+    synonyms = classes.synonyms and tuple(classes.synonyms[c] for c in kept)
+    return Classes(names, kinds, prompts, rejected=rejected, synonyms=synonyms)
 
 
 def is_placeholder(name: str) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.backbone.engine import engine
-from anyclass.classifier import hub, saving
+from anyclass.classifier import hub, loading, saving
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.classifier.heads import Head, edited, edits_of, fitted_head
 from anyclass.classifier.precomputed import NO_MODEL, AnyRepresentation, Precomputed
@@ -283,7 +283,9 @@ class Classifier:
         """
         if str(folder).startswith(hub.HUB):
             folder = hub.download(str(folder).removeprefix(hub.HUB), revision)
-        content = saving.read(Path(folder), torch_device(device), allow_pickle, engine, base, model)
+        content = loading.read(
+            Path(folder), torch_device(device), allow_pickle, engine, base, model
+        )
         return cls(**content._asdict())
 
     @classmethod

@@ -12,7 +12,8 @@ from anyclass.commands.class_table import ClassTable, accepted, read_table
 from anyclass.commands.edit_classes import RunClasses
 from anyclass.commands.run_files import opened_for_edit
 from anyclass.errors import RequestError
-from anyclass.naming.class_names import TABLE, suggest_with_captioner
+from anyclass.naming.captioner_names import suggest_with_captioner
+from anyclass.naming.class_names import TABLE
 from anyclass.run.progress import Progress
 
 Json = dict[str, Any]

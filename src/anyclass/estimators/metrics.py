@@ -128,10 +128,13 @@ def base_to_new(
     guess = scores.argmax(1)
     columns = {"base": ~new, "new": new}
     within = {half: np.where(column, scores, -np.inf).argmax(1) for half, column in columns.items()}
+    sliced = {h: accuracy(labels[r], within[h][r]) for h, r in halves.items()}
+    mixed = {h: accuracy(labels[r], guess[r]) for h, r in halves.items()}
+    generalized = {h: mean_per_class(labels[r], guess[r]) for h, r in halves.items()}
     return {
-        "sliced": _halves({h: accuracy(labels[r], within[h][r]) for h, r in halves.items()}),
-        "mixed": _halves({h: accuracy(labels[r], guess[r]) for h, r in halves.items()}),
-        "generalized": _halves({h: mean_per_class(labels[r], guess[r]) for h, r in halves.items()}),
+        "sliced": _halves(sliced),
+        "mixed": _halves(mixed),
+        "generalized": _halves(generalized),
     }
 
 

@@ -278,13 +278,8 @@ class Mixture:
             used.remove("labels")  # one label for each class: none is left to choose u by
             no_other = bool(named.all() and (self.labels >= 0).all())
             self.weights.labels = ONE_BESIDE_NAMES if no_other else ONE_LABEL
-        w, b = stack(
-            [parts[name] for name in used],
-            y,
-            [start[name] for name in used],
-            list(offsets.values()),
-            v,
-        )
+        experts = [parts[name] for name in used]
+        w, b = stack(experts, y, [start[name] for name in used], list(offsets.values()), v)
         for name, value in zip([*used, *offsets], [*w, *b], strict=True):
             setattr(self.weights, name, value)
 

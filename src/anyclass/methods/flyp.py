@@ -83,11 +83,12 @@ class Flyp:
         """
         dataset = self._training_images(data.dataset)
         data = data.of(dataset)
+        given = self.learn_from == "given"
         tune = self.tuning.tune
         micro = self.tuning.micro_batch
         prompts = dataset.classes.all_prompts
         c_zs = self._zero_shot(data, log)
-        known = torch.tensor(dataset.labels) if self.learn_from == "given" else c_zs
+        y = torch.tensor(dataset.labels) if given else c_zs
         tuned = data.clip.copy()
         agreement = torch.tensor(float("nan"))
         batches = self.tuning.batches(tuned, data, log, seed)
@@ -98,26 +99,22 @@ class Flyp:
             encode = partial(tuned.tail, part=tune)
             f = batch.gathered(checkpointed(encode, batch.hidden, micro))  # F (B, D)
             w = class_texts.mean(texts(torch.arange(len(class_texts.texts))))  # W (C, D)
-            c = known[batch.index].to(f.device)
-            if self.learn_from == "pseudo" and self.relabel == "batch":
+            c = y[batch.index].to(f.device)
+            if not given and self.relabel == "batch":
                 c = (f @ w.T).argmax(1)
             agreement.copy_((c.cpu() == c_zs[batch.index]).float().mean())
             log(stage="flyp", step=batch.step, agreement_with_zero_shot=float(agreement))
             return {"flyp_loss": contrastive(f, w[c], tuned.logit_scale, c, self.collisions)}
 
         state = {"agreement": agreement}
-        keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
-        parameters = tuned.parameters(tune)
+        keep = Checkpoint.at(scratch and scratch / "training.safetensors", state)
         schedule = self.tuning.schedule(len(dataset))
-        optimise(loss, parameters, batches, schedule, log, keep)
+        optimise(loss, tuned.parameters(tune), batches, schedule, log, keep)
         with torch.no_grad():
             w = class_features(tuned, prompts, [self.template])
         facts = {"agreement_with_zero_shot": float(agreement)} if len(batches) else {}
-        record = FitRecord(
-            trained_on=dataset.files if self.learn_from == "given" else (),
-            facts=facts,
-            zero_shot_labels=c_zs.tolist(),
-        )
+        trained_on = dataset.files if given else ()
+        record = FitRecord(trained_on, facts, zero_shot_labels=c_zs.tolist())
         representation = Representation((tuned,), tune)
         head = CosineHead(w, tuned.logit_scale.detach())
         return Classifier(representation, head, dataset.classes, "flyp", asdict(self), record)

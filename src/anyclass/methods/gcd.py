@@ -110,7 +110,7 @@ class Gcd:
                 "classes_loss": self.sup_weight * between_labels,
             }
 
-        keep = Checkpoint(scratch / "training.safetensors", {}) if scratch else None
+        keep = Checkpoint.at(scratch and scratch / "training.safetensors")
         parameters = task.parameters(prefixed(head=head))
         optimise(loss, parameters, task.batches, task.schedule, log, keep)
         x = pooled_features(tuned, task.test, part)  # (N, F)

@@ -18,11 +18,9 @@ z^ is constant.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from dataclasses import dataclass as plain_dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -32,15 +30,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tyro.conf import arg
 
-from anyclass.backbone import Backbone
+from anyclass.backbone import Backbone, Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.record import STEPS, FitRecord
 from anyclass.classifier.representation import Representation, Space
-from anyclass.features.cache import Features
-from anyclass.features.extract import BATCH, map_rows, map_views
+from anyclass.features.extract import map_rows
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import Template, class_features
+from anyclass.features.text import Template
 from anyclass.log import Log
 from anyclass.methods.gcd_common import (
     CollapseMonitor,
@@ -53,27 +50,17 @@ from anyclass.methods.gcd_common import (
 from anyclass.methods.get_equations import (
     Direction,
     Length,
-    align,
     anchor_log_probs,
     consistency,
-    distance_loss,
     divergence,
-    name_loss,
-    text_scale,
 )
+from anyclass.methods.get_synthesizer import PseudoTexts, synthesise
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.simgcd import HEAD, NONE, Objective, PrototypeHead, branch_loss
+from anyclass.methods.simgcd import HEAD, Objective, PrototypeHead, branch_loss
 from anyclass.methods.workload import Workload
-from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.two_views import TwoViewTuning
-
-STAGE_1 = 2
-"""Seed key of the batches of stage 1."""
-
-WORDS = 3
-"""Seed key of the initial W."""
 
 TRANSLATOR = 4
 """Seed key of the initial ln_t."""
@@ -180,9 +167,8 @@ class Get:
             TrainingError: the predictions collapse to few classes, or a loss term is not finite.
         """
         task = TwoViewTask.begin(data, self.tuning, log, seed)
-        part = task.part
-        texts = self._synthesise(task, log, scratch) if self.text_branch else None
-        feature = task.tuned.pooled if self.feature == "unprojected" else task.tuned.projected
+        texts = synthesise(task, self, log, scratch) if self.text_branch else None  # stage 1
+        feature = self._feature(task.tuned)
         text_width = texts.width if texts else None
         net = Branches(task.width(feature), text_width, task.k, self, seed)
         net.to(data.clip.device)
@@ -193,165 +179,77 @@ class Get:
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             monitor.begin(batch, log, "get")
             labels = task.y[batch.index]
-            epoch = batch.step // task.batches.per_epoch
-            branch = partial(
-                branch_loss,
-                labels=labels,
-                tau=self.objective.teacher(epoch, self.tuning.epochs),
-                objective=self.objective,
-            )
-            v = batch.gathered(feature(batch.hidden, part))  # v (N, F)
+            tau = self.objective.teacher(batch.step // task.batches.per_epoch, self.tuning.epochs)
+            v = batch.gathered(feature(batch.hidden, task.part))  # v (N, F)
             h, cosines = net.head(v)
             p = (cosines / self.objective.student_temperature).softmax(1)
-            terms = _prefixed("image", branch(h, cosines))
+            terms = _prefixed("image", branch_loss(h, cosines, labels, tau, self.objective))
             if texts is None:
                 monitor.add(p)
                 return terms
             t = net.ln_t(texts(batch))  # t (N, F)
             h_t, cosines_t = net.text_head(t)
+            terms |= _prefixed("text", branch_loss(h_t, cosines_t, labels, tau, self.objective))
             log_v = anchor_log_probs(v, labels, self.cico_temperature)
             log_t = anchor_log_probs(t, labels, self.cico_temperature)
             agreement = (cosines.argmax(1) == cosines_t.argmax(1)).float().mean()
             monitor.add(p, agreement, divergence(log_v, log_t))
-            cico = self.cico_weight * consistency(log_v, log_t, self.cico_direction)
-            return terms | _prefixed("text", branch(h_t, cosines_t)) | {"consistency_loss": cico}
+            cico = consistency(log_v, log_t, self.cico_direction)  # L_CICO
+            return terms | {"consistency_loss": self.cico_weight * cico}
 
-        keep = Checkpoint(scratch / "training.safetensors", monitor.state) if scratch else None
+        keep = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
         parameters = task.parameters(dict(net.named_parameters()))
-        optimise(loss, parameters, task.batches, task.schedule, log, keep)
-        weights = normalize(net.head.prototypes.detach(), dim=-1)
-        with torch.no_grad():
-            image = map_rows(lambda x: net.head(feature(x, part))[1], data.clip.device, task.test)
-            text = net.text_head(net.ln_t(texts.scale * texts.features))[1] if texts else None
-        text_facts = {"text_scale": texts.scale} if texts else {}
-        record = FitRecord(
-            trained_on=data.dataset.labelled.files,
-            facts=monitor.facts() | {STEPS: len(task.batches)} | text_facts,
-            predictions=self._predictions(image, text),
-            pseudo_text=texts.features if texts else None,
-        )
-        space: Space = "pooled" if self.feature == "unprojected" else "projected"
-        representation = Representation((task.tuned,), saved_part(part), space)
-        head = CosineHead(weights, 1 / self.objective.student_temperature)
-        classes = data.dataset.classes.discovered(task.known)
-        return Classifier(representation, head, classes, "get", asdict(self), record)
+        optimise(loss, parameters, task.batches, task.schedule, log, keep)  # stage 2
+        return self._classifier(task, net, texts, monitor.facts())
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         text_epochs = self.tes_epochs if self.text_branch else 0
         return workload_of_pairs(self.tuning, "prototypes", text_epochs)
 
-    def _synthesise(self, task: TwoViewTask, log: Log, scratch: Path | None) -> "PseudoTexts":
-        """Stage 1: train the synthesizer, then compute z^ of the cached views and test views."""
-        clip = task.data.clip
-        dataset = task.data.dataset
-        seed = task.seed
-        project = partial(clip.projected, part=task.part)
-        z_views = map_views(project, clip.device, task.views) if task.views else None
-        row = torch.full((task.k,), NONE)
-        row[task.known] = torch.arange(len(task.known))  # class -> row of T_c; unlabelled: -1
-        y = torch.from_numpy(dataset.labels.copy())
-        y = torch.where(y >= 0, row[y], NONE).to(clip.device)
-        with torch.no_grad():
-            prompts = [dataset.classes.all_prompts[c] for c in task.known]
-            anchors = class_features(clip, prompts, [self.template])  # T_c (C, D)
-        synthesizer = seeded(lambda: Synthesizer(clip, anchors.shape[1], self), seed, WORDS)
-        synthesizer.to(clip.device)
+    def _feature(self, tuned: Backbone) -> Callable[[Tensor, Part], Tensor]:
+        """v of trunk outputs."""
+        return tuned.pooled if self.feature == "unprojected" else tuned.projected
 
-        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            with torch.no_grad():
-                own = batch.hidden if z_views else project(batch.hidden)
-            z = batch.gathered(own)  # z (N, D)
-            z_hat = batch.gathered(synthesizer(own))  # z^ (N, D)
-            scale = clip.logit_scale.detach() if self.align_scale is None else self.align_scale
-            ignore = self.align_other_view == "ignore"
-            labels = y[batch.index]
-            tau = self.distill_temperature
-            return {
-                "align_loss": self.align_weight * align(z, z_hat, float(scale), ignore),
-                "name_loss": self.distill_weight * name_loss(z_hat, anchors, labels, tau),
-                "distance_loss": self.distill_weight * distance_loss(z_hat, anchors, labels),
-            }
+    def _classifier(
+        self,
+        task: TwoViewTask,
+        net: "Branches",
+        texts: PseudoTexts | None,
+        facts: Mapping[str, float],
+    ) -> Classifier:
+        """Classifier of images alone, with what both branches predict for the images of the fit."""
+        text_facts = {"text_scale": texts.scale} if texts else {}
+        record = FitRecord(
+            trained_on=task.data.dataset.labelled.files,
+            facts={**facts, STEPS: len(task.batches), **text_facts},
+            predictions=self._predictions(task, net, texts),
+            pseudo_text=texts.features if texts else None,
+        )
+        space: Space = "pooled" if self.feature == "unprojected" else "projected"
+        representation = Representation((task.tuned,), saved_part(task.part), space)
+        weights = normalize(net.head.prototypes.detach(), dim=-1)
+        head = CosineHead(weights, 1 / self.objective.student_temperature)
+        classes = task.data.dataset.classes.discovered(task.known)
+        return Classifier(representation, head, classes, "get", asdict(self), record)
 
-        def log_stage(**row: Any) -> None:
-            log(**{**row, "stage": "synthesize"})
-
-        tuning = replace(self.tuning, epochs=self.tes_epochs)
-        batches = tuning.pairs(clip, dataset, z_views, seeded_rng(seed, STAGE_1).initial_seed())
-        schedule = tuning.schedule(clip, len(dataset))
-        keep = Checkpoint(scratch / "synthesizer.safetensors", {}) if scratch else None
-        parameters = dict(synthesizer.named_parameters())
-        optimise(loss, parameters, batches, schedule, log_stage, keep)
-        text_views = map_views(synthesizer, clip.device, z_views) if z_views else None
-        z = map_rows(project, clip.device, task.test)
-        with torch.no_grad():
-            z_hat = torch.cat([synthesizer(part) for part in z.split(BATCH)])
-        scale = text_scale(z, z_hat, self.text_length)
-        return PseudoTexts(synthesizer, project, text_views, z_hat, scale, clip.device)
-
+    @torch.no_grad()
     def _predictions(
-        self, image: Float[Tensor, "n K"], text: Float[Tensor, "n K"] | None
+        self, task: TwoViewTask, net: "Branches", texts: PseudoTexts | None
     ) -> dict[str, list[int]]:
         """Predictions of the image branch, of the text branch and of their average."""
+        feature = self._feature(task.tuned)
+        device = task.data.clip.device
+        image = map_rows(lambda x: net.head(feature(x, task.part))[1], device, task.test)
         found = {"predicted": image.argmax(1).tolist()}
-        if text is None:
+        if texts is None:
             return found
+        text = net.text_head(net.ln_t(texts.scale * texts.features))[1]
         mix = torch.stack([image, text]).div(self.mix_temperature).softmax(2).mean(0)
         return found | {
             "predicted_by_text": text.argmax(1).tolist(),
             "predicted_by_mix": mix.argmax(1).tolist(),
         }
-
-
-class Synthesizer(nn.Module):
-    """z^ of an image: M pseudo-words, encoded by the frozen text tower."""
-
-    def __init__(self, clip: Backbone, width: int, settings: Get) -> None:
-        """Initialise for image features of `width` dimensions."""
-        super().__init__()
-        self._clip = clip
-        self._words = settings.words
-        self._unit = settings.tes_input == "unit"
-        with torch.no_grad():
-            word_width = clip.words(["a"]).embeddings.shape[2]
-        self.w = nn.Linear(width, settings.words * word_width)
-        """W, with a bias."""
-
-    def forward(self, z: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """Text features from image features, neither normalised."""
-        words = self.w(normalize(z, dim=-1) if self._unit else z)
-        return self._clip.sentences(words.unflatten(1, (self._words, -1)))
-
-
-@plain_dataclass(frozen=True)
-class PseudoTexts:
-    """z^ of any view after stage 1, constant for each cached view."""
-
-    synthesizer: Synthesizer
-    """The trained synthesizer."""
-    project: Callable[[Tensor], Tensor]
-    """Maps trunk outputs to z, by the frozen tower."""
-    views: Features | None
-    """z^ of the cached views; None: no cached views."""
-    features: Float[Tensor, "n D"]
-    """z^ of the test views, not scaled."""
-    scale: float
-    """Factor on z^ before ln_t."""
-    device: torch.device
-    """Device of the model."""
-
-    @property
-    def width(self) -> int:
-        """D, dimensions of z^."""
-        return self.synthesizer.w.in_features
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Float[Tensor, "N D"]:
-        """Scaled z^ of the views of a batch."""
-        if self.views is None or batch.view is None:
-            z_hat = batch.gathered(self.synthesizer(self.project(batch.hidden)))
-            return self.scale * z_hat
-        return self.scale * self.views.views(batch.index, batch.view).to(self.device)
 
 
 class Branches(nn.Module):

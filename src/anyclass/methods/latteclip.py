@@ -14,68 +14,33 @@ the current model and prototypes.
 """
 
 from dataclasses import asdict
-from functools import partial
-from math import isnan
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, ClassVar, Literal
 
-import torch
-from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
-from torch import Tensor
-from torch.nn.functional import normalize
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.backbone.checkpointing import checkpointed
-from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
-from anyclass.captioning.captions import (
-    NONE,
-    Answers,
-    Asked,
-    Captions,
-    Text,
-    TextFeatures,
-    draw_groups,
-)
+from anyclass.captioning import AnyCaptioner, Vocabulary
+from anyclass.captioning.captions import Text
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.data import ImageDataset
-from anyclass.distributed.gradients import divided
-from anyclass.distributed.processes import broadcast
 from anyclass.errors import RequestError
-from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.domains import DOMAINS, PRESET, DomainName, domain, domain_name
-from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
-from anyclass.features.text import PLAIN, Template, fill
+from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.latteclip_equations import (
-    margin_weights,
-    mix,
-    mix_as_released,
-    move,
-    nearest,
-    prototype_loss,
-)
+from anyclass.methods.latteclip_training import BRANCHES, KINDS, Branch, Training
 from anyclass.methods.workload import Workload
-from anyclass.rng import seeded_rng
-from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.losses import Collisions, contrastive
+from anyclass.training.losses import Collisions
 from anyclass.training.tuning import Tuning
-
-Branch = Literal["zs", "ft"]
-BRANCHES: tuple[Branch, ...] = get_args(Branch)
-KINDS: tuple[Text, ...] = get_args(Text)
-
-TEXTS_AT_ONCE = 1024
-"""Texts that are encoded together for their weights after training."""
 
 NO_LANGUAGE_MODEL = (
     "the captions are words of the model itself; --captioner endpoint asks a language model, as "
@@ -197,90 +162,31 @@ class LatteClip:
         Raises:
             RequestError: fewer than two classes, or settings that are impossible.
         """
-        clip = data.clip
-        dataset = data.dataset
-        self._check(dataset, data.clip)
+        self._check(data.dataset, data.clip)
+        training = Training(self, data, log, seed)
+        tuned = training.tuned
         tune = self.tuning.tune
-        micro = self.tuning.micro_batch
-        part = cached_part(tune)
-        features = data.embed(Embedding(part), log)
-        f0 = data.image_features(part, log)  # F0 (N, D)
-        p0 = data.class_features([self.template], log)  # W0 (C, D)
-        c_zs = nearest(f0, p0)
-        p = p0.clone()
-        p_epoch = p0.clone()  # prototypes at the start of the epoch
-        c_epoch = c_zs.clone()  # c_ft at the start of the epoch
-        pool = c_zs.clone()  # class of the group texts of an image
-        tuned = clip.copy()
-        answers = Answers(self.captioner, CaptionContext(dataset, clip, f0.cpu()), log)
-        batches = self.tuning.batches(tuned, data, log, seed)
-        texts = self._texts(tuned, dataset, answers, c_zs, pool, seed)
-        facts = torch.full((len(FACTS) + len(set(self.texts)),), float("nan"))
-
-        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            update_state(batch)
-            encode = partial(tuned.tail, part=tune)
-            f = batch.gathered(checkpointed(encode, batch.hidden, micro))  # F (B, D)
-            c = torch.stack([c_zs[batch.index], relabel(batch, f)])  # zs, ft: (2, B)
-            indices = self._draw_texts(texts, batch, c, seeded_rng(seed, batch.step))  # (2, K, B)
-            v = texts.encode(indices)
-            present = (indices != NONE).to(f.device)
-            p_now = p.clone()
-            p_weight = p if self.weight_prototypes == "current" else p_epoch
-            w = margin_weights(v, p_weight, c, present, self.margin, self.floor)  # (2, K, B)
-            m = self._mix(v, w, p_now[c])  # (2, B, D)
-            t = self.alpha * p_now[c] + (1 - self.alpha) * m
-            t = normalize(t, dim=-1) if self.normalise_mix else t
-            terms = self._losses(f, t, c.to(f.device), p_now, tuned.logit_scale)
-            p.copy_(self._update(p_now, m.detach(), c))
-            broadcast(p)  # sums of two GPUs may differ in their last bits
-            facts.copy_(_facts(p, p0, c, w, present, self.floor))
-            log(stage="latteclip", step=batch.step, **self._figures(facts))
-            return terms
-
-        @torch.no_grad()
-        def update_state(batch: Batch) -> None:
-            """Redraw the groups and copy prototypes and labels, in the steps that need it."""
-            nonlocal texts
-            if self.regroup == "once" and batch.step == self.tuning.warm_up_of(len(dataset)):
-                pool.copy_(classify())
-            if not torch.equal(pool, texts.pool):
-                texts = self._texts(tuned, dataset, answers, c_zs, pool, seed)
-            if batch.starts_epoch:
-                p_epoch.copy_(p)
-                c_epoch.copy_(classify() if self.relabel == "epoch" else c_zs)
-
-        @torch.no_grad()
-        def relabel(batch: Batch, f: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
-            """c_ft of a batch."""
-            if self.relabel != "batch":
-                return c_epoch[batch.index]
-            return nearest(f, p) if self.relabel_view == "train" else classify(batch.index)
-
-        def classify(index: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
-            """Classes by the current model on test views, of all images or those of `index`."""
-            rows = torch.arange(len(dataset)) if index is None else index
-            encode = partial(current_features, tuned, dataset, tune, features)
-            return nearest(divided(encode, rows), p)
-
-        state = {"p": p, "p_epoch": p_epoch, "c_epoch": c_epoch, "pool": pool, "facts": facts}
-        keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
         parameters = tuned.parameters(tune, not self.freeze_text)
         about = domain(self.domain)
-        schedule = self.tuning.schedule(len(dataset), about.lr, about.weight_decay)
-        optimise(loss, parameters, batches, schedule, log, keep)
-        if facts[0] < MIN_AGREEMENT:
-            log(warning=f"{1 - facts[0]:.0%} of the last images have left their zero-shot class")
+        schedule = self.tuning.schedule(len(data), about.lr, about.weight_decay)
+        keep = Checkpoint.at(scratch and scratch / "training.safetensors", training.state)
+        optimise(training.loss, parameters, training.batches, schedule, log, keep)
+        agreement = float(training.facts[0])
+        if agreement < MIN_AGREEMENT:
+            log(warning=f"{1 - agreement:.0%} of the last images have left their zero-shot class")
+        texts = training.texts
+        weights = texts.weights(training.p, self.floor) if self.margin == "unsigned" else None
         author = self.captioner.answered_by if {"image", "group"} & set(self.texts) else ""
         record = FitRecord(
-            facts=self._figures(facts),
-            descriptions=texts.captions.rows(dataset, self._final_weights(texts, p), author),
+            facts=training.figures,
+            descriptions=texts.captions.rows(data.dataset, weights, author),
             captioned_by=author,
-            zero_shot_labels=c_zs.tolist(),
+            zero_shot_labels=training.c_zs.tolist(),
         )
         representation = Representation((tuned,), tune)
-        head = CosineHead(p, tuned.logit_scale.detach())
-        return Classifier(representation, head, dataset.classes, "latteclip", asdict(self), record)
+        head = CosineHead(training.p, tuned.logit_scale.detach())
+        classes = data.dataset.classes
+        return Classifier(representation, head, classes, "latteclip", asdict(self), record)
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
@@ -327,134 +233,3 @@ class LatteClip:
                 f"--released-mix needs batches as large as the features are wide: {width} instead "
                 f"of {batch} (--batch-size {width} and as many images), or leave it out"
             )
-
-    def _mix(self, v: Tensor, w: Tensor, otherwise: Tensor) -> Float[Tensor, "2 B D"]:
-        """Eq. 2; the class prompt, if it is used, is the first text."""
-        if self.released_mix and "class" in self.texts:
-            return mix_as_released(v, w, otherwise)
-        return mix(v, w, otherwise)
-
-    def _texts(
-        self,
-        tuned: Backbone,
-        dataset: ImageDataset,
-        answers: Answers,
-        c_zs: Tensor,
-        pool: Tensor,
-        seed: int,
-    ) -> "TrainingTexts":
-        """All texts, with groups drawn by `pool`; only new captions are requested."""
-        tuning = self.tuning
-        class_texts = [fill(self.template, prompt) for prompt in dataset.classes.prompts]
-        captions = Captions.of(class_texts, self._requests(dataset, c_zs, pool, seed), answers)
-        encode = TextFeatures(
-            tuned, captions.strings, tuning.tune, self.freeze_text, tuning.micro_batch
-        )
-        return TrainingTexts(captions, encode, pool.clone())
-
-    def _requests(self, dataset: ImageDataset, c_zs: Tensor, pool: Tensor, seed: int) -> Asked:
-        """Caption requests for each image and for the groups of each class."""
-        topic = domain(self.domain, self.plural)
-        prompts = dataset.classes.prompts
-        images: list[list[CaptionRequest]] = [[] for _ in range(len(dataset))]
-        groups: list[list[CaptionRequest]] = [[] for _ in prompts]
-        if "image" in self.texts:
-            for i, c in enumerate(c_zs.tolist()):
-                question = topic.ask_image(prompts[c] if self.class_in_prompt else "")
-                variants = range(self.image_captions)
-                images[i] = [CaptionRequest((i,), question, topic.noun, r) for r in variants]
-        if "group" in self.texts:
-            question = topic.ask_group()
-            drawn = draw_groups(pool, len(prompts), self.group_size, self.groups, seed)
-            for c, members in enumerate(drawn):
-                groups[c] = [CaptionRequest(rows, question, topic.noun) for rows in members]
-        return Asked(images, groups)
-
-    def _draw_texts(
-        self, texts: "TrainingTexts", batch: Batch, c: Int[Tensor, "2 B"], rng: torch.Generator
-    ) -> Int[Tensor, "2 K B"]:
-        """Draw one text of each kind per sample, for both branches."""
-        pools = texts.pool[batch.index][None]
-        if self.group_label == "ft":
-            pools = torch.cat([pools, c[1:]])
-        return texts.captions.draw(batch.index, c, pools, self.texts, rng)
-
-    @torch.no_grad()
-    def _final_weights(self, texts: "TrainingTexts", p: Float[Tensor, "C D"]) -> list[float] | None:
-        """Weight of each text (Eq. 1) after training; None where weights are not of this kind."""
-        if self.margin != "unsigned":
-            return None
-        weights = []
-        for numbers in torch.arange(len(texts.captions.strings)).split(TEXTS_AT_ONCE):
-            v = texts.encode(numbers).expand(2, 1, -1, -1)
-            c = torch.zeros(2, len(numbers), dtype=torch.long)
-            present = torch.ones(2, 1, len(numbers), dtype=torch.bool, device=v.device)
-            weights += margin_weights(v, p, c, present, self.margin, self.floor)[0, 0].tolist()
-        return weights
-
-    def _losses(
-        self, f: Tensor, t: Tensor, c: Int[Tensor, "2 B"], p: Tensor, scale: Tensor
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Loss of each branch in `branches`, from its texts t (2, B, D)."""
-        terms = {}
-        for i, branch in enumerate(BRANCHES):
-            if branch not in self.branches:
-                continue
-            if self.loss == "infonce":
-                term = contrastive(f, t[i], scale, c[i], self.collisions)  # Eq. 3
-            else:
-                term = prototype_loss(f, t[i], c[i], p, scale)
-            terms[f"{branch}_loss"] = term
-        return terms
-
-    @torch.no_grad()
-    def _update(
-        self, p: Float[Tensor, "C D"], m: Float[Tensor, "2 B D"], c: Int[Tensor, "2 B"]
-    ) -> Float[Tensor, "C D"]:
-        """Prototypes after a step."""
-        updating = BRANCHES if self.update_branches == "all" else self.branches
-        rows = [i for i, branch in enumerate(BRANCHES) if branch in updating]
-        if self.update == "sequential":
-            for i in rows:
-                p = move(p, m[i], c[i], self.mu, self.momentum, self.alpha)
-            return p
-        m_all = m[rows].flatten(0, 1)
-        return move(p, m_all, c[rows].flatten(), self.mu, self.momentum, self.alpha)
-
-    def _figures(self, facts: Float[Tensor, " F"]) -> dict[str, float]:
-        """Names and values of `_facts`; empty before the first step."""
-        names = [*FACTS, *(f"weight_{kind}" for kind in KINDS if kind in self.texts)]
-        figures = zip(names, facts.tolist(), strict=True)
-        return {name: value for name, value in figures if not isnan(value)}
-
-
-class TrainingTexts(NamedTuple):
-    """Texts of all classes, images and groups, and their features by the current text tower."""
-
-    captions: Captions
-    encode: TextFeatures
-    pool: Int[Tensor, " N"]
-    """Class from whose groups each image gets its group text."""
-
-
-FACTS = ("agreement_with_zero_shot", "rows_at_floor", "prototype_drift")
-"""Names of the first figures of `_facts`."""
-
-
-def _facts(
-    p: Float[Tensor, "C D"],
-    p0: Float[Tensor, "C D"],
-    c: Int[Tensor, "2 B"],
-    w: Float[Tensor, "2 K B"],
-    present: Bool[Tensor, "2 K B"],
-    floor: float,
-) -> Float[Tensor, " F"]:
-    """Agreement of c_ft with c_zs, share of samples with generic texts only, prototype drift.
-
-    Followed by the mean weight of each kind of text.
-    """
-    agreement = (c[0] == c[1]).float().mean().to(w.device)
-    at_floor = (w <= 2 * floor).all(1).float().mean()
-    drift = 1 - torch.einsum("cd,cd->c", p, p0).mean()
-    weights = w.sum((0, 2)) / present.sum((0, 2)).clamp_min(1)
-    return torch.cat([torch.stack([agreement, at_floor, drift]), weights]).cpu()

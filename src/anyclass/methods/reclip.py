@@ -21,15 +21,12 @@ from math import isnan
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.sparse import csr_array, diags_array, eye_array
-from scipy.sparse.linalg import cg
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
@@ -50,16 +47,18 @@ from anyclass.features.text import (
 )
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
+from anyclass.methods.reclip_equations import (
+    NONE,
+    centroids,
+    graph,
+    labelled_loss,
+    projection,
+    propagate,
+)
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch, TrainingBatches
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.optim import LearningRate, Sgd
-
-NONE = -1
-"""Label of an image without one: T and V disagree, or no class reaches it."""
-
-BLOCK = 512
-"""Rows of the similarity matrix in memory at once."""
 
 MANY_CLASSES = 500
 """Number of classes above which the paper limits r."""
@@ -134,58 +133,40 @@ class Reclip:
             RequestError: fewer than two classes, or an encoder without normalisation layers.
         """
         clip = data.clip
-        dataset = data.dataset
-        if len(dataset.classes) < 2:
+        classes = data.dataset.classes
+        if len(classes) < 2:
             raise RequestError("ReCLIP needs two or more class names (--classes FILE)")
-        part = cached_part(self.tune)
-        prompts = dataset.classes.all_prompts
-        class_texts = FilledTemplates.of(prompts, [self.template])
+        class_texts = FilledTemplates.of(classes.all_prompts, [self.template])
         t = clip.copy()
         v = clip.copy()
         parameters = t.norms("text") | self._image_norms(v)
-        features = data.embed(Embedding(part), log)
-        x_t = data.image_features(part, log)  # X_T (N, D)
-        anchors = data.class_features(self._templates, log)  # constant for V
-        with torch.no_grad():
-            c_zs = (x_t @ class_texts.mean(clip.texts(class_texts.texts)).T).argmax(1).cpu()
-        y = torch.full((len(dataset),), NONE)  # (N,)
-        q = anchors.clone()  # Q (C, D)
-        facts = torch.full((len(FACTS),), torch.nan)
+        labels = PseudoLabels(self, data, class_texts, log)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             if batch.starts_epoch:
-                update_labels()
-                log(stage="reclip", step=batch.step, **_figures(facts))
-            c = y[batch.index].to(q.device)
-            x_v = v.tail(batch.hidden, self.tune)
-            w = class_texts.mean(t.texts(class_texts.texts))
-            text_loss = labelled_loss(self.scale * x_t[batch.index] @ w.T, c)
-            image_loss = labelled_loss(self.scale * x_v @ q.T, c)
-            return {"text_loss": text_loss, "image_loss": image_loss}
+                labels.propagate(t, v)
+                log(stage="reclip", step=batch.step, **labels.figures)
+            q = labels.q  # Q (C, D)
+            y = labels.y[batch.index].to(q.device)
+            x_t = labels.x_t[batch.index]  # X_T (B, D)
+            x_v = v.tail(batch.hidden, self.tune)  # X_V (B, D)
+            w = class_texts.mean(t.texts(class_texts.texts))  # W (C, D)
+            return {
+                "text_loss": labelled_loss(self.scale * x_t @ w.T, y),
+                "image_loss": labelled_loss(self.scale * x_v @ q.T, y),
+            }
 
-        @torch.no_grad()
-        def update_labels() -> None:
-            """Compute the labels on which T and V agree, and the centroids of V."""
-            x_v = current_features(v, dataset, self.tune, features).to(q)
-            c_t, error_t = self._labels(class_features(t, prompts, self._templates), x_t)
-            c_v, error_v = self._labels(anchors, x_v)
-            q.copy_(centroids(torch.cat([anchors, x_v]), c_v, q))
-            y.copy_(torch.where(c_t[len(q) :] == c_v[len(q) :], c_v[len(q) :], NONE))
-            agreement = (y != NONE).float().mean()
-            with_zero_shot = (c_zs == y)[y != NONE].float().mean()
-            facts.copy_(torch.stack([agreement, with_zero_shot, error_t.maximum(error_v)]))
-
-        state = {"y": y, "q": q, "facts": facts}
-        keep = Checkpoint(scratch / "training.safetensors", state) if scratch else None
+        keep = Checkpoint.at(scratch and scratch / "training.safetensors", labels.state)
         rate = LearningRate(self.lr, min_lr=None)
         sgd = Sgd(rate, self.momentum, self.weight_decay)  # the paper has two, with equal settings
-        optimise(loss, parameters, self._batches(v, dataset, features, seed), sgd, log, keep)
+        batches = self._batches(v, data.dataset, labels.test_views, seed)
+        optimise(loss, parameters, batches, sgd, log, keep)
         with torch.no_grad():
-            weights = concat_towers([q, class_texts.mean(t.texts(class_texts.texts))])
+            weights = concat_towers([labels.q, class_texts.mean(t.texts(class_texts.texts))])
         representation = Representation((v, clip), self.tune)
         head = CosineHead(weights, v.logit_scale.detach())
-        record = FitRecord(facts=_figures(facts), zero_shot_labels=c_zs.tolist())
-        return Classifier(representation, head, dataset.classes, "reclip", asdict(self), record)
+        record = FitRecord(facts=labels.figures, zero_shot_labels=labels.c_zs.tolist())
+        return Classifier(representation, head, classes, "reclip", asdict(self), record)
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
@@ -196,7 +177,7 @@ class Reclip:
         return min(100, images // 5000 + 2) if self.epochs is None else self.epochs
 
     @property
-    def _templates(self) -> Sequence[str]:
+    def templates(self) -> Sequence[str]:
         """Templates of the text features in the graph."""
         return OPENAI_TEMPLATES if self.ensemble else [self.template]
 
@@ -226,7 +207,7 @@ class Reclip:
             seed=seed,
         )
 
-    def _labels(
+    def label_nodes(
         self, anchors: Float[Tensor, "C D"], x: Float[Tensor, "N D"]
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, ""]]:
         """Labels of all nodes, and the residual of label propagation."""
@@ -238,67 +219,50 @@ class Reclip:
         return propagate(s, len(anchors), self.alpha, self.iterations, self.tolerance)
 
 
-def projection(a: Float[Tensor, "C D"], directions: int | None = None) -> Float[Tensor, "D D"]:
-    """Pi, projection onto singular vectors 2 to r of the text features; None: all but the first."""
-    u = torch.linalg.svd(a.T, full_matrices=False).U[:, 1:directions]
-    return torch.einsum("dr,er->de", u, u)
+class PseudoLabels:
+    """Labels on which T and V agree, and the centroids of V, which change in each epoch."""
 
+    def __init__(
+        self, settings: Reclip, data: FeatureStore, class_texts: FilledTemplates, log: Log
+    ) -> None:
+        """Start without labels, and with text features as centroids."""
+        part = cached_part(settings.tune)
+        self.settings = settings
+        self.dataset = data.dataset
+        self.test_views = data.embed(Embedding(part), log)
+        self.x_t = data.image_features(part, log)  # X_T (N, D)
+        self.anchors = data.class_features(settings.templates, log)  # constant for V
+        with torch.no_grad():
+            w0 = class_texts.mean(data.clip.texts(class_texts.texts))
+            self.c_zs = (self.x_t @ w0.T).argmax(1).cpu()
+        self.y = torch.full((len(data),), NONE)  # (N,)
+        self.q = self.anchors.clone()  # Q (C, D)
+        self._facts = torch.full((len(FACTS),), torch.nan)
 
-def graph(h: Float[Tensor, "M D"], neighbours: int) -> csr_array:
-    """S (M, M), the normalised graph of the nearest neighbours of unit nodes."""
-    k = min(neighbours, len(h) - 1)
-    blocks = []
-    for rows in torch.arange(len(h), device=h.device).split(BLOCK):
-        a = (h[rows] @ h.T + 1) / 2
-        a[rows - rows[0], rows] = 0  # no node is its own neighbour
-        blocks.append([part.cpu() for part in a.topk(k)])
-    values, columns = (torch.cat(parts).flatten().numpy() for parts in zip(*blocks, strict=True))
-    starts = np.arange(0, len(values) + 1, k)
-    a = csr_array((values.astype(float), columns, starts), (len(h), len(h)))
-    w = (a + a.T) / 2
-    delta = diags_array(w.sum(axis=1).clip(np.finfo(float).tiny) ** -0.5)  # zero rows remain zero
-    return csr_array(delta @ w @ delta)
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What changes in training."""
+        return {"y": self.y, "q": self.q, "facts": self._facts}
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Names and values of `FACTS`; empty before the first epoch."""
+        figures = zip(FACTS, self._facts.tolist(), strict=True)
+        return {name: value for name, value in figures if not isnan(value)}
 
-def propagate(
-    s: csr_array, classes: int, alpha: float, iterations: int, tolerance: float
-) -> tuple[Int[Tensor, " M"], Float[Tensor, ""]]:
-    """argmax_c z_c of (I - alpha S) z_c = e_c, and the largest residual |e_c - (I - alpha S) z_c|.
-
-    A node that no class reaches has no label.
-    """
-    system = eye_array(s.shape[0], format="csr") - alpha * s
-    error = 0.0
-    best = np.zeros(s.shape[0])
-    y = np.full(s.shape[0], NONE)
-    for c in range(classes):
-        e = np.zeros_like(best)
-        e[c] = 1
-        z, _ = cg(system, e, rtol=tolerance, atol=0.0, maxiter=iterations)
-        error = max(error, float(np.linalg.norm(e - system @ z)))
-        y[z > best] = c
-        best = np.maximum(best, z)
-    return torch.from_numpy(y), torch.tensor(error)
-
-
-def centroids(
-    h: Float[Tensor, "M D"], y: Int[Tensor, " M"], before: Float[Tensor, "C D"]
-) -> Float[Tensor, "C D"]:
-    """Unit mean of the nodes of each class; the previous one for a class without nodes."""
-    h = h[(y != NONE).to(h.device)]
-    y = y[y != NONE]
-    total = torch.zeros_like(before).index_add(0, y.to(h.device), h)
-    count = y.bincount(minlength=len(before)).to(h.device)
-    return torch.where((count > 0)[:, None], normalize(total, dim=-1), before)
-
-
-def labelled_loss(logits: Float[Tensor, "B C"], y: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the labelled samples; 0 if there are none."""
-    total = cross_entropy(logits, y, ignore_index=NONE, reduction="sum")
-    return total / (y != NONE).sum().clamp_min(1)
-
-
-def _figures(facts: Float[Tensor, "3"]) -> dict[str, float]:
-    """Names and values of `FACTS`; empty before the first epoch."""
-    figures = zip(FACTS, facts.tolist(), strict=True)
-    return {name: value for name, value in figures if not isnan(value)}
+    @torch.no_grad()
+    def propagate(self, t: Backbone, v: Backbone) -> None:
+        """Label the images by both towers, and compute the centroids of V."""
+        settings = self.settings
+        prompts = self.dataset.classes.all_prompts
+        x_v = current_features(v, self.dataset, settings.tune, self.test_views).to(self.q)
+        w = class_features(t, prompts, settings.templates)
+        y_t, error_t = settings.label_nodes(w, self.x_t)
+        y_v, error_v = settings.label_nodes(self.anchors, x_v)
+        self.q.copy_(centroids(torch.cat([self.anchors, x_v]), y_v, self.q))
+        images_t = y_t[len(self.q) :]
+        images_v = y_v[len(self.q) :]
+        self.y.copy_(torch.where(images_t == images_v, images_v, NONE))
+        agreement = (self.y != NONE).float().mean()
+        with_zero_shot = (self.c_zs == self.y)[self.y != NONE].float().mean()
+        self._facts.copy_(torch.stack([agreement, with_zero_shot, error_t.maximum(error_v)]))

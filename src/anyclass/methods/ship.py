@@ -41,7 +41,8 @@ from anyclass.methods.coop import CoOp, context, warn_of_long_names
 from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures, refuse_one_class
 from anyclass.methods.gda import Gda
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.ship_vae import Generator, Vae, frozen
+from anyclass.methods.ship_training import frozen, train_generator
+from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
@@ -172,7 +173,7 @@ class Ship:
             real = self.then.data.embed(data, log, epochs, seed)
             if needed and generator is None:
                 keep = _checkpoint(scratch, "generator")
-                generator = self.generator.learn(clip, real, classes, t, log, keep, seed)
+                generator = train_generator(self.generator, clip, real, classes, t, log, keep, seed)
             named = torch.tensor([c for c in range(len(classes)) if c not in labelled]).long()
             ratio = self.ratio or len(named) / len(real.classes)
             fitted: dict[str, Classifier] = {}

@@ -12,8 +12,7 @@ Letters: n labelled images, K views, S batch, C classes, B of them labelled, D d
 dimensions of a code, L context vectors of width W.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, leaky_relu, normalize
+from torch.nn.functional import leaky_relu, normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
@@ -33,34 +32,17 @@ from anyclass.errors import ModelError
 from anyclass.files import atomic_write, sort_metadata
 from anyclass.log import Log
 from anyclass.methods.few_shot import LabelledFeatures
+from anyclass.methods.ship_equations import class_means_and_variance, normal_like
 from anyclass.rng import seeded_rng
-from anyclass.training.batches import Batch
-from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import AdamW, LearningRate
 
 INIT_STD = 0.02
 """Standard deviation of initial weights (released code)."""
-
-ACTIVE_VARIANCE = 0.01
-"""Variance over images above which a latent counts as active."""
-
-EPOCH_SAMPLES = 64
-"""Synthetic features for the facts of an epoch, at most a quarter of the images."""
-
-FINAL_SAMPLES = 512
-"""Synthetic features for the final facts."""
 
 TINY = 1e-3
 """Lower bound of 1 - w in `Generator.fit_noise`."""
 
 WEIGHTS_KEY = -4
 """Seed key of initial weights."""
-
-CODES_KEY = -5
-"""Seed key of codes in training."""
-
-FACTS_KEY = -6
-"""Seed key of samples for the facts."""
 
 
 def _current_name(decoder: Any) -> Any:
@@ -110,76 +92,6 @@ class Vae:
     noise: bool = False
     """Add noise to synthetic features, to match the variance of real ones within classes (the
     project's own)."""
-
-    def learn(
-        self,
-        clip: Backbone,
-        labelled: LabelledFeatures,
-        classes: Classes,
-        t: Float[Tensor, "C D"],
-        log: Log,
-        keep: Path | None = None,
-        seed: int = 0,
-    ) -> "Generator":
-        """Train a generator on labelled images, for features of all classes.
-
-        Args:
-            clip: the model; it is not changed.
-            labelled: features of labelled images.
-            classes: all C classes.
-            t: their text features, without a gradient.
-            log: receives both terms of each step, and the facts of each epoch.
-            keep: file of the loop's state; None keeps nothing.
-            seed: random seed of weights, codes and batches.
-        """
-        generator = Generator(self, clip, classes, t, seed)
-        per_epoch = labelled.batches(self.batch_size, 1, seed).per_epoch
-        epochs = max(self.epochs, -(-self.least_steps // per_epoch))
-        samples = max(8, min(EPOCH_SAMPLES, len(labelled.c) // 4))
-
-        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            x = batch.hidden  # (S, D)
-            c = labelled.c[batch.index]  # (S,)
-            if batch.starts_epoch:
-                epoch = batch.step // per_epoch
-                log(stage="ship", epoch=epoch, **facts(generator, labelled, seed, samples))
-            mu, lambda_ = generator.encode(x, c)
-            z = code(mu, lambda_, _normal(mu, seeded_rng(seed, batch.step, CODES_KEY)))
-            distance = squared_distance(x, generator.decode(z, c))
-            if self.reconstruction == "mean":
-                distance = distance / x.shape[1]
-            kl = kl_to_normal(mu, lambda_)
-            return {  # Eq. 2
-                "reconstruction_loss": distance.mean(),
-                "kl_loss": self.kl_weight * kl.mean(),
-            }
-
-        adam = AdamW(LearningRate(self.lr, min_lr=None), self.weight_decay)
-        batches = labelled.batches(self.batch_size, epochs, seed)
-        parameters = dict(generator.named_parameters())
-        optimise(loss, parameters, batches, adam, log, Checkpoint.at(keep))
-        generator.facts = facts(generator, labelled, seed, FINAL_SAMPLES)
-        if self.noise:
-            generator.fit_noise(labelled, log)
-            generator.facts = facts(generator, labelled, seed, FINAL_SAMPLES)
-        log(stage="ship", epoch=epochs, **generator.facts)
-        return generator
-
-
-@contextmanager
-def frozen(clip: Backbone) -> Iterator[None]:
-    """Disable the gradients of the model's parameters, which saves memory in the towers.
-
-    A linear layer stores its input only for the gradient of its weight.
-    """
-    trainable = [parameter for parameter in clip.model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 class Generator(nn.Module):
@@ -260,7 +172,7 @@ class Generator(nn.Module):
         x = self.decode_batched(z, c)
         if not self.settings.noise:
             return x
-        return normalize(x + self.sigma * _normal(x, rng), dim=-1)
+        return normalize(x + self.sigma * normal_like(x, rng), dim=-1)
 
     @torch.no_grad()
     def mean(self, c: Int[Tensor, " m"], _: torch.Generator | None = None) -> Float[Tensor, "m D"]:
@@ -320,102 +232,6 @@ class Generator(nn.Module):
         return generator, None if context is None else context.to(clip.device)
 
 
-def code(
-    mu: Float[Tensor, "S Z"], lambda_: Float[Tensor, "S Z"], eps: Float[Tensor, "S Z"]
-) -> Float[Tensor, "S Z"]:
-    """z = mu + exp(lambda / 2) eps, a sample of N(mu, e^lambda)."""
-    return mu + (lambda_ / 2).exp() * eps
-
-
-def squared_distance(x: Float[Tensor, "S D"], x_hat: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
-    """|x - x^|^2 summed over dimensions; for unit vectors, 2 - 2 cos(x, x^)."""
-    return (x - x_hat).pow(2).sum(1)
-
-
-def kl_to_normal(mu: Float[Tensor, "S Z"], lambda_: Float[Tensor, "S Z"]) -> Float[Tensor, " S"]:
-    """KL( N(mu, e^lambda) || N(0, I) ) = -1/2 sum_j (1 + lambda_j - mu_j^2 - e^lambda_j)."""
-    return -0.5 * (1 + lambda_ - mu.pow(2) - lambda_.exp()).sum(dim=1)
-
-
-def class_means_and_variance(
-    x: Float[Tensor, "m K D"], c: Int[Tensor, " m"]
-) -> tuple[Float[Tensor, "B D"], float]:
-    """Mean feature of each class in c, and the variance within classes, E|x - mean|^2.
-
-    The variance is the mean over views of the unbiased estimate; 0 if no class has two rows.
-    """
-    place = c.unique(return_inverse=True)[1].to(x.device)
-    count = place.bincount()
-    sums = x.new_zeros(len(count), *x.shape[1:]).index_add(0, place, x)
-    means = torch.einsum("bkd,b->bkd", sums, 1 / count)
-    deviation = (x - means[place]).pow(2).sum() / x.shape[1]
-    return means.mean(1), float(deviation) / max(1, len(x) - len(count))
-
-
-@torch.no_grad()
-def facts(
-    generator: Generator, labelled: LabelledFeatures, seed: int, count: int
-) -> dict[str, float]:
-    """Measure the quality of the generator and the collapse of its code.
-
-    Args:
-        generator: the generator.
-        labelled: features of labelled images.
-        seed: random seed of the samples.
-        count: number of images, and of synthetic features of labelled and of named classes; if
-            there are more classes, some are drawn.
-
-    Returns:
-        reconstruction: mean |x - x^|^2.
-        kl: mean KL of the codes, in nats.
-        active: latents whose mean varies over the images by more than 0.01.
-        collapsed: `reconstruction` with code 0 for the same images.
-        spread: variance within labelled classes, synthetic over real features; left out if no
-            class has two images.
-        cos_mean: mean cosine between the mean synthetic and the mean real feature of a labelled
-            class.
-        cos_text: mean cosine between the text feature and the mean real feature of such a class.
-        agree: share of synthetic features of the other classes nearest to their own text feature;
-            left out if there are no other classes.
-    """
-    x = labelled.x
-    c = labelled.c
-    rng = seeded_rng(seed, FACTS_KEY)
-    mu, lambda_ = generator.encode(x[:, 0], c)
-    rows = _draw_rows(torch.arange(len(c)), count, rng)
-    z = code(mu[rows], lambda_[rows], _normal(mu[rows], rng))
-    distance = squared_distance(x[rows, 0], generator.decode_batched(z, c[rows]))
-    classes, place = c[rows].unique(return_inverse=True)
-    found: dict[str, Tensor | float] = {
-        "reconstruction": distance.mean(),
-        "kl": kl_to_normal(mu, lambda_).mean(),
-        "active": (mu.var(0) > ACTIVE_VARIANCE).sum() if len(mu) > 1 else 0.0,
-        "collapsed": squared_distance(x[rows, 0], generator.mean(classes)[place]).mean(),
-    }
-    base = _draw_rows(labelled.classes, max(1, count // 2), rng)
-    c_synthetic = base.repeat_interleave(max(2, count // len(base)))
-    kept = torch.isin(c, base)
-    x_synthetic = generator.sample(c_synthetic, rng)[:, None]
-    mean_synthetic, variance_synthetic = class_means_and_variance(x_synthetic, c_synthetic)
-    mean_real, variance_real = class_means_and_variance(x[kept.to(x.device)], c[kept])
-    if variance_real:
-        found["spread"] = variance_synthetic / variance_real
-    found["cos_mean"] = cosine_similarity(mean_synthetic, mean_real).mean()
-    found["cos_text"] = cosine_similarity(generator.t[base], mean_real).mean()
-    all_classes = torch.arange(len(generator.t))
-    named = _draw_rows(all_classes[~torch.isin(all_classes, labelled.classes)], count, rng)
-    if len(named):
-        c_named = named.repeat_interleave(count // len(named))
-        predicted = (generator.sample(c_named, rng) @ generator.t.T).argmax(1)
-        found["agree"] = (predicted.cpu() == c_named).float().mean()
-    return {name: float(value) for name, value in found.items()}
-
-
-def _draw_rows(rows: Int[Tensor, " m"], count: int, rng: torch.Generator) -> Int[Tensor, " some"]:
-    """Draw at most `count` rows without replacement, in their order."""
-    return rows[torch.randperm(len(rows), generator=rng)[:count].sort().values]
-
-
 def _check(settings: Vae, tensors: Mapping[str, Tensor], context: Tensor | None) -> None:
     """Check the tensors of a file against its settings, before memory is allocated for them.
 
@@ -438,8 +254,3 @@ def _check(settings: Vae, tensors: Mapping[str, Tensor], context: Tensor | None)
     for name, tensor in [*tensors.items(), ("context", context)]:
         if tensor is not None and not torch.isfinite(tensor).all():
             raise ValueError(f"{name!r:.100} holds values that are not finite")
-
-
-def _normal(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Standard normal values in the shape of `like`."""
-    return torch.randn(like.shape, generator=rng).to(like)

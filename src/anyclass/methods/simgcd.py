@@ -140,7 +140,7 @@ class SimGcd:
             tau = self.objective.teacher(batch.step // task.batches.per_epoch, self.tuning.epochs)
             return branch_loss(h, cosines, task.y[batch.index], tau, self.objective)
 
-        keep = Checkpoint(scratch / "training.safetensors", monitor.state) if scratch else None
+        keep = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
         parameters = task.parameters(prefixed(head=head))
         optimise(loss, parameters, task.batches, task.schedule, log, keep)
         with torch.no_grad():

@@ -144,8 +144,18 @@ class TipAdapter:
         training, held_out = task.labelled.split(self.search, task.seed)
         head = self._cache_model(training, task.synthetic, w, clip.logit_scale.detach())
         if self.train:
-            keys = self._train_keys(replace(task, labelled=training), head, log, keep)
-            head = replace(head, keys=keys)
+            keys = nn.Parameter(head.keys.clone())  # F
+            training_set = replace(task, labelled=training).training_set(log)
+            trained = replace(_restricted(head, training_set.columns), keys=keys)
+
+            def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
+                f, y = training_set.step(batch)
+                return {"tip_adapter_loss": cross_entropy(trained.logits(f), y)}
+
+            batches = training.batches(self.batch_size, self.epochs, task.seed)
+            schedule = AdamW(LearningRate(self.lr), eps=self.eps)
+            optimise(loss, {"keys": keys}, batches, schedule, log, Checkpoint.at(keep))
+            head = replace(head, keys=keys.detach())
         if self.search and len(held_out.c):
             bounds = GridBounds(self.beta_max, self.alpha_max)
             head = search(head, held_out, training.classes, bounds)
@@ -177,23 +187,6 @@ class TipAdapter:
         values = labels_of(c, len(texts), self.balanced).to(keys)
         alpha = self.alpha * float(scale) / PUBLISHED_SCALE
         return CacheModel(keys, values, alpha, self.beta, texts, scale)
-
-    def _train_keys(
-        self, task: FewShotTask, head: CacheModel, log: Log, keep: Path | None
-    ) -> Float[Tensor, "k D"]:
-        """Train F, the keys (Tip-Adapter-F)."""
-        training_set = task.training_set(log)
-        keys = nn.Parameter(head.keys.clone())
-        trained = replace(_restricted(head, training_set.columns), keys=keys)
-
-        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            f, y = training_set.step(batch)
-            return {"tip_adapter_loss": cross_entropy(trained.logits(f), y)}
-
-        batches = task.labelled.batches(self.batch_size, self.epochs, task.seed)
-        schedule = AdamW(LearningRate(self.lr), eps=self.eps)
-        optimise(loss, {"keys": keys}, batches, schedule, log, Checkpoint.at(keep))
-        return keys.detach()
 
 
 class GridBounds(NamedTuple):

@@ -3,7 +3,7 @@
 `naming.json` contains all details for the report; users edit the column `name` of `classes.csv`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,23 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.backbone import Backbone
-from anyclass.backbone.device import torch_device
-from anyclass.captioning import AnyCaptioner, CaptionContext
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes, ImageDataset
-from anyclass.errors import RequestError
+from anyclass.data import Classes
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
-from anyclass.features.store import FeatureStore
-from anyclass.features.text import cached_class_features
-from anyclass.files import read_json, write_json
+from anyclass.files import write_json
 from anyclass.log import Log
 from anyclass.naming.quality import judged
 from anyclass.naming.suggest import (
-    ALPHA,
-    TOP,
     ClassifiedImages,
     NameSuggestion,
-    ask_names,
     only_examples,
     read_words,
     suggest,
-    word_scores,
+    word_encoder,
 )
-from anyclass.run.content import read_naming
 from anyclass.run.tables import write_table
 
 Json = dict[str, Any]
@@ -106,7 +95,7 @@ def name_classes(
     if isinstance(data, PrecomputedFeatures):
         return _without_suggestions(found, classes, dataset.files, quality)
     given = [dataset.classes.names[c] for c in dataset.classes.named]
-    encode = _encoder(data.clip, classifier.template, log)
+    encode = word_encoder(data.clip, classifier.template, log)
     names, check, candidates = suggest(found, classes, given, read_words(words), encode)
     return {
         "hit_rate_known": check.hit_rate,
@@ -134,69 +123,11 @@ def write_naming(run: Path, naming: Json, rejected: Collection[str] = ()) -> Non
     write_table(run / TABLE, lines, COLUMNS)
 
 
-@torch.no_grad()
-def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json:
-    """Suggest names with a captioner; return the new content of `naming.json`.
-
-    The captioner's name becomes the suggestion and former suggestions become runners-up. `rank` is
-    the rank of the name among the candidate words by score. A name is "likely" if its score is
-    higher for this class than for the other discovered ones.
-
-    Args:
-        run: a run folder.
-        captioner: captioner that gets a collage of typical images of each class.
-        log: gets the progress.
-
-    Raises:
-        RequestError: the captioner is not available, or its answers are not there yet.
-        AnyclassError: too many questions have no answer.
-    """
-    naming = read_naming(run)
-    config = read_json(run / "config.json")
-    if config["images"] is None:
-        raise RequestError(f"{run} was fitted on features: there is no image to show a captioner")
-    all_images = ImageDataset.read(config["images"])
-    row_of = {file: i for i, file in enumerate(all_images.files)}
-    unknown = [row for row in naming["classes"] if row["kind"] == "unknown"]
-    rows: list[int] = []
-    predicted: list[int] = []
-    typical: dict[int, list[int]] = {}
-    for row in unknown:
-        present = [row_of[file] for file in row["typical"] if file in row_of]
-        typical[row["index"]] = list(range(len(rows), len(rows) + len(present)))
-        predicted += [row["index"]] * len(present)
-        rows += present
-    if not rows:
-        raise RequestError(f"none of the example images exists in {config['images']}")
-    clip = Backbone.load(
-        config["model"], torch_device(config["device"]), config["allow_pickle"], config["engine"]
-    )
-    dataset = all_images[rows]
-    z = FeatureStore(clip, dataset).image_features("head", log).cpu()
-    answers = ask_names(captioner, CaptionContext(dataset, clip, z), typical, log)
-    names = {k: name for k, name in answers.items() if name}
-    words = read_words(Path(config["names"]) if config.get("names") else None)
-    encode = _encoder(clip, config["template"], log)
-    texts = encode(words)
-    if names:
-        texts = torch.cat([texts, encode(list(names.values()))])
-    found = ClassifiedImages(z, torch.tensor(predicted), torch.zeros(len(predicted)))
-    scores = word_scores(found, len(naming["classes"]), texts, ALPHA)
-    for column, (k, name) in enumerate(names.items(), len(words)):
-        row = naming["classes"][k]
-        former = [w for w in (row["suggested"], *row["runners_up"]) if w and w != name]
-        row["runners_up"] = former[: TOP - 1]
-        row["suggested"] = name
-        row["source"] = captioner.kind
-        row["rank"] = 1 + int((scores[k, : len(words)] > float(scores[k, column])).sum())
-        closest = max(names, key=lambda other: (float(scores[other, column]), other == k))
-        row["confidence"] = "likely" if closest == k else "maybe"
-    return dict(naming)
-
-
 def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
     """Entry of one class in `naming.json`."""
     unknown = classes.kind(name.k) == "unknown"
+    typical = [files[i] for i in name.typical]
+    borderline = [files[i] for i in name.borderline]
     return {
         "index": name.k,
         "name": classes.names[name.k],
@@ -206,8 +137,8 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
         "confidence": ("likely" if name.likely else "maybe") if unknown and name.words else None,
         "margin": name.margin,
         "images": name.size,
-        "typical": [files[i] for i in name.typical],
-        "borderline": [files[i] for i in name.borderline],
+        "typical": typical,
+        "borderline": borderline,
     }
 
 
@@ -221,14 +152,3 @@ def _line(row: Json, rejected: bool) -> Json:
         "runner_up": "; ".join(row["runners_up"]),
         "examples": "; ".join(row["typical"]),
     }
-
-
-def _encoder(
-    clip: Backbone, template: str, log: Log
-) -> Callable[[Sequence[str]], Float[Tensor, "V D"]]:
-    """Encoder of words in a template into unit text features, cached on disk."""
-
-    def encode(words: Sequence[str]) -> Float[Tensor, "V D"]:
-        return cached_class_features(clip, words, [template], log).cpu().float()
-
-    return encode

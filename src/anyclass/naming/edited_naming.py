@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from anyclass.data import Classes
 from anyclass.naming.quality import SAME, UNSURE, with_hint
@@ -50,14 +50,17 @@ def _combined(parts: Sequence[Json]) -> Json:
     words = list(dict.fromkeys(words))
     merged = len(parts) > 1
     suggested = words[0] if words and merged else None
+    runners_up = [word for word in words if word != suggested]
+    typical = [name for row in by_size for name in row["typical"]]
+    borderline = [name for row in by_size for name in row["borderline"]]
     return {
         "suggested": suggested,
-        "runners_up": [word for word in words if word != suggested][: TOP - 1],
+        "runners_up": runners_up[: TOP - 1],
         "confidence": "maybe" if suggested else None,
         "margin": None,
         "quality": None,
-        "typical": [name for row in by_size for name in row["typical"]],
-        "borderline": [name for row in by_size for name in row["borderline"]],
+        "typical": typical,
+        "borderline": borderline,
         "images": sum(row["images"] for row in parts),
     }
 
@@ -93,12 +96,12 @@ def _images(run: EditedRun, c: int, before: Json | None) -> Json:
     top = probabilities[rows, c]
     typical = rows[np.argsort(-top, kind="stable")][:TYPICAL]
     rest = rows[~np.isin(rows, typical)]
-    doubtful = rest[np.argsort(_margin(probabilities[rest]), kind="stable")][:BORDERLINE]
-    return {
-        "images": len(rows),
-        "typical": [run.files[i] for i in typical],
-        "borderline": [run.files[i] for i in doubtful],
-    }
+    borderline = rest[np.argsort(_margin(probabilities[rest]), kind="stable")][:BORDERLINE]
+
+    def files(some: Int[np.ndarray, " m"]) -> list[str]:
+        return [run.files[i] for i in some]
+
+    return {"images": len(rows), "typical": files(typical), "borderline": files(borderline)}
 
 
 def _margin(probabilities: Float[np.ndarray, "n C"]) -> Float[np.ndarray, " n"]:

@@ -14,8 +14,7 @@ pseudo-texts, where a method makes some, T (V, D) unit text features.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,10 +25,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.captioning import CaptionContext, Captioner, CaptionRequest
-from anyclass.captioning.cleaning import cleaned
+from anyclass.backbone import Backbone
 from anyclass.data import Classes
 from anyclass.data.nouns import nouns
+from anyclass.features.text import cached_class_features
 from anyclass.log import Log
 
 ALPHA = 0.5
@@ -44,13 +43,6 @@ TYPICAL, BORDERLINE = 9, 6
 """Most typical and most uncertain example images of a class."""
 SAME = 0.98
 """Cosine above which two images look the same, so that one of them is enough."""
-LONGEST, WORDS = 40, 4
-"""Maximum number of characters and words of a name by a captioner."""
-QUESTION = (
-    "All these photos show the same kind of thing. Name it with one noun phrase of at most 4 "
-    "words. Answer with the name alone."
-)
-"""Question to a captioner about a collage."""
 
 Encode = Callable[[Sequence[str]], Tensor]
 """Words -> unit text features (V, D)."""
@@ -318,48 +310,12 @@ def read_words(path: Path | None) -> list[str]:
     return list(nouns() if path is None else Classes.read(path).names)
 
 
-def ask_names(
-    captioner: Captioner, context: CaptionContext, typical: Mapping[int, Sequence[int]], log: Log
-) -> dict[int, str | None]:
-    """Ask a captioner for a distinct name of each class; None if it gave no usable name.
+def word_encoder(
+    clip: Backbone, template: str, log: Log
+) -> Callable[[Sequence[str]], Float[Tensor, "V D"]]:
+    """Encoder of words in a template into unit text features, cached on disk."""
 
-    If several classes get the same name, the captioner is asked about them once more; names that
-    are still equal are numbered. Answers are data: cleaned, and never part of a question.
+    def encode(words: Sequence[str]) -> Float[Tensor, "V D"]:
+        return cached_class_features(clip, words, [template], log).cpu().float()
 
-    Args:
-        captioner: the captioner; it may send images to another machine.
-        context: the images.
-        typical: rows of the images of each class, which are shown as one collage.
-        log: gets the progress.
-    """
-
-    def ask(some: Sequence[int], question: str, variant: int) -> dict[int, str | None]:
-        requests = [CaptionRequest(tuple(typical[k]), question, "thing", variant) for k in some]
-        answers = captioner.describe(requests, context, log)
-        return {k: answer_to_name(text) for k, text in zip(some, answers, strict=True)}
-
-    names = ask([k for k, rows in typical.items() if len(rows)], QUESTION, 0)
-    repeated = _repeated(names)
-    if repeated:
-        question = f"{QUESTION} Be as specific as the photos allow."
-        names |= {k: name for k, name in ask(repeated, question, 1).items() if name}
-    count: dict[str, int] = {}
-    for k in _repeated(names):
-        name = str(names[k])
-        count[name] = count.get(name, 0) + 1
-        names[k] = f"{name} {count[name]}"
-    return {k: names.get(k) for k in typical}
-
-
-def answer_to_name(text: str | None) -> str | None:
-    """Convert an answer to a name: one line, lower case, no article; None if it is too long."""
-    line = (cleaned(text) or "").lower().rstrip(".!,;: ")
-    name = re.sub(r"^(an?|the)\s+", "", line)
-    short = len(name) <= LONGEST and len(name.split()) <= WORDS
-    return name if name and short else None
-
-
-def _repeated(names: Mapping[int, str | None]) -> list[int]:
-    """Classes that share their name with another class."""
-    counts = Counter(names.values())
-    return [k for k, name in names.items() if name and counts[name] > 1]
+    return encode

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import log as log_of
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -38,9 +39,11 @@ class Checkpoint:
     """Seconds since any fixed moment."""
 
     @classmethod
-    def at(cls, path: Path | None) -> "Checkpoint | None":
-        """Checkpoint of a loop that changes only its parameters; None for no checkpoint."""
-        return None if path is None else cls(path, {})
+    def at(
+        cls, path: Path | None, state: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> "Checkpoint | None":
+        """Checkpoint of a loop that changes its parameters and `state`; None for no checkpoint."""
+        return None if path is None else cls(path, state)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,116 @@
+"""LatteCLIP's texts: the class prompts, and captions of images and of groups of images.
+
+Letters as in `latteclip.py`: N images, C classes, D dimensions, B batch, K kinds of text.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anyclass.backbone import Backbone
+from anyclass.captioning import CaptionRequest
+from anyclass.captioning.captions import Answers, Asked, Captions, TextFeatures, draw_groups
+from anyclass.data import ImageDataset
+from anyclass.features.domains import domain
+from anyclass.features.text import fill
+from anyclass.methods.latteclip_equations import margin_weights
+
+if TYPE_CHECKING:
+    import anyclass.methods.latteclip
+
+TEXTS_AT_ONCE = 1024
+"""Texts that are encoded together for their weights after training."""
+
+
+class TrainingTexts(NamedTuple):
+    """Texts of all classes, images and groups, and their features by the current text tower."""
+
+    captions: Captions
+    """The texts, as indices into one list."""
+    encode: TextFeatures
+    """Features of texts by their index."""
+    pool: Int[Tensor, " N"]
+    """Class from whose groups each image gets its group text."""
+
+    @classmethod
+    def ask(
+        cls,
+        settings: "anyclass.methods.latteclip.LatteClip",
+        tuned: Backbone,
+        answers: Answers,
+        dataset: ImageDataset,
+        c_zs: Int[Tensor, " N"],
+        pool: Int[Tensor, " N"],
+        seed: int,
+    ) -> "TrainingTexts":
+        """Draw the groups by `pool` and ask for all captions; only new ones are requested."""
+        prompts = dataset.classes.prompts
+        class_texts = [fill(settings.template, prompt) for prompt in prompts]
+        images = image_requests(settings, prompts, c_zs)
+        groups = group_requests(settings, len(prompts), pool, seed)
+        captions = Captions.of(class_texts, Asked(images, groups), answers)
+        tuning = settings.tuning
+        encode = TextFeatures(
+            tuned, captions.strings, tuning.tune, settings.freeze_text, tuning.micro_batch
+        )
+        return cls(captions, encode, pool.clone())
+
+    def draw(
+        self,
+        settings: "anyclass.methods.latteclip.LatteClip",
+        index: Int[Tensor, " B"],
+        c: Int[Tensor, "2 B"],
+        rng: torch.Generator,
+    ) -> Int[Tensor, "2 K B"]:
+        """Draw one text of each kind per sample, for both branches."""
+        pools = self.pool[index][None]
+        if settings.group_label == "ft":
+            pools = torch.cat([pools, c[1:]])
+        return self.captions.draw(index, c, pools, settings.texts, rng)
+
+    @torch.no_grad()
+    def weights(self, p: Float[Tensor, "C D"], floor: float) -> list[float]:
+        """Weight of each text for prototypes p."""
+        weights = []
+        for numbers in torch.arange(len(self.captions.strings)).split(TEXTS_AT_ONCE):
+            v = self.encode(numbers).expand(2, 1, -1, -1)
+            c = torch.zeros(2, len(numbers), dtype=torch.long)
+            present = torch.ones(2, 1, len(numbers), dtype=torch.bool, device=v.device)
+            weights += margin_weights(v, p, c, present, "unsigned", floor)[0, 0].tolist()
+        return weights
+
+
+def image_requests(
+    settings: "anyclass.methods.latteclip.LatteClip",
+    prompts: tuple[str, ...],
+    c_zs: Int[Tensor, " N"],
+) -> list[list[CaptionRequest]]:
+    """Caption requests for each image; empty lists without image texts."""
+    if "image" not in settings.texts:
+        return [[] for _ in c_zs]
+    topic = domain(settings.domain, settings.plural)
+    variants = range(settings.image_captions)
+    requests = []
+    for i, c in enumerate(c_zs.tolist()):
+        question = topic.ask_image(prompts[c] if settings.class_in_prompt else "")
+        requests.append([CaptionRequest((i,), question, topic.noun, r) for r in variants])
+    return requests
+
+
+def group_requests(
+    settings: "anyclass.methods.latteclip.LatteClip",
+    classes: int,
+    pool: Int[Tensor, " N"],
+    seed: int,
+) -> list[list[CaptionRequest]]:
+    """Caption requests for the groups of each class; empty lists without group texts."""
+    if "group" not in settings.texts:
+        return [[] for _ in range(classes)]
+    topic = domain(settings.domain, settings.plural)
+    question = topic.ask_group()
+    requests = []
+    for groups in draw_groups(pool, classes, settings.group_size, settings.groups, seed):
+        requests.append([CaptionRequest(rows, question, topic.noun) for rows in groups])
+    return requests
