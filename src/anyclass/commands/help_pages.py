@@ -318,13 +318,14 @@ def _audit() -> str:
     return "".join(_section("Audit", "", groups[0].options))
 
 
-def words_of_methods() -> dict[str, dict[str, str]]:
-    """Words of the figures and settings of all methods, for reports, which load no method."""
+def words_of_methods() -> dict[str, Any]:
+    """What reports need of the methods, which they do not load: words, and who ignores labels."""
     words: dict[str, dict[str, str]] = {"shares": {}, "figures": {}, "settings": {}}
     for kind in METHODS.values():
         for name, some in words.items():
             some.update(getattr(kind.info, name))
-    return words
+    ignore = [name for name, kind in METHODS.items() if not kind.info.uses_labels]
+    return {**words, "ignore_labels": ignore}
 
 
 def _list_of_methods() -> list[str]:

@@ -12,9 +12,12 @@ Json = dict[str, Any]
 """A JSON object: the content of a file of the run, or a part of the summary."""
 
 METHOD_WORDS = Path(__file__).with_name("method_words.json")
-"""Words of single methods, from their `info` by `make help-pages`: reports load no method."""
+"""What reports need of single methods, from their `info` by `make help-pages`: none is loaded."""
 
-_OF_METHODS: dict[str, dict[str, str]] = json.loads(METHOD_WORDS.read_text("utf-8"))
+_OF_METHODS: Json = json.loads(METHOD_WORDS.read_text("utf-8"))
+
+IGNORE_LABELS = frozenset(_OF_METHODS["ignore_labels"])
+"""Methods whose result does not depend on labels."""
 
 SHARES = {
     "agreement_with_zero_shot": "images that kept their zero-shot class",
