@@ -31,14 +31,19 @@ def plan_lines(result: Result) -> list[str]:
         f"images     {result['images']}, {result['labelled']} labelled",
         f"classes    {_kinds(result)}",
         f"method     {result['method']}",
-        *(f"           {reason}" for reason in result["why"]),
-        *(f"note       {remark}" for remark in result["remarks"]),
+        *_indented("", result["why"]),
+        *_indented("note", result["remarks"]),
         f"work       {result['embeddings']:,} embeddings, {result['texts']:,} texts",
         "time       " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
         "disk       " + ("not known" if disk is None else f"about {max(1, disk):.0f} MB of cache"),
         *_cost(result["language_model"]),
         *_audit(result["audit"]),
     ]
+
+
+def _indented(title: str, texts: Sequence[str]) -> list[str]:
+    """Texts in the column of values, each with a title."""
+    return [f"{title:10} {text}" for text in texts]
 
 
 LISTED = 3
@@ -50,7 +55,7 @@ def _audit(found: Result) -> list[str]:
     lines = []
     for finding in found["findings"]:
         first, *further = finding["lines"]
-        lines += [f"found      {first}", *(f"           {line}" for line in further)]
+        lines += [*_indented("found", [first]), *_indented("", further)]
     checked = ", ".join(found["checked"])
     nothing = "" if found["findings"] else "nothing found in "
     if found["out"]:

@@ -134,18 +134,20 @@ def _request(run: _Contents) -> Json:
     config = run.config
     images = config["images"]
     name = Path(images or config["features"] or run.folder.resolve()).name
+    asked = {key: value for key, value in config.items() if value or key not in SOURCES}
     settings = {key: setting(key) for key in ("template", "seed", *config["fields"])}
+    versions = {key: title(key) for key in run.environment}
     return {
         "name": plain(name),
         "features": not images,
         "method": plain(config["method"]),
-        "why": [plain(text, 400) for text in _reasons(config, run.metrics)],
+        "why": _reasons(config, run.metrics),
         "started": plain(run.environment["started"]),
         "seconds": run.metrics["seconds"]["total"],
         "images": run.metrics["n"],
-        "asked": _pairs({k: v for k, v in config.items() if v or k not in SOURCES}, REQUEST),
+        "asked": _pairs(asked, REQUEST),
         "settings": _pairs({**config, **config["fields"]}, settings),
-        "environment": _pairs(run.environment, {key: title(key) for key in run.environment}),
+        "environment": _pairs(run.environment, versions),
     }
 
 
@@ -153,16 +155,18 @@ def _scores(run: _Contents) -> Json:
     """How good the labels are, and what is not known of that."""
     metrics = run.metrics
     matrix = None if metrics.get("scored_on") == TRAINING else metrics["confusion"]
+    names = [row["name"] for row in run.rows]
+    warnings = [text for text in metrics["warnings"] if text != TRAINING_CAVEAT]
     return {
-        "warnings": [_sentence(text) for text in metrics["warnings"] if text != TRAINING_CAVEAT],
+        "warnings": list(map(_sentence, warnings)),
         "scores": score_rows(metrics),
         "headline": headline(metrics, run.scored),
         "unknown": _what_is_not_known(metrics, run.discovered),
         "calibration": calibration(run.scored),
         "expected": _expected(run.scored, run.predicted, metrics, run.discovered),
-        "rounds": [_sentence(text) for text in rounds(metrics)],
+        "rounds": list(map(_sentence, rounds(metrics))),
         "halves": halves(run.rows, metrics, run.predicted),
-        "confusion": confusion([row["name"] for row in run.rows], matrix),
+        "confusion": confusion(names, matrix),
         "pairs": pairs_of_classes(run.scored, run.thumbnail_of),
     }
 
@@ -176,8 +180,9 @@ def _training(run: _Contents) -> Json:
 def _classes(run: _Contents) -> Json:
     """The classes: their table, their places on the map, and those that were discovered."""
     kinds = {row["label"]: row["kind"] for row in run.rows}
+    known = [row["known"] for row in run.rows]
     return {
-        "kinds": Counter(row["known"] for row in run.rows),
+        "kinds": Counter(known),
         "classes": run.rows,
         "table": folded(run.rows),
         "map": embedding_map(read_map(run.folder), run.everything, kinds),
@@ -233,7 +238,7 @@ def _reasons(config: Json, metrics: Json) -> list[str]:
     if words := decision(metrics):
         words = words.replace(" %", "\u00a0%")
         reasons.append(f"Share of each source in the decision: {words}.")
-    return reasons
+    return [plain(reason, 400) for reason in reasons]
 
 
 def _what_is_not_known(metrics: Json, found: Sequence[Json]) -> list[str]:

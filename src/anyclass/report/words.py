@@ -34,6 +34,11 @@ TERMS = {
     "entropy_loss": "loss of uneven class sizes",
 }
 """Loss of methods for unknown classes -> what it is."""
+_OF_BRANCHES = {
+    f"{branch}_{key}": f"{text}, {branch} branch"
+    for branch in ("image", "text")
+    for key, text in TERMS.items()
+}
 FIGURES = {
     "alpha": "weight of the labelled images beside the class names (alpha)",
     "labelled_images": "labelled images",
@@ -44,8 +49,7 @@ FIGURES = {
     "grad_norm": "length of the gradient",
     "loss": "loss",
     **TERMS,
-    **{f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()},
-    **{f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()},
+    **_OF_BRANCHES,
     **_OF_METHODS["figures"],
 }
 """Other figure of a method or of training -> what it is."""

@@ -83,6 +83,7 @@ def create_api(session: Session) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _wrong)
     app.add_exception_handler(Exception, _failed)
     _add_pages(app, session)
+    _add_views(app, session)
     _add_images(app, session)
     _add_corrections(app, session)
     _add_training(app, session)
@@ -142,8 +143,8 @@ def _fields(model: type[schema.Answer]) -> list[tuple[str, str]]:
     return [(name, field.description or "") for name, field in model.model_fields.items()]
 
 
-def _add_images(app: FastAPI, session: Session) -> None:
-    """Images by their row, never by a path."""
+def _add_views(app: FastAPI, session: Session) -> None:
+    """The state of the session, and rows of images in an order."""
 
     @app.get("/api/state")
     def state() -> schema.State:
@@ -171,6 +172,10 @@ def _add_images(app: FastAPI, session: Session) -> None:
     ) -> schema.Useful:
         """Images whose label would teach most: uncertain, typical, and unlike each other."""
         return schema.Useful(ids=session.useful(count, label), message=session.index.message())
+
+
+def _add_images(app: FastAPI, session: Session) -> None:
+    """Images by their row, never by a path."""
 
     @app.get("/thumbnails/{id}", response_class=Response, responses=JPEG)
     def thumbnail(id: ImageId) -> Response:

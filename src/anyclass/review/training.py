@@ -130,15 +130,14 @@ def before_after(old: Path, new: Path) -> Json:
     after = _predicted(new)
     both = [file for file in before if file in after]
     changed = sum(before[file][0] != after[file][0] for file in both)
+    scores_before = [before[file][1] for file in both]
+    scores_after = [after[file][1] for file in both]
     metrics = [read_json(run / "metrics.json") for run in (old, new)]
     rounds = metrics[1].get("second_round") or {}
     return {
         "images": len(both),
         "changed": changed,
-        "score": {
-            "before": _mean([before[file][1] for file in both]),
-            "after": _mean([after[file][1] for file in both]),
-        },
+        "score": {"before": _mean(scores_before), "after": _mean(scores_after)},
         "labels": {"kept": rounds.get("kept"), "new": rounds.get("new")},
         "unseen": rounds.get("unseen"),
         "corrected": rounds.get("corrected"),

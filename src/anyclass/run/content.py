@@ -305,11 +305,11 @@ def read_naming(run: Path) -> Json:
         FileError: it is missing or damaged.
     """
     content = read(run, "naming.json")
-    of_rows = [
-        {"images" if key == FORMERLY else key: cell for key, cell in row.items()}
-        for row in content["classes"]
-    ]
-    return content | {"classes": of_rows}
+    rows = [dict(row) for row in content["classes"]]
+    for row in rows:
+        if FORMERLY in row:
+            row["images"] = row.pop(FORMERLY)
+    return content | {"classes": rows}
 
 
 def read_classes(run: Path) -> Classes:
