@@ -155,8 +155,7 @@ class Request:
         asked = method if isinstance(method, str) else _name(method)
         takers = ["auto", *(name for name, kind in METHODS.items() if kind.info.takes_features)]
         if asked not in takers:
-            listed = " or ".join(takers)
-            raise RequestError(f"{asked} needs --images: with --features use {listed}")
+            raise RequestError(f"{asked} needs --images: with --features use {' or '.join(takers)}")
         texts = None if self.class_text is None else read_class_texts(self.class_text)
         unknown = 0 if self.unknown == "auto" else self.unknown
         columns = (self.file_column, self.label_column)
