@@ -19,7 +19,8 @@ from anyclass.commands.predict import load, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.commands.seen_images import seen_images, without_taught
 from anyclass.data import Classes, ImageDataset
-from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
+from anyclass.data.feature_dataset import feature_dataset
+from anyclass.data.feature_tables import FeatureTable, read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError, UnlistedLabelError
 from anyclass.features.cache import Embedding, cached_part

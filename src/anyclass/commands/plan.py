@@ -15,9 +15,10 @@ from anyclass.commands.audit import (
     quick_audit,
     read_images,
 )
+from anyclass.commands.chosen_method import choose_method
 from anyclass.commands.duration import minutes, pairs_per_minute, texts, trained_texts
 from anyclass.commands.num_classes import estimate_unknown
-from anyclass.commands.request import Request, choose_method, request_of
+from anyclass.commands.request import Request, request_of
 from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import training_labels, with_inherited
 from anyclass.commands.train import readable
