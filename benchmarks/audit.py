@@ -122,21 +122,25 @@ def measure(source: Path, count: int, seed: int) -> dict[str, Any]:
     others = {file for file, other in pairs if file[:5] != other[:5]}
     kinds = Counter(done["copy"].values())
     recalled = Counter(kind for file, kind in done["copy"].items() if file in copies)
-    labels = report["suspicious-label"]
+    recall = {kind: round(recalled[kind] / kinds[kind], 3) for kind in sorted(kinds)}
+    labels = [row["file_name"] for row in report["suspicious-label"]]
     wrong = set(done["label"])
-    first = [row["file_name"] for row in labels[: len(wrong)]]
+    first = labels[: len(wrong)]
+    right = len([file for file in first if file in wrong])
+    blurred = {row["file_name"] for row in report["blurred"]}
+    dark = {row["file_name"] for row in report["dark"]}
     return {
         "images": count + sum(kinds.values()),
         "seconds": round(seconds, 1),
         "copies": {
             "precision": round(len(copies) / max(1, len(copies) + len(others)), 3),
-            "recall": {kind: round(recalled[kind] / kinds[kind], 3) for kind in sorted(kinds)},
+            "recall": recall,
             "others": sorted(others),
         },
-        "labels": scored({row["file_name"] for row in labels}, wrong)
-        | {"precision of the first": round(sum(f in wrong for f in first) / max(1, len(first)), 3)},
-        "blurred": scored({row["file_name"] for row in report["blurred"]}, set(done["blurred"])),
-        "dark": scored({row["file_name"] for row in report["dark"]}, set(done["dark"])),
+        "labels": scored(set(labels), wrong)
+        | {"precision of the first": round(right / max(1, len(first)), 3)},
+        "blurred": scored(blurred, set(done["blurred"])),
+        "dark": scored(dark, set(done["dark"])),
     }
 
 

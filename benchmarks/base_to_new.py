@@ -64,11 +64,11 @@ def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, An
     classes = split.train.classes
     train = split.train.naming_only(classes.second_half)
     scores = fitted_scores(clip, how, train, split.test, seed)
-    return {
-        f"{name}{space}": {key: percent(value) for key, value in scores[of][space].items()}
-        for name, of in (("", "adapted"), ("zero_shot_", "zero_shot"))
-        for space in ("sliced", "mixed", "generalized")
-    }
+    found = {}
+    for name, of in (("", "adapted"), ("zero_shot_", "zero_shot")):
+        for space in ("sliced", "mixed", "generalized"):
+            found[name + space] = {key: percent(share) for key, share in scores[of][space].items()}
+    return found
 
 
 def main() -> None:

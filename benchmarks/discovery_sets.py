@@ -117,9 +117,10 @@ def _cub(data: Path) -> ImageDataset:
 
     train = {image for image, used in table("train_test_split.txt").items() if used == "1"}
     of = table("image_class_labels.txt")
-    rows = [(file, int(of[i]) - 1) for i, file in table("images.txt").items() if i in train]
+    files = {i: file for i, file in table("images.txt").items() if i in train}
+    labels = [int(of[i]) - 1 for i in files]
     names = [name.split(".", 1)[-1].replace("_", " ") for name in table("classes.txt").values()]
-    return _dataset(root / "images", [file for file, _ in rows], [c for _, c in rows], names)
+    return _dataset(root / "images", list(files.values()), labels, names)
 
 
 def _cars(data: Path) -> ImageDataset:

@@ -168,8 +168,12 @@ def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
     }
     if fitted.record.pseudo_text is not None:
         found |= by_text(fitted, some)
-    keys = ("all", "old", "new", "old_fixed")
-    return {name: {key: round(100 * v[key], 2) for key in keys} for name, v in found.items() if v}
+    rows = {}
+    for name, shares in found.items():
+        if shares:
+            keys = ("all", "old", "new", "old_fixed")
+            rows[name] = {key: round(100 * shares[key], 2) for key in keys}
+    return rows
 
 
 def predictions(clip: Backbone, fitted: Classifier, dataset: ImageDataset) -> Any:
@@ -271,8 +275,10 @@ def cell(here: list[dict[str, Any]], protocol: str) -> str:
     stopped = f"{len(here) - len(found)} stopped" if len(found) < len(here) else ""
     if not found:
         return stopped
-    means = [statistics.mean(one[key] for one in found) for key in ("all", "old", "new")]
-    text = " / ".join(f"{value:.1f}" for value in means)
+    means = []
+    for key in ("all", "old", "new"):
+        means.append(f"{statistics.mean(one[key] for one in found):.1f}")
+    text = " / ".join(means)
     deviation = f" ± {statistics.stdev(one['all'] for one in found):.1f}" if len(found) > 1 else ""
     notes = [f"{len(found)} seed{'s'[: len(found) > 1]}"] if len(found) != 3 else []
     notes += [stopped] if stopped else []

@@ -6,19 +6,16 @@ Plain: stage 1 runs the image and the text encoder; stage 2 runs the image encod
 and with its last block trained) and the text encoder. Here: stage 1 starts from cached image
 features, stage 2 from cached trunk outputs and the texts synthesised after stage 1; with new views
 at each step (`--views 0`) it runs the trunk once, from pixels. The same shapes, 9 tokens on both
-sides, random weights; forward, backward and SGD. Lines of other models, devices and batches stay in
-`results/get_steps.json`.
+sides, random weights; forward, backward and SGD.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from side_by_side import side_by_side, step
+from side_by_side import main, side_by_side, step
 from torch import Tensor
 
 from anyclass.backbone import Backbone
@@ -30,8 +27,6 @@ from anyclass.methods.simgcd import branch_loss
 
 RESULTS = Path(__file__).parent / "results" / "get_steps.json"
 CLASSES = 200
-KEYS = ("what", "model", "batch", "device")
-"""What tells the rows of `results/get_steps.json` apart."""
 
 
 def measure(
@@ -105,20 +100,5 @@ def measure(
     ]
 
 
-def main() -> None:
-    """Measure, print, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=16, help="pairs of views")
-    parser.add_argument("--device", default="cpu", help="torch device")
-    parser.add_argument("--model", default="ViT-B-32", help="open_clip architecture")
-    asked = parser.parse_args()
-    rows = measure(asked.batch, asked.device, asked.model)
-    print(*map(json.dumps, rows), sep="\n")
-    lines = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    keys = [[row[key] for key in KEYS] for row in rows]
-    lines = [line for line in lines if [line[key] for key in KEYS] not in keys]
-    RESULTS.write_text(json.dumps(lines + rows, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure, RESULTS, batch=16, model="ViT-B-32")

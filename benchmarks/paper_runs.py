@@ -46,8 +46,9 @@ class Run:
     def path(self, folder: Path) -> Path:
         """File of the result."""
         parts = (self.method, self.dataset, self.model, str(self.seed))
-        safe = ("".join(c if c.isalnum() or c in "-+." else "_" for c in part) for part in parts)
-        return folder / f"{'--'.join(safe)}.json"
+        name = "--".join(parts)
+        safe = "".join(c if c.isalnum() or c in "-+." else "_" for c in name)
+        return folder / f"{safe}.json"
 
 
 def once(run: Run, folder: Path, score: Callable[[], dict[str, Any]]) -> dict[str, Any]:

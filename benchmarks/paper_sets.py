@@ -232,8 +232,10 @@ def available(data: Path, suite: str) -> dict[str, Callable[[], Splits]]:
 
 def _part(root: Path, rows: Iterable[Sequence[Any]], classes: Classes) -> ImageDataset:
     """Images of one list of a split file, in its order."""
-    kept = list(rows)
-    return _dataset(root, [row[0] for row in kept], [int(row[1]) for row in kept], classes)
+    label_of = [(row[0], int(row[1])) for row in rows]
+    files = [file for file, _ in label_of]
+    labels = [label for _, label in label_of]
+    return _dataset(root, files, labels, classes)
 
 
 def _dataset(

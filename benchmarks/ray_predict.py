@@ -173,11 +173,12 @@ def _compared(
             wrong += not same or abs(row["score"] - expected[source]["score"]) > 1e-5
         else:
             wrong += row["status"] != "rejected" or not row["reason"]
+    status = Counter(row["status"] for row in found)
     return {
         "rows": len(found),
-        "duplicates": sum(n - 1 for n in counts.values()),
+        "duplicates": len(found) - len(counts),
         "missing": len(images.keys() - counts.keys()),
-        "unreadable": sum(row["status"] == "rejected" for row in found),
+        "unreadable": status["rejected"],
         "rows_that_differ_from_one_process": wrong,
     }
 

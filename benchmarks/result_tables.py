@@ -68,7 +68,10 @@ def table(
     """
     means = means or {}
     every = [*rows.values(), *(row for several in means.values() for row in several)]
-    used = [name for name in methods if any(results.values(row, name, metric) for row in every)]
+    used = []
+    for name in methods:
+        if any(results.values(row, name, metric) for row in every):
+            used.append(name)
     last = [f"{ours} - best other"] if ours in used else []
     lines = ["| " + " | ".join(["set", *used, *last]) + " |"]
     lines.append("|---" * (1 + len(used) + len(last)) + "|")

@@ -76,9 +76,18 @@ def measured() -> Bytes:
     return Bytes(2 * WIDTH, sizes["csv"], sizes["parquet"], ROWS / seconds)
 
 
+def _numbers(texts: Sequence[str]) -> dict[str, float]:
+    """Numbers by name, from texts such as `name=3`."""
+    found = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        found[name] = float(number)
+    return found
+
+
 def rates(given: Sequence[str], prices: Sequence[str]) -> list[Rate]:
     """Rates of `results/speed.json` and of the command line."""
-    dollars = {name: float(price) for name, _, price in (text.rpartition("=") for text in prices)}
+    dollars = _numbers(prices)
     speeds = json.loads((RESULTS / "speed.json").read_text("utf-8"))
     place = f"{speeds['threads']} cores"
     embedding = [
@@ -88,7 +97,7 @@ def rates(given: Sequence[str], prices: Sequence[str]) -> list[Rate]:
         if name.startswith("embed") and row["what"] == f"embed, {row['model']}"
     ]
     found = {f"{row['model']}, {place}": row["images_per_second"] for row in embedding}
-    found |= {name: float(rate) for name, _, rate in (text.rpartition("=") for text in given)}
+    found |= _numbers(given)
     return [Rate(name, rate, dollars.get(name)) for name, rate in found.items()]
 
 
@@ -131,7 +140,10 @@ def main() -> None:
         "predictions, Parquet": row.parquet,
         "predictions, CSV": row.csv,
     }
-    table([head, *([what, *(size(n * each) for n in counts)] for what, each in sizes.items())])
+    lines = [head]
+    for what, each in sizes.items():
+        lines.append([what, *(size(n * each) for n in counts)])
+    table(lines)
     lines = [head]
     for rate in rates(asked.rate, asked.hour):
         hours = [n / rate.per_second / HOUR for n in counts]

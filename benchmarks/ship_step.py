@@ -1,6 +1,6 @@
 """Time of a training step of SHIP's generator, compared with encoding images and full texts.
 
-    python benchmarks/ship_step.py [--batch 32] [--device cuda]
+    python benchmarks/ship_step.py [--batch 32] [--device cuda] [--model ViT-B-16]
 
 Plain: the images of a batch through the image encoder, texts of 77 tokens through the text encoder.
 Here: features embedded once, texts cut to the longest of the batch. ViT-B/16 with random weights,
@@ -26,18 +26,20 @@ from anyclass.methods.ship_training import frozen
 from anyclass.methods.ship_vae import Generator, Vae
 
 RESULTS = Path(__file__).parent / "results" / "ship_step.json"
-NAME, CLASSES = "ViT-B-16", 100
+CLASSES = 100
 
 
-def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[str, Any]]:
+def measure(
+    batch: int = 32, device: str = "cpu", name: str = "ViT-B-16", repeat: int = 3
+) -> list[dict[str, Any]]:
     """The row of a generator step."""
     draw = random.Random(0)
     b = batch
     kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = sorted({word for some in kinds.values() for word in some})
     classes = Classes.of(draw.sample(words, CLASSES))
-    model = open_clip.create_model(NAME).to(device)
-    clip = Backbone.of(model, open_clip.get_tokenizer(NAME), NAME)
+    model = open_clip.create_model(name).to(device)
+    clip = Backbone.of(model, open_clip.get_tokenizer(name), name)
     with torch.no_grad():
         t = class_features(clip, classes.prompts, [PLAIN])
     maker = Generator(Vae(), clip, classes, t, seed=0)
@@ -71,7 +73,7 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     with_context = maker.learner.with_context(maker.prompts(encode(x)[0]), c)
     row = {
         "what": "SHIP, step of the generator",
-        "model": NAME,
+        "model": name,
         "batch": b,
         "device": device,
         "tokens_plain": b * ids.shape[1],
@@ -83,4 +85,4 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
 
 
 if __name__ == "__main__":
-    main(__doc__, measure, RESULTS, batch=32)
+    main(__doc__, measure, RESULTS, batch=32, model="ViT-B-16")

@@ -44,8 +44,11 @@ def side_by_side(
     if warm_up:
         plain()
         here()
-    pairs = [(seconds(plain), seconds(here)) for _ in range(repeat)]
-    return Comparison([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    found = Comparison([], [])
+    for _ in range(repeat):
+        found.plain.append(seconds(plain))
+        found.here.append(seconds(here))
+    return found
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -72,20 +75,36 @@ def step(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[], N
 
 
 def main(
-    about: str, measure: Callable[[int, str], list[dict[str, Any]]], results: Path, batch: int
+    about: str,
+    measure: Callable[[int, str, str], list[dict[str, Any]]],
+    results: Path,
+    batch: int,
+    model: str,
 ) -> None:
-    """Measure with the batch size and device of the command line, print, write the results.
+    """Measure with the options of the command line, print, write the results.
+
+    Rows of other models, batches and devices stay in the file.
 
     Args:
         about: docstring of the benchmark.
-        measure: gives rows for a batch size and a torch device.
+        measure: gives rows for a batch size, a torch device and a model.
         results: file of the rows.
         batch: default of the batch size.
+        model: default of the model.
     """
     parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("--batch", type=int, default=batch, help="batch size")
     parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--model", default=model, help="open_clip architecture")
     asked = parser.parse_args()
-    rows = measure(asked.batch, asked.device)
+    rows = measure(asked.batch, asked.device, asked.model)
     print(*map(json.dumps, rows), sep="\n")
-    results.write_text(json.dumps(rows, indent=1) + "\n")
+    earlier = json.loads(results.read_text()) if results.is_file() else []
+    measured = list(map(_key, rows))
+    kept = [row for row in earlier if _key(row) not in measured]
+    results.write_text(json.dumps(kept + rows, indent=1) + "\n")
+
+
+def _key(row: dict[str, Any]) -> list[Any]:
+    """What tells rows of results apart."""
+    return [row.get(name) for name in ("what", "model", "batch", "device")]

@@ -42,10 +42,10 @@ def h_of_means(runs: Sequence[Mapping[str, Any]], space: str, sets: int) -> dict
     halves = [values(runs, f"{space}.{half}") for half in ("base", "new")]
     found = {}
     for method in {method for method, _ in halves[0]}:
-        each = [
-            [statistics.mean(seeds) for (row, _), seeds in half.items() if row == method]
-            for half in halves
-        ]
+        each = []
+        for half in halves:
+            of_method = [seeds for (row, _), seeds in half.items() if row == method]
+            each.append(list(map(statistics.mean, of_method)))
         if len(each[0]) == len(each[1]) == sets:
             base, new = map(statistics.mean, each)
             found[method] = 2 * base * new / max(base + new, 1e-9)

@@ -60,8 +60,10 @@ def main() -> None:
     with torch.no_grad():
         assert torch.allclose(plain(), here(), rtol=1e-3, atol=1e-4)
     ways = {"plain": (plain, parameters), "here": (here, parameters), "bf16": (bf16, of_rounded)}
-    turns = [[seconds(*way) for way in ways.values()] for _ in range(11)][1:]
-    middle = [statistics.median(column) for column in zip(*turns, strict=True)]
+    turns = []
+    for _ in range(11):
+        turns.append([seconds(*way) for way in ways.values()])
+    middle = list(map(statistics.median, zip(*turns[1:], strict=True)))
     row = {"views": asked.views, "threads": asked.threads, "amx": has_amx()}
     row |= {name: round(value, 3) for name, value in zip(ways, middle, strict=True)}
     row |= {"times_faster": round(middle[0] / middle[1], 2)}

@@ -1,6 +1,6 @@
 """A LatteCLIP step of the whole model, compared with plain encoding of images and texts.
 
-    python benchmarks/text_step.py [--batch 128] [--device cuda]
+    python benchmarks/text_step.py [--batch 128] [--device cuda] [--model ViT-B-32]
 
 Plain: the images, and class text twice, image and group text of each image, all 4 B at 77 tokens.
 Here: the images, and each distinct text once, in batches of similar length, cut to the longest.
@@ -23,7 +23,6 @@ from anyclass.backbone import Backbone
 from anyclass.captioning.captions import TextFeatures
 
 RESULTS = Path(__file__).parent / "results" / "text_step.json"
-NAME = "ViT-B-32"
 CLASSES, GROUPS = 10, 32
 
 
@@ -33,17 +32,19 @@ def sentence(words: list[str], draw: random.Random) -> str:
     return " ".join(draw.choice(words) for _ in range(length))
 
 
-def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[str, Any]]:
+def measure(
+    batch: int = 32, device: str = "cpu", name: str = "ViT-B-32", repeat: int = 3
+) -> list[dict[str, Any]]:
     """Rows of the whole step, and of its texts."""
     draw = random.Random(0)
     b = batch
     kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = [word for some in kinds.values() for word in some]
-    model = open_clip.create_model(NAME).to(device)
-    clip = Backbone.of(model, open_clip.get_tokenizer(NAME), NAME)
+    model = open_clip.create_model(name).to(device)
+    clip = Backbone.of(model, open_clip.get_tokenizer(name), name)
     strings = [f"a photo of a {words[i]}." for i in range(CLASSES)]
     strings += [sentence(words, draw) for _ in range(CLASSES * GROUPS + b)]
-    of_class = torch.tensor([[draw.randrange(CLASSES) for _ in range(b)] for _ in range(2)])
+    of_class = torch.tensor([draw.randrange(CLASSES) for _ in range(2 * b)]).view(2, b)
     group = torch.tensor([CLASSES + draw.randrange(CLASSES * GROUPS) for _ in range(b)])
     image = torch.arange(b) + CLASSES * (1 + GROUPS)
     numbers = torch.stack([of_class[0], of_class[1], image, group])
@@ -51,7 +52,7 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     ids = clip._tokenizer([strings[i] for i in numbers.flatten()]).to(device)
     pixels = torch.randn(b, 3, 224, 224, device=device)
     others = ("visual", "logit_scale")
-    of_texts = [p for name, p in model.named_parameters() if not name.startswith(others)]
+    of_texts = [p for key, p in model.named_parameters() if not key.startswith(others)]
     of_images = list(model.visual.parameters())
 
     def plain_texts() -> Tensor:
@@ -72,7 +73,7 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
     alone = side_by_side(step(plain_texts, of_texts), step(texts, of_texts), repeat)
     lengths = clip.text_lengths(ours.hidden[numbers.unique()])
     parts = lengths.sort().values.split(64)
-    shape = {"model": NAME, "batch": b, "device": device}
+    shape = {"model": name, "batch": b, "device": device}
     counts = {
         "texts_plain": 4 * b,
         "texts_here": len(numbers.unique()),
@@ -86,4 +87,4 @@ def measure(batch: int = 32, device: str = "cpu", repeat: int = 3) -> list[dict[
 
 
 if __name__ == "__main__":
-    main(__doc__, measure, RESULTS, batch=128)
+    main(__doc__, measure, RESULTS, batch=128, model="ViT-B-32")

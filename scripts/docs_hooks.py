@@ -42,10 +42,11 @@ def by_situation() -> list[tuple[str, list[Any]]]:
     """Headings, and the methods below each."""
     from anyclass.methods import METHODS, Situation
 
-    return [
-        (place.heading, [kind for kind in METHODS.values() if kind.info.situations[0] == place])
-        for place in Situation
-    ]
+    found = []
+    for place in Situation:
+        kinds = [kind for kind in METHODS.values() if kind.info.situations[0] == place]
+        found.append((place.heading, kinds))
+    return found
 
 
 def stem(kind: Any) -> str:

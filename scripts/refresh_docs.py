@@ -34,8 +34,7 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(\n```text\n.*?^```\n)?", re.MU
 SCREENSHOT = re.compile(
     r"^<!-- screenshot: (\S+)#(\w+) (\d+)x(\d+) -->\n!\[[^]]*\]\(([^)\s]+)\)$", re.M
 )
-TABLE = re.compile(r"<!-- (\w+) -->\n\| flag .*?<!-- end -->", re.DOTALL)
-METHODS_TABLE = re.compile(r"<!-- methods -->\n.*?<!-- end -->", re.DOTALL)
+TABLE = re.compile(r"<!-- ([\w ]+) -->\n\|.*?<!-- end -->", re.DOTALL)
 COLOURS = 256
 """Colours of a screenshot: enough for a report, and a third of the bytes."""
 MARGIN = 16
@@ -48,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="only the tables")
     parser.add_argument("--chromium", default="chromium", help="the browser for screenshots")
     arguments = parser.parse_args()
-    for name in ("captioners.md", "methods/index.md"):
+    for name in ("captioners.md", "methods/index.md", "guides/many_processes.md"):
         page = DOCS / name
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     if arguments.tables:
@@ -155,10 +154,14 @@ def trimmed(image: Any) -> Any:
 
 def with_tables(page: str) -> str:
     """The page with its tables of captioner flags and of methods written anew."""
-    page = METHODS_TABLE.sub(lambda _: f"<!-- methods -->\n{methods_table()}\n<!-- end -->", page)
-    return TABLE.sub(
-        lambda table: f"<!-- {table[1]} -->\n{flag_table(table[1])}\n<!-- end -->", page
-    )
+
+    def table(found: re.Match[str]) -> str:
+        of_methods = {"methods": methods_table, "methods that share a batch": shared_table}
+        name = found[1]
+        lines = of_methods[name]() if name in of_methods else flag_table(name)
+        return f"<!-- {name} -->\n{lines}\n<!-- end -->"
+
+    return TABLE.sub(table, page)
 
 
 def methods_table() -> str:
@@ -171,6 +174,21 @@ def methods_table() -> str:
         links = [f"[{kind.info.title}]({kind.__module__.rpartition('.')[2]}.md)" for kind in kinds]
         rows.append(f"| {situation.words} | {', '.join(links)} |")
     return "\n".join(rows)
+
+
+def shared_table() -> str:
+    """Methods that several processes can train together, by the part of the model they train."""
+    from anyclass.methods import METHODS
+
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, kind in METHODS.items():
+        names.setdefault(kind.info.divisible, []).append(f"`{name}`")
+    names.pop((), None)
+    rows = ["| method | with torchrun |", "|---|---|"]
+    for parts, methods in sorted(names.items(), key=lambda row: -len(row[0])):
+        rows.append(f"| {', '.join(methods)} | `--tune {'` or `'.join(parts)}` |")
+    why = "there is no encoder to train, and one process is enough"
+    return "\n".join([*rows, f"| all others, and `--tune head` | refused: {why} |"])
 
 
 def flag_table(captioner: str) -> str:

@@ -279,9 +279,11 @@ class LabelledFeatures:
         view = random.integers(self.features.shape[1], size=size)
         words = [_word(self.words[i], settings.kinds, random) for i in index]
         form = random.integers(self.texts.shape[1], size=size)
-        all_words = [{word for some in self.words[i].values() for word in some} for i in index]
-        right = torch.tensor([[word in own for word in words] for own in all_words])
-        return self.features[index, view].float(), self.texts[words, form], right
+        right = []
+        for i in index:
+            own = set().union(*self.words[i].values())
+            right.append([word in own for word in words])
+        return self.features[index, view].float(), self.texts[words, form], torch.tensor(right)
 
 
 def _word(

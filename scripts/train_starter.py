@@ -135,12 +135,10 @@ class Material:
         """Row of each text, and the pooled features of all texts in every template."""
         plain = {t for c in self.concepts for kind in KINDS[:-1] for t in c.words.get(kind, ())}
         glosses = {t for c in self.concepts for t in c.words.get("gloss", ())} - plain
-        forms = [[fill(t, text) for t in TEMPLATES] for text in sorted(plain)]
-        forms += [[text] * len(TEMPLATES) for text in sorted(glosses)]
+        forms = [fill(t, text) for text in sorted(plain) for t in TEMPLATES]
+        forms += [text for text in sorted(glosses) for _ in TEMPLATES]
         rows = {text: i for i, text in enumerate([*sorted(plain), *sorted(glosses)])}
-        return rows, self.pooled([form for some in forms for form in some]).unflatten(
-            0, (-1, len(TEMPLATES))
-        )
+        return rows, self.pooled(forms).unflatten(0, (-1, len(TEMPLATES)))
 
     @torch.no_grad()
     def pooled(self, texts: Sequence[str]) -> Float[Tensor, "N T"]:
@@ -346,11 +344,14 @@ def class_texts(
             weights = torch.full((len(classes_of),), weight)
             yield TrainingSet(texts[index], list(classes_of.values()), weights)
     if "relatives" not in without:
-        some = [[i for i in own if i in classes] for *_, own in material.relatives]
-        index = [i for i, own in enumerate(some) if own]
-        weights = [settings.relatives / len(some[i]) for i in index]
-        chosen = material.relative_texts[index]
-        yield TrainingSet(chosen, [some[i] for i in index], torch.tensor(weights))
+        index = []
+        some = []
+        for row, (*_, own) in enumerate(material.relatives):
+            if kept := [i for i in own if i in classes]:
+                index.append(row)
+                some.append(kept)
+        weights = torch.tensor([settings.relatives / len(kept) for kept in some])
+        yield TrainingSet(material.relative_texts[index], some, weights)
 
 
 def drawings_of(material: Material, held_out: bool, asked: argparse.Namespace) -> LabelledFeatures:
@@ -364,7 +365,10 @@ def drawings_of(material: Material, held_out: bool, asked: argparse.Namespace) -
     for i, (drawing, concept) in enumerate(pairs):
         if {concept.source, drawing.vendor} & out or (held_out and concept.held_out):
             continue
-        kept = {k: [names[t] for t in w] for k, w in concept.words.items() if w and k not in out}
+        kept = {}
+        for kind, own in concept.words.items():
+            if own and kind not in out:
+                kept[kind] = [names[text] for text in own]
         if kept and chance.random() < asked.share:
             index.append(i)
             words.append(kept)

@@ -93,6 +93,13 @@ def test_site__loads_nothing_from_elsewhere() -> None:
     assert "http" not in config
 
 
+def test_methods__those_for_torchrun_are_written_from_their_classes() -> None:
+    page = (DOCS / "guides" / "many_processes.md").read_text(encoding="utf-8")
+    assert with_tables(page) == page, "methods have changed: make help-pages"
+    for name, kind in METHODS.items():
+        assert (f"`{name}`" in page) >= bool(kind.info.divisible)
+
+
 def test_methods__index_is_written_from_their_classes() -> None:
     index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
     assert with_tables(index) == index, "methods have changed: make help-pages"

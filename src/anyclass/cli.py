@@ -163,8 +163,8 @@ def _fit_flags(line: "CommandLine") -> "FitFlags":
 
 
 def _plan(line: "CommandLine") -> Answer:
-    from anyclass.commands.output import plan_lines
     from anyclass.commands.plan import plan
+    from anyclass.commands.plan_output import plan_lines
 
     flags: Any = _fit_flags(line)
     wanted = vars(flags.audit_flags) | {"overwrite": flags.overwrite}
@@ -205,7 +205,7 @@ def _predict(line: "CommandLine") -> Answer:
 
 def _evaluate(line: "CommandLine") -> Answer:
     from anyclass.commands.evaluate import evaluate
-    from anyclass.commands.output import evaluate_lines
+    from anyclass.commands.evaluate_output import evaluate_lines
 
     return _answer(line, evaluate, evaluate_lines)
 

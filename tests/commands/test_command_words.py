@@ -10,12 +10,13 @@ import pytest
 
 from anyclass.captioning import CAPTIONERS
 from anyclass.cli import _fit_flags, main
+from anyclass.commands.chosen_method import ChosenMethod
 from anyclass.commands.command_line import read
 from anyclass.commands.command_words import command_words, flag_words
 from anyclass.commands.fit import fit
 from anyclass.commands.flags import fit_command
 from anyclass.commands.parse import parse
-from anyclass.commands.request import ChosenMethod, request_of
+from anyclass.commands.request import request_of
 from anyclass.methods import METHODS
 from anyclass.methods.few_shot import FewShot
 from anyclass.report.next_steps import LARGER

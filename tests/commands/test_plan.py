@@ -7,8 +7,8 @@ import pytest
 
 from anyclass.captioning import BatchFiles, Endpoint, Transformers
 from anyclass.commands.duration import trained_texts
-from anyclass.commands.output import plan_lines
 from anyclass.commands.plan import plan
+from anyclass.commands.plan_output import plan_lines
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS

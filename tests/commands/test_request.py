@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from anyclass.backbone.device import torch_device
+from anyclass.commands.chosen_method import choose_method
 from anyclass.commands.plan import plan
-from anyclass.commands.request import choose_method, request_of
+from anyclass.commands.request import request_of
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, MethodInfo, Situation

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from anyclass.data.feature_dataset import feature_dataset
 from anyclass.data.feature_formats import names_table, read_arrays, write_arrays
 from anyclass.data.feature_tables import (
     align_texts,
-    feature_dataset,
     read_class_texts,
     read_features,
 )

@@ -14,8 +14,8 @@ import uvicorn
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from anyclass.review.app import create_app
+from anyclass.review.second_round import before_after
 from anyclass.review.session import Session
-from anyclass.review.training import before_after
 from tests.conftest import SHAPES, draw_shape
 from tests.review.conftest import HOSTILE_CLASS, HOSTILE_FILE, Reviewed
 

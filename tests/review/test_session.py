@@ -10,9 +10,10 @@ import pytest
 
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.review.session import Edit, Session, checked_name
+from anyclass.review.schema import ClassEdit
+from anyclass.review.second_round import before_after, class_options, next_run
+from anyclass.review.session import Session, checked_name
 from anyclass.review.thumbnails import Thumbnails
-from anyclass.review.training import before_after, next_run
 from anyclass.run.columns import COMPARED
 from tests.review.conftest import HOSTILE_CLASS, Reviewed
 
@@ -62,13 +63,13 @@ def test_edit__and_the_labels_of_the_classes(session: Session) -> None:
     session.correct([2, 3], "discovered 2")
     before = labels(session)
 
-    session.edit(Edit(merge=[("discovered 1", "red square")]))
+    session.edit(ClassEdit(merge=[("discovered 1", "red square")]))
     assert session.state()["undo"] == "merged discovered 1 into red square"
     assert {session.catalogue.label(i, {}) for i in found} == {"red square"}
     assert sorted(labels(session).values()) == 2 * ["discovered 2"] + 2 * ["red square"]
-    session.edit(Edit(rename={"discovered 2": "kite"}))
+    session.edit(ClassEdit(rename={"discovered 2": "kite"}))
     assert sorted(labels(session).values()) == 2 * ["kite"] + 2 * ["red square"]
-    session.edit(Edit(reject=["kite"]))
+    session.edit(ClassEdit(reject=["kite"]))
     assert sorted(labels(session).values()) == 2 * ["red square"]  # those of a rejected class go
     kinds = {row["name"]: row["kind"] for row in session.state()["classes"]}
     assert kinds["kite"] == "rejected" and "discovered 1" not in kinds
@@ -87,12 +88,12 @@ def test_edit__split_and_restore(session: Session) -> None:
     counts = session.catalogue.counts({})
     large = max(("discovered 1", "discovered 2"), key=counts.__getitem__)
     session.correct([0], large)
-    session.edit(Edit(split=[large]))
+    session.edit(ClassEdit(split=[large]))
     names = session.catalogue.classes.names
     assert f"{large}a" in names and f"{large}b" in names
     assert labels(session) == {}  # nobody said which half
-    session.edit(Edit(reject=[f"{large}a"]))
-    session.edit(Edit(restore=[f"{large}a"]))
+    session.edit(ClassEdit(reject=[f"{large}a"]))
+    session.edit(ClassEdit(restore=[f"{large}a"]))
     assert session.catalogue.classes.rejected == ()
     for _ in range(3):
         session.undo()
@@ -102,7 +103,11 @@ def test_edit__split_and_restore(session: Session) -> None:
 
 def test_edit__that_is_refused_leaves_nothing(session: Session) -> None:
     session._tools = session._tools._replace(edit_classes=edit_classes)
-    for edit in (Edit(), Edit(split=["x"]), Edit(rename={"discovered 1": "red square"})):
+    for edit in (
+        ClassEdit(),
+        ClassEdit(split=["x"]),
+        ClassEdit(rename={"discovered 1": "red square"}),
+    ):
         with pytest.raises(RequestError):
             session.edit(edit)
     assert session.corrections.last() is None
@@ -146,7 +151,7 @@ def test_index__says_why_it_cannot_be_computed(run: Path, session: Session, tmp_
 
 
 def options(session: Session) -> list[str]:
-    return session._class_options()
+    return class_options(session.catalogue, session.corrections.labels)
 
 
 def test_class_options__of_discovered_classes_that_have_labels_now(session: Session) -> None:
@@ -198,7 +203,7 @@ def test_train__shows_its_progress_and_is_cancelled(
     with pytest.raises(RequestError, match="a training is running"):
         session.train()
     with pytest.raises(RequestError, match="a training is running"):
-        session.edit(Edit(split=["discovered 2"]))
+        session.edit(ClassEdit(split=["discovered 2"]))
     while not session.training.progress()["line"]:
         session.training.wait(0.01)
     line = "embedding images: 10 of 30 (5/s)"

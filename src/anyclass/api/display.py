@@ -1,5 +1,6 @@
 """How results show themselves in a notebook: tables with thumbnails, as HTML without scripts."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -25,16 +26,23 @@ def predictions_html(predictions: Predictions) -> str:
     rows = predictions.shown()
     images = [predictions.thumbnail_of(name) for name in predictions.names[:ROWS]]
     counts = [f"{plain(name, 60)}: {n}" for name, n in list(predictions.counts().items())[:CLASSES]]
+    columns = [name.replace("_", " ") for name in rows[0]] if rows else []
+    lines = [" · ".join(counts)] if counts else []
     return _template().render(
         title=predictions.summary(),
-        lines=[" · ".join(counts)] if counts else [],
-        columns=[name.replace("_", " ") for name in rows[0]] if rows else [],
-        rows=[
-            {"images": [src] if src else [], "cells": [plain(cell, 80) for cell in row.values()]}
-            for row, src in zip(rows, images, strict=True)
-        ],
+        lines=lines,
+        columns=columns,
+        rows=[_row(row, src) for row, src in zip(rows, images, strict=True)],
         more=predictions.more(),
     )
+
+
+def _row(cells: Mapping[str, str], src: str | None) -> dict[str, Any]:
+    """A row of the table of predictions, with the thumbnail of its image."""
+    return {
+        "images": [src] if src else [],
+        "cells": [plain(cell, 80) for cell in cells.values()],
+    }
 
 
 def run_html(run: "Run") -> str:

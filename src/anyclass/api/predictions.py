@@ -134,8 +134,12 @@ class Predictions(Sequence[str | None]):
     def shown(self) -> list[dict[str, Any]]:
         """The first rows for the screen: columns with values, numbers rounded."""
         rows = self.table.slice(0, ROWS).to_pylist()
-        used = [name for name in SHOWN if any(row.get(name) is not None for row in rows)]
-        return [{name: _cell(row[name]) for name in used} for row in rows]
+        filled = {name for row in rows for name, cell in row.items() if cell is not None}
+        used = [name for name in SHOWN if name in filled]
+        shown = []
+        for row in rows:
+            shown.append({name: _cell(row[name]) for name in used})
+        return shown
 
     def __repr__(self) -> str:
         rows = self.shown()

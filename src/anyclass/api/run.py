@@ -4,39 +4,30 @@ import shutil
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from anyclass.api.predict import predict
 from anyclass.api.predictions import Output, Predictions
 from anyclass.api.words import speaks_python
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.precomputed import Precomputed
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.label_next import COUNT, LABEL_NEXT, rows_to_label
-from anyclass.commands.precomputed import check_images, for_features
 from anyclass.commands.predict import load as load_classifier
 from anyclass.commands.request import check_share
 from anyclass.data.classes import plural
-from anyclass.data.feature_tables import read_features
 from anyclass.data.inputs import ImageSource, image_source
-from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
 from anyclass.files import read_json
-from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
-from anyclass.run.columns import PREDICTION
+from anyclass.report.thumbnails import Thumbnail, thumbnails_of
 from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished, is_run
-from anyclass.run.progress import Progress
 from anyclass.run.sentences import basis
-from anyclass.run.tables import prediction_row, rejected_row, write_table
+from anyclass.run.tables import write_table
 
 Json = dict[str, Any]
-
-QUIET = 64
-"""Maximum number of images that are predicted without a sign of progress."""
 
 
 class Run:
@@ -141,7 +132,7 @@ class Run:
             RequestError: there is no image, or the input is of an unknown kind.
         """
         check_share(min_score, "--min-score")
-        found = self._predicted(images, features, extra, min_score, image_column)
+        found = predict(self.classifier, images, features, extra, min_score, image_column)
         return found.as_output(output)
 
     @speaks_python
@@ -160,7 +151,7 @@ class Run:
             An array (N, C) with the columns of `classes_`, or a table with these columns and the
             names of the images. An image that cannot be read has a row of NaN.
         """
-        found = self._predicted(images, features, extra, 0.0, image_column)
+        found = predict(self.classifier, images, features, extra, 0.0, image_column)
         rows: Any = found.probabilities
         columns = [pa.array(rows[:, c]) for c in range(rows.shape[1])]
         if output == "default":
@@ -343,72 +334,6 @@ class Run:
     def _thumbnails(self, folder: Path) -> Thumbnail:
         memory = None if self._source is None else self._source.dataset.memory
         return thumbnails_of(read_json(folder / "config.json")["images"], memory)
-
-    def _predicted(
-        self, images: Any, features: Any, extra: Any, min_score: float, column: str | None
-    ) -> Predictions:
-        """Predict images or features, in batches."""
-        with Progress() as log:
-            batches = _batches(self.classifier, images, features, extra, column, log)
-            classes = self.classifier.classes
-            count = len(batches.names)
-            probabilities = np.full((count, len(classes)), np.nan, np.float32)
-            rows: list[Json] = [{}] * count
-            position = {name: i for i, name in enumerate(batches.names)}
-            done = 0
-            for part in batches.parts:
-                for rejection in part.rejections:
-                    rows[position[rejection.file_name]] = rejected_row(rejection)
-                usual = part.familiarity
-                for k, i in enumerate(part.rows):
-                    probabilities[i] = part.probabilities[k].numpy()
-                    familiarity = None if usual is None else float(usual[k])
-                    name = batches.names[i]
-                    row = prediction_row(name, probabilities[i], classes, min_score, familiarity)
-                    rows[i] = row
-                done += len(part.rows) + len(part.rejections)
-                if count > QUIET:
-                    log(stage="predict", done=done, total=count)
-        table = pa.Table.from_pylist(rows, schema=PREDICTION)
-        names = list(classes.names)
-        return Predictions(table, names, probabilities, batches.thumbnail_of, batches.index)
-
-
-class _Batches(NamedTuple):
-    """Predictions under way."""
-
-    names: tuple[str, ...]
-    parts: Any
-    thumbnail_of: Thumbnail
-    index: Any
-
-
-def _batches(
-    classifier: Classifier,
-    images: Any,
-    features: Any,
-    extra: Any,
-    column: str | None,
-    log: Progress,
-) -> _Batches:
-    """Start to predict images, or features."""
-    of_features = isinstance(classifier.representation, Precomputed)
-    if features is None and of_features and not isinstance(images, str | Path | ImageSource):
-        features = images  # an array for a classifier of features
-    if features is not None:
-        table = read_features(features, extra)
-        parts = for_features(classifier).stream_features(table)
-        return _Batches(table.names, parts, no_image, None)
-    if images is None:
-        raise RequestError("give images, or features=")
-    check_images(classifier)
-    source = image_source(images, column)
-    dataset = read_images(source)
-    for sentence in dataset.skipped:
-        log.say(sentence)
-    thumbnail_of = thumbnails_of(str(dataset.root), dataset.memory)
-    index = None if isinstance(source, Path) else source.index
-    return _Batches(dataset.files, classifier.stream(dataset), thumbnail_of, index)
 
 
 @speaks_python

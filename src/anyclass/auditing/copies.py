@@ -1,5 +1,6 @@
 """Copies: files with the same content, and images of one photograph; within a folder and across."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,10 +89,9 @@ def exact_findings(images: Images) -> list[Finding]:
     size = len(images.fit)
     groups = images.copies.groups
     both = [g for g in groups if g[0] < size <= g[-1]]
-    fit_only = [[i for i in g if i < size] for g in groups]
+    fit_only = [g[: bisect_left(g, size)] for g in groups]
     inner = [g for g in fit_only if len(g) > 1]
-    labels = [{images.label(i) for i in g} - {None} for g in inner]
-    conflicts = [g for g, names in zip(inner, labels, strict=True) if len(names) > 1]
+    conflicts = [g for g in inner if len({*map(images.label, g)} - {None}) > 1]
     found = [_in_evaluation(images, both), _conflicts(images, conflicts), _same(images, inner)]
     return [finding for finding in found if finding]
 

@@ -123,7 +123,8 @@ class Audit:
         text = StringIO(newline="")
         table = csv.DictWriter(text, COLUMNS)  # its \r\n makes it quote a \r in a name
         table.writeheader()
-        table.writerows({key: _cell(value) for key, value in row.items()} for row in self._rows())
+        for row in self._rows():
+            table.writerow({key: _cell(value) for key, value in row.items()})
         write_text(folder / "audit.csv", text.getvalue())
         write_json(folder / "audit.json", self.to_json())
 

@@ -85,7 +85,11 @@ class Worker:
         `wrong`, whether the request is; `said`, warnings.
         """
         rows = [self._row(Part.of(text)) for text in batch["part"]]
-        return {key: [row[key] for row in rows] for key in rows[0]}
+        columns = {key: list[Any]() for key in rows[0]}
+        for row in rows:
+            for key, cell in row.items():
+                columns[key].append(cell)
+        return columns
 
     def _row(self, part: Part) -> dict[str, Any]:
         """Compute a part, and say how it went: errors travel as text, not as objects."""

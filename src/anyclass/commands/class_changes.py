@@ -75,22 +75,24 @@ def changes(edited: EditedRun) -> Json:
     before = edited.before.classes
     after = edited.after.classes
     origins: dict[str, list[str]] = {name: [] for name in after.names}
+    split: dict[str, list[str]] = {}
+    restored = set(before.rejected)
     for old, now in edited.successors.items():
-        for c in now:
-            origins[after.names[c]].append(old)
-    split = {
-        old: [after.names[c] for c in now] for old, now in edited.successors.items() if len(now) > 1
-    }
+        names = [after.names[c] for c in now]
+        for name in names:
+            origins[name].append(old)
+        if len(names) > 1:
+            split[old] = names
+        if set(names) & set(after.rejected):
+            restored.discard(old)
     merged = {new: olds for new, olds in origins.items() if len(olds) > 1}
     single = {new: olds[0] for new, olds in origins.items() if len(olds) == 1}
+    renamed = {old: new for new, old in single.items() if old != new and old not in split}
+    rejected = [new for new in after.rejected if not set(origins[new]) & set(before.rejected)]
     return {
-        "renamed": {old: new for new, old in single.items() if old != new and old not in split},
+        "renamed": renamed,
         "merged": merged,
         "split": split,
-        "rejected": [new for new in after.rejected if not set(origins[new]) & set(before.rejected)],
-        "restored": [
-            old
-            for old in before.rejected
-            if all(after.label(c) is not None for c in edited.successors[old])
-        ],
+        "rejected": rejected,
+        "restored": [old for old in before.rejected if old in restored],
     }

@@ -62,7 +62,9 @@ def read_table(path: Path, classes: Classes) -> ClassTable:
             "rows. To merge classes, give them the same name; to get rid of one, write reject "
             f"into the column {ACTION}"
         )
-    table = ClassTable(*([found[k][i] for k in range(len(classes))] for i in (0, 1)))
+    rows = [found[k] for k in range(len(classes))]
+    names = [name for name, _ in rows]
+    table = ClassTable(names, [action for _, action in rows])
     _check(path, table, classes)
     return table
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from anyclass.commands.chosen_method import ChosenMethod
 from anyclass.commands.command_line import PARTS
-from anyclass.commands.request import SOURCES, ChosenMethod, Request, is_array, recorded
+from anyclass.commands.request import SOURCES, Request, is_array, recorded
 from anyclass.features.domains import DOMAINS, PRESET
 
 

@@ -1,5 +1,6 @@
 """`embed`: write the image features of a model, and the text features of class names."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,11 +96,7 @@ def embed(
         from anyclass.commands.bulk import Place, embed_in_bulk
         from anyclass.commands.bulk_jobs import EmbedJob
 
-        if classes is not None or labels is not None:
-            raise RequestError(
-                "with --on ray embed writes features of images alone: leave out --classes and "
-                "--labels; `anyclass embed --classes FILE` writes the texts, and `fit` takes labels"
-            )
+        _check_images_alone(classes, labels)
         job = EmbedJob(absolute_id(model), device, allow_pickle, engine, extra, half)
         place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
         return embed_in_bulk(job, place)
@@ -123,19 +120,35 @@ def embed(
         elif named:
             again = "leave --images out and write them to another file, for `fit --class-text`"
             log.say(f"{out.suffix} holds no class texts: {again}")
-    numbers = np.float16 if half else np.float32
+    _convert(arrays, np.float16 if half else np.float32)
+    files = [str(file) for file in write_arrays(out, arrays)]
+    width = clip.fingerprint().shape[1]
+    return {"rejected": rejected, "width": width, **_counts(arrays), "files": files}
+
+
+def _convert(arrays: dict[str, Any], kind: type[np.floating[Any]]) -> None:
+    """Give all features this type."""
     for name in {"x", "extra", "class_text", "negative_text"} & set(arrays):
-        arrays[name] = arrays[name].astype(numbers)
-    files = write_arrays(out, arrays)
+        arrays[name] = arrays[name].astype(kind)
+
+
+def _counts(arrays: Mapping[str, Any]) -> Json:
+    """What was written, in numbers."""
     return {
         "n": len(arrays.get("x", ())),
-        "rejected": rejected,
-        "width": clip.fingerprint().shape[1],
         "extra_width": arrays["extra"].shape[1] if "extra" in arrays else 0,
         "labelled": int(np.sum(arrays.get("labels", np.array([])) != "")),
         "classes": len(arrays.get("class_text", ())),
-        "files": [str(file) for file in files],
     }
+
+
+def _check_images_alone(classes: Any, labels: Any) -> None:
+    """Refuse class names and labels on Ray, where features of images alone are written."""
+    if classes is not None or labels is not None:
+        raise RequestError(
+            "with --on ray embed writes features of images alone: leave out --classes and "
+            "--labels; `anyclass embed --classes FILE` writes the texts, and `fit` takes labels"
+        )
 
 
 def _check_format(out: Path, images: Any, classes: Any, extra: bool) -> None:

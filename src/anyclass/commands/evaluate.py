@@ -3,13 +3,10 @@
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-import numpy as np
-from jaxtyping import Bool
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone, EngineName
@@ -20,21 +17,17 @@ from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
 from anyclass.commands.predict import load, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
+from anyclass.commands.seen_images import seen_images, without_taught
 from anyclass.data import Classes, ImageDataset
-from anyclass.data.classes import plural
-from anyclass.data.feature_tables import FeatureTable, feature_dataset, read_features
-from anyclass.data.inputs import image_source
+from anyclass.data.feature_dataset import feature_dataset
+from anyclass.data.feature_tables import FeatureTable, read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError, UnlistedLabelError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.files import read_json
 from anyclass.report.words import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
-from anyclass.run.columns import TRAINING_CAVEAT
-from anyclass.run.earlier import given_files
-from anyclass.run.fitted_images import FittedImages
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.scoring import (
@@ -121,15 +114,10 @@ def evaluate(
             data, rejected = _of_images(images, labels, classifier, base, log)
         for sentence in data.dataset.skipped:
             log.say(sentence)
-        seen = _seen(Path(run), images, features, data)
-        fitted_on = _fitted_on(run, images, features) or bool(seen.fitted.all())
-        fair, caveats = _untaught(data.dataset, seen)
+        seen = seen_images(Path(run), images, features, data)
+        fair, caveats = without_taught(data.dataset, seen)
         data = data.of(fair)
-        if not (data.dataset.labels >= 0).any():
-            raise RequestError(
-                f"no readable image{_of(images, features)} has a label: sort the images into class "
-                "folders, or give a table (--labels FILE)"
-            )
+        _check_labels(data, images, features)
         predictions = predict_all(data, classifier, log, prompt_ensemble)
         others = {
             name: aligned(predict_adapted(data, other, log), other.classes, classifier.classes)
@@ -137,7 +125,7 @@ def evaluate(
         }
     scores: Callable[..., Json] = _scores
     if unknown_classes(classifier.classes):
-        scores = partial(clustering_scores, fitted_on=fitted_on)
+        scores = partial(clustering_scores, fitted_on=seen.all_fitted)
     result = scores(data.dataset, predictions, classifier.classes, others)
     result["rejected"] = rejected
     result["warnings"] = [*caveats, *result["warnings"]]
@@ -194,68 +182,23 @@ def _labelled(images: Any, labels: Any, classes: Classes) -> ImageDataset:
     return align_labels(read_images(images, None, labels), classes)
 
 
+def _check_labels(data: AnyFeatures, images: Any, features: Any) -> None:
+    """Require a label.
+
+    Raises:
+        RequestError: no image has one.
+    """
+    if not (data.dataset.labels >= 0).any():
+        raise RequestError(
+            f"no readable image{_of(images, features)} has a label: sort the images into class "
+            "folders, or give a table (--labels FILE)"
+        )
+
+
 def _of(images: Any, features: Any) -> str:
     """The place of images or features, for a message; nothing if they are in memory."""
     place = features if images is None else images
     return f" of {place!s:.200}" if isinstance(place, str | Path) else ""
-
-
-def _fitted_on(run: Path | str, images: Any, features: Any) -> bool:
-    """Whether a run was fitted on this folder of images, or on this file of features."""
-    config = read_json(Path(run) / "config.json")
-    if images is not None:
-        source = image_source(images)
-        if isinstance(source, Path):
-            return bool(config.get("images") == str(source.resolve()))
-        files = source.dataset.memory is None
-        return files and bool(config.get("images") == str(source.dataset.root))
-    is_file = isinstance(features, str | Path)
-    return bool(is_file and config.get("features") == str(Path(features).resolve()))
-
-
-class _Seen(NamedTuple):
-    """What a run has seen of the evaluated images."""
-
-    fitted: Bool[np.ndarray, " N"]
-    """Whether it was fitted on each image, with or without a label."""
-    taught: Bool[np.ndarray, " N"]
-    """Whether the label of each image was trained on."""
-
-
-def _seen(run: Path, images: Any, features: Any, data: AnyFeatures) -> _Seen:
-    """Find the images of a fit by their content; by their names where that is not known."""
-    given = given_files(run)
-    fitted = FittedImages.read(run, given)
-    if fitted is not None and isinstance(data, FeatureStore):
-        hashes = data.hashes()
-        return _Seen(fitted.among(hashes), fitted.taught_among(hashes))
-    same = _fitted_on(run, images, features)
-    taught = np.isin(data.dataset.files, list(given)) & same
-    return _Seen(np.full(len(data.dataset), same), taught)
-
-
-def _untaught(dataset: ImageDataset, seen: _Seen) -> tuple[ImageDataset, list[str]]:
-    """Hide labels that a run was trained on, if there are others; return warnings as well."""
-    labelled = dataset.labels >= 0
-    taught = labelled & seen.taught
-    if taught.any() and not (labelled & ~taught).any():
-        return dataset, [TRAINING_CAVEAT]
-    rest = replace(dataset, labels=np.where(taught, -1, dataset.labels))
-    caveats = []
-    if taught.any():
-        caveats.append(f"left out {plural(int(taught.sum()), 'label')} that the run was trained on")
-    unlabelled = int((labelled & ~taught & seen.fitted).sum())
-    if unlabelled:
-        caveats.append(_transductive(unlabelled, int((labelled & ~taught).sum())))
-    return rest, caveats
-
-
-def _transductive(fitted: int, labelled: int) -> str:
-    """Warning about images that were fitted on without their labels."""
-    return (
-        f"{fitted} of {labelled} images are images of the fit, which did not use their labels: "
-        "scores of new images may be lower"
-    )
 
 
 def _scores(

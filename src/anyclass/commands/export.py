@@ -103,35 +103,32 @@ def export(
     """
     run = Path(run)
     check_finished(run)
-    targets = {
-        "onnx": onnx,
-        "open_clip": open_clip,
-        "folders": folders,
-        "label_studio": label_studio,
-        "fiftyone": fiftyone,
-        "cleanlab": cleanlab,
-        "label_next": label_next,
-    }
-    paths = {name: Path(path) for name, path in targets.items() if path is not None}
+    paths = _new_targets(
+        onnx=onnx,
+        open_clip=open_clip,
+        folders=folders,
+        label_studio=label_studio,
+        fiftyone=fiftyone,
+        cleanlab=cleanlab,
+        label_next=label_next,
+    )
     if not paths and hub is None:
         raise RequestError(NOTHING)
-    for name, path in paths.items():
-        _check_new(name, path)
     if hub is not None:
         check_name(hub)
     config = read_json(run / "config.json")
     used = config["images"] if images is None else images
     root = None if used is None else Path(used)
-    result: Json = {"notes": []}
     classifier = load(run, "cpu", allow_pickle) if MODELS & set(paths) else None
     if classifier is not None:
         _check_model(classifier, paths)
+    result: Json = {"notes": []}
     with new_paths(_all_files(paths)):
         if TABLES & set(paths):
             table = run / "predictions.parquet" if predictions is None else Path(predictions)
-            found = Predictions.read(table, root)
-            result["notes"] += found.left_out()
-            _write_tables(run, paths, found, result)
+            _write_tables(run, paths, Predictions.read(table, root), result)
+        if "label_next" in paths:
+            result["label_next"] = _write_label_next(run, paths["label_next"])
         if classifier is not None:
             _write_models(classifier, paths, _examples(run, config), result)
         if classifier is not None and root is not None and "cleanlab" in paths:
@@ -140,15 +137,24 @@ def export(
                 done = write_cleanlab(paths["cleanlab"], classifier, dataset, known, log)
             result["cleanlab"] = done
             result["notes"] += _in_sample(done)
-        if "label_next" in paths:
-            rows = rows_to_label(run)
-            write_table(paths["label_next"], rows, LABEL_NEXT)
-            result["label_next"] = {"file": str(paths["label_next"]), "images": len(rows)}
     if hub is not None:
-        card = (run / "model" / CARD).read_text("utf-8")
-        result["hub"] = upload(run / "model", hub, card, revision, not public)
+        result["hub"] = _upload(run, hub, revision, public)
         result["notes"] += _not_for_others(config["model"])
     return result
+
+
+def _upload(run: Path, hub: str, revision: str | None, public: bool) -> Json:
+    """Upload the classifier of a run; arguments as for `export`."""
+    card = (run / "model" / CARD).read_text("utf-8")
+    return upload(run / "model", hub, card, revision, not public)
+
+
+def _new_targets(**targets: Path | str | None) -> dict[str, Path]:
+    """Paths of the targets that were given; errors as for `_check_new`."""
+    paths = {name: Path(path) for name, path in targets.items() if path is not None}
+    for name, path in paths.items():
+        _check_new(name, path)
+    return paths
 
 
 def _check_new(target: str, path: Path) -> None:
@@ -178,6 +184,7 @@ def _all_files(paths: dict[str, Path]) -> list[Path]:
 
 def _write_tables(run: Path, paths: dict[str, Path], found: Predictions, result: Json) -> None:
     """Write what needs predictions alone."""
+    result["notes"] += found.left_out()
     classes = read_json(run / "classes.json")["names"]
     method = read_json(run / "config.json")["method"]
     if "folders" in paths:
@@ -187,6 +194,13 @@ def _write_tables(run: Path, paths: dict[str, Path], found: Predictions, result:
         result["label_studio"] = write_label_studio(paths["label_studio"], found, classes, version)
     if "fiftyone" in paths:
         result["fiftyone"] = write_fiftyone(paths["fiftyone"], found, classes, run.resolve().name)
+
+
+def _write_label_next(run: Path, path: Path) -> Json:
+    """Write the images whose label would teach most."""
+    rows = rows_to_label(run)
+    write_table(path, rows, LABEL_NEXT)
+    return {"file": str(path), "images": len(rows)}
 
 
 def _check_model(classifier: Classifier, paths: dict[str, Path]) -> None:

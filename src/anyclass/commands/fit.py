@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import anyclass
 from anyclass.auditing.classes import remarks
 from anyclass.classifier.classifier import Classifier
+from anyclass.commands.chosen_method import ChosenMethod, choose_method
 from anyclass.commands.command_words import command_words
-from anyclass.commands.request import ChosenMethod, Request, choose_method, request_of
+from anyclass.commands.request import Request, request_of
 from anyclass.commands.requirements import check_enough, check_processes
 from anyclass.commands.score import score
 from anyclass.commands.second_round import with_inherited

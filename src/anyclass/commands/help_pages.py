@@ -7,16 +7,9 @@ model, then the options of the command's own, then the rest.
 """
 
 import json
-import os
-import re
 from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
-from io import BytesIO, TextIOWrapper
 from textwrap import wrap
-from typing import Any, NamedTuple
-from unittest.mock import patch
-
-import tyro
+from typing import Any
 
 from anyclass.captioning import CAPTIONERS
 from anyclass.commands.command_line import PARTS
@@ -36,6 +29,7 @@ from anyclass.commands.models import models
 from anyclass.commands.predict import predict
 from anyclass.commands.report import report
 from anyclass.commands.serve import serve
+from anyclass.commands.tyro_help import Group, Option, choice_of, groups_of
 from anyclass.files import write_text
 from anyclass.methods import METHODS, Situation
 from anyclass.report.words import METHOD_WORDS
@@ -46,8 +40,6 @@ WIDTH = 80
 INDENT = 26
 """Columns in front of the help of an option."""
 
-TYRO_WIDTH = "128"
-"""Columns of tyro's pages: the most at which it puts its boxes below each other."""
 
 GROUPS = {
     "Input": (
@@ -86,36 +78,6 @@ ABOUT_AUTO = """Fit open-world with its defaults to whatever is known of the cla
 names, the number of unknown ones, or any mix. `anyclass plan` shows what is known.
 
 Writes a run folder with the model, the predictions, the scores and a report."""
-
-CHOICE = "One of {}. `--{} NAME --help` shows the options of each."
-"""Help of an option that chooses a part."""
-
-
-class Option(NamedTuple):
-    """One option."""
-
-    names: str
-    """With its hyphens; a switch has two, by comma."""
-    metavar: str
-    """What stands behind it."""
-    help: str
-    """What it does."""
-
-    @property
-    def name(self) -> str:
-        """The first name, without hyphens."""
-        return self.names.split(",")[0].removeprefix("--")
-
-
-class Group(NamedTuple):
-    """The options that tyro shows in one box."""
-
-    title: str
-    """Name of the part that they belong to; empty for the command itself."""
-    about: str
-    """What is said of them all."""
-    options: list[Option]
-    """The options, in the order of their declaration."""
 
 
 def render() -> dict[str, dict[str, list[str]]]:
@@ -165,13 +127,13 @@ def _all_pages() -> Iterator[tuple[str, list[str]]]:
 
 def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tuple[str, list[str]]:
     """Name of the page of one command line, and its sections."""
-    about, groups = _groups(declared)
+    about, groups = groups_of(declared)
     own = groups[0].options
     chosen_method = METHODS.get(method)
     if chosen_method and not chosen_method.info.takes_features:
         own = [option for option in own if option.names not in FEATURE_FLAGS]
     if command == "rename" and not parts:
-        own.append(_choice("captioner", ", ".join(CAPTIONERS)))
+        own.append(choice_of("captioner", ", ".join(CAPTIONERS)))
     program = " ".join(["anyclass", command, *filter(None, [method])])
     chosen = [f"--{part} {name}" for part, name in parts.items()]
     needed = [
@@ -197,78 +159,6 @@ def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tu
         else:
             sections += _section(heading, "", _ordered(own, members))
     return key(command, method, parts), sections
-
-
-def _groups(declared: Any) -> tuple[str, list[Group]]:
-    """What tyro's help says of a command: the text on top, and the options in their boxes."""
-    shown = BytesIO()
-    screen = TextIOWrapper(shown, encoding="utf-8", write_through=True)  # UTF-8: boxes are drawn
-    with (
-        patch.dict(os.environ, {"COLUMNS": TYRO_WIDTH}),
-        redirect_stdout(screen),
-        suppress(SystemExit),
-    ):
-        tyro.cli(declared, args=["--help"], prog="anyclass")
-    head, *boxes = shown.getvalue().decode().split("╭─ ")
-    about = head.partition("\n\n")[2].strip()
-    return about, [_group(box) for box in boxes]
-
-
-def _group(box: str) -> Group:
-    """One box of tyro's help."""
-    first, *lines = box.splitlines()
-    title = first.partition("─")[0].strip().removesuffix("options").strip()
-    rows = [line.strip("│ ") for line in lines if line.startswith("│")]
-    about = ""
-    for at, row in enumerate(rows):
-        if row.startswith("───"):  # what stands above the rule is said of all options
-            about = " ".join(rows[:at]).strip()
-            rows = rows[at + 1 :]
-            break
-    found = list[Option]()
-    for row in rows:
-        if row.startswith("-"):
-            head, *text = re.split(r"\s{2,}", row, maxsplit=1)
-            found.append(_option(head, *text))
-        else:
-            last = found.pop()
-            found.append(last._replace(help=f"{last.help} {row}".strip()))
-    options = [_tidy(option) for option in found if "--help" not in option.names]
-    if choice := re.search(r"--([\w-]+) NAME takes one of: (.+)\.$", about):
-        options.insert(0, _choice(choice[1], choice[2]))
-        about = about[: choice.start()].strip()
-    return Group(title, about, options)
-
-
-def _option(head: str, text: str = "") -> Option:
-    """An option from tyro's `--flag META` or `--flag, --no-flag`, and its help."""
-    if ", " in head:
-        return Option(head, "", text)
-    name, _, metavar = head.partition(" ")
-    return Option(name, metavar, text)
-
-
-def _choice(part: str, kinds: str) -> Option:
-    """The option that chooses a part of a method or a command."""
-    return Option(f"--{part}", "NAME", CHOICE.format(kinds, part))
-
-
-def _tidy(option: Option) -> Option:
-    """An option without what says nothing: the default None, both names of a switch that is off."""
-    metavar = option.metavar.replace("PATH|STR", "PATH").replace("{None}|", "")
-    metavar = metavar.replace("STR", "TEXT").replace("{auto}", "auto")
-    metavar = re.sub(r"\[(.+) \[\1 \.\.\.\]\]", r"\1 ...", metavar)
-    text = re.sub(r" *\(default: (None|False|''|\['None'\]|)\)$", "", option.help)
-    text = text.replace("(default: True)", "(default: on)")
-    text = re.sub(r"\(default: \['(.*)'\]\)$", r"(default: \1)", text)
-    off = option.help.endswith("(default: False)")
-    names = option.names.partition(",")[0] if off else option.names
-    return Option(names, metavar, re.sub(r"^(a|[a-z]{2,})(?=[ -][\w`])", _capital, text))
-
-
-def _capital(word: re.Match[str]) -> str:
-    """The word with a capital letter."""
-    return word[0].capitalize()
 
 
 def _ordered(options: list[Option], names: tuple[str, ...]) -> list[Option]:
@@ -314,17 +204,18 @@ def _fold(text: str, further: str, first: str = "") -> str:
 
 def _audit() -> str:
     """The options that only `plan` has."""
-    _, groups = _groups(AuditFlags)
+    _, groups = groups_of(AuditFlags)
     return "".join(_section("Audit", "", groups[0].options))
 
 
-def words_of_methods() -> dict[str, dict[str, str]]:
-    """Words of the figures and settings of all methods, for reports, which load no method."""
+def words_of_methods() -> dict[str, Any]:
+    """What reports need of the methods, which they do not load: words, and who ignores labels."""
     words: dict[str, dict[str, str]] = {"shares": {}, "figures": {}, "settings": {}}
     for kind in METHODS.values():
         for name, some in words.items():
             some.update(getattr(kind.info, name))
-    return words
+    ignore = [name for name, kind in METHODS.items() if not kind.info.uses_labels]
+    return {**words, "ignore_labels": ignore}
 
 
 def _list_of_methods() -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from tyro.conf import arg
@@ -46,6 +47,18 @@ def models(
     return {"recommended": [_row(choice, timed) for choice in RECOMMENDED]}
 
 
+RIGHT = (1, 2, 3, 4)
+"""Columns of the table that are aligned on the right."""
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """A row of the table of models."""
+    padded = []
+    for i, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        padded.append(cell.rjust(width) if i in RIGHT else cell.ljust(width))
+    return "  ".join(padded).rstrip()
+
+
 def models_lines(result: Json) -> list[str]:
     """The models for people."""
     if "models" in result:
@@ -53,16 +66,8 @@ def models_lines(result: Json) -> list[str]:
     head = ("--model", "parameters", "download", "ImageNet", "images/s", "here", "licence", "")
     rows = [head, *(_cells(row) for row in result["recommended"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = {1, 2, 3, 4}
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
     return [
-        *lines,
+        *(_line(row, widths) for row in rows),
         "",
         "ImageNet: zero-shot accuracy as published. images/s: on this machine as busy as it was,",
         "without reading files; ~ is an estimate from a ViT-B/32 that was timed. here: it loads",

@@ -10,9 +10,6 @@ from anyclass.report.next_steps import free
 from anyclass.run.columns import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
 
-HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
-"""Keys of labelled and named classes in the scores -> width of their column."""
-
 ADAPTED = {CROSS_FITTED: "adapted, cross-fitted", TRAINING: "adapted, training labels"}
 """What is scored -> name of the score of the classifier, if it is not on other labels."""
 
@@ -21,78 +18,6 @@ IMAGES = ("--images", "NEW_IMAGES")
 
 Result = dict[str, Any]
 """What a command returns, and what `--json` prints."""
-
-
-def plan_lines(result: Result) -> list[str]:
-    """What a fit would do."""
-    minutes = result["minutes"]
-    disk = result["disk_mb"]
-    return [
-        f"images     {result['images']}, {result['labelled']} labelled",
-        f"classes    {_kinds(result)}",
-        f"method     {result['method']}",
-        *(f"           {reason}" for reason in result["why"]),
-        *(f"note       {remark}" for remark in result["remarks"]),
-        f"work       {result['embeddings']:,} embeddings, {result['texts']:,} texts",
-        "time       " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
-        "disk       " + ("not known" if disk is None else f"about {max(1, disk):.0f} MB of cache"),
-        *_cost(result["language_model"]),
-        *_audit(result["audit"]),
-    ]
-
-
-LISTED = 3
-"""Maximum number of classes that `plan` prints; `--json` has all."""
-
-
-def _audit(found: Result) -> list[str]:
-    """What was found in the data, and where the files are listed."""
-    lines = []
-    for finding in found["findings"]:
-        first, *further = finding["lines"]
-        lines += [f"found      {first}", *(f"           {line}" for line in further)]
-    checked = ", ".join(found["checked"])
-    nothing = "" if found["findings"] else "nothing found in "
-    if found["out"]:
-        files = f"{found['out']}/audit.csv, {found['out']}/audit.json"
-        return [*lines, f"audit      {nothing or 'of '}{checked}: {files}"]
-    more = "pixels, copies of a photograph, wrong labels: --audit DIR"
-    return [*lines, f"audit      {nothing or 'only '}{checked}; {more}"]
-
-
-def _kinds(result: Result) -> str:
-    """The classes, each with what is known of it: labels, or only a name."""
-    about = {"labelled": "{labelled} labelled", "named": "named"}
-    rows = result["classes"]
-    shown = rows if len(rows) <= 2 * LISTED else rows[:LISTED]
-    kinds = ", ".join(f"{row['name']} ({about[row['kind']].format(**row)})" for row in shown)
-    if len(rows) > len(shown):
-        kinds += f" ... and {len(rows) - len(shown)} more"
-    known = [f"{len(rows)}: {kinds}"] if kinds else []
-    unknown = result["unknown"]
-    if unknown == "auto":
-        known.append("unknown classes, their number not known")
-    elif unknown:
-        known.append(f"{unknown} unknown")
-    return "; ".join(known)
-
-
-def _cost(model: Result) -> list[str]:
-    """What a language model will be asked, and what that costs."""
-    if not model["calls"]:
-        return ["questions  none to a language model"]
-    minutes = model["minutes"]
-    dollars = model["dollars"]
-    return [
-        f"questions  at most {model['calls']} to a language model, without those already in the "
-        "response cache",
-        f"tokens     about {model['tokens_in']} in, at most {model['tokens_out']} out",
-        "asking     " + ("not known" if minutes is None else f"about {max(1, minutes):.0f} min"),
-        f"sent       about {model['megabytes_sent']:.1f} MB to {model['sent_to']}"
-        if model["sent_to"]
-        else "sent       nothing leaves this machine",
-        "price      " + ("not known" if dollars is None else f"about ${dollars:.2f}"),
-    ]
 
 
 def fit_lines(result: Result, out: Any, of_features: bool = False) -> list[str]:
@@ -206,97 +131,6 @@ def predict_lines(result: Result) -> list[str]:
     if result["rejected"]:
         lines.append(f"{result['rejected']:7d}  rejected")
     return [*lines, f"table: {result['out']}"]
-
-
-def evaluate_lines(result: Result) -> list[str]:
-    """The accuracy of each class, then of all images."""
-    lines = [f"warning: {warning}" for warning in result["warnings"]]
-    for row in result["per_class"]:
-        if row["accuracy"] is not None:
-            lines.append(f"{100 * row['accuracy']:6.1f} %  {row['n']:6d}  {row['name']}")
-    if result["rejected"]:
-        lines.append(f"          {result['rejected']:6d}  rejected")
-    lines += _discovered(result) if "assignment" in result else _known(result)
-    return [*lines, *_sure(result)]
-
-
-def _known(result: Result) -> list[str]:
-    """Accuracies where every class has a name."""
-    return [
-        f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all images",
-        f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all images, zero-shot",
-        f"{100 * result['majority']['accuracy']:6.1f} %  {result['n']:6d}  all images, "
-        "majority class",
-        *_halves(result),
-    ]
-
-
-def _halves(result: Result) -> list[str]:
-    """Labelled and named classes apart, where there are both."""
-    spaces = {
-        "sliced": "among the classes of the same kind",
-        "mixed": "among all classes",
-        "generalized": "among all classes, mean per class",
-    }
-    found = [name for name in spaces if name in result]
-    lines = ["", "labelled    named    H-mean   (zero-shot)"] if found else []
-    for name in found:
-        row = result[name]
-        now = " ".join(_percent(row[half], width) for half, width in HALVES.items())
-        before = " ".join(_percent(row["zero_shot"][half], 1) for half in HALVES)
-        lines.append(f"{now}   ({before})  {spaces[name]}")
-    return lines
-
-
-def _discovered(result: Result) -> list[str]:
-    """Scores of discovered classes, and the true class assigned to each."""
-    taken = [f"{ours} = {true}" for ours, true in result["assignment"].items() if true]
-    rows = {"discovered": result, **result["controls"]}
-    before = result["zero_shot_accuracy"]
-    return [
-        "",
-        f"{'all':>7} {'known':>7} {'new':>7} {'known, by name':>15}",
-        *(
-            f"{_percent(row['all'])} {_percent(row['old'])} {_percent(row['new'])} "
-            f"{_percent(row['old_fixed'], 15)}  {name.replace('_', ' ')}"
-            for name, row in rows.items()
-        ),
-        f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 15)}  zero-shot among the known names",
-        f"{plural(result['n'], 'image')}{_fitted(result)}; each class counts as the true class "
-        "that it matches best, one to one",
-        f"matches: {', '.join(taken)}",
-        _calibration(result["calibration"]),
-    ]
-
-
-def _calibration(found: Result) -> str:
-    """Whether scores are as high as the share of images that is right."""
-    return (
-        f"scores: mean {found['mean_score']:.1%} where {found['accuracy']:.1%} are right, "
-        f"calibration error {found['error']:.1%}"
-    )
-
-
-def _fitted(result: Result) -> str:
-    """Whether the run was fitted on the images that are scored."""
-    return ", which the run was fitted on" if result["protocol"] == "transductive" else ""
-
-
-def _percent(share: float | None, width: int = 7) -> str:
-    """A share in per cent, right-aligned."""
-    return "-".rjust(width) if share is None else f"{100 * share:{width}.1f}"
-
-
-def _sure(result: Result) -> list[str]:
-    """Scores of the confident images, where `--min-score` was given."""
-    if "sure" not in result:
-        return []
-    sure = result["sure"]
-    right = sure.get("accuracy", sure.get("all"))
-    return [
-        f"{_percent(right, 6)} %  {sure['n']:6d}  images with a score of "
-        f"{sure['min_score']:g} or more, {sure['share']:.0%} of all"
-    ]
 
 
 def rename_lines(result: Result) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anyclass.auditing.classes import class_findings
 from anyclass.auditing.findings import Audit, check_writable
 from anyclass.commands.audit import (
@@ -13,9 +15,10 @@ from anyclass.commands.audit import (
     quick_audit,
     read_images,
 )
+from anyclass.commands.chosen_method import choose_method
 from anyclass.commands.duration import minutes, pairs_per_minute, texts, trained_texts
 from anyclass.commands.num_classes import estimate_unknown
-from anyclass.commands.request import Request, choose_method, request_of
+from anyclass.commands.request import Request, request_of
 from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import training_labels, with_inherited
 from anyclass.commands.train import readable
@@ -85,40 +88,51 @@ def plan(
         found = Audit(class_findings(dataset), ["names and labels"])
     else:
         found, _ = quick_audit(dataset, evaluation)
-    estimate = None
+    estimate: dict[str, Any] | None = None
     remarks: list[str] = []
     if request.unknown == "auto":
         estimate, remarks = _estimate_unknown(request, given, dataset, workload)
-    views = workload.labelled(dataset) * workload.labelled_views
-    embeddings = 0 if given else len(dataset) * (1 + workload.views) + views
-    measured = request.model == "starter" and request.torch_device == "cpu"
-    encoded = texts(dataset, request.prompt_ensemble, _candidates(request)) if not given else 0
-    rate = pairs_per_minute(request.precision)
-    trained = trained_texts(dataset, workload)
-    expected = minutes(embeddings, encoded, trained, len(dataset), workload, rate)
-    measured = measured and workload.trains != "all"
-    disk = embeddings * _bytes_per_view(workload) / 2**20
     return {
         "images": len(dataset),
-        "classes": [
-            {"name": name, "kind": kind, "labelled": int((dataset.labels == c).sum())}
-            for c, (name, kind) in enumerate(
-                zip(dataset.classes.names, dataset.classes.kinds, strict=True)
-            )
-        ],
+        "classes": _classes(dataset),
         "unknown": estimate["unknown"] if estimate else request.unknown,
         "classes_estimated": estimate,
         "labelled": int((dataset.labels >= 0).sum()),
         "method": choice.name,
         "why": choice.why,
         "remarks": [*remarks, *request.notices(dataset, workload)],
+        **_cost(request, given, dataset, workload),
+        "language_model_calls": workload.captions.calls,
+        "language_model": workload.captions._asdict(),
+        "audit": found.to_json() | {"out": None if audit is None else str(audit)},
+    }
+
+
+def _classes(dataset: ImageDataset) -> list[dict[str, Any]]:
+    """Name and kind of each class, and its number of labelled images."""
+    counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
+    rows = zip(dataset.classes.names, dataset.classes.kinds, counts.tolist(), strict=True)
+    return [{"name": name, "kind": kind, "labelled": count} for name, kind, count in rows]
+
+
+def _cost(
+    request: Request, given: PrecomputedFeatures | None, dataset: ImageDataset, workload: Workload
+) -> dict[str, Any]:
+    """What is computed, how long that takes, and the size of the cache."""
+    views = workload.labelled(dataset) * workload.labelled_views
+    embeddings = 0 if given else len(dataset) * (1 + workload.views) + views
+    encoded = 0 if given else texts(dataset, request.prompt_ensemble, _candidates(request))
+    rate = pairs_per_minute(request.precision)
+    trained = trained_texts(dataset, workload)
+    expected = minutes(embeddings, encoded, trained, len(dataset), workload, rate)
+    disk = embeddings * _bytes_per_view(workload) / 2**20
+    on_cpu = request.model == "starter" and request.torch_device == "cpu"
+    measured = on_cpu and workload.trains != "all"
+    return {
         "embeddings": embeddings,
         "texts": encoded,
         "minutes": round(expected, 1) if measured and expected is not None else None,
         "disk_mb": round(disk, 1) if measured else None,
-        "language_model_calls": workload.captions.calls,
-        "language_model": workload.captions._asdict(),
-        "audit": found.to_json() | {"out": None if audit is None else str(audit)},
     }
 
 

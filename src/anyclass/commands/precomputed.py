@@ -14,12 +14,12 @@ from anyclass.classifier.precomputed import NO_MODEL, Precomputed, of_features
 from anyclass.data import ImageDataset
 from anyclass.data.class_files import ClassSource
 from anyclass.data.classes import listed
+from anyclass.data.feature_dataset import feature_dataset
 from anyclass.data.feature_tables import (
     LOGIT_SCALE,
     ClassTextTable,
     FeatureTable,
     align_texts,
-    feature_dataset,
 )
 from anyclass.data.label_tables import KnownLabels
 from anyclass.errors import RequestError

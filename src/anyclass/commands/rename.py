@@ -79,22 +79,23 @@ def table_edit(table: ClassTable, before: EditedClasses) -> Edit:
         table: names and actions of all classes.
         before: the classes.
     """
-    old = before.classes.names
-    rejected = [name in before.classes.rejected for name in old]
-    groups: dict[str, list[int]] = {name: [] for name in table.names}
-    for k, name in enumerate(table.names):
-        groups[name].append(k)
+    names = before.classes.names
+    rejected = before.classes.rejected
+    groups: dict[str, list[str]] = {name: [] for name in table.names}
+    for old, new in zip(names, table.names, strict=True):
+        groups[new].append(old)
     given = set(before.classes.names) - set(before.classes.discovered_names)
-    merged = [sorted(group, key=lambda k: old[k] not in given) for group in groups.values()]
-    acts = list(enumerate(table.actions))
-    return Edit(
-        merge=[[old[k] for k in group] for group in merged if len(group) > 1],
-        split=[old[k] for k, action in acts if action == "split"],
-        reject=[old[k] for k, action in acts if action == "reject" and not rejected[k]],
-        restore=[old[k] for k, action in acts if action != "reject" and rejected[k]],
-        rename={
-            old[group[0]]: table.names[group[0]]
-            for group in merged
-            if old[group[0]] != table.names[group[0]]
-        },
-    )
+    merge = []
+    rename = {}
+    for new, group in groups.items():
+        kept, *others = sorted(group, key=lambda name: name not in given)
+        if others:
+            merge.append([kept, *others])
+        if kept != new:
+            rename[kept] = new
+    acts = list(zip(names, table.actions, strict=True))
+    split = [name for name, action in acts if action == "split"]
+    to_reject = [name for name, action in acts if action == "reject"]
+    reject = [name for name in to_reject if name not in rejected]
+    restore = [name for name in names if name in rejected and name not in to_reject]
+    return Edit(merge, split, reject, restore, rename)

@@ -1,10 +1,10 @@
-"""Request: the flags of the command line and the arguments of `fit`; choice of the method."""
+"""Request: the flags of the command line and the arguments of `fit`."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -14,12 +14,7 @@ from anyclass.backbone import Backbone, EngineName, Precision
 from anyclass.backbone.device import torch_device
 from anyclass.backbone.loading import absolute_id
 from anyclass.captioning import CAPTIONERS
-from anyclass.commands.command_line import (
-    NOTHING_KNOWN,
-    REPLACED,
-    did_you_mean,
-    was_replaced,
-)
+from anyclass.commands.chosen_method import name_of
 from anyclass.commands.notices import notices
 from anyclass.commands.precomputed import Given, precomputed
 from anyclass.data import ImageDataset
@@ -29,7 +24,7 @@ from anyclass.data.inputs import ImageSource
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
-from anyclass.methods import METHODS, Method, Workload, suggest
+from anyclass.methods import METHODS, Method, Workload
 from anyclass.naming.suggest import read_words
 from anyclass.run.earlier import EarlierRun
 
@@ -152,11 +147,10 @@ class Request:
         """
         if self.features is None:
             return None
-        asked = method if isinstance(method, str) else _name(method)
+        asked = method if isinstance(method, str) else name_of(method)
         takers = ["auto", *(name for name, kind in METHODS.items() if kind.info.takes_features)]
         if asked not in takers:
-            listed = " or ".join(takers)
-            raise RequestError(f"{asked} needs --images: with --features use {listed}")
+            raise RequestError(f"{asked} needs --images: with --features use {' or '.join(takers)}")
         texts = None if self.class_text is None else read_class_texts(self.class_text)
         unknown = 0 if self.unknown == "auto" else self.unknown
         columns = (self.file_column, self.label_column)
@@ -291,19 +285,6 @@ def first_problem(error: ValidationError) -> str:
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
 
 
-class ChosenMethod(NamedTuple):
-    """Method of a run, and the reasons for it."""
-
-    asked: str
-    """Requested method: its name, or auto."""
-    name: str
-    """Name of the method."""
-    method: Method
-    """The method with its hyper-parameters."""
-    why: list[str]
-    """Reasons for the choice, one sentence each."""
-
-
 def check_source(images: Any, features: Any) -> None:
     """Require either images or features.
 
@@ -314,48 +295,3 @@ def check_source(images: Any, features: Any) -> None:
         raise RequestError("give images (--images DIR) or their features (--features FILE)")
     if images is not None and features is not None:
         raise RequestError("give images (--images DIR) or features (--features FILE), not both")
-
-
-def choose_method(
-    method: Method | str,
-    dataset: ImageDataset,
-    unknown: int | Literal["auto"] = 0,
-) -> ChosenMethod:
-    """Choose the method of a run.
-
-    Args:
-        method: a method, its name for the default hyper-parameters, or "auto" for the one
-            that suits what is known of the classes.
-        dataset: images, labels and classes.
-        unknown: number of classes to discover.
-
-    Raises:
-        RequestError: there is no such method, it cannot discover classes although some are
-            unknown, or there is no information about the classes.
-    """
-    asked = method if isinstance(method, str) else _name(method)
-    if asked in REPLACED:
-        raise RequestError(was_replaced(asked, REPLACED[asked]))
-    if asked not in ("auto", *METHODS):
-        hint = did_you_mean(asked, ("auto", *METHODS))
-        raise RequestError(f"there is no method {asked!r}: {hint}use auto, {', '.join(METHODS)}")
-    if len(dataset.classes) == 0 and not unknown:
-        raise RequestError(NOTHING_KNOWN)
-    if asked == "auto":
-        return ChosenMethod(asked, *suggest(dataset, unknown))
-    if unknown and not METHODS[asked].info.discovers:
-        discovering = [name for name, kind in METHODS.items() if kind.info.discovers]
-        raise RequestError(
-            f"{asked} needs a name for every class, so it cannot be used with --unknown {unknown}: "
-            f"use auto, {', '.join(discovering)}, or leave --unknown out"
-        )
-    chosen = METHODS[asked]() if isinstance(method, str) else method
-    return ChosenMethod(asked, asked, chosen, [f"{asked} was requested"])
-
-
-def _name(method: Method) -> str:
-    """Name of a method in `METHODS`."""
-    kinds = {kind: name for name, kind in METHODS.items()}
-    if type(method) not in kinds:
-        raise RequestError(f"{method!r:.100} is not a method: use auto, {', '.join(METHODS)}")
-    return str(kinds[type(method)])

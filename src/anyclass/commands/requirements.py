@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from anyclass.commands.request import ChosenMethod, Request
+from anyclass.commands.chosen_method import ChosenMethod
+from anyclass.commands.request import Request
 from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset
 from anyclass.distributed import launched

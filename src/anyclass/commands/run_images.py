@@ -19,7 +19,8 @@ from anyclass.commands.precomputed import of_run
 from anyclass.commands.predict import load
 from anyclass.commands.request import is_array
 from anyclass.data import ImageDataset
-from anyclass.data.feature_tables import feature_dataset, read_features
+from anyclass.data.feature_dataset import feature_dataset
+from anyclass.data.feature_tables import read_features
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore

@@ -1,10 +1,11 @@
 """`score` collects everything that a run folder stores of a fit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
@@ -88,48 +89,20 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         log: gets the progress.
     """
     classifier = trained.classifier
-    all_images = trained.all_images
-    rejections = trained.rejections
     given = trained.taught
     clock = trained.clock
     log_texts(given, log)
     data = trained.data.of(replace(trained.data.dataset, classes=classifier.classes))
-    scored = bool((data.dataset.labels >= 0).any())
-    sample = sample_rows(len(data), request.seed)
-    predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored, sample)
-    opinions = opinions_of(classifier.record)
-    taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
-    taught &= given.dataset.labels >= 0
-    fair = fair_labels(data.dataset, taught, predictions, opinions)
+    predicted = _predict(request, trained, data, log)
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
-    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
-        "n": len(all_images),
-        "rejected": len(rejections),
-        "facts": dict(classifier.record.facts),
-        "controls": score_baselines(data.of(fair.dataset), baselines, log),
-        "classes_estimated": trained.estimate,
-        "scored_on": fair.kind,
-        "contributions": dict(classifier.record.contributions),
-        "suspicious": None if opinions is None else len(opinions.suspicious),
-    }
-    if unknown_classes(classifier.classes):
-        metrics |= expected_accuracy(classifier.record, predictions, taught, metrics)
-    probabilities = predictions.probabilities()
-    predicted = predictions.log_adapted.argmax(1)
-    held_out = fair.kind in (None, UNSEEN)
-    metrics |= discovery_summary(predicted, classifier.classes, metrics, held_out)
-    metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
-    earlier = request.earlier()
-    if earlier is not None:
-        metrics["second_round"] = compare_rounds(
-            earlier, data.dataset, taught, probabilities, opinions
-        )
-    naming = name_classes(given, classifier, probabilities, request.names, log)
+    metrics = _metrics(request, trained, data, predicted, baselines, log)
+    naming = name_classes(given, classifier, predicted.probabilities, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
-    found = map_of([data.dataset.files[i] for i in sample], predictions.sample, request.seed)
+    files = [data.dataset.files[i] for i in predicted.sample]
+    places = map_of(files, predicted.predictions.sample, request.seed)
     clock("map")
     metrics["seconds"] = clock.seconds | {"total": clock.total}
     return Learned(
@@ -137,17 +110,78 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         device=str(data.device),
         classifier=classifier,
         baselines=baselines,
-        dataset=replace(all_images, classes=classifier.classes),
-        rejections=rejections,
-        predictions=predictions,
-        taught=taught,
-        opinions=opinions,
+        dataset=replace(trained.all_images, classes=classifier.classes),
+        rejections=trained.rejections,
+        predictions=predicted.predictions,
+        taught=predicted.taught,
+        opinions=predicted.opinions,
         metrics=metrics,
         naming=naming,
-        map=found,
+        map=places,
         started=trained.started,
         hashes=None if isinstance(data, PrecomputedFeatures) else data.hashes(),
     )
+
+
+class _Predicted(NamedTuple):
+    """Predictions of the M readable images; see `Learned`."""
+
+    predictions: Predictions
+    probabilities: Float[np.ndarray, "M C"]
+    taught: Bool[np.ndarray, " M"]
+    opinions: Opinions | None
+    sample: Int[np.ndarray, " S"]
+    """Rows of the map of the embeddings."""
+
+
+def _predict(request: Request, trained: Trained, data: AnyFeatures, log: Progress) -> _Predicted:
+    """Predict all readable images."""
+    record = trained.classifier.record
+    scored = bool((data.dataset.labels >= 0).any())
+    sample = sample_rows(len(data), request.seed)
+    ensemble = request.prompt_ensemble and scored
+    predictions = predict_all(data, trained.classifier, log, ensemble, sample)
+    taught = np.isin(data.dataset.files, list(record.trained_on))
+    taught &= trained.taught.dataset.labels >= 0
+    probabilities = predictions.probabilities()
+    return _Predicted(predictions, probabilities, taught, opinions_of(record), sample)
+
+
+def _metrics(
+    request: Request,
+    trained: Trained,
+    data: AnyFeatures,
+    predicted: _Predicted,
+    baselines: Mapping[str, Classifier],
+    log: Progress,
+) -> Json:
+    """The content of `metrics.json`, without the names of classes and the seconds."""
+    classifier = trained.classifier
+    record = classifier.record
+    predictions, probabilities, taught, opinions, _ = predicted
+    fair = fair_labels(data.dataset, taught, predictions, opinions)
+    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
+        "n": len(trained.all_images),
+        "rejected": len(trained.rejections),
+        "facts": dict(record.facts),
+        "controls": score_baselines(data.of(fair.dataset), baselines, log),
+        "classes_estimated": trained.estimate,
+        "scored_on": fair.kind,
+        "contributions": dict(record.contributions),
+        "suspicious": None if opinions is None else len(opinions.suspicious),
+    }
+    if unknown_classes(classifier.classes):
+        metrics |= expected_accuracy(record, predictions, taught, metrics)
+    guess = predictions.log_adapted.argmax(1)
+    held_out = fair.kind in (None, UNSEEN)
+    metrics |= discovery_summary(guess, classifier.classes, metrics, held_out)
+    metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
+    earlier = request.earlier()
+    if earlier is not None:
+        metrics["second_round"] = compare_rounds(
+            earlier, data.dataset, taught, probabilities, opinions
+        )
+    return metrics
 
 
 def log_texts(data: AnyFeatures, log: Progress) -> None:

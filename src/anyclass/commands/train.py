@@ -121,17 +121,7 @@ def readable(
         table = "audit.csv" if refused else "rejected.csv"
         log.say(f"rejected: and {lost - 3} more; {place} lists all in {table}")
     if refused:
-        first = features.rejections[0]
-        limit = f"more than --max-rejected allows ({max_rejected:.0%})"
-        cure = "repair such files or leave them out"
-        if lost < len(dataset):
-            cure = "repair such files, leave them out, or raise --max-rejected"
-        why = f"{first.reason}: {first.detail}" if first.detail else first.reason
-        raise AnyclassError(
-            f"{lost} of {len(dataset)} images cannot be used, "
-            f"{limit if lost < len(dataset) else 'so there is nothing to learn from'}.\n"
-            f"The first is {first.file_name} ({why}): {cure}"
-        )
+        raise AnyclassError(_too_many(features.rejections, len(dataset), max_rejected))
     kept = dataset[features.ok].with_kinds()
     gone = [
         dataset.classes.names[c]
@@ -140,6 +130,22 @@ def readable(
     if gone:
         log.say(f"only the name is known of {listed(gone)}: no image with that label is readable")
     return data.of(kept), features.rejections
+
+
+def _too_many(rejections: Sequence[Rejection], total: int, max_rejected: float) -> str:
+    """Message on images of which too many cannot be used."""
+    lost = len(rejections)
+    first = rejections[0]
+    why = f"{first.reason}: {first.detail}" if first.detail else first.reason
+    consequence = "so there is nothing to learn from"
+    cure = "repair such files or leave them out"
+    if lost < total:
+        consequence = f"more than --max-rejected allows ({max_rejected:.0%})"
+        cure = "repair such files, leave them out, or raise --max-rejected"
+    return (
+        f"{lost} of {total} images cannot be used, {consequence}.\n"
+        f"The first is {first.file_name} ({why}): {cure}"
+    )
 
 
 class Clock:

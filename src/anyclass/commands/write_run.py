@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from anyclass.classifier.record import FitRecord
 from anyclass.commands.score import Learned
 from anyclass.files import read_json, write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
@@ -39,6 +40,26 @@ def write_run(folder: Path, learned: Learned) -> None:
     classifier.record.write_artefacts(folder / "model")
     for name, baseline in learned.baselines.items():
         baseline.save(folder / CONTROLS / name)
+    _write_predictions(folder, learned)
+    if learned.hashes is not None:
+        write_fitted_images(folder, learned.readable, learned.hashes)
+    write_json(folder / "classes.json", classifier.classes.to_json())
+    write_json(folder / "metrics.json", learned.metrics)
+    if learned.map:
+        write_map(folder, learned.map)
+    if learned.naming:
+        write_naming(folder, learned.naming)
+    versions = environment(learned.model, learned.device, learned.started, learned.seconds)
+    write_json(folder / "environment.json", versions)
+    _write_texts(folder, classifier.record)
+    write_text(folder / "model" / "README.md", card(folder))
+    write(folder, learned.dataset.memory)
+    shutil.rmtree(folder / SCRATCH)
+    write_manifest(folder)
+
+
+def _write_predictions(folder: Path, learned: Learned) -> None:
+    """Write the label of each image, rejected images and suspicious labels."""
     rows = compared_rows(
         learned.dataset,
         learned.predictions,
@@ -52,27 +73,16 @@ def write_run(folder: Path, learned: Learned) -> None:
     if learned.opinions is not None:
         suspicious = suspicious_rows(learned.readable, learned.opinions)
         write_table(folder / "suspicious.csv", suspicious, SUSPICIOUS)
-    if unknown_classes(classifier.classes):
+    if unknown_classes(learned.classifier.classes):
         adapted = torch.from_numpy(learned.predictions.probabilities())
         found = ImageProbabilities(adapted, adapted.new_zeros(len(adapted), 0))
         write_probabilities(folder / PROBABILITIES, found)
-    if learned.hashes is not None:
-        write_fitted_images(folder, learned.readable, learned.hashes)
-    write_json(folder / "classes.json", classifier.classes.to_json())
-    write_json(folder / "metrics.json", learned.metrics)
-    if learned.map:
-        write_map(folder, learned.map)
-    if learned.naming:
-        write_naming(folder, learned.naming)
-    versions = environment(learned.model, learned.device, learned.started, learned.seconds)
-    write_json(folder / "environment.json", versions)
-    if author := classifier.record.captioned_by:
+
+
+def _write_texts(folder: Path, record: FitRecord) -> None:
+    """Write the texts of images, and into the configuration which model wrote them."""
+    if author := record.captioned_by:
         config = read_json(folder / "config.json")
         write_json(folder / "config.json", config | {"captioned_by": author})
-    texts = classifier.record.descriptions
-    lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
+    lines = [json.dumps(text, ensure_ascii=False) + "\n" for text in record.descriptions]
     write_text(folder / "descriptions.jsonl", "".join(lines))
-    write_text(folder / "model" / "README.md", card(folder))
-    write(folder, learned.dataset.memory)
-    shutil.rmtree(folder / SCRATCH)
-    write_manifest(folder)

@@ -154,20 +154,30 @@ def _of_table(path: Path, table: Table) -> tuple[list[Pair], tuple[str, ...]]:
     prompt = next((plain[key] for key in _PROMPT_COLUMNS if key in plain), None)
     if name is not None:
         prompts = [_cell(row.get(prompt)) if prompt else "" for row in table.rows]
-        phrases = [[some for some in cell.split("|") if some.strip()] for cell in prompts]
+        phrases = [_between_bars(cell) for cell in prompts]
         names = [_cell(row.get(name)) for row in table.rows]
         return [*zip(names, phrases, strict=True)], table.messages
     return _headless(path, table), table.messages
 
 
+def _between_bars(cell: str) -> list[str]:
+    """The prompts in a cell."""
+    return [prompt for prompt in cell.split("|") if prompt.strip()]
+
+
 def _headless(path: Path, table: Table) -> list[Pair]:
     """Names in the only column, or in the one beside a column of numbers that count."""
-    lines = [[*table.columns], *([_cell(row.get(c)) for c in table.columns] for row in table.rows)]
-    lines = [line for line in lines if any(line)]
+    lines = [[*table.columns]]
+    for row in table.rows:
+        cells = [_cell(row.get(column)) for column in table.columns]
+        if any(cells):
+            lines.append(cells)
     if all(len(line) == 1 for line in lines):
         return [(line[0], ()) for line in lines]
-    digits = all(re.fullmatch(r"\d+", line[0]) for line in lines)
-    if all(len(line) == 2 for line in lines) and digits and _counts([line[0] for line in lines]):
+    in_pairs = all(len(line) == 2 for line in lines)
+    first = [line[0] for line in lines]
+    digits = all(re.fullmatch(r"\d+", cell) for cell in first)
+    if in_pairs and digits and _counts(first):
         return [(line[1], ()) for line in lines]
     raise RequestError(
         f"{path} has several columns ({listed(table.columns)}): call the one with the class names "

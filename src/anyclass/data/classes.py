@@ -81,7 +81,7 @@ class Classes:
             unknown: number of further classes to discover.
         """
         names = tuple(normal(name) for name in names)
-        given = [() for _ in names] if prompts is None else [_phrases(some) for some in prompts]
+        given = [()] * len(names) if prompts is None else [_phrases(some) for some in prompts]
         filled = [some or (readable(name),) for some, name in zip(given, names, strict=False)]
         more = tuple(some[1:] for some in filled)
         with_labels = {normal(name) for name in labelled}

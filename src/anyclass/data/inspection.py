@@ -14,7 +14,7 @@ Letters: N images, n of a chunk.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -94,7 +94,9 @@ def inspect(dataset: ImageDataset, log: Log, workers: int | None = None) -> Insp
 
 def _joined(parts: Sequence[Inspection]) -> Inspection:
     """Measurements of several sets of images as one."""
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    arrays: dict[str, Any] = {}
+    for name in _ARRAYS:
+        arrays[name] = np.concatenate([getattr(part, name) for part in parts])
     return Inspection(**arrays, rejections=tuple(row for part in parts for row in part.rejections))
 
 

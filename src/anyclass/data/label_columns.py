@@ -1,4 +1,4 @@
-"""Columns of a label table: those that are asked for, or those that look like them."""
+"""LabelColumns of a label table: those that are asked for, or those that look like them."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _LABELS = (
 _SAMPLE = 200
 
 
-class Columns(NamedTuple):
+class LabelColumns(NamedTuple):
     """Where a table has its paths and its labels."""
 
     file: str
@@ -36,7 +36,9 @@ class Columns(NamedTuple):
     """What was guessed, one sentence each."""
 
 
-def choose_columns(table: Table, name: str, asked: tuple[str, str], images: ImageNames) -> Columns:
+def choose_columns(
+    table: Table, name: str, asked: tuple[str, str], images: ImageNames
+) -> LabelColumns:
     """Find the columns of paths and labels.
 
     Args:
@@ -68,7 +70,7 @@ def choose_columns(table: Table, name: str, asked: tuple[str, str], images: Imag
             f"{name} has no column {asked[1]!r}, see --label-column; "
             f"found: {listed(table.columns)}."
         )
-    return Columns(file, label, table.rows, _said(name, asked, (file, label)))
+    return LabelColumns(file, label, table.rows, _said(name, asked, (file, label)))
 
 
 def _said(name: str, asked: tuple[str, str], taken: tuple[str, str]) -> tuple[str, ...]:
@@ -132,7 +134,7 @@ def _is_image(cells: Sequence[str], images: ImageNames) -> bool:
     return any(images.knows(cell) for cell in cells)
 
 
-def _headless(table: Table, name: str, images: ImageNames) -> Columns:
+def _headless(table: Table, name: str, images: ImageNames) -> LabelColumns:
     """A table whose first line is an image already."""
     file = next(column for column in table.columns if images.knows(column))
     others = [column for column in table.columns if column != file]
@@ -143,7 +145,7 @@ def _headless(table: Table, name: str, images: ImageNames) -> Columns:
         )
     rows = [{file: file, others[0]: others[0]}, *table.rows]
     said = f"{name} has no header: took {file!r} as the name of an image, {others[0]!r} as a label."
-    return Columns(file, others[0], rows, (said,))
+    return LabelColumns(file, others[0], rows, (said,))
 
 
 def _plain(column: str) -> str:

@@ -175,10 +175,10 @@ def _checked(
     if columns[1] not in rows[0]:
         return Table(tuple(map(str, rows[0])), [dict(row) for row in rows], ())
     texts = _texts([row[columns[1]] for row in rows], names)
-    cells = [
-        {key: None if missing(cell) else cell for key, cell in row.items()} | {columns[1]: text}
-        for row, text in zip(rows, texts, strict=True)
-    ]
+    cells = []
+    for row, text in zip(rows, texts, strict=True):
+        present = {key: None if missing(cell) else cell for key, cell in row.items()}
+        cells.append(present | {columns[1]: text})
     return Table(tuple(map(str, rows[0])), cells, ())
 
 

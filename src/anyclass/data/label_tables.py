@@ -7,13 +7,13 @@ that a person changed or confirmed, and labels that the run was given, are label
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyclass.data.classes import listed, normal
 from anyclass.data.image_names import ImageNames
-from anyclass.data.label_columns import choose_columns
+from anyclass.data.label_columns import LabelColumns, choose_columns
 from anyclass.data.table_files import Table, read_table
 from anyclass.errors import RequestError
 
@@ -87,43 +87,64 @@ def read_labels(
     images = ImageNames(table, root, files)
     chosen = choose_columns(content, str(table), columns, images)
     rows = chosen.rows
-    label_column = chosen.label
-    predictions = _is_predictions(table, rows, (chosen.file, label_column), known)
-    cells = _without_decimals([_text(row.get(label_column)) for row in rows])
+    predictions = _is_predictions(table, rows, (chosen.file, chosen.label), known)
     label_of: dict[str, str] = {}
     given = set()
     absent = []
     filled = 0
-    for number, (row, label_cell) in enumerate(zip(rows, cells, strict=True), start=1):
-        place = f"{table}, row {number}"
-        cell = _text(row.get(chosen.file))
-        label = normal(label_cell)
-        if not cell.strip() and not label:
-            continue  # a blank row
+    for row in _filled_rows(table, chosen):
         filled += 1
-        file = _image(place, cell, images)
+        file = _image(row.place, row.file, images)
         if file is None:
-            absent.append(cell)
+            absent.append(row.file)
             continue
-        if predictions and _text(row.get("status")) == GIVEN:
+        if predictions and _text(row.cells.get("status")) == GIVEN:
             given.add(file)
-        if predictions and not _is_label(place, row, label, _predicted(row, file, known)):
+        if predictions and not _is_label(row, _predicted(row.cells, file, known)):
             continue
-        if label and label_of.setdefault(file, label) != label:
-            both = listed([label_of[file], label])
-            raise RequestError(f"{place}: {cell!r} has two labels, {both}.")
+        if row.label and label_of.setdefault(file, row.label) != row.label:
+            both = listed([label_of[file], row.label])
+            raise RequestError(f"{row.place}: {row.file!r} has two labels, {both}.")
     if absent and not label_of and (not predictions or len(absent) == filled):
-        where = f"image in {root}" if root else "row of the features"
-        raise RequestError(
-            f"{table} labels no {where}; it lists {listed(absent, 3)}, and here an image is "
-            f"called {images.example!r}."
-        )
+        raise RequestError(_no_image(table, root, absent, images.example))
     messages = [*content.messages, *chosen.messages, *images.messages()]
     messages += [_taken(table, label_of, given, filled)] if predictions else []
     if absent:
         message = f"skipped rows of {table.name} without an image ({len(absent)}): "
         messages.append(f"{message}{listed(absent, 3)}.")
     return TableLabels(label_of, frozenset(given - set(label_of)), tuple(messages))
+
+
+class _FilledRow(NamedTuple):
+    """A row of a table that is not blank."""
+
+    place: str
+    """Where it is, for messages."""
+    file: str
+    """Its path, as it stands there."""
+    label: str
+    """Its label, normalised; empty if there is none."""
+    cells: Row
+    """All its cells."""
+
+
+def _filled_rows(table: Path, chosen: LabelColumns) -> Iterator[_FilledRow]:
+    """The rows of a table that are not blank."""
+    labels = _without_decimals([_text(row.get(chosen.label)) for row in chosen.rows])
+    for number, (cells, cell) in enumerate(zip(chosen.rows, labels, strict=True), start=1):
+        file = _text(cells.get(chosen.file))
+        label = normal(cell)
+        if file.strip() or label:
+            yield _FilledRow(f"{table}, row {number}", file, label, cells)
+
+
+def _no_image(table: Path, root: Path | None, absent: Sequence[str], example: str) -> str:
+    """Message on a table none of whose rows has an image."""
+    where = f"image in {root}" if root else "row of the features"
+    return (
+        f"{table} labels no {where}; it lists {listed(absent, 3)}, and here an image is "
+        f"called {example!r}."
+    )
 
 
 def _image(place: str, cell: str, images: ImageNames) -> str | None:
@@ -176,19 +197,19 @@ def _predicted(row: Row, file: str, known: KnownLabels | None) -> str:
     return normal(_text(row.get("label")))
 
 
-def _is_label(place: str, row: Row, label: str, predicted: str) -> bool:
+def _is_label(row: _FilledRow, predicted: str) -> bool:
     """Whether the label in a table of predictions comes from a person.
 
     Raises:
         RequestError: `confirmed` is neither yes nor no.
     """
-    confirmed = _text(row.get(CONFIRMED)).strip().casefold()
+    confirmed = _text(row.cells.get(CONFIRMED)).strip().casefold()
     if confirmed not in _YES | _NO:
         raise RequestError(
-            f"{place}: {CONFIRMED} is {confirmed!r:.40}; write yes, or leave it empty."
+            f"{row.place}: {CONFIRMED} is {confirmed!r:.40}; write yes, or leave it empty."
         )
-    given = _text(row.get("status")) == GIVEN
-    return confirmed in _YES or given or label != predicted
+    given = _text(row.cells.get("status")) == GIVEN
+    return confirmed in _YES or given or row.label != predicted
 
 
 def _taken(table: Path, label_of: Mapping[str, str], given: Collection[str], rows: int) -> str:

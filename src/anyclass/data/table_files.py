@@ -7,7 +7,7 @@ separator are found out; what was taken is said.
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -121,8 +121,7 @@ def _delimited(path: Path) -> Table:
         messages = (" ".join((f"{path.name} is separated by {name}.", *messages)),)
     spaced = f'{separator} "' in text[:100_000]
     reader = csv.reader(StringIO(text, ""), delimiter=separator, skipinitialspace=spaced)
-    lines: Iterator[Sequence[Any]] = ([csv_text(cell) for cell in line] for line in reader)
-    return _with_header(lines, messages)
+    return _with_header((list(map(csv_text, line)) for line in reader), messages)
 
 
 def separator_of(text: str) -> str:

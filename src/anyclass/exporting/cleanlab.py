@@ -12,7 +12,7 @@ has: hold labels out (`--holdout`), or give other labelled images.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,6 @@ from anyclass.run.tables import write_table
 _COLUMNS = pa.schema([("file_name", pa.string()), ("label", pa.string())])
 
 
-@torch.no_grad()
 def write_cleanlab(
     folder: Path,
     classifier: Classifier,
@@ -60,39 +59,60 @@ def write_cleanlab(
             "cleanlab looks at labels, and no image has one: give labelled images "
             "(--images DIR --labels folders)"
         )
-    rows: list[int] = []
-    parts: list[Float[np.ndarray, "n C"]] = []
-    rejected = 0
-    features: list[Float[np.ndarray, "n D"]] = []
-    width = classifier.representation.comparable_width
-    for index, x, rejections in classifier.representation.stream(labelled):
-        rejected += len(rejections)
-        if index:
-            rows += index
-            parts.append(classifier.probabilities(x).cpu().numpy())
-            features.append(unit_features(x, width))
-        log(stage="predict", done=len(rows) + rejected, total=len(labelled))
-    if not rows:
-        raise RequestError(f"no labelled image in {dataset.root} can be read")
-    files = [labelled.files[i] for i in rows]
-    labels: Int64[np.ndarray, " n"] = labelled.labels[rows]
+    found = _predict(classifier, labelled, log)
+    files = [labelled.files[i] for i in found.rows]
+    labels: Int64[np.ndarray, " n"] = labelled.labels[found.rows]
     known: Bool[np.ndarray, " n"] = np.array([file in trained_on for file in files])
-    arrays = {"pred_probs": np.concatenate(parts), "features": np.concatenate(features)}
+    arrays = {"pred_probs": found.probabilities, "features": found.features}
     arrays |= {"labels": labels, "trained_on": known}
     for name, array in arrays.items():
         with atomic_write(folder / f"{name}.npy") as draft, draft.open("wb") as file:
             np.save(file, array, allow_pickle=False)
     names = classifier.classes.names
-    table = [
-        {"file_name": file, "label": names[label]}
-        for file, label in zip(files, labels, strict=True)
-    ]
+    pairs = zip(files, labels, strict=True)
+    table = [{"file_name": file, "label": names[label]} for file, label in pairs]
     write_table(folder / "images.csv", table, _COLUMNS)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
     return {
         "folder": str(folder),
-        "images": len(rows),
+        "images": len(files),
         "classes": len(names),
         "trained_on": int(known.sum()),
-        "rejected": rejected,
+        "rejected": found.rejected,
     }
+
+
+class _Predicted(NamedTuple):
+    """Predictions of the n readable images of a dataset."""
+
+    rows: list[int]
+    """Rows of these images."""
+    probabilities: Float[np.ndarray, "n C"]
+    features: Float[np.ndarray, "n D"]
+    """Unit features."""
+    rejected: int
+    """Number of images that cannot be read."""
+
+
+@torch.no_grad()
+def _predict(classifier: Classifier, dataset: ImageDataset, log: Log) -> _Predicted:
+    """Predict all images.
+
+    Raises:
+        RequestError: none can be read.
+    """
+    rows: list[int] = []
+    parts: list[Float[np.ndarray, "n C"]] = []
+    features: list[Float[np.ndarray, "n D"]] = []
+    rejected = 0
+    width = classifier.representation.comparable_width
+    for index, x, rejections in classifier.representation.stream(dataset):
+        rejected += len(rejections)
+        if index:
+            rows += index
+            parts.append(classifier.probabilities(x).cpu().numpy())
+            features.append(unit_features(x, width))
+        log(stage="predict", done=len(rows) + rejected, total=len(dataset))
+    if not rows:
+        raise RequestError(f"no labelled image in {dataset.root} can be read")
+    return _Predicted(rows, np.concatenate(parts), np.concatenate(features), rejected)

@@ -80,10 +80,11 @@ def folded(rows: Sequence[Json]) -> Json:
     """The table of classes: rows that are shown, rows that are folded, classes without images."""
     used = [row for row in ordered(rows) if row["count"] or row["n"]]
     empty = [row for row in rows if not row["count"] and not row["n"]]
+    scored = any(row["adapted"] is not None for row in rows)
     return {
         "shown": used[:OPEN],
         "folded": used[OPEN:],
         "empty": empty,
         "most": max((row["count"] for row in rows), default=0),
-        "scored": any(row["adapted"] is not None for row in rows),
+        "scored": scored,
     }

@@ -24,18 +24,19 @@ def discovered(naming: Json, rows: Sequence[Json], thumbnail_of: Thumbnail) -> l
     most = GALLERY // max(1, len(found))
     typical = min(TYPICAL, max(1, most * 3 // 5))
     doubtful = min(DOUBTFUL, most * 2 // 5)
-    return [
-        row_of[one["name"]]
-        | {
+    classes = []
+    for one in found[:GALLERY]:
+        names = {
             "suggested": plain(one["suggested"] or "", 80),
             "runners_up": [plain(word, 80) for word in one["runners_up"]],
             "confidence": plain(one["confidence"] or ""),
+        }
+        images = {
             "typical": tiles(one["typical"], typical, thumbnail_of),
             "doubtful": tiles(one["borderline"], doubtful, thumbnail_of),
-            "quality": quality(one),
         }
-        for one in found[:GALLERY]
-    ]
+        classes.append(row_of[one["name"]] | names | images | {"quality": quality(one)})
+    return classes
 
 
 def quality(one: Json) -> Json | None:

@@ -42,39 +42,12 @@ def embedding_map(
     rows = [row for row in _columns(table) if row["file_name"] in places and row["label"]]
     if not rows:
         return None
-    xy = np.array([places[row["file_name"]] for row in rows])
-    xy = (MARGIN + (xy - xy.min(0)) * (SIDE - 2 * MARGIN) / _size(xy)).round().astype(int)
-    of_class: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        of_class.setdefault(row["label"], []).append(i)
-    order = sorted(of_class, key=lambda name: (-len(of_class[name]), name))
-    centres = np.array([_centre(xy[of_class[name]]) for name in order])
-    few = len(order) <= NAMED
-    colours = _colours(centres)
-    marks = _marks(len(order), letters="unknown" in kinds.values())
-    classes = []
-    for k, name in enumerate(order):
-        members = of_class[name]
-        usual = [i for i in members if not _is_unlike(rows[i])]
-        unlike = [i for i in members if _is_unlike(rows[i])]
-        given = [i for i in members if rows[i]["status"] == GIVEN]
-        classes.append(
-            {
-                "mark": marks[k],
-                "name": plain(name, 80),
-                "count": len(members),
-                "colour": colours[k],
-                "discovered": kinds.get(name) == "unknown",
-                "dots": _dots(xy[usual]),
-                "crosses": _crosses(xy[unlike]),
-                "given": _dots(xy[given]),
-                "x": int(centres[k, 0]),
-                "y": int(centres[k, 1]),
-                "text": plain(name, 24) if few else marks[k],
-                "label": False,
-            }
-        )
+    xy = _scaled(np.array([places[row["file_name"]] for row in rows]))
+    classes = _classes(rows, xy, kinds)
+    few = len(classes) <= NAMED
     _choose_labels(classes, few)
+    unlike = sum(map(_is_unlike, rows))
+    given = [row["status"] for row in rows].count(GIVEN)
     return {
         "side": SIDE,
         "height": int(xy[:, 1].max()) + MARGIN,
@@ -84,9 +57,53 @@ def embedding_map(
         "width": int(np.clip(420 / np.sqrt(len(rows)), 9, 22)),
         "few": few,
         "discovered": any(row["discovered"] for row in classes),
-        "unlike": sum(_is_unlike(row) for row in rows),
-        "given": sum(row["status"] == GIVEN for row in rows),
+        "unlike": unlike,
+        "given": given,
     }
+
+
+def _classes(
+    rows: Sequence[Mapping[str, Any]], xy: Points | Any, kinds: Mapping[str, str]
+) -> list[Json]:
+    """Marks, colours and paths of the classes, from the largest to the smallest."""
+    of_class: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        of_class.setdefault(row["label"], []).append(i)
+    order = sorted(of_class, key=lambda name: (-len(of_class[name]), name))
+    centres = np.array([_centre(xy[of_class[name]]) for name in order])
+    colours = _colours(centres)
+    marks = _marks(len(order), letters="unknown" in kinds.values())
+    few = len(order) <= NAMED
+    classes = []
+    for k, name in enumerate(order):
+        look = {
+            "mark": marks[k],
+            "name": plain(name, 80),
+            "count": len(of_class[name]),
+            "colour": colours[k],
+            "discovered": kinds.get(name) == "unknown",
+            "x": int(centres[k, 0]),
+            "y": int(centres[k, 1]),
+            "text": plain(name, 24) if few else marks[k],
+            "label": False,
+        }
+        classes.append(look | _paths(rows, xy, of_class[name]))
+    return classes
+
+
+def _paths(
+    rows: Sequence[Mapping[str, Any]], xy: Points | Any, members: Sequence[int]
+) -> dict[str, str]:
+    """Paths of the members of a class: usual ones, those unlike all classes, given labels."""
+    usual = [i for i in members if not _is_unlike(rows[i])]
+    unlike = [i for i in members if _is_unlike(rows[i])]
+    given = [i for i in members if rows[i]["status"] == GIVEN]
+    return {"dots": _dots(xy[usual]), "crosses": _crosses(xy[unlike]), "given": _dots(xy[given])}
+
+
+def _scaled(xy: Points | Any) -> Any:
+    """Points in whole units of the map, the margin around them."""
+    return (MARGIN + (xy - xy.min(0)) * (SIDE - 2 * MARGIN) / _size(xy)).round().astype(int)
 
 
 def _size(xy: Points | Any) -> float:

@@ -76,18 +76,25 @@ def descriptions(path: Path, names: Sequence[str], thumbnail_of: Thumbnail) -> l
     for line in lines(path):
         if line["text"]:
             kinds.setdefault(line["kind"], []).append(line)
-    weights = [line["weight"] for texts in kinds.values() for line in texts if "weight" in line]
-    return [
-        {
+    most = max((weight for texts in kinds.values() for weight in _weights(texts)), default=None)
+    found = []
+    for kind, texts in sorted(kinds.items(), key=lambda row: row[0] == "class"):
+        instructions = [line for line in texts if INSTRUCTION.search(line["text"])]
+        row = {
             "kind": plain(kind),
             "count": len(texts),
-            "instructions": sum(bool(INSTRUCTION.search(line["text"])) for line in texts),
-            "weight": _mean([line["weight"] for line in texts if "weight" in line]),
-            "most": max(weights, default=None),
+            "instructions": len(instructions),
+            "weight": _mean(_weights(texts)),
+            "most": most,
             "lines": [_description(line, names, thumbnail_of) for line in _sample(texts)],
         }
-        for kind, texts in sorted(kinds.items(), key=lambda row: row[0] == "class")
-    ]
+        found.append(row)
+    return found
+
+
+def _weights(texts: Sequence[Json]) -> list[float]:
+    """Weights of the texts that have one."""
+    return [line["weight"] for line in texts if "weight" in line]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -124,5 +124,5 @@ def literal(text: object) -> str:
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """A Markdown table, followed by an empty line."""
-    cells = [head, ["---"] * len(head), *([literal(cell) for cell in row] for row in rows)]
+    cells = [head, ["---"] * len(head), *(list(map(literal, row)) for row in rows)]
     return [f"| {' | '.join(row)} |" for row in cells] + [""]

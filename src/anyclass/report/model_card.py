@@ -61,7 +61,9 @@ def _confusions(confusion: Json) -> list[str]:
         head = ("true class", "predicted as", "images")
         return ["## Most frequent mistakes\n", *markdown_table(head, confusion["mistakes"])]
     names = [name for name, _ in confusion["rows"]]
-    counts = ((name, *(count for count, _ in cells)) for name, cells in confusion["rows"])
+    counts = []
+    for name, cells in confusion["rows"]:
+        counts.append((name, *(count for count, _ in cells)))
     columns = ("true class ↓ predicted →", *map(literal, names))
     return ["## Confusion matrix\n", *markdown_table(columns, counts)]
 

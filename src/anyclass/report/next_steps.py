@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from anyclass.report.words import Json, plain
+from anyclass.report.words import IGNORE_LABELS, Json, plain
 
 LARGER = "ViT-B-32/laion2b_s34b_b79k"
 """Model that is suggested in the place of the starter."""
@@ -34,69 +34,86 @@ def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list
         metrics: the content of its `metrics.json`.
         discovered: whether classes were discovered.
     """
-    here = str(run.resolve())
     of_images = config["images"] is not None
-    source = "--images" if of_images else "--features"
-    new = "NEW_IMAGES" if of_images else "NEW_FEATURES"
-    labelled = "LABELLED_IMAGES" if of_images else "LABELLED_FEATURES"
-    steps = []
-    if discovered:
-        table = Path(here, "classes.csv")
-        advice = f"Name the discovered classes: edit the column “name” of {table}."
-        steps += [_step(advice, ["rename", "--run", here])]
+    steps = [_rename(run)] if discovered else []
     if metrics.get("suspicious"):
-        suspects = Path(here, "suspicious.csv")
-        advice = f"Check the suspicious labels: correct the column “label” of {suspects}."
-        steps += [_step(advice, _second_round(run, config, suspects))]
-    table = Path(here, "predictions.csv")
+        steps.append(_check_labels(run, config))
+    steps.append(_correct(run, config))
+    if of_images:
+        steps += [_serve(run), _label_next(run)]
+    if metrics["adapted"] is None:
+        steps.append(_evaluate(run, of_images))
+    if config["model"] == "starter":
+        steps.append(_larger_model(run, config))
+    return [*steps, _predict(run, of_images)]
+
+
+def _rename(run: Path) -> Step:
+    """Name the discovered classes."""
+    here = str(run.resolve())
+    advice = f"Name the discovered classes: edit the column “name” of {Path(here, 'classes.csv')}."
+    return _step(advice, ["rename", "--run", here])
+
+
+def _check_labels(run: Path, config: Json) -> Step:
+    """Correct the suspicious labels and fit again."""
+    table = run.resolve() / "suspicious.csv"
+    advice = f"Check the suspicious labels: correct the column “label” of {table}."
+    return _step(advice, _second_round(run, config, table))
+
+
+def _correct(run: Path, config: Json) -> Step:
+    """Correct predictions in their table and fit again."""
+    table = run.resolve() / "predictions.csv"
     advice = (
         f"Correct labels: change the column “label” of {table}, or write yes in “confirmed” where "
         "a label is right. Rows that you leave alone stay predictions. Then fit again:"
     )
-    steps += [_step(advice, _second_round(run, config, table))]
-    if of_images:
-        advice = "Or correct them in the browser, by keyboard, and train again from there."
-        steps += [_step(advice, ["serve", "--run", here])]
-        table = unused(Path(here).parent / "label_next.csv")
-        advice = (
-            "Or label the 30 images that would teach most: fill the column “label” of the table "
-            f"that this writes, then fit again with --from and --labels {table}."
-        )
-        steps += [_step(advice, ["export", "--run", here, "--label-next", str(table)])]
-    if metrics["adapted"] is None:
-        advice = "Find out how often the labels are right, on labelled images in class folders."
-        steps += [_step(advice, ["evaluate", "--run", here, source, labelled], labelled)]
-    if config["model"] == "starter":
-        steps += [_larger_model(run, config)]
-    table = unused(Path(here).parent / "new_labels.csv")
-    steps += [
-        _step(
-            "Label other images with this run.",
-            ["predict", "--run", here, source, new, "--out", str(table)],
-            new,
-        )
-    ]
-    return steps
+    return _step(advice, _second_round(run, config, table))
+
+
+def _serve(run: Path) -> Step:
+    """Correct predictions on the review page."""
+    advice = "Or correct them in the browser, by keyboard, and train again from there."
+    return _step(advice, ["serve", "--run", str(run.resolve())])
+
+
+def _label_next(run: Path) -> Step:
+    """Label the images that would teach most."""
+    here = run.resolve()
+    table = unused(here.parent / "label_next.csv")
+    advice = (
+        "Or label the 30 images that would teach most: fill the column “label” of the table "
+        f"that this writes, then fit again with --from and --labels {table}."
+    )
+    return _step(advice, ["export", "--run", str(here), "--label-next", str(table)])
+
+
+def _evaluate(run: Path, of_images: bool) -> Step:
+    """Score the run on labelled images or features."""
+    advice = "Find out how often the labels are right, on labelled images in class folders."
+    source = "--images" if of_images else "--features"
+    labelled = "LABELLED_IMAGES" if of_images else "LABELLED_FEATURES"
+    return _step(advice, ["evaluate", "--run", str(run.resolve()), source, labelled], labelled)
+
+
+def _predict(run: Path, of_images: bool) -> Step:
+    """Label other images or features."""
+    here = run.resolve()
+    table = unused(here.parent / "new_labels.csv")
+    source = ["--images", "NEW_IMAGES"] if of_images else ["--features", "NEW_FEATURES"]
+    words = ["predict", "--run", str(here), *source, "--out", str(table)]
+    return _step("Label other images with this run.", words, source[1])
 
 
 def _second_round(run: Path, config: Json, table: Path) -> list[str]:
     """Fit again from a run and its corrected table; the rest of the request comes from the run."""
     again = config.get("again") or {"method": ["auto"]}
     method = again["method"]
-    if not _uses_labels(method[0]):
+    if method[0] in IGNORE_LABELS:
         method = ["auto"]  # a correction would change nothing
     start = ["--from", str(run.resolve()), "--labels", str(table)]
     return ["fit", *method, *start, "--out", str(free(run.resolve()))]
-
-
-def _uses_labels(method: str) -> bool:
-    """Whether labels change the result of a method; those of auto do."""
-    if method in ("auto", "open-world"):
-        return True
-    from anyclass.methods import METHODS  # loads PyTorch
-
-    kind = METHODS.get(method)
-    return kind is None or bool(kind.info.uses_labels)
 
 
 def _larger_model(run: Path, config: Json) -> Step:

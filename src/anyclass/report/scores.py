@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 
 import pyarrow as pa
 
@@ -37,15 +38,10 @@ def score_rows(metrics: Json) -> list[Json]:
     if metrics.get("scored_on") != TRAINING:
         known += [("control", CONTROLS.get(key, title(key)), row) for key, row in controls.items()]
         known.append(("adapted", "This run", metrics["adapted"]))
-    return [
-        {
-            "key": key,
-            "name": name,
-            **{field: row[field] for field in ("accuracy", "mean_per_class", "n")},
-        }
-        for key, name, row in known
-        if row
-    ]
+    figures = itemgetter("accuracy", "mean_per_class", "n")
+    columns = ("key", "name", "accuracy", "mean_per_class", "n")
+    found = [(key, name, *figures(row)) for key, name, row in known if row]
+    return [dict(zip(columns, row, strict=True)) for row in found]
 
 
 def headline(metrics: Json, scored: Scored) -> Json | None:
@@ -109,23 +105,27 @@ def halves(rows: Sequence[Json], metrics: Json, table: pa.Table) -> list[Json]:
     """
     before = Counter(table["zero_shot_label"].to_pylist())
     after = Counter(table["label"].to_pylist())
-    training = metrics.get("scored_on") == TRAINING
-    found = []
+    found: list[Json] = []
     for kind, half in (("labelled", "base"), ("named", "new")):
         members = [row for row in rows if row["kind"] == kind]
-        scores = {
-            space: [
-                None
-                if training and key == "adapted"
-                else ((metrics[key] or {}).get(name) or {}).get(half)
-                for key in ENDS
-            ]
-            for space, name in (("within", "sliced"), ("among_all", "mixed"))
-        }
-        counts = {
+        row: Json = {
+            "kind": kind,
             "classes": len(members),
-            "before": sum(before[row["label"]] for row in members),
-            "after": sum(after[row["label"]] for row in members),
+            "before": 0,
+            "after": 0,
+            "within": _ends(metrics, "sliced", half),
+            "among_all": _ends(metrics, "mixed", half),
         }
-        found.append({"kind": kind, **counts, **scores})
+        for member in members:
+            row["before"] += before[member["label"]]
+            row["after"] += after[member["label"]]
+        found.append(row)
     return found if all(half["classes"] for half in found) else []
+
+
+def _ends(metrics: Json, space: str, half: str) -> list[float | None]:
+    """Accuracy on half of the classes before and after adaptation, where it is known."""
+    scores = dict(metrics)
+    if metrics.get("scored_on") == TRAINING:
+        scores["adapted"] = None
+    return [((scores[key] or {}).get(space) or {}).get(half) for key in ENDS]

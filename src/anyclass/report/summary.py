@@ -8,9 +8,8 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +19,7 @@ from anyclass.files import csv_text, read_json
 from anyclass.report.calibration import calibration, expected, expected_of_discovery
 from anyclass.report.class_table import class_rows, folded, ordered
 from anyclass.report.confusions import confusion, moves, pairs_of_classes
+from anyclass.report.curves import curves_of, facts_of
 from anyclass.report.discovered import discovered
 from anyclass.report.embedding_map import embedding_map
 from anyclass.report.gallery import LISTED, descriptions, gallery, image_rows
@@ -27,12 +27,11 @@ from anyclass.report.labels import suspicious
 from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
-from anyclass.report.thumbnails import no_image, thumbnails_of
-from anyclass.report.words import SHARES, Json, figure, plain, setting, title
+from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
+from anyclass.report.words import Json, plain, setting, title
 from anyclass.run.columns import TRAINING, TRAINING_CAVEAT
-from anyclass.run.content import lines, read_parquet, read_rows
+from anyclass.run.content import read_parquet, read_rows
 from anyclass.run.embedding_map import read_map
-from anyclass.run.progress import STAGES
 from anyclass.run.sentences import decision, rounds
 
 REQUEST = {
@@ -48,10 +47,30 @@ REQUEST = {
 """Keys of the request in `config.json` -> their titles."""
 SOURCES = ("images", "features", "class_text", "model")
 """Those that are listed only where they were given."""
-LARGEST = 1e30
-"""Numbers in the log that are larger are not drawn."""
-BARS = 48
-"""Maximum number of bars of a training curve."""
+
+
+class _Contents(NamedTuple):
+    """Content of a run folder, for the sections of the report."""
+
+    folder: Path
+    config: Json
+    environment: Json
+    metrics: Json
+    naming: Json
+    """Content of `naming.json`; without the file `{"classes": []}`."""
+    names: list[str]
+    """Class names in their order."""
+    rows: list[Json]
+    """Rows of the table of classes."""
+    discovered: list[Json]
+    """Discovered classes with their images."""
+    everything: pa.Table
+    """Predictions, also of images without a predicted label."""
+    predicted: pa.Table
+    """Predictions of the images that got a label."""
+    scored: Scored
+    """Labels that the metrics were computed on."""
+    thumbnail_of: Thumbnail
 
 
 def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | None = None) -> Json:
@@ -66,6 +85,19 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
         RequestError: `run` is not the folder of a finished run.
         AnyclassError: a file in it is damaged.
     """
+    read = _read(run, thumbnails, memory)
+    return {
+        **_request(read),
+        **_scores(read),
+        **_training(read),
+        **_classes(read),
+        **_images(read),
+        "next": next_steps(run, read.config, read.metrics, discovered=bool(read.discovered)),
+    }
+
+
+def _read(run: Path, thumbnails: bool, memory: Mapping[str, Any] | None) -> _Contents:
+    """Read the files of a run; arguments and errors as for `summarise`."""
     needed = ("config.json", "environment.json", "classes.json", "metrics.json")
     for name in (*needed, "predictions.parquet"):
         if not (run / name).is_file():
@@ -74,65 +106,106 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
                 "Next: run the same `anyclass fit` again; it continues where it stopped."
             )
     config, environment, classes, metrics = (read_json(run / name) for name in needed)
-    images = config["images"]
-    thumbnail_of = thumbnails_of(images, memory) if thumbnails else no_image
+    naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else {"classes": []}
     everything = read_parquet(run / "predictions.parquet")
     if "zero_shot_label" not in everything.column_names:  # of an earlier version
         nothing = pa.nulls(len(everything), pa.string())
         everything = everything.append_column("zero_shot_label", nothing)
-    table = everything.filter((pc.field("status") == "ok") & pc.field("label").is_valid())
-    moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
     rows = class_rows(classes, metrics, everything)
-    naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else {"classes": []}
-    found = discovered(naming, rows, thumbnail_of)
-    apart = {row["label"] for row in found}
-    shown = [row for row in ordered(rows) if row["label"] not in apart]
-    scored = scored_labels(everything, metrics)
-    curves = _curves(run / "log.jsonl")
-    kinds = {row["label"]: row["kind"] for row in rows}
+    thumbnail_of = thumbnails_of(config["images"], memory) if thumbnails else no_image
+    return _Contents(
+        folder=run,
+        config=config,
+        environment=environment,
+        metrics=metrics,
+        naming=naming,
+        names=classes["names"],
+        rows=rows,
+        discovered=discovered(naming, rows, thumbnail_of),
+        everything=everything,
+        predicted=everything.filter((pc.field("status") == "ok") & pc.field("label").is_valid()),
+        scored=scored_labels(everything, metrics),
+        thumbnail_of=thumbnail_of,
+    )
+
+
+def _request(run: _Contents) -> Json:
+    """What was asked for, with what, where and for how long."""
+    config = run.config
+    images = config["images"]
+    name = Path(images or config["features"] or run.folder.resolve()).name
+    asked = {key: value for key, value in config.items() if value or key not in SOURCES}
+    settings = {key: setting(key) for key in ("template", "seed", *config["fields"])}
+    versions = {key: title(key) for key in run.environment}
     return {
-        "name": plain(Path(images or config["features"] or run.resolve()).name),
+        "name": plain(name),
         "features": not images,
         "method": plain(config["method"]),
-        "why": [plain(text, 400) for text in _reasons(config, metrics)],
-        "started": plain(environment["started"]),
-        "seconds": metrics["seconds"]["total"],
-        "images": metrics["n"],
-        "kinds": Counter(row["known"] for row in rows),
-        "warnings": [_sentence(text) for text in metrics["warnings"] if text != TRAINING_CAVEAT],
+        "why": _reasons(config, run.metrics),
+        "started": plain(run.environment["started"]),
+        "seconds": run.metrics["seconds"]["total"],
+        "images": run.metrics["n"],
+        "asked": _pairs(asked, REQUEST),
+        "settings": _pairs({**config, **config["fields"]}, settings),
+        "environment": _pairs(run.environment, versions),
+    }
+
+
+def _scores(run: _Contents) -> Json:
+    """How good the labels are, and what is not known of that."""
+    metrics = run.metrics
+    matrix = None if metrics.get("scored_on") == TRAINING else metrics["confusion"]
+    names = [row["name"] for row in run.rows]
+    warnings = [text for text in metrics["warnings"] if text != TRAINING_CAVEAT]
+    return {
+        "warnings": list(map(_sentence, warnings)),
         "scores": score_rows(metrics),
-        "headline": headline(metrics, scored),
-        "unknown": _what_is_not_known(metrics, found),
-        "calibration": calibration(scored),
-        "expected": _expected(scored, table, metrics, found),
-        "rounds": [_sentence(text) for text in rounds(metrics)],
-        "halves": halves(rows, metrics, table),
-        "facts": _facts(metrics["facts"], curves),
-        "classes": rows,
-        "table": folded(rows),
-        "map": embedding_map(read_map(run), everything, kinds),
-        "confusion": confusion(
-            [row["name"] for row in rows],
-            None if metrics.get("scored_on") == TRAINING else metrics["confusion"],
-        ),
-        "pairs": pairs_of_classes(scored, thumbnail_of),
-        "discovered": found,
-        "naming": {key: value for key, value in naming.items() if key != "classes"},
-        "suspicious": suspicious(run / "suspicious.csv", thumbnail_of),
-        "gallery": gallery(shown, _shown(everything, table), thumbnail_of),
-        "unsure": image_rows(table.sort_by("margin"), thumbnail_of),
-        "moved": image_rows(moved.sort_by([("score", "descending")]), thumbnail_of),
-        "moves": {"share": metrics["changed"], **moves(moved)},
-        "descriptions": descriptions(run / "descriptions.jsonl", classes["names"], thumbnail_of),
-        "curves": curves,
-        "rejected": _rejected(run / "rejected.csv"),
-        "asked": _pairs({k: v for k, v in config.items() if v or k not in SOURCES}, REQUEST),
-        "settings": _pairs(
-            {**config, **config["fields"]},
-            {key: setting(key) for key in ("template", "seed", *config["fields"])},
-        ),
-        "environment": _pairs(environment, {key: title(key) for key in environment}),
-        "next": next_steps(run, config, metrics, discovered=bool(found)),
+        "headline": headline(metrics, run.scored),
+        "unknown": _what_is_not_known(metrics, run.discovered),
+        "calibration": calibration(run.scored),
+        "expected": _expected(run.scored, run.predicted, metrics, run.discovered),
+        "rounds": list(map(_sentence, rounds(metrics))),
+        "halves": halves(run.rows, metrics, run.predicted),
+        "confusion": confusion(names, matrix),
+        "pairs": pairs_of_classes(run.scored, run.thumbnail_of),
+    }
+
+
+def _training(run: _Contents) -> Json:
+    """Figures and curves of the method."""
+    curves = curves_of(run.folder / "log.jsonl")
+    return {"facts": facts_of(run.metrics["facts"], curves), "curves": curves}
+
+
+def _classes(run: _Contents) -> Json:
+    """The classes: their table, their places on the map, and those that were discovered."""
+    kinds = {row["label"]: row["kind"] for row in run.rows}
+    known = [row["known"] for row in run.rows]
+    return {
+        "kinds": Counter(known),
+        "classes": run.rows,
+        "table": folded(run.rows),
+        "map": embedding_map(read_map(run.folder), run.everything, kinds),
+        "discovered": run.discovered,
+        "naming": {key: value for key, value in run.naming.items() if key != "classes"},
+    }
+
+
+def _images(run: _Contents) -> Json:
+    """The images: a gallery, those to look at, their texts, and the rejected ones."""
+    table = run.predicted
+    moved = table.filter(pc.field("label") != pc.field("zero_shot_label"))
+    apart = {row["label"] for row in run.discovered}
+    shown = [row for row in ordered(run.rows) if row["label"] not in apart]
+    texts = run.folder / "descriptions.jsonl"
+    return {
+        "gallery": gallery(shown, _shown(run.everything, table), run.thumbnail_of),
+        "suspicious": suspicious(run.folder / "suspicious.csv", run.thumbnail_of),
+        "unsure": image_rows(table.sort_by("margin"), run.thumbnail_of),
+        "moved": image_rows(moved.sort_by([("score", "descending")]), run.thumbnail_of),
+        "moves": {"share": run.metrics["changed"], **moves(moved)},
+        "descriptions": descriptions(texts, run.names, run.thumbnail_of),
+        "rejected": _rejected(run.folder / "rejected.csv"),
     }
 
 
@@ -165,7 +238,7 @@ def _reasons(config: Json, metrics: Json) -> list[str]:
     if words := decision(metrics):
         words = words.replace(" %", "\u00a0%")
         reasons.append(f"Share of each source in the decision: {words}.")
-    return reasons
+    return [plain(reason, 400) for reason in reasons]
 
 
 def _what_is_not_known(metrics: Json, found: Sequence[Json]) -> list[str]:
@@ -197,52 +270,12 @@ def _expected(scored: Scored, table: pa.Table, metrics: Json, found: Sequence[Js
     return expected(calibration(scored), pc.mean(rows["score"]).as_py(), len(rows))
 
 
-def _facts(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | float]]:
-    """Figures of the method that are no curve: words, whether it is a share, and value."""
-    drawn = {curve["name"] for curve in curves}
-    return [
-        (figure(key), key in SHARES, value)
-        for key, value in facts.items()
-        if figure(key) not in drawn
-    ]
-
-
-def _curves(path: Path) -> list[Json]:
-    """Each number that was logged at least twice: name, first, last, bars from 0 to 1."""
-    series: dict[tuple[str, str], list[float]] = {}
-    for line in lines(path):
-        stage = str(line.get("stage", "fit"))
-        for key, value in line.items():
-            number = isinstance(value, int | float) and abs(value) < LARGEST
-            if number and key not in ("step", "epoch", "done", "total", "failed"):
-                series.setdefault((stage, key), []).append(value)
-    return [
-        {"name": _curve_name(*name), "first": values[0], "last": values[-1], "bars": _bars(values)}
-        for name, values in series.items()
-        if len(values) > 1
-    ]
-
-
-def _curve_name(stage: str, key: str) -> str:
-    """Name of a curve; the stage is left out where it is training."""
-    words = figure(key)
-    of_training = stage == "fit" or stage not in STAGES
-    return words if of_training else f"{words}, {STAGES[stage]}"
-
-
-def _bars(values: Sequence[float]) -> list[float]:
-    """Means of at most `BARS` sections of a curve, scaled to 0 ... 1."""
-    means = np.array([part.mean() for part in np.array_split(values, min(BARS, len(values)))])
-    scaled: list[float] = ((means - means.min()) / (np.ptp(means) or 1)).tolist()
-    return scaled
-
-
 def _rejected(path: Path) -> Json:
     """Rejected images: count, reasons by frequency, the first rows."""
     rows = []
     if path.is_file():
-        found = read_rows(path, ("file_name", "reason"))
-        rows = [{k: plain(csv_text(v)) for k, v in row.items()} for row in found]
+        for row in read_rows(path, ("file_name", "reason")):
+            rows.append({key: plain(csv_text(cell)) for key, cell in row.items()})
     reasons = Counter(row["reason"] for row in rows).most_common()
     return {"count": len(rows), "reasons": reasons, "rows": rows[:LISTED]}
 

@@ -12,9 +12,12 @@ Json = dict[str, Any]
 """A JSON object: the content of a file of the run, or a part of the summary."""
 
 METHOD_WORDS = Path(__file__).with_name("method_words.json")
-"""Words of single methods, from their `info` by `make help-pages`: reports load no method."""
+"""What reports need of single methods, from their `info` by `make help-pages`: none is loaded."""
 
-_OF_METHODS: dict[str, dict[str, str]] = json.loads(METHOD_WORDS.read_text("utf-8"))
+_OF_METHODS: Json = json.loads(METHOD_WORDS.read_text("utf-8"))
+
+IGNORE_LABELS = frozenset(_OF_METHODS["ignore_labels"])
+"""Methods whose result does not depend on labels."""
 
 SHARES = {
     "agreement_with_zero_shot": "images that kept their zero-shot class",
@@ -31,6 +34,11 @@ TERMS = {
     "entropy_loss": "loss of uneven class sizes",
 }
 """Loss of methods for unknown classes -> what it is."""
+_OF_BRANCHES = {
+    f"{branch}_{key}": f"{text}, {branch} branch"
+    for branch in ("image", "text")
+    for key, text in TERMS.items()
+}
 FIGURES = {
     "alpha": "weight of the labelled images beside the class names (alpha)",
     "labelled_images": "labelled images",
@@ -41,8 +49,7 @@ FIGURES = {
     "grad_norm": "length of the gradient",
     "loss": "loss",
     **TERMS,
-    **{f"image_{key}": f"{text}, image branch" for key, text in TERMS.items()},
-    **{f"text_{key}": f"{text}, text branch" for key, text in TERMS.items()},
+    **_OF_BRANCHES,
     **_OF_METHODS["figures"],
 }
 """Other figure of a method or of training -> what it is."""

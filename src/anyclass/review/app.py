@@ -11,20 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from jinja2 import Environment, FileSystemLoader
-from PIL.Image import Image
-from starlette.datastructures import UploadFile as Upload
 from starlette.types import ASGIApp
 
-from anyclass.data import open_bytes
 from anyclass.errors import AnyclassError, ImageError, printable
 from anyclass.report.words import plain
 from anyclass.review import schema
 from anyclass.review.catalogue import Show, Sort
 from anyclass.review.corrections import table_of
-from anyclass.review.image_index import Guess
 from anyclass.review.protection import protected
-from anyclass.review.session import Edit, Session
+from anyclass.review.session import Session
 from anyclass.review.thumbnails import LARGE, encoded
+from anyclass.review.uploads import predict_uploads
 
 HERE = Path(__file__).parent
 
@@ -83,6 +80,7 @@ def create_api(session: Session) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _wrong)
     app.add_exception_handler(Exception, _failed)
     _add_pages(app, session)
+    _add_views(app, session)
     _add_images(app, session)
     _add_corrections(app, session)
     _add_training(app, session)
@@ -142,8 +140,8 @@ def _fields(model: type[schema.Answer]) -> list[tuple[str, str]]:
     return [(name, field.description or "") for name, field in model.model_fields.items()]
 
 
-def _add_images(app: FastAPI, session: Session) -> None:
-    """Images by their row, never by a path."""
+def _add_views(app: FastAPI, session: Session) -> None:
+    """The state of the session, and rows of images in an order."""
 
     @app.get("/api/state")
     def state() -> schema.State:
@@ -171,6 +169,10 @@ def _add_images(app: FastAPI, session: Session) -> None:
     ) -> schema.Useful:
         """Images whose label would teach most: uncertain, typical, and unlike each other."""
         return schema.Useful(ids=session.useful(count, label), message=session.index.message())
+
+
+def _add_images(app: FastAPI, session: Session) -> None:
+    """Images by their row, never by a path."""
 
     @app.get("/thumbnails/{id}", response_class=Response, responses=JPEG)
     def thumbnail(id: ImageId) -> Response:
@@ -229,7 +231,7 @@ def _add_corrections(app: FastAPI, session: Session) -> None:
     @app.post("/api/classes")
     def edit(body: schema.ClassEdit) -> schema.State:
         """Merge, split, reject or rename discovered classes in the files of the run."""
-        session.edit(Edit(**dict(body)))
+        session.edit(body)
         return schema.State.model_validate(session.state())
 
 
@@ -278,63 +280,4 @@ def _add_predictions(app: FastAPI, session: Session) -> None:
         nearest: Annotated[int, Query(ge=0, le=50)] = 0,
     ) -> schema.Predictions:
         """Predict one uploaded image or several; waits while the model is being loaded."""
-        return schema.Predictions(predictions=_predictions(session, images, top, nearest))
-
-
-def _predictions(
-    session: Session, uploads: Sequence[Upload], top: int, nearest: int
-) -> list[schema.Prediction]:
-    """Prediction of each uploaded image that can be read, and why the others cannot."""
-    opened = [_open(upload) for upload in uploads]
-    good = [image for image in opened if not isinstance(image, ImageError)]
-    guesses = iter(session.index.predict(good, top, nearest))
-    return [
-        _rejected(upload, image)
-        if isinstance(image, ImageError)
-        else _prediction(session, upload, next(guesses))
-        for upload, image in zip(uploads, opened, strict=True)
-    ]
-
-
-def _open(upload: Upload) -> Image | ImageError:
-    """The uploaded image, or why it cannot be read."""
-    try:
-        return open_bytes(upload.file.read())
-    except ImageError as error:
-        return error
-
-
-def _rejected(upload: Upload, error: ImageError) -> schema.Prediction:
-    return schema.Prediction(file_name=_name(upload), status="rejected", reason=str(error))
-
-
-def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.Prediction:
-    catalogue = session.catalogue
-    names = catalogue.classes.names
-    labels = session.corrections.labels
-    pairs = zip(guess.classes, guess.probabilities, strict=True)
-    top = [schema.Probability(label=names[c], probability=p) for c, p in pairs]
-    near = [
-        schema.Near(
-            id=i,
-            file_name=catalogue.files[i],
-            label=catalogue.label(i, labels),
-            known=catalogue.given(i) or catalogue.files[i] in labels,
-            similarity=similarity,
-        )
-        for i, similarity in zip(guess.nearest, guess.similarities, strict=True)
-    ]
-    return schema.Prediction(
-        file_name=_name(upload),
-        status="ok",
-        label=catalogue.classes.label(guess.classes[0]),
-        score=top[0].probability,
-        familiarity=guess.familiarity,
-        top=top,
-        nearest=near,
-    )
-
-
-def _name(upload: Upload) -> str:
-    """Name of an uploaded file, as it was sent."""
-    return (upload.filename or "").encode("utf-8", "replace").decode("utf-8")
+        return schema.Predictions(predictions=predict_uploads(session, images, top, nearest))

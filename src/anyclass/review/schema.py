@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from anyclass.review.session import LONGEST_NAME
+LONGEST_NAME = 200
+"""Maximum number of characters of a class name."""
 
 MOST_IDS = 100_000
 """Maximum number of images in one request."""
@@ -57,6 +58,16 @@ class ClassEdit(Asked):
     """Old name -> new name."""
     restore: list[Name] = []
     """Rejected classes to use again."""
+
+    @property
+    def title(self) -> str:
+        """What is done, for people."""
+        parts = [f"merged {a} into {b}" for a, b in self.merge]
+        parts += [f"split {name}" for name in self.split]
+        parts += [f"rejected {name}" for name in self.reject]
+        parts += [f"renamed {a} to {b}" for a, b in self.rename.items()]
+        parts += [f"restored {name}" for name in self.restore]
+        return ", ".join(parts)
 
 
 class Probability(Answer):

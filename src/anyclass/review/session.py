@@ -8,23 +8,21 @@ from typing import Any, NamedTuple
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data import Classes
 from anyclass.data.classes import normal
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import read_json, write_json
+from anyclass.files import read_json
 from anyclass.naming.class_names import NAMING
 from anyclass.review.catalogue import Catalogue, Json, Show, Sort
 from anyclass.review.corrections import Corrections, write_table
 from anyclass.review.image_index import ImageIndex
+from anyclass.review.schema import LONGEST_NAME, ClassEdit
+from anyclass.review.second_round import before_after, class_options, is_finished, next_run
 from anyclass.review.thumbnails import Thumbnails
-from anyclass.review.training import Training, before_after, is_finished, next_run
+from anyclass.review.training import Training
 from anyclass.run.folder import REVIEW
 
 FOLDER = REVIEW
 """Folder inside a run for what is done on the review page."""
-
-LONGEST_NAME = 200
-"""Maximum number of characters of a class name."""
 
 USEFUL = 30
 """Images of "most useful next"."""
@@ -37,31 +35,6 @@ class Tools(NamedTuple):
     """Loads the model before training and the classifier of a run."""
     edit_classes: Callable[..., Any]
     """`edit_classes(run, merge, split, reject, rename, restore, undo)` of a run."""
-
-
-class Edit(NamedTuple):
-    """One edit of the classes of a run."""
-
-    merge: Sequence[tuple[str, str]] = ()
-    """Pairs of classes: the first becomes part of the second."""
-    split: Sequence[str] = ()
-    """Classes to divide in two."""
-    reject: Sequence[str] = ()
-    """Classes that are none."""
-    rename: Mapping[str, str] = {}
-    """Old name -> new name."""
-    restore: Sequence[str] = ()
-    """Rejected classes to use again."""
-
-    @property
-    def title(self) -> str:
-        """What is done, for people."""
-        parts = [f"merged {a} into {b}" for a, b in self.merge]
-        parts += [f"split {name}" for name in self.split]
-        parts += [f"rejected {name}" for name in self.reject]
-        parts += [f"renamed {a} to {b}" for a, b in self.rename.items()]
-        parts += [f"restored {name}" for name in self.restore]
-        return ", ".join(parts)
 
 
 class Session:
@@ -228,7 +201,7 @@ class Session:
             ids = sorted(row_of[file] for file in self.corrections.undo(step) if file in row_of)
             return {"title": step.title, "ids": ids}
 
-    def edit(self, edit: Edit) -> None:
+    def edit(self, edit: ClassEdit) -> None:
         """Merge, split, reject, rename or restore classes in the files of the run.
 
         Corrections follow their class; those of a class that was split or rejected are taken back.
@@ -282,7 +255,13 @@ class Session:
                 raise RequestError("nothing was corrected or confirmed yet: there is no new label")
             write_table(self.table, self.corrections.labels)
             run = self.catalogue.run
-            options = ["--from", str(run), "--labels", str(self.table), *self._class_options()]
+            options = [
+                "--from",
+                str(run),
+                "--labels",
+                str(self.table),
+                *class_options(self.catalogue, self.corrections.labels),
+            ]
             self.training.start(*self._target(options))
             return self.training.progress()
 
@@ -292,27 +271,6 @@ class Session:
         if unfinished is None or is_finished(unfinished) or self.training.state == "running":
             return options, next_run(self.catalogue.run)
         return [*options, "--overwrite"], unfinished
-
-    def _class_options(self) -> list[str]:
-        """Options for discovered classes that now have labels, and for names in no list."""
-        run = self.catalogue.run
-        config = read_json(run / "config.json")
-        used = {label for label in self.corrections.labels.values() if label}
-        used |= {name for name in self.catalogue.columns["true_label"] if name}
-        classes = self.catalogue.classes
-        options = []
-        if config.get("unknown"):
-            unknown = {classes.names[c] for c, k in enumerate(classes.kinds) if k == "unknown"}
-            options += ["--unknown", str(len(unknown - used - set(classes.rejected)))]
-        given = config.get("classes")
-        if given is not None:
-            listed = Classes.read(Path(given)) if isinstance(given, str) else Classes.of(given)
-            more = sorted(used - set(listed.names))
-            if more:
-                path = run / FOLDER / "classes.json"
-                write_json(path, _names(listed, more))
-                options += ["--classes", str(path)]
-        return options
 
     def result(self) -> Json:
         """Before and after, once a training is finished.
@@ -368,11 +326,3 @@ def _naming(run: Path) -> dict[str, Json]:
         return {row["name"]: row for row in rows if row["kind"] == "unknown"}
     except (AnyclassError, KeyError, TypeError):
         return {}
-
-
-def _names(classes: Classes, more: Sequence[str]) -> Json | list[str]:
-    """Class names with their prompts, and further names, as `--classes` reads them."""
-    prompts = {prompt: name for name, prompt in zip(classes.names, classes.prompts, strict=True)}
-    prompts |= {name.replace("_", " "): name for name in more}
-    names = [*classes.names, *more]
-    return prompts if len(prompts) == len(names) else names

@@ -188,15 +188,14 @@ def _clustering(dataset: ImageDataset, probabilities: Probabilities, classes: Cl
     names = dataset.classes.names
     old = set(_named_classes(classes))
     rows = per_class(true, assigned[predicted], names)
+    assignment = {
+        name: names[assigned[p]] if p in matched else None for p, name in enumerate(classes.names)
+    }
+    of_kind = [row | {"kind": "old" if c in old else "new"} for c, row in enumerate(rows)]
     return scores | {
-        "assignment": {
-            name: names[assigned[p]] if p in matched else None
-            for p, name in enumerate(classes.names)
-        },
+        "assignment": assignment,
         "mean_per_class": scores["per_class"],
-        "per_class": [
-            row | {"kind": "old" if c in old else "new"} for c, row in enumerate(rows) if row["n"]
-        ],
+        "per_class": [row for row in of_kind if row["n"]],
     }
 
 

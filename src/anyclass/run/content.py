@@ -6,232 +6,27 @@ that the code behind it may rely on names and types. Further keys are allowed.
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
-    model_validator,
 )
 
 from anyclass.data import Classes
 from anyclass.errors import AnyclassError, FileError, RequestError
-from anyclass.files import MANIFEST, read_json
+from anyclass.files import read_json
+from anyclass.run.schemas import FORMERLY, SCHEMAS, Description, Schema
 
 Json = dict[str, Any]
 
 INTERRUPTED = "unfinished/ready.json"
 """File of an edit that was interrupted: until it is completed, files may disagree."""
 
-
-def _usable(text: str) -> str:
-    """A text that may be a path.
-
-    Raises:
-        ValueError: it has a NUL, which no path has.
-    """
-    if "\0" in text:
-        raise ValueError("there is a NUL in it")
-    return text
-
-
-FORMERLY = "pictures"
-"""What runs of earlier versions call the number of images of a class."""
-
-Text = Annotated[str, AfterValidator(_usable)]
-Place = Annotated[str, Field(min_length=1), AfterValidator(_usable)]
-"""Of images, or of a model."""
-
-
-class _File(BaseModel):
-    """Keys that a command needs; no type is converted into another."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-
-class _Again(_File):
-    method: Annotated[list[Text], Field(min_length=1)]
-    options: list[Text] = []
-
-
-class _Config(_File):
-    images: Place | None
-    features: Text | None = None
-    model: Place | None
-    asked: str
-    method: str
-    why: list[str]
-    fields: dict[str, Any]
-    version: str
-    seed: int
-    again: _Again | None = None
-    device: str = "cpu"
-    engine: str = "auto"
-    allow_pickle: bool = False
-    template: str = ""
-    holdout: float = 0.0
-    names: Text | None = None
-
-    @model_validator(mode="after")
-    def _of_images_or_of_features(self) -> "_Config":
-        """A run of images has a model; `images` may be taken out before a run is passed on."""
-        if self.images is not None and self.model is None:
-            raise ValueError("images without a model")
-        return self
-
-
-class _Weights(_File):
-    id: Text
-    file: str | None = None
-    weights_sha256: str
-
-
-class _Environment(_File):
-    model: _Weights
-    started: str
-    packages: dict[str, str]
-
-
-class _ClassScore(_File):
-    name: str
-    n: NonNegativeInt
-    accuracy: float | None
-
-
-class _Scores(_File):
-    accuracy: float
-    mean_per_class: float
-    n: PositiveInt
-    per_class: list[_ClassScore]
-    sliced: dict[str, Any] | None = None
-    mixed: dict[str, Any] | None = None
-
-
-class _Majority(_File):
-    name: str | None = None
-    accuracy: float
-    mean_per_class: float
-    n: int
-
-
-class _Seconds(_File):
-    total: Annotated[float, Field(ge=0)]
-
-
-class _Expected(_File):
-    mean_score: float | None
-    unlabelled: NonNegativeInt
-    accuracy: float | None = None
-    classes: int | None = None
-    images: int | None = None
-    calibration_error: float | None = None
-
-
-class _Round(_File):
-    before: float
-    after: float
-    n: NonNegativeInt
-
-
-class _SecondRound(_File):
-    kept: NonNegativeInt
-    new: NonNegativeInt
-    unseen: _Round | None
-    corrected: _Round | None
-
-
-class _Discovery(_File):
-    empty: list[str]
-
-
-class _Why(_File):
-    why: str
-
-
-class _Metrics(_File):
-    n: NonNegativeInt
-    rejected: NonNegativeInt
-    seconds: _Seconds
-    warnings: list[str]
-    zero_shot: _Scores | None
-    zero_shot_ensemble: _Scores | None
-    adapted: _Scores | None
-    changed: float | None
-    confusion: list[list[NonNegativeInt]] | None
-    facts: dict[str, float]
-    controls: dict[str, _Scores | None] = {}
-    majority: _Majority | None = None
-    scored_on: str | None = None
-    scored: int | None = None
-    contributions: dict[str, float] | None = None
-    classes_estimated: _Why | None = None
-    suspicious: int | None = None
-    expected: _Expected | None = None
-    second_round: _SecondRound | None = None
-    discovery: _Discovery | None = None
-
-
-class _Quality(_File):
-    agreement: float | None
-    nearest: str | None
-    separation: float | None
-    verdict: str
-    hint: str
-
-
-class _NamedClass(_File):
-    index: int
-    name: str
-    kind: str
-    suggested: str | None
-    runners_up: list[str]
-    confidence: str | None
-    images: NonNegativeInt = Field(validation_alias=AliasChoices("images", FORMERLY))
-    typical: list[Text]
-    borderline: list[Text]
-    quality: _Quality | None = None
-
-
-class _Naming(_File):
-    classes: list[_NamedClass]
-    hit_rate_known: float | None = None
-    hit_rate_known_top: float | None = None
-    known: int | None = None
-    threshold: float | None = None
-    words: int | None = None
-
-
-class _Manifest(_File):
-    files: dict[str, str]
-
-
-class _Description(_File):
-    kind: str
-    text: str | None
-    weight: float | None = None
-    file_name: Text | None = None
-    files: list[Text] | None = None
-
-
-SCHEMAS: Mapping[str, type[_File]] = {
-    "config.json": _Config,
-    "environment.json": _Environment,
-    "metrics.json": _Metrics,
-    "naming.json": _Naming,
-    MANIFEST: _Manifest,
-}
-"""JSON file of a run -> what it must hold."""
 
 OPTIONAL = {"naming.json", "images.parquet", "map.parquet"}
 """Files that some runs do not have."""
@@ -284,7 +79,7 @@ def check_files(run: Path) -> None:
         if name not in OPTIONAL or (run / name).is_file():
             _check_columns(run / name, pq_schema(run / name))
     for line in lines(run / "descriptions.jsonl"):
-        _validated(run / "descriptions.jsonl", _Description, line)
+        _validated(run / "descriptions.jsonl", Description, line)
 
 
 def read(run: Path, name: str) -> Json:
@@ -305,11 +100,11 @@ def read_naming(run: Path) -> Json:
         FileError: it is missing or damaged.
     """
     content = read(run, "naming.json")
-    of_rows = [
-        {"images" if key == FORMERLY else key: cell for key, cell in row.items()}
-        for row in content["classes"]
-    ]
-    return content | {"classes": of_rows}
+    rows = [dict(row) for row in content["classes"]]
+    for row in rows:
+        if FORMERLY in row:
+            row["images"] = row.pop(FORMERLY)
+    return content | {"classes": rows}
 
 
 def read_classes(run: Path) -> Classes:
@@ -412,7 +207,7 @@ def check_together(run: Path) -> None:
         )
 
 
-def _validated(path: Path, schema: type[_File], content: Any) -> None:
+def _validated(path: Path, schema: type[Schema], content: Any) -> None:
     """Check the content of a file.
 
     Raises:

@@ -53,10 +53,10 @@ class EditedRun:
         now = _parts(self.after, self.before)
         then = _parts(self.before, self.after)
         names = self.before.classes.names
-        return {
-            name: [c for c, parts in enumerate(now) if parts & of_class]
-            for name, of_class in zip(names, then, strict=True)
-        }
+        found = {}
+        for name, of_class in zip(names, then, strict=True):
+            found[name] = [c for c, parts in enumerate(now) if parts & of_class]
+        return found
 
     def follow(self, old: str, file: str) -> str | None:
         """What the label of an image is called now; None if its class is rejected.

@@ -185,7 +185,8 @@ def write_table(path: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
         with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             table = csv.DictWriter(file, schema.names)
             table.writeheader()
-            table.writerows({key: text_cell(value) for key, value in row.items()} for row in rows)
+            for row in rows:
+                table.writerow({key: text_cell(value) for key, value in row.items()})
 
 
 def write_rejected(path: Path, rejections: Sequence[Rejection]) -> None:
