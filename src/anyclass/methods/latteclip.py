@@ -301,6 +301,12 @@ class LatteClip:
         group_texts = min(images, classes * self.groups) if "group" in self.texts else 0
         return image_texts + group_texts
 
+    def grouped(
+        self, pool: Int[Tensor, " N"], classes: int, seed: int
+    ) -> list[list[tuple[int, ...]]]:
+        """Rows of the groups of each class, drawn by the class `pool` that an image counts for."""
+        return draw_groups(pool, classes, self.group_size, self.groups, seed)
+
     @property
     def _remarks(self) -> tuple[str, ...]:
         """What to know before a fit: captions without a language model, a data set's settings."""
@@ -365,7 +371,7 @@ class LatteClip:
                 images[i] = [CaptionRequest((i,), question, topic.noun, r) for r in variants]
         if "group" in self.texts:
             question = topic.ask_group()
-            drawn = draw_groups(pool, len(prompts), self.group_size, self.groups, seed)
+            drawn = self.grouped(pool, len(prompts), seed)
             for c, members in enumerate(drawn):
                 groups[c] = [CaptionRequest(rows, question, topic.noun) for rows in members]
         return Asked(images, groups)
