@@ -29,6 +29,7 @@ import true_groups  # noqa: E402
 import unsupervised  # noqa: E402
 
 from anyclass.data import Classes, ImageDataset  # noqa: E402
+from anyclass.errors import ImageError  # noqa: E402
 from tests.conftest import FakeServer  # noqa: E402
 
 
@@ -68,6 +69,23 @@ def test_coop_set__keeps_the_order_of_its_file_and_writes_names_as_the_paper(
         "eurosat: 2 classes instead of 10",
         "eurosat: (6, 2, 4) images instead of (13500, 5400, 8100)",
     ]
+
+
+def test_coop_set__images_may_be_links_below_the_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "sets"
+    coop_files(data, "eurosat", ["AnnualCrop", "SeaLake"], (1, 1, 1))
+    sea = data / "eurosat" / "2750" / "SeaLake"
+    (tmp_path / "disk").mkdir()
+    sea.rename(tmp_path / "disk" / "SeaLake")
+    sea.symlink_to(tmp_path / "disk" / "SeaLake")
+    train = paper_sets.coop_set(data, "eurosat").train
+    assert train.files[0] == "SeaLake/train_0.png"
+    with pytest.raises(ImageError, match="outside the folder"):
+        train.open(0)
+    monkeypatch.setenv("ANYCLASS_LINKS", str(tmp_path / "disk"))
+    assert train.open(0)[1].size == (12, 9)
 
 
 @pytest.mark.parametrize(
