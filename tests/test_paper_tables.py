@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,15 @@ import paper_sets  # noqa: E402
 import table  # noqa: E402
 import true_groups  # noqa: E402
 import unsupervised  # noqa: E402
+import validation  # noqa: E402
 
+from anyclass.backbone import Backbone  # noqa: E402
 from anyclass.data import Classes, ImageDataset  # noqa: E402
 from anyclass.errors import ImageError  # noqa: E402
+from anyclass.features.store import FeatureStore  # noqa: E402
+from anyclass.log import silent  # noqa: E402
+from anyclass.methods import tip_adapter  # noqa: E402
+from anyclass.methods.few_shot import FewShot  # noqa: E402
 from tests.conftest import FakeServer  # noqa: E402
 
 
@@ -404,6 +411,57 @@ def test_unsupervised__language_model_true_groups_and_shares(
     unsupervised.main()
     halves = {row["method"] for row in results(out / "unsupervised")} - set(first)
     assert halves == {"oracle, 50 % of the images (head)"}
+
+
+def fitted_on_dtd(clip: Backbone, row: str, split: paper_sets.Splits, **fields: Any) -> Any:
+    """A method of the tables, fitted on labels for the first half of the classes."""
+    how = base_to_new.method(row, "dtd", FewShot(views=2), val=True)
+    train = split.train.naming_only(split.train.classes.second_half)
+    return replace(how, **fields).fit(FeatureStore(clip, train), silent)
+
+
+def test_validation__selects_alpha_as_if_it_had_been_given(
+    data: Path, tiny_clip: Callable[..., str]
+) -> None:
+    clip = Backbone.load(tiny_clip())
+    split = paper_sets.coop_set(data, "dtd")
+    first = split.val[split.val.labels < 2]
+    fitted = fitted_on_dtd(clip, "gda", split)
+    found = validation.selected(fitted, first)
+    alpha = found.record.facts["alpha"]
+    assert fitted.record.facts["alpha"] == 1.0 != alpha
+    again = fitted_on_dtd(clip, "gda", split, alpha=alpha)
+    assert torch.allclose(found.head.weights, again.head.weights, atol=1e-5)
+    assert validation.selected(fitted, first[:0]) is fitted
+    other = fitted_on_dtd(clip, "zero-shot", split)
+    assert validation.selected(other, first) is other
+
+
+def test_validation__selects_alpha_and_beta_of_tip_adapter(
+    data: Path, tiny_clip: Callable[..., str]
+) -> None:
+    clip = Backbone.load(tiny_clip())
+    split = paper_sets.coop_set(data, "dtd")
+    first = split.val[split.val.labels < 2]
+    fitted = fitted_on_dtd(clip, "tip-adapter", split)
+    assert fitted.record.facts["alpha"] == 2.0, "released for this set"
+    head = validation.selected(fitted, first).head
+    held_out = validation.labelled_features(clip, first)
+    assert torch.equal(head.keys, fitted.head.keys)
+    bounds = tip_adapter.GridBounds(13, 13)
+    wanted = tip_adapter.search(fitted.head, held_out, torch.arange(2), bounds)
+    assert (head.alpha, head.beta) == (wanted.alpha, wanted.beta)
+    assert (head.alpha, head.beta) != (fitted.head.alpha, fitted.head.beta)
+
+
+def test_gzsl__embeds_the_test_view(data: Path, tiny_clip: Callable[..., str]) -> None:
+    clip = Backbone.load(tiny_clip())
+    train = paper_sets.coop_set(data, "dtd").train
+    found = gzsl.PlainViews(views=1).embed(FeatureStore(clip, train), silent, 5, 0)
+    x = FeatureStore(clip, train).image_features("head", silent)
+    assert torch.equal(found.x[:, 0], x)
+    assert found.c.tolist() == train.labels.tolist()
+    assert found.files == train.files
 
 
 def test_unsupervised__a_share_is_drawn_by_the_seed() -> None:
