@@ -528,9 +528,9 @@ def test_get_benchmark__measures_any_model_and_trains_up_to_a_size(
     out.write_text(json.dumps([old]))
     call = ["get.py", "--data", str(tmp_path), "--out", str(out), "--model", model, "--seeds", "0"]
     call += ["--methods", "kmeans", "simgcd"]
-    for largest, methods in (("7", ["kmeans"]), ("8", ["simgcd"]), ("8", [])):
+    for largest, methods in ((["--largest", "7"], ["kmeans"]), ([], ["simgcd"]), ([], [])):
         rows.clear()
-        monkeypatch.setattr(sys, "argv", [*call, "--largest", largest])
+        monkeypatch.setattr(sys, "argv", [*call, *largest])
         get_benchmark.main()
         assert rows == [(model, method) for method in methods]
     lines = json.loads(out.read_text())

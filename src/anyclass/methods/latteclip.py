@@ -51,6 +51,7 @@ from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.domains import DOMAINS, PRESET, DomainName, domain, domain_name
 from anyclass.features.extract import current_features
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, fill
 from anyclass.log import Log
@@ -301,6 +302,51 @@ class LatteClip:
         group_texts = min(images, classes * self.groups) if "group" in self.texts else 0
         return image_texts + group_texts
 
+    def asked(self, data: AnyFeatures, log: Log, seed: int = 0) -> Asked:
+        """What a fit asks about images and groups; without class names, about images alone.
+
+        Args:
+            data: the model and readable images.
+            log: receives the progress of embedding.
+            seed: random seed of the groups.
+        """
+        dataset = data.dataset
+        if not len(dataset.classes):
+            topic = domain(self.domain, self.plural)
+            question = topic.ask_image()
+            rows = range(len(dataset))
+            return Asked([[CaptionRequest((i,), question, topic.noun)] for i in rows], [])
+        p0 = data.class_features([self.template], log)
+        c_zs = nearest(data.image_features("head", log), p0)
+        return self.requests(dataset, c_zs, c_zs, seed)
+
+    def requests(
+        self, dataset: ImageDataset, c_zs: Int[Tensor, " N"], pool: Int[Tensor, " N"], seed: int
+    ) -> Asked:
+        """Caption requests for each image and for the groups of each class.
+
+        Args:
+            dataset: images and classes.
+            c_zs: zero-shot class of each image.
+            pool: class whose groups an image may be in.
+            seed: random seed of the groups.
+        """
+        topic = domain(self.domain, self.plural)
+        prompts = dataset.classes.prompts
+        images: list[list[CaptionRequest]] = [[] for _ in range(len(dataset))]
+        groups: list[list[CaptionRequest]] = [[] for _ in prompts]
+        if "image" in self.texts:
+            for i, c in enumerate(c_zs.tolist()):
+                question = topic.ask_image(prompts[c] if self.class_in_prompt else "")
+                variants = range(self.image_captions)
+                images[i] = [CaptionRequest((i,), question, topic.noun, r) for r in variants]
+        if "group" in self.texts:
+            question = topic.ask_group()
+            drawn = self.grouped(pool, len(prompts), seed)
+            for c, members in enumerate(drawn):
+                groups[c] = [CaptionRequest(rows, question, topic.noun) for rows in members]
+        return Asked(images, groups)
+
     def grouped(
         self, pool: Int[Tensor, " N"], classes: int, seed: int
     ) -> list[list[tuple[int, ...]]]:
@@ -352,29 +398,11 @@ class LatteClip:
         """All texts, with groups drawn by `pool`; only new captions are requested."""
         tuning = self.tuning
         class_texts = [fill(self.template, prompt) for prompt in dataset.classes.prompts]
-        captions = Captions.of(class_texts, self._requests(dataset, c_zs, pool, seed), answers)
+        captions = Captions.of(class_texts, self.requests(dataset, c_zs, pool, seed), answers)
         encode = TextFeatures(
             tuned, captions.strings, tuning.tune, self.freeze_text, tuning.micro_batch
         )
         return TrainingTexts(captions, encode, pool.clone())
-
-    def _requests(self, dataset: ImageDataset, c_zs: Tensor, pool: Tensor, seed: int) -> Asked:
-        """Caption requests for each image and for the groups of each class."""
-        topic = domain(self.domain, self.plural)
-        prompts = dataset.classes.prompts
-        images: list[list[CaptionRequest]] = [[] for _ in range(len(dataset))]
-        groups: list[list[CaptionRequest]] = [[] for _ in prompts]
-        if "image" in self.texts:
-            for i, c in enumerate(c_zs.tolist()):
-                question = topic.ask_image(prompts[c] if self.class_in_prompt else "")
-                variants = range(self.image_captions)
-                images[i] = [CaptionRequest((i,), question, topic.noun, r) for r in variants]
-        if "group" in self.texts:
-            question = topic.ask_group()
-            drawn = self.grouped(pool, len(prompts), seed)
-            for c, members in enumerate(drawn):
-                groups[c] = [CaptionRequest(rows, question, topic.noun) for rows in members]
-        return Asked(images, groups)
 
     def _draw_texts(
         self, texts: "TrainingTexts", batch: Batch, c: Int[Tensor, "2 B"], rng: torch.Generator
