@@ -7,7 +7,7 @@ Half of the images of the known classes are labelled (the published draw), all o
 All, Old and New are clustering accuracies "v2" on the unlabelled training images (transductive),
 and on the test images (inductive). Training follows the papers' schedules (200 epochs, the last
 stage of the image encoder) on eight cached views of each image: minutes on a GPU (`--device cuda`),
-hours on two CPU cores, so trained methods leave out sets of more images than `--largest`. One line
+hours on two CPU cores, where `--largest` leaves out sets of more images for them. One line
 of `results/get.json` is one fit with one model; existing lines are not measured again.
 
 Images in class folders are in the order of their names. The published draw depends on the order, so
@@ -211,9 +211,9 @@ def key(line: dict[str, Any]) -> tuple[str, str, str, int]:
     return line.get("model", STARTER), line["set"], line["method"], line["seed"]
 
 
-def is_left_out(method: str, images: int, largest: int) -> bool:
+def is_left_out(method: str, images: int, largest: int | None) -> bool:
     """Whether a method is not trained on so many images."""
-    return images > largest and method in TRAINED
+    return largest is not None and images > largest and method in TRAINED
 
 
 def fit(clip: Backbone, name: str, some: Task, method: str, seed: int, scratch: Path) -> Any:
@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[*METHODS, "estimate"], help="rows")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="random seeds")
     parser.add_argument("--model", default=STARTER, help="model to measure or to print")
-    parser.add_argument("--largest", type=int, default=5000, help="images up to which to train")
+    parser.add_argument("--largest", type=int, help="images up to which to train; default: all")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")

@@ -7,22 +7,28 @@ features without augmentation. U, S and H: mean accuracy per class on test image
 seen classes, all classes competing. Splits of Xian et al. by `paper_sets.xian_set`.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from base_to_new import METHODS, method
 from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
 from paper_sets import XIAN_IMAGES, Splits, available, xian_set
 from unsupervised import joined
+from validation import labelled_features
 
 from anyclass.backbone import Backbone
-from anyclass.data import Augmentation
+from anyclass.features.store import FeatureStore
+from anyclass.log import Log
 from anyclass.methods import Method
-from anyclass.methods.few_shot import FewShot
+from anyclass.methods.few_shot import FewShot, LabelledFeatures, draw_shots
 
-PLAIN_VIEW = Augmentation((1.0, 1.0), jitter_probability=0.0, grey_probability=0.0)
-"""The largest crop of an image with sides of at most 4 : 3, without a change. (The test view is a
-square from the middle.)"""
+
+class PlainViews(FewShot):
+    """Labelled images without augmentation: their test view."""
+
+    def embed(self, data: FeatureStore, log: Log, epochs: int, seed: int) -> LabelledFeatures:
+        """Features of the labelled images, one view each."""
+        chosen = data.dataset[draw_shots(data.dataset.labels, self.shots, seed)]
+        return labelled_features(data.clip, chosen)
 
 
 def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def main() -> None:
     if asked.suite == "open":
         more = available(asked.data, "open")
         there |= {name: lambda read=read: halved(read()) for name, read in more.items()}
-    shots = replace(FewShot(), views=1, augmentation=PLAIN_VIEW)
+    shots = PlainViews(views=1)
     for name, read in chosen(asked.sets, there).items():
         split = read()
         run_rows(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from latteclip import silent
+from validation import selected
 
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
@@ -28,6 +29,10 @@ Read = TypeVar("Read")
 
 RESULTS = Path(__file__).parent / "results" / "papers"
 """Folder of the results: a folder for each table."""
+
+
+SELECTED = ("alpha", "beta")
+"""Facts of a fit that are kept with its scores."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +111,24 @@ def fitted_scores(
     test: ImageDataset,
     seed: int,
     ensemble: bool = False,
+    val: ImageDataset | None = None,
 ) -> dict[str, Any]:
-    """Fit and score on test images, with zero-shot beside: see `run.scoring.compare`."""
+    """Fit and score on test images, with zero-shot beside: see `run.scoring.compare`.
+
+    Args:
+        clip: the base model.
+        how: the method.
+        train: training images.
+        test: test images.
+        seed: random seed.
+        ensemble: whether zero-shot with the prompt ensemble is scored as well.
+        val: images of the labelled classes by which alpha and beta are selected (`validation.py`).
+    """
     found = how.fit(FeatureStore(clip, train), silent, seed=seed)
+    found = found if val is None else selected(found, val)
     seen = predict_all(FeatureStore(clip, test), found, silent, prompt_ensemble=ensemble)
-    return compare(test.labels, seen, found.classes)
+    chosen_values = {key: found.record.facts[key] for key in SELECTED if key in found.record.facts}
+    return compare(test.labels, seen, found.classes) | {"selected": chosen_values}
 
 
 def arguments(doc: str, methods: Sequence[str], paper_model: str) -> argparse.ArgumentParser:

@@ -81,6 +81,7 @@ def table(
     """
     methods = list(dict.fromkeys(method for method, _ in found))
     sets = list(dict.fromkeys(name for _, name in found))
+    every = {name for numbers in published.values() for name in numbers} - {"mean"}
     lines = [f"| | {' | '.join([*sets, 'mean'])} |", "|---" * (len(sets) + 2) + "|"]
     for method in methods:
         numbers = published.get(method, {})
@@ -92,7 +93,7 @@ def table(
             elif name == "mean":
                 seeds = _means(found, method, sets)
             number = numbers.get(name)
-            if name == "mean" and set(numbers) - {"mean"} != set(sets):
+            if name == "mean" and (set(numbers) - {"mean"} or every) != set(sets):
                 number = None  # the mean of other sets
             bounds = _bounds(number, band, (bands or {}).get(method, {}).get(name))
             cells.append(cell(seeds, number, bounds))

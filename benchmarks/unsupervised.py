@@ -1,11 +1,13 @@
-"""LatteCLIP's tables 1, 2, 3 and 5: names alone, trained without a label, scored on test images.
+"""LatteCLIP's tables 1 to 5 and figure 6: names alone, no label, scored on test images.
 
     python benchmarks/unsupervised.py --data DATA --model ViT-B-32/laion2b_s34b_b79k --tune all \
         --endpoint http://127.0.0.1:11434/v1
 
 Trained on the training and validation images of the sets of `paper_sets.py`, with the learning
 rates and templates of the paper; the model after the last step is scored. Without `--endpoint` the
-texts are those of the vocabulary, and rows say so. The oracle alone reads labels.
+texts are those of the vocabulary, and rows say so; the language model's own zero-shot needs it.
+`--share 0.2` trains on a random fifth of the images (figure 6). Labels are read by the oracle and
+the rows "true groups" (table 4).
 """
 
 import argparse
@@ -13,9 +15,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import language_model
 import numpy as np
 from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
 from paper_sets import Splits, available
+from true_groups import TrueGroups
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import Endpoint
@@ -48,8 +52,14 @@ LATTECLIP: dict[str, dict[str, Any]] = {
 }
 """Rows of tables 1, 2, 3 and 5: fields that differ from the defaults."""
 
+TRUE_GROUPS = {f"latteclip, true groups, {right} of 4": right for right in (1, 2, 3, 4)}
+"""Rows of table 4: images of each group that show its class."""
+
+LANGUAGE_MODEL = "language model"
+"""Row of the language model's own zero-shot."""
+
 METHODS = ["zero-shot", "zero-shot, 80 templates", "reclip", "flyp, pseudo-labels", "open-world"]
-METHODS += [*LATTECLIP, "oracle"]
+METHODS += [*LATTECLIP, *TRUE_GROUPS, "oracle", LANGUAGE_MODEL]
 
 
 def tuning(dataset: str, tune: Any) -> Tuning:
@@ -66,11 +76,13 @@ def method(row: str, dataset: str, asked: argparse.Namespace) -> Method:
     """The method of a row with the settings of a set."""
     template = DOMAINS[dataset].template if dataset in DOMAINS else PLAIN
     how = tuning(dataset, asked.tune)
-    if row in LATTECLIP:
+    if row in LATTECLIP or row in TRUE_GROUPS:
         domain = dataset if dataset in DOMAINS else "object"
         captions: dict[str, Any] = {"domain": domain}
         if asked.endpoint:
-            captions["captioner"] = Endpoint(url=asked.endpoint, model=asked.caption_model)
+            captions["captioner"] = endpoint(asked)
+        if row in TRUE_GROUPS:
+            return TrueGroups(tuning=how, right=TRUE_GROUPS[row], **captions)
         return LatteClip(tuning=how, **captions, **LATTECLIP[row])
     if row == "oracle":
         return Flyp(tuning=how, template=template, learn_from="given")
@@ -83,15 +95,32 @@ def method(row: str, dataset: str, asked: argparse.Namespace) -> Method:
     return ZeroShot(template=template)
 
 
-def score(clip: Backbone, how: Method, row: str, split: Splits, seed: int) -> dict[str, Any]:
+def endpoint(asked: argparse.Namespace) -> Endpoint:
+    """The captioner behind `--endpoint`."""
+    return Endpoint(url=asked.endpoint, model=asked.caption_model)
+
+
+def score(
+    clip: Backbone, how: Method, row: str, split: Splits, seed: int, share: float = 1.0
+) -> dict[str, Any]:
     """Accuracy on the test images in percent, with zero-shot beside it."""
-    train = joined(split.train, split.val)
+    train = part_of(joined(split.train, split.val), share, seed)
+    if isinstance(how, TrueGroups):
+        how = replace(how, truth=tuple(train.labels.tolist()))
     train = train if row == "oracle" else train.unlabelled_copy()
     ensemble = row == "zero-shot, 80 templates"
     scores = fitted_scores(clip, how, train, split.test, seed, ensemble)
     adapted = scores["zero_shot_ensemble" if ensemble else "adapted"]
     accuracies = {"accuracy": adapted, "zero_shot": scores["zero_shot"]}
     return {name: percent(some["accuracy"]) for name, some in accuracies.items()}
+
+
+def part_of(images: ImageDataset, share: float, seed: int) -> ImageDataset:
+    """A random share of the images, whatever their classes, in their order."""
+    if share == 1:
+        return images
+    count = max(1, round(share * len(images)))
+    return images[np.sort(np.random.default_rng(seed).permutation(len(images))[:count])]
 
 
 def joined(one: ImageDataset, other: ImageDataset) -> ImageDataset:
@@ -104,9 +133,22 @@ def joined(one: ImageDataset, other: ImageDataset) -> ImageDataset:
 
 def title(row: str, asked: argparse.Namespace) -> str:
     """Name of a row, which says what is not the paper's."""
-    captioned = row in LATTECLIP and row != "latteclip, class" and not asked.endpoint
+    if row == LANGUAGE_MODEL:
+        return row
+    texts = LATTECLIP.get(row, {}).get("texts", ("image",) if row.startswith("latteclip") else ())
+    captioned = bool({"image", "group"} & set(texts)) and not asked.endpoint
     name = f"{row}, vocabulary" if captioned else row
+    name = name if asked.share == 1 else f"{name}, {100 * asked.share:g} % of the images"
     return name if asked.tune == "all" else f"{name} ({asked.tune})"
+
+
+def run(
+    clip: Backbone, asked: argparse.Namespace, name: str, split: Splits, row: str, seed: int
+) -> dict[str, Any]:
+    """Score one row of a set with one seed."""
+    if row == LANGUAGE_MODEL:
+        return {"accuracy": percent(language_model.accuracy(endpoint(asked), clip, split.test))}
+    return score(clip, method(row, name, asked), row, split, seed, asked.share)
 
 
 def main() -> None:
@@ -115,19 +157,18 @@ def main() -> None:
     parser.add_argument("--tune", default="all", choices=("all", "tail", "head"))
     parser.add_argument("--endpoint", default="", help="server of the captioner")
     parser.add_argument("--caption-model", default="", help="model of the captioner")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the training images")
     asked = parser.parse_args()
+    if not 0 < asked.share <= 1:
+        parser.error(f"--share is {asked.share}: give a number above 0 and at most 1")
+    if not asked.endpoint:
+        asked.methods = [row for row in asked.methods if row != LANGUAGE_MODEL]
+    if not asked.methods:
+        parser.error(f'the row "{LANGUAGE_MODEL}" needs a server: add --endpoint URL')
     clip = backbone(asked)
     for name, read in chosen(asked.sets, available(asked.data, asked.suite)).items():
-        split = read()
-        run_rows(
-            asked,
-            "unsupervised",
-            name,
-            lambda row, seed, name=name, split=split: score(
-                clip, method(row, name, asked), row, split, seed
-            ),
-            partial(title, asked=asked),
-        )
+        score_row = partial(run, clip, asked, name, read())
+        run_rows(asked, "unsupervised", name, score_row, partial(title, asked=asked))
 
 
 if __name__ == "__main__":

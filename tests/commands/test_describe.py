@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anyclass.bulk import Bulk
 from anyclass.captioning import BatchFiles, CaptionFile, Endpoint, Vocabulary
 from anyclass.commands.describe import describe
 from anyclass.commands.fit import fit
@@ -51,6 +52,7 @@ def test_describe__a_line_for_each_image(model: dict[str, Any], tmp_path: Path) 
     assert result == {
         "n": 14,
         "rejected": 1,
+        "groups": 0,
         "without_text": 0,
         "out": str(out),
         "first": rows[:3],
@@ -122,6 +124,65 @@ def test_describe__a_later_fit_asks_for_no_image_again(
     fit(imported, tmp_path / "imported", **shapes)
     again = lines(tmp_path / "imported/descriptions.jsonl")
     assert [row["text"] for row in again] == [row["text"] for row in texts]
+
+
+def test_describe__writes_the_groups_that_a_later_fit_asks_for(
+    model: dict[str, Any], shapes: dict[str, Any], server: Any, tmp_path: Path
+) -> None:
+    endpoint = Endpoint(url=server.url)
+    out = tmp_path / "texts.jsonl"
+    names = shapes["classes"]
+    groups = {"groups": 2, "group_size": 3, "seed": 5}
+    result = describe(**model, captioner=endpoint, out=out, domain="kite", classes=names, **groups)
+    rows = lines(out)
+    written = [row for row in rows if "files" in row]
+    assert [row.get("file_name") for row in rows[:14]] == [row["file_name"] for row in rows[:14]]
+    assert result["groups"] == len(written) == len(rows) - 14 > 1
+    assert all("common visual attributes of the kites" in row["question"] for row in written)
+    assert all(2 <= len(row["files"]) <= 3 for row in written)
+    asked = len(server.questions)
+    method = LatteClip(
+        tuning=Tuning("head", steps=2, views=1),
+        captioner=endpoint,
+        domain="kite",
+        groups=2,
+        group_size=3,
+    )
+    fit(method, tmp_path / "run", **shapes | {"seed": 5})
+    assert len(server.questions) == asked, "every text of the fit was paid before"
+    used = [row for row in lines(tmp_path / "run/descriptions.jsonl") if row["kind"] == "group"]
+    assert [(row["class"], row["files"], row["text"]) for row in used] == [
+        (row["class"], row["files"], row["text"]) for row in written
+    ]
+
+
+def test_describe__a_set_with_the_class_in_its_question_needs_no_names(
+    model: dict[str, Any], server: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "texts.jsonl"
+    describe(**model, captioner=Endpoint(url=server.url), out=out, domain="flowers102")
+    question = "Describe the flower in the photo concisely, less than 20 words."
+    assert {row["question"] for row in lines(out)} == {question}
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"groups": 2}, r"give the class names \(--classes FILE\)"),
+        ({"groups": -1, "classes": ("a", "b")}, "--groups -1 --group-size 4: give the number"),
+        ({"group_size": 0}, "one image per group or more"),
+        (
+            {"groups": 2, "classes": ("a", "b"), "bulk": Bulk(on="ray")},
+            "leave --classes and --groups out with --on ray",
+        ),
+    ],
+)
+def test_describe__refuses_groups_that_cannot_be_drawn(
+    model: dict[str, Any], tmp_path: Path, how: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        describe(**model, out=tmp_path / "texts.jsonl", **how)
+    assert not (tmp_path / "texts.jsonl").exists()
 
 
 def test_describe__goes_on_after_a_stop(model: dict[str, Any], server: Any, tmp_path: Path) -> None:

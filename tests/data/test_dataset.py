@@ -78,7 +78,8 @@ def test_read__says_what_it_leaves_out(root: Path) -> None:
         "skipped files that are not images (5): 1 .csv, 1 .db, 1 .json, 1 .txt, 1 no ending.",
         "skipped hidden files (1): 'cat/._2.jpg'.",
         "skipped hidden folders (2): '.git', 'cat/.ipynb_checkpoints'.",
-        "skipped linked folders (2): 'linked', 'loop'.",
+        "skipped linked folders (2): 'linked', 'loop'; set ANYCLASS_LINKS to a folder to follow "
+        "links that stay below it.",
     )
 
 

@@ -1,6 +1,7 @@
 """`describe`: caption the images of a folder, without a fit."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,16 @@ from anyclass.backbone.device import torch_device
 from anyclass.backbone.loading import absolute_id
 from anyclass.bulk import Bulk
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
+from anyclass.captioning.captions import Asked
 from anyclass.commands.predict import check_out
-from anyclass.commands.request import PLACE, check_share
+from anyclass.commands.request import PLACE, check_share, split_names
 from anyclass.commands.train import readable
 from anyclass.data import ImageDataset
-from anyclass.features.domains import domain as domain_of
+from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.files import write_text
+from anyclass.methods import METHODS
+from anyclass.methods.latteclip_texts import caption_requests
 from anyclass.run.progress import Callback, Progress
 
 Json = dict[str, Any]
@@ -28,6 +32,12 @@ def describe(
     captioner: AnyCaptioner = Vocabulary(),  # noqa: B008 (frozen)
     domain: str = "object",
     plural: str = "",
+    classes: Annotated[
+        Path | str | tuple[str, ...] | None, arg(metavar="FILE|NAME NAME ...")
+    ] = None,
+    groups: int = 0,
+    group_size: int = 4,
+    seed: int = 0,
     out: Annotated[Path | str, PLACE] = "descriptions.jsonl",
     overwrite: bool = False,
     model: str = "starter",
@@ -40,15 +50,22 @@ def describe(
 ) -> Json:
     """Caption the images of a folder, to check the texts before a fit.
 
-    A later fit with the same captioner and domain reuses these texts.
+    A later fit with the same captioner and domain reuses these texts; those of groups if classes,
+    group_size and seed are the same, too.
 
     Args:
         images: folder of images; its subfolders are searched too.
         captioner: source of the texts: the vocabulary of the model, or a language model.
         domain: noun for what the images show, such as bird, or a data set of LatteCLIP's paper.
         plural: plural of `domain`, if irregular.
-        out: file to write, `.jsonl`, with one line per readable image; with --on ray a folder of
-            Parquet files with a row per image.
+        classes: file with one class name per line, or the names themselves, as of the later fit;
+            images are grouped by their zero-shot class.
+        groups: also caption so many groups of images per class at most (LatteCLIP: 32); needs
+            `classes`.
+        group_size: images per group.
+        seed: random seed of the groups.
+        out: file to write, `.jsonl`, with one line per readable image and per group; with --on ray
+            a folder of Parquet files with a row per image.
         overwrite: replace an existing file.
         model: image-text model: starter, an open_clip name, hf-hub:OWNER/NAME or local-dir:FOLDER.
             The vocabulary captioner uses it; give the model of the later fit.
@@ -62,14 +79,15 @@ def describe(
         callback: gets `stage`, `done` and `total`.
 
     Returns:
-        `n`, `rejected`, `without_text`, `out`, and the texts of the first images.
+        `n`, `rejected`, `groups`, `without_text`, `out`, and the texts of the first images.
 
     Raises:
-        RequestError: there is no image, the file cannot be written, the captioner is not
-            available, or its answers are not there yet.
+        RequestError: there is no image, there are groups without classes or on Ray, the file cannot
+            be written, the captioner is not available, or its answers are not there yet.
         AnyclassError: too many images are unreadable, or too many questions have no answer.
     """
     check_share(max_rejected)
+    _check_groups(groups, group_size, classes is not None, bulk)
     if bulk.on == "ray":
         from anyclass.commands.bulk import Place, describe_in_bulk
         from anyclass.commands.bulk_jobs import DescribeJob
@@ -79,7 +97,7 @@ def describe(
         place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
         return describe_in_bulk(job, place)
     check_out(Path(out), overwrite, (".jsonl",))
-    all_images = ImageDataset.read(images)
+    all_images = ImageDataset.read(images, split_names(classes))
     clip = Backbone.load(model, torch_device(device), allow_pickle, engine)
     with Progress(callback=callback) as log:
         for sentence in all_images.skipped:
@@ -87,22 +105,59 @@ def describe(
         data, rejections = readable(FeatureStore(clip, all_images), "head", max_rejected, log)
         dataset = data.dataset
         features = data.image_features("head", log)
-        phrases = domain_of(domain, plural)
-        question = phrases.ask_image()
-        requests = [CaptionRequest((i,), question, phrases.noun) for i in range(len(dataset))]
-        texts = captioner.describe(requests, CaptionContext(dataset, clip, features.cpu()), log)
+        how: Any = METHODS["latteclip"](
+            captioner=captioner,
+            domain=domain,
+            plural=plural,
+            groups=max(1, groups),
+            group_size=group_size,
+            texts=("image", "group") if groups else ("image",),
+        )
+        questions = caption_requests(how, data, log, seed)
+        requests = questions.requests
+        context = CaptionContext(dataset, clip, features.cpu())
+        texts = dict(zip(requests, captioner.describe(requests, context, log), strict=True))
     author = captioner.answered_by
     origin = {"captioner": captioner.kind} | ({"model": author} if author else {})
     rows = [
-        {"file_name": file, "text": text, **origin, "question": question}
-        for file, text in zip(dataset.files, texts, strict=True)
+        about | {"text": texts[request], **origin, "question": request.question}
+        for about, request in _listed(questions, dataset)
     ]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_text(Path(out), "".join(lines))
     return {
         "n": len(all_images),
         "rejected": len(rejections),
-        "without_text": texts.count(None),
+        "groups": sum(map(len, questions.groups)),
+        "without_text": list(texts.values()).count(None),
         "out": str(out),
         "first": rows[:3],
     }
+
+
+def _check_groups(groups: int, size: int, named: bool, bulk: Bulk) -> None:
+    """Refuse groups that cannot be drawn."""
+    if groups < 0 or size < 1:
+        raise RequestError(
+            f"--groups {groups} --group-size {size}: give the number of groups per class, 0 for "
+            "none, and one image per group or more"
+        )
+    if groups and not named:
+        raise RequestError(
+            "groups are images of one zero-shot class: give the class names (--classes FILE)"
+        )
+    if bulk.on == "ray" and named:
+        raise RequestError(
+            "groups are drawn from all images, and a worker has a part of them: leave --classes "
+            "and --groups out with --on ray"
+        )
+
+
+def _listed(asked: Asked, dataset: ImageDataset) -> Iterator[tuple[Json, CaptionRequest]]:
+    """What each request is about: a file, or the files of a group and its class."""
+    for requests in asked.images:
+        for request in requests:
+            yield {"file_name": dataset.files[request.rows[0]]}, request
+    for name, groups in zip(dataset.classes.names, asked.groups, strict=True):
+        for request in groups:
+            yield {"class": name, "files": [dataset.files[i] for i in request.rows]}, request

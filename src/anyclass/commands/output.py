@@ -98,6 +98,8 @@ def _command(words: Sequence[str]) -> str:
 def describe_lines(result: Result) -> list[str]:
     """How many images got a text, and the first of them."""
     counts = f"{plural(result['n'], 'image')}, {result['rejected']} rejected"
+    if result.get("groups"):
+        counts += f", {plural(result['groups'], 'group')}"
     if result["without_text"]:
         counts += f", {result['without_text']} without a text"
     first = [f"{row['file_name']}: {row['text']}" for row in result["first"]]

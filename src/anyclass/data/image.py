@@ -1,6 +1,6 @@
 """Safe image decoding: six steps from an untrusted file to an RGB image.
 
-1. a regular file inside the folder, within the size limit    4. load: the only full check
+1. a regular file of the folder, within the size limit    4. load: the only full check
 2. one of eight formats, decided by content                   5. apply the EXIF rotation
 3. width x height and the number of scans within limits       6. convert to RGB on white
 """
@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
+from anyclass.data.links import FOLLOW, may_be_read
 from anyclass.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -108,8 +109,8 @@ def _regular_file(path: Path, root: Path | None) -> Iterator[BinaryIO]:
     """Step 1: a regular file, inside `root`."""
     try:
         real = path.resolve(strict=True)
-        if root is not None and not real.is_relative_to(root.resolve()):
-            raise ImageError("outside the folder", f"it is a link to {real}")
+        if root is not None and not may_be_read(path, real, root):
+            raise ImageError("outside the folder", f"it is a link to {real}; {FOLLOW}")
         if not stat.S_ISREG(real.stat().st_mode):
             raise ImageError("not a regular file")
         with open(real, "rb", opener=_without_blocking) as file:  # noqa: PTH123 (has no opener)

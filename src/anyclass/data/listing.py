@@ -4,11 +4,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from anyclass.data.classes import listed, normal
 from anyclass.data.image import INSTALL_HEIF, readable_formats
+from anyclass.data.links import FOLLOW, LinkedFolders
 
 _DOCUMENTS = (
     ".txt .csv .tsv .json .jsonl .geojson .md .py .ipynb .html .htm .parquet .pdf .xml .yaml .yml "
@@ -90,11 +92,16 @@ class Listing(NamedTuple):
 
 
 def walk(root: Path) -> Listing:
-    """List the files that may be images, and the skipped files with the reason."""
+    """List the files that may be images, and the skipped files with the reason.
+
+    Raises:
+        RequestError: `$ANYCLASS_LINKS` is no folder.
+    """
     files: list[str] = []
     empty: list[str] = []
     skipped: dict[str, list[str]] = {}
     top: list[str] = []
+    linked = LinkedFolders(root)
 
     def denied(error: OSError) -> None:
         skipped.setdefault("unreadable folders", []).append(os.path.relpath(error.filename, root))
@@ -105,9 +112,9 @@ def walk(root: Path) -> Listing:
             skipped.setdefault(reasons[name], []).append(prefix + name)
         return [name for name in names if not reasons[name]]
 
-    for folder, folders, names in os.walk(root, onerror=denied):
+    for folder, folders, names in os.walk(root, onerror=denied, followlinks=True):
         prefix = Path(folder).relative_to(root).as_posix() + "/" if Path(folder) != root else ""
-        folders[:] = keep(folders, prefix, _why_no_folder)
+        folders[:] = keep(sorted(folders), prefix, partial(_why_no_folder, linked))
         images = keep(names, prefix, _why_no_image)
         files += [prefix + name for name in images]
         if prefix and not folders and not images:
@@ -128,9 +135,10 @@ def utf8(path: str) -> str:
 
 
 _OTHER_FILES = "files that are not images"
+_LINKED = "linked folders"
 
 
-def _why_no_folder(path: Path) -> str:
+def _why_no_folder(linked: LinkedFolders, path: Path) -> str:
     """Reason for skipping a folder; empty if it is read."""
     if path.name.startswith("."):
         return "hidden folders"
@@ -138,7 +146,8 @@ def _why_no_folder(path: Path) -> str:
         return "folders of the system"
     if utf8(path.name) != path.name:
         return "folders whose names are not UTF-8"
-    return "linked folders" if os.path.islink(path) else ""  # noqa: PTH114 (never raises)
+    skips = os.path.islink(path) and not linked.enter(path)  # noqa: PTH114 (never raises)
+    return _LINKED if skips else ""
 
 
 def _why_no_image(path: Path) -> str:
@@ -161,6 +170,8 @@ def _why_no_image(path: Path) -> str:
 
 def _skipped(why: str, paths: list[str]) -> str:
     """Message about skipped paths: a few by name, many by ending."""
+    if why == _LINKED:
+        return f"skipped {why} ({len(paths)}): {listed(paths, 3)}; {FOLLOW}."
     if why != _OTHER_FILES or len(paths) <= 3:
         return f"skipped {why} ({len(paths)}): {listed(paths, 3)}."
     endings = Counter(PurePosixPath(path).suffix.lower() or "no ending" for path in paths)

@@ -17,14 +17,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from jaxtyping import Int
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
+from torch import Tensor
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import AnyCaptioner, Vocabulary
-from anyclass.captioning.captions import Text
+from anyclass.captioning.captions import Text, draw_groups
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.record import FitRecord
@@ -206,6 +208,12 @@ class LatteClip:
         image_texts = images * self.image_captions if "image" in self.texts else 0
         group_texts = min(images, classes * self.groups) if "group" in self.texts else 0
         return image_texts + group_texts
+
+    def grouped(
+        self, pool: Int[Tensor, " N"], classes: int, seed: int
+    ) -> list[list[tuple[int, ...]]]:
+        """Rows of the groups of each class, drawn by the class `pool` that an image counts for."""
+        return draw_groups(pool, classes, self.group_size, self.groups, seed)
 
     @property
     def _remarks(self) -> tuple[str, ...]:

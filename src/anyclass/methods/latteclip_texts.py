@@ -11,11 +11,13 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import CaptionRequest
-from anyclass.captioning.captions import Answers, Asked, Captions, TextFeatures, draw_groups
+from anyclass.captioning.captions import Answers, Asked, Captions, TextFeatures
 from anyclass.data import ImageDataset
 from anyclass.features.domains import domain
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import fill
-from anyclass.methods.latteclip_equations import margin_weights
+from anyclass.log import Log
+from anyclass.methods.latteclip_equations import margin_weights, nearest
 
 if TYPE_CHECKING:
     import anyclass.methods.latteclip
@@ -48,9 +50,7 @@ class TrainingTexts(NamedTuple):
         """Draw the groups by `pool` and ask for all captions; only new ones are requested."""
         prompts = dataset.classes.prompts
         class_texts = [fill(settings.template, prompt) for prompt in prompts]
-        images = image_requests(settings, prompts, c_zs)
-        groups = group_requests(settings, len(prompts), pool, seed)
-        captions = Captions.of(class_texts, Asked(images, groups), answers)
+        captions = Captions.of(class_texts, requests(settings, prompts, c_zs, pool, seed), answers)
         tuning = settings.tuning
         encode = TextFeatures(
             tuned, captions.strings, tuning.tune, settings.freeze_text, tuning.micro_batch
@@ -82,7 +82,48 @@ class TrainingTexts(NamedTuple):
         return weights
 
 
-def image_requests(
+def caption_requests(
+    settings: "anyclass.methods.latteclip.LatteClip", data: FeatureStore, log: Log, seed: int
+) -> Asked:
+    """What a fit asks about images and groups; without class names, about images alone.
+
+    Args:
+        settings: the method with its captioner.
+        data: the model and readable images.
+        log: receives the progress of embedding.
+        seed: random seed of the groups.
+    """
+    if not len(data.dataset.classes):
+        topic = domain(settings.domain, settings.plural)
+        question = topic.ask_image()
+        rows = range(len(data))
+        return Asked([[CaptionRequest((i,), question, topic.noun)] for i in rows], [])
+    p0 = data.class_features([settings.template], log)
+    c_zs = nearest(data.image_features("head", log), p0)
+    return requests(settings, data.dataset.classes.prompts, c_zs, c_zs, seed)
+
+
+def requests(
+    settings: "anyclass.methods.latteclip.LatteClip",
+    prompts: tuple[str, ...],
+    c_zs: Int[Tensor, " N"],
+    pool: Int[Tensor, " N"],
+    seed: int,
+) -> Asked:
+    """Caption requests for each image and for the groups of each class.
+
+    Args:
+        settings: the method.
+        prompts: prompts of the C classes.
+        c_zs: zero-shot class of each image.
+        pool: class whose groups an image may be in.
+        seed: random seed of the groups.
+    """
+    images = _image_requests(settings, prompts, c_zs)
+    return Asked(images, _group_requests(settings, len(prompts), pool, seed))
+
+
+def _image_requests(
     settings: "anyclass.methods.latteclip.LatteClip",
     prompts: tuple[str, ...],
     c_zs: Int[Tensor, " N"],
@@ -92,14 +133,14 @@ def image_requests(
         return [[] for _ in c_zs]
     topic = domain(settings.domain, settings.plural)
     variants = range(settings.image_captions)
-    requests = []
+    found = []
     for i, c in enumerate(c_zs.tolist()):
         question = topic.ask_image(prompts[c] if settings.class_in_prompt else "")
-        requests.append([CaptionRequest((i,), question, topic.noun, r) for r in variants])
-    return requests
+        found.append([CaptionRequest((i,), question, topic.noun, r) for r in variants])
+    return found
 
 
-def group_requests(
+def _group_requests(
     settings: "anyclass.methods.latteclip.LatteClip",
     classes: int,
     pool: Int[Tensor, " N"],
@@ -110,7 +151,7 @@ def group_requests(
         return [[] for _ in range(classes)]
     topic = domain(settings.domain, settings.plural)
     question = topic.ask_group()
-    requests = []
-    for groups in draw_groups(pool, classes, settings.group_size, settings.groups, seed):
-        requests.append([CaptionRequest(rows, question, topic.noun) for rows in groups])
-    return requests
+    found = []
+    for groups in settings.grouped(pool, classes, seed):
+        found.append([CaptionRequest(rows, question, topic.noun) for rows in groups])
+    return found
