@@ -1,20 +1,25 @@
 """`score` collects everything that a run folder stores of a fit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.baselines import fit_baselines
+from anyclass.commands.calibrate import calibrated
 from anyclass.commands.request import Request
 from anyclass.commands.train import Trained
 from anyclass.data import ImageDataset, Rejection
+from anyclass.estimators.class_quality import ClassQuality
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.text import PLAIN
 from anyclass.naming.class_names import name_classes
+from anyclass.naming.quality import judged
 from anyclass.run.clustering_scores import discovery_summary
 from anyclass.run.columns import UNSEEN
 from anyclass.run.earlier import compare_rounds
@@ -97,9 +102,14 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     scored = bool((data.dataset.labels >= 0).any())
     sample = sample_rows(len(data), request.seed)
     predictions = predict_all(data, classifier, log, request.prompt_ensemble and scored, sample)
-    opinions = opinions_of(classifier.record)
     taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
     taught &= given.dataset.labels >= 0
+    qualities: Sequence[ClassQuality | None] = []
+    if unknown_classes(classifier.classes):
+        predicted = torch.from_numpy(predictions.log_adapted.argmax(1))
+        qualities = judged(given, classifier, predicted, log)
+        classifier, predictions = calibrated(classifier, predictions, qualities, taught)
+    opinions = opinions_of(classifier.record)
     fair = fair_labels(data.dataset, taught, predictions, opinions)
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
@@ -125,7 +135,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         metrics["second_round"] = compare_rounds(
             earlier, data.dataset, taught, probabilities, opinions
         )
-    naming = name_classes(given, classifier, probabilities, request.names, log)
+    naming = name_classes(given, classifier, probabilities, qualities, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")

@@ -136,6 +136,7 @@ class _Expected(_File):
     classes: int | None = None
     images: int | None = None
     calibration_error: float | None = None
+    temperature: float | None = None
 
 
 class _Round(_File):
