@@ -156,3 +156,19 @@ def test_predict__an_image_opened_by_pillow_stays_open(fit: Any, tmp_path: Path)
     with Image.open(tmp_path / "a.png") as image:
         first = fit.run.predict(image).labels
         assert fit.run.predict([image, image]).labels == first * 2
+
+
+def test_run__edits_of_images_in_memory(fit: Any) -> None:
+    """Their thumbnails stay, in a notebook and in the report; a class can be split."""
+    known = [name if name in ("red square", "blue disc") else None for name in fit.labels]
+    options = {key: value for key, value in fit.options.items() if key != "classes"}
+    run = anyclass.fit(fit.images, labels=known, unknown=2, max_rejected=0.2, **options)
+    count = run.report.read_text("utf-8").count("data:image/webp")
+    assert count > 0
+    first, second = (name for name in run.classes_ if name.startswith("discovered"))
+    run.merge(first, second)
+    assert run._repr_html_().count("data:image/webp") > 3
+    assert run.report.read_text("utf-8").count("data:image/webp") > 3
+    assert {f"{first}a", f"{first}b"} <= set(run.split(first).classes_)
+    assert run.undo().undo().report.read_text("utf-8").count("data:image/webp") == count
+    assert len(run.label_next(2)) == 2

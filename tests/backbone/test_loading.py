@@ -252,11 +252,18 @@ def test_load__a_hub_that_cannot_be_reached() -> None:
         ("ViT-B-32/laion2b_s34b_b79", "needs one of its weights: ViT-B-32/laion2b_s34b_b79k, "),
         ("vit-b-16/datacomp_xl_s13b_b90k", "Did you mean ViT-B-16/datacomp_xl_s13b_b90k?"),
         ("imageomics/bioclip-2", "write hf-hub:imageomics/bioclip-2"),
-        ("google/siglip2-base-patch16-224", "SigLIP 2 is ViT-B-16-SigLIP2/webli"),
+        ("google/siglip2-base-patch16-224", "write --model ViT-B-16-SigLIP2/webli, open_clip's"),
+        ("hf-hub:openai/clip-vit-base-patch32", "write --model ViT-B-32-quickgelu/openai"),
+        ("google/siglip2-base-patch16-naflex", "SigLIP 2 as ViT-B-16-SigLIP2/webli"),
     ],
 )
 def test_load__a_name_that_is_almost_one(name: str, words: str) -> None:
     assert words in refused(name, RequestError)
+
+
+def test_load__a_folder_of_transformers(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    assert "in the format of transformers" in refused(f"local-dir:{tmp_path}")
 
 
 def test_load__a_relative_folder_becomes_absolute(

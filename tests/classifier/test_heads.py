@@ -28,15 +28,18 @@ from anyclass.classifier.head_formats import (
 from anyclass.classifier.heads import (
     Adapter,
     CacheModel,
+    CosineHead,
     Head,
     MetaNet,
     WhitenedLinear,
     init_linear,
+    tempered,
 )
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.classifier.representation import Representation
 from anyclass.data import Classes
 from anyclass.errors import ModelError
+from anyclass.estimators.linear import Linear
 from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.estimators.whitening import WhitenedPCA
 from anyclass.features.extract import stack_features
@@ -257,3 +260,10 @@ def test_load__damage_is_a_model_error(clip: Backbone, kind: str, tmp_path: Path
         (spoil_tensors if number < len(spoils) else spoil_settings)(folder, spoil)
         with pytest.raises(ModelError):
             Classifier.load(folder, engine="torch")
+
+
+def test_tempered__divides_logits() -> None:
+    rows = drawn(6, 24, seed=3)
+    weights = drawn(5, 24, seed=4)
+    for head in (Linear(weights, drawn(5, seed=5), 3.0), CosineHead(weights, torch.tensor(3.0))):
+        assert torch.allclose(tempered(head, 4.0).logits(rows), head.logits(rows) / 4)

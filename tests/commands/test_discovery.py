@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -111,6 +112,26 @@ def test_fit__each_method_leaves_a_run_that_predicts_and_scores(
     labels = predict(tmp_path / "run", images, tmp_path / "p.csv")["classes"]
     assert sum(labels.values()) == 14
     assert set(labels) <= set(saved["names"])
+
+
+def test_fit__mean_score_is_what_clusterings_agree_on(finished: Path, tmp_path: Path) -> None:
+    expected = json.loads((finished / "metrics.json").read_text())["expected"]
+    rows = pq.read_table(finished / "predictions.parquet").to_pylist()
+    scores = {row["file_name"]: row["score"] for row in rows if row["status"] == "ok"}
+    assert len(scores) == expected["unlabelled"]
+    assert np.mean(list(scores.values())) == pytest.approx(expected["accuracy"], abs=1e-5)
+    assert expected["mean_score"] == pytest.approx(expected["accuracy"], abs=1e-5)
+    images = Path(json.loads((finished / "config.json").read_text())["images"])
+    out = tmp_path / "again.parquet"
+    predict(finished, images, out)
+    again = {row["file_name"]: row["score"] for row in pq.read_table(out).to_pylist()}
+    assert {name: again[name] for name in scores} == pytest.approx(scores, abs=1e-4)
+
+
+def test_fit__a_given_temperature_is_kept(tmp_path: Path, half: dict[str, Any]) -> None:
+    result = fit(KMEANS(semi_supervised=True, temperature=0.05), tmp_path / "run", **half)
+    assert "accuracy" not in result.metrics["expected"]
+    assert result.classifier.head.scale == pytest.approx(20)
 
 
 def test_fit__hidden_labels_are_never_read(

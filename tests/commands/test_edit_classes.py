@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from anyclass import Classifier, evaluate, load, predict
 from anyclass.cli import main
@@ -400,9 +401,15 @@ def test_run__edits_its_classes_in_python(run: Path) -> None:
     before = loaded.classes_
     first, second, third = [name for name in before if name.startswith("discovered")]
     counts = loaded.predictions.counts()
+    stored = load_file(run / "probabilities.safetensors")["probabilities"]
+    labels = loaded.predictions.table["status"].to_pylist()
+    at = [before.index(name) for name in (first, second)]
+    rest = [c for c in range(len(before)) if c not in at]
+    wins = stored[:, at].sum(1) > stored[:, rest].max(1).values  # probabilities add
+    merged = sum(win and status == "ok" for win, status in zip(wins.tolist(), labels, strict=True))
+    assert merged >= counts.get(first, 0) + counts.get(second, 0)
     assert loaded.merge(first, second).rename({first: "kite"}) is loaded
     assert loaded.classes_ == [*before[:2], "kite", third]
-    merged = counts.get(first, 0) + counts.get(second, 0)
     assert loaded.predictions.counts().get("kite", 0) == merged
     assert loaded.reject(third).predictions.counts().get(third) is None
     assert loaded.undo().undo().undo().classes_ == before

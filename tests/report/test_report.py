@@ -266,6 +266,12 @@ def test_expected_accuracy_of_discovered_classes_is_that_of_the_metrics(tmp_path
     words = to_words(summarise(with_naming(make_run(tmp_path, **expected))))
     assert "Expected on the 7 images without a label: about 62.5\u00a0% right." in words
     assert "5 labelled classes that were treated as unknown" in words
+    agreed = {"mean_score": 0.8, "unlabelled": 7, "accuracy": 0.8, "temperature": 2.0}
+    words = to_words(summarise(with_naming(make_run(tmp_path / "agreed", expected=agreed))))
+    assert (
+        "images without a label: about 80.0\u00a0% right, often fewer. So many stay together"
+        in words
+    )
     without = summarise(with_naming(make_run(tmp_path / "other", expected={"mean_score": 0.98})))
     assert without["expected"] is None
 

@@ -33,8 +33,17 @@ def test_expected_accuracy__mean_score_of_images_without_a_given_label() -> None
     assert words.endswith("the mean score of the 2 unlabelled images is 70%")
     nothing = expected_accuracy(FitRecord(), predictions(p), taught, {"calibration_error": None})
     assert nothing["calibration_error"] is None
-    assert "too few labels to say how many are right" in expectation(nothing)
+    assert "nothing says how many are right" in expectation(nothing)
     assert expectation({}) == ""
+
+
+def test_expected_accuracy__by_agreement() -> None:
+    p = np.array([[0.7, 0.3], [0.1, 0.9]], np.float32)
+    found = FitRecord(expected={"accuracy": 0.8, "temperature": 3.0})
+    none_taught = np.array([False, False])
+    metrics = expected_accuracy(found, predictions(p), none_taught, {"calibration_error": None})
+    assert metrics["calibration_error"] is None
+    assert expectation(metrics).startswith("about 80% of the labels of unlabelled images may")
 
 
 def test_clustering_scores__calibration_of_matched_classes() -> None:

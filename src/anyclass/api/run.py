@@ -17,6 +17,7 @@ from anyclass.commands.evaluate import evaluate
 from anyclass.commands.label_next import COUNT, LABEL_NEXT, rows_to_label
 from anyclass.commands.predict import load as load_classifier
 from anyclass.commands.request import check_share
+from anyclass.data import ImageDataset
 from anyclass.data.classes import plural
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.errors import RequestError
@@ -218,7 +219,7 @@ class Run:
         """
         if out is not None and Path(out).exists():
             raise RequestError(f"{out} exists already: give another path to out=")
-        rows = rows_to_label(self._run_folder(), count)
+        rows = rows_to_label(self._run_folder(), count, self._images)
         if out is not None:
             write_table(Path(out), rows, LABEL_NEXT)
         return pa.Table.from_pylist(rows, LABEL_NEXT)
@@ -327,12 +328,17 @@ class Run:
     @speaks_python
     def _edited(self, **edit: Any) -> "Run":
         """Edit the classes in all files of the run; its classifier is loaded anew when needed."""
-        edit_classes(self._run_folder(), **edit)
+        edit_classes(self._run_folder(), images=self._images, **edit)
         self.__dict__.pop("classifier", None)
         return self
 
+    @property
+    def _images(self) -> ImageDataset | None:
+        """The images that it was fitted on, unless they are a folder."""
+        return None if self._source is None else self._source.dataset
+
     def _thumbnails(self, folder: Path) -> Thumbnail:
-        memory = None if self._source is None else self._source.dataset.memory
+        memory = None if self._images is None else self._images.memory
         return thumbnails_of(read_json(folder / "config.json")["images"], memory)
 
 

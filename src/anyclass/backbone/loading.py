@@ -23,6 +23,7 @@ from anyclass.backbone.model_folder import (
     read_config,
     weights_file,
 )
+from anyclass.backbone.transformers_names import open_clip_name
 from anyclass.errors import ModelError, RequestError
 
 STARTER = "starter"
@@ -44,6 +45,11 @@ def load_model(model_id: str, allow_pickle: bool = False) -> tuple[Any, Any]:
         from anyclass.backbone.starter import starter_folder
 
         model_id = f"local-dir:{starter_folder()}"
+    if same := open_clip_name(model_id):
+        raise RequestError(
+            f"{model_id} is in the format of transformers: write --model {same}, "
+            "open_clip's name of the same model"
+        )
     if model_id.startswith("local-dir:"):
         model_id = absolute_id(model_id)
         weights = _checked(model_id, _folder(model_id), allow_pickle)
@@ -144,7 +150,7 @@ def _perhaps(model_id: str) -> str:
 
     owner, _, name = model_id.partition("/")
     if owner == "google" and name.startswith("siglip"):
-        return f". SigLIP is {USUAL['siglip']}, SigLIP 2 is {USUAL['siglip2']}"
+        return f". open_clip has SigLIP as {USUAL['siglip']}, SigLIP 2 as {USUAL['siglip2']}"
     names = [f"{name}/{tag}" for name, tag in open_clip.list_pretrained()]
     known = {word.lower(): word for word in [STARTER, *names]} | USUAL
     near = get_close_matches(model_id.lower(), known, n=1, cutoff=0.75)
@@ -161,7 +167,7 @@ def _checked(model_id: str, folder: Path, allow_pickle: bool) -> Path:
         ModelError: it is no model, or is refused.
     """
     if not os.path.isdir(folder) or not os.path.lexists(folder / CONFIG):  # noqa: PTH110, PTH112
-        raise ModelError(f"{str(folder)[:200]} holds no {CONFIG}; is it a model folder?")
+        raise ModelError(f"{str(folder)[:200]} holds no {CONFIG}; {_what_it_is(folder)}")
     check_files(folder)
     whole = read_config(folder / CONFIG)
     config = whole.get("model_cfg") if isinstance(whole, dict) else None
@@ -171,6 +177,16 @@ def _checked(model_id: str, folder: Path, allow_pickle: bool) -> Path:
     weights = weights_file(folder, allow_pickle)
     check_fits(model_id, config, _text_config(model_id, config["text_cfg"]), count_values(weights))
     return weights
+
+
+def _what_it_is(folder: Path) -> str:
+    """What a folder without a configuration of open_clip may be, and what to do."""
+    if not os.path.lexists(folder / "config.json"):  # noqa: PTH110 (never raises)
+        return "is it a model folder?"
+    return (
+        "its config.json is of a model in the format of transformers: give a folder of open_clip, "
+        "or the name of that model in open_clip (`anyclass models --all`)"
+    )
 
 
 def _text_config(model_id: str, text: Any) -> Any:

@@ -5,7 +5,7 @@ and text features of the model. Letters: n images, C classes, D dimensions, f (n
 T (C, D) unit text features of the classes, s = 1 / tau.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -191,6 +191,20 @@ def edits_of(head: Head, classes: int) -> ClassEdits:
 def edited(head: FittedHead, edits: ClassEdits) -> Head:
     """A head with these edits of its classes."""
     return head if edits.changes_nothing else EditedHead(head, edits)
+
+
+def tempered(head: Head, t: float) -> Head:
+    """A head of discovered classes with logits divided by T, so that no prediction changes.
+
+    Args:
+        head: as it was fitted.
+        t: T.
+    """
+    if isinstance(head, OpenWorldModel):
+        return replace(head, temperature=head.temperature * t)
+    if isinstance(head, Linear | CosineHead):
+        return replace(head, scale=head.scale / t)
+    return head
 
 
 def init_linear(rows: int, columns: int, drawing: torch.Generator) -> Float[Tensor, "rows columns"]:

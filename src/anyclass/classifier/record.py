@@ -60,8 +60,9 @@ class FitRecord:
     suspicious: Sequence[int] = ()
     """Indices of labels that the other images contradict (open-world)."""
     expected: Mapping[str, float] = field(default_factory=dict)
-    """Expected accuracy of unlabelled images, where classes are unknown, and how it was found
-    (open-world): accuracy, calibration_error, temperature, images, classes."""
+    """Expected accuracy of unlabelled images, where classes are unknown, and how it was found:
+    accuracy, temperature; by labelled classes that were treated as unknown (open-world) also
+    calibration_error, images, classes; without these it is the agreement of clusterings."""
     inertia: float | None = None
     """Sum of squared distances to the nearest centre (k-means)."""
 

@@ -22,6 +22,7 @@ from anyclass.commands.class_changes import Edit, applied, changes
 from anyclass.commands.class_history import HISTORY, History
 from anyclass.commands.run_files import complete, mark_ready, opened_for_edit, prepared
 from anyclass.commands.run_images import ImageRows, image_rows
+from anyclass.data import ImageDataset
 from anyclass.errors import FileError, ModelError, RequestError
 from anyclass.files import atomic_write, read_json, write_json
 from anyclass.naming.class_names import NAMING, write_naming
@@ -56,6 +57,7 @@ def edit_classes(
     rename: Mapping[str, str] | None = None,
     restore: Sequence[str] = (),
     undo: bool = False,
+    images: ImageDataset | None = None,
 ) -> Json:
     """Merge, split, reject and rename discovered classes of a run; nothing is fitted again.
 
@@ -71,6 +73,7 @@ def edit_classes(
         rename: old name -> new name; also names of halves that `split` makes.
         restore: rejected classes whose images get labels again.
         undo: take the last edit back; nothing else can be asked for.
+        images: the images of the run, if they are in memory; None: where the run found them.
 
     Returns:
         `renamed` (old name -> new name), `merged` (class -> classes that it consists of), `split`
@@ -87,7 +90,7 @@ def edit_classes(
         raise RequestError("undo takes the last edit back: ask for other edits afterwards")
     run = Path(run)
     with opened_for_edit(run):
-        classes = RunClasses.read(run)
+        classes = RunClasses.read(run, images)
         if undo:
             return classes.undo()
         return classes.edit(Edit(merge, split, reject, restore, rename or {}))
@@ -105,9 +108,11 @@ class RunClasses:
     """The content of `naming.json`."""
     exact: pa.Table
     """Its table of predictions."""
+    images: ImageDataset | None = None
+    """Its images, if they are in memory."""
 
     @classmethod
-    def read(cls, run: Path) -> "RunClasses":
+    def read(cls, run: Path, images: ImageDataset | None = None) -> "RunClasses":
         """Read a locked run.
 
         Raises:
@@ -121,7 +126,7 @@ class RunClasses:
         if before.classes != classes:
             raise FileError(f"{run} is damaged: its model has other classes than classes.json")
         exact = read_parquet(run / "predictions.parquet")
-        return cls(run, before, read_naming(run), exact)
+        return cls(run, before, read_naming(run), exact, images)
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -209,7 +214,7 @@ class RunClasses:
         if images.are_new:
             write_probabilities(new / PROBABILITIES, images.found)
         mark_ready(run)
-        complete(run)
+        complete(run, None if self.images is None else self.images.memory)
 
     def _result(self, after: EditedClasses, found: Json, history: History) -> Json:
         """What `edit_classes` returns."""
@@ -239,9 +244,10 @@ class TrainingImages:
     @cached_property
     def _rows(self) -> ImageRows:
         """Rows of the images, by the model of the run."""
-        run = self._classes.run
+        classes = self._classes
+        config = read_json(classes.run / "config.json")
         with Progress() as log:
-            return image_rows(run, read_json(run / "config.json"), self._classes.files, log)
+            return image_rows(classes.run, config, classes.files, log, classes.images)
 
     @property
     def found(self) -> ImageProbabilities:

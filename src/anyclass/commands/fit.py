@@ -91,11 +91,14 @@ def fit(
             for notice in (*request.notices(dataset, workload), *remarks(dataset)):
                 log.say(notice)
             trained = train(request, choice.method, data, folder / SCRATCH, log)
+            classifier = trained.classifier
             if not rank():
                 with alone():
-                    write_run(folder, score(request, trained, log))
+                    learned = score(request, trained, log)
+                    write_run(folder, learned)
+                    classifier = learned.classifier
             wait()
-    return Fitted(trained.classifier, read_json(folder / "metrics.json"))
+    return Fitted(classifier, read_json(folder / "metrics.json"))
 
 
 def _check_alike(config: Json, data: AnyFeatures) -> None:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from anyclass.classifier.representation import unit_features
 from anyclass.commands.run_images import image_rows
+from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.active_learning import most_useful
 from anyclass.files import read_json
@@ -28,12 +29,13 @@ LABEL_NEXT = pa.schema(
 Row = dict[str, Any]
 
 
-def rows_to_label(run: Path, count: int = COUNT) -> list[Row]:
+def rows_to_label(run: Path, count: int = COUNT, given: ImageDataset | None = None) -> list[Row]:
     """Rows of `LABEL_NEXT`, the most useful image first.
 
     Args:
         run: a finished run; its images, or features, must be where they were.
         count: how many images, if there are as many without a label.
+        given: the images of the run, if they are in memory; None: where the run found them.
 
     Raises:
         RequestError: `count` is below 1, every image has a label, or images are no longer there.
@@ -47,7 +49,7 @@ def rows_to_label(run: Path, count: int = COUNT) -> list[Row]:
         raise RequestError(f"every image of {run} has a label: there is none to label next")
     files = table["file_name"].to_pylist()
     with Progress() as log:
-        images = image_rows(run, read_json(run / "config.json"), files, log)
+        images = image_rows(run, read_json(run / "config.json"), files, log, given)
     x = unit_features(images.rows, images.classifier.representation.comparable_width)
     margin = pc.fill_null(table["margin"], 0).to_numpy().astype(np.float64)
     chosen = table.take(most_useful(x, margin, free, count))

@@ -5,7 +5,7 @@ next edit completes it. Only files of a fixed list are moved, and nothing is wri
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,12 @@ def opened_for_edit(run: Path) -> Iterator[None]:
         yield
 
 
-def complete(run: Path) -> None:
+def complete(run: Path, memory: Mapping[str, Any] | None = None) -> None:
     """Move the prepared files, if all are there; update report, model card and manifest.
+
+    Args:
+        run: the run folder.
+        memory: its images by name, if they are in memory.
 
     Raises:
         FileError: the list of prepared files, or the manifest, is damaged.
@@ -76,7 +80,7 @@ def complete(run: Path) -> None:
         check_files(run)
         check_together(run)
         write_text(run / "model" / "README.md", card(run))
-        write(run)
+        write(run, memory)
         ours = [name for name, same in unedited.items() if same]  # the user edited the others
         for name in (*ours, "model/README.md", "report.html"):
             manifest["files"][name] = sha256(run / name)

@@ -48,7 +48,13 @@ class ImageRows(NamedTuple):
 
 
 @torch.no_grad()
-def image_rows(run: Path, config: Json, files: Sequence[str], log: Log) -> ImageRows:
+def image_rows(
+    run: Path,
+    config: Json,
+    files: Sequence[str],
+    log: Log,
+    images: ImageDataset | None = None,
+) -> ImageRows:
     """Rows of the training images; features that are in the cache are not computed again.
 
     Args:
@@ -56,6 +62,7 @@ def image_rows(run: Path, config: Json, files: Sequence[str], log: Log) -> Image
         config: the content of its `config.json`.
         files: the images.
         log: gets the progress.
+        images: the images of the run, if they are not to be read from where it found them.
 
     Raises:
         RequestError: images or features of the run are no longer there.
@@ -69,6 +76,8 @@ def image_rows(run: Path, config: Json, files: Sequence[str], log: Log) -> Image
     data: AnyFeatures
     if base is None:
         data = _features(config, classifier)
+    elif images is not None:
+        data = FeatureStore(base, images)
     elif config["images"] is None:
         raise RequestError(f"{run} does not say where its images are, and they are needed")
     else:

@@ -1,21 +1,25 @@
 """`score` collects everything that a run folder stores of a fit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.baselines import fit_baselines
+from anyclass.commands.calibrate import calibrated
 from anyclass.commands.request import Request
 from anyclass.commands.train import Trained
 from anyclass.data import ImageDataset, Rejection
+from anyclass.estimators.class_quality import ClassQuality
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.text import PLAIN
 from anyclass.naming.class_names import name_classes
+from anyclass.naming.quality import judged
 from anyclass.run.clustering_scores import discovery_summary
 from anyclass.run.columns import UNSEEN
 from anyclass.run.earlier import compare_rounds
@@ -88,16 +92,18 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         trained: the result of `train`.
         log: gets the progress.
     """
-    classifier = trained.classifier
     given = trained.taught
     clock = trained.clock
     log_texts(given, log)
-    data = trained.data.of(replace(trained.data.dataset, classes=classifier.classes))
+    data = trained.data.of(replace(trained.data.dataset, classes=trained.classifier.classes))
     predicted = _predict(request, trained, data, log)
+    classifier = predicted.classifier
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
     metrics = _metrics(request, trained, data, predicted, baselines, log)
-    naming = name_classes(given, classifier, predicted.probabilities, request.names, log)
+    naming = name_classes(
+        given, classifier, predicted.probabilities, predicted.qualities, request.names, log
+    )
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
@@ -126,25 +132,35 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
 class _Predicted(NamedTuple):
     """Predictions of the M readable images; see `Learned`."""
 
+    classifier: Classifier
+    """The classifier with calibrated scores."""
     predictions: Predictions
     probabilities: Float[np.ndarray, "M C"]
     taught: Bool[np.ndarray, " M"]
     opinions: Opinions | None
     sample: Int[np.ndarray, " S"]
     """Rows of the map of the embeddings."""
+    qualities: Sequence[ClassQuality | None]
+    """How far each class can be trusted; empty if none was discovered."""
 
 
 def _predict(request: Request, trained: Trained, data: AnyFeatures, log: Progress) -> _Predicted:
     """Predict all readable images."""
-    record = trained.classifier.record
+    classifier = trained.classifier
     scored = bool((data.dataset.labels >= 0).any())
     sample = sample_rows(len(data), request.seed)
     ensemble = request.prompt_ensemble and scored
-    predictions = predict_all(data, trained.classifier, log, ensemble, sample)
-    taught = np.isin(data.dataset.files, list(record.trained_on))
+    predictions = predict_all(data, classifier, log, ensemble, sample)
+    taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
     taught &= trained.taught.dataset.labels >= 0
+    qualities: Sequence[ClassQuality | None] = []
+    if unknown_classes(classifier.classes):
+        guess = torch.from_numpy(predictions.log_adapted.argmax(1))
+        qualities = judged(trained.taught, classifier, guess, log)
+        classifier, predictions = calibrated(classifier, predictions, qualities, taught)
+    opinions = opinions_of(classifier.record)
     probabilities = predictions.probabilities()
-    return _Predicted(predictions, probabilities, taught, opinions_of(record), sample)
+    return _Predicted(classifier, predictions, probabilities, taught, opinions, sample, qualities)
 
 
 def _metrics(
@@ -156,9 +172,8 @@ def _metrics(
     log: Progress,
 ) -> Json:
     """The content of `metrics.json`, without the names of classes and the seconds."""
-    classifier = trained.classifier
+    classifier, predictions, probabilities, taught, opinions, _, _ = predicted
     record = classifier.record
-    predictions, probabilities, taught, opinions, _ = predicted
     fair = fair_labels(data.dataset, taught, predictions, opinions)
     metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
         "n": len(trained.all_images),

@@ -48,6 +48,8 @@ from anyclass.training.two_views import TwoViewTuning
 
 HEAD = 1
 """Seed key of the initial head."""
+UNCALIBRATED = 0.1
+"""Temperature of the probabilities until there is a better one."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -73,9 +75,10 @@ class Gcd:
     """Temperature of the supervised contrastive loss (official code: 0.07)."""
     restarts: Annotated[int, Field(gt=0)] = 100
     """Restarts of k-means, of which the best is kept."""
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    """Temperature of the predicted probabilities, softmax(-|x - mu|^2 / 2 temperature); classes do
-    not depend on it."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Temperature of the predicted probabilities, softmax(-|x - mu|^2 / 2 temperature); None: that
+    at which the mean score is the share of images on which clusterings agree. Classes do not depend
+    on it."""
 
     def fit(
         self, data: FeatureStore, log: Log, scratch: Path | None = None, seed: int = 0
@@ -121,7 +124,9 @@ class Gcd:
             inertia=found.inertia,
         )
         representation = Representation((tuned,), saved_part(part), "pooled")
-        linear = Linear(found.centres, centroid_bias(found.centres), 1 / self.temperature)
+        linear = Linear(
+            found.centres, centroid_bias(found.centres), 1 / (self.temperature or UNCALIBRATED)
+        )
         classes = data.dataset.classes.discovered(task.known)
         return Classifier(representation, linear, classes, "gcd", asdict(self), record)
 

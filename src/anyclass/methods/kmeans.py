@@ -38,6 +38,9 @@ from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 
+UNCALIBRATED = 0.1
+"""Temperature until there is a better one."""
+
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class KMeans:
@@ -57,9 +60,10 @@ class KMeans:
     restarts: Annotated[int, Field(gt=0)] | None = None
     """Restarts, of which the best is kept; None: 10, or 100 with `semi_supervised` (the official
     codes)."""
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    """Temperature of the predicted probabilities, softmax(-|x - mu|^2 / 2 temperature); classes do
-    not depend on it."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Temperature of the predicted probabilities, softmax(-|x - mu|^2 / 2 temperature); None: that
+    at which the mean score is the share of images on which clusterings agree. Classes do not depend
+    on it."""
 
     @torch.no_grad()
     def fit(
@@ -97,7 +101,7 @@ class KMeans:
         head = Linear(
             found.centres.to(data.device),
             centroid_bias(found.centres).to(data.device),
-            1 / self.temperature,
+            1 / (self.temperature or UNCALIBRATED),
         )
         classes = dataset.classes.discovered(known)
         return Classifier(represent(data, space), head, classes, "kmeans", asdict(self), record)

@@ -14,7 +14,7 @@ from anyclass.captioning import CaptionRequest
 from anyclass.captioning.captions import Answers, Asked, Captions, TextFeatures
 from anyclass.data import ImageDataset
 from anyclass.features.domains import domain
-from anyclass.features.store import FeatureStore
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.text import fill
 from anyclass.log import Log
 from anyclass.methods.latteclip_equations import margin_weights, nearest
@@ -83,7 +83,7 @@ class TrainingTexts(NamedTuple):
 
 
 def caption_requests(
-    settings: "anyclass.methods.latteclip.LatteClip", data: FeatureStore, log: Log, seed: int
+    settings: "anyclass.methods.latteclip.LatteClip", data: AnyFeatures, log: Log, seed: int
 ) -> Asked:
     """What a fit asks about images and groups; without class names, about images alone.
 
@@ -96,7 +96,7 @@ def caption_requests(
     if not len(data.dataset.classes):
         topic = domain(settings.domain, settings.plural)
         question = topic.ask_image()
-        rows = range(len(data))
+        rows = range(len(data.dataset))
         return Asked([[CaptionRequest((i,), question, topic.noun)] for i in rows], [])
     p0 = data.class_features([settings.template], log)
     c_zs = nearest(data.image_features("head", log), p0)

@@ -15,11 +15,12 @@ from torch.nn.functional import normalize
 
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes
+from anyclass.estimators.class_quality import ClassQuality
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.files import write_json
 from anyclass.log import Log
-from anyclass.naming.quality import judged
+from anyclass.naming.quality import quality_rows
 from anyclass.naming.suggest import (
     ClassifiedImages,
     NameSuggestion,
@@ -62,6 +63,7 @@ def name_classes(
     data: AnyFeatures,
     classifier: Classifier,
     probabilities: Float[ndarray, "N K"],
+    qualities: Sequence[ClassQuality | None],
     words: Path | None,
     log: Log,
 ) -> Json | None:
@@ -72,6 +74,7 @@ def name_classes(
             precomputed features there is no text encoder, and no name is suggested.
         classifier: the classifier that discovered the classes.
         probabilities: its predicted probabilities.
+        qualities: how far each class can be trusted.
         words: file of candidate words; None: the nouns of the package.
         log: gets the progress of embedding.
 
@@ -91,7 +94,7 @@ def name_classes(
         top.values[:, 0] - top.values[:, -1],
         None if pseudo is None else normalize(pseudo.cpu(), dim=-1),
     )
-    quality = judged(data, classifier, found, log)
+    quality = quality_rows(qualities, classes)
     if isinstance(data, PrecomputedFeatures):
         return _without_suggestions(found, classes, dataset.files, quality)
     given = [dataset.classes.names[c] for c in dataset.classes.named]

@@ -1,9 +1,12 @@
 """Quality of discovered classes in a run folder: how sure each one is, and what to do with it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes
@@ -12,7 +15,6 @@ from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
-from anyclass.naming.suggest import ClassifiedImages
 
 Json = dict[str, Any]
 
@@ -40,26 +42,30 @@ def with_hint(quality: Json) -> Json:
 
 
 def judged(
-    data: AnyFeatures, classifier: Classifier, found: ClassifiedImages, log: Log
-) -> list[Json]:
-    """Entry `quality` of the row of each class; None for a class that was given.
+    data: AnyFeatures, classifier: Classifier, predicted: Int[Tensor, " N"], log: Log
+) -> list[ClassQuality | None]:
+    """Judge each class; None for one of too few images.
 
     Features of the model before training judge, also where the model was trained.
 
     Args:
         data: the model before training, and the N training images.
         classifier: the classifier that discovered the classes.
-        found: these images with their predicted classes.
+        predicted: class of each of these images.
         log: gets the progress of embedding.
     """
-    classes = classifier.classes
     part = cached_part(classifier.representation.part)
+    x = data.image_features(part, log).cpu()
     extra = None
     if isinstance(data, FeatureStore) or data.extra_width:
         extra = data.backbone_features(part, log).cpu()
     trained_on = np.isin(data.dataset.files, list(classifier.record.trained_on))
     labels = torch.from_numpy(np.where(trained_on, data.dataset.labels, -1))
-    qualities = class_quality(found.z, found.predicted, labels, len(classes), extra)
+    return class_quality(x, predicted, labels, len(classifier.classes), extra)
+
+
+def quality_rows(qualities: Sequence[ClassQuality | None], classes: Classes) -> list[Json]:
+    """Entry `quality` of the row of each class; None for a class that was given."""
     return [
         {"quality": _entry(q, classes) if classes.kind(k) == "unknown" else None}
         for k, q in enumerate(qualities)

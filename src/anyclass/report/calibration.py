@@ -67,13 +67,14 @@ def expected(found: Json | None, mean_score: float | None, unlabelled: int) -> J
 def expected_of_discovery(found: Json | None) -> Json | None:
     """Expected accuracy with discovered classes, from what `metrics.json` says (`expected`).
 
-    It rests on labelled classes that were treated as unknown; None without such a test.
+    It rests on labelled classes that were treated as unknown, else (`classes` is None) on the
+    agreement of clusterings.
     """
     if not found or found.get("accuracy") is None:
         return None
     return {
         "accuracy": found["accuracy"],
         "images": found["unlabelled"],
-        "error": found["calibration_error"],
-        "classes": found["classes"],
+        "error": found.get("calibration_error"),
+        "classes": found.get("classes"),
     }

@@ -121,6 +121,7 @@ class _Expected(Schema):
     classes: int | None = None
     images: int | None = None
     calibration_error: float | None = None
+    temperature: float | None = None
 
 
 class _Round(Schema):

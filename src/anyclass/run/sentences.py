@@ -40,7 +40,13 @@ def expectation(metrics: Json) -> str:
     scores = f"the mean score of the {plural(found['unlabelled'], 'unlabelled image')} is "
     scores += f"{found['mean_score']:.0%}"
     if found.get("accuracy") is None:
-        return f"{scores}; too few labels to say how many are right, so check a sample of them"
+        return f"{scores}; nothing says how many are right, so check a sample of them"
+    if not found.get("classes"):
+        return (
+            f"about {found['accuracy']:.0%} of the labels of unlabelled images may be right, often "
+            "fewer: so many stay together when a random share of the images is clustered anew. The "
+            "mean score is set to that; no label has checked it"
+        )
     return (
         f"about {found['accuracy']:.0%} of the labels of unlabelled images are expected to be "
         f"right, as {found['classes']} labelled classes show that were treated as unknown "
