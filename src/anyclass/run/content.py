@@ -19,8 +19,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -49,6 +47,8 @@ def _usable(text: str) -> str:
 FORMERLY = "pictures"
 """What runs of earlier versions call the number of images of a class."""
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of images or classes, that floats hold exactly."""
 Text = Annotated[str, AfterValidator(_usable)]
 Place = Annotated[str, Field(min_length=1), AfterValidator(_usable)]
 """Of images, or of a model."""
@@ -105,14 +105,14 @@ class _Environment(_File):
 
 class _ClassScore(_File):
     name: str
-    n: NonNegativeInt
+    n: Count
     accuracy: float | None
 
 
 class _Scores(_File):
     accuracy: float
     mean_per_class: float
-    n: PositiveInt
+    n: Annotated[Count, Field(gt=0)]
     per_class: list[_ClassScore]
     sliced: dict[str, Any] | None = None
     mixed: dict[str, Any] | None = None
@@ -131,7 +131,7 @@ class _Seconds(_File):
 
 class _Expected(_File):
     mean_score: float | None
-    unlabelled: NonNegativeInt
+    unlabelled: Count
     accuracy: float | None = None
     classes: int | None = None
     images: int | None = None
@@ -141,12 +141,12 @@ class _Expected(_File):
 class _Round(_File):
     before: float
     after: float
-    n: NonNegativeInt
+    n: Count
 
 
 class _SecondRound(_File):
-    kept: NonNegativeInt
-    new: NonNegativeInt
+    kept: Count
+    new: Count
     unseen: _Round | None
     corrected: _Round | None
 
@@ -155,20 +155,27 @@ class _Discovery(_File):
     empty: list[str]
 
 
+class _Counts(_File):
+    true: list[Count]
+    predicted: list[Count]
+    count: list[Count]
+
+
 class _Why(_File):
     why: str
 
 
 class _Metrics(_File):
-    n: NonNegativeInt
-    rejected: NonNegativeInt
+    n: Count
+    rejected: Count
     seconds: _Seconds
     warnings: list[str]
     zero_shot: _Scores | None
     zero_shot_ensemble: _Scores | None
     adapted: _Scores | None
     changed: float | None
-    confusion: list[list[NonNegativeInt]] | None
+    confusion: list[list[Count]] | None
+    confusion_counts: _Counts | None = None
     facts: dict[str, float]
     controls: dict[str, _Scores | None] = {}
     majority: _Majority | None = None
@@ -190,21 +197,23 @@ class _Quality(_File):
     hint: str
 
 
-class _NamedClass(_File):
+class NamedClass(_File):
+    """A row of `naming.json`."""
+
     index: int
     name: str
     kind: str
     suggested: str | None
     runners_up: list[str]
     confidence: str | None
-    images: NonNegativeInt = Field(validation_alias=AliasChoices("images", FORMERLY))
+    images: Count = Field(validation_alias=AliasChoices("images", FORMERLY))
     typical: list[Text]
     borderline: list[Text]
     quality: _Quality | None = None
 
 
 class _Naming(_File):
-    classes: list[_NamedClass]
+    classes: list[NamedClass]
     hit_rate_known: float | None = None
     hit_rate_known_top: float | None = None
     known: int | None = None
@@ -396,13 +405,7 @@ def check_together(run: Path) -> None:
         FileError: they do not.
     """
     classes = read_classes(run)
-    matrix = read_json(run / "metrics.json")["confusion"]
-    size = len(classes) + classes.unknown
-    if matrix is not None and [len(row) for row in matrix] != [size] * size:
-        raise FileError(
-            f"{run / 'metrics.json'} is damaged: confusion is not {size} x {size}, one row and one "
-            "column for each class"
-        )
+    _check_confusion(run / "metrics.json", len(classes) + classes.unknown)
     if not (run / "naming.json").is_file():
         return
     rows = read_json(run / "naming.json")["classes"]
@@ -410,6 +413,28 @@ def check_together(run: Path) -> None:
         raise FileError(
             f"{run / 'naming.json'} is damaged: its classes are not those of classes.json"
         )
+
+
+def _check_confusion(path: Path, size: int) -> None:
+    """Compare the confusion matrix of a run with its number of classes.
+
+    Raises:
+        FileError: it has other classes.
+    """
+    metrics = read_json(path)
+    matrix = metrics["confusion"]
+    if matrix is not None and [len(row) for row in matrix] != [size] * size:
+        raise FileError(
+            f"{path} is damaged: confusion is not {size} x {size}, one row and one column for each "
+            "class"
+        )
+    counts = metrics.get("confusion_counts")
+    if counts is None:
+        return
+    if len({len(counts[key]) for key in ("true", "predicted", "count")}) > 1:
+        raise FileError(f"{path} is damaged: the lists of confusion_counts differ in length")
+    if any(c >= size for key in ("true", "predicted") for c in counts[key]):
+        raise FileError(f"{path} is damaged: confusion_counts has more than {size} classes")
 
 
 def _validated(path: Path, schema: type[_File], content: Any) -> None:
