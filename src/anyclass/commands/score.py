@@ -115,7 +115,6 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     }
     if unknown_classes(classifier.classes):
         metrics |= expected_accuracy(classifier.record, predictions, taught, metrics)
-    probabilities = predictions.probabilities()
     predicted = predictions.log_adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)
     metrics |= discovery_summary(predicted, classifier.classes, metrics, held_out)
@@ -123,9 +122,12 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     earlier = request.earlier()
     if earlier is not None:
         metrics["second_round"] = compare_rounds(
-            earlier, data.dataset, taught, probabilities, opinions
+            earlier, data.dataset, taught, predictions.probabilities(), opinions
         )
-    naming = name_classes(given, classifier, probabilities, request.names, log)
+    naming = None
+    if unknown_classes(classifier.classes):
+        probabilities = predictions.probabilities()
+        naming = name_classes(given, classifier, probabilities, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")

@@ -113,7 +113,7 @@ def summarise(run: Path, thumbnails: bool = True, memory: Mapping[str, Any] | No
         "map": embedding_map(read_map(run), everything, kinds),
         "confusion": confusion(
             [row["name"] for row in rows],
-            None if metrics.get("scored_on") == TRAINING else metrics["confusion"],
+            {} if metrics.get("scored_on") == TRAINING else metrics,
         ),
         "pairs": pairs_of_classes(scored, thumbnail_of),
         "discovered": found,
