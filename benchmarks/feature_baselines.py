@@ -114,9 +114,9 @@ def tip_adapter_f(task: Task) -> Probabilities:
     labelled = _labelled(task)
     t = torch.from_numpy(texts(task))
     alpha, beta = _best_cache(task, labelled, t)
-    values = one_hot(labelled.c, task.known).float()
     keys = nn.Parameter(labelled.means.clone())
-    head = CacheModel(keys, values, alpha, beta, t, task.data.scale)
+    ones = torch.ones(len(keys))
+    head = CacheModel(keys, labelled.c, ones, alpha, beta, t, task.data.scale)
     _train(head.logits, {"keys": keys}, labelled, 20, task.seed)
     return _of(head.logits, task)
 

@@ -23,6 +23,7 @@ from anyclass.classifier.head_formats import (
     HeadParts,
     check_parts,
     class_weights,
+    parts_of,
     take_apart,
 )
 from anyclass.classifier.heads import (
@@ -69,8 +70,9 @@ def head_of(kind: str, clip: Backbone) -> Head:
         case "adapter":
             return Adapter(drawn(7, 24, seed=1), drawn(24, 7, seed=2), 0.3, w, scale)
         case "keys":
-            values = torch.eye(5)[[0, 1, 1, 2, 3, 4, 4, 4, 0]]
-            return CacheModel(unit(9, 24, seed=3), values, 1.3, 5.5, w, scale)
+            labels = torch.tensor([0, 1, 1, 2, 3, 4, 4, 4, 0])
+            weights = drawn(9, seed=8).abs()
+            return CacheModel(unit(9, 24, seed=3), labels, weights, 1.3, 5.5, w, scale)
         case "open-world":
             nouns = (drawn(3, 24, seed=6), drawn(8, 24, seed=7), torch.ones(1))
             weights = (drawn(5, 57, seed=4), drawn(3, 57, seed=5))
@@ -176,6 +178,29 @@ def test_check_parts__refuses_what_does_not_fit(clip: Backbone, kind: str) -> No
             check_parts(HeadParts(kind, some, values), SIZES)
     with pytest.raises(ValueError, match="there is no head 'other'"):
         check_parts(HeadParts("other", tensors, numbers), SIZES)
+
+
+@pytest.mark.parametrize("label", [-1.0, 5.0, 0.5, 1e30])
+def test_check_parts__labels_of_keys_are_classes(clip: Backbone, label: float) -> None:
+    _, tensors, numbers = take_apart(head_of("keys", clip))
+    tensors["labels"][3] = label
+    with pytest.raises(ValueError, match="the labels of its head .keys. are no classes"):
+        check_parts(HeadParts("keys", tensors, numbers), SIZES)
+
+
+def test_parts_of__one_hot_labels_of_earlier_versions(clip: Backbone) -> None:
+    head = head_of("keys", clip)
+    assert isinstance(head, CacheModel)
+    values = torch.eye(5)[head.labels] * head.weights[:, None]
+    tensors = {"head.keys": head.keys, "head.values": values}
+    parts = parts_of({"kind": "keys", "alpha": 1.3, "beta": 5.5}, tensors)
+    check_parts(parts, SIZES)
+    expected = take_apart(head).tensors
+    assert parts.tensors.keys() == expected.keys()
+    assert all(torch.equal(parts.tensors[name], expected[name]) for name in expected)
+    for damaged in (values.flatten(), values + 1, 0 * values):
+        with pytest.raises(ValueError, match="are no one-hot labels"):
+            parts_of({"kind": "keys"}, {"head.values": damaged})
 
 
 @every

@@ -215,6 +215,9 @@ def test_load__a_file_of_version_0_1(
     assert digest == old.clip.untrained_sha256(after["part"])
     assert after == before | {"method": found.method}
     tensors, again = (load_file(f / names[1]) for f in (tmp_path, tmp_path / "again"))
+    if kind == "keys":
+        again["head.values"] = torch.eye(5)[again.pop("head.labels").long()]
+        assert again.pop("head.weights").tolist() == [1] * 9
     assert tensors.keys() == again.keys()
     unused = {"weights"} if kind == "conditional" else set()
     assert all(torch.equal(tensors[name], again[name]) for name in set(tensors) - unused)

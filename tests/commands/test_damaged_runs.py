@@ -17,6 +17,7 @@ from anyclass.backbone import Backbone
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.export import export
+from anyclass.commands.output import rename_lines
 from anyclass.commands.predict import predict
 from anyclass.commands.rename import rename
 from anyclass.commands.report import report
@@ -63,8 +64,8 @@ def doors(run: Path, images: Path, out: Path) -> dict[str, Callable[[], object]]
     """Everything that reads a run folder."""
     return {
         "report": lambda: report(run),
-        "rename": lambda: rename(run),
-        "undo": lambda: rename(run, undo=True),
+        "rename": lambda: rename_lines(rename(run)),
+        "undo": lambda: rename_lines(rename(run, undo=True)),
         "predict": lambda: predict(run, images, out / "labels.csv", overwrite=True),
         "evaluate": lambda: evaluate(run, images, prompt_ensemble=False),
         "export": lambda: export(run, folders=out / "folders", fiftyone=out / "samples.json"),
@@ -141,6 +142,20 @@ def changed(path: Path, *place: str | int, value: Any) -> None:
         ("metrics.json", ["confusion"], [[1]], "confusion is not 4 x 4"),
         ("metrics.json", ["confusion", 2], [0, 0], "confusion is not 4 x 4"),
         ("metrics.json", ["confusion", 0, 0], -1, "confusion.0.0: Input should be greater than"),
+        ("metrics.json", ["confusion", 0, 0], 10**30, "confusion.0.0: Input should be less than"),
+        ("metrics.json", ["confusion_counts"], {"true": [0]}, "counts.predicted: Field required"),
+        (
+            "metrics.json",
+            ["confusion_counts"],
+            {"true": [0, 4], "predicted": [1, 1], "count": [1, 1]},
+            "confusion_counts has more than 4 classes",
+        ),
+        (
+            "metrics.json",
+            ["confusion_counts"],
+            {"true": [0, 1], "predicted": [1], "count": [1]},
+            "the lists of confusion_counts differ in length",
+        ),
         ("metrics.json", ["adapted", "n"], 0, "adapted.n: Input should be greater than 0"),
         ("metrics.json", ["adapted", "accuracy"], "good", "adapted.accuracy: Input should be"),
         ("metrics.json", ["adapted", "per_class", 0, "name"], ..., "per_class.0.name: Field requ"),
@@ -269,7 +284,7 @@ def test_doors__an_undamaged_run_passes(edited: Found, run: Path, tmp_path: Path
     assert open_doors(run, edited.images, tmp_path, tuple(doors(run, run, run))) == []
 
 
-VALUES = (..., None, 5, -1, 1e300, "x", "", [], {}, [[1]], {"a": {"b": []}}, True, "\ud800")
+VALUES = (..., None, 5, -1, 10**30, 1e300, "x", "", [], {}, [[1]], {"a": {"b": []}}, True, "\ud800")
 
 
 def places(content: Any, depth: int = 3) -> Iterator[list[str | int]]:
@@ -328,7 +343,20 @@ def test_report__of_a_run_without_the_place_of_its_images(run: Path) -> None:
     assert report(run)["report"] == str(run / "report.html")
 
 
-def test_undo__of_a_state_without_classes(run: Path) -> None:
-    changed(run / "class_history.json", "states", 0, "members", value=[])
-    with pytest.raises(AnyclassError, match=r"class_history\.json is damaged"):
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (["members"], [], "it has no class"),
+        (["naming", 0], {}, "states.0.naming.0.index: Field required"),
+        (["naming", 1, "typical"], 3, "naming.1.typical: Input should be"),
+        (["naming", 1, "name"], "other", "its names are not those of its classes"),
+        (["naming"], [], "its names are not those of its classes"),
+        (["changes", "renamed"], ..., "changes.renamed: Field required"),
+        (["changes", "merged"], {"a": 3}, "changes.merged.a: Input should be"),
+    ],
+)
+def test_undo__of_a_damaged_state(run: Path, place: list[str | int], value: Any, said: str) -> None:
+    changed(run / "class_history.json", "states", 0, *place, value=value)
+    with pytest.raises(FileError, match=r"class_history\.json is damaged") as caught:
         rename(run, undo=True)
+    assert said in str(caught.value)

@@ -10,6 +10,7 @@ from anyclass.estimators.metrics import (
     base_to_new,
     clustering,
     confusion,
+    confusion_counts,
     expected_calibration_error,
     harmonic_mean,
     mean_per_class,
@@ -81,6 +82,9 @@ def test_confusion_equals_the_loop(labels, predicted):
     table = confusion(labels, predicted, C)
     assert table.tolist() == expected.tolist()
     assert not (table == table.T).all()
+    entries = np.stack(confusion_counts(labels, predicted, C), axis=1)
+    places = np.argwhere(expected)
+    assert entries.tolist() == [[*place, expected[tuple(place)]] for place in places.tolist()]
 
 
 @pytest.mark.parametrize("bins", [1, 7, 15])

@@ -61,6 +61,7 @@ def classifier(clip: Backbone, kind: str) -> Classifier:
     """A classifier with a head of that kind, all numbers drawn."""
     unit = normalize(drawn(C, D, seed=1), dim=1)
     keys = normalize(drawn(9, D, seed=2), dim=1)
+    labels = torch.arange(9) % C
     one = Representation((clip,))
     both = Representation((clip,), space="both")
     pooled = Representation((clip,), space="pooled")
@@ -69,7 +70,7 @@ def classifier(clip: Backbone, kind: str) -> Classifier:
     kinds: dict[str, tuple[Representation, Head]] = {
         "cosine": (one, CosineHead(unit, clip.logit_scale.detach())),
         "adapter": (one, Adapter(drawn(7, D, seed=3), drawn(D, 7, seed=4), 0.3, unit, 9.0)),
-        "cache": (one, CacheModel(keys, drawn(9, C, seed=5), 1.5, 3.0, unit, 9.0)),
+        "cache": (one, CacheModel(keys, labels, drawn(9, seed=5), 1.5, 3.0, unit, 9.0)),
         "kmeans": (pooled, Linear(drawn(C, H, seed=6), drawn(C, seed=7), 8.0)),
         "gda": (both, Linear(0.1 * drawn(C, E, seed=8), None, 5.0)),
         "whitened": (both, whitened()),

@@ -30,6 +30,7 @@ from anyclass.files import (
     sha256,
     slug,
     sweep,
+    temporary_folder,
     write_json,
     write_manifest,
     write_text,
@@ -266,6 +267,34 @@ with atomic_write(Path(sys.argv[1]) / "table.csv"):
         sweep(tmp_path)
         assert names(tmp_path / "deep") == set()
         assert live.is_file()
+
+
+def test_temporary_folder__removes_those_of_killed_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of live processes, nor what anybody else may have written into."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    code = """
+import os, signal
+from anyclass.files import temporary_folder
+with temporary_folder("anyclass-x-") as folder:
+    (folder / "sockets").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert run(code, tmp_path).returncode == -signal.SIGKILL
+    (left,) = names(tmp_path)
+    for name in ("anyclass-x-open", "other"):
+        shutil.copytree(tmp_path / left, tmp_path / name)
+    (tmp_path / "anyclass-x-open").chmod(0o777)
+    (tmp_path / "anyclass-x-link").symlink_to(tmp_path / "other")
+    (tmp_path / "anyclass-x-mine").mkdir(0o700)
+    foreign = {"anyclass-x-open", "anyclass-x-link", "anyclass-x-mine", "other"}
+    with temporary_folder("anyclass-x-") as one, temporary_folder("anyclass-x-") as two:
+        assert names(tmp_path) == {one.name, two.name, *foreign}
+        assert stat.S_IMODE(one.stat().st_mode) == 0o700
+    assert names(tmp_path) == foreign
+    assert names(tmp_path / "other") == names(tmp_path / "anyclass-x-open") != set()
 
 
 def test_atomic_write__says_what_is_needed_and_free(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.head_formats import take_apart
 from anyclass.classifier.heads import CacheModel
 from anyclass.data import Classes
 from anyclass.features.text import PLAIN, class_features
+from anyclass.log import silent
 from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
-from anyclass.methods.tip_adapter import GridBounds, TipAdapter, grid, labels_of, search
+from anyclass.methods.tip_adapter import GridBounds, TipAdapter, grid, key_weights, search
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
@@ -67,8 +69,9 @@ def logits_of(clip: Backbone, head: CacheModel, w: Tensor, f: Tensor) -> Tensor:
         row = []
         for c in range(len(w)):
             said = clip.logit_scale.detach() * (one @ w[c])
-            for key, value in zip(head.keys, head.values, strict=True):
-                said = said + head.alpha * (-head.beta * (1 - one @ key)).exp() * value[c]
+            for key, label, weight in zip(head.keys, head.labels, head.weights, strict=True):
+                if label == c:
+                    said = said + head.alpha * (-head.beta * (1 - one @ key)).exp() * weight
             row.append(said)
         rows.append(torch.stack(row))
     return torch.stack(rows)
@@ -82,7 +85,8 @@ def test_learn__remembers_means_of_views_and_labels(
     for i in range(7):
         mean = (labelled.x[i, 0] + labelled.x[i, 1] + labelled.x[i, 2]) / 3
         assert torch.allclose(head.keys[i], mean / mean.norm(), atol=1e-6)
-        assert head.values[i].tolist() == [float(c == labelled.c[i]) for c in range(5)]
+    assert torch.equal(head.labels, labelled.c)
+    assert torch.equal(head.weights, torch.ones(7))
     assert torch.equal(found.head.texts, class_features(clip, CLASSES.prompts, [PLAIN]))
     f = unit(6, 24, seed=3)
     wanted = logits_of(clip, head, found.head.texts, f)
@@ -110,7 +114,7 @@ def test_learn__training_equals_the_slow_truth(
         adam.step()
     assert torch.allclose(head.keys, keys, atol=1e-5)
     assert not torch.allclose(head.keys, start.keys, atol=1e-3)
-    assert torch.equal(head.values, start.values)
+    assert torch.equal(head.labels, start.labels)
     assert (head.alpha, head.beta) == (start.alpha, 3.0)
 
 
@@ -119,7 +123,7 @@ def test_learn__no_step_is_training_free(clip: Backbone, labelled: LabelledFeatu
         learn(h, clip, labelled)[1] for h in (TipAdapter(epochs=0), TipAdapter(train=False))
     )
     assert torch.equal(still.keys, free.keys)
-    assert torch.equal(still.values, free.values)
+    assert torch.equal(still.labels, free.labels)
 
 
 def test_logits__alpha_0_is_zero_shot(clip: Backbone, labelled: LabelledFeatures) -> None:
@@ -164,8 +168,8 @@ def test_learn__keys_of_named_classes_leave_other_columns(
     how = TipAdapter(train=False)
     plain = learn(how, clip, labelled)[1]
     more = learn(how, clip, labelled, synthetic=synthetic)[1]
-    assert more.values[7:].argmax(1).tolist() == [0] * 4 + [2] * 4 + [4] * 4  # median of 3 and 4
-    assert torch.equal(more.values[7:].sum(1), torch.ones(12))
+    assert more.labels[7:].tolist() == [0] * 4 + [2] * 4 + [4] * 4  # median of 3 and 4
+    assert torch.equal(more.weights[7:], torch.ones(12))
     f = unit(6, 24, seed=3)
     before, after = (h.logits(f) for h in (plain, more))
     assert torch.allclose(before[:, [1, 3]], after[:, [1, 3]], atol=1e-5)
@@ -178,19 +182,30 @@ def test_learn__a_named_key_may_be_a_mean_of_draws(
     head = learn(
         TipAdapter(train=False, named_keys=2, draws=3), clip, labelled, synthetic=synthetic
     )[1]
-    assert head.values[7:].argmax(1).tolist() == [0, 0, 2, 2, 4, 4]
+    assert head.labels[7:].tolist() == [0, 0, 2, 2, 4, 4]
     x, _ = synthetic.per_class(6)
     for i in range(6):
         mean = x[3 * i] + x[3 * i + 1] + x[3 * i + 2]
         assert torch.allclose(head.keys[7 + i], mean / mean.norm(), atol=1e-6)
 
 
-def test_labels_of__balanced_gives_all_classes_an_equal_say() -> None:
+def test_key_weights__balanced_gives_all_classes_an_equal_say() -> None:
     c = torch.tensor([3, 1, 3, 3])
-    assert labels_of(c, 5, balanced=False).sum(0).tolist() == [0, 1, 0, 3, 0]
-    assert torch.allclose(
-        labels_of(c, 5, balanced=True).sum(0), torch.tensor([0.0, 2, 0, 2, 0])
-    )  # the mean count is 2
+    assert key_weights(c, balanced=False).tolist() == [1, 1, 1, 1]
+    balanced = key_weights(c, balanced=True)
+    assert balanced.tolist() == pytest.approx([2 / 3, 2, 2 / 3, 2 / 3])  # the mean count is 2
+
+
+def test_learn__grows_with_the_keys_not_with_keys_times_classes(clip: Backbone) -> None:
+    """A matrix of one-hot labels took 800 MB for 20,000 images of 10,000 classes."""
+    classes = Classes.of([f"thing {i}" for i in range(300)])
+    c = torch.arange(300).repeat(2)
+    labelled = LabelledFeatures(unit(600, 1, 24, seed=1), c, tuple(map(str, range(600))))
+    head = TipAdapter(epochs=1).learn(FewShotTask(clip, labelled, classes), silent).head
+    assert isinstance(head, CacheModel)
+    sizes = [tensor.numel() for tensor in take_apart(head).tensors.values()]
+    assert sum(sizes) == 600 * (24 + 1 + 1)
+    assert torch.isfinite(head.logits(unit(6, 24, seed=3))).all()
 
 
 def test_grid__is_that_of_the_released_code() -> None:
@@ -212,8 +227,7 @@ def test_search__returns_the_first_best(clip: Backbone, labelled: LabelledFeatur
     )
     noise = 0.9 * unit(9, 24, seed=6)
     keys = normalize(held.means + noise, dim=-1)
-    values = labels_of(held.c, 5, balanced=False)
-    head = CacheModel(keys, values, 1.0, 1.0, w, clip.logit_scale.detach())
+    head = CacheModel(keys, held.c, torch.ones(9), 1.0, 1.0, w, clip.logit_scale.detach())
     with torch.no_grad():
         found = search(head, held, torch.tensor([1, 3]), GridBounds(beta=12.0, alpha=40.0))
         scores = {

@@ -9,11 +9,19 @@ import pytest
 from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import KnownLabels
+from anyclass.report.confusions import confusion
 from anyclass.run.columns import CROSS_FITTED, TRAINING, UNSEEN
 from anyclass.run.earlier import EarlierRun, compare_rounds
 from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
-from anyclass.run.scoring import Predictions, compare, confidence, log_of, majority
+from anyclass.run.scoring import (
+    Predictions,
+    compare,
+    confidence,
+    log_of,
+    majority,
+    stored_confusion,
+)
 from anyclass.run.sentences import basis, decision, rounds
 from anyclass.run.tables import compared_rows, prediction_row, suspicious_rows
 
@@ -141,6 +149,36 @@ def test_prediction_row__abstains(
     assert (row["label"], row["reason"], row["predicted_label"]) == (label, reason, label)
     assert row["status"] == ("ok" if label else "unsure")
     assert (row["score"], row["familiarity"]) == (0.75, familiarity)
+
+
+@pytest.mark.parametrize("p", [[0.3, 0.4, 0.3], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]])
+def test_prediction_row__the_first_of_equals(p: list[float]) -> None:
+    best, second, _ = np.argsort(-np.array(p), kind="stable").tolist()
+    row = prediction_row("a.png", np.array(p), Classes.of(NAMES))
+    assert (row["label"], row["runner_up"]) == (NAMES[best], NAMES[second])
+    assert row["margin"] == pytest.approx(p[best] - p[second])
+
+
+def test_prediction_row__of_a_single_class() -> None:
+    row = prediction_row("a.png", np.array([1.0]), Classes.of(["hen"]))
+    assert (row["label"], row["runner_up"], row["margin"]) == ("hen", None, 1.0)
+
+
+def test_stored_confusion__of_many_classes_grows_with_the_images() -> None:
+    labels = np.arange(2000) % 1000
+    predicted = np.where(labels == 7, 3, labels)
+    found = stored_confusion(labels, predicted, 1000)
+    assert found["confusion"] is None
+    counts = found["confusion_counts"]
+    assert [len(counts[key]) for key in ("true", "predicted", "count")] == [1000] * 3
+    assert sum(counts["count"]) == 2000
+    names = [f"name {c}" for c in range(1000)]
+    shown = confusion(names, found)
+    assert shown == {"rows": [], "mistakes": [("name 7", "name 3", 2)], "total": 2}
+    matrix = np.zeros((1000, 1000), int)
+    np.add.at(matrix, (labels, predicted), 1)
+    assert confusion(names, {"confusion": matrix.tolist()}) == shown
+    assert stored_confusion(np.full(3, -1), np.zeros(3, int), 1000) == {"confusion": None}
 
 
 def test_compare_rounds__on_labels_that_are_fair_to_both() -> None:

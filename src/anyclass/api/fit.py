@@ -1,9 +1,8 @@
 """`fit`: images and what is known of them in, a `Run` out."""
 
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
@@ -18,6 +17,7 @@ from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.label_inputs import class_source
 from anyclass.distributed import launched
 from anyclass.errors import RequestError
+from anyclass.files import temporary_folder
 from anyclass.methods import METHODS, Method
 from anyclass.run.progress import Callback
 
@@ -119,14 +119,11 @@ def fit(
         return Run(Path(out), learned.classifier, device or "auto", source=listed)
     if launched() > 1:
         raise RequestError("give out=FOLDER, a run folder that all processes of torchrun see")
-    scratch = tempfile.mkdtemp(prefix="anyclass-")
-    try:
-        learned = fit_and_write(method, Path(scratch) / "run", False, callback, **chosen)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    run = Run(Path(scratch) / "run", learned.classifier, device or "auto", source=listed)
-    weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_folder("anyclass-fit-")) / "run"
+        learned = fit_and_write(method, folder, False, callback, **chosen)
+        run = Run(folder, learned.classifier, device or "auto", source=listed)
+        weakref.finalize(run, stack.pop_all().close)
     return run
 
 

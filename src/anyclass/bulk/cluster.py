@@ -8,13 +8,10 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyclass.bulk import Bulk
@@ -23,6 +20,7 @@ from anyclass.bulk.sources import Part
 from anyclass.bulk.worker import Task, Worker
 from anyclass.data.image import one_line
 from anyclass.errors import AnyclassError, RequestError
+from anyclass.files import temporary_folder
 from anyclass.run.progress import Progress
 
 BLOCKS = 10_000
@@ -200,20 +198,20 @@ def _connected(ray: Any, bulk: Bulk) -> Iterator[dict[str, float]]:
 def _started(ray: Any, bulk: Bulk, quiet: dict[str, Any]) -> Iterator[None]:
     """A cluster on this machine: no dashboard, and each call needs the token of this process."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    folder = tempfile.mkdtemp(prefix="anyclass-ray-")
-    try:
+    with temporary_folder("anyclass-ray-") as folder:
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(here or 1, (bulk.workers or 1) * bulk.cpus),
-                include_dashboard=False,
-                object_store_memory=MEMORY,
-                _temp_dir=str(Path(folder, "ray")),  # Ray opens it to everybody, not its parent
-                **quiet,
-            )
-        except (RuntimeError, ConnectionError, ValueError) as error:
-            raise AnyclassError(f"Ray does not start on this machine: {one_line(error)}") from error
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=max(here or 1, (bulk.workers or 1) * bulk.cpus),
+                    include_dashboard=False,
+                    object_store_memory=MEMORY,
+                    _temp_dir=str(folder / "ray"),  # Ray opens it to everybody, not its parent
+                    **quiet,
+                )
+            except (RuntimeError, ConnectionError, ValueError) as error:
+                why = one_line(error)
+                raise AnyclassError(f"Ray does not start on this machine: {why}") from error
+            yield
+        finally:
+            ray.shutdown()

@@ -51,7 +51,7 @@ class HeadFormat(NamedTuple):
 
 FORMATS = {
     "adapter": HeadFormat({"w1": "H D", "w2": "D H"}, ("ratio",)),
-    "keys": HeadFormat({"keys": "k D", "values": "k C"}, ("alpha", "beta")),
+    "keys": HeadFormat({"keys": "k D", "labels": "k", "weights": "k"}, ("alpha", "beta")),
     "conditional": HeadFormat({"context": "L W", "u1": "H D", "c1": "H", "u2": "W H", "c2": "W"}),
     "open-world": HeadFormat(
         {"known": "J E", "scores": "Q"},
@@ -98,7 +98,7 @@ def take_apart(head: FittedHead) -> HeadParts:
         return HeadParts(None, {}, {})
     source = head.whitening if isinstance(head, WhitenedLinear) else head
     form = FORMATS[kind]
-    tensors = {name: getattr(source, name) for name in form.tensors}
+    tensors = {name: getattr(source, name).float() for name in form.tensors}
     optional = {name: getattr(source, name) for name in form.optional}
     tensors |= {name: tensor for name, tensor in optional.items() if tensor.numel()}
     numbers = {name: float(getattr(source, name)) for name in form.numbers}
@@ -136,6 +136,14 @@ def check_parts(parts: HeadParts, sizes: Mapping[str, int]) -> None:
         for letter, length in zip(axes, tensors[name].shape, strict=True):
             if known.setdefault(letter, length) != length:
                 raise ValueError(f"{name} of its head ({kind}) has another shape")
+    if kind == "keys" and not _are_classes(tensors["labels"], sizes["C"]):
+        raise ValueError(f"the labels of its head ({kind}) are no classes")
+
+
+def _are_classes(labels: Float[Tensor, " k"], classes: int) -> bool:
+    """Whether numbers of a file are indices of classes."""
+    whole = labels == labels.round()
+    return bool((whole & (labels >= 0) & (labels < classes)).all())
 
 
 def class_weights(head: FittedHead) -> Tensor:
@@ -163,7 +171,21 @@ def parts_of(
         return HeadParts(None, {}, {})
     numbers = dict(settings or {})
     kind = str(numbers.pop("kind", ""))
+    if "values" in found:
+        found |= _of_one_hot(found.pop("values"))
     return HeadParts(kind, found, {name: float(number) for name, number in numbers.items()})
+
+
+def _of_one_hot(values: Tensor) -> dict[str, Tensor]:
+    """Labels and weights of the keys in a file of an earlier version, which has one-hot rows.
+
+    Raises:
+        ValueError: a row has not one value.
+    """
+    if values.ndim != 2 or not (values.count_nonzero(1) == 1).all():
+        raise ValueError("the values of its head (keys) are no one-hot labels")
+    labels = values.abs().argmax(1)
+    return {"labels": labels.float(), "weights": values.gather(1, labels[:, None])[:, 0]}
 
 
 def weights_width(parts: HeadParts, representation: AnyRepresentation) -> int:
@@ -202,6 +224,7 @@ def build(
         case "adapter":
             return Adapter(**own, texts=weights, scale=s)
         case "keys":
+            own["labels"] = own["labels"].long()
             return CacheModel(**own, texts=weights, scale=s)
         case "conditional":
             if isinstance(representation, Precomputed):

@@ -8,7 +8,7 @@ T (C, D) unit text features of the classes, s = 1 / tau.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -71,8 +71,10 @@ class CacheModel:
 
     keys: Float[Tensor, "k D"]
     """F, features of the labelled images; unit vectors, unless trained."""
-    values: Float[Tensor, "k C"]
-    """Y, one-hot labels."""
+    labels: Int[Tensor, " k"]
+    """Class of each key: where its row of Y, the one-hot labels, is not zero."""
+    weights: Float[Tensor, " k"]
+    """What stands there: 1, or the weight of the class."""
     alpha: float
     """alpha, residual ratio: weight of the cache relative to text features."""
     beta: float
@@ -84,8 +86,13 @@ class CacheModel:
 
     def logits(self, f: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
         """Logits s f T^T + alpha exp(-beta (1 - f F^T)) Y."""
-        affinity = (-self.beta * (1 - f @ self.keys.T)).exp()
-        return self.scale * f @ self.texts.T + self.alpha * affinity @ self.values
+        return self.scale * f @ self.texts.T + self.alpha * self.cache_logits(f @ self.keys.T)
+
+    def cache_logits(self, cosines: Float[Tensor, "n k"]) -> Float[Tensor, "n C"]:
+        """exp(-beta (1 - f F^T)) Y for the cosines f F^T. Y is not built: it has k C numbers."""
+        values = self.weights * (-self.beta * (1 - cosines)).exp()
+        logits = values.new_zeros(len(self.texts), values.shape[0])  # ONNX: `len` would fix n
+        return logits.index_add(0, self.labels, values.T).T
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from anyclass.classifier.class_edits import ClassEdits, EditedClasses
 from anyclass.data import Classes
 from anyclass.errors import FileError
 from anyclass.files import read_json
+from anyclass.run.schemas import NamedClass
 
 Json = dict[str, Any]
 
@@ -21,11 +22,33 @@ MOST = 50
 """Maximum number of edits that are remembered; older ones cannot be taken back."""
 
 
+def _named(row: Json) -> Json:
+    """Check a row of `naming.json`, which is kept as it is."""
+    NamedClass.model_validate(row)
+    return row
+
+
+class Changes(BaseModel):
+    """What an edit changed, by name."""
+
+    model_config = ConfigDict(extra="forbid")
+    renamed: dict[str, str]
+    """Old name -> new name."""
+    merged: dict[str, list[str]]
+    """Class -> classes that became it."""
+    split: dict[str, list[str]]
+    """Class -> its halves."""
+    rejected: list[str]
+    """Classes whose images get no label since."""
+    restored: list[str]
+    """Classes that are used again since."""
+
+
 class State(BaseModel):
     """Classes before an edit. Splits and gates are the first ones of those that came later."""
 
     model_config = ConfigDict(extra="forbid")
-    changes: dict[str, Any]
+    changes: Changes
     """What the edit changed."""
     classes: dict[str, Any]
     """The classes."""
@@ -35,7 +58,7 @@ class State(BaseModel):
     """Number of splits."""
     gates: NonNegativeInt
     """Number of gates."""
-    naming: list[dict[str, Any]]
+    naming: list[Annotated[Json, AfterValidator(_named)]]
     """Rows of `naming.json`."""
     corrected: dict[str, str]
     """Labels that persons had given, by file name."""
@@ -51,7 +74,10 @@ class State(BaseModel):
         edits = ClassEdits.from_json(self.members, divided, gates.tolist())
         if not edits.members:
             raise ValueError("it has no class")
-        return EditedClasses(Classes.from_json(self.classes), edits)
+        classes = Classes.from_json(self.classes)
+        if [(row["index"], row["name"]) for row in self.naming] != list(enumerate(classes.names)):
+            raise ValueError("its names are not those of its classes")
+        return EditedClasses(classes, edits)
 
 
 class _Content(BaseModel):
@@ -95,7 +121,7 @@ class History:
     ) -> "History":
         """The history with one more state; the oldest ones are dropped."""
         state = State(
-            changes=changes,
+            changes=Changes(**changes),
             classes=before.classes.to_json(),
             members=[list(parts) for parts in before.edits.members],
             divided=len(before.edits.divided),

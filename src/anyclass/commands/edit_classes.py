@@ -178,7 +178,9 @@ class RunClasses:
         rows = self.naming | {"classes": state.naming}
         history = history.without_last()
         self._write(edited, images, rows, history, state.corrected)
-        return self._result(after, changes(edited), history) | {"undone": state.changes}
+        return self._result(after, changes(edited), history) | {
+            "undone": state.changes.model_dump()
+        }
 
     def _edited(self, after: EditedClasses, images: ImageProbabilities | None) -> EditedRun:
         """The edit, with the probabilities of the classes afterwards."""

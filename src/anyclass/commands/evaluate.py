@@ -80,8 +80,9 @@ def evaluate(
 
     Returns:
         accuracy, zero_shot_accuracy, zero_shot_ensemble_accuracy, mean_per_class, n, rejected,
-        per_class, confusion, majority (the answer that is always the most frequent class),
-        calibration_error, controls (scores of baselines) and warnings. If
+        per_class, confusion (with more than 500 classes confusion_counts: true, predicted, count),
+        majority (the answer that is always the most frequent class), calibration_error, controls
+        (scores of baselines) and warnings. If
         some classes were labelled and others only named, also base, new and harmonic_mean of the
         run and of zero-shot: within each group of classes (`sliced`), over all classes
         (`mixed`), and over all classes as means over classes (`generalized`). If classes were
@@ -223,7 +224,7 @@ def _scores(
         "mean_per_class": adapted["mean_per_class"],
         "n": adapted["n"],
         "per_class": adapted["per_class"],
-        "confusion": compared["confusion"],
+        **{key: compared[key] for key in ("confusion", "confusion_counts") if key in compared},
         "majority": compared["majority"],
         "calibration_error": compared["calibration_error"],
         "controls": {

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
@@ -101,9 +101,10 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
     metrics = _metrics(request, trained, data, predicted, baselines, log)
-    naming = name_classes(
-        given, classifier, predicted.probabilities, predicted.qualities, request.names, log
-    )
+    naming = None
+    if predicted.qualities:
+        p = predicted.predictions.probabilities()
+        naming = name_classes(given, classifier, p, predicted.qualities, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
@@ -135,7 +136,6 @@ class _Predicted(NamedTuple):
     classifier: Classifier
     """The classifier with calibrated scores."""
     predictions: Predictions
-    probabilities: Float[np.ndarray, "M C"]
     taught: Bool[np.ndarray, " M"]
     opinions: Opinions | None
     sample: Int[np.ndarray, " S"]
@@ -159,8 +159,7 @@ def _predict(request: Request, trained: Trained, data: AnyFeatures, log: Progres
         qualities = judged(trained.taught, classifier, guess, log)
         classifier, predictions = calibrated(classifier, predictions, qualities, taught)
     opinions = opinions_of(classifier.record)
-    probabilities = predictions.probabilities()
-    return _Predicted(classifier, predictions, probabilities, taught, opinions, sample, qualities)
+    return _Predicted(classifier, predictions, taught, opinions, sample, qualities)
 
 
 def _metrics(
@@ -172,7 +171,7 @@ def _metrics(
     log: Progress,
 ) -> Json:
     """The content of `metrics.json`, without the names of classes and the seconds."""
-    classifier, predictions, probabilities, taught, opinions, _, _ = predicted
+    classifier, predictions, taught, opinions, _, _ = predicted
     record = classifier.record
     fair = fair_labels(data.dataset, taught, predictions, opinions)
     metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
@@ -194,7 +193,7 @@ def _metrics(
     earlier = request.earlier()
     if earlier is not None:
         metrics["second_round"] = compare_rounds(
-            earlier, data.dataset, taught, probabilities, opinions
+            earlier, data.dataset, taught, predictions.probabilities(), opinions
         )
     return metrics
 

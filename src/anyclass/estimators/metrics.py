@@ -34,31 +34,48 @@ def accuracy(labels: Labels, predicted: Labels) -> float | None:
 
 def mean_per_class(labels: Labels, predicted: Labels) -> float | None:
     """Unweighted mean of the accuracies of the classes with labelled images."""
-    shares = [accuracy(labels[labels == c], predicted[labels == c]) for c in np.unique(labels)]
-    known = [share for share in shares if share is not None]
-    return float(np.mean(known)) if known else None
+    n, correct = _counts(labels, predicted)
+    return float((correct[n > 0] / n[n > 0]).mean()) if n.any() else None
 
 
 def per_class(
     labels: Labels, predicted: Labels, names: Sequence[str]
 ) -> list[dict[str, str | int | float | None]]:
     """One row per class: name, n (labelled images), accuracy (`None` if n = 0)."""
+    n, correct = (counts.tolist() for counts in _counts(labels, predicted, len(names)))
     return [
-        {
-            "name": name,
-            "n": int((labels == c).sum()),
-            "accuracy": accuracy(labels[labels == c], predicted[labels == c]),
-        }
+        {"name": name, "n": n[c], "accuracy": correct[c] / n[c] if n[c] else None}
         for c, name in enumerate(names)
     ]
 
 
+def _counts(
+    labels: Labels, predicted: Labels, least: int = 0
+) -> tuple[Int[np.ndarray, " S"], Int[np.ndarray, " S"]]:
+    """Labelled images of each class, and how many of them are predicted correctly."""
+    known = labels >= 0
+    n = np.bincount(labels[known], minlength=least)
+    correct = np.bincount(labels[known & (labels == predicted)], minlength=len(n))
+    return n, correct
+
+
 def confusion(labels: Labels, predicted: Labels, classes: int) -> Int[np.ndarray, "C C"]:
     """Confusion matrix of counts: row = true class, column = predicted class."""
+    true, guess, counts = confusion_counts(labels, predicted, classes)
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    matrix[true, guess] = counts
+    return matrix
+
+
+def confusion_counts(
+    labels: Labels, predicted: Labels, classes: int
+) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+    """True class, predicted class and count of the entries that are not 0, sorted."""
     known = (labels >= 0) & (labels < classes) & (predicted >= 0) & (predicted < classes)
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (labels[known], predicted[known]), 1)
-    return counts
+    places = labels[known].astype(np.int64) * classes + predicted[known]
+    found, counts = np.unique(places, return_counts=True)
+    true, guess = np.divmod(found, max(1, classes))
+    return true, guess, counts
 
 
 def expected_calibration_error(
@@ -69,12 +86,17 @@ def expected_calibration_error(
     ECE = sum_b n_b / N |accuracy_b - confidence_b|, interval b = (b / bins, (b + 1) / bins]
     (Guo et al. 2017, arXiv 1706.04599).
     """
+    return calibration_error(labels, probabilities.argmax(1), probabilities.max(1), bins)
+
+
+def calibration_error(
+    labels: Labels, predicted: Labels, confidence: Float[np.ndarray, " N"], bins: int = 15
+) -> float | None:
+    """Expected calibration error of the predicted classes and their probabilities."""
     known = labels >= 0
     if not known.any():
         return None
-    confidence = probabilities[known].max(axis=1)
-    correct = probabilities[known].argmax(axis=1) == labels[known]
-    return calibration_gap(confidence, correct, bins)
+    return calibration_gap(confidence[known], (predicted == labels)[known], bins)
 
 
 def calibration_gap(

@@ -14,7 +14,13 @@ from anyclass.files.manifest import MANIFEST, check_manifest, sha256, write_mani
 from anyclass.files.names import csv_cell, csv_text, slug
 from anyclass.files.pace import Pace
 from anyclass.files.storage import check_may_write, storage
-from anyclass.files.temporary import CONTINUED, orphans, sweep, temporary_name
+from anyclass.files.temporary import (
+    CONTINUED,
+    orphans,
+    sweep,
+    temporary_folder,
+    temporary_name,
+)
 
 __all__ = [
     "CONTINUED",
@@ -36,6 +42,7 @@ __all__ = [
     "sort_metadata",
     "storage",
     "sweep",
+    "temporary_folder",
     "temporary_name",
     "write_json",
     "write_manifest",

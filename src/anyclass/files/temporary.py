@@ -3,11 +3,16 @@
 They are called `.anyclass-*.tmp*` and name the process that writes them.
 """
 
+import glob
 import os
 import re
+import shutil
 import socket
+import stat
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -21,6 +26,9 @@ _TEMPORARY = re.compile(
 
 CONTINUED = ".rows"
 """Ending of temporary files that the next process continues."""
+
+MARK = ".folder"
+"""Ending of the file that tells which process made a temporary folder."""
 
 _FORGOTTEN = 7 * 86400.0
 """Seconds without a write after which a temporary file is removed that was kept till then."""
@@ -53,6 +61,34 @@ def orphans(folder: Path, ending: str) -> list[Path]:
         if made and made["host"] == _host() and not _alive(made):
             found.append(path)
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Yield a new folder for temporary files, private to this user, and remove it afterwards.
+
+    Folders with this prefix whose processes were killed are removed first. Which process made a
+    folder stands in the name of an empty file in it: the paths of sockets may not be long.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*"):
+        if _is_own(folder) and orphans(folder, MARK):
+            shutil.rmtree(folder, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        temporary_name(made / "process", MARK).touch()
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is a folder that this user made, where nobody else could have put anything."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+    return private and (os.name == "nt" or status.st_uid == os.getuid())
 
 
 def sweep_once(folder: Path) -> None:

@@ -151,7 +151,8 @@ class Gda:
         mu = torch.zeros_like(t)
         mu[present] = class_means(x, c, len(t))[present]
         g = discriminant(mu, p)
-        named = [i for i in range(len(t)) if i not in set(labelled.c.tolist())]
+        seen = set(labelled.c.tolist())
+        named = [i for i in range(len(t)) if i not in seen]
         if not named:
             return g
         if synthetic is not None:
@@ -159,10 +160,12 @@ class Gda:
             mu_named = class_means(x_synthetic.to(x), c_synthetic.to(x.device), len(t))
             g_named = discriminant(mu_named, p)
         else:
-            estimates = [neighbourhood(x, t[i], self.neighbours, self.copies) for i in named]
-            p_named = torch.stack([estimate.precision for estimate in estimates]).mean(0)
-            p_named = p if self.share_precision else p_named
-            mu[named] = torch.stack([estimate.mu for estimate in estimates])
+            p_named = p if self.share_precision else torch.zeros_like(p)
+            for i in named:
+                near = neighbourhood(x, t[i], self.neighbours, self.copies)
+                mu[i] = near.mu
+                if not self.share_precision:
+                    p_named += near.precision / len(named)
             g_named = discriminant(mu, p_named)
         weights = g.weights.clone()
         bias = g.intercept.clone()
@@ -172,10 +175,17 @@ class Gda:
 
 
 class Neighbourhood(NamedTuple):
-    """Mean and precision of a class without a labelled image."""
+    """Mean of a class without a labelled image, and the rows nearest to its text feature."""
 
     mu: Float[Tensor, " D"]
-    precision: Float[Tensor, "D D"]
+    z: Float[Tensor, "k D"]
+    """The k nearest rows, minus the text feature."""
+
+    @property
+    def precision(self) -> Float[Tensor, "D D"]:
+        """P of the class, computed when it is asked for."""
+        z = self.z.double()
+        return _ridged(z.T @ z, len(z)).to(self.z)
 
 
 def discriminant(mu: Float[Tensor, "C D"], p: Float[Tensor, "D D"]) -> Linear:
@@ -202,9 +212,9 @@ def pseudo_inverse(x: Float[Tensor, "n D"], c: Int[Tensor, " n"]) -> Float[Tenso
     """P as the pseudo-inverse of the mean of the unbiased class covariances."""
     z = _centred(x, c)
     count = c.bincount()
-    several = (count > 1).nonzero()[:, 0].tolist()
-    covariances = [z[c == i].T @ z[c == i] / (count[i] - 1) for i in several]
-    p: Tensor = torch.linalg.pinv(torch.stack(covariances).mean(0), hermitian=True)
+    weight = (1 / (count - 1).clamp_min(1).to(z))[c]  # rows of a single view are 0
+    covariance = (weight[:, None] * z).T @ z / (count > 1).sum()
+    p: Tensor = torch.linalg.pinv(covariance, hermitian=True)
     return p.to(x)
 
 
@@ -220,9 +230,8 @@ def neighbourhood(
         copies: m.
     """
     near = x[(x @ t).topk(min(neighbours, len(x))).indices]
-    z = (near - t).double()
     mu = (near.sum(0) + copies * t) / (len(near) + copies)
-    return Neighbourhood(mu, _ridged(z.T @ z, len(near)).to(x))
+    return Neighbourhood(mu, near - t)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, one_hot
+from torch.nn.functional import cross_entropy, normalize
 from tyro.conf import Suppress, arg
 
 from anyclass.classifier.classifier import Classifier
@@ -184,9 +184,10 @@ class TipAdapter:
             x = normalize(x.unflatten(0, (-1, self.draws)).mean(1), dim=-1)
             keys = torch.cat([keys, x.to(keys)])
             c = torch.cat([c, c_synthetic[:: self.draws].to(c)])
-        values = labels_of(c, len(texts), self.balanced).to(keys)
+        c = c.to(keys.device)
+        weights = key_weights(c, self.balanced).to(keys)
         alpha = self.alpha * float(scale) / PUBLISHED_SCALE
-        return CacheModel(keys, values, alpha, self.beta, texts, scale)
+        return CacheModel(keys, c, weights, alpha, self.beta, texts, scale)
 
 
 class GridBounds(NamedTuple):
@@ -196,11 +197,12 @@ class GridBounds(NamedTuple):
     alpha: float
 
 
-def labels_of(c: Int[Tensor, " k"], classes: int, balanced: bool) -> Float[Tensor, "k C"]:
-    """One-hot Y; balanced: rows divided by the count of their class, times the mean count."""
-    count = c.bincount(minlength=classes).float()
-    weight = count[count > 0].mean() / count[c] if balanced else torch.ones(len(c))
-    return torch.einsum("k,kc->kc", weight, one_hot(c, classes).float())
+def key_weights(c: Int[Tensor, " k"], balanced: bool) -> Float[Tensor, " k"]:
+    """1 for each key; balanced: the mean count of a class, divided by the count of its own."""
+    if not balanced:
+        return torch.ones(len(c))
+    count = c.bincount().float()
+    return count[count > 0].mean() / count[c]
 
 
 @torch.no_grad()
@@ -219,12 +221,12 @@ def search(
     y = torch.searchsorted(columns, held_out.c).to(held_out.x.device)
     restricted = _restricted(head, columns)
     text_logits = PUBLISHED_SCALE * f @ restricted.texts.T
-    cosines = f @ head.keys.T
+    cosines = f @ restricted.keys.T
     unit = float(head.scale) / PUBLISHED_SCALE
     selected = (head.alpha / unit, head.beta)
     best = -1
     for beta in grid(bounds.beta, BETAS):
-        cache_logits = (-beta * (1 - cosines)).exp() @ restricted.values
+        cache_logits = replace(restricted, beta=beta).cache_logits(cosines)
         for alpha in grid(bounds.alpha, ALPHAS):
             correct = int(((text_logits + alpha * cache_logits).argmax(1) == y).sum())
             if correct > best:
@@ -234,8 +236,16 @@ def search(
 
 
 def _restricted(head: CacheModel, columns: Int[Tensor, " M"]) -> CacheModel:
-    """The cache model, restricted to some classes."""
-    return replace(head, values=head.values[:, columns], texts=head.texts[columns])
+    """The cache model, restricted to some sorted classes and their keys."""
+    columns = columns.to(head.labels.device)
+    among = torch.isin(head.labels, columns)
+    return replace(
+        head,
+        keys=head.keys[among],
+        labels=torch.searchsorted(columns, head.labels[among]),
+        weights=head.weights[among],
+        texts=head.texts[columns],
+    )
 
 
 def grid(bound: float, count: int) -> list[float]:

@@ -1,11 +1,13 @@
 """What is confused: the confusion matrix, the most frequent pairs with images, changed labels."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int
 
 from anyclass.report.gallery import tiles
 from anyclass.report.scored import Scored
@@ -18,25 +20,50 @@ PAIRS = 6
 """Maximum number of pairs of classes that are shown side by side."""
 MIXED_UP, EXAMPLES = 4, 3
 """Images of a pair: mistakes in each direction, and correct examples of each class."""
+COUNTS = ("true", "predicted", "count")
+"""Keys of `confusion_counts`."""
 MISTAKES = 12
 """Maximum number of confusions that are listed."""
 
 
-def confusion(names: Sequence[str], counts: list[list[int]] | None) -> Json:
-    """Confusion matrix as rows (true class, [(count, share), ...]), if small, and mistakes."""
-    table = np.array(counts or np.zeros((0, 0)), dtype=np.int64)
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    names = [*names, *(f"unknown {i + 1}" for i in range(len(table) - len(names)))]
-    mistakes = [(names[t], names[p], int(table[t, p])) for t, p in np.argwhere(table) if t != p]
-    rows = [
-        (name, list(zip(row.tolist(), share.tolist(), strict=True)))
-        for name, row, share in zip(names, table, shares, strict=False)
-    ]
+def confusion(names: Sequence[str], metrics: Json) -> Json:
+    """Confusion matrix as rows (true class, [(count, share), ...]), if small, and mistakes.
+
+    Args:
+        names: the classes.
+        metrics: has `confusion`, or `confusion_counts` of many classes; both None without labels.
+    """
+    matrix = np.array(metrics.get("confusion") or np.zeros((0, 0)), dtype=np.int64)
+    true, predicted, count = _entries(matrix, metrics.get("confusion_counts"))
+    last = max(true.max(initial=-1), predicted.max(initial=-1), len(matrix) - 1)
+    names = [*names, *(f"unknown {i + 1}" for i in range(last + 1 - len(names)))]
+    wrong = np.flatnonzero((true != predicted) & (count > 0))
+    most = wrong[np.argsort(-count[wrong], kind="stable")[:MISTAKES]]
     return {
-        "rows": rows if len(rows) <= MATRIX else [],
-        "mistakes": sorted(mistakes, key=lambda pair: -pair[2])[:MISTAKES],
-        "total": int(table.sum() - np.trace(table)),
+        "rows": _rows(names, matrix) if len(matrix) <= MATRIX else [],
+        "mistakes": [(names[true[i]], names[predicted[i]], int(count[i])) for i in most],
+        "total": int(count[wrong].sum()),
     }
+
+
+def _entries(
+    matrix: Int[np.ndarray, "C C"], counts: Mapping[str, list[int]] | None
+) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+    """True class, predicted class and count of the entries of a confusion matrix."""
+    if counts:
+        true, predicted, count = (np.array(counts[k], np.int64) for k in COUNTS)
+        return true, predicted, count
+    true, predicted = np.nonzero(matrix)
+    return true, predicted, matrix[true, predicted]
+
+
+def _rows(names: Sequence[str], matrix: Int[np.ndarray, "C C"]) -> list[Any]:
+    """Each row with its counts and shares."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    return [
+        (name, list(zip(row.tolist(), share.tolist(), strict=True)))
+        for name, row, share in zip(names, matrix, shares, strict=False)
+    ]
 
 
 def pairs_of_classes(scored: Scored, thumbnail_of: Thumbnail) -> list[Json]:

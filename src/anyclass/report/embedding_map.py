@@ -139,13 +139,13 @@ def _marks(count: int, letters: bool) -> list[str]:
 
 def _colours(centres: Any) -> list[int]:
     """A colour for each class, so that classes of the same colour are far from each other."""
+    nearest = np.full((len(centres), COLOURS), np.inf)  # distance to the classes of each colour
     chosen: list[int] = []
     for k in range(len(centres)):
-        distance = np.full(COLOURS, np.inf)
-        for other, colour in enumerate(chosen):
-            apart = float(np.hypot(*(centres[k] - centres[other])))
-            distance[colour] = min(distance[colour], apart)
-        chosen.append(int(distance.argmax()))
+        colour = int(nearest[k].argmax())
+        chosen.append(colour)
+        apart = np.hypot(*(centres - centres[k]).T)
+        nearest[:, colour] = np.minimum(nearest[:, colour], apart)
     return chosen
 
 

@@ -154,7 +154,7 @@ def _request(run: _Contents) -> Json:
 def _scores(run: _Contents) -> Json:
     """How good the labels are, and what is not known of that."""
     metrics = run.metrics
-    matrix = None if metrics.get("scored_on") == TRAINING else metrics["confusion"]
+    confused = {} if metrics.get("scored_on") == TRAINING else metrics
     names = [row["name"] for row in run.rows]
     warnings = [text for text in metrics["warnings"] if text != TRAINING_CAVEAT]
     return {
@@ -166,7 +166,7 @@ def _scores(run: _Contents) -> Json:
         "expected": _expected(run.scored, run.predicted, metrics, run.discovered),
         "rounds": list(map(_sentence, rounds(metrics))),
         "halves": halves(run.rows, metrics, run.predicted),
-        "confusion": confusion(names, matrix),
+        "confusion": confusion(names, confused),
         "pairs": pairs_of_classes(run.scored, run.thumbnail_of),
     }
 

@@ -191,13 +191,7 @@ def check_together(run: Path) -> None:
         FileError: they do not.
     """
     classes = read_classes(run)
-    matrix = read_json(run / "metrics.json")["confusion"]
-    size = len(classes) + classes.unknown
-    if matrix is not None and [len(row) for row in matrix] != [size] * size:
-        raise FileError(
-            f"{run / 'metrics.json'} is damaged: confusion is not {size} x {size}, one row and one "
-            "column for each class"
-        )
+    _check_confusion(run / "metrics.json", len(classes) + classes.unknown)
     if not (run / "naming.json").is_file():
         return
     rows = read_json(run / "naming.json")["classes"]
@@ -205,6 +199,28 @@ def check_together(run: Path) -> None:
         raise FileError(
             f"{run / 'naming.json'} is damaged: its classes are not those of classes.json"
         )
+
+
+def _check_confusion(path: Path, size: int) -> None:
+    """Compare the confusion matrix of a run with its number of classes.
+
+    Raises:
+        FileError: it has other classes.
+    """
+    metrics = read_json(path)
+    matrix = metrics["confusion"]
+    if matrix is not None and [len(row) for row in matrix] != [size] * size:
+        raise FileError(
+            f"{path} is damaged: confusion is not {size} x {size}, one row and one column for each "
+            "class"
+        )
+    counts = metrics.get("confusion_counts")
+    if counts is None:
+        return
+    if len({len(counts[key]) for key in ("true", "predicted", "count")}) > 1:
+        raise FileError(f"{path} is damaged: the lists of confusion_counts differ in length")
+    if any(c >= size for key in ("true", "predicted") for c in counts[key]):
+        raise FileError(f"{path} is damaged: confusion_counts has more than {size} classes")
 
 
 def _validated(path: Path, schema: type[Schema], content: Any) -> None:

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int
 
 from anyclass.data import Classes
 from anyclass.data.label_tables import GIVEN
-from anyclass.estimators.metrics import confusion, expected_calibration_error
+from anyclass.estimators.metrics import expected_calibration_error
 from anyclass.run.clustering_scores import discovery_summary, is_discovery_warning
 from anyclass.run.columns import CROSS_FITTED, UNSEEN
 from anyclass.run.content import read
 from anyclass.run.edited_tables import REJECTED, EditedRun
-from anyclass.run.scoring import all_scores
+from anyclass.run.scoring import all_scores, stored_confusion
 
 Json = dict[str, Any]
 
@@ -58,7 +58,8 @@ def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
     key = "calibration_error_known" if "expected" in metrics else "calibration_error"
     metrics[key] = expected_calibration_error(labels, scored)
     if metrics["adapted"]:
-        metrics["confusion"] = confusion(labels, scored.argmax(1), len(classes)).tolist()
+        metrics.pop("confusion_counts", None)
+        metrics |= stored_confusion(labels, scored.argmax(1), len(classes))
     if metrics.get("changed") is not None:
         before = _labels(table["zero_shot_label"], run)
         free = ~_given(table)  # the others keep their label

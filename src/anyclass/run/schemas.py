@@ -9,8 +9,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     model_validator,
 )
 
@@ -31,6 +29,9 @@ def _usable(text: str) -> str:
 FORMERLY = "pictures"
 """What runs of earlier versions call the number of images of a class."""
 
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of images or classes, that floats hold exactly."""
 
 Text = Annotated[str, AfterValidator(_usable)]
 
@@ -90,14 +91,14 @@ class _Environment(Schema):
 
 class _ClassScore(Schema):
     name: str
-    n: NonNegativeInt
+    n: Count
     accuracy: float | None
 
 
 class _Scores(Schema):
     accuracy: float
     mean_per_class: float
-    n: PositiveInt
+    n: Annotated[Count, Field(gt=0)]
     per_class: list[_ClassScore]
     sliced: dict[str, Any] | None = None
     mixed: dict[str, Any] | None = None
@@ -116,7 +117,7 @@ class _Seconds(Schema):
 
 class _Expected(Schema):
     mean_score: float | None
-    unlabelled: NonNegativeInt
+    unlabelled: Count
     accuracy: float | None = None
     classes: int | None = None
     images: int | None = None
@@ -127,12 +128,12 @@ class _Expected(Schema):
 class _Round(Schema):
     before: float
     after: float
-    n: NonNegativeInt
+    n: Count
 
 
 class _SecondRound(Schema):
-    kept: NonNegativeInt
-    new: NonNegativeInt
+    kept: Count
+    new: Count
     unseen: _Round | None
     corrected: _Round | None
 
@@ -141,20 +142,27 @@ class _Discovery(Schema):
     empty: list[str]
 
 
+class _Counts(Schema):
+    true: list[Count]
+    predicted: list[Count]
+    count: list[Count]
+
+
 class _Why(Schema):
     why: str
 
 
 class _Metrics(Schema):
-    n: NonNegativeInt
-    rejected: NonNegativeInt
+    n: Count
+    rejected: Count
     seconds: _Seconds
     warnings: list[str]
     zero_shot: _Scores | None
     zero_shot_ensemble: _Scores | None
     adapted: _Scores | None
     changed: float | None
-    confusion: list[list[NonNegativeInt]] | None
+    confusion: list[list[Count]] | None
+    confusion_counts: _Counts | None = None
     facts: dict[str, float]
     controls: dict[str, _Scores | None] = {}
     majority: _Majority | None = None
@@ -176,21 +184,23 @@ class _Quality(Schema):
     hint: str
 
 
-class _NamedClass(Schema):
+class NamedClass(Schema):
+    """A row of `naming.json`."""
+
     index: int
     name: str
     kind: str
     suggested: str | None
     runners_up: list[str]
     confidence: str | None
-    images: NonNegativeInt = Field(validation_alias=AliasChoices("images", FORMERLY))
+    images: Count = Field(validation_alias=AliasChoices("images", FORMERLY))
     typical: list[Text]
     borderline: list[Text]
     quality: _Quality | None = None
 
 
 class _Naming(Schema):
-    classes: list[_NamedClass]
+    classes: list[NamedClass]
     hit_rate_known: float | None = None
     hit_rate_known_top: float | None = None
     known: int | None = None

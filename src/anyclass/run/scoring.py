@@ -1,18 +1,25 @@
 """Scores of a classifier on labelled images, compared with zero-shot and baselines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from anyclass.backbone import Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.data import Classes
-from anyclass.estimators.metrics import base_to_new, confusion, expected_calibration_error, score
+from anyclass.estimators.metrics import (
+    base_to_new,
+    calibration_error,
+    confusion,
+    confusion_counts,
+    score,
+)
 from anyclass.features.cache import cached_part
 from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.precomputed import AnyFeatures
@@ -25,6 +32,12 @@ NO_LABELS = (
     "`anyclass evaluate` on a labelled folder."
 )
 """Explanation of scores that are null."""
+
+LOGITS = 2**24
+"""Maximum number of logits that are computed at once."""
+
+MATRIX = 500
+"""Maximum number of classes whose confusion matrix is stored with its zeros."""
 
 Probabilities = Float[np.ndarray, "N C"]
 """Probabilities of N images."""
@@ -113,12 +126,12 @@ def predict_all(
     ensemble = None
     if prompt_ensemble and isinstance(data, FeatureStore):  # precomputed texts have one template
         ensemble = _zero_shot(data, part, classes, OPENAI_TEMPLATES, log)
-    adapted = []
+    adapted = np.empty((len(data), len(classes)), np.float32)
     usual = []
     kept = []
     done = 0
-    for rows in feature_rows(classifier.representation, data, log):
-        adapted.append(classifier.log_probabilities(rows).cpu().numpy())
+    for rows in in_blocks(feature_rows(classifier.representation, data, log), len(classes)):
+        adapted[done : done + len(rows)] = classifier.log_probabilities(rows).cpu().numpy()
         familiarity = classifier.familiarity(rows)
         if familiarity is not None:
             usual.append(familiarity.cpu().numpy())
@@ -129,7 +142,7 @@ def predict_all(
     return Predictions(
         log_zero_shot=_zero_shot(data, part, classes, [template], log),
         log_zero_shot_ensemble=ensemble,
-        log_adapted=np.concatenate(adapted),
+        log_adapted=adapted,
         familiarity=np.concatenate(usual) if usual else None,
         sample=np.concatenate(kept) if kept else None,
     )
@@ -138,9 +151,19 @@ def predict_all(
 @torch.no_grad()
 def predict_adapted(data: AnyFeatures, classifier: Classifier, log: Log) -> LogProbabilities:
     """Predict images with a classifier alone; arguments as of `predict_all`."""
-    blocks = feature_rows(classifier.representation, data, log)
-    parts = [classifier.log_probabilities(rows).cpu().numpy() for rows in blocks]
-    return np.concatenate(parts)
+    classes = len(classifier.classes)
+    found = np.empty((len(data), classes), np.float32)
+    done = 0
+    for rows in in_blocks(feature_rows(classifier.representation, data, log), classes):
+        found[done : done + len(rows)] = classifier.log_probabilities(rows).cpu().numpy()
+        done += len(rows)
+    return found
+
+
+def in_blocks(some: Iterable[Float[Tensor, "n E"]], classes: int) -> Iterator[Float[Tensor, "n E"]]:
+    """Smaller blocks of rows where there are many classes, of `LOGITS` logits at most."""
+    for rows in some:
+        yield from rows.split(max(1, LOGITS // classes))
 
 
 def _zero_shot(
@@ -153,7 +176,7 @@ def _zero_shot(
         return found
     head = CosineHead(texts, data.logit_scale)
     done = 0
-    for x in data.feature_blocks(part, log):
+    for x in in_blocks(data.feature_blocks(part, log), len(classes)):
         rows = head.logits(x).log_softmax(dim=1).cpu().numpy()
         found[done : done + len(x), named] = rows
         done += len(x)
@@ -196,10 +219,29 @@ def compare(
         "why_null": None if known else NO_LABELS,
         "majority": majority(labels, classes.names),
         "changed": float(changed.mean()) if named and len(changed) else None,
-        "confusion": confusion(labels, adapted, len(classes)).tolist() if known else None,
-        "calibration_error": expected_calibration_error(labels, predictions.probabilities()),
+        **stored_confusion(labels, adapted, len(classes)),
+        "calibration_error": calibration_error(
+            labels, adapted, np.exp(predictions.log_adapted.max(1))
+        ),
         "warnings": [] if unknown_classes(classes) else _warnings(scores),
     }
+
+
+def stored_confusion(
+    labels: Int[np.ndarray, " N"], predicted: Int[np.ndarray, " N"], classes: int
+) -> dict[str, Any]:
+    """Confusion matrix for `metrics.json`; None without labels.
+
+    With more than `MATRIX` classes it is None, and `confusion_counts` has its entries but the
+    zeros, so that its size is that of the images, not the square of the classes.
+    """
+    if not (labels >= 0).any():
+        return {"confusion": None}
+    if classes <= MATRIX:
+        return {"confusion": confusion(labels, predicted, classes).tolist()}
+    true, guess, counts = confusion_counts(labels, predicted, classes)
+    found = {"true": true.tolist(), "predicted": guess.tolist(), "count": counts.tolist()}
+    return {"confusion": None, "confusion_counts": found}
 
 
 def majority(labels: Int[np.ndarray, " N"], names: Sequence[str]) -> dict[str, Any] | None:

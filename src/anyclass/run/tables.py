@@ -37,22 +37,21 @@ def prediction_row(
     There is no label either if its class was rejected. The reason then names the class. As a label
     table, such a row is unlabelled.
     """
-    order = np.argsort(-probabilities, kind="stable")
-    best = order[0]
-    second = order[min(1, len(order) - 1)]
+    best = int(probabilities.argmax())
+    second = _second(probabilities, best)
     row = {
         "file_name": file,
         "label": classes.names[best],
         "score": float(probabilities[best]),
-        "runner_up": classes.names[second] if len(order) > 1 else None,
-        "margin": float(probabilities[best] - probabilities[second]) if len(order) > 1 else 1.0,
-        "kind": classes.kind(int(best)),
+        "runner_up": None if second is None else classes.names[second],
+        "margin": 1.0 if second is None else float(probabilities[best] - probabilities[second]),
+        "kind": classes.kind(best),
         "status": "ok",
         "reason": None,
         "familiarity": familiarity,
         "predicted_label": classes.names[best],
     }
-    if classes.label(int(best)) is None:
+    if classes.label(best) is None:
         return row | UNSURE | {"reason": f"like {classes.names[best]}, which was rejected"}
     if _trusted(float(probabilities[best]), familiarity) >= least:
         return row
@@ -60,6 +59,15 @@ def prediction_row(
     if probabilities[best] >= least:
         why = "unlike the training images"
     return row | UNSURE | {"reason": f"{why}; most likely {classes.names[best]}"}
+
+
+def _second(probabilities: Float[np.ndarray, " C"], best: int) -> int | None:
+    """The most probable class but `best`, the first of equals; None if there is no other."""
+    if len(probabilities) == 1:
+        return None
+    others = probabilities.copy()
+    others[best] = -np.inf
+    return int(others.argmax())
 
 
 def prediction_rows(
