@@ -19,7 +19,8 @@ from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.data import Classes
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures
+from anyclass.methods.few_shot import FewShotTask
+from anyclass.methods.labelled_features import LabelledFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 

@@ -24,7 +24,7 @@ from anyclass.estimators.linear import Linear
 from anyclass.features.extract import stack_features
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
+from anyclass.methods.few_shot import FewShotTask
 from anyclass.methods.gda import (
     ALPHAS,
     Gda,
@@ -35,6 +35,8 @@ from anyclass.methods.gda import (
     ridge,
     search,
 )
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 

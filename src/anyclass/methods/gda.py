@@ -37,12 +37,12 @@ from anyclass.methods.few_shot import (
     PUBLISHED_SCALE,
     FewShot,
     FewShotTask,
-    LabelledFeatures,
-    SyntheticFeatures,
     fit_few_shot,
     refuse_one_class,
 )
 from anyclass.methods.info import MethodInfo, Situation
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.workload import Workload
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))

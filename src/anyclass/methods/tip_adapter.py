@@ -35,12 +35,12 @@ from anyclass.methods.few_shot import (
     PUBLISHED_SCALE,
     FewShot,
     FewShotTask,
-    LabelledFeatures,
-    SyntheticFeatures,
     fit_few_shot,
     refuse_one_class,
 )
 from anyclass.methods.info import MethodInfo, Situation
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
