@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.head_formats import class_weights, take_apart
+from anyclass.classifier.head_formats import class_weights, head_parts
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import stack_features
@@ -79,7 +79,7 @@ def made_of(named: list[int], where: Tensor) -> SyntheticFeatures:
 
 def content(found: Classifier) -> bytes:
     """Every bit that was learned."""
-    _, tensors, numbers = take_apart(found.head)
+    _, tensors, numbers = head_parts(found.head)
     bits = b"".join(
         tensor.numpy().tobytes() for tensor in [class_weights(found.head), *tensors.values()]
     )

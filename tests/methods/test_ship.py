@@ -18,7 +18,7 @@ from torch import Tensor
 import anyclass
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.head_formats import class_weights, take_apart
+from anyclass.classifier.head_formats import class_weights, head_parts
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.commands.fit import fit
 from anyclass.data import ImageDataset
@@ -72,7 +72,7 @@ def default(once: Fit, known: ImageDataset) -> Fitted:
 
 def content(found: Classifier) -> bytes:
     """Every bit that was learned."""
-    _, tensors, numbers = take_apart(found.head)
+    _, tensors, numbers = head_parts(found.head)
     bits = b"".join(
         tensor.numpy().tobytes() for tensor in [class_weights(found.head), *tensors.values()]
     )
@@ -197,7 +197,7 @@ def test_fit__ratio_of_none_counts_classes(
 
 def test_fit__tip_adapter_has_keys_of_named_classes(fit: Fit, known: ImageDataset) -> None:
     found = fit(replace(SHIP, then=THEN["tip-adapter"]), known)[0]
-    tensors = take_apart(found.head).tensors
+    tensors = head_parts(found.head).tensors
     assert tensors["values"].sum(0).tolist() == [5, 5, 5, 5]
 
 

@@ -158,7 +158,7 @@ class TipAdapter:
             head = replace(head, keys=keys.detach())
         if self.search and len(held_out.c):
             bounds = GridBounds(self.beta_max, self.alpha_max)
-            head = search(head, held_out, training.classes, bounds)
+            head = grid_search(head, held_out, training.classes, bounds)
         elif self.search:
             log(warning="too few images per class to hold any out: alpha and beta are not searched")
         alpha = head.alpha * PUBLISHED_SCALE / float(head.scale)
@@ -204,7 +204,7 @@ def labels_of(c: Int[Tensor, " k"], classes: int, balanced: bool) -> Float[Tenso
 
 
 @torch.no_grad()
-def search(
+def grid_search(
     head: CacheModel, held_out: LabelledFeatures, columns: Int[Tensor, " M"], bounds: GridBounds
 ) -> CacheModel:
     """Set alpha and beta to the first pair of the grid with the best held-out accuracy.
