@@ -33,8 +33,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from anyclass.classifier.heads import Adapter, CacheModel, init_linear
 from anyclass.estimators.linear import Linear
-from anyclass.methods.few_shot import LabelledFeatures
 from anyclass.methods.gda import class_means, discriminant, neighbourhood, ridge
+from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import optimise

@@ -25,11 +25,12 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures
+from anyclass.methods.few_shot import FewShot, FewShotTask
 from anyclass.methods.gda import Gda
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Generator, Vae
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.run.scoring import compare, predict_all
 

@@ -16,15 +16,12 @@ from anyclass.classifier.heads import Adapter, CacheModel
 from anyclass.data import Classes
 from anyclass.features.extract import stack_features
 from anyclass.methods.clip_adapter import ClipAdapter
-from anyclass.methods.few_shot import (
-    FewShotMethod,
-    FewShotTask,
-    LabelledFeatures,
-    SyntheticFeatures,
-)
+from anyclass.methods.few_shot import FewShotMethod, FewShotTask
 from anyclass.methods.gda import Gda
+from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Vae
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
 
 COMPANIONS: dict[str, FewShotMethod] = {

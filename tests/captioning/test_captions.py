@@ -10,7 +10,14 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import CaptionContext, CaptionRequest
-from anyclass.captioning.captions import NONE, Answers, Asked, Captions, TextFeatures, draw_groups
+from anyclass.captioning.captions import (
+    NONE,
+    Answers,
+    CaptionRequests,
+    Captions,
+    TextFeatures,
+    draw_groups,
+)
 from anyclass.data import Classes, ImageDataset
 from anyclass.log import Log
 
@@ -97,7 +104,7 @@ SAID: dict[CaptionRequest, str | None] = {
 @pytest.fixture
 def captions(clip: Backbone) -> Captions:
     answers = Answers(Clerk(SAID), context(clip, 3), silent)
-    return Captions.of(["a dog", "a ring"], Asked(IMAGES, GROUPS), answers)
+    return Captions.of(["a dog", "a ring"], CaptionRequests(IMAGES, GROUPS), answers)
 
 
 def test_captions__number_distinct_texts_and_leave_gaps(captions: Captions) -> None:
@@ -115,7 +122,7 @@ def test_answers__ask_for_nothing_twice(clip: Backbone) -> None:
     answers.to(IMAGES[1])
     assert clerk.asked == [IMAGES[0], IMAGES[1]]
     assert [known[request] for request in IMAGES[1]] == [None, "a red toy"]
-    assert Asked([*IMAGES, IMAGES[0]], GROUPS).requests == list(SAID)
+    assert CaptionRequests([*IMAGES, IMAGES[0]], GROUPS).requests == list(SAID)
 
 
 def test_rows__say_what_each_text_is_about(captions: Captions) -> None:
@@ -162,7 +169,9 @@ def test_draw__second_pool_falls_back_to_the_first(captions: Captions) -> None:
 
 def test_draw__two_pools_are_drawn_from_apart() -> None:
     pool = torch.arange(6).expand(2, 6)
-    captions = Captions(Asked([], []), [], torch.tensor([0, 1]), torch.empty(4, 0).long(), pool)
+    captions = Captions(
+        CaptionRequests([], []), [], torch.tensor([0, 1]), torch.empty(4, 0).long(), pool
+    )
     apart = [drawn(captions, [[0] * 4, [0] * 4], ("group",), seed) for seed in range(20)]
     assert any(not torch.equal(numbers[0], numbers[1]) for numbers in apart)
 
@@ -173,7 +182,7 @@ def test_draw__never_leaves_the_pool_of_the_label(clip: Backbone) -> None:
     groups = [[CaptionRequest(rows, "?", "thing") for rows in pool] for pool in pools]
     said = {request: f"of {LABELS[request.rows[0]]}" for pool in groups for request in pool}
     answers = Answers(Clerk(said), context(clip, 11), silent)
-    captions = Captions.of(list("abcde"), Asked([[] for _ in LABELS], groups), answers)
+    captions = Captions.of(list("abcde"), CaptionRequests([[] for _ in LABELS], groups), answers)
     for seed in range(20):
         generator, index = torch.Generator().manual_seed(seed), torch.arange(11)
         labels = LABELS.expand(2, 11)

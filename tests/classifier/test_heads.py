@@ -23,7 +23,7 @@ from anyclass.classifier.head_formats import (
     HeadParts,
     check_parts,
     class_weights,
-    parts_of,
+    head_parts,
     take_apart,
 )
 from anyclass.classifier.heads import (
@@ -144,7 +144,7 @@ def test_fresh__is_drawn_as_layers_of_torch_are() -> None:
 
 @every
 def test_take_apart__has_the_parts_of_the_format(clip: Backbone, kind: str) -> None:
-    parts = take_apart(head_of(kind, clip))
+    parts = head_parts(head_of(kind, clip))
     check_parts(parts, SIZES)
     assert parts.kind == kind
     assert set(parts.tensors) == set(FORMATS[kind].tensors) | set(FORMATS[kind].optional)
@@ -154,14 +154,14 @@ def test_take_apart__has_the_parts_of_the_format(clip: Backbone, kind: str) -> N
 def test_take_apart__leaves_out_optional_tensors_that_are_empty(clip: Backbone) -> None:
     """So are the files of versions without them."""
     head = OpenWorldModel(drawn(5, 57, seed=4), drawn(3, 57, seed=5), torch.arange(9.0))
-    parts = take_apart(head)
+    parts = head_parts(head)
     assert set(parts.tensors) == {"known", "scores", "temperature"}
     check_parts(parts, SIZES)
 
 
 @every
 def test_check_parts__refuses_what_does_not_fit(clip: Backbone, kind: str) -> None:
-    _, tensors, numbers = take_apart(head_of(kind, clip))
+    _, tensors, numbers = head_parts(head_of(kind, clip))
     damaged: list[tuple[dict[str, Tensor], dict[str, float]]] = [
         (tensors, numbers | {"more": 1.0}),
         (tensors | {"more": torch.zeros(2)}, numbers),
@@ -193,14 +193,14 @@ def test_parts_of__one_hot_labels_of_earlier_versions(clip: Backbone) -> None:
     assert isinstance(head, CacheModel)
     values = torch.eye(5)[head.labels] * head.weights[:, None]
     tensors = {"head.keys": head.keys, "head.values": values}
-    parts = parts_of({"kind": "keys", "alpha": 1.3, "beta": 5.5}, tensors)
+    parts = head_parts({"kind": "keys", "alpha": 1.3, "beta": 5.5}, tensors)
     check_parts(parts, SIZES)
     expected = take_apart(head).tensors
     assert parts.tensors.keys() == expected.keys()
     assert all(torch.equal(parts.tensors[name], expected[name]) for name in expected)
     for damaged in (values.flatten(), values + 1, 0 * values):
         with pytest.raises(ValueError, match="are no one-hot labels"):
-            parts_of({"kind": "keys"}, {"head.values": damaged})
+            head_parts({"kind": "keys"}, {"head.values": damaged})
 
 
 @every
@@ -209,7 +209,7 @@ def test_check_parts__axes_of_one_letter_are_one(clip: Backbone, kind: str) -> N
     alone = {("conditional", "context", 0), ("spaces", "x_axes", 1), ("spaces", "h_axes", 1)}
     alone |= {("open-world", "known", 0), ("open-world", "known", 1), ("open-world", "scores", 0)}
     alone |= {("open-world", "names", 0), ("open-world", "nouns", 0), ("open-world", "cut", 0)}
-    _, tensors, numbers = take_apart(head_of(kind, clip))
+    _, tensors, numbers = head_parts(head_of(kind, clip))
     for name, tensor in tensors.items():
         for axis in range(tensor.ndim):
             longer = torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
@@ -229,8 +229,8 @@ def test_save__and_load_are_bit_equal(clip: Backbone, kind: str, tmp_path: Path)
     found.save(tmp_path)
     again = Classifier.load(tmp_path, engine="torch")
     assert type(again.head) is type(found.head)
-    _, tensors, numbers = take_apart(again.head)
-    _, wanted, their_numbers = take_apart(found.head)
+    _, tensors, numbers = head_parts(again.head)
+    _, wanted, their_numbers = head_parts(found.head)
     assert numbers == their_numbers
     assert tensors.keys() == wanted.keys()
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
@@ -261,7 +261,7 @@ def spoil_settings(folder: Path, spoil: Callable[[dict[str, Any]], None]) -> Non
 
 @every
 def test_load__damage_is_a_model_error(clip: Backbone, kind: str, tmp_path: Path) -> None:
-    _, parts, numbers = take_apart(head_of(kind, clip))
+    _, parts, numbers = head_parts(head_of(kind, clip))
     name = f"head.{next(name for name, tensor in parts.items() if tensor.ndim == 2)}"
     spoils: list[Callable[[dict[str, Tensor]], Any]] = [
         lambda t: t.pop(name),

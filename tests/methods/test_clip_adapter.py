@@ -18,7 +18,8 @@ from anyclass.classifier.heads import Adapter
 from anyclass.data import Classes
 from anyclass.features.text import class_features
 from anyclass.methods.clip_adapter import ClipAdapter
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures
+from anyclass.methods.few_shot import FewShotTask
+from anyclass.methods.labelled_features import LabelledFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 

@@ -13,13 +13,14 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.head_formats import class_weights, take_apart
+from anyclass.classifier.head_formats import class_weights, head_parts
 from anyclass.classifier.heads import MetaNet
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.data import Classes
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures
+from anyclass.methods.few_shot import FewShotTask
+from anyclass.methods.labelled_features import LabelledFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
@@ -49,7 +50,7 @@ def test_learn__equals_the_slow_truth(
     how = CoCoOp(epochs=3, batch_size=2, lr=0.2, reduction=4, at_once=3)
     start = learn(CoCoOp(epochs=0, reduction=4), clip, labelled)[1]
     named = {
-        name: tensor.clone().requires_grad_() for name, tensor in take_apart(start).tensors.items()
+        name: tensor.clone().requires_grad_() for name, tensor in head_parts(start).tensors.items()
     }
     learner = PromptLearner(clip, CLASSES.prompts, 4)
     sgd = torch.optim.SGD(named.values(), 0.2, momentum=0.9, weight_decay=5e-4)
@@ -66,15 +67,15 @@ def test_learn__equals_the_slow_truth(
         sgd.zero_grad()
         torch.stack(terms).mean().backward(inputs=list(named.values()))
         sgd.step()
-    found = take_apart(learn(how, clip, labelled, over=over)[1]).tensors
+    found = head_parts(learn(how, clip, labelled, over=over)[1]).tensors
     for name, tensor in named.items():
         assert torch.allclose(found[name], tensor, atol=1e-4), name
-        assert not torch.allclose(found[name], take_apart(start).tensors[name], atol=1e-3), name
+        assert not torch.allclose(found[name], head_parts(start).tensors[name], atol=1e-3), name
 
 
 def test_learn__sizes_and_start(clip: Backbone, labelled: LabelledFeatures) -> None:
     head = learn(CoCoOp(epochs=0), clip, labelled)[1]
-    assert {name: tuple(tensor.shape) for name, tensor in take_apart(head).tensors.items()} == {
+    assert {name: tuple(tensor.shape) for name, tensor in head_parts(head).tensors.items()} == {
         "context": (4, 40),
         "u1": (1, 24),  # 24 // 16
         "c1": (1,),
@@ -98,7 +99,7 @@ def test_learn__weights_are_texts_without_a_shift(
 
 def test_learn__texts_at_once_change_nothing(clip: Backbone, labelled: LabelledFeatures) -> None:
     one, other = (
-        take_apart(learn(CoCoOp(epochs=2, lr=0.1, at_once=size), clip, labelled)[1]).tensors
+        head_parts(learn(CoCoOp(epochs=2, lr=0.1, at_once=size), clip, labelled)[1]).tensors
         for size in (1, 256)
     )
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)

@@ -18,15 +18,17 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.head_formats import class_weights, take_apart
+from anyclass.classifier.head_formats import class_weights, head_parts
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.extract import stack_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
+from anyclass.methods.few_shot import FewShotTask
 from anyclass.methods.gda import Gda
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
@@ -77,7 +79,7 @@ def made_of(named: list[int], where: Tensor) -> SyntheticFeatures:
 
 def content(found: Classifier) -> bytes:
     """Every bit that was learned."""
-    _, tensors, numbers = take_apart(found.head)
+    _, tensors, numbers = head_parts(found.head)
     bits = b"".join(
         tensor.numpy().tobytes() for tensor in [class_weights(found.head), *tensors.values()]
     )

@@ -19,7 +19,9 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.coop import RECIPES, CoOp
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
+from anyclass.methods.few_shot import FewShotTask
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 
 NAMES = ("big dog", "kite-7", "red_toy", "art", "soft paper b2")
 CLASSES = Classes.of(NAMES, labelled=("kite-7", "art"))

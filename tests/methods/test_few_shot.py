@@ -22,14 +22,9 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.store import FeatureStore, embed
-from anyclass.methods.few_shot import (
-    CROPS,
-    FewShot,
-    LabelledFeatures,
-    SyntheticFeatures,
-    TrainingSet,
-    draw_shots,
-)
+from anyclass.methods.few_shot import CROPS, FewShot, TrainingSet, draw_shots
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.training.batches import Batch
 
 LABELS = np.array([2, 0, -1, 2, 2, 0, -1, 2, 1, -1, 2, 0, -1])

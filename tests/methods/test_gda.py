@@ -24,7 +24,7 @@ from anyclass.estimators.linear import Linear
 from anyclass.features.extract import stack_features
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
+from anyclass.methods.few_shot import FewShotTask
 from anyclass.methods.gda import (
     ALPHAS,
     Gda,
@@ -33,8 +33,10 @@ from anyclass.methods.gda import (
     neighbourhood,
     pseudo_inverse,
     ridge,
-    search,
+    search_alpha,
 )
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
@@ -186,18 +188,20 @@ def test_learn__one_view_of_one_image_is_refused(
         learn(Gda(), clip, alone)
 
 
-def test_search__smallest_best_over_labelled_classes() -> None:
+def test_search_alpha__smallest_best_over_labelled_classes() -> None:
     """Text logits err by 0.5; the Gaussians are right by 1, so alpha must be 1 at least."""
     held = LabelledFeatures(torch.eye(4)[[0, 1], None], torch.tensor([1, 3]), ("a", "b"))
     texts, v = torch.zeros(5, 4), torch.zeros(5, 4)
     texts[1], texts[3] = torch.tensor([0.0, 0.005, 0, 0]), torch.tensor([0.005, 0, 0, 0])
     v[1], v[3] = torch.tensor([1.0, 0, 0, 0]), torch.tensor([0.0, 1, 0, 0])
     texts[0] = 9.0  # of a class without labels: not looked at
-    assert search(Linear(v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == 1.0
+    assert search_alpha(Linear(v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == 1.0
     assert pytest.approx((1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)) == ALPHAS
-    assert search(Linear(0 * v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == ALPHAS[0]
-    assert set(signature(search).parameters) == {"g", "texts", "held_out", "columns"}
-    assert signature(search).parameters["held_out"].annotation is LabelledFeatures
+    assert (
+        search_alpha(Linear(0 * v, torch.zeros(5)), texts, held, torch.tensor([1, 3])) == ALPHAS[0]
+    )
+    assert set(signature(search_alpha).parameters) == {"g", "texts", "held_out", "columns"}
+    assert signature(search_alpha).parameters["held_out"].annotation is LabelledFeatures
 
 
 def test_learn__held_out_images_are_not_fitted(clip: Backbone, labelled: LabelledFeatures) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 import anyclass
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.head_formats import class_weights, take_apart
+from anyclass.classifier.head_formats import class_weights, head_parts
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.commands.fit import fit
 from anyclass.data import ImageDataset
@@ -27,11 +27,12 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures, TrainingSet
+from anyclass.methods.few_shot import FewShot, FewShotTask, TrainingSet
 from anyclass.methods.gda import Gda
 from anyclass.methods.ship import GENERATOR, NOTHING_NAMED, SYNTHETIC_KEY, Ship
 from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Generator, Vae
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.rng import seeded_rng
 
@@ -71,7 +72,7 @@ def default(once: Fit, known: ImageDataset) -> Fitted:
 
 def content(found: Classifier) -> bytes:
     """Every bit that was learned."""
-    _, tensors, numbers = take_apart(found.head)
+    _, tensors, numbers = head_parts(found.head)
     bits = b"".join(
         tensor.numpy().tobytes() for tensor in [class_weights(found.head), *tensors.values()]
     )
@@ -196,7 +197,7 @@ def test_fit__ratio_of_none_counts_classes(
 
 def test_fit__tip_adapter_has_keys_of_named_classes(fit: Fit, known: ImageDataset) -> None:
     found = fit(replace(SHIP, then=THEN["tip-adapter"]), known)[0]
-    tensors = take_apart(found.head).tensors
+    tensors = head_parts(found.head).tensors
     assert tensors["values"].sum(0).tolist() == [5, 5, 5, 5]
 
 

@@ -23,7 +23,7 @@ from anyclass.backbone import Backbone, Words
 from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.features.text import PLAIN, class_features
-from anyclass.methods.few_shot import LabelledFeatures
+from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.ship_equations import (
     class_means_and_variance,
     code,

@@ -20,8 +20,10 @@ from anyclass.classifier.heads import CacheModel
 from anyclass.data import Classes
 from anyclass.features.text import PLAIN, class_features
 from anyclass.log import silent
-from anyclass.methods.few_shot import FewShotTask, LabelledFeatures, SyntheticFeatures
-from anyclass.methods.tip_adapter import GridBounds, TipAdapter, grid, key_weights, search
+from anyclass.methods.few_shot import FewShotTask
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
+from anyclass.methods.tip_adapter import GridBounds, TipAdapter, grid, grid_search, key_weights
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
@@ -229,7 +231,7 @@ def test_search__returns_the_first_best(clip: Backbone, labelled: LabelledFeatur
     keys = normalize(held.means + noise, dim=-1)
     head = CacheModel(keys, held.c, torch.ones(9), 1.0, 1.0, w, clip.logit_scale.detach())
     with torch.no_grad():
-        found = search(head, held, torch.tensor([1, 3]), GridBounds(beta=12.0, alpha=40.0))
+        found = grid_search(head, held, torch.tensor([1, 3]), GridBounds(beta=12.0, alpha=40.0))
         scores = {
             (beta, alpha): accuracy(
                 replace(head, beta=beta, alpha=alpha * share(clip)), held.means, held.c
@@ -247,7 +249,7 @@ def test_search__returns_the_first_best(clip: Backbone, labelled: LabelledFeatur
 
 def test_search__takes_labelled_images_only() -> None:
     """Only labelled training images become `LabelledFeatures`; no other label is read."""
-    kinds = {name: p.annotation for name, p in signature(search).parameters.items()}
+    kinds = {name: p.annotation for name, p in signature(grid_search).parameters.items()}
     assert kinds["held_out"] is LabelledFeatures
     assert set(kinds) == {"head", "held_out", "columns", "bounds"}
 

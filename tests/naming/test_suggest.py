@@ -25,7 +25,7 @@ from anyclass.naming.suggest import (
     example_images,
     first_spellings,
     read_words,
-    suggest,
+    suggest_names,
     threshold,
     word_scores,
 )
@@ -87,7 +87,7 @@ def test_nearness__is_that_of_a_slow_loop() -> None:
 
 def test_suggest__finds_the_words_and_leaves_labelled_names_alone() -> None:
     names = WORDS[:7]
-    naming = suggest(images(names), classes(names, 4), [], WORDS, encode)
+    naming = suggest_names(images(names), classes(names, 4), [], WORDS, encode)
     assert [name.words[0] for name in naming.names] == list(names)
     assert [len(name.words) for name in naming.names] == [1, 1, 1, 1, 5, 5, 5]
     assert naming.check[:3] == (4, 1.0, 1.0)
@@ -103,7 +103,7 @@ def test_suggest__a_name_that_a_class_kept_is_not_suggested_again() -> None:
     """Duck has only a name, and keeps it; its images are as near to the word as can be."""
     names = (*WORDS[:4], WORDS[3])
     kept = Classes.of(WORDS[:4], labelled=WORDS[:3], unknown=1).with_discovered()
-    naming = suggest(images(names), kept, [WORDS[3]], WORDS, encode)
+    naming = suggest_names(images(names), kept, [WORDS[3]], WORDS, encode)
     assert naming.names[3].words == ["duck"]
     assert "duck" not in naming.names[4].words
     assert naming.candidates == len(WORDS) - 4
@@ -113,7 +113,7 @@ def test_suggest__the_place_of_a_class_name_in_the_vocabulary_does_not_matter() 
     """Names of classes stand anywhere in the nouns, in any order and spelling."""
     names = WORDS[:7]
     vocabulary = [*WORDS[5:], *(word.upper() for word in WORDS[4::-1])]
-    naming = suggest(images(names), classes(names, 4), [], vocabulary, encode)
+    naming = suggest_names(images(names), classes(names, 4), [], vocabulary, encode)
     assert [name.words[0].lower() for name in naming.names] == list(names)
     assert naming.candidates == len(WORDS) - 4
     for name in naming.names[4:]:
@@ -123,20 +123,20 @@ def test_suggest__the_place_of_a_class_name_in_the_vocabulary_does_not_matter() 
 def test_suggest__names_that_were_listed_come_first() -> None:
     names = WORDS[:6]
     found, about = images(names), classes(names, 3)
-    naming = suggest(found, about, ["Fox"], [w for w in WORDS if w != "fox"], encode)
+    naming = suggest_names(found, about, ["Fox"], [w for w in WORDS if w != "fox"], encode)
     assert [name.words[0] for name in naming.names[3:]] == ["duck", "eel", "Fox"]
     listed = ["duck", "eel", "fox"]
     nearly = ClassifiedImages(
         found.z, found.predicted.roll(2), found.margin
     )  # a third of each is wrong
-    naming = suggest(nearly, about, listed, [f"{w} bird" for w in WORDS], encode)
+    naming = suggest_names(nearly, about, listed, [f"{w} bird" for w in WORDS], encode)
     assert {name.words[0] for name in naming.names[3:]} == set(listed)
 
 
 def test_suggest__empty_classes_no_labels_and_few_words() -> None:
     found = images(["ant", "bee"])
     nameless = Classes((), (), (), 3).discovered(())
-    naming = suggest(found, nameless, [], ["ant"], encode)
+    naming = suggest_names(found, nameless, [], ["ant"], encode)
     assert naming.check == (0, None, None, None)
     assert [len(name.words) for name in naming.names] in ([1, 0, 0], [0, 1, 0])
     assert naming.names[2] == (2, 0, [], None, False, [], [])

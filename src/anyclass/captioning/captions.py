@@ -56,7 +56,7 @@ def _draw(members: Int[Tensor, " n"], size: int, generator: torch.Generator) -> 
     return tuple(members[torch.randperm(len(members), generator=generator)[:size]].tolist())
 
 
-class Asked(NamedTuple):
+class CaptionRequests(NamedTuple):
     """The caption requests of a run, by image and by class."""
 
     images: list[list[CaptionRequest]]
@@ -96,7 +96,7 @@ class Answers:
 class Captions:
     """All texts of a run, as indices into one list of distinct strings."""
 
-    asked: Asked
+    asked: CaptionRequests
     """The caption requests."""
     strings: list[str]
     """Distinct texts."""
@@ -108,7 +108,7 @@ class Captions:
     """Pool of group texts of each class, padded with -1."""
 
     @classmethod
-    def of(cls, class_texts: Sequence[str], asked: Asked, answers: Answers) -> "Captions":
+    def of(cls, class_texts: Sequence[str], asked: CaptionRequests, answers: Answers) -> "Captions":
         """Ask for all answers; missing and empty ones become -1."""
         known = answers.to(asked.requests)
         written = [text for request in asked.requests if (text := known[request])]

@@ -91,7 +91,7 @@ class HeadParts(NamedTuple):
     numbers: dict[str, float]
 
 
-def take_apart(head: FittedHead) -> HeadParts:
+def head_parts(head: FittedHead) -> HeadParts:
     """Tensors and numbers of a head other than `weights` and `bias`."""
     kind = KINDS.get(type(head))
     if kind is None:
@@ -162,7 +162,7 @@ def own_scale(head: FittedHead, of_model: Float[Tensor, ""] | None) -> float | N
     return float(scale)
 
 
-def parts_of(
+def saved_parts(
     settings: Mapping[str, str | float] | None, tensors: Mapping[str, Tensor]
 ) -> HeadParts:
     """Parts of the head from the two files."""

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.backbone.loading import absolute_id
 from anyclass.classifier.class_edits import ClassEdits
-from anyclass.classifier.head_formats import HEAD, build, check_parts, parts_of, weights_width
+from anyclass.classifier.head_formats import HEAD, build, check_parts, saved_parts, weights_width
 from anyclass.classifier.heads import Head, MetaNet, edited, fitted_head
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.representation import Representation
@@ -151,7 +151,7 @@ def _head(
     Raises:
         ValueError: parts of the head do not fit.
     """
-    parts = parts_of(settings.head, of_head)
+    parts = saved_parts(settings.head, of_head)
     check_parts(parts, {"C": edits.fitted, **widths})
     _check_shapes(tensors, (edits.fitted, weights_width(parts, representation)))
     _check_gates(edits, representation)

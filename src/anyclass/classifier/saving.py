@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import save_file
 
 from anyclass.classifier.class_edits import ClassEdits, EditedClasses
-from anyclass.classifier.head_formats import HEAD, class_weights, own_scale, take_apart
+from anyclass.classifier.head_formats import HEAD, class_weights, head_parts, own_scale
 from anyclass.classifier.heads import FittedHead, Head, edits_of, fitted_head
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.representation import Representation
@@ -52,7 +52,7 @@ def write(folder: Path, saved: Saved) -> None:
     """Write both files into `folder`, each atomically."""
     head = fitted_head(saved.head)
     edits = edits_of(saved.head, len(saved.classes))
-    parts = take_apart(head)
+    parts = head_parts(head)
     tensors = {"weights": class_weights(head)}
     tensors |= {f"{HEAD}{name}": tensor for name, tensor in parts.tensors.items()}
     if isinstance(head, Linear) and head.bias is not None:

@@ -12,7 +12,7 @@ from anyclass.backbone.device import torch_device
 from anyclass.backbone.loading import absolute_id
 from anyclass.bulk import Bulk
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vocabulary
-from anyclass.captioning.captions import Asked
+from anyclass.captioning.captions import CaptionRequests
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import PLACE, check_share, split_names
 from anyclass.commands.train import readable
@@ -153,7 +153,7 @@ def _check_groups(groups: int, size: int, named: bool, bulk: Bulk) -> None:
         )
 
 
-def _listed(asked: Asked, dataset: ImageDataset) -> Iterator[tuple[Json, CaptionRequest]]:
+def _listed(asked: CaptionRequests, dataset: ImageDataset) -> Iterator[tuple[Json, CaptionRequest]]:
     """What each request is about: a file, or the files of a group and its class."""
     for requests in asked.images:
         for request in requests:

@@ -29,13 +29,7 @@ from anyclass.classifier.representation import Representation
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
-from anyclass.methods.few_shot import (
-    START,
-    FewShot,
-    FewShotTask,
-    fit_few_shot,
-    refuse_one_class,
-)
+from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot, refuse_one_class
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng

@@ -30,13 +30,7 @@ from anyclass.classifier.representation import Representation
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.coop import RECIPES, WIDE_CROPS, context, warn_of_long_names
-from anyclass.methods.few_shot import (
-    START,
-    FewShot,
-    FewShotTask,
-    fit_few_shot,
-    refuse_one_class,
-)
+from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot, refuse_one_class
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng

@@ -1,22 +1,18 @@
-"""Training data of few-shot methods: features of labelled images, and synthetic features.
+"""What the few-shot methods share: labelled images, the training set, and the fit.
 
 Letters: n labelled images, K views per image, D dimensions, C classes.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass as plain_dataclass
-from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
@@ -25,6 +21,8 @@ from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
@@ -37,9 +35,6 @@ PUBLISHED_SCALE = 100.0
 
 START = -2
 """Seed key of initial parameters."""
-
-HELD_OUT = -3
-"""Seed key of held-out images."""
 
 Over = Literal["labelled", "all"]
 """Classes of the cross-entropy in training: those with labelled images, or all."""
@@ -76,7 +71,7 @@ class FewShot:
             least_names=2,
         )
 
-    def embed(self, data: FeatureStore, log: Log, epochs: int, seed: int) -> "LabelledFeatures":
+    def embed(self, data: FeatureStore, log: Log, epochs: int, seed: int) -> LabelledFeatures:
         """Embed the views of the labelled images; cached views are reused.
 
         Args:
@@ -114,144 +109,6 @@ def draw_shots(
         order = torch.randperm(len(rows), generator=seeded_rng(seed, int(c))).numpy()
         drawn.append(rows[order[:shots]])
     return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, dtype=np.int64)
-
-
-@plain_dataclass(frozen=True)
-class LabelledFeatures:
-    """Features and classes of labelled images."""
-
-    x: Float[Tensor, "n K D"]
-    """Unit features of the K views."""
-    c: Int[Tensor, " n"]
-    """Classes."""
-    files: tuple[str, ...]
-    """File names, for messages."""
-    view_per_epoch: bool = False
-    """Whether epoch e uses view e; otherwise views are drawn at random."""
-
-    @property
-    def means(self) -> Float[Tensor, "n D"]:
-        """Mean over the views of each image, normalised (Tip-Adapter's keys)."""
-        means: Tensor = normalize(self.x.mean(dim=1), dim=-1)
-        return means
-
-    @property
-    def classes(self) -> Int[Tensor, " B"]:
-        """Sorted classes with at least one image."""
-        classes: Tensor = self.c.unique()
-        return classes
-
-    def split(self, share: float, seed: int) -> tuple["LabelledFeatures", "LabelledFeatures"]:
-        """Split into training and held-out images, at random within each class.
-
-        Of the n images of a class, round(share n) are held out, at most n - 1.
-        """
-        held_out = torch.zeros(len(self.c), dtype=torch.bool)
-        for c in self.classes.tolist():
-            rows = (self.c == c).nonzero()[:, 0]
-            order = torch.randperm(len(rows), generator=seeded_rng(seed, c, HELD_OUT))
-            count = min(round(share * len(rows)), len(rows) - 1)
-            held_out[rows[order[:count]]] = True
-        return self._subset(~held_out), self._subset(held_out)
-
-    def _subset(self, chosen: Bool[Tensor, " n"]) -> "LabelledFeatures":
-        files = tuple(self.files[i] for i in chosen.nonzero()[:, 0].tolist())
-        x = self.x[chosen.to(self.x.device)]
-        return LabelledFeatures(x, self.c[chosen], files, self.view_per_epoch)
-
-    def batches(
-        self, size: int, epochs: int, seed: int, drop_last: bool = False
-    ) -> "LabelledBatches":
-        """Batches of features, with one view of each image per epoch.
-
-        Args:
-            size: batch size; all images if there are fewer.
-            epochs: epochs over the images.
-            seed: random seed of order and views.
-            drop_last: drop the last incomplete batch of an epoch.
-        """
-        return LabelledBatches(self, min(size, len(self.c)), epochs, seed, drop_last)
-
-
-@plain_dataclass(frozen=True)
-class LabelledBatches:
-    """`Batches` for `optimise`: a pure function of the seed and the step."""
-
-    labelled: LabelledFeatures
-    """Features of the images."""
-    size: int
-    """S, batch size."""
-    epochs: int
-    """Epochs over the images."""
-    seed: int
-    """Random seed of order and views."""
-    drop_last: bool
-    """Whether the last incomplete batch of an epoch is dropped."""
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps per epoch."""
-        n = len(self.labelled.c)
-        return n // self.size if self.drop_last else ceil(n / self.size)
-
-    def __len__(self) -> int:
-        """Number of steps."""
-        return self.epochs * self.per_epoch
-
-    def start(self, step: int) -> Iterator[Batch]:
-        """Batches from `step` on."""
-        n, views = self.labelled.x.shape[:2]
-        for epoch in range(step // self.per_epoch, self.epochs):
-            order = torch.randperm(n, generator=seeded_rng(self.seed, epoch))
-            view = torch.randint(views, (n,), generator=seeded_rng(self.seed, epoch, views))
-            if self.labelled.view_per_epoch:
-                view = torch.full((n,), epoch % views)
-            parts = order.split(self.size)[: self.per_epoch]
-            for position in range(step % self.per_epoch, len(parts)):
-                index = parts[position]
-                x = self.labelled.x[index, view[index]]
-                files = tuple(self.labelled.files[i] for i in index.tolist())
-                yield Batch(step, position == 0, index, x, files)
-                step += 1
-
-
-@plain_dataclass(frozen=True)
-class SyntheticFeatures:
-    """Synthetic features of classes without a labelled image."""
-
-    named: Int[Tensor, " M"]
-    """Classes to generate features for."""
-    sample: Callable[[Int[Tensor, " m"], torch.Generator], Float[Tensor, "m D"]]
-    """Generates a unit feature, without a gradient, for each of the classes given."""
-    seed: int
-    """Random seed of classes and features."""
-    ratio: float = 1.0
-    """Synthetic features per real feature of a batch."""
-    pool: int | None = None
-    """Features per class generated once and drawn from; None: new ones in each step."""
-
-    def batch(self, step: int, size: int) -> tuple[Float[Tensor, "S D"], Int[Tensor, " S"]]:
-        """Draw synthetic features for a step with `size` real ones, classes uniformly at random.
-
-        A pure function of the seed and the step.
-        """
-        rng = seeded_rng(self.seed, step)
-        count = max(1, round(self.ratio * size))
-        drawn = torch.randint(len(self.named), (count,), generator=rng)
-        if self.pool is None:
-            return self.sample(self.named[drawn], rng), self.named[drawn]
-        row = drawn * self.pool + torch.randint(self.pool, (count,), generator=rng)
-        x, c = self._cached_pool
-        return x[row], c[row]
-
-    def per_class(self, count: int) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
-        """Generate `count` features of every named class, in class order: m = M count."""
-        c = self.named.repeat_interleave(count)
-        return self.sample(c, seeded_rng(self.seed, -1)), c
-
-    @cached_property
-    def _cached_pool(self) -> tuple[Float[Tensor, "m D"], Int[Tensor, " m"]]:
-        return self.per_class(self.pool or 1)
 
 
 @plain_dataclass(frozen=True)

@@ -37,12 +37,12 @@ from anyclass.methods.few_shot import (
     PUBLISHED_SCALE,
     FewShot,
     FewShotTask,
-    LabelledFeatures,
-    SyntheticFeatures,
     fit_few_shot,
     refuse_one_class,
 )
 from anyclass.methods.info import MethodInfo, Situation
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.workload import Workload
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))
@@ -126,7 +126,7 @@ class Gda:
         g = self._gaussians(training, t, task.synthetic)
         alpha = self.alpha
         if self.search and len(held_out.c):
-            alpha = search(g, t, held_out, training.classes)
+            alpha = search_alpha(g, t, held_out, training.classes)
         elif self.search:
             log(warning="too few images per class to hold any out: alpha is not searched")
         representation = Representation((clip,), space="both")  # rows [f | backbone features | 1]
@@ -235,7 +235,7 @@ def neighbourhood(
 
 
 @torch.no_grad()
-def search(
+def search_alpha(
     g: Linear, texts: Float[Tensor, "C D"], held_out: LabelledFeatures, columns: Int[Tensor, " M"]
 ) -> float:
     """The smallest alpha with the best held-out accuracy.

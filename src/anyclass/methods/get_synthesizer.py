@@ -24,7 +24,7 @@ from anyclass.features.extract import BATCH, map_rows, map_views
 from anyclass.features.text import class_features
 from anyclass.log import Log
 from anyclass.methods.gcd_common import TwoViewTask, seeded
-from anyclass.methods.get_equations import align, distance_loss, name_loss, text_scale
+from anyclass.methods.get_equations import Length, align, distance_loss, name_loss, text_scale
 from anyclass.methods.simgcd import NONE
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
@@ -77,6 +77,23 @@ class PseudoTexts:
     device: torch.device
     """Device of the model."""
 
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        synthesizer: Synthesizer,
+        project: Callable[[Tensor], Tensor],
+        z_views: Features | None,
+        z_test: Float[Tensor, "n D"],
+        length: Length,
+    ) -> "PseudoTexts":
+        """Compute z^ of the cached views and of the test views."""
+        device = synthesizer.w.weight.device
+        views = map_views(synthesizer, device, z_views) if z_views else None
+        z_hat = torch.cat([synthesizer(part) for part in z_test.split(BATCH)])
+        scale = text_scale(z_test, z_hat, length)
+        return cls(synthesizer, project, views, z_hat, scale, device)
+
     @property
     def width(self) -> int:
         """D, dimensions of z^."""
@@ -128,12 +145,8 @@ def synthesise(
     keep = Checkpoint.at(scratch and scratch / "synthesizer.safetensors")
     parameters = dict(synthesizer.named_parameters())
     optimise(loss, parameters, batches, task.schedule, log_stage, keep)
-    text_views = map_views(synthesizer, clip.device, z_views) if z_views else None
-    z = map_rows(project, clip.device, task.test)
-    with torch.no_grad():
-        z_hat = torch.cat([synthesizer(part) for part in z.split(BATCH)])
-    factor = text_scale(z, z_hat, settings.text_length)
-    return PseudoTexts(synthesizer, project, text_views, z_hat, factor, clip.device)
+    z_test = map_rows(project, clip.device, task.test)
+    return PseudoTexts.of(synthesizer, project, z_views, z_test, settings.text_length)
 
 
 def anchor_labels(task: TwoViewTask) -> Int[Tensor, " N"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import CaptionRequest
-from anyclass.captioning.captions import Answers, Asked, Captions, TextFeatures
+from anyclass.captioning.captions import Answers, CaptionRequests, Captions, TextFeatures
 from anyclass.data import ImageDataset
 from anyclass.features.domains import domain
 from anyclass.features.precomputed import AnyFeatures
@@ -84,7 +84,7 @@ class TrainingTexts(NamedTuple):
 
 def caption_requests(
     settings: "anyclass.methods.latteclip.LatteClip", data: AnyFeatures, log: Log, seed: int
-) -> Asked:
+) -> CaptionRequests:
     """What a fit asks about images and groups; without class names, about images alone.
 
     Args:
@@ -97,7 +97,7 @@ def caption_requests(
         topic = domain(settings.domain, settings.plural)
         question = topic.ask_image()
         rows = range(len(data.dataset))
-        return Asked([[CaptionRequest((i,), question, topic.noun)] for i in rows], [])
+        return CaptionRequests([[CaptionRequest((i,), question, topic.noun)] for i in rows], [])
     p0 = data.class_features([settings.template], log)
     c_zs = nearest(data.image_features("head", log), p0)
     return requests(settings, data.dataset.classes.prompts, c_zs, c_zs, seed)
@@ -109,7 +109,7 @@ def requests(
     c_zs: Int[Tensor, " N"],
     pool: Int[Tensor, " N"],
     seed: int,
-) -> Asked:
+) -> CaptionRequests:
     """Caption requests for each image and for the groups of each class.
 
     Args:
@@ -120,7 +120,7 @@ def requests(
         seed: random seed of the groups.
     """
     images = _image_requests(settings, prompts, c_zs)
-    return Asked(images, _group_requests(settings, len(prompts), pool, seed))
+    return CaptionRequests(images, _group_requests(settings, len(prompts), pool, seed))
 
 
 def _image_requests(

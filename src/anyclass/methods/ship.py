@@ -38,11 +38,12 @@ from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp, context, warn_of_long_names
-from anyclass.methods.few_shot import FewShot, FewShotTask, SyntheticFeatures, refuse_one_class
+from anyclass.methods.few_shot import FewShot, FewShotTask, refuse_one_class
 from anyclass.methods.gda import Gda
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.ship_training import frozen, train_generator
 from anyclass.methods.ship_vae import Generator, Vae
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng

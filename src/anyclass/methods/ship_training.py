@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 from anyclass.backbone import Backbone
 from anyclass.data import Classes
 from anyclass.log import Log
-from anyclass.methods.few_shot import LabelledFeatures
+from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.ship_equations import (
     class_means_and_variance,
     code,

@@ -31,7 +31,7 @@ from anyclass.data import Classes
 from anyclass.errors import ModelError
 from anyclass.files import atomic_write, sort_metadata
 from anyclass.log import Log
-from anyclass.methods.few_shot import LabelledFeatures
+from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.ship_equations import class_means_and_variance, normal_like
 from anyclass.rng import seeded_rng
 

@@ -35,12 +35,12 @@ from anyclass.methods.few_shot import (
     PUBLISHED_SCALE,
     FewShot,
     FewShotTask,
-    LabelledFeatures,
-    SyntheticFeatures,
     fit_few_shot,
     refuse_one_class,
 )
 from anyclass.methods.info import MethodInfo, Situation
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.workload import Workload
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -158,7 +158,7 @@ class TipAdapter:
             head = replace(head, keys=keys.detach())
         if self.search and len(held_out.c):
             bounds = GridBounds(self.beta_max, self.alpha_max)
-            head = search(head, held_out, training.classes, bounds)
+            head = grid_search(head, held_out, training.classes, bounds)
         elif self.search:
             log(warning="too few images per class to hold any out: alpha and beta are not searched")
         alpha = head.alpha * PUBLISHED_SCALE / float(head.scale)
@@ -206,7 +206,7 @@ def key_weights(c: Int[Tensor, " k"], balanced: bool) -> Float[Tensor, " k"]:
 
 
 @torch.no_grad()
-def search(
+def grid_search(
     head: CacheModel, held_out: LabelledFeatures, columns: Int[Tensor, " M"], bounds: GridBounds
 ) -> CacheModel:
     """Set alpha and beta to the first pair of the grid with the best held-out accuracy.

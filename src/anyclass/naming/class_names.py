@@ -26,7 +26,7 @@ from anyclass.naming.suggest import (
     NameSuggestion,
     only_examples,
     read_words,
-    suggest,
+    suggest_names,
     word_encoder,
 )
 from anyclass.run.tables import write_table
@@ -99,7 +99,7 @@ def name_classes(
         return _without_suggestions(found, classes, dataset.files, quality)
     given = [dataset.classes.names[c] for c in dataset.classes.named]
     encode = word_encoder(data.clip, classifier.template, log)
-    names, check, candidates = suggest(found, classes, given, read_words(words), encode)
+    names, check, candidates = suggest_names(found, classes, given, read_words(words), encode)
     return {
         "hit_rate_known": check.hit_rate,
         "hit_rate_known_top": check.hit_rate_top,

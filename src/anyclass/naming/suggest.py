@@ -114,7 +114,7 @@ class Naming(NamedTuple):
     """Number of candidate words for unknown classes."""
 
 
-def suggest(
+def suggest_names(
     found: ClassifiedImages,
     classes: Classes,
     given: Sequence[str],
