@@ -245,11 +245,11 @@ def _methods(situation: str, abouts: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write() -> None:
+def write_pages() -> None:
     """Render all pages into the file that the command line reads."""
     for path, content in ((PAGES, render()), (METHOD_WORDS, words_of_methods())):
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    write()
+    write_pages()

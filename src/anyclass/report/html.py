@@ -18,10 +18,10 @@ from anyclass.files import write_text
 from anyclass.report.summary import summarise
 from anyclass.report.words import Json
 
-__all__ = ["summarise", "to_html", "to_markdown", "write"]
+__all__ = ["summarise", "to_html", "to_markdown", "write_report"]
 
 
-def write(run: Path, memory: Mapping[str, Any] | None = None) -> Path:
+def write_report(run: Path, memory: Mapping[str, Any] | None = None) -> Path:
     """Write `run/report.html` atomically and return its path.
 
     Args:
@@ -52,7 +52,12 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"percent": percent, "points": points, "duration": duration, "number": number}
+    jinja.filters |= {
+        "percent": percent,
+        "points": points,
+        "duration": minutes_and_seconds,
+        "number": number,
+    }
     return jinja.get_template("report.html")
 
 
@@ -102,7 +107,7 @@ def points(difference: float | int) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def duration(seconds: float | int) -> str:
+def minutes_and_seconds(seconds: float | int) -> str:
     """192.4 -> `3 min 12 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
