@@ -37,7 +37,7 @@ from anyclass.methods.kmeans import KMeans
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.simgcd import SimGcd
 from anyclass.naming.quality import judged
-from anyclass.run.scoring import Predictions, predict_all
+from anyclass.run.scoring import AllPredictions, predict_all
 from anyclass.training.two_views import TwoViewTuning
 
 
@@ -117,7 +117,7 @@ def figures(method: Any, some: Some, seed: int) -> dict[str, float]:
     class_of = assignment(some.truth[free], predicted[free])
     right = class_of[predicted[free]] == some.truth[free]
 
-    def scores(found: Predictions) -> np.ndarray:
+    def scores(found: AllPredictions) -> np.ndarray:
         best: np.ndarray = np.exp(found.log_adapted[free].max(1))
         return best
 

@@ -13,7 +13,7 @@ import pytest
 
 from anyclass.classifier.classifier import Classifier
 from anyclass.cli import COMMANDS, main
-from anyclass.exporting.onnx_model import Check
+from anyclass.exporting.onnx_model import OnnxCheck
 from anyclass.run.columns import COMPARED, PREDICTION
 
 ROOT = Path(__file__).parents[1]
@@ -58,9 +58,9 @@ def place(
     return tmp_path
 
 
-def write_nothing(classifier: Classifier, path: Path, *_: object) -> Check:
+def write_nothing(classifier: Classifier, path: Path, *_: object) -> OnnxCheck:
     path.touch()
-    return Check(4, {"probabilities": 0.0})
+    return OnnxCheck(4, {"probabilities": 0.0})
 
 
 def write_labels(table: Path, images: Path, *classes: str) -> None:

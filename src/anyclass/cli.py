@@ -84,7 +84,7 @@ def _say(sentence: str) -> None:
 
 def _run(arguments: list[str]) -> Answer:
     """Answer with a help page, or run the command."""
-    from anyclass.commands.command_line import check_early, needs_torch, read
+    from anyclass.commands.command_line import check_early, needs_torch, parse_words
     from anyclass.commands.help import OVERVIEW, check_flags, methods, page
 
     if bad := [a for a in arguments if a != a.encode("utf-8", "replace").decode("utf-8")]:
@@ -101,7 +101,7 @@ def _run(arguments: list[str]) -> Answer:
         raise RequestError(
             f"torchrun shares the training of fit among processes: start {arguments[0]} without it"
         )
-    line = read(arguments, tuple(COMMANDS), methods())
+    line = parse_words(arguments, tuple(COMMANDS), methods())
     known = page(line)
     if known and line.wants_help:
         return known.text, [known.text]

@@ -372,7 +372,7 @@ def test_guide__has_options_that_exist() -> None:
     lines = [line for line in guide.read_text("utf-8").splitlines() if line.startswith("anyclass ")]
     assert len(lines) == 5
     for words in map(shlex.split, lines):
-        line = command_line.read(words[1:], tuple(COMMANDS), help_of.methods())
+        line = command_line.parse_words(words[1:], tuple(COMMANDS), help_of.methods())
         known = help_of.page(line)
         assert known is not None
         help_of.check_flags(line, known)

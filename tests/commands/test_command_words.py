@@ -11,7 +11,7 @@ import pytest
 from anyclass.captioning import CAPTIONERS
 from anyclass.cli import _fit_flags, main
 from anyclass.commands.chosen_method import ChosenMethod
-from anyclass.commands.command_line import read
+from anyclass.commands.command_line import parse_words
 from anyclass.commands.command_words import command_words, flag_words
 from anyclass.commands.fit import fit
 from anyclass.commands.flags import fit_command
@@ -66,7 +66,7 @@ def test_command_words__reads_as_the_same_request(method: Any, tmp_path: Path) -
     assert words is not None
     assert words["method"][0] == name
     typed = shlex.split(shlex.join(["fit", *words["method"], *words["options"], "--out", "x y"]))
-    line = read(typed, ("fit",), ("auto", *METHODS))
+    line = parse_words(typed, ("fit",), ("auto", *METHODS))
     found = parse(fit_command(line.method, line.parts), line.flags, line.program)
     assert (found.asked, found.request, str(found.out)) == (method, request, "x y")
 
@@ -74,7 +74,7 @@ def test_command_words__reads_as_the_same_request(method: Any, tmp_path: Path) -
 def test_fit_flags__of_a_data_set_are_its_own_unless_typed() -> None:
     def read_flags(*typed: str) -> Any:
         words = ["fit", "latteclip", "--images", "x", *typed]
-        return _fit_flags(read(words, ("fit",), ("auto", *METHODS))).asked
+        return _fit_flags(parse_words(words, ("fit",), ("auto", *METHODS))).asked
 
     flowers = METHODS["latteclip"](domain="flowers102")
     assert read_flags("--domain", "Flowers") == flowers
@@ -155,7 +155,7 @@ def test_next_steps__each_command_runs_as_it_stands(
             assert words[2:] == ["--run", str(run)]
             continue
         if words[1] == "fit":  # asked for by `plan`, which trains nothing, on the same request
-            line = read(words[1:], ("fit",), ("auto", *METHODS))
+            line = parse_words(words[1:], ("fit",), ("auto", *METHODS))
             after = json.loads(json.dumps(_fit_flags(line).request.to_json()))
             same = ("images", "classes", "unknown", "holdout", "seed", "model", "device")
             assert {key: after[key] for key in same} == {key: before[key] for key in same}

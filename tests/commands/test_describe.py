@@ -11,7 +11,7 @@ from anyclass.bulk import Bulk
 from anyclass.captioning import BatchFiles, CaptionFile, Endpoint, Vocabulary
 from anyclass.commands.describe import describe
 from anyclass.commands.fit import fit
-from anyclass.commands.predict import load
+from anyclass.commands.predict import load_classifier
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.methods.latteclip import LatteClip
 from anyclass.training.tuning import Tuning
@@ -215,7 +215,7 @@ def test_fit__a_describer_is_saved_with_the_run(
     assert (saved["kind"], saved["url"], saved["model"]) == ("endpoint", server.url, "llava")
     assert LatteClip(captioner=saved).captioner == endpoint
     assert config["captioned_by"] == "llava"
-    classifier = load(tmp_path / "run")
+    classifier = load_classifier(tmp_path / "run")
     assert len(classifier.predict(shapes["images"])) == 14
 
 

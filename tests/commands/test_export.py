@@ -16,7 +16,7 @@ from anyclass.commands import export as module
 from anyclass.commands.export import export
 from anyclass.commands.fit import fit
 from anyclass.errors import RequestError
-from anyclass.exporting.onnx_model import Check
+from anyclass.exporting.onnx_model import OnnxCheck
 from anyclass.files import check_manifest
 
 KNOWN = "green ring/2.jpg"
@@ -93,9 +93,9 @@ def test_export__onnx_gets_images_of_the_run(
 ) -> None:
     seen = []
 
-    def write(classifier: Any, path: Path, images: list[Any]) -> Check:
+    def write(classifier: Any, path: Path, images: list[Any]) -> OnnxCheck:
         seen.append([image.size for image in images])
-        return Check(12, {"probabilities": 1e-7})
+        return OnnxCheck(12, {"probabilities": 1e-7})
 
     monkeypatch.setattr(module, "write_onnx", write)
     said = export(fitted.run, onnx=tmp_path / "model.onnx")
@@ -141,7 +141,7 @@ def test_export__refuses_before_anything_is_computed(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "load", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(module, "load_classifier", lambda *_: pytest.fail("it was loaded"))
     (tmp_path / "there.json").write_text("mine", encoding="utf-8")
     (tmp_path / "half.xml").write_text("mine", encoding="utf-8")
     (tmp_path / "full").mkdir()
@@ -201,7 +201,7 @@ def test_command__lines_for_people(fitted: Any, tmp_path: Path, capsys: Screen) 
 def test_command__onnx_line(
     fitted: Any, tmp_path: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = Check(12, {"probabilities": 3.2e-7})
+    check = OnnxCheck(12, {"probabilities": 3.2e-7})
     monkeypatch.setattr(module, "write_onnx", lambda *_: check)
     path = tmp_path / "model.onnx"
     assert main(["export", "--run", str(fitted.run), "--onnx", str(path)]) == 0

@@ -17,14 +17,14 @@ from safetensors.numpy import load_file
 
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
-from anyclass.commands.train import readable
+from anyclass.commands.train import embed_readable
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.files import check_manifest, read_json
 from anyclass.methods import METHODS
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import NO_LABELS, Predictions, compare, log_of
+from anyclass.run.scoring import NO_LABELS, AllPredictions, compare, log_of
 from anyclass.training.tuning import Tuning
 
 FILES = {
@@ -246,25 +246,27 @@ def test_fit__takes_every_kind_of_model(
 def test_compare__warns_when_adapting_harmed() -> None:
     labels = np.array([0, 1, 2, 2, -1])
     right, wrong = log_of(np.eye(3)[[0, 1, 2, 2, 0]]), log_of(np.eye(3)[[0, 2, 2, 1, 0]])
-    harmed = compare(labels, Predictions(right, wrong, wrong), Classes.of(("c", "a", "b")))
+    harmed = compare(labels, AllPredictions(right, wrong, wrong), Classes.of(("c", "a", "b")))
     assert harmed["warnings"] == [
         "adaptation lowers the accuracy (50.0%, zero-shot 100.0%): use zero-shot "
         "(`anyclass fit zero-shot`) or another method"
     ]
     assert (harmed["scored"], harmed["changed"]) == (4, 2 / 5)
     taught = np.array([False, True, False, True, False])
-    predictions = Predictions(right, wrong, wrong)
+    predictions = AllPredictions(right, wrong, wrong)
     changed = compare(labels, predictions, Classes.of(("c", "a", "b")), taught)["changed"]
     assert changed == 0, "the labels of the two that differ were trained on"
     everything = compare(labels, predictions, Classes.of(("c", "a", "b")), np.ones(5, bool))
     assert everything["changed"] is None
     assert harmed["confusion"] == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
     assert (
-        compare(labels, Predictions(wrong, wrong, right), Classes.of(("c", "a", "b")))["warnings"]
+        compare(labels, AllPredictions(wrong, wrong, right), Classes.of(("c", "a", "b")))[
+            "warnings"
+        ]
         == []
     )
     unlabelled = compare(
-        np.full(5, -1), Predictions(right, wrong, wrong), Classes.of(("c", "a", "b"))
+        np.full(5, -1), AllPredictions(right, wrong, wrong), Classes.of(("c", "a", "b"))
     )
     assert (unlabelled["warnings"], unlabelled["adapted"]) == ([], None)
 
@@ -338,7 +340,7 @@ def test_readable__tells_three_rejected_images_and_where_all_of_them_are(
         path.write_bytes(b"torn")
     store = FeatureStore(tiny_backbone(), ImageDataset.read(images))
     with Progress() as log:
-        kept, lost = readable(store, "head", 0.5, log)
+        kept, lost = embed_readable(store, "head", 0.5, log)
     assert (len(kept), len(lost)) == (9, 5)
     lines = [line for line in capsys.readouterr().err.splitlines() if "rejected" in line]
     assert [line.partition(":")[0] for line in lines[:3]] == [

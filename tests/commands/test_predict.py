@@ -23,7 +23,7 @@ from anyclass.classifier.representation import Representation
 from anyclass.cli import main
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
-from anyclass.commands.predict import check_out, load, predict
+from anyclass.commands.predict import check_out, load_classifier, predict
 from anyclass.data import ImageDataset, Rejection
 from anyclass.errors import AnyclassError, ModelError, RequestError, StorageError
 from anyclass.features import extract
@@ -317,13 +317,13 @@ def test_load__an_unfinished_run(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "manifest.json").unlink()
     with pytest.raises(RequestError, match="contains an unfinished run"):
-        load(tmp_path / "run")
+        load_classifier(tmp_path / "run")
 
 
 def test_load__a_method_of_another_version(run: Path, tmp_path: Path) -> None:
     copy = changed(run, tmp_path / "run", "model/classifier.json", method="ship2")
     with pytest.raises(ModelError, match="'ship2', which is unknown to this version"):
-        load(copy)
+        load_classifier(copy)
 
 
 def test_evaluate__scores_labelled_images(fitted: Any, images: Path) -> None:

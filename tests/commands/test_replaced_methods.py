@@ -18,7 +18,7 @@ from anyclass.backbone import Backbone
 from anyclass.commands.command_line import REPLACED
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
-from anyclass.commands.predict import load, predict
+from anyclass.commands.predict import load_classifier, predict
 from anyclass.commands.rename import rename
 from anyclass.commands.report import report
 from anyclass.files import check_manifest, read_json, sha256, write_json
@@ -101,7 +101,7 @@ def test_run__still_predicts_and_scores(
 ) -> None:
     said = predict(run, images, tmp_path / "p.csv", engine="torch")
     assert said["n"] == 14
-    classifier = load(run, engine="torch")
+    classifier = load_classifier(run, engine="torch")
     assert classifier.method == method
     names = np.array(classifier.classes_)
     if method != "get-plus":  # its head has a test of its own

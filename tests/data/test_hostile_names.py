@@ -10,7 +10,7 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
 from anyclass.errors import AnyclassError
 from anyclass.exporting.folders import write_folders
-from anyclass.exporting.predictions import Predictions
+from anyclass.exporting.predictions import LabelledPredictions
 from anyclass.files import slug
 from anyclass.run.columns import COMPARED
 from anyclass.run.tables import write_table
@@ -56,7 +56,7 @@ def test_class_names__are_refused_or_become_one_safe_folder(name: str, tmp_path:
     try:
         row = {"file_name": "0.jpg", "label": name, "score": 0.5, "status": "ok"}
         write_table(tmp_path / "of.parquet", [row], COMPARED)
-        found = Predictions.read(tmp_path / "of.parquet", images)
+        found = LabelledPredictions.read(tmp_path / "of.parquet", images)
         write_folders(tmp_path / "out", found)
     except (AnyclassError, UnicodeEncodeError):  # Arrow takes no broken text: nothing is written
         return
@@ -99,7 +99,7 @@ def test_predictions__lead_to_no_file_outside(name: str, tmp_path: Path) -> None
     except UnicodeEncodeError:
         return
     assert pq.read_table(tmp_path / "of.parquet")["file_name"].to_pylist() == ["0.jpg", name]
-    found = Predictions.read(tmp_path / "of.parquet", images)
+    found = LabelledPredictions.read(tmp_path / "of.parquet", images)
     assert [row["file_name"] for row in found.rows] == ["0.jpg"]
 
 

@@ -24,7 +24,7 @@ from anyclass.exporting.cleanlab import write_cleanlab
 from anyclass.exporting.fiftyone import write_fiftyone
 from anyclass.exporting.folders import write_folders
 from anyclass.exporting.label_studio import labelling_config, write_label_studio
-from anyclass.exporting.predictions import Predictions, prediction
+from anyclass.exporting.predictions import LabelledPredictions, prediction
 from anyclass.files import slug
 from anyclass.log import silent
 from anyclass.run.columns import COMPARED
@@ -59,11 +59,13 @@ def table(images: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def predictions(table: Path, images: Path) -> Predictions:
-    return Predictions.read(table, images)
+def predictions(table: Path, images: Path) -> LabelledPredictions:
+    return LabelledPredictions.read(table, images)
 
 
-def test_read__rows_with_a_label_and_an_image(predictions: Predictions, images: Path) -> None:
+def test_read__rows_with_a_label_and_an_image(
+    predictions: LabelledPredictions, images: Path
+) -> None:
     files = ["red square/0.jpg", "red square/1.png", "blue disc/0.jpg", "green ring/0.jpg"]
     assert [found["file_name"] for found in predictions.rows] == files
     assert predictions.left_out() == [
@@ -75,8 +77,10 @@ def test_read__rows_with_a_label_and_an_image(predictions: Predictions, images: 
     assert [prediction(found) for found in predictions.rows] == guesses
 
 
-def test_read__csv_says_the_same(table: Path, images: Path, predictions: Predictions) -> None:
-    assert Predictions.read(table.with_suffix(".csv"), images) == predictions
+def test_read__csv_says_the_same(
+    table: Path, images: Path, predictions: LabelledPredictions
+) -> None:
+    assert LabelledPredictions.read(table.with_suffix(".csv"), images) == predictions
 
 
 @pytest.mark.parametrize(
@@ -91,20 +95,22 @@ def test_read__what_is_no_table(images: Path, tmp_path: Path, name: str, message
     (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(RequestError, match=message):
-        Predictions.read(tmp_path / name, images)
+        LabelledPredictions.read(tmp_path / name, images)
 
 
 def test_read__where_the_images_are(table: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"it was fitted on features: give --images DIR"):
-        Predictions.read(table, None)
+        LabelledPredictions.read(table, None)
     with pytest.raises(RequestError, match=r"nowhere is no folder: give --images DIR"):
-        Predictions.read(table, tmp_path / "nowhere")
+        LabelledPredictions.read(table, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=r"no labelled image in .*, such as 'red square/0.jpg'"):
-        Predictions.read(table, tmp_path / "empty")
+        LabelledPredictions.read(table, tmp_path / "empty")
 
 
-def test_folders__links_by_class(predictions: Predictions, images: Path, tmp_path: Path) -> None:
+def test_folders__links_by_class(
+    predictions: LabelledPredictions, images: Path, tmp_path: Path
+) -> None:
     before = {path: path.read_bytes() for path in images.rglob("*.*")}
     out = tmp_path / "sorted"
     said = write_folders(out, predictions)
@@ -129,13 +135,13 @@ def test_folders__names_of_images_become_no_file_names(tmp_path: Path) -> None:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(name.encode())
     rows = [row(name, "x", 0.5) for name in names]
-    write_folders(tmp_path / "out", Predictions(tmp_path / "images", rows, 0, 0))
+    write_folders(tmp_path / "out", LabelledPredictions(tmp_path / "images", rows, 0, 0))
     links = list((tmp_path / "out" / "x").iterdir())
     assert {link.read_bytes().decode() for link in links} == set(names)
     assert all(re.fullmatch(r"[a-z0-9_-]+(\.\w{1,5})?", link.name) for link in links)
 
 
-def test_folders__torchvision_reads_them(predictions: Predictions, tmp_path: Path) -> None:
+def test_folders__torchvision_reads_them(predictions: LabelledPredictions, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     write_folders(tmp_path / "sorted", predictions)
@@ -146,7 +152,7 @@ def test_folders__torchvision_reads_them(predictions: Predictions, tmp_path: Pat
 
 
 def test_folders__symbolic_links_on_another_disk(
-    predictions: Predictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictions: LabelledPredictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def elsewhere(self: Path, target: Path) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
@@ -158,7 +164,7 @@ def test_folders__symbolic_links_on_another_disk(
     assert {path.resolve() for path in links} == {predictions.path(r) for r in predictions.rows}
 
 
-def test_fiftyone__samples(predictions: Predictions, tmp_path: Path) -> None:
+def test_fiftyone__samples(predictions: LabelledPredictions, tmp_path: Path) -> None:
     path = tmp_path / "samples.json"
     assert write_fiftyone(path, predictions, NAMES, "a run")["samples"] == 4
     content = json.loads(path.read_text("utf-8"))
@@ -177,7 +183,7 @@ def test_fiftyone__samples(predictions: Predictions, tmp_path: Path) -> None:
 
 
 def test_label_studio__tasks_and_configuration(
-    predictions: Predictions, images: Path, tmp_path: Path
+    predictions: LabelledPredictions, images: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "tasks.json"
     said = write_label_studio(path, predictions, NAMES, "anyclass gda")
@@ -196,7 +202,7 @@ def test_label_studio__tasks_and_configuration(
 
 
 def test_label_studio__what_was_exported_reads_back(
-    predictions: Predictions, images: Path, tmp_path: Path
+    predictions: LabelledPredictions, images: Path, tmp_path: Path
 ) -> None:
     """Somebody confirms the first task; the annotation of the given label was there before."""
     path = tmp_path / "tasks.json"

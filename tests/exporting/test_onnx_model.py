@@ -85,7 +85,7 @@ def classifier(clip: Backbone, kind: str) -> Classifier:
 @pytest.fixture(scope="module")
 def exported(
     tiny_backbone: Callable[..., Backbone], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Classifier, Path, onnx_model.Check]:
+) -> tuple[Classifier, Path, onnx_model.OnnxCheck]:
     """An open-world classifier with unknown classes, exported once."""
     found = classifier(tiny_backbone(), "unknown")
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"

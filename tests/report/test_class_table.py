@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from anyclass.report.class_table import OPEN, class_rows, folded, ordered
-from anyclass.report.html import to_html, write
+from anyclass.report.class_table import OPEN, class_rows, class_table, ordered
+from anyclass.report.html import to_html, write_report
 from anyclass.report.summary import summarise
 from anyclass.run.columns import COMPARED
 from anyclass.run.embedding_map import SAMPLE, EmbeddingMap, write_map
@@ -29,7 +29,7 @@ def test_ordered__most_mistakes_first_then_most_images() -> None:
 
 def test_folded__shows_the_first_and_names_the_empty() -> None:
     used = [(f"used {i}", i + 1, 0, None) for i in range(OPEN + 4)]
-    found = folded(rows_of(("empty", 0, 0, None), *used, ("missed", 0, 2, 0.0)))
+    found = class_table(rows_of(("empty", 0, 0, None), *used, ("missed", 0, 2, 0.0)))
     assert len(found["shown"]) == OPEN
     assert found["shown"][0]["name"] == "missed"
     assert found["shown"][1]["name"] == f"used {OPEN + 3}"
@@ -117,7 +117,7 @@ def test_write__a_run_of_many_classes_is_short_and_says_which_are_empty(tmp_path
 
 @pytest.mark.slow
 def test_write__a_hundred_thousand_images_fit_in_ten_megabytes(tmp_path: Path) -> None:
-    path = write(large_run(tmp_path, n=100_000, classes=300, pictures=40))
+    path = write_report(large_run(tmp_path, n=100_000, classes=300, pictures=40))
     assert 1_000_000 < path.stat().st_size < 10_000_000
 
 

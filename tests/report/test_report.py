@@ -18,14 +18,14 @@ from PIL import Image
 
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.report.html import (
-    duration,
+    minutes_and_seconds,
     number,
     percent,
     points,
     summarise,
     to_html,
     to_markdown,
-    write,
+    write_report,
 )
 from anyclass.report.thumbnails import LARGEST, thumbnail
 from anyclass.report.words import plain
@@ -583,10 +583,10 @@ def test_summarise__labels_that_were_trained_on_count_nowhere_as_changed(run):
 
 
 def test_write_makes_one_whole_repeatable_file(run):
-    path = write(run)
+    path = write_report(run)
     first = path.read_bytes()
     assert path == run / "report.html"
-    assert write(run).read_bytes() == first
+    assert write_report(run).read_bytes() == first
     assert sum(entry.name.startswith("report") for entry in run.iterdir()) == 1
 
 
@@ -718,7 +718,7 @@ def test_browser_runs_and_requests_nothing(tmp_path, browser):
         words = partial(joined, word=word)
         folder = tmp_path / f"{i}"
         folder.mkdir()
-        page = write(with_naming(make_run(folder, words, on_disk=False), words))
+        page = write_report(with_naming(make_run(folder, words, on_disk=False), words))
         opened.goto(page.as_uri())
         assert wrong.pop(0) == page.as_uri()
         for summary in opened.locator("summary").all():
@@ -740,7 +740,7 @@ def brightness(page, name):
 
 def test_page_is_light_or_dark_as_the_screen_is_and_prints_dark_on_white(run, browser):
     page = browser.new_page()
-    page.goto(write(with_naming(run)).as_uri())
+    page.goto(write_report(with_naming(run)).as_uri())
     page.emulate_media(media="screen", color_scheme="light")
     assert brightness(page, "color") < 60 < 230 < brightness(page, "backgroundColor")
     page.emulate_media(media="screen", color_scheme="dark")
@@ -753,7 +753,7 @@ def test_page_is_light_or_dark_as_the_screen_is_and_prints_dark_on_white(run, br
 
 def test_page_prints_what_is_folded_on_the_screen(run, browser):
     page = browser.new_page()
-    page.goto(write(run).as_uri())
+    page.goto(write_report(run).as_uri())
     settings = page.locator("#details details table").first
     assert not settings.is_visible()
     page.emulate_media(media="print")
@@ -764,7 +764,7 @@ def test_page_prints_what_is_folded_on_the_screen(run, browser):
 
 def test_page_enlarges_the_image_that_is_focused(run, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.goto(write(run).as_uri())
+    page.goto(write_report(run).as_uri())
     tile = page.locator("#gallery .tile:has(img)").first
     before = tile.locator("img").bounding_box()
     tile.focus()
@@ -804,9 +804,9 @@ def test_damaged_line_is_named_and_optional_files_may_be_missing(run):
         (percent, None, "–"),
         (points, -0.1, "−10.0"),
         (points, 0.0, "+0.0"),
-        (duration, 3.14, "3.1 s"),
-        (duration, 192.4, "3 min 12 s"),
-        (duration, 3660, "1 h 1 min"),
+        (minutes_and_seconds, 3.14, "3.1 s"),
+        (minutes_and_seconds, 192.4, "3 min 12 s"),
+        (minutes_and_seconds, 3660, "1 h 1 min"),
         (number, 0.123456, "0.1235"),
         (number, 12345678, "12345678"),
         (partial(plain, limit=4), "abcdef", "abc…"),

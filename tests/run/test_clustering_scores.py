@@ -7,7 +7,7 @@ import pytest
 
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import align_labels, clustering_scores, discovery_summary
-from anyclass.run.scoring import Predictions, log_of
+from anyclass.run.scoring import AllPredictions, log_of
 
 NEW = ("discovered 1", "discovered 2")
 
@@ -26,7 +26,7 @@ def test_clustering_scores__values() -> None:
     none = log_of(np.eye(4)[[0, 0, 1, 1, 0, 0, 0, 0, 0, 0]])
     worse = np.eye(4)[[0] * 10]
     found = clustering_scores(
-        dataset, Predictions(none, none, log_of(np.eye(4)[guess])), classes, {"kmeans": worse}
+        dataset, AllPredictions(none, none, log_of(np.eye(4)[guess])), classes, {"kmeans": worse}
     )
     assert (found["all"], found["old"], found["new"]) == (7 / 9, 3 / 4, 4 / 5)
     assert (found["old_fixed"], found["n"], found["n_old"]) == (3 / 4, 9, 4)
@@ -57,7 +57,7 @@ def test_clustering_scores__a_class_with_only_a_name_is_old() -> None:
         ImageDataset(Path("/"), tuple("012345"), given, Classes.of("abx")), classes
     )
     rows = log_of(np.eye(4)[[0, 0, 1, 2, 3, 3]])
-    found = clustering_scores(dataset, Predictions(rows, rows, rows), classes, {})
+    found = clustering_scores(dataset, AllPredictions(rows, rows, rows), classes, {})
     assert (found["n_old"], found["old"], found["old_fixed"], found["new"]) == (4, 3 / 4, 3 / 4, 1)
     assert [row["kind"] for row in found["per_class"]] == ["old", "old", "new"]
 
@@ -69,7 +69,7 @@ def test_clustering_scores__an_unused_class_has_no_name() -> None:
     )
     probabilities = log_of(np.eye(3)[[0, 1]])
     found = clustering_scores(
-        dataset, Predictions(probabilities, probabilities, probabilities), classes, {}
+        dataset, AllPredictions(probabilities, probabilities, probabilities), classes, {}
     )
     assert found["assignment"] == {"a": "a", NEW[0]: "x", NEW[1]: None}
 

@@ -9,12 +9,12 @@ from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import aligned, clustering_scores
 from anyclass.run.expected_accuracy import expected_accuracy
-from anyclass.run.scoring import Predictions, log_of
+from anyclass.run.scoring import AllPredictions, log_of
 from anyclass.run.sentences import expectation
 
 
-def predictions(p: np.ndarray) -> Predictions:
-    return Predictions(log_of(np.zeros_like(p)), None, log_of(p))
+def predictions(p: np.ndarray) -> AllPredictions:
+    return AllPredictions(log_of(np.zeros_like(p)), None, log_of(p))
 
 
 def test_expected_accuracy__mean_score_of_images_without_a_given_label() -> None:

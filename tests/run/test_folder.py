@@ -21,7 +21,7 @@ from anyclass.run.folder import (
     check_marks,
     check_no_links,
     is_run,
-    opened,
+    locked_run,
 )
 
 CONFIG = {"images": "/a", "asked": "auto", "method": "latteclip", "version": "0", "why": ["so"]}
@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def start(out: Path, overwrite: bool = False, **changed: Any) -> None:
     """Open a folder and begin a run in it."""
     config = CONFIG | changed
-    with opened(out, config, overwrite):
+    with locked_run(out, config, overwrite):
         begin(out, config, overwrite)
 
 
@@ -75,7 +75,7 @@ def test_opened__a_new_folder_is_made_and_then_continued(tmp_path: Path) -> None
 def test_opened__changes_nothing_before_it_begins(tmp_path: Path) -> None:
     finish(tmp_path)
     before = contents(tmp_path)
-    with opened(tmp_path, CONFIG | {"seed": 9}, overwrite=True):
+    with locked_run(tmp_path, CONFIG | {"seed": 9}, overwrite=True):
         assert before.items() <= contents(tmp_path).items()
     assert contents(tmp_path) == before
 
@@ -182,7 +182,7 @@ def test_opened__labels_corrected_by_hand_are_not_overwritten(tmp_path: Path) ->
 
 
 def test_opened__one_process_at_a_time(tmp_path: Path) -> None:
-    with opened(tmp_path, CONFIG, overwrite=False):
+    with locked_run(tmp_path, CONFIG, overwrite=False):
         with pytest.raises(RequestError, match=r"is in use by process \d+ on .* since 2"):
             start(tmp_path)
     start(tmp_path)

@@ -9,13 +9,13 @@ import pytest
 from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import KnownLabels
-from anyclass.report.confusions import confusion
+from anyclass.report.confusions import confusion_table
 from anyclass.run.columns import CROSS_FITTED, TRAINING, UNSEEN
 from anyclass.run.earlier import EarlierRun, compare_rounds
 from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.scoring import (
-    Predictions,
+    AllPredictions,
     compare,
     confidence,
     log_of,
@@ -46,8 +46,8 @@ def dataset(labels: np.ndarray = LABELS) -> ImageDataset:
     return ImageDataset(Path("/"), tuple(f"{i}.png" for i in range(5)), labels.copy(), classes)
 
 
-def predictions(familiarity: Any = None) -> Predictions:
-    return Predictions(
+def predictions(familiarity: Any = None) -> AllPredictions:
+    return AllPredictions(
         log_of(np.full((5, 3), 1 / 3, np.float32)), None, log_of(ADAPTED), familiarity
     )
 
@@ -173,11 +173,11 @@ def test_stored_confusion__of_many_classes_grows_with_the_images() -> None:
     assert [len(counts[key]) for key in ("true", "predicted", "count")] == [1000] * 3
     assert sum(counts["count"]) == 2000
     names = [f"name {c}" for c in range(1000)]
-    shown = confusion(names, found)
+    shown = confusion_table(names, found)
     assert shown == {"rows": [], "mistakes": [("name 7", "name 3", 2)], "total": 2}
     matrix = np.zeros((1000, 1000), int)
     np.add.at(matrix, (labels, predicted), 1)
-    assert confusion(names, {"confusion": matrix.tolist()}) == shown
+    assert confusion_table(names, {"confusion": matrix.tolist()}) == shown
     assert stored_confusion(np.full(3, -1), np.zeros(3, int), 1000) == {"confusion": None}
 
 

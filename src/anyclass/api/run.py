@@ -15,7 +15,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.label_next import COUNT, LABEL_NEXT, rows_to_label
-from anyclass.commands.predict import load as load_classifier
+from anyclass.commands.predict import load_classifier
 from anyclass.commands.request import check_share
 from anyclass.data import ImageDataset
 from anyclass.data.classes import plural

@@ -63,7 +63,7 @@ def audit(
         check_writable(Path(out), overwrite)
     given = request.precomputed()
     check_evaluation(given, evaluation)
-    read = ReadImages(given.dataset, None) if given else read_images(request)
+    read = ReadImages(given.dataset, None) if given else read_for_audit(request)
     with Progress(callback=callback) as log:
         found = full_audit(request, given, read, evaluation, model_checks, log)
     if out is not None:
@@ -92,7 +92,7 @@ class ReadImages(NamedTuple):
     """What `fit` says of them."""
 
 
-def read_images(request: Request) -> ReadImages:
+def read_for_audit(request: Request) -> ReadImages:
     """Read images also where labels are not in the list of classes, which `fit` refuses.
 
     Raises:

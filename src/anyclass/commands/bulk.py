@@ -22,7 +22,7 @@ from anyclass.run.progress import Callback, Progress
 Json = dict[str, Any]
 
 
-class Place(NamedTuple):
+class BulkOptions(NamedTuple):
     """Where images come from and rows go to; as in the commands."""
 
     images: Any
@@ -34,7 +34,7 @@ class Place(NamedTuple):
     callback: Callback | None
 
 
-def predict_in_bulk(job: PredictJob, place: Place) -> Json:
+def predict_in_bulk(job: PredictJob, options: BulkOptions) -> Json:
     """Label images on Ray; returns what `predict` returns.
 
     Raises:
@@ -43,12 +43,12 @@ def predict_in_bulk(job: PredictJob, place: Place) -> Json:
     """
     check_finished(job.run)
     about = {"run": sha256(job.run / MANIFEST), "min_score": job.min_score, "engine": job.engine}
-    tally = _compute("predict", job, about, place)
+    tally = _compute("predict", job, about, options)
     counts = {name: tally.counts[name] for name in ("rejected", "unsure")}
-    return {"n": tally.rows, **counts, "out": str(place.out), "classes": dict(tally.labels)}
+    return {"n": tally.rows, **counts, "out": str(options.out), "classes": dict(tally.labels)}
 
 
-def embed_in_bulk(job: EmbedJob, place: Place) -> Json:
+def embed_in_bulk(job: EmbedJob, options: BulkOptions) -> Json:
     """Embed images on Ray; returns what `embed` returns.
 
     Raises:
@@ -56,8 +56,8 @@ def embed_in_bulk(job: EmbedJob, place: Place) -> Json:
         AnyclassError: a part cannot be computed, or too many images are unreadable.
     """
     about = {"model": job.model, "engine": job.engine, "extra": job.extra, "half": job.half}
-    tally = _compute("embed", job, about, place)
-    first = results.read_part(_folder(place.out), 0).schema
+    tally = _compute("embed", job, about, options)
+    first = results.read_part(_folder(options.out), 0).schema
     return {
         "n": tally.rows,
         "rejected": tally.counts["rejected"],
@@ -65,7 +65,7 @@ def embed_in_bulk(job: EmbedJob, place: Place) -> Json:
         "extra_width": first.field("extra").type.list_size if job.extra else 0,
         "labelled": 0,
         "classes": 0,
-        "files": [str(place.out)],
+        "files": [str(options.out)],
     }
 
 
@@ -83,7 +83,7 @@ CONNECTION = (
 """Fields of a captioner that its answers do not depend on."""
 
 
-def describe_in_bulk(job: DescribeJob, place: Place) -> Json:
+def describe_in_bulk(job: DescribeJob, options: BulkOptions) -> Json:
     """Caption images on Ray; returns what `describe` returns.
 
     Raises:
@@ -99,37 +99,37 @@ def describe_in_bulk(job: DescribeJob, place: Place) -> Json:
         )
     settings = {k: v for k, v in asdict(captioner).items() if k not in CONNECTION}
     about = {"captioner": settings, "domain": job.domain, "plural": job.plural}
-    tally = _compute("describe", job, about | {"model": job.model, "engine": job.engine}, place)
-    head = results.read_part(_folder(place.out), 0).filter(pc.field("status") == "ok").slice(0, 3)
+    tally = _compute("describe", job, about | {"model": job.model, "engine": job.engine}, options)
+    head = results.read_part(_folder(options.out), 0).filter(pc.field("status") == "ok").slice(0, 3)
     names = ("file_name", "text", "captioner", "model", "question")
     return {
         "n": tally.rows,
         "rejected": tally.counts["rejected"],
         "without_text": tally.counts["without_text"],
-        "out": str(place.out),
+        "out": str(options.out),
         "first": head.select(names).to_pylist(),
     }
 
 
-def _compute(command: str, job: Job, about: Json, place: Place) -> Tally:
+def _compute(command: str, job: Job, about: Json, options: BulkOptions) -> Tally:
     """Compute the parts that are missing.
 
     Args:
         command: name of the command.
         job: what workers compute.
         about: what the rows depend on besides the images.
-        place: where images come from and rows go to.
+        options: where images come from and rows go to.
     """
-    out = _folder(place.out)
-    bulk = place.bulk
-    source = _source(place)
+    out = _folder(options.out)
+    bulk = options.bulk
+    source = _source(options)
     request = {"command": command, "version": anyclass.__version__, **about}
     request |= {"images": source.place, "part_size": bulk.part_size}
     request |= {"image_column": bulk.image_column, "images_checksum": source.checksum}
-    with _locked(out), Progress(callback=place.callback) as log:
+    with _locked(out), Progress(callback=options.callback) as log:
         for sentence in source.messages:
             log.say(sentence)
-        results.begin(out, request, place.overwrite)
+        results.begin(out, request, options.overwrite)
         known = results.known(out, request, len(source.parts))
         missing = [part for part in source.parts if part.number not in known]
         key = results.checksum(request)
@@ -141,13 +141,13 @@ def _compute(command: str, job: Job, about: Json, place: Place) -> Tally:
                 log.say(sentence)
         log(stage="bulk", done=len(known), total=len(source.parts))
         if missing:
-            for number, tally in cluster.compute(task, missing, bulk, place.device, log):
+            for number, tally in cluster.compute(task, missing, bulk, options.device, log):
                 known[number] = tally
                 log(stage="bulk", done=len(known), total=len(source.parts))
         total = sum(known.values(), Tally())
         _check_whole(source, known, total)
         results.finish(out, request, {"rows": total.rows, **total.counts})
-    check_rejected(total.counts["rejected"], total.rows, out, place.max_rejected)
+    check_rejected(total.counts["rejected"], total.rows, out, options.max_rejected)
     return total
 
 
@@ -176,12 +176,12 @@ def _folder(out: Path | str) -> str:
     return str(Path(out).absolute())
 
 
-def _source(place: Place) -> Source:
+def _source(options: BulkOptions) -> Source:
     """The images, in parts."""
-    images = place.images
+    images = options.images
     if not isinstance(images, Path | str):
         raise RequestError("--on ray reads images from a folder or an address (--images PLACE)")
-    return read_source(images, place.bulk.part_size, place.bulk.image_column)
+    return read_source(images, options.bulk.part_size, options.bulk.image_column)
 
 
 def _locked(out: str) -> AbstractContextManager[None]:

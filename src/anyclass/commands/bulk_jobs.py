@@ -19,7 +19,7 @@ from anyclass.bulk.chunks import Chunk
 from anyclass.bulk.results import Tally
 from anyclass.bulk.worker import Answer
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest
-from anyclass.commands.predict import load
+from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.domains import domain as domain_of
 from anyclass.features.extract import Loading, stream
@@ -44,7 +44,9 @@ class PredictJob:
     def open(self, cpus: int, say: Say) -> Callable[[Chunk], Answer]:
         """Load the classifier of the run."""
         torch.set_num_threads(cpus)
-        classifier = load(self.run, self.device, self.allow_pickle, self.engine, model=self.model)
+        classifier = load_classifier(
+            self.run, self.device, self.allow_pickle, self.engine, model=self.model
+        )
         loading = classifier.loading(readers(cpus))
 
         def compute(chunk: Chunk) -> Answer:

@@ -11,15 +11,15 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import fitted_head, tempered
 from anyclass.estimators.agreement import mean_agreement, temperature_of_mean
 from anyclass.estimators.class_quality import ClassQuality
-from anyclass.run.scoring import Predictions
+from anyclass.run.scoring import AllPredictions
 
 
 def calibrated(
     classifier: Classifier,
-    predictions: Predictions,
+    predictions: AllPredictions,
     qualities: Sequence[ClassQuality | None],
     taught: Bool[np.ndarray, " N"],
-) -> tuple[Classifier, Predictions]:
+) -> tuple[Classifier, AllPredictions]:
     """Set the temperature at which the mean score of unlabelled images is their mean agreement.
 
     No prediction changes. Nothing is done where the method has calibrated its scores, or was given

@@ -44,7 +44,7 @@ class Changes(BaseModel):
     """Classes that are used again since."""
 
 
-class State(BaseModel):
+class ClassState(BaseModel):
     """Classes before an edit. Splits and gates are the first ones of those that came later."""
 
     model_config = ConfigDict(extra="forbid")
@@ -84,7 +84,7 @@ class _Content(BaseModel):
     """The file."""
 
     model_config = ConfigDict(extra="forbid")
-    states: list[State]
+    states: list[ClassState]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class History:
 
     path: Path
     """The file."""
-    states: tuple[State, ...] = ()
+    states: tuple[ClassState, ...] = ()
     """The states."""
 
     @classmethod
@@ -120,7 +120,7 @@ class History:
         self, before: EditedClasses, naming: Json, corrected: Mapping[str, str], changes: Json
     ) -> "History":
         """The history with one more state; the oldest ones are dropped."""
-        state = State(
+        state = ClassState(
             changes=Changes(**changes),
             classes=before.classes.to_json(),
             members=[list(parts) for parts in before.edits.members],

@@ -29,7 +29,7 @@ class ClassTable(NamedTuple):
     """split, reject or nothing."""
 
 
-def read_table(path: Path, classes: Classes) -> ClassTable:
+def read_class_table(path: Path, classes: Classes) -> ClassTable:
     """Read names and actions, in the order of the classes, also from a spreadsheet's export.
 
     Raises:

@@ -60,7 +60,9 @@ class CommandLine(NamedTuple):
         return "--help" in self.flags or "-h" in self.flags
 
 
-def read(arguments: Sequence[str], commands: Sequence[str], methods: Sequence[str]) -> CommandLine:
+def parse_words(
+    arguments: Sequence[str], commands: Sequence[str], methods: Sequence[str]
+) -> CommandLine:
     """Sort the arguments of one command.
 
     Args:

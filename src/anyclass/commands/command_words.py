@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from anyclass.commands.chosen_method import ChosenMethod
 from anyclass.commands.command_line import PARTS
-from anyclass.commands.request import SOURCES, Request, is_array, recorded
+from anyclass.commands.request import SOURCES, Request, recorded, was_array
 from anyclass.features.domains import DOMAINS, PRESET
 
 
@@ -51,7 +51,7 @@ def _can_be_said(value: Any) -> bool:
     """Whether an option is a plain value, or a list of such that do not look like flags."""
     if isinstance(value, list | tuple):
         return all(isinstance(word, str) and not word.startswith("-") for word in value)
-    return isinstance(value, str | int | float | None) and not is_array(value)
+    return isinstance(value, str | int | float | None) and not was_array(value)
 
 
 def _option_words(options: dict[str, Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest, Vo
 from anyclass.captioning.captions import CaptionRequests
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import PLACE, check_share, split_names
-from anyclass.commands.train import readable
+from anyclass.commands.train import embed_readable
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
@@ -89,20 +89,20 @@ def describe(
     check_share(max_rejected)
     _check_groups(groups, group_size, classes is not None, bulk)
     if bulk.on == "ray":
-        from anyclass.commands.bulk import Place, describe_in_bulk
+        from anyclass.commands.bulk import BulkOptions, describe_in_bulk
         from anyclass.commands.bulk_jobs import DescribeJob
 
         name = absolute_id(model)
         job = DescribeJob(captioner, domain, plural, name, device, allow_pickle, engine)
-        place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
-        return describe_in_bulk(job, place)
+        options = BulkOptions(images, out, overwrite, bulk, device, max_rejected, callback)
+        return describe_in_bulk(job, options)
     check_out(Path(out), overwrite, (".jsonl",))
     all_images = ImageDataset.read(images, split_names(classes))
     clip = Backbone.load(model, torch_device(device), allow_pickle, engine)
     with Progress(callback=callback) as log:
         for sentence in all_images.skipped:
             log.say(sentence)
-        data, rejections = readable(FeatureStore(clip, all_images), "head", max_rejected, log)
+        data, rejections = embed_readable(FeatureStore(clip, all_images), "head", max_rejected, log)
         dataset = data.dataset
         features = data.image_features("head", log)
         how: Any = METHODS["latteclip"](

@@ -15,7 +15,7 @@ from anyclass.backbone.loading import absolute_id
 from anyclass.bulk import Bulk
 from anyclass.commands.predict import check_out
 from anyclass.commands.request import PLACE, check_share, split_names
-from anyclass.commands.train import readable
+from anyclass.commands.train import embed_readable
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_formats import ENDINGS, write_arrays
 from anyclass.data.nouns import some_nouns
@@ -93,13 +93,13 @@ def embed(
     """
     check_share(max_rejected)
     if bulk.on == "ray":
-        from anyclass.commands.bulk import Place, embed_in_bulk
+        from anyclass.commands.bulk import BulkOptions, embed_in_bulk
         from anyclass.commands.bulk_jobs import EmbedJob
 
         _check_images_alone(classes, labels)
         job = EmbedJob(absolute_id(model), device, allow_pickle, engine, extra, half)
-        place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
-        return embed_in_bulk(job, place)
+        options = BulkOptions(images, out, overwrite, bulk, device, max_rejected, callback)
+        return embed_in_bulk(job, options)
     out = Path(out)
     check_out(out, overwrite, ENDINGS)
     _check_format(out, images, classes, extra)
@@ -112,7 +112,9 @@ def embed(
         if dataset is not None:
             for sentence in dataset.skipped:
                 log.say(sentence)
-            data, rejections = readable(FeatureStore(clip, dataset), "head", max_rejected, log)
+            data, rejections = embed_readable(
+                FeatureStore(clip, dataset), "head", max_rejected, log
+            )
             rejected = len(rejections)
             arrays |= _image_arrays(data, extra, log)
         if named and out.suffix in WITH_TEXTS:

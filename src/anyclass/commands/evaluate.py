@@ -15,7 +15,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
-from anyclass.commands.predict import load, model_of
+from anyclass.commands.predict import load_classifier, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.commands.seen_images import seen_images, without_taught
 from anyclass.data import Classes, ImageDataset
@@ -31,7 +31,7 @@ from anyclass.run.clustering_scores import align_labels, aligned, clustering_sco
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.scoring import (
-    Predictions,
+    AllPredictions,
     Probabilities,
     all_scores,
     compare,
@@ -101,7 +101,7 @@ def evaluate(
     check_source(images, features)
     model = model_of(run, model)
     base = Backbone.load(model, torch_device(device), allow_pickle, engine) if model else None
-    classifier = load(run, device, allow_pickle, engine, base, model)
+    classifier = load_classifier(run, device, allow_pickle, engine, base, model)
     baselines = load_baselines(run, base, device, allow_pickle, engine)
     caveats: list[str] = []
     with Progress(callback=callback) as log, _run_knows_the_labels(run):
@@ -204,7 +204,7 @@ def _of(images: Any, features: Any) -> str:
 
 def _scores(
     dataset: ImageDataset,
-    predictions: Predictions,
+    predictions: AllPredictions,
     classes: Classes,
     baselines: Mapping[str, Probabilities],
 ) -> Json:
@@ -238,7 +238,7 @@ def _scores(
 def _confident(
     scores: Callable[..., Json],
     dataset: ImageDataset,
-    predictions: Predictions,
+    predictions: AllPredictions,
     classes: Classes,
     least: float,
 ) -> Json:

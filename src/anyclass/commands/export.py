@@ -11,7 +11,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.hub import CARD, check_name, upload
 from anyclass.classifier.precomputed import NO_MODEL, Precomputed
 from anyclass.commands.label_next import LABEL_NEXT, rows_to_label
-from anyclass.commands.predict import load
+from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, open_image
 from anyclass.errors import ImageError, RequestError
 from anyclass.exporting.checkpoint import check_trained, write_checkpoint
@@ -21,7 +21,7 @@ from anyclass.exporting.folders import write_folders
 from anyclass.exporting.label_studio import write_label_studio
 from anyclass.exporting.new_paths import new_paths
 from anyclass.exporting.onnx_model import check_exportable, write_onnx
-from anyclass.exporting.predictions import Predictions
+from anyclass.exporting.predictions import LabelledPredictions
 from anyclass.files import read_json
 from anyclass.run.content import read_parquet
 from anyclass.run.earlier import EarlierRun
@@ -119,14 +119,14 @@ def export(
     config = read_json(run / "config.json")
     used = config["images"] if images is None else images
     root = None if used is None else Path(used)
-    classifier = load(run, "cpu", allow_pickle) if MODELS & set(paths) else None
+    classifier = load_classifier(run, "cpu", allow_pickle) if MODELS & set(paths) else None
     if classifier is not None:
         _check_model(classifier, paths)
     result: Json = {"notes": []}
     with new_paths(_all_files(paths)):
         if TABLES & set(paths):
             table = run / "predictions.parquet" if predictions is None else Path(predictions)
-            _write_tables(run, paths, Predictions.read(table, root), result)
+            _write_tables(run, paths, LabelledPredictions.read(table, root), result)
         if "label_next" in paths:
             result["label_next"] = _write_label_next(run, paths["label_next"])
         if classifier is not None:
@@ -182,7 +182,9 @@ def _all_files(paths: dict[str, Path]) -> list[Path]:
     return [*paths.values(), *beside]
 
 
-def _write_tables(run: Path, paths: dict[str, Path], found: Predictions, result: Json) -> None:
+def _write_tables(
+    run: Path, paths: dict[str, Path], found: LabelledPredictions, result: Json
+) -> None:
     """Write what needs predictions alone."""
     result["notes"] += found.left_out()
     classes = read_json(run / "classes.json")["names"]

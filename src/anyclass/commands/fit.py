@@ -26,7 +26,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN
 from anyclass.files import cache_folder, read_json
 from anyclass.methods import Method
-from anyclass.run.folder import SCRATCH, begin, opened
+from anyclass.run.folder import SCRATCH, begin, locked_run
 from anyclass.run.progress import Callback, Progress
 
 Json = dict[str, Any]
@@ -78,7 +78,7 @@ def fit(
     given = given and given.checked()
     config = _config(request, choice) | _source(request, dataset)
     config |= {"features_sha256": given.digest} if given else {}
-    with group(request.torch_device), opened(Path(out), config, overwrite) as folder:
+    with group(request.torch_device), locked_run(Path(out), config, overwrite) as folder:
         check_shared(folder)
         check_shared(cache_folder())
         with first_process_first():  # it may have to fetch the model

@@ -146,19 +146,24 @@ def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tu
     if "images" in names and command not in ("describe", "embed", "export"):
         needed.append("--images PATH")  # or --features, where the method takes them
     usage = " ".join(["usage:", program, *chosen, *needed, "[options]"])
-    about = ABOUT_AUTO if method == "auto" else about
-    sections = [_fold(usage, "  "), _paragraphs(about)]
+    head = [_fold(usage, "  "), _paragraphs(ABOUT_AUTO if method == "auto" else about)]
+    return key(command, method, parts), [*head, *_all_options(method, own, groups[1:])]
+
+
+def _all_options(method: str, own: list[Option], groups: list[Group]) -> list[str]:
+    """The options of a command under their headings, then those of its parts."""
+    sections = list[str]()
     placed = {name for options in GROUPS.values() for name in options}
     for heading, members in GROUPS.items():
         if heading == "Options":
             title = f"Options of {method}" if method else heading
             rest = [option for option in own if option.name not in placed]
             sections += _section(title, "", rest)
-            for group in groups[1:]:
+            for group in groups:
                 sections += _section(_title(group), group.about, group.options)
         else:
             sections += _section(heading, "", _ordered(own, members))
-    return key(command, method, parts), sections
+    return sections
 
 
 def _ordered(options: list[Option], names: tuple[str, ...]) -> list[Option]:
@@ -245,11 +250,11 @@ def _methods(situation: str, abouts: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write() -> None:
+def write_pages() -> None:
     """Render all pages into the file that the command line reads."""
     for path, content in ((PAGES, render()), (METHOD_WORDS, words_of_methods())):
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    write()
+    write_pages()

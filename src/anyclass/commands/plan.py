@@ -13,7 +13,7 @@ from anyclass.commands.audit import (
     check_evaluation,
     full_audit,
     quick_audit,
-    read_images,
+    read_for_audit,
 )
 from anyclass.commands.chosen_method import choose_method
 from anyclass.commands.duration import minutes, pairs_per_minute, texts, trained_texts
@@ -21,7 +21,7 @@ from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request, request_of
 from anyclass.commands.requirements import check_enough
 from anyclass.commands.second_round import training_labels, with_inherited
-from anyclass.commands.train import readable
+from anyclass.commands.train import embed_readable
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import cached_part
@@ -71,7 +71,7 @@ def plan(
         check_writable(Path(audit), overwrite)
     given = request.precomputed(method)
     check_evaluation(given, evaluation)
-    read = ReadImages(given.dataset, None) if given else read_images(request)
+    read = ReadImages(given.dataset, None) if given else read_for_audit(request)
     dataset = read.dataset
 
     def full(log: Progress) -> Audit:
@@ -179,7 +179,7 @@ def _estimate_unknown(
     part = cached_part(workload.trains)
     with Progress() as log:
         store = given or FeatureStore(request.backbone(), dataset)
-        data, _ = readable(store, part, request.max_rejected, log)
+        data, _ = embed_readable(store, part, request.max_rejected, log)
         data = data.of(training_labels(request, data.dataset))
         estimate = estimate_unknown(data, part, request.seed, log)
     workload.check_clusters(data.with_unknown(estimate["unknown"]).dataset)

@@ -87,14 +87,14 @@ def predict(
     check_share(min_score, "--min-score")
     check_source(images, features)
     if bulk.on == "ray":
-        from anyclass.commands.bulk import Place, predict_in_bulk
+        from anyclass.commands.bulk import BulkOptions, predict_in_bulk
         from anyclass.commands.bulk_jobs import PredictJob
 
         job = PredictJob(Path(run), device, allow_pickle, engine, min_score, model)
-        place = Place(images, out, overwrite, bulk, device, max_rejected, callback)
-        return predict_in_bulk(job, place)
+        options = BulkOptions(images, out, overwrite, bulk, device, max_rejected, callback)
+        return predict_in_bulk(job, options)
     check_out(Path(out), overwrite, (".csv", ".parquet"))
-    classifier = load(run, device, allow_pickle, engine, model=model)
+    classifier = load_classifier(run, device, allow_pickle, engine, model=model)
     with Progress(callback=callback) as log:
         source = _source(classifier, images, features, extra, log)
         n = len(source.files)
@@ -161,7 +161,7 @@ def _stamp(dataset: ImageDataset, index: int) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def load(
+def load_classifier(
     run: Path | str,
     device: str = "auto",
     allow_pickle: bool = False,

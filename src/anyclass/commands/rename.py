@@ -8,7 +8,7 @@ from tyro.conf import Suppress
 from anyclass.captioning import AnyCaptioner
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.commands.class_changes import Edit
-from anyclass.commands.class_table import ClassTable, accepted, read_table
+from anyclass.commands.class_table import ClassTable, accepted, read_class_table
 from anyclass.commands.edit_classes import RunClasses
 from anyclass.commands.run_files import opened_for_edit
 from anyclass.errors import RequestError
@@ -58,7 +58,7 @@ def rename(
         if captioner is not None:
             with Progress() as log:
                 naming = suggest_with_captioner(run, captioner, log)
-        table = read_table(run / TABLE, classes.before.classes)
+        table = read_class_table(run / TABLE, classes.before.classes)
         if accept or accept_all:
             rows = (naming or classes.naming)["classes"]
             table = accepted(

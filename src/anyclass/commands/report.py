@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from anyclass.files import MANIFEST, lock, sha256, write_json
-from anyclass.report.html import write
-from anyclass.run.content import read
+from anyclass.report.html import write_report
+from anyclass.run.content import read_checked
 from anyclass.run.folder import check_finished, check_no_links
 
 
@@ -20,8 +20,8 @@ def report(run: Path) -> dict[str, str]:
     check_no_links(run)
     check_finished(run)
     with lock(run):
-        path = write(run)
-        manifest = read(run, MANIFEST)
+        path = write_report(run)
+        manifest = read_checked(run, MANIFEST)
         manifest["files"][path.name] = sha256(path)
         write_json(run / MANIFEST, manifest)
     return {"report": str(path)}

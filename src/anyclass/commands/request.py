@@ -214,7 +214,7 @@ class Request:
         return values
 
 
-def is_array(recorded: Any) -> bool:
+def was_array(recorded: Any) -> bool:
     """Whether an option in `config.json` was an array or the like, which is not kept."""
     return str(recorded).startswith("array of ")
 

@@ -14,9 +14,9 @@ from anyclass.commands.class_history import HISTORY
 from anyclass.errors import FileError
 from anyclass.files import MANIFEST, lock, read_json, sha256, sweep, write_json, write_text
 from anyclass.naming.class_names import NAMING, TABLE
-from anyclass.report.html import write
+from anyclass.report.html import write_report
 from anyclass.report.model_card import card
-from anyclass.run.content import check_content, check_files, check_together, read
+from anyclass.run.content import check_content, check_files, check_together, read_checked
 from anyclass.run.folder import SCRATCH, check_marks, check_no_links
 from anyclass.run.probabilities import PROBABILITIES
 
@@ -73,14 +73,14 @@ def complete(run: Path, memory: Mapping[str, Any] | None = None) -> None:
     scratch = run / SCRATCH
     if (scratch / COMMIT_FILE).is_file():
         unedited = _prepared(scratch / COMMIT_FILE)
-        manifest = read(run, MANIFEST)
+        manifest = read_checked(run, MANIFEST)
         for name in unedited:
             with suppress(FileNotFoundError):  # moved before an interruption
                 (scratch / name).replace(run / name)
         check_files(run)
         check_together(run)
         write_text(run / "model" / "README.md", card(run))
-        write(run, memory)
+        write_report(run, memory)
         ours = [name for name, same in unedited.items() if same]  # the user edited the others
         for name in (*ours, "model/README.md", "report.html"):
             manifest["files"][name] = sha256(run / name)
@@ -98,7 +98,7 @@ def mark_ready(run: Path) -> None:
     """Write the commit file: all new files are in the scratch folder."""
     scratch = run / SCRATCH
     names = [p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file()]
-    before = read(run, MANIFEST)["files"]
+    before = read_checked(run, MANIFEST)["files"]
     unedited = {
         name: name == TABLE or not (run / name).exists() or before.get(name) == sha256(run / name)
         for name in sorted(names)

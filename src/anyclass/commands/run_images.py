@@ -16,8 +16,8 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import fitted_head
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.commands.precomputed import of_run
-from anyclass.commands.predict import load
-from anyclass.commands.request import is_array
+from anyclass.commands.predict import load_classifier
+from anyclass.commands.request import was_array
 from anyclass.data import ImageDataset
 from anyclass.data.feature_dataset import feature_dataset
 from anyclass.data.feature_tables import read_features
@@ -72,7 +72,7 @@ def image_rows(
     device = config["device"]
     engine = config["engine"]
     base = Backbone.load(model, torch_device(device), engine=engine) if model else None
-    classifier = load(run, device, engine=engine, base=base)
+    classifier = load_classifier(run, device, engine=engine, base=base)
     data: AnyFeatures
     if base is None:
         data = _features(config, classifier)
@@ -109,7 +109,7 @@ def _features(config: Json, classifier: Classifier) -> AnyFeatures:
         RequestError: they were an array, which is not kept.
     """
     for source in (config["features"], config.get("extra")):
-        if is_array(source):
+        if was_array(source):
             raise RequestError(
                 "the run was fitted on an array, which is not kept: use `Classifier.split` with "
                 "the array in Python"

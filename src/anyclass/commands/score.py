@@ -29,7 +29,7 @@ from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.progress import Progress
 from anyclass.run.scoring import (
-    Predictions,
+    AllPredictions,
     compare,
     predict_all,
     score_baselines,
@@ -55,7 +55,7 @@ class Learned:
     """All images, including rejected ones, with the classes of the classifier."""
     rejections: list[Rejection]
     """Rejected images, with reasons."""
-    predictions: Predictions
+    predictions: AllPredictions
     """Probabilities of the other images, in order."""
     taught: Bool[np.ndarray, " M"]
     """Whether the label of each of these images was trained on."""
@@ -135,7 +135,7 @@ class _Predicted(NamedTuple):
 
     classifier: Classifier
     """The classifier with calibrated scores."""
-    predictions: Predictions
+    predictions: AllPredictions
     taught: Bool[np.ndarray, " M"]
     opinions: Opinions | None
     sample: Int[np.ndarray, " S"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyclass.commands.command_words import flag_words
-from anyclass.commands.request import Request, is_array
+from anyclass.commands.request import Request, was_array
 from anyclass.data import ImageDataset
 from anyclass.data.splits import hold_out
 from anyclass.run.earlier import EarlierRun
@@ -28,7 +28,7 @@ def inherited(run: Path | str) -> dict[str, Any]:
     if config.get("listed"):  # files one by one, and not all of a folder
         names -= {"images"}
     values = {name: config[name] for name in names if config.get(name) is not None}
-    return {name: value for name, value in values.items() if not is_array(value)}
+    return {name: value for name, value in values.items() if not was_array(value)}
 
 
 def with_inherited(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tyro.conf import Suppress
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.predict import load
+from anyclass.commands.predict import load_classifier
 from anyclass.errors import RequestError, printable
 from anyclass.files import read_json
 from anyclass.run.folder import check_finished, check_no_links
@@ -121,7 +121,7 @@ def _loader(
     def loaded(run: Path) -> tuple[Backbone, Classifier]:
         model = read_json(run / "config.json")["model"]
         base = Backbone.load(model, torch_device(device), allow_pickle, engine)
-        return base, load(run, device, allow_pickle, engine, base)
+        return base, load_classifier(run, device, allow_pickle, engine, base)
 
     return loaded
 

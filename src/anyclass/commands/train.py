@@ -68,7 +68,7 @@ def train(
     clock = Clock()
     all_images = data.dataset
     part = cached_part(method.workload(len(data), len(all_images.classes)).trains)
-    data, rejections = readable(data, part, request.max_rejected, log)
+    data, rejections = embed_readable(data, part, request.max_rejected, log)
     clock("embed")
     if not isinstance(data, PrecomputedFeatures):
         log_copies(data.dataset, data.hashes(), log)
@@ -92,7 +92,7 @@ def log_copies(dataset: ImageDataset, hashes: Sequence[str | None], log: Progres
         log.say(f"{words}; `anyclass plan --audit DIR` lists them")
 
 
-def readable(
+def embed_readable(
     data: AnyFeatures, part: Part, max_rejected: float, log: Progress
 ) -> tuple[AnyFeatures, list[Rejection]]:
     """Embed all images; return the usable ones and the rejections.

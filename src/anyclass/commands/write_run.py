@@ -10,7 +10,7 @@ from anyclass.classifier.record import FitRecord
 from anyclass.commands.score import Learned
 from anyclass.files import read_json, write_json, write_manifest, write_text
 from anyclass.naming.class_names import write_naming
-from anyclass.report.html import write
+from anyclass.report.html import write_report
 from anyclass.report.model_card import card
 from anyclass.run.columns import COMPARED, SUSPICIOUS
 from anyclass.run.embedding_map import write_map
@@ -53,7 +53,7 @@ def write_run(folder: Path, learned: Learned) -> None:
     write_json(folder / "environment.json", versions)
     _write_texts(folder, classifier.record)
     write_text(folder / "model" / "README.md", card(folder))
-    write(folder, learned.dataset.memory)
+    write_report(folder, learned.dataset.memory)
     shutil.rmtree(folder / SCRATCH)
     write_manifest(folder)
 

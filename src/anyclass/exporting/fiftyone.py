@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anyclass.exporting.predictions import Predictions, Row, prediction
+from anyclass.exporting.predictions import LabelledPredictions, Row, prediction
 from anyclass.files import write_json
 
 _CLASSIFICATION = "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.Classification)"
@@ -26,7 +26,7 @@ FIELDS = {
 
 
 def write_fiftyone(
-    path: Path, predictions: Predictions, classes: Sequence[str], name: str
+    path: Path, predictions: LabelledPredictions, classes: Sequence[str], name: str
 ) -> dict[str, Any]:
     """Write a JSON file for `fiftyone.Dataset.from_json`.
 
@@ -51,7 +51,7 @@ def write_fiftyone(
     return {"file": str(path), "samples": len(predictions.rows)}
 
 
-def _sample(predictions: Predictions, row: Row) -> dict[str, Any]:
+def _sample(predictions: LabelledPredictions, row: Row) -> dict[str, Any]:
     """One image; its tag says where the label comes from."""
     return {
         "filepath": str(predictions.path(row)),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from anyclass.exporting.predictions import Predictions, Row
+from anyclass.exporting.predictions import LabelledPredictions, Row
 from anyclass.files import slug, storage
 from anyclass.run.tables import write_table
 
@@ -25,7 +25,7 @@ _ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}$")
 _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
 
 
-def write_folders(folder: Path, predictions: Predictions) -> dict[str, Any]:
+def write_folders(folder: Path, predictions: LabelledPredictions) -> dict[str, Any]:
     """Link the images into a folder per class.
 
     Args:
@@ -46,7 +46,7 @@ def write_folders(folder: Path, predictions: Predictions) -> dict[str, Any]:
     return {"folder": str(folder), "hard_links": hard, "symbolic_links": count - hard}
 
 
-def _link(predictions: Predictions, row: Row, folder: Path) -> bool:
+def _link(predictions: LabelledPredictions, row: Row, folder: Path) -> bool:
     """Link one image into the folder of its class; whether the link is a hard one."""
     source = predictions.path(row).resolve()
     name = str(row["file_name"])

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from anyclass.data.label_studio import CONTROL, FILE_NAME
-from anyclass.exporting.predictions import Predictions, Row, is_given, prediction
+from anyclass.exporting.predictions import LabelledPredictions, Row, is_given, prediction
 from anyclass.files import write_json, write_text
 
 IMAGE = "image"
@@ -22,7 +22,7 @@ IMAGE = "image"
 
 
 def write_label_studio(
-    path: Path, predictions: Predictions, classes: Sequence[str], version: str
+    path: Path, predictions: LabelledPredictions, classes: Sequence[str], version: str
 ) -> dict[str, Any]:
     """Write the tasks, and beside them the labelling configuration.
 
@@ -61,7 +61,7 @@ def labelling_config(classes: Sequence[str]) -> str:
     return tostring(view, encoding="unicode") + "\n"
 
 
-def _task(predictions: Predictions, row: Row, version: str) -> dict[str, Any]:
+def _task(predictions: LabelledPredictions, row: Row, version: str) -> dict[str, Any]:
     """One image."""
     name = str(row["file_name"])
     place = quote(f"{predictions.root.name}/{name}")

@@ -46,7 +46,7 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 """An RGB image."""
 
 
-class Check(NamedTuple):
+class OnnxCheck(NamedTuple):
     """An ONNX model beside PyTorch."""
 
     images: int
@@ -55,7 +55,7 @@ class Check(NamedTuple):
     """Name of an output -> largest absolute difference."""
 
 
-def write_onnx(classifier: Classifier, path: Path, images: Sequence[Image.Image] = ()) -> Check:
+def write_onnx(classifier: Classifier, path: Path, images: Sequence[Image.Image] = ()) -> OnnxCheck:
     """Write a classifier as an ONNX file, after a comparison with PyTorch.
 
     Args:
@@ -78,7 +78,7 @@ def write_onnx(classifier: Classifier, path: Path, images: Sequence[Image.Image]
     session = runtime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    check = compare(classifier, session, [*_made(), *(np.asarray(image) for image in images)])
+    check = check_onnx(classifier, session, [*_made(), *(np.asarray(image) for image in images)])
     worst = check.largest_difference["probabilities"]
     if not worst <= TOLERANCE:
         raise AnyclassError(
@@ -111,7 +111,7 @@ def check_exportable(classifier: Classifier) -> None:
         raise RequestError("no ONNX file: the image encoder is larger than the 2 GB that one takes")
 
 
-def compare(classifier: Classifier, session: Any, images: Sequence[Pixels]) -> Check:
+def check_onnx(classifier: Classifier, session: Any, images: Sequence[Pixels]) -> OnnxCheck:
     """Predict images with ONNX Runtime and with PyTorch.
 
     Args:
@@ -129,7 +129,7 @@ def compare(classifier: Classifier, session: Any, images: Sequence[Pixels]) -> C
         for name, ours, theirs in zip(names, found, wanted, strict=True):
             difference = float(np.abs(ours - theirs.numpy()).max())
             largest[name] = max(largest[name], difference)
-    return Check(len(images), largest)
+    return OnnxCheck(len(images), largest)
 
 
 class _Graph(nn.Module):
@@ -256,7 +256,7 @@ def _made() -> list[Pixels]:
     return images
 
 
-def _about(classifier: Classifier, check: Check) -> dict[str, str]:
+def _about(classifier: Classifier, check: OnnxCheck) -> dict[str, str]:
     """Metadata of the file."""
     from anyclass import __version__
 

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Predictions:
+class LabelledPredictions:
     """Rows of images that have a label and exist."""
 
     root: Path
@@ -31,7 +31,7 @@ class Predictions:
     """Rows without an image in `root`, that are left out."""
 
     @classmethod
-    def read(cls, table: Path, images: Path | None) -> "Predictions":
+    def read(cls, table: Path, images: Path | None) -> "LabelledPredictions":
         """Read a table of predictions.
 
         Args:

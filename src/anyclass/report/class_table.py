@@ -76,7 +76,7 @@ def ordered(rows: Sequence[Json]) -> list[Json]:
     return sorted(rows, key=key)
 
 
-def folded(rows: Sequence[Json]) -> Json:
+def class_table(rows: Sequence[Json]) -> Json:
     """The table of classes: rows that are shown, rows that are folded, classes without images."""
     used = [row for row in ordered(rows) if row["count"] or row["n"]]
     empty = [row for row in rows if not row["count"] and not row["n"]]

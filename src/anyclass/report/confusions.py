@@ -26,7 +26,7 @@ MISTAKES = 12
 """Maximum number of confusions that are listed."""
 
 
-def confusion(names: Sequence[str], metrics: Json) -> Json:
+def confusion_table(names: Sequence[str], metrics: Json) -> Json:
     """Confusion matrix as rows (true class, [(count, share), ...]), if small, and mistakes.
 
     Args:

@@ -47,7 +47,7 @@ def gallery(rows: Sequence[Json], table: pa.Table, thumbnail_of: Thumbnail) -> l
     found = []
     for row in shown:
         some = table.filter(pc.field("label") == row["label"]).sort_by([("score", "descending")])
-        sample = image_rows(some.take(_evenly_spaced(len(some), each)), thumbnail_of)
+        sample = image_tiles(some.take(_evenly_spaced(len(some), each)), thumbnail_of)
         found.append({"row": row, "images": sample, "compact": each <= COMPACT})
     return found
 
@@ -57,7 +57,7 @@ def tiles(files: Sequence[str], most: int, thumbnail_of: Thumbnail) -> list[Json
     return [{"file_name": plain(file), "src": thumbnail_of(file)} for file in files[:most]]
 
 
-def image_rows(table: pa.Table, thumbnail_of: Thumbnail) -> list[Json]:
+def image_tiles(table: pa.Table, thumbnail_of: Thumbnail) -> list[Json]:
     """The first rows of a prediction table as dicts, each with its thumbnail `src`."""
     rows = []
     for row in table.slice(0, LISTED).to_pylist():

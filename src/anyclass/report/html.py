@@ -18,10 +18,10 @@ from anyclass.files import write_text
 from anyclass.report.summary import summarise
 from anyclass.report.words import Json
 
-__all__ = ["summarise", "to_html", "to_markdown", "write"]
+__all__ = ["summarise", "to_html", "to_markdown", "write_report"]
 
 
-def write(run: Path, memory: Mapping[str, Any] | None = None) -> Path:
+def write_report(run: Path, memory: Mapping[str, Any] | None = None) -> Path:
     """Write `run/report.html` atomically and return its path.
 
     Args:
@@ -52,7 +52,12 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"percent": percent, "points": points, "duration": duration, "number": number}
+    jinja.filters |= {
+        "percent": percent,
+        "points": points,
+        "duration": minutes_and_seconds,
+        "number": number,
+    }
     return jinja.get_template("report.html")
 
 
@@ -67,29 +72,29 @@ def to_markdown(summary: Json) -> str:
         text += [
             f"* Accuracy {percent(found['accuracy'])} of {found['how']}; 95 % interval {interval}."
         ]
-    text += [""]
-    if summary["scores"]:
-        text += markdown_table(
-            ("", "accuracy", "mean per class", "images"),
-            (
-                (row["name"], percent(row["accuracy"]), percent(row["mean_per_class"]), row["n"])
-                for row in summary["scores"]
-            ),
-        )
-    text += markdown_table(
-        ("class", "kind", "images", "zero-shot", "this run"),
-        (
-            (
-                row["name"],
-                row["known"],
-                row["count"],
-                percent(row["zero_shot"]),
-                percent(row["adapted"]),
-            )
-            for row in summary["classes"]
-        ),
+    settings = markdown_table(("setting", "value"), summary["settings"])
+    return "\n".join(
+        [*text, "", *_scores(summary["scores"]), *_classes(summary["classes"]), *settings]
     )
-    return "\n".join(text + markdown_table(("setting", "value"), summary["settings"]))
+
+
+def _scores(scores: Sequence[Json]) -> list[str]:
+    """The table of scores; nothing if there are none."""
+    rows = []
+    for row in scores:
+        shares = map(percent, (row["accuracy"], row["mean_per_class"]))
+        rows.append((row["name"], *shares, row["n"]))
+    head = ("", "accuracy", "mean per class", "images")
+    return markdown_table(head, rows) if rows else []
+
+
+def _classes(classes: Sequence[Json]) -> list[str]:
+    """The table of classes."""
+    rows = []
+    for row in classes:
+        shares = map(percent, (row["zero_shot"], row["adapted"]))
+        rows.append((row["name"], row["known"], row["count"], *shares))
+    return markdown_table(("class", "kind", "images", "zero-shot", "this run"), rows)
 
 
 def percent(share: float | int | None) -> str:
@@ -102,7 +107,7 @@ def points(difference: float | int) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def duration(seconds: float | int) -> str:
+def minutes_and_seconds(seconds: float | int) -> str:
     """192.4 -> `3 min 12 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"

@@ -14,7 +14,7 @@ LONGEST = 2000
 """Maximum number of characters of the options in a command."""
 
 
-class Step(NamedTuple):
+class NextStep(NamedTuple):
     """One suggestion."""
 
     advice: str
@@ -25,7 +25,7 @@ class Step(NamedTuple):
     """Word in the command to put a folder or file in the place of; empty if there is none."""
 
 
-def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list[Step]:
+def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list[NextStep]:
     """Suggest what to do next, the most useful first.
 
     Args:
@@ -48,21 +48,21 @@ def next_steps(run: Path, config: Json, metrics: Json, discovered: bool) -> list
     return [*steps, _predict(run, of_images)]
 
 
-def _rename(run: Path) -> Step:
+def _rename(run: Path) -> NextStep:
     """Name the discovered classes."""
     here = str(run.resolve())
     advice = f"Name the discovered classes: edit the column “name” of {Path(here, 'classes.csv')}."
     return _step(advice, ["rename", "--run", here])
 
 
-def _check_labels(run: Path, config: Json) -> Step:
+def _check_labels(run: Path, config: Json) -> NextStep:
     """Correct the suspicious labels and fit again."""
     table = run.resolve() / "suspicious.csv"
     advice = f"Check the suspicious labels: correct the column “label” of {table}."
     return _step(advice, _second_round(run, config, table))
 
 
-def _correct(run: Path, config: Json) -> Step:
+def _correct(run: Path, config: Json) -> NextStep:
     """Correct predictions in their table and fit again."""
     table = run.resolve() / "predictions.csv"
     advice = (
@@ -72,13 +72,13 @@ def _correct(run: Path, config: Json) -> Step:
     return _step(advice, _second_round(run, config, table))
 
 
-def _serve(run: Path) -> Step:
+def _serve(run: Path) -> NextStep:
     """Correct predictions on the review page."""
     advice = "Or correct them in the browser, by keyboard, and train again from there."
     return _step(advice, ["serve", "--run", str(run.resolve())])
 
 
-def _label_next(run: Path) -> Step:
+def _label_next(run: Path) -> NextStep:
     """Label the images that would teach most."""
     here = run.resolve()
     table = unused(here.parent / "label_next.csv")
@@ -89,7 +89,7 @@ def _label_next(run: Path) -> Step:
     return _step(advice, ["export", "--run", str(here), "--label-next", str(table)])
 
 
-def _evaluate(run: Path, of_images: bool) -> Step:
+def _evaluate(run: Path, of_images: bool) -> NextStep:
     """Score the run on labelled images or features."""
     advice = "Find out how often the labels are right, on labelled images in class folders."
     source = "--images" if of_images else "--features"
@@ -97,7 +97,7 @@ def _evaluate(run: Path, of_images: bool) -> Step:
     return _step(advice, ["evaluate", "--run", str(run.resolve()), source, labelled], labelled)
 
 
-def _predict(run: Path, of_images: bool) -> Step:
+def _predict(run: Path, of_images: bool) -> NextStep:
     """Label other images or features."""
     here = run.resolve()
     table = unused(here.parent / "new_labels.csv")
@@ -116,7 +116,7 @@ def _second_round(run: Path, config: Json, table: Path) -> list[str]:
     return ["fit", *method, *start, "--out", str(free(run.resolve()))]
 
 
-def _larger_model(run: Path, config: Json) -> Step:
+def _larger_model(run: Path, config: Json) -> NextStep:
     """The whole request again, with another model; a very long one by `--from`."""
     advice = "Use a larger model: the starter model is small. The model is downloaded once."
     again = config.get("again") or {"method": ["auto"], "options": []}
@@ -141,8 +141,8 @@ def free(path: Path) -> Path:
     return path.with_stem(f"{path.stem}-{number}")
 
 
-def _step(advice: str, words: Sequence[str], replace: str = "") -> Step:
+def _step(advice: str, words: Sequence[str], replace: str = "") -> NextStep:
     """A step; without a command if a path in it has characters that cannot be shown."""
     command = shlex.join(["anyclass", *words])
     shown = plain(command, len(command))
-    return Step(plain(advice, 600), command if shown == command else "", replace)
+    return NextStep(plain(advice, 600), command if shown == command else "", replace)

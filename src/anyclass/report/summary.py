@@ -17,13 +17,13 @@ from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text, read_json
 from anyclass.report.calibration import calibration, expected, expected_of_discovery
-from anyclass.report.class_table import class_rows, folded, ordered
-from anyclass.report.confusions import confusion, moves, pairs_of_classes
+from anyclass.report.class_table import class_rows, class_table, ordered
+from anyclass.report.confusions import confusion_table, moves, pairs_of_classes
 from anyclass.report.curves import curves_of, facts_of
 from anyclass.report.discovered import discovered
 from anyclass.report.embedding_map import embedding_map
-from anyclass.report.gallery import LISTED, descriptions, gallery, image_rows
-from anyclass.report.labels import suspicious
+from anyclass.report.gallery import LISTED, descriptions, gallery, image_tiles
+from anyclass.report.labels import suspicious_labels
 from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
@@ -166,7 +166,7 @@ def _scores(run: _Contents) -> Json:
         "expected": _expected(run.scored, run.predicted, metrics, run.discovered),
         "rounds": list(map(_sentence, rounds(metrics))),
         "halves": halves(run.rows, metrics, run.predicted),
-        "confusion": confusion(names, confused),
+        "confusion": confusion_table(names, confused),
         "pairs": pairs_of_classes(run.scored, run.thumbnail_of),
     }
 
@@ -184,7 +184,7 @@ def _classes(run: _Contents) -> Json:
     return {
         "kinds": Counter(known),
         "classes": run.rows,
-        "table": folded(run.rows),
+        "table": class_table(run.rows),
         "map": embedding_map(read_map(run.folder), run.everything, kinds),
         "discovered": run.discovered,
         "naming": {key: value for key, value in run.naming.items() if key != "classes"},
@@ -200,9 +200,9 @@ def _images(run: _Contents) -> Json:
     texts = run.folder / "descriptions.jsonl"
     return {
         "gallery": gallery(shown, _shown(run.everything, table), run.thumbnail_of),
-        "suspicious": suspicious(run.folder / "suspicious.csv", run.thumbnail_of),
-        "unsure": image_rows(table.sort_by("margin"), run.thumbnail_of),
-        "moved": image_rows(moved.sort_by([("score", "descending")]), run.thumbnail_of),
+        "suspicious": suspicious_labels(run.folder / "suspicious.csv", run.thumbnail_of),
+        "unsure": image_tiles(table.sort_by("margin"), run.thumbnail_of),
+        "moved": image_tiles(moved.sort_by([("score", "descending")]), run.thumbnail_of),
         "moves": {"share": run.metrics["changed"], **moves(moved)},
         "descriptions": descriptions(texts, run.names, run.thumbnail_of),
         "rejected": _rejected(run.folder / "rejected.csv"),

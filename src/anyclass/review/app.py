@@ -135,7 +135,7 @@ def _add_pages(app: FastAPI, session: Session) -> None:
         return FileResponse(HERE / "page.js", media_type="text/javascript")
 
 
-def _fields(model: type[schema.Answer]) -> list[tuple[str, str]]:
+def _fields(model: type[schema.ResponseBody]) -> list[tuple[str, str]]:
     """Name and description of each field."""
     return [(name, field.description or "") for name, field in model.model_fields.items()]
 
@@ -144,9 +144,9 @@ def _add_views(app: FastAPI, session: Session) -> None:
     """The state of the session, and rows of images in an order."""
 
     @app.get("/api/state")
-    def state() -> schema.State:
+    def state() -> schema.SessionState:
         """The run, its classes, and what can be done."""
-        return schema.State.model_validate(session.state())
+        return schema.SessionState.model_validate(session.state())
 
     @app.get("/api/view")
     def view(
@@ -158,9 +158,9 @@ def _add_views(app: FastAPI, session: Session) -> None:
         return schema.Ids(ids=session.view(sort, label, show))
 
     @app.get("/api/rows")
-    def rows(ids: Annotated[list[schema.Id], Query(max_length=ROWS)]) -> schema.Rows:
+    def rows(ids: Annotated[list[schema.Id], Query(max_length=ROWS)]) -> schema.ImageRows:
         """What is known of some images."""
-        return schema.Rows.model_validate({"rows": session.rows(ids)})
+        return schema.ImageRows.model_validate({"rows": session.rows(ids)})
 
     @app.get("/api/useful")
     def useful(
@@ -211,10 +211,10 @@ def _add_corrections(app: FastAPI, session: Session) -> None:
     """Corrections, undo, and edits of the classes."""
 
     @app.post("/api/corrections")
-    def correct(body: schema.Correction) -> schema.State:
+    def correct(body: schema.Correction) -> schema.SessionState:
         """Give images a label; it is on disk when this answers."""
         session.correct(body.ids, body.label)
-        return schema.State.model_validate(session.state())
+        return schema.SessionState.model_validate(session.state())
 
     @app.post("/api/undo")
     def undo() -> schema.Undone:
@@ -229,10 +229,10 @@ def _add_corrections(app: FastAPI, session: Session) -> None:
         return Response(text.encode(), media_type="text/csv; charset=utf-8", headers=headers)
 
     @app.post("/api/classes")
-    def edit(body: schema.ClassEdit) -> schema.State:
+    def edit(body: schema.ClassEdit) -> schema.SessionState:
         """Merge, split, reject or rename discovered classes in the files of the run."""
         session.edit(body)
-        return schema.State.model_validate(session.state())
+        return schema.SessionState.model_validate(session.state())
 
 
 CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
@@ -242,20 +242,20 @@ def _add_training(app: FastAPI, session: Session) -> None:
     """The second round."""
 
     @app.post("/api/training")
-    def start() -> schema.Progress:
+    def start() -> schema.TrainingProgress:
         """Train again, with the corrections as labels."""
-        return schema.Progress.model_validate(session.train())
+        return schema.TrainingProgress.model_validate(session.train())
 
     @app.get("/api/training")
-    def progress() -> schema.Progress:
+    def progress() -> schema.TrainingProgress:
         """How far the training is."""
-        return schema.Progress.model_validate(session.training.progress())
+        return schema.TrainingProgress.model_validate(session.training.progress())
 
     @app.delete("/api/training")
-    def cancel() -> schema.Progress:
+    def cancel() -> schema.TrainingProgress:
         """Cancel the training."""
         session.training.cancel()
-        return schema.Progress.model_validate(session.training.progress())
+        return schema.TrainingProgress.model_validate(session.training.progress())
 
     @app.get("/api/training/result")
     def result() -> schema.Comparison:
@@ -263,10 +263,10 @@ def _add_training(app: FastAPI, session: Session) -> None:
         return schema.Comparison.model_validate(session.result())
 
     @app.post("/api/training/open")
-    def go_on() -> schema.State:
+    def go_on() -> schema.SessionState:
         """Review the new run from now on."""
         session.go_on()
-        return schema.State.model_validate(session.state())
+        return schema.SessionState.model_validate(session.state())
 
 
 def _add_predictions(app: FastAPI, session: Session) -> None:

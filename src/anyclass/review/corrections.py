@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS changes (
 """
 
 
-class Step(NamedTuple):
+class CorrectionStep(NamedTuple):
     """Something that a person did and may undo."""
 
     number: int
@@ -119,16 +119,16 @@ class Corrections:
             self._write(database, after)
         self._take(after)
 
-    def last(self) -> Step | None:
+    def last(self) -> CorrectionStep | None:
         """The step that undo takes back next."""
         with self._lock, self._errors():
             row = self._database.execute(
                 "SELECT step, title, of_classes FROM steps WHERE undone = 0 "
                 "ORDER BY step DESC LIMIT 1"
             ).fetchone()
-        return Step(row[0], row[1], bool(row[2])) if row else None
+        return CorrectionStep(row[0], row[1], bool(row[2])) if row else None
 
-    def undo(self, step: Step) -> Sequence[str]:
+    def undo(self, step: CorrectionStep) -> Sequence[str]:
         """Take the last step back; returns its files."""
         with self._transaction() as database:
             rows = database.execute(
@@ -199,7 +199,7 @@ def table_of(corrections: Mapping[str, str]) -> str:
     return text.getvalue()
 
 
-def write_table(path: Path, corrections: Mapping[str, str]) -> None:
+def write_corrections(path: Path, corrections: Mapping[str, str]) -> None:
     """Write `table_of` corrections atomically."""
     with atomic_write(path) as draft:
         draft.write_text(table_of(corrections), encoding="utf-8", newline="")

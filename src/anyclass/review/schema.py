@@ -24,19 +24,19 @@ class Problem(BaseModel):
     """One or two sentences."""
 
 
-class Asked(BaseModel):
+class RequestBody(BaseModel):
     """A request: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class Answer(BaseModel):
+class ResponseBody(BaseModel):
     """An answer."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class Correction(Asked):
+class Correction(RequestBody):
     """A label for some images."""
 
     ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_IDS)]
@@ -45,7 +45,7 @@ class Correction(Asked):
     """Class name, of the run or new; null takes the label back."""
 
 
-class ClassEdit(Asked):
+class ClassEdit(RequestBody):
     """An edit of the discovered classes of the run, without a new fit."""
 
     merge: list[tuple[Name, Name]] = []
@@ -70,7 +70,7 @@ class ClassEdit(Asked):
         return ", ".join(parts)
 
 
-class Probability(Answer):
+class Probability(ResponseBody):
     """A class and its probability."""
 
     label: str
@@ -79,7 +79,7 @@ class Probability(Answer):
     """Its probability, 0 to 1."""
 
 
-class Near(Answer):
+class Near(ResponseBody):
     """An image of the run near a new one."""
 
     id: int
@@ -94,7 +94,7 @@ class Near(Answer):
     """Cosine similarity."""
 
 
-class Prediction(Answer):
+class Prediction(ResponseBody):
     """Prediction of one uploaded image."""
 
     file_name: str
@@ -116,14 +116,14 @@ class Prediction(Answer):
     """The nearest images of the run, if they were asked for."""
 
 
-class Predictions(Answer):
+class Predictions(ResponseBody):
     """Predictions in the order of the uploaded images."""
 
     predictions: list[Prediction]
     """One for each image."""
 
 
-class Ids(Answer):
+class Ids(ResponseBody):
     """Images in an order."""
 
     ids: list[int]
@@ -144,7 +144,7 @@ class Useful(Ids):
     """What is still being computed; empty when it is done."""
 
 
-class Row(Answer):
+class Row(ResponseBody):
     """One image."""
 
     id: int
@@ -183,14 +183,14 @@ class Row(Answer):
     """The most probable classes; empty until they are computed."""
 
 
-class Rows(Answer):
+class ImageRows(ResponseBody):
     """Some images."""
 
     rows: list[Row]
     """One for each id."""
 
 
-class ClassRow(Answer):
+class ClassRow(ResponseBody):
     """One class."""
 
     name: str
@@ -205,7 +205,7 @@ class ClassRow(Answer):
     """How sound a discovered class is, and what to do with it."""
 
 
-class Progress(Answer):
+class TrainingProgress(ResponseBody):
     """A training that was started from the page."""
 
     state: Literal["idle", "running", "finished", "failed", "cancelled"]
@@ -220,7 +220,7 @@ class Progress(Answer):
     """Steps of this stage."""
 
 
-class State(Answer):
+class SessionState(ResponseBody):
     """The run and what can be done."""
 
     run: str
@@ -241,11 +241,11 @@ class State(Answer):
     """Labels that other images contradict."""
     model: str
     """What is being computed, or why it cannot be; empty when all is ready."""
-    training: Progress
+    training: TrainingProgress
     """The training."""
 
 
-class Accuracies(Answer):
+class Accuracies(ResponseBody):
     """Accuracies of two runs on the same labels."""
 
     before: float
@@ -256,7 +256,7 @@ class Accuracies(Answer):
     """Number of labels."""
 
 
-class OwnAccuracy(Answer):
+class OwnAccuracy(ResponseBody):
     """Accuracy of a run on its own labels."""
 
     accuracy: float
@@ -265,7 +265,7 @@ class OwnAccuracy(Answer):
     """Number of labels."""
 
 
-class Comparison(Answer):
+class Comparison(ResponseBody):
     """Before and after a training."""
 
     images: int

@@ -13,7 +13,7 @@ from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import read_json
 from anyclass.naming.class_names import NAMING
 from anyclass.review.catalogue import Catalogue, Json, Show, Sort
-from anyclass.review.corrections import Corrections, write_table
+from anyclass.review.corrections import Corrections, write_corrections
 from anyclass.review.image_index import ImageIndex
 from anyclass.review.schema import LONGEST_NAME, ClassEdit
 from anyclass.review.second_round import before_after, class_options, is_finished, next_run
@@ -69,7 +69,7 @@ class Session:
             self.training.cancel()
             self.index.stop()
             if self.checked:
-                write_table(self.table, self.corrections.labels)
+                write_corrections(self.table, self.corrections.labels)
             self.corrections.close()
             self.thumbnails.close()
 
@@ -253,7 +253,7 @@ class Session:
         with self._lock:
             if not self.checked:
                 raise RequestError("nothing was corrected or confirmed yet: there is no new label")
-            write_table(self.table, self.corrections.labels)
+            write_corrections(self.table, self.corrections.labels)
             run = self.catalogue.run
             options = [
                 "--from",

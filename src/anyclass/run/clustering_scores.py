@@ -19,7 +19,7 @@ from anyclass.estimators.metrics import (
     clustering,
     per_class,
 )
-from anyclass.run.scoring import Predictions, Probabilities, unknown_classes
+from anyclass.run.scoring import AllPredictions, Probabilities, unknown_classes
 
 Json = dict[str, Any]
 
@@ -103,7 +103,7 @@ def align_labels(dataset: ImageDataset, classes: Classes) -> ImageDataset:
 
 def clustering_scores(
     dataset: ImageDataset,
-    predictions: Predictions,
+    predictions: AllPredictions,
     classes: Classes,
     baselines: Mapping[str, Probabilities],
     fitted_on: bool = False,

@@ -73,7 +73,7 @@ def check_files(run: Path) -> None:
     """
     for name in SCHEMAS:
         if name not in OPTIONAL or (run / name).is_file():
-            read(run, name)
+            read_checked(run, name)
     read_classes(run)
     for name in TABLES:
         if name not in OPTIONAL or (run / name).is_file():
@@ -82,7 +82,7 @@ def check_files(run: Path) -> None:
         _validated(run / "descriptions.jsonl", Description, line)
 
 
-def read(run: Path, name: str) -> Json:
+def read_checked(run: Path, name: str) -> Json:
     """The content of a JSON file of a run, checked.
 
     Raises:
@@ -99,7 +99,7 @@ def read_naming(run: Path) -> Json:
     Raises:
         FileError: it is missing or damaged.
     """
-    content = read(run, "naming.json")
+    content = read_checked(run, "naming.json")
     rows = [dict(row) for row in content["classes"]]
     for row in rows:
         if FORMERLY in row:

@@ -12,7 +12,7 @@ from anyclass.data.label_tables import GIVEN
 from anyclass.estimators.metrics import expected_calibration_error
 from anyclass.run.clustering_scores import discovery_summary, is_discovery_warning
 from anyclass.run.columns import CROSS_FITTED, UNSEEN
-from anyclass.run.content import read
+from anyclass.run.content import read_checked
 from anyclass.run.edited_tables import REJECTED, EditedRun
 from anyclass.run.scoring import all_scores, stored_confusion
 
@@ -25,7 +25,7 @@ def read_metrics(run: Path) -> Json:
     Raises:
         AnyclassError: it is damaged.
     """
-    content = read(run, "metrics.json")
+    content = read_checked(run, "metrics.json")
     content.setdefault("controls", {})  # runs of 0.1 may have none
     return content
 

@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from anyclass.classifier.record import FitRecord
-from anyclass.run.scoring import Predictions
+from anyclass.run.scoring import AllPredictions
 
 Json = dict[str, Any]
 
 
 def expected_accuracy(
-    record: FitRecord, predictions: Predictions, taught: Bool[np.ndarray, " N"], metrics: Json
+    record: FitRecord, predictions: AllPredictions, taught: Bool[np.ndarray, " N"], metrics: Json
 ) -> Json:
     """Expected accuracy beside the mean score, for `metrics.json`.
 

@@ -70,7 +70,7 @@ _PACKAGES = (
 
 
 @contextmanager
-def opened(out: Path, config: Mapping[str, Any], overwrite: bool) -> Iterator[Path]:
+def locked_run(out: Path, config: Mapping[str, Any], overwrite: bool) -> Iterator[Path]:
     """Lock and check the run folder `out` for this request; nothing in it is changed yet.
 
     Of several processes that train together, the first does so for all.

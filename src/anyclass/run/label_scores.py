@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from anyclass.data import ImageDataset
 from anyclass.run.columns import CROSS_FITTED, TRAINING, TRAINING_CAVEAT, UNSEEN
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import Predictions, log_of
+from anyclass.run.scoring import AllPredictions, log_of
 
 
 class FairLabels(NamedTuple):
@@ -17,7 +17,7 @@ class FairLabels(NamedTuple):
 
     dataset: ImageDataset
     """The images with the labels that are scored; the other labels are hidden."""
-    predictions: Predictions
+    predictions: AllPredictions
     """Predictions that these labels are compared with."""
     kind: str | None
     """`UNSEEN`, `CROSS_FITTED` or `TRAINING`; None without labels."""
@@ -28,7 +28,7 @@ class FairLabels(NamedTuple):
 def fair_labels(
     dataset: ImageDataset,
     taught: Bool[np.ndarray, " N"],
-    predictions: Predictions,
+    predictions: AllPredictions,
     opinions: Opinions | None,
 ) -> FairLabels:
     """Choose the labels to score a result on, and the predictions to compare them with.

@@ -46,10 +46,10 @@ LogProbabilities = Float[np.ndarray, "N C"]
 """Log-probabilities of N images."""
 
 CLASSIFIERS = ("zero_shot", "zero_shot_ensemble", "adapted")
-"""Classifiers of `Predictions`, which are scored."""
+"""Classifiers of `AllPredictions`, which are scored."""
 
 
-class Predictions(NamedTuple):
+class AllPredictions(NamedTuple):
     """Predictions of the same N images by several classifiers.
 
     Log-probabilities are stored: where one class leads by far, the probabilities of all others are
@@ -76,7 +76,7 @@ class Predictions(NamedTuple):
         """Compute the score of each image that `--min-score` is compared with."""
         return confidence(np.exp(self.log_adapted.max(1)), self.familiarity)
 
-    def of(self, rows: Bool[np.ndarray, " N"]) -> "Predictions":
+    def of(self, rows: Bool[np.ndarray, " N"]) -> "AllPredictions":
         """Select the rows of some images."""
         ensemble = self.log_zero_shot_ensemble
         if ensemble is not None:
@@ -84,7 +84,7 @@ class Predictions(NamedTuple):
         usual = self.familiarity
         if usual is not None:
             usual = usual[rows]
-        return Predictions(self.log_zero_shot[rows], ensemble, self.log_adapted[rows], usual)
+        return AllPredictions(self.log_zero_shot[rows], ensemble, self.log_adapted[rows], usual)
 
 
 def log_of(probabilities: Probabilities) -> LogProbabilities:
@@ -110,7 +110,7 @@ def predict_all(
     log: Log,
     prompt_ensemble: bool = True,
     sample: Int[np.ndarray, " M"] | None = None,
-) -> Predictions:
+) -> AllPredictions:
     """Predict images with the model before training and with the classifier.
 
     Args:
@@ -139,7 +139,7 @@ def predict_all(
             wanted = sample[(sample >= done) & (sample < done + len(rows))] - done
             kept.append(rows[torch.from_numpy(wanted)].cpu().numpy())
         done += len(rows)
-    return Predictions(
+    return AllPredictions(
         log_zero_shot=_zero_shot(data, part, classes, [template], log),
         log_zero_shot_ensemble=ensemble,
         log_adapted=adapted,
@@ -190,7 +190,7 @@ def unknown_classes(classes: Classes) -> list[int]:
 
 def compare(
     labels: Int[np.ndarray, " N"],
-    predictions: Predictions,
+    predictions: AllPredictions,
     classes: Classes,
     taught: Bool[np.ndarray, " N"] | None = None,
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from anyclass.classifier.classifier import Prediction
 from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.files import atomic_write, csv_cell
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import Predictions, confidence
+from anyclass.run.scoring import AllPredictions, confidence
 
 Row = dict[str, Any]
 
@@ -110,7 +110,7 @@ def rejected_row(rejection: Rejection) -> Row:
 
 def compared_rows(
     dataset: ImageDataset,
-    seen: Predictions,
+    seen: AllPredictions,
     rejections: Sequence[Rejection],
     taught: Bool[np.ndarray, " M"] | None = None,
     opinions: Opinions | None = None,
@@ -141,7 +141,7 @@ def compared_rows(
     return rows
 
 
-def _compared_row(file: str, i: int, seen: Predictions, classes: Classes) -> Row:
+def _compared_row(file: str, i: int, seen: AllPredictions, classes: Classes) -> Row:
     """Adapted and zero-shot prediction of image i."""
     familiarity = None if seen.familiarity is None else float(seen.familiarity[i])
     row = prediction_row(file, np.exp(seen.log_adapted[i]), classes, familiarity=familiarity)
