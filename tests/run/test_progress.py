@@ -1,7 +1,12 @@
 """What a command says while it runs: lines or a bar, every number in log.jsonl."""
 
+import fcntl
 import io
 import json
+import os
+import re
+import struct
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +77,33 @@ def test_progress__a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "training:  33%" in text
     assert "images/s]" in text
     assert "left out\n" in text
+
+
+@pytest.mark.parametrize("columns", [0, 100])
+def test_progress__a_line_for_each_stage_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Of whatever size: a container says 0."""
+    reading, writing = os.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    with os.fdopen(writing, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with Progress() as log:
+            for stage, total in (("embed", 40), ("fit", 3)):
+                for done in range(1, total + 1):
+                    log(stage=stage, done=done, total=total)
+        terminal.flush()
+        shown = b""
+        while shown.count(b"\n") < 2:  # it comes in parts
+            shown += os.read(reading, 100_000)
+    os.close(reading)
+    lines = [line.rpartition("\r")[2] for line in shown.decode().split("\r\n")]
+    first, second, rest = lines
+    assert first.startswith("embedding images: 100%|")
+    assert re.search(r"\| 40/40 \[00:00<00:00, .*images/s\]$", first)
+    assert re.search(r"^training: 100%\|.*\| 3/3 \[00:00<00:00, .*steps/s\]$", second)
+    assert rest == ""
+    assert 70 < len(first) <= (columns or 80)
 
 
 def test_progress__writes_lines_that_continue_a_file(tmp_path: Path) -> None:

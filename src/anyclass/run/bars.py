@@ -1,8 +1,13 @@
 """Progress bars: of a terminal, or of a notebook."""
 
+import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
+
+COLUMNS = 80
+"""Width of a bar where the terminal does not say its own, as in a container."""
 
 
 def in_notebook() -> bool:
@@ -27,4 +32,13 @@ def progress_bar(**options: Any) -> Any:
         return None
     from tqdm import tqdm
 
+    if _of_no_width():  # tqdm would draw nothing
+        options |= {"dynamic_ncols": False, "ncols": COLUMNS}
     return tqdm(file=sys.stderr, **options)
+
+
+def _of_no_width() -> bool:
+    """Whether standard error is a terminal that says it has no column."""
+    with suppress(OSError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns == 0
+    return False
