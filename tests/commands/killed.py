@@ -69,7 +69,6 @@ from anyclass.cli import main
 
 openai._base_client.INITIAL_RETRY_DELAY = 0.005
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 def children(process):
     # Numbers of the processes that a process has started.
