@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -33,6 +34,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: a test never 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # they would compile the package each time
+if threading.current_thread() is threading.main_thread():
+    # A background job of a shell ignores Ctrl-C, and so would the commands that tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from PIL import Image, ImageDraw

@@ -55,6 +55,7 @@ def write_until_it_fits(
             code = in_fork(arguments, screen)
             screen.seek(0)
             seen.append((code, screen.read().rstrip().rpartition("\n")[2]))
+        assert not drafts(disk)
         if code == 0:
             break
     return seen

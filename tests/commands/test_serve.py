@@ -146,6 +146,7 @@ def test_serve__is_ended_by_a_signal(fitted: Fitted, end: signal.Signals) -> Non
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
     assert process.stderr is not None
+    assert process.stderr.readline() == "anyclass serve: loading PyTorch ...\n"
     first = process.stderr.readline()
     assert re.fullmatch(r"review page: http://127\.0\.0\.1:\d+/\?token=[\w-]{43}\n", first)
     process.stderr.readline()

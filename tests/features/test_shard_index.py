@@ -2,6 +2,8 @@
 
 import json
 import random
+import sqlite3
+from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from anyclass.errors import StorageError
 from anyclass.features.cache import FeatureCache
 from anyclass.features.shard_index import INDEX
+from tests.small_disk import fill, on_small_disk
 
 IMAGES = 120
 PER_SHARD = 30
@@ -39,6 +43,30 @@ def folder(tmp_path: Path) -> Path:
 
 def silent(**_: Any) -> None:
     """Say nothing."""
+
+
+def tables(index: Path) -> int:
+    """Number of tables of an index; 0 without a file."""
+    if not index.exists():
+        return 0
+    with closing(sqlite3.connect(index)) as database:
+        (count,) = database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'")
+    return int(count[0])
+
+
+def test_index__on_a_full_disk_has_both_tables_or_none(tmp_path: Path) -> None:
+    def opened() -> dict[int, int]:
+        found = {}
+        for room in range(0, 44, 4):
+            fill(tmp_path, room)
+            with suppress(StorageError):
+                FeatureCache(tmp_path, silent)
+            found[room] = tables(tmp_path / INDEX)
+            (tmp_path / INDEX).unlink(missing_ok=True)
+        return found
+
+    found = on_small_disk(tmp_path, 1000, opened)
+    assert set(found.values()) == {0, 2}, found
 
 
 def test_index__with_bytes_flipped_gives_right_rows_or_none(folder: Path) -> None:

@@ -218,3 +218,27 @@ def test_texts__show_progress_where_there_are_many(
     assert [row["done"] for row in rows] == [0, 2, 4, 6, 8, 10, 11]
     assert {row["total"] for row in rows} == {11}
     assert torch.equal(features, tiny_backbone().texts(names, batch_size=2))
+
+
+def test_class_features__of_many_texts_are_encoded_some_classes_at_a_time(
+    tiny_clip: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = Backbone.load(tiny_clip(), engine="torch")
+    prompts = ["dog", ["red kite", "kite"], "art", ["soft paper"], "owl", "toy car", "sea"]
+    templates = [f"a {i} {{}}." for i in range(5)]
+    whole = class_features(clip, prompts, templates)
+    seen = list[int]()
+    encode = clip.texts
+
+    def texts(some: list[str], log: Any) -> torch.Tensor:
+        seen.append(len(some))
+        log(stage="texts", done=len(some), total=len(some))
+        return encode(some)
+
+    monkeypatch.setattr(clip, "texts", texts)
+    monkeypatch.setattr("anyclass.features.text.AT_ONCE", 20)
+    said = list[dict[str, Any]]()
+    found = class_features(clip, prompts, templates, lambda **row: said.append(row))
+    assert torch.allclose(found, whole, atol=1e-6)
+    assert seen == [20, 15, 5]
+    assert [(row["done"], row["total"]) for row in said] == [(20, 40), (35, 40), (40, 40)]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,10 @@ from anyclass.log import Log, silent
 
 PLAIN = "a photo of a {}."
 """Template of CLIP's paper; LatteCLIP uses it for class prompts and baselines."""
+
+
+AT_ONCE = 2**17
+"""Maximum number of texts whose features are held in memory: 80 templates of 1,638 classes."""
 
 
 def fill(template: str, prompt: str) -> str:
@@ -95,8 +99,29 @@ def class_features(
         templates: one template, or an ensemble.
         log: gets `stage="texts"`, `done` and `total` where there are many texts.
     """
-    texts = FilledTemplates.of(prompts, templates)
-    return texts.normalised_mean(clip.texts(texts.texts, log=log))
+    groups = [(some,) if isinstance(some, str) else some for some in prompts]
+    total = len(templates) * sum(map(len, groups))
+    if total <= AT_ONCE:
+        texts = FilledTemplates.of(groups, templates)
+        return texts.normalised_mean(clip.texts(texts.texts, log=log))
+    size = max(1, AT_ONCE * len(groups) // total)
+    found = []
+    done = 0
+    for some in (groups[i : i + size] for i in range(0, len(groups), size)):
+        texts = FilledTemplates.of(some, templates)
+        features = clip.texts(texts.texts, log=_counted_on(log, done, total))
+        found.append(texts.normalised_mean(features))
+        done += len(texts.texts)
+    return torch.cat(found)
+
+
+def _counted_on(log: Log, before: int, total: int) -> Log:
+    """A log of some of the texts that counts on from those before them."""
+
+    def counted(**row: Any) -> None:
+        log(**row | {"done": before + row["done"], "total": total})
+
+    return counted
 
 
 @torch.no_grad()
