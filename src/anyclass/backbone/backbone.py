@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from anyclass.backbone.device import trains_in_bf16
+from anyclass.backbone.device import Precision, trains_in_bf16
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import take_apart
 from anyclass.backbone.loading import STARTER, absolute_id, load_model
@@ -29,12 +29,6 @@ MANY_BATCHES = 4
 
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
-
-Precision = Literal["float32", "bf16"]
-"""Precision of training on a CPU; a GPU uses bfloat16 if it computes in it natively, else float32.
-Weights, losses and outputs are float32 in any case. bf16 is twice as fast on a processor with AMX,
-and slower on any other."""
-
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 """Normalisation layers; the running statistics of the last two are fixed in evaluation mode."""
@@ -53,7 +47,7 @@ class Backbone:
         tokenizer: Any,
         model_id: str,
         engine: EngineName = "auto",
-        precision: Precision = "float32",
+        precision: Precision = "auto",
     ) -> None:
         """Wrap an open_clip model and its tokenizer; `model_id` is saved in runs."""
         from open_clip import get_model_preprocess_cfg
@@ -74,7 +68,7 @@ class Backbone:
         device: str = "cpu",
         allow_pickle: bool = False,
         engine: EngineName = "auto",
-        precision: Precision = "float32",
+        precision: Precision = "auto",
     ) -> "Backbone":
         """Load a model by its name.
 
@@ -85,7 +79,7 @@ class Backbone:
             allow_pickle: accept `.bin`, `.pt` and `.pth` weights from a folder (loaded with
                 `weights_only`).
             engine: engine of the frozen image encoder on a CPU.
-            precision: precision of training on a CPU.
+            precision: precision of the encoders while they are trained.
 
         Raises:
             RequestError: there is no such model; the message lists those available.
@@ -319,8 +313,8 @@ class Backbone:
         )
 
     def _autocast(self) -> torch.autocast:
-        """Mixed precision for training, on a GPU or if requested; the callers return float32."""
-        on = torch.is_grad_enabled() and trains_in_bf16(self.device, self.precision == "bf16")
+        """Mixed precision for training; the callers return float32."""
+        on = torch.is_grad_enabled() and trains_in_bf16(self.device, self.precision)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def _check(self, part: Part) -> None:
