@@ -295,7 +295,7 @@ def main() -> None:
     parser.add_argument("--model", default=STARTER, help="model to measure or to print")
     parser.add_argument("--largest", type=int, help="images up to which to train; default: all")
     parser.add_argument("--device", default="cpu", help="torch device")
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
+    parser.add_argument("--precision", choices=["auto", "float32", "bf16"], default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")
     parser.add_argument("--table", action="store_true", help="print the results so far")
     asked = parser.parse_args()

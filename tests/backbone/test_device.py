@@ -13,7 +13,7 @@ from anyclass.backbone.device import trains_in_bf16
 def test_trains_in_bf16__on_a_gpu_that_computes_in_it(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
 ) -> None:
-    """V100, T4, A100, L4 and H100, whatever was asked for the CPU."""
+    """V100, T4, A100, L4 and H100; a precision that was asked for holds on any."""
     asked_of = []
 
     def answer(device: torch.device) -> tuple[int, int]:
@@ -22,14 +22,19 @@ def test_trains_in_bf16__on_a_gpu_that_computes_in_it(
 
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", answer)
-    for asked in (False, True):
-        assert trains_in_bf16(torch.device("cuda:1"), asked) is native
-    assert asked_of == [torch.device("cuda:1")] * 2, "several GPUs may differ"
+    gpu = torch.device("cuda:1")
+    assert trains_in_bf16(gpu, "auto") is native
+    assert asked_of == [gpu], "several GPUs may differ"
+    assert trains_in_bf16(gpu, "bf16")
+    assert not trains_in_bf16(gpu, "float32")
 
 
 def test_trains_in_bf16__on_amd_and_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [trains_in_bf16(torch.device("cpu"), asked) for asked in (False, True)] == [False, True]
-    assert not trains_in_bf16(torch.device("mps"), False)
+    for kind in ("cpu", "mps"):
+        asked = ("auto", "float32", "bf16")
+        found = [trains_in_bf16(torch.device(kind), precision) for precision in asked]
+        assert found == [False, False, True]
     monkeypatch.setattr(torch.version, "hip", "6.0")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert trains_in_bf16(torch.device("cuda"), False)
+    assert trains_in_bf16(torch.device("cuda"), "auto")
+    assert not trains_in_bf16(torch.device("cuda"), "float32")

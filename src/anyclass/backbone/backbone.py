@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from anyclass.backbone.device import trains_in_bf16
+from anyclass.backbone.device import Precision, trains_in_bf16
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import Pieces, take_apart
 from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model
@@ -31,12 +31,6 @@ MANY_BATCHES = 4
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
 
-Precision = Literal["float32", "bf16"]
-"""Precision of training on a CPU; a GPU uses bfloat16 if it computes in it natively, else float32.
-Weights, losses and outputs are float32 in any case. bf16 is twice as fast on a processor with AMX,
-and slower on any other."""
-
-
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 """Normalisation layers; the running statistics of the last two are fixed in evaluation mode."""
 
@@ -54,7 +48,7 @@ class Backbone:
         model_id: str,
         device: str = "cpu",
         engine: EngineName = "auto",
-        precision: Precision = "float32",
+        precision: Precision = "auto",
         facts: ModelFacts | None = None,
     ) -> None:
         """Store the arguments; nothing is loaded yet.
@@ -64,7 +58,7 @@ class Backbone:
             model_id: name of the model, saved in runs.
             device: torch device of the model.
             engine: engine of the frozen image encoder on a CPU.
-            precision: precision of training on a CPU.
+            precision: precision of training.
             facts: what is known of the model before it is loaded.
         """
         self.model_id = model_id
@@ -82,7 +76,7 @@ class Backbone:
         tokenizer: Any,
         model_id: str,
         engine: EngineName = "auto",
-        precision: Precision = "float32",
+        precision: Precision = "auto",
     ) -> "Backbone":
         """Wrap an open_clip model and its tokenizer; `model_id` is saved in runs."""
         device = str(model.logit_scale.device)
@@ -95,7 +89,7 @@ class Backbone:
         device: str = "cpu",
         allow_pickle: bool = False,
         engine: EngineName = "auto",
-        precision: Precision = "float32",
+        precision: Precision = "auto",
     ) -> "Backbone":
         """Load a model by its name.
 
@@ -109,7 +103,7 @@ class Backbone:
             allow_pickle: accept `.bin`, `.pt` and `.pth` weights from a folder (loaded with
                 `weights_only`).
             engine: engine of the frozen image encoder on a CPU.
-            precision: precision of training on a CPU.
+            precision: precision of the encoders while they are trained.
 
         Raises:
             RequestError: there is no such model; the message lists those available.
@@ -400,8 +394,8 @@ class Backbone:
         return Backbone.of(model, self._open.tokenizer, self.model_id, self.engine, self.precision)
 
     def _autocast(self) -> torch.autocast:
-        """Mixed precision for training, on a GPU or if requested; the callers return float32."""
-        on = torch.is_grad_enabled() and trains_in_bf16(self.device, self.precision == "bf16")
+        """Mixed precision for training; the callers return float32."""
+        on = torch.is_grad_enabled() and trains_in_bf16(self.device, self.precision)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def _check(self, part: Part) -> None:

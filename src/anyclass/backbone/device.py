@@ -1,5 +1,7 @@
 """Choice of the torch device."""
 
+from typing import Literal
+
 import torch
 
 from anyclass.distributed.torchrun import local_device
@@ -9,14 +11,20 @@ NATIVE_BF16 = (8, 0)
 """Compute capability from which a GPU of NVIDIA computes in bfloat16 (Ampere; not T4 or V100)."""
 
 
-def trains_in_bf16(device: torch.device, asked: bool) -> bool:
-    """Whether training uses bfloat16: on a GPU that computes in it, on a CPU if `asked`.
+Precision = Literal["auto", "float32", "bf16"]
+"""Precision of the encoders while they are trained; weights, losses and outputs are float32 in any
+case. auto: bfloat16 on a GPU that computes in it natively, else float32. On a CPU bf16 is twice as
+fast on a processor with AMX, and slower on any other."""
 
-    An older GPU emulates bfloat16 slowly, and float16 would need its losses scaled: it trains in
-    float32.
+
+def trains_in_bf16(device: torch.device, precision: Precision) -> bool:
+    """Whether training uses bfloat16.
+
+    An older GPU emulates bfloat16 slowly, and float16 would need its losses scaled: `auto` trains
+    in float32 there.
     """
-    if device.type != "cuda":
-        return asked
+    if precision != "auto" or device.type != "cuda":
+        return precision == "bf16"
     if torch.version.hip is not None:  # AMD's numbers are no compute capability
         return bool(torch.cuda.is_bf16_supported())
     return torch.cuda.get_device_capability(device) >= NATIVE_BF16

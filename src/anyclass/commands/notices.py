@@ -19,7 +19,7 @@ def notices(
     dataset: ImageDataset,
     workload: Workload,
     device: str,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     prompt_ensemble: bool = True,
 ) -> list[str]:
     """Notices before a run, one sentence each.
@@ -28,7 +28,7 @@ def notices(
         dataset: images and classes.
         workload: computations of the method.
         device: torch device.
-        precision: precision of training on a CPU.
+        precision: precision of training.
         prompt_ensemble: whether zero-shot is also scored with the 80 prompt templates.
     """
     sentences = [*dataset.skipped, *workload.remarks]

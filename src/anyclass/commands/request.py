@@ -112,9 +112,9 @@ class Request:
     engine: EngineName = "auto"
     """Engine for the frozen image encoder on a CPU; auto takes the fastest that agrees with
     torch."""
-    precision: Precision = "float32"
-    """Precision of training on a CPU; bf16 is twice as fast on a processor with AMX, slower on
-    others."""
+    precision: Precision = "auto"
+    """Precision of training: auto is bf16 on a GPU that computes in it natively, else float32. On a
+    CPU bf16 is twice as fast on a processor with AMX, slower on others."""
     prompt_ensemble: bool = True
     """Also score zero-shot with an ensemble of 80 prompt templates. Turn it off for thousands of
     classes: encoding 80 texts per class takes minutes the first time."""
