@@ -3,13 +3,11 @@
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from anyclass.backbone.device import Precision, trains_in_bf16
@@ -17,6 +15,7 @@ from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import Pieces, take_apart
 from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model
 from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.synthetic import synthetic_views
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing
 from anyclass.errors import ModelError, RequestError
@@ -385,7 +384,7 @@ class Backbone:
 
     def synthetic(self) -> Float[Tensor, "3 3 H W"]:
         """Three synthetic images, preprocessed."""
-        views = _synthetic_views(self.preprocessing)
+        views = synthetic_views(self.preprocessing)
         return self.preprocessing.normalise(views).to(self.device)
 
     def copy(self) -> "Backbone":
@@ -433,23 +432,3 @@ def _digest(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=8)
-def _synthetic_views(preprocessing: Preprocessing) -> UInt8[Tensor, "3 3 H W"]:
-    """The synthetic images as a model sees them, before `normalise`.
-
-    They are kept: each load of a run needs them twice.
-    """
-    return torch.stack([preprocessing.view(image) for image in _synthetic_images()])
-
-
-def _synthetic_images() -> list[Image.Image]:
-    """A gradient, a chequerboard and fixed noise, none of them a square image."""
-    rows, columns = np.mgrid[0:240, 0:320]
-    gradient = np.stack([rows, columns, rows + columns], axis=-1) * 255 // 560
-    chequers = np.stack(
-        [(rows // 40 + columns // 40) % 2 * colour for colour in (250, 120, 30)], axis=-1
-    )
-    noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (200, 300, 3))
-    return [Image.fromarray(array.astype(np.uint8)) for array in (gradient, chequers, noise)]

@@ -21,7 +21,6 @@ from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.files import write_text
 from anyclass.methods import METHODS
-from anyclass.methods.latteclip_texts import caption_requests
 from anyclass.run.progress import Callback, Progress
 
 Json = dict[str, Any]
@@ -113,22 +112,22 @@ def describe(
             group_size=group_size,
             texts=("image", "group") if groups else ("image",),
         )
-        questions = caption_requests(how, data, log, seed)
-        requests = questions.requests
+        asked: CaptionRequests = how.caption_requests(data, log, seed)
+        requests = asked.requests
         context = CaptionContext(dataset, clip, features.cpu())
         texts = dict(zip(requests, captioner.describe(requests, context, log), strict=True))
     author = captioner.answered_by
     origin = {"captioner": captioner.kind} | ({"model": author} if author else {})
     rows = [
         about | {"text": texts[request], **origin, "question": request.question}
-        for about, request in _listed(questions, dataset)
+        for about, request in _listed(asked, dataset)
     ]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_text(Path(out), "".join(lines))
     return {
         "n": len(all_images),
         "rejected": len(rejections),
-        "groups": sum(map(len, questions.groups)),
+        "groups": sum(map(len, asked.groups)),
         "without_text": list(texts.values()).count(None),
         "out": str(out),
         "first": rows[:3],

@@ -26,7 +26,7 @@ from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import AnyCaptioner, Vocabulary
-from anyclass.captioning.captions import Text, draw_groups
+from anyclass.captioning.captions import CaptionRequests, Text, draw_groups
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.record import FitRecord
@@ -34,10 +34,12 @@ from anyclass.classifier.representation import Representation
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.domains import DOMAINS, PRESET, DomainName, domain, domain_name
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
+from anyclass.methods.latteclip_texts import caption_requests
 from anyclass.methods.latteclip_training import BRANCHES, KINDS, Branch, Training
 from anyclass.methods.workload import Workload
 from anyclass.training.loop import Checkpoint, optimise
@@ -208,6 +210,16 @@ class LatteClip:
         image_texts = images * self.image_captions if "image" in self.texts else 0
         group_texts = min(images, classes * self.groups) if "group" in self.texts else 0
         return image_texts + group_texts
+
+    def caption_requests(self, data: AnyFeatures, log: Log, seed: int = 0) -> CaptionRequests:
+        """What a fit asks about images and groups; without class names, about images alone.
+
+        Args:
+            data: the model and readable images.
+            log: receives the progress of embedding.
+            seed: random seed of the groups.
+        """
+        return caption_requests(self, data, log, seed)
 
     def grouped(
         self, pool: Int[Tensor, " N"], classes: int, seed: int

@@ -85,14 +85,7 @@ class TrainingTexts(NamedTuple):
 def caption_requests(
     settings: "anyclass.methods.latteclip.LatteClip", data: AnyFeatures, log: Log, seed: int
 ) -> CaptionRequests:
-    """What a fit asks about images and groups; without class names, about images alone.
-
-    Args:
-        settings: the method with its captioner.
-        data: the model and readable images.
-        log: receives the progress of embedding.
-        seed: random seed of the groups.
-    """
+    """See `LatteClip.caption_requests`."""
     if not len(data.dataset.classes):
         topic = domain(settings.domain, settings.plural)
         question = topic.ask_image()
