@@ -9,6 +9,7 @@ of GDA are selected on validation images of the first half, or where there are n
 quarter of the labelled images.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from anyclass.methods import Method
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.cocoop import CoCoOp
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShot
+from anyclass.methods.few_shot import CROPS, FewShot
 from anyclass.methods.gda import Gda
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.ship import Ship
+from anyclass.methods.ship_vae import Vae
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.zero_shot import ZeroShot
 
@@ -36,11 +38,32 @@ HELD_OUT = 0.25
 """Share of the labelled images that select alpha and beta where there is no validation split."""
 
 
+IMAGENET_CROPS = replace(CROPS, scale=(0.08, 1.0))
+"""Augmentation of SHIP's released code for ImageNet."""
+
+
+def coop(dataset: str, shots: FewShot) -> CoOp:
+    """CoOp as SHIP's released code trains it."""
+    if dataset == "imagenet":
+        return CoOp(data=shots, recipe="ship-imagenet", lr=1e-3, epochs=20)
+    return CoOp(data=shots, recipe="ship")
+
+
+def generator(dataset: str) -> Vae:
+    """SHIP's generator with the settings of the released code."""
+    return Vae(slope=0.2, epochs=10) if dataset == "imagenet" else Vae()
+
+
+def views_of(dataset: str, shots: FewShot) -> FewShot:
+    """Labelled images with the augmentation of a set."""
+    return replace(shots, augmentation=IMAGENET_CROPS) if dataset == "imagenet" else shots
+
+
 def companion(name: str, dataset: str, shots: FewShot, val: bool) -> Any:
     """A few-shot method with the settings of a set; `val`: whether it has a validation split."""
     template = COOP_SETS[dataset].template if dataset in COOP_SETS else PLAIN
     if name == "coop":
-        return CoOp(data=shots, recipe="ship")
+        return coop(dataset, shots)
     if name == "cocoop":
         return CoCoOp(data=shots)
     if name == "clip-adapter":
@@ -62,8 +85,10 @@ def method(row: str, dataset: str, shots: FewShot, val: bool = False) -> Method:
     if row == "open-world":
         return OpenWorld(template=template, shots=shots.shots)
     name = row.split(" + ")[0]
-    then = companion(name, dataset, shots, val)
-    return Ship(then=then, template=template) if row.endswith("+ ship") else then
+    then = companion(name, dataset, views_of(dataset, shots), val)
+    if not row.endswith("+ ship"):
+        return then
+    return Ship(then=then, template=template, generator=generator(dataset))
 
 
 def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from base_to_new import coop, generator, views_of
 from latteclip import silent
 from paper_runs import Run, arguments, backbone, chosen, fitted_scores, once, percent
 from paper_sets import Splits, available
 
 from anyclass.backbone import Backbone
 from anyclass.features.store import FeatureStore
-from anyclass.methods.coop import CoOp
 from anyclass.methods.few_shot import FewShot
 from anyclass.methods.ship import Ship
 
@@ -32,12 +32,14 @@ METHODS: dict[str, dict[str, Any]] = {
 initial words are the prompt of zero-shot."""
 
 
-def train_source(clip: Backbone, split: Splits, seed: int, folder: Path, views: int) -> Path:
-    """Train on the source, unless it was; returns its run folder."""
+def train_source(
+    clip: Backbone, name: str, split: Splits, seed: int, folder: Path, views: int
+) -> Path:
+    """Train on the source `name`, unless it was; returns its run folder."""
     model = folder / "model"
     if not (model / "generator.safetensors").is_file():
-        shots = FewShot(shots=16, views=views)
-        how = Ship(then=CoOp(data=shots, recipe="ship"))
+        shots = views_of(name, FewShot(shots=16, views=views))
+        how = Ship(then=coop(name, shots), generator=generator(name))
         found = how.fit(FeatureStore(clip, split.train), silent, folder / "unfinished", seed)
         model.mkdir(parents=True, exist_ok=True)
         found.record.write_artefacts(model)
@@ -71,7 +73,7 @@ def main() -> None:
     for seed in asked.seeds:
         name = json.dumps([asked.source, asked.model, seed])
         folder = asked.out / "cross_dataset" / "sources" / "".join(filter(str.isalnum, name))
-        run = train_source(clip, source, seed, folder, asked.views)
+        run = train_source(clip, asked.source, source, seed, folder, asked.views)
         for dataset, read in targets(asked).items():
             split = read()
             for row in asked.methods:

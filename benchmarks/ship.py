@@ -5,7 +5,8 @@
 The second half of the classes is known by name only. Few-shot methods are trained on 16 images of
 each labelled class; open-world also uses the other training images without labels. Everything is
 trained on training images and scored on test images, in the sliced and in the mixed label space;
-nothing is selected on test images. The results go to `results/ship.json`.
+nothing is selected on test images. The results go to `results/ship.json`, those of each seed to
+`--kept`, where a run that was stopped goes on: empty it after a change of a method.
 """
 
 import argparse
@@ -53,7 +54,7 @@ OPEN_WORLD = {
 
 
 def fitted(
-    clip: Backbone, dataset: ImageDataset, seed: int, coop: bool
+    clip: Backbone, dataset: ImageDataset, seed: int, coop: bool, open_world: bool
 ) -> dict[str, tuple[Classifier, float, Any]]:
     """All rows of a dataset for one seed: classifier, seconds, and the log of the generator."""
     found = {}
@@ -91,7 +92,7 @@ def fitted(
         take(f"{name} + class text", lambda learn=learn: learn(synthetic=sources["class text"]))
         if name != "gda":  # which has no loss
             take(f"{name} + names alone", lambda learn=learn: learn(over="all"))
-    for name, how in OPEN_WORLD.items():
+    for name, how in OPEN_WORLD.items() if open_world else ():
         take(name, lambda how=how: how.fit(FeatureStore(clip, dataset), silent, seed=seed))
     return found
 
@@ -105,23 +106,45 @@ def made_by(maker: Generator, named: Any, t: Any, seed: int) -> dict[str, Synthe
 
 
 def rows(
-    clip: Backbone, name: str, split: Split, seeds: int, coop_seeds: int
+    clip: Backbone, name: str, split: Split, asked: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row per method: base, new and H, sliced and mixed, over all seeds."""
-    train = split.train.naming_only(split.train.classes.second_half)
-    test = split.test
     scores: dict[str, list[Any]] = {}
-    for seed in range(seeds):
+    for seed in range(asked.seeds):
         print(name, "seed", seed, flush=True)
-        for method, (classifier, seconds, facts) in fitted(
-            clip, train, seed, seed < coop_seeds
-        ).items():
-            seen = predict_all(FeatureStore(clip, test), classifier, silent)
-            both = compare(test.labels, seen, train.classes)
-            scores.setdefault(method, []).append((both["adapted"], seconds, facts))
-            if method == "gda":
-                scores.setdefault("zero-shot", []).append((both["zero_shot"], 0.0, None))
+        for method, found in of_seed(clip, name, split, seed, asked).items():
+            scores.setdefault(method, []).append(found)
     return [row(name, method, found) for method, found in scores.items()]
+
+
+def of_seed(
+    clip: Backbone, name: str, split: Split, seed: int, asked: argparse.Namespace
+) -> dict[str, Any]:
+    """Scores, seconds and generator's log of each method with a seed; read if they are there."""
+    coop = seed < asked.coop_seeds
+    path = asked.kept and asked.kept / f"{name}, seed {seed}{', coop' * coop}.json"
+    if path and path.is_file():
+        known: dict[str, Any] = json.loads(path.read_text())
+        return known
+    train = split.train.naming_only(split.train.classes.second_half)
+    found: dict[str, Any] = {}
+    for method, (classifier, seconds, facts) in fitted(
+        clip, train, seed, coop, asked.open_world
+    ).items():
+        seen = predict_all(FeatureStore(clip, split.test), classifier, silent)
+        both = compare(split.test.labels, seen, train.classes)
+        found[method] = (halves(both["adapted"]), seconds, facts)
+        if method == "gda":
+            found["zero-shot"] = (halves(both["zero_shot"]), 0.0, None)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found) + "\n")
+    return found
+
+
+def halves(scores: dict[str, Any]) -> dict[str, Any]:
+    """Accuracies of both halves of the classes, in both label spaces."""
+    return {space: scores[space] for space in ("sliced", "mixed")}
 
 
 def row(name: str, method: str, found: list[Any]) -> dict[str, Any]:
@@ -154,13 +177,22 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=sets, choices=sets)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--coop-seeds", type=int, default=3, help="seeds of CoOp, the slowest")
+    parser.add_argument(
+        "--open-world",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also fit open-world, which embeds all training images",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of results")
+    parser.add_argument(
+        "--kept", type=Path, help="folder of the seeds' results, to go on after a stop"
+    )
     asked = parser.parse_args()
     clip = Backbone.load("starter")
     known = json.loads(asked.out.read_text()) if asked.out.is_file() else []
     table = {(r["set"], r["method"]): r for r in known}
     for name in asked.sets:
-        for line in rows(clip, name, SETS[name](asked.data), asked.seeds, asked.coop_seeds):
+        for line in rows(clip, name, SETS[name](asked.data), asked):
             table[name, line["method"]] = line
             print(
                 json.dumps({k: line[k] for k in ("set", "method", "sliced", "mixed")}), flush=True

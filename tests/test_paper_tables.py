@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import base_to_new  # noqa: E402
+import companions  # noqa: E402
 import cross_dataset  # noqa: E402
 import discovery  # noqa: E402
 import discovery_sets  # noqa: E402
@@ -273,6 +274,43 @@ def test_table__a_mean_alone_is_that_of_the_other_rows_sets() -> None:
     assert "(55.0)" not in table.table({("a", "x"): [60.0]}, rows, 2.0)
 
 
+def test_table__means_of_some_sets_stand_beside_published_means_of_the_same() -> None:
+    found = {("a", "x"): [60.0], ("a", "y"): [50.0], ("b", "x"): [3.0], ("b", "y"): [4.0]}
+    rows = {"a": {"x": 61.0, "y": 52.0, "z": 90.0, "mean": 67.67}, "b": {"x": 3.0, "mean": 5.0}}
+    lines = table.table(found, rows, 2.0).splitlines()[2:]
+    assert lines == [
+        "| a | 60.0 (61.0) | 50.0 (52.0) | 55.0 (56.5) |",
+        "| b | 3.0 (3.0) | 4.0 | 3.5 |",
+    ]
+    assert "| a | 60.0 (61.0) | 50.0 (52.0) | 55.0 |" in table.table(
+        found, rows, 2.0, means={"a": 55.0}
+    )
+
+
+def test_table__leaves_sets_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("eurosat", 80.0), ("dtd", 56.0)):
+        run = paper_runs.Run("latteclip", name, "starter", 1)
+        paper_runs.once(run, tmp_path / "unsupervised", lambda value=value: {"accuracy": value})
+    monkeypatch.setattr(
+        "sys.argv", ["x", "unsupervised", "--results", str(tmp_path), "--without", "eurosat"]
+    )
+    capsys.readouterr()
+    table.main()
+    assert "| latteclip | 56.0 | 56.0 |" in capsys.readouterr().out
+
+
+def test_imagenet__has_the_settings_of_the_released_code() -> None:
+    how = base_to_new.method("coop + ship", "imagenet", FewShot())
+    assert (how.then.recipe, how.then.lr, how.then.epochs) == ("ship-imagenet", 1e-3, 20)
+    assert (how.generator.slope, how.generator.epochs) == (0.2, 10)
+    assert how.then.data.augmentation.scale == (0.08, 1.0)
+    other = base_to_new.method("coop + ship", "dtd", FewShot())
+    assert (other.then.recipe, other.generator.epochs) == ("ship", 50)
+    assert base_to_new.method("tip-adapter", "eurosat", FewShot()).epochs == 100
+
+
 def test_h_of_means__is_not_the_mean_of_h() -> None:
     runs = [
         {"method": "a", "dataset": name, "sliced": {"base": base, "new": new}}
@@ -452,6 +490,30 @@ def test_validation__selects_alpha_and_beta_of_tip_adapter(
     wanted = tip_adapter.search(fitted.head, held_out, torch.arange(2), bounds)
     assert (head.alpha, head.beta) == (wanted.alpha, wanted.beta)
     assert (head.alpha, head.beta) != (fitted.head.alpha, fitted.head.beta)
+
+
+def test_companions__on_features_of_half_labelled_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    text = rng.normal(size=(6, 9)).astype(np.float32)
+    y = np.arange(30) % 6
+    x = {name: text[y] + 0.3 * rng.normal(size=(30, 9)) for name in ("train", "test")}
+    arrays = {"train_x": x["train"], "train_y": y, "test_x": x["test"], "test_y": y}
+    np.savez(tmp_path / "caltech72.npz", **arrays, text=text, negatives=text)
+    out = tmp_path / "companions.json"
+    argv = ["x", "--features", str(tmp_path), "--sets", "caltech72", "--seeds", "0", "1"]
+    monkeypatch.setattr("sys.argv", [*argv, "--out", str(out)])
+    companions.main()
+    rows = {row["method"]: row for row in json.loads(out.read_text())}
+    assert len(rows) == 2 + 3 * 5 - 2, "GDA has no loss over all classes"
+    for method, row in rows.items():
+        for half in ("base", "new"):
+            assert row["mixed"][half] <= row["sliced"][half] <= 100, method
+        assert row["sliced"]["base"] > 60, method
+    assert rows["logistic regression"]["sliced"]["new"] == 0.0, "it knows nothing of names"
+    assert rows["tip-adapter"]["sliced"]["new"] == rows["zero-shot"]["sliced"]["new"]
+    assert "| gda + class text |" in capsys.readouterr().out
 
 
 def test_gzsl__embeds_the_test_view(data: Path, tiny_clip: Callable[..., str]) -> None:
