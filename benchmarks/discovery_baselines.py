@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from anyclass.estimators.kmeans import kmeans, nearest, semi_supervised_kmeans
+from anyclass.estimators.kmeans import kmeans, nearest_centre, semi_supervised_kmeans
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.num_classes import count_classes
 from anyclass.estimators.whitening import WhitenedPCA, fit_whitened_pca
@@ -44,7 +44,7 @@ def plain_kmeans(task: Task, space: str = "x") -> Labels:
     """k-means of all training rows, without labels."""
     train, test = (torch.from_numpy(rows) for rows in rows_of(task, space))
     found = kmeans(train, task.data.classes, RESTARTS, task.seed)
-    return nearest(test, found.centres).numpy()
+    return nearest_centre(test, found.centres).numpy()
 
 
 def labelled_kmeans(task: Task, space: str = "x") -> Labels:
@@ -52,7 +52,7 @@ def labelled_kmeans(task: Task, space: str = "x") -> Labels:
     train, test = (torch.from_numpy(rows) for rows in rows_of(task, space))
     y = torch.from_numpy(task.y)
     found = semi_supervised_kmeans(train, y, task.data.classes, RESTARTS, seed=task.seed)
-    return nearest(test, found.centres).numpy()
+    return nearest_centre(test, found.centres).numpy()
 
 
 def get_plus(task: Task, k: int | None = None) -> Float[np.ndarray, "n K"]:
@@ -251,5 +251,5 @@ def _clustered(
         return guess
     train, test = (torch.from_numpy(rows) for rows in rows_of(task, space))
     found = kmeans(train[torch.from_numpy(rejected)], k, RESTARTS, task.seed)
-    cluster = task.known + nearest(test, found.centres).numpy()
+    cluster = task.known + nearest_centre(test, found.centres).numpy()
     return np.where(rejected_test, cluster, guess)

@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from anyclass.classifier.heads import Adapter, CacheModel, init_linear
+from anyclass.estimators.kmeans import class_means
 from anyclass.estimators.linear import Linear
-from anyclass.methods.gda import class_means, discriminant, neighbourhood, ridge
+from anyclass.methods.gda import discriminant, neighbourhood, ridge
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch

@@ -34,7 +34,8 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
 from anyclass.data.splits import discovery_split
 from anyclass.errors import TrainingError
-from anyclass.estimators.kmeans import estimate_classes, semi_supervised_kmeans
+from anyclass.estimators.gcd_num_classes import estimate_classes
+from anyclass.estimators.kmeans import semi_supervised_kmeans
 from anyclass.estimators.metrics import clustering
 from anyclass.estimators.num_classes import count_classes
 from anyclass.features.cache import Embedding

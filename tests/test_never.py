@@ -175,6 +175,42 @@ def test_joined_assignments__sees_unrelated_values(code: str, joined: bool) -> N
     assert any(what for n in ast.walk(ast.parse(code)) for what in joined_assignments(n)) == joined
 
 
+COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+
+
+def crowded_expressions(node: ast.AST) -> Iterator[str]:
+    """Expressions of a statement with more than one comprehension, inside or beside each other."""
+    if isinstance(node, ast.expr):
+        if sum(isinstance(inner, COMPREHENSIONS) for inner in ast.walk(node)) > 1:
+            yield f"{node.lineno}: {ast.unparse(node):.80}"
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from crowded_expressions(child)
+
+
+def test_source__at_most_one_comprehension_an_expression() -> None:
+    wrong = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        wrong += [f"{path.relative_to(PACKAGE)}:{what}" for what in crowded_expressions(tree)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("code", "crowded"),
+    [
+        ("a = [f(x) for x in [y for y in z]]", True),
+        ("return_value = {'a': [x for x in z], 'b': [y for y in z]}", True),
+        ("if any(x for x in z) and all(y for y in z): f()", True),
+        ("def f():\n    return sum(len({y for y in x}) for x in z)", True),
+        ("a = [x for y in z for x in y]", False),
+        ("for x in [y for y in z]:\n    f([w for w in x])", False),
+    ],
+)
+def test_crowded_expressions__sees_two_comprehensions(code: str, crowded: bool) -> None:
+    assert bool(list(crowded_expressions(ast.parse(code)))) == crowded
+
+
 def test_templates__no_unsafe_markup() -> None:
     for path in sorted(PACKAGE.rglob("*.html")):
         text = path.read_text(encoding="utf-8").replace(OWN_SCRIPT, "")

@@ -6,7 +6,7 @@ pytest.importorskip("timm")
 from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame, SqueezeExcite
 from timm.models._efficientnet_blocks import EdgeResidual, InvertedResidual
 
-from anyclass.backbone.folding import folded, folded_steps
+from anyclass.backbone.folding import fold_norm, folded_steps
 
 
 def lively(module: nn.Module) -> nn.Module:
@@ -59,7 +59,7 @@ def test_folded_steps__run_no_normalisation() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_folded__takes_in_a_bias_and_the_activation(bias: bool) -> None:
     pair = lively(nn.Sequential(nn.Conv2d(3, 6, 3, bias=bias), BatchNormAct2d(6)))
-    (step,) = folded(*pair)
+    (step,) = fold_norm(*pair)
     x = torch.randn(2, 3, 7, 8)
     assert torch.allclose(step(x), pair(x), atol=1e-5)
     assert (step(x) >= 0).all()
@@ -76,4 +76,4 @@ def test_folded__takes_in_a_bias_and_the_activation(bias: bool) -> None:
     ],
 )
 def test_folded__leaves_what_it_cannot_fold(convolution: nn.Module, norm: nn.Module) -> None:
-    assert folded(convolution, norm) == [convolution, norm]
+    assert fold_norm(convolution, norm) == [convolution, norm]

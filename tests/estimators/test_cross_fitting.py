@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from anyclass.estimators import mixture as mixture_module
-from anyclass.estimators.mixture import Mixture, Settings, folds
+from anyclass.estimators.folds import folds
+from anyclass.estimators.mixture import Mixture, MixtureSettings
 from anyclass.estimators.rows import Rows
-from anyclass.estimators.text_expert import ClassTexts, text_anchors
+from anyclass.estimators.text_expert import CentredTexts, text_anchors
 from anyclass.log import silent
 
 KINDS = ["labels", "labels and names", "labels or names", "names for some"]
@@ -23,11 +24,11 @@ def fitted(
     toy: Any, y: np.ndarray, class_text: np.ndarray | None, extra: np.ndarray | None = None
 ) -> Mixture:
     rows = Rows.checked(toy.x, extra).centred()
-    texts = ClassTexts.of(class_text, 9).padded(4)
+    texts = CentredTexts.of(class_text, 9).padded(4)
     anchors = text_anchors(rows, texts, 2.5)
     member = torch.ones(66, dtype=torch.bool)
     text = texts.expert(20.0)
-    found = Mixture(rows, torch.tensor(y), text, anchors, Settings(2, 3, 2.0, 0.4), member)
+    found = Mixture(rows, torch.tensor(y), text, anchors, MixtureSettings(2, 3, 2.0, 0.4), member)
     found.fit(silent)
     return found
 

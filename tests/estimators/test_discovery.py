@@ -3,28 +3,22 @@
 D = 11 columns of x, H = 17 of extra features.
 """
 
-from itertools import pairwise
-
-import numpy as np
 import pytest
 import torch
-from scipy.cluster.hierarchy import linkage
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.errors import RequestError
-from anyclass.estimators import discovery
+from anyclass.estimators import discovery, ward
 from anyclass.estimators.discovery import (
     DiscoverySpace,
-    Hierarchy,
     average_neighbours,
-    class_means,
     discover,
-    partitions,
     refine,
     sample,
     with_guesses,
 )
+from anyclass.estimators.kmeans import class_means
 from anyclass.estimators.metrics import clustering
 
 K = 6
@@ -154,7 +148,7 @@ def test_with_guesses__takes_the_most_confident_of_classes_without_labels() -> N
 def test_discover__a_sample_stands_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """80 of 120 images are clustered, from 30 groups."""
     monkeypatch.setattr(discovery, "ROWS", 80)
-    monkeypatch.setattr(discovery, "GROUPS", 30)
+    monkeypatch.setattr(ward, "GROUPS", 30)
     x, h, truth, labels = blobs()
     found = discover(x, labels, K, extra=h)
     assert torch.equal(found.labels[labels >= 0], labels[labels >= 0])
@@ -187,39 +181,6 @@ def test_average_neighbours__equals_a_loop(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(discovery, "BLOCK", 2)
     assert torch.allclose(average_neighbours(u, 3, 2), v, atol=1e-6)
     assert torch.equal(average_neighbours(u[:1]), u[:1])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_hierarchy__is_wards_without_labels(seed: int) -> None:
-    v = torch.randn(23, 5, generator=torch.Generator().manual_seed(seed))
-    found = Hierarchy.fit(v, torch.full((23,), -1), 2)
-    merged = linkage(v.double().numpy(), "ward")
-    members = [{i} for i in range(23)]
-    for step, (a, b) in enumerate(merged[:, :2].astype(int)):
-        members.append(members[a] | members[b])
-        expected = np.zeros(23, dtype=int)
-        alive = set(range(24 + step)) - set(merged[: step + 1, :2].astype(int).flatten().tolist())
-        for name, cluster in enumerate(alive):
-            expected[list(members[cluster])] = name
-        clusters = found.cut(22 - step)
-        assert accuracy(torch.from_numpy(expected), clusters) == 1
-
-
-def test_hierarchy__labelled_classes_stay_apart_and_keep_their_index() -> None:
-    v = torch.randn(23, 5, generator=torch.Generator().manual_seed(0))
-    labels = torch.full((23,), -1)
-    labels[:6] = torch.tensor([4, 1, 1, 4, 4, 1])
-    found = Hierarchy.fit(v, labels, 3)
-    assert found.size == 19
-    for k in (2, 3, 5, 9):
-        clusters = found.cut(k)
-        assert torch.equal(clusters[:6], labels[:6])
-        assert len(clusters.unique()) == k
-    assert len(found.cut(1).unique()) == 2, "two labelled classes are the least"
-    assert [k for k, _ in partitions(found, [1, 2, 19, 20])] == [2, 19]
-    coarse_to_fine = [clusters for _, clusters in partitions(found, [2, 4, 8])]
-    for coarse, fine in pairwise(coarse_to_fine):
-        assert all(len(coarse[fine == c].unique()) == 1 for c in fine.unique())
 
 
 def test_refine__leaves_no_cluster_empty_and_no_label_changed() -> None:

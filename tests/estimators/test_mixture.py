@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from anyclass.estimators.experts import Anchors
-from anyclass.estimators.mixture import FEW, Mixture, Settings
+from anyclass.estimators.mixture import FEW, Mixture, MixtureSettings
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import GRID, stack
-from anyclass.estimators.text_expert import ClassTexts, text_anchors
+from anyclass.estimators.text_expert import CentredTexts, text_anchors
 from anyclass.log import silent
 
 FOLDS = 3
@@ -26,9 +26,9 @@ def mixture_of(toy: Any, kind: str, rounds: int = 2, extra: bool = False) -> Mix
     _, data = toy.given(kind)
     rows = Rows.checked(toy.x, toy.extra if extra else None).centred()
     labels = torch.full((66,), -1) if data["y"] is None else torch.tensor(data["y"])
-    texts = ClassTexts.of(data["class_text"], 9).padded(4)
+    texts = CentredTexts.of(data["class_text"], 9).padded(4)
     anchors = text_anchors(rows, texts, KAPPA)
-    settings = Settings(rounds, FOLDS, SHARPNESS, 0.4)
+    settings = MixtureSettings(rounds, FOLDS, SHARPNESS, 0.4)
     member = torch.ones(66, dtype=torch.bool)
     return Mixture(rows, labels, texts.expert(20.0), anchors, settings, member)
 

@@ -10,11 +10,11 @@ import torch
 from anyclass.errors import RequestError
 from anyclass.estimators import text_expert
 from anyclass.estimators.rows import Rows
-from anyclass.estimators.text_expert import ClassTexts, confidence_temperature, text_anchors
+from anyclass.estimators.text_expert import CentredTexts, confidence_temperature, text_anchors
 
 
 def test_class_texts__are_centred_units_of_the_named_classes(toy: Callable[..., Any]) -> None:
-    texts = ClassTexts.of(7 * toy().names(0, 2, 3), 9)
+    texts = CentredTexts.of(7 * toy().names(0, 2, 3), 9)
     units = [row / np.linalg.norm(row) for row in toy().texts[[0, 2, 3]]]
     assert texts.named.tolist() == [True, False, True, True]
     assert np.allclose(texts.centred[[0, 2, 3]], units - np.mean(units, axis=0), atol=1e-6)
@@ -30,7 +30,7 @@ def test_class_texts__the_logits_differ_from_zero_shot_by_a_constant(
 ) -> None:
     x = torch.nn.functional.normalize(torch.tensor(toy().x), dim=1)
     t = torch.nn.functional.normalize(torch.tensor(toy().texts), dim=1)
-    found = ClassTexts.of(toy().texts, 9).expert(20.0).logits(x)
+    found = CentredTexts.of(toy().texts, 9).expert(20.0).logits(x)
     assert torch.allclose(found.softmax(1), (20 * x @ t.T).softmax(1), atol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_class_texts__refuses_other_shapes_and_values(
     toy: Callable[..., Any], change: Callable[[Any], Any], message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        ClassTexts.of(change(toy().texts), 9)
+        CentredTexts.of(change(toy().texts), 9)
 
 
 def slow_target(z: np.ndarray, images: float) -> np.ndarray:
@@ -62,7 +62,7 @@ def slow_target(z: np.ndarray, images: float) -> np.ndarray:
 @pytest.mark.parametrize("images", [10.0, 1e9])
 def test_corrected__reaches_the_target_frequencies(toy: Callable[..., Any], images: float) -> None:
     rows = Rows.checked(toy().x, None).centred()
-    texts = ClassTexts.of(toy().texts, 9)
+    texts = CentredTexts.of(toy().texts, 9)
     plain = texts.expert(6.0)
     x, _ = rows.at(slice(0, 66))
     z = plain.logits(x).softmax(1).numpy()
@@ -78,7 +78,7 @@ def test_corrected__is_zero_without_prior_and_where_zero_shot_is_sure(
     toy: Callable[..., Any],
 ) -> None:
     rows = Rows.checked(toy(noise=0.01).x, None).centred()
-    texts = ClassTexts.of(toy().texts, 9)
+    texts = CentredTexts.of(toy().texts, 9)
     plain = texts.expert(20.0)
     assert texts.corrected(rows, plain, 0.0).intercept.abs().max() < 1e-4
     sure = texts.expert(1000.0)
@@ -87,7 +87,7 @@ def test_corrected__is_zero_without_prior_and_where_zero_shot_is_sure(
 
 def test_corrected__is_finite_where_a_class_is_never_predicted(toy: Callable[..., Any]) -> None:
     rows = Rows.checked(toy().x, None).centred()
-    texts = ClassTexts.of(toy().texts, 9)
+    texts = CentredTexts.of(toy().texts, 9)
     corrected = texts.corrected(rows, texts.expert(1e5), 10.0)
     assert torch.isfinite(corrected.intercept).all()
 
@@ -95,7 +95,7 @@ def test_corrected__is_finite_where_a_class_is_never_predicted(toy: Callable[...
 def test_text_anchors__are_the_texts_or_a_ridge_regression_of_them(
     toy: Callable[..., Any],
 ) -> None:
-    texts = ClassTexts.of(toy().names(0, 2, 3), 9)
+    texts = CentredTexts.of(toy().names(0, 2, 3), 9)
     plain = text_anchors(Rows.checked(toy().x, None).centred(), texts, 4.0)
     assert torch.equal(plain.texts, texts.centred)
     assert plain.strength == 4.0
@@ -114,7 +114,7 @@ def test_confidence_temperature__brings_the_confidence_near_that_of_zero_shot(
     toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = Rows.checked(toy().x, None).centred()
-    zero_shot = 8 * ClassTexts.of(toy().texts, 9).centred
+    zero_shot = 8 * CentredTexts.of(toy().texts, 9).centred
     x, _ = rows.at(slice(0, 66))
     same = confidence_temperature(rows, lambda x, h: x @ zero_shot.T, zero_shot)
     assert same == pytest.approx(1, abs=1e-4)

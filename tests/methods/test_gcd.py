@@ -16,7 +16,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.estimators.kmeans import nearest, semi_supervised_kmeans
+from anyclass.estimators.kmeans import nearest_centre, semi_supervised_kmeans
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import embed
@@ -63,7 +63,9 @@ def test_fit__is_k_means_on_the_trained_features(
     assert torch.allclose(classifier.head.weights, wanted.centres, atol=1e-6)
     guess = classifier.predict_proba(half_known).argmax(1).tolist()
     assert (
-        guess == classifier.record.predictions["predicted"] == nearest(x, wanted.centres).tolist()
+        guess
+        == classifier.record.predictions["predicted"]
+        == nearest_centre(x, wanted.centres).tolist()
     )
     steps = [row for row in log if row.get("stage") == "fit"]
     assert {"views_loss", "classes_loss"} <= set(steps[0])

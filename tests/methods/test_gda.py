@@ -20,6 +20,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
+from anyclass.estimators.kmeans import class_means
 from anyclass.estimators.linear import Linear
 from anyclass.features.extract import stack_features
 from anyclass.features.store import FeatureStore
@@ -28,7 +29,6 @@ from anyclass.methods.few_shot import FewShotTask
 from anyclass.methods.gda import (
     ALPHAS,
     Gda,
-    class_means,
     discriminant,
     neighbourhood,
     pseudo_inverse,

@@ -22,7 +22,7 @@ from anyclass.methods.latteclip_equations import (
     mix,
     mix_as_released,
     move,
-    nearest,
+    nearest_prototype,
     prototype_loss,
 )
 from anyclass.methods.latteclip_training import mixed, moved
@@ -334,9 +334,11 @@ def test_update__momentum_and_the_mix_are_two_numbers(given: SimpleNamespace, up
         assert torch.allclose(moved(p, m, c, how), wanted, atol=1e-6)
 
 
-def test_nearest__loop() -> None:
+def test_nearest_prototype__loop() -> None:
     f, p = unit(B, D), unit(C, D, seed=1)
-    assert nearest(f, p).tolist() == [max(range(C), key=lambda c: float(row @ p[c])) for row in f]
+    assert nearest_prototype(f, p).tolist() == [
+        max(range(C), key=lambda c: float(row @ p[c])) for row in f
+    ]
 
 
 # --- steps and schedule

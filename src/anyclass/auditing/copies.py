@@ -15,7 +15,7 @@ from anyclass.data.classes import plural
 from anyclass.data.copies import Copies, linked_files, places, same_content
 from anyclass.data.inspection import HASH, Inspection
 from anyclass.data.near_copies import COPY, similarity
-from anyclass.estimators.nearest import nearest
+from anyclass.estimators.nearest import nearest_pairs
 from anyclass.log import Log
 
 BITS = 16
@@ -185,9 +185,9 @@ def near_findings(
         spaces.append((features.nan_to_num(), COSINE))
     a = np.flatnonzero(is_fit & found.ok[rows])
     b = np.flatnonzero(~is_fit & found.ok[rows])
-    pairs = [a[nearest(x[a], None, NEIGHBOURS, least)[0]] for x, least in spaces]
+    pairs = [a[nearest_pairs(x[a], None, NEIGHBOURS, least)[0]] for x, least in spaces]
     for x, least in spaces:
-        across = nearest(x[b], x[a], NEIGHBOURS, least)[0]
+        across = nearest_pairs(x[b], x[a], NEIGHBOURS, least)[0]
         pairs.append(np.stack([a[across[:, 1]], b[across[:, 0]]], axis=1))
     joined = np.unique(np.concatenate(pairs).reshape(-1, 2), axis=0)
     everything = places(images.fit) + (places(images.evaluation) if images.evaluation else [])

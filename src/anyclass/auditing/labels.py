@@ -11,7 +11,7 @@ from anyclass.auditing.findings import Finding, Row, rows_of_class
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
 from anyclass.data.classes import plural
-from anyclass.estimators.nearest import nearest
+from anyclass.estimators.nearest import nearest_pairs
 from anyclass.features.text import PLAIN, fill
 from anyclass.run.opinions import Opinions
 
@@ -106,7 +106,7 @@ def text_findings(
     names = dataset.classes.names
     prompts = [fill(PLAIN, prompt) for prompt in dataset.classes.prompts]
     found = []
-    pairs, _ = nearest(texts.cpu(), None, 5, SAME)
+    pairs, _ = nearest_pairs(texts.cpu(), None, 5, SAME)
     if len(pairs):
         rows: list[Row] = []
         for i, j in pairs.tolist():

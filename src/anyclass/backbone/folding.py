@@ -32,7 +32,7 @@ def folded_steps(stages: Iterable[nn.Module]) -> list[Step]:
     return [step for module in stages for step in _steps(module)]
 
 
-def folded(convolution: Any, norm: Any) -> list[Step]:
+def fold_norm(convolution: Any, norm: Any) -> list[Step]:
     """Fold convolution, norm and timm's activation into one step, or return both if impossible."""
     plain = type(convolution) is nn.Conv2d and convolution.padding_mode == "zeros"
     kept = type(norm).__name__ == "BatchNormAct2d" and norm.affine and norm.running_var is not None
@@ -71,10 +71,10 @@ def _steps(module: Any) -> list[Step]:
 def _inverted_residual(block: Any) -> Step:
     """timm's inverted residual block in evaluation mode: expand, depthwise convolution, project."""
     path = [
-        *folded(block.conv_pw, block.bn1),
-        *folded(block.conv_dw, block.bn2),
+        *fold_norm(block.conv_pw, block.bn1),
+        *fold_norm(block.conv_dw, block.bn2),
         *(block.aa, block.se),
-        *folded(block.conv_pwl, block.bn3),
+        *fold_norm(block.conv_pwl, block.bn3),
     ]
 
     def step(x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:

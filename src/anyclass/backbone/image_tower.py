@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from anyclass.backbone.folding import Step, folded, folded_steps, run
+from anyclass.backbone.folding import Step, fold_norm, folded_steps, run
 from anyclass.errors import ModelError
 
 
@@ -102,7 +102,7 @@ def _timm(visual: Any) -> Pieces:
     tower = visual.trunk
     early, final = _timm_stages(tower)
     folds = type(tower).__name__ == "EfficientNet"
-    steps = [*folded_steps(final[:1]), *folded(*final[1:])] if folds else final
+    steps = [*folded_steps(final[:1]), *fold_norm(*final[1:])] if folds else final
     has_head = len(list(visual.head.parameters())) > 0
     pool = [tower.forward_head] if early is not None else []
     leftover = [] if has_head else [visual.head]

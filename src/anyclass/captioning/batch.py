@@ -19,7 +19,7 @@ from anyclass.captioning.cleaning import cleaned
 from anyclass.captioning.collage import jpeg, settings
 from anyclass.captioning.cost import CostEstimate, estimated
 from anyclass.captioning.dispatch import MAX_FAILURES, Failure, Outcome, answered, load_image
-from anyclass.captioning.messages import UNREADABLE, answer, question
+from anyclass.captioning.messages import UNREADABLE, answer_text, question
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.files import atomic_write
@@ -192,6 +192,6 @@ def _answer(line: bytes) -> tuple[str, str]:
         if not isinstance(key, str):
             raise TypeError("its custom_id is no text")
         failed = row.get("error") or not reply or reply["status_code"] != 200
-        return key, "" if failed else cleaned(answer(reply["body"])) or ""
+        return key, "" if failed else cleaned(answer_text(reply["body"])) or ""
     except UNREADABLE:
         return "", ""

@@ -17,7 +17,7 @@ def question(text: str, image: bytes, model: str, **generation: Any) -> dict[str
     return {"model": model, "messages": [{"role": "user", "content": content}], **generation}
 
 
-def answer(body: Any) -> str:
+def answer_text(body: Any) -> str:
     """Extract the text from the body of an answer; empty if there is none.
 
     Raises:

@@ -10,7 +10,7 @@ from openai import APIStatusError, DefaultHttpxClient, NotFoundError, OpenAI, Op
 from pydantic import SecretStr
 
 from anyclass.captioning.dispatch import Failure
-from anyclass.captioning.messages import UNREADABLE, answer, question
+from anyclass.captioning.messages import UNREADABLE, answer_text, question
 from anyclass.captioning.transport import Transport
 from anyclass.data.classes import listed
 from anyclass.errors import AnyclassError, RequestError
@@ -72,7 +72,7 @@ class Server(AbstractContextManager["Server"]):
         body = question(text, image, model, **generation)
         try:
             response = self._client.chat.completions.with_raw_response.create(**body)
-            return answer(json.loads(response.content))
+            return answer_text(json.loads(response.content))
         except NotFoundError:
             raise self._no_such(model) from None
         except OpenAIError as error:

@@ -21,12 +21,11 @@ from torch.nn.functional import one_hot
 
 from anyclass.estimators.discovery import (
     DiscoverySpace,
-    Hierarchy,
     average_neighbours,
-    class_means,
     refine,
 )
-from anyclass.estimators.kmeans import nearest
+from anyclass.estimators.kmeans import class_means, nearest_centre
+from anyclass.estimators.ward import Hierarchy
 from anyclass.rng import seeded_rng
 
 RESAMPLES = 5
@@ -127,7 +126,7 @@ def _resampled(
     of_rows = labels[rows]
     z = refine(v, of_rows, Hierarchy.fit(v, of_rows, k, seed).cut(k), k)
     used, z = z.unique(return_inverse=True)
-    return nearest(u, class_means(u[rows], z, len(used)))
+    return nearest_centre(u, class_means(u[rows], z, len(used)))
 
 
 def _shares(

@@ -1,42 +1,25 @@
-"""k-means, semi-supervised k-means, and GCD's estimate of the number of classes.
+"""k-means and semi-supervised k-means.
 
-Semi-supervised k-means and the estimate are those of GCD (Vaze et al., CVPR 2022, arXiv
-2201.02609); plain k-means is scikit-learn's.
+Semi-supervised k-means is that of GCD (Vaze et al., CVPR 2022, arXiv 2201.02609); plain k-means is
+scikit-learn's.
 
     |x - mu|^2 = |x|^2 - 2 x . mu + |mu|^2         one matrix product for all restarts at once
 
 Letters: n images, D dimensions, K clusters, R restarts; x (n, D) unit features, mu centres.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from math import log2
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anyclass.errors import RequestError
-from anyclass.estimators.metrics import assignment
-
-Search = Literal["brent", "grid", "binary"]
-"""Search strategy for the number of classes."""
 
 AT_ONCE = 2**25
 """Maximum number of distances in memory at once; it limits the restarts that run in parallel."""
-
-MOST = 1000
-"""Largest number of classes (the official code's); at most a quarter of the images."""
-
-COARSE = 15
-"""Points of the coarse grid."""
-
-SAMPLE = 2000
-"""Images for the silhouette score, which breaks ties."""
 
 
 class Clusters(NamedTuple):
@@ -58,7 +41,7 @@ def kmeans(x: Float[Tensor, "n D"], k: int, restarts: int = 10, seed: int = 0) -
     """
     from sklearn.cluster import KMeans
 
-    _check(k, len(x))
+    check_clusters(k, len(x))
     rows = x.detach().cpu().double().numpy()
     with threadpool_limits(1):  # several threads are slower on a busy machine
         found = KMeans(k, n_init=restarts, max_iter=300, tol=1e-4, random_state=seed).fit(rows)
@@ -95,7 +78,7 @@ def semi_supervised_kmeans(
     free = x[labels < 0]
     problem = _Problem(free, x[labels >= 0], labels[labels >= 0], k)
     missing = k - len(problem.fixed)
-    _check(missing, len(free))
+    check_clusters(missing, len(free))
     draw = torch.Generator().manual_seed(seed)
     chance = torch.rand(restarts, max(1, missing), generator=draw, dtype=torch.float64)
     size = max(1, AT_ONCE // max(1, len(free) * k))
@@ -111,7 +94,13 @@ def centroid_bias(centres: Float[Tensor, "K E"]) -> Float[Tensor, " K"]:
     return -centres.square().sum(1) / 2
 
 
-def nearest(x: Float[Tensor, "n E"], centres: Float[Tensor, "K E"]) -> Int[Tensor, " n"]:
+def class_means(x: Float[Tensor, "n E"], c: Int[Tensor, " n"], k: int) -> Float[Tensor, "K E"]:
+    """Mean of the rows of each class; zero for a class without rows."""
+    sums = x.new_zeros(k, x.shape[1]).index_add(0, c, x)
+    return sums / c.bincount(minlength=k).clamp_min(1)[:, None]
+
+
+def nearest_centre(x: Float[Tensor, "n E"], centres: Float[Tensor, "K E"]) -> Int[Tensor, " n"]:
     """Index of the nearest centre of each row."""
     return (x @ centres.T + centroid_bias(centres)).argmax(1)
 
@@ -165,9 +154,8 @@ class _Problem:
                 break
             now = centres[rows]
             distance, labels = self._distances(now).min(2)  # (u, r)
-            moved = torch.stack(
-                [self._means(*pair) for pair in zip(labels.T, distance.T, strict=True)]
-            )
+            pairs = zip(labels.T, distance.T, strict=True)
+            moved = torch.stack([self._means(*pair) for pair in pairs])
             inertia = distance.sum(0) + self._inertia_of_known(now)
             better = inertia < best.inertia[rows]
             for kept, new in zip(best, (labels.T, moved, inertia), strict=True):
@@ -225,110 +213,12 @@ def _drawn(weights: Float[Tensor, "R u"], chance: Float[Tensor, " R"]) -> Int[Te
     return row.clamp_max(weights.shape[1] - 1)
 
 
-class GcdEstimate(NamedTuple):
-    """Estimated number of classes."""
-
-    classes: int
-    """K with the best score."""
-    curve: dict[int, float]
-    """Score of every evaluated K, ascending."""
-
-
-def estimate_classes(
-    x: Float[Tensor, "n D"],
-    labels: Int[Tensor, " n"],
-    most: int | None = None,
-    search: Search = "brent",
-    seed: int = 0,
-) -> GcdEstimate:
-    """Estimate the number of classes as the K at which k-means agrees best with the labels.
-
-    The score uses labelled images only, so it does not notice how new classes merge or split. Every
-    K is evaluated once; the silhouette score breaks ties.
-
-    Args:
-        x: unit features.
-        labels: class of each labelled image, -1 otherwise.
-        most: largest K; None: min(1000, n / 4), and more than the number of labelled classes.
-        search: `brent` (the official code), `grid` (log-spaced, then Brent between the neighbours
-            of the best), `binary`.
-        seed: random seed of k-means.
+def check_clusters(clusters: int, images: int) -> None:
+    """Refuse more clusters than images.
 
     Raises:
-        RequestError: no image is labelled, or there are fewer images than K.
+        RequestError: there are more.
     """
-    known = labels >= 0
-    if not bool(known.any()):
-        raise RequestError("the number of classes is estimated from labels, but there are none")
-    true = labels[known].cpu().numpy()
-    least = len(labels[known].unique())
-    most = min(len(x), max(least + 1, min(MOST, len(x) // 4))) if most is None else most
-    _check(max(least, most), len(x))
-    curve: dict[int, float] = {}
-    found: dict[int, Clusters] = {}
-
-    def score(k: int) -> float:
-        """Clustering accuracy on the labelled images."""
-        if k not in curve:
-            found[k] = kmeans(x, k, seed=seed)
-            guess = found[k].labels[known].cpu().numpy()
-            curve[k] = float((assignment(true, guess)[guess] == true).mean())
-        return curve[k]
-
-    {"brent": _brent, "grid": _grid, "binary": _binary}[search](score, least, max(least, most))
-    best = max(curve.values())
-    equal = [k for k in sorted(curve) if curve[k] == best]
-    rows = x.detach().cpu().numpy()
-    chosen = max(equal, key=lambda k: _silhouette(rows, found[k].labels)) if equal[1:] else equal[0]
-    return GcdEstimate(chosen, dict(sorted(curve.items())))
-
-
-def _brent(score: Callable[[int], float], least: int, most: int) -> None:
-    """Brent's bounded search, to a tolerance of half a class."""
-    from scipy.optimize import minimize_scalar
-
-    if most > least:
-        minimize_scalar(
-            lambda k: -score(int(k)),
-            bounds=(least, most),
-            method="bounded",
-            options={"xatol": 0.5},
-        )
-    else:
-        score(least)
-
-
-def _grid(score: Callable[[int], float], least: int, most: int) -> None:
-    grid = np.unique(np.geomspace(least, most, COARSE).round().astype(int)).tolist()
-    best = max(grid, key=score)
-    around = [pair for pair in pairwise(grid) if best in pair]
-    if around:
-        _brent(score, around[0][0], around[-1][1])
-
-
-def _binary(score: Callable[[int], float], least: int, most: int) -> None:
-    middle = (least + most) // 2
-    for _ in range(int(log2(max(1, most - least)))):
-        for k in (least, middle, most):
-            score(k)
-        least, most = (middle, most) if score(most) > score(least) else (least, middle)
-        middle = (least + most) // 2
-    for k in (least, middle, most):
-        score(k)
-
-
-def _silhouette(x: Float[np.ndarray, "n D"], labels: Int[Tensor, " n"]) -> float:
-    """Silhouette score of the clusters; -1 if it is not defined."""
-    from sklearn.metrics import silhouette_score
-
-    rows = x[:SAMPLE]
-    c = labels.cpu().numpy()[:SAMPLE]
-    if not 1 < len(np.unique(c)) < len(rows):
-        return -1.0
-    return float(silhouette_score(rows, c))
-
-
-def _check(clusters: int, images: int) -> None:
     if clusters > images:
         raise RequestError(
             f"{clusters} classes cannot be found in {images} images; ask for fewer (--unknown)"

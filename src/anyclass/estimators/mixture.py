@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
+from anyclass.estimators.folds import folds
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import best_weight, stack
@@ -52,7 +53,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Settings:
+class MixtureSettings:
     """Hyper-parameters of the fit; see `OpenWorldClassifier`."""
 
     rounds: int
@@ -73,7 +74,7 @@ class Mixture:
     """l, of x; zero for a class without a name."""
     anchors: Anchors
     """Text anchors of the class means."""
-    settings: Settings
+    settings: MixtureSettings
     """Hyper-parameters."""
     member: Bool[Tensor, " N"]
     """Images that may be of one of the classes; others are left out."""
@@ -147,7 +148,7 @@ class Mixture:
         """Share of each expert in the mean spread of the logits over the classes."""
         if self.classes < 2:
             return {}
-        x, h = self.rows.at(self.rows.spread(SPREAD))
+        x, h = self.rows.at(self.rows.evenly_spaced(SPREAD))
         spread = {name: float(part.std(1).mean()) for name, part in self.parts(x, h).items()}
         total = sum(spread.values()) or 1.0
         return {name: value / total for name, value in spread.items()}
@@ -324,42 +325,3 @@ class Mixture:
                 top[index], best[index] = p.max(1)
                 given[index] = p.gather(1, self.labels[index, None])[:, 0]
         return best, top, given
-
-
-def folds(
-    rows: Rows, labels: Int[Tensor, " N"], classes: int, count: int
-) -> tuple[Int[Tensor, " N"], Int[Tensor, " C"]]:
-    """Divide images into folds, and classes into groups, by the content of the images.
-
-    The order of images and classes does not matter, equal images share a fold, and the images of a
-    class are spread over the folds.
-
-    Args:
-        rows: images.
-        labels: class of each image, -1 if it has no label.
-        classes: C.
-        count: number of folds and of groups.
-
-    Returns:
-        Fold of each image, and group of each class.
-    """
-    parts = []
-    for _, x, _ in rows.blocks():
-        axis = torch.cos(1.7 * torch.arange(x.shape[1]) + 0.3)
-        parts.append((x * axis).sum(1))
-    key = torch.cat(parts).numpy()
-    order = np.lexsort((key, labels.numpy()))
-    y = labels.numpy()[order]
-    new_class = np.diff(y, prepend=y[:1] - 1) != 0
-    new_image = new_class | (np.diff(key[order], prepend=np.nan) != 0)
-    rank = np.cumsum(new_image) - 1
-    starts = np.flatnonzero(new_class)
-    within = rank - np.repeat(rank[starts], np.diff([*starts, len(y)]))
-    first = dict(zip(y[starts].tolist(), key[order][starts].tolist(), strict=True))
-    ranked = sorted((c for c in first if c >= 0), key=first.__getitem__)
-    group = torch.zeros(classes, dtype=torch.long)
-    group[ranked] = torch.arange(len(ranked)) % count
-    shift = np.where(y >= 0, group.numpy()[y], 0) if classes else 0
-    fold = torch.empty(len(y), dtype=torch.long)
-    fold[torch.from_numpy(order)] = torch.from_numpy((within + shift) % count)
-    return fold, group

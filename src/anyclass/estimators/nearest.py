@@ -9,7 +9,7 @@ BLOCK = 2048
 """Rows that are compared with all others at once."""
 
 
-def nearest(
+def nearest_pairs(
     rows: Float[Tensor, "N D"],
     others: Float[Tensor, "M D"] | None = None,
     k: int = 5,

@@ -1,6 +1,6 @@
 """Estimate the number of classes with held-out labels.
 
-The project's own, after the estimate of GCD (arXiv 2201.02609; `kmeans.estimate_classes`), which
+The project's own, after the estimate of GCD (arXiv 2201.02609; `gcd_num_classes.py`), which
 takes the K at which k-means of frozen features agrees best with the labels.
 
     score(K) = F1 of pairs of held-out images: same cluster as a prediction of same class
@@ -29,12 +29,11 @@ from torch.nn.functional import one_hot
 
 from anyclass.estimators.discovery import (
     DiscoverySpace,
-    Hierarchy,
     average_neighbours,
-    partitions,
     sample,
 )
-from anyclass.estimators.kmeans import MOST
+from anyclass.estimators.gcd_num_classes import MOST
+from anyclass.estimators.ward import Hierarchy, partitions
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 

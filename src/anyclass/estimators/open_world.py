@@ -44,13 +44,19 @@ from anyclass.estimators.discovery import Discovered, discover
 from anyclass.estimators.discovery_calibration import Calibration, Hidden, calibrate
 from anyclass.estimators.discovery_expert import discovery_expert
 from anyclass.estimators.linear import Linear
-from anyclass.estimators.mixture import Mixture, Settings
+from anyclass.estimators.mixture import Mixture, MixtureSettings
 from anyclass.estimators.negatives import WEIGHT, NegativeTexts
 from anyclass.estimators.num_classes import Count, count_classes
+from anyclass.estimators.open_world_inputs import (
+    all_classes,
+    check_known,
+    encode_labels,
+    negative_texts,
+)
 from anyclass.estimators.open_world_model import OpenWorldModel, quantiles
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.suspicious import suspicious
-from anyclass.estimators.text_expert import ClassTexts, confidence_temperature, text_anchors
+from anyclass.estimators.text_expert import CentredTexts, confidence_temperature, text_anchors
 from anyclass.files import atomic_write, read_json, write_json
 from anyclass.log import Log, silent
 
@@ -148,14 +154,14 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters(float(logit_scale))
         rows = Rows.checked(X, extra).centred()
-        texts = ClassTexts.of(class_text, rows.depth)
-        labels, known = _encoded(y, len(rows), texts)
+        texts = CentredTexts.of(class_text, rows.depth)
+        labels, known = encode_labels(y, len(rows), texts)
         texts = texts.padded(len(known))
-        _check_known(texts, labels, self.unknown)
+        check_known(texts, labels, self.unknown)
         text = texts.expert(float(logit_scale))
         negatives = None
         if self.unknown == 0 or len(labels[labels >= 0].unique()) < len(known):
-            negatives = _negatives(texts, negative_text, float(logit_scale))
+            negatives = negative_texts(texts, negative_text, float(logit_scale))
         found = self._discover(rows, labels, text, texts.named, negatives, log)
         member = torch.ones(len(rows), dtype=torch.bool)
         if found is not None:
@@ -163,12 +169,12 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         elif bool(texts.named.all()) and self.prior > 0:
             text = texts.corrected(rows, text, self.prior)
         anchors = text_anchors(rows, texts, self.anchor)
-        settings = Settings(self.rounds, self.folds, self.sharpness, self.shrinkage)
+        settings = MixtureSettings(self.rounds, self.folds, self.sharpness, self.shrinkage)
         mixture = Mixture(rows, labels, text, anchors, settings, member)
         mixture.fit(log)
         self.model_ = self._model(mixture, found, logit_scale * texts.centred, negatives)
         self.n_features_in_ = rows.depth
-        self.classes_ = _all_classes(known, len(self.model_.weights))
+        self.classes_ = all_classes(known, len(self.model_.weights))
         self.weights_ = mixture.weights
         self.contributions_ = mixture.contributions()
         self.calibration_: Calibration | None = None
@@ -299,7 +305,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if not mixture.replicas:
                 temperature = confidence_temperature(rows, mixture.final_logits, zero_shot)
             model = OpenWorldModel(known / temperature, known[:0], torch.zeros(1))
-        sample = rows.raw().stacked(rows.spread(MOST_SCORES))
+        sample = rows.raw().stacked(rows.evenly_spaced(MOST_SCORES))
         if negatives is not None:
             model = replace(model, names=negatives.names, nouns=negatives.nouns)
         if negatives is not None and found is not None:
@@ -380,72 +386,3 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classifier.classes_ = np.array(settings["classes"])
         classifier.n_features_in_ = settings["features"]
         return classifier
-
-
-def _encoded(
-    y: Any, count: int, texts: ClassTexts
-) -> tuple[Int[Tensor, " N"], Int[np.ndarray, " C"] | np.ndarray]:
-    """Index of the class of each row, -1 without a label, and the known classes.
-
-    Raises:
-        ArrayError: y has another length than X, or classes of a wrong kind.
-    """
-    named = len(texts.named)
-    if y is None:
-        return torch.full((count,), -1), np.arange(named)
-    given = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if given.shape != (count,):
-        raise ArrayError(f"y has the shape {given.shape}, but X has {count} rows")
-    if given.dtype.kind == "f":
-        if not np.isfinite(given).all() or (given != given.round()).any():
-            raise ArrayError("y is continuous (Unknown label type: not integers), or not finite")
-        given = given.astype(np.int64)
-    numbers = np.issubdtype(given.dtype, np.integer)
-    if named:
-        if not numbers or int(given.min()) < -1 or int(given.max()) >= named + count:
-            raise ArrayError("y must have integer classes, rows of class_text, or -1")
-        known = np.arange(max(named, int(given.max()) + 1))
-        return torch.tensor(given.astype(np.int64)), known
-    unlabelled = given == ("-1" if given.dtype.kind == "U" else -1)
-    try:
-        known, index = np.unique(given[~unlabelled], return_inverse=True)
-    except TypeError as error:
-        raise ArrayError("y must have classes of one kind: integers or strings") from error
-    labels = torch.full((count,), -1)
-    labels[torch.from_numpy(~unlabelled)] = torch.from_numpy(index)
-    return labels, known
-
-
-def _negatives(texts: ClassTexts, negative_text: Any, scale: float) -> NegativeTexts | None:
-    """Names and other nouns; None without nouns, or if a class has no name."""
-    if negative_text is None or not len(texts.named) or not bool(texts.named.all()):
-        return None
-    return NegativeTexts.of(texts.units, negative_text, scale)
-
-
-def _check_known(
-    texts: ClassTexts, labels: Int[Tensor, " N"], unknown: int | Literal["auto"]
-) -> None:
-    """Refuse classes of which nothing is known.
-
-    Raises:
-        ArrayError: a class has neither a text nor a label, or there is no class at all.
-    """
-    classes = len(texts.named)
-    seen = torch.bincount(labels[labels >= 0], minlength=classes) > 0
-    nothing = torch.nonzero(~(texts.named | seen))[:, 0].tolist()
-    if nothing:
-        raise ArrayError(
-            f"class {nothing[0]} has neither a text nor a label: give one, or count it as unknown"
-        )
-    if classes == 0 and unknown == 0:
-        raise ArrayError("there is no class: give labels, class_text or unknown")
-
-
-def _all_classes(known: np.ndarray, count: int) -> np.ndarray:
-    """The known classes, and new ones up to a total of `count`."""
-    new = count - len(known)
-    if np.issubdtype(known.dtype, np.integer):
-        first = int(known.max()) + 1 if len(known) else 0
-        return np.concatenate([known.astype(np.int64), np.arange(first, first + new)])
-    return np.concatenate([known, [f"unknown {i + 1}" for i in range(new)]]) if new else known

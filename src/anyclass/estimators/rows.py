@@ -64,7 +64,7 @@ class Rows:
         """Number of columns of h as it is read."""
         return int(self.at(slice(0, 1))[1].shape[1])
 
-    def spread(self, most: int) -> Int[np.ndarray, " n"]:
+    def evenly_spaced(self, most: int) -> Int[np.ndarray, " n"]:
         """Indices of rows at equal distances, fewer than twice `most`."""
         return np.arange(len(self))[:: max(1, len(self) // most)]
 

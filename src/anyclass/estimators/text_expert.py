@@ -42,7 +42,7 @@ RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
-class ClassTexts:
+class CentredTexts:
     """Centred text features of the known classes."""
 
     centred: Float[Tensor, "C D"]
@@ -53,7 +53,7 @@ class ClassTexts:
     """t; zero for a class without a name."""
 
     @classmethod
-    def of(cls, given: Any, width: int) -> "ClassTexts":
+    def of(cls, given: Any, width: int) -> "CentredTexts":
         """Check, normalise and centre text features; rows of NaN have no name.
 
         Raises:
@@ -76,12 +76,12 @@ class ClassTexts:
         mean = units[named].mean(0) if bool(named.any()) else 0.0
         return cls(torch.where(named[:, None], units - mean, 0.0), named, units)
 
-    def padded(self, classes: int) -> "ClassTexts":
+    def padded(self, classes: int) -> "CentredTexts":
         """The same with further classes without a name."""
         more = classes - len(self.named)
         nothing = self.centred.new_zeros(more, self.centred.shape[1])
         named = torch.cat([self.named, torch.zeros(more, dtype=torch.bool)])
-        return ClassTexts(
+        return CentredTexts(
             torch.cat([self.centred, nothing]), named, torch.cat([self.units, nothing])
         )
 
@@ -97,7 +97,7 @@ class ClassTexts:
             text: l without b.
             images: k.
         """
-        x, _ = rows.at(rows.spread(SAMPLE))
+        x, _ = rows.at(rows.evenly_spaced(SAMPLE))
         logits = text.logits(x)
         classes = logits.shape[1]
         z = logits.softmax(1)
@@ -111,7 +111,7 @@ class ClassTexts:
         return Linear(text.weights, (b - b.mean()) / text.scale, text.scale)
 
 
-def text_anchors(rows: Rows, texts: ClassTexts, strength: float) -> Anchors:
+def text_anchors(rows: Rows, texts: CentredTexts, strength: float) -> Anchors:
     """Anchors of the class means: texts in the space of h, by ridge regression if h is extra.
 
     Args:
@@ -155,7 +155,7 @@ def confidence_temperature(
         logits: of the fit, by x and h.
         zero_shot: s (t - mean t).
     """
-    x, h = rows.at(rows.spread(SAMPLE))
+    x, h = rows.at(rows.evenly_spaced(SAMPLE))
     target = (x @ zero_shot.T).softmax(1).amax(1).mean()
     fitted = logits(x, h)
     low = 1.0

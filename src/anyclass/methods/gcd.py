@@ -25,7 +25,7 @@ from tyro.conf import arg
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
-from anyclass.estimators.kmeans import centroid_bias, nearest, semi_supervised_kmeans
+from anyclass.estimators.kmeans import centroid_bias, nearest_centre, semi_supervised_kmeans
 from anyclass.estimators.linear import Linear
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import FeatureStore
@@ -120,7 +120,7 @@ class Gcd:
         found = semi_supervised_kmeans(x, task.y, task.k, self.restarts, seed=seed % 2**32)
         record = FitRecord(
             trained_on=data.dataset.labelled.files,
-            predictions={"predicted": nearest(x, found.centres).tolist()},
+            predictions={"predicted": nearest_centre(x, found.centres).tolist()},
             inertia=found.inertia,
         )
         representation = Representation((tuned,), saved_part(part), "pooled")

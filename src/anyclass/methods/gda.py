@@ -29,6 +29,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.errors import RequestError
+from anyclass.estimators.kmeans import class_means
 from anyclass.estimators.linear import Linear
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
@@ -192,14 +193,6 @@ def discriminant(mu: Float[Tensor, "C D"], p: Float[Tensor, "D D"]) -> Linear:
     """Log densities of Gaussians with precision P, up to a common term."""
     v = mu @ p
     return Linear(v, -torch.einsum("cd,cd->c", mu, v) / 2)
-
-
-def class_means(
-    x: Float[Tensor, "n D"], c: Int[Tensor, " n"], classes: int
-) -> Float[Tensor, "C D"]:
-    """Mean row of each class; zero for a class without rows."""
-    total = x.new_zeros(classes, x.shape[1]).index_add(0, c, x)
-    return total / c.bincount(minlength=classes).clamp_min(1)[:, None]
 
 
 def ridge(x: Float[Tensor, "n D"], c: Int[Tensor, " n"]) -> Float[Tensor, "D D"]:

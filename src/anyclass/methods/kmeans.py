@@ -29,7 +29,7 @@ from anyclass.estimators.kmeans import (
     Clusters,
     centroid_bias,
     kmeans,
-    nearest,
+    nearest_centre,
     semi_supervised_kmeans,
 )
 from anyclass.estimators.linear import Linear
@@ -94,7 +94,7 @@ class KMeans:
         known = y[y >= 0].unique().tolist()
         record = FitRecord(
             trained_on=dataset.labelled.files,
-            predictions={"predicted": nearest(x, found.centres).tolist()},
+            predictions={"predicted": nearest_centre(x, found.centres).tolist()},
             inertia=found.inertia,
         )
         space: Space = "pooled" if self.feature == "unprojected" else "projected"
@@ -122,7 +122,7 @@ class KMeans:
             return semi_supervised_kmeans(x, y, k, self.restarts or 100, seed=seed)
         rows = x[y < 0] if self.fit_on == "unlabelled" else x
         found = kmeans(rows, k, self.restarts or 10, seed)
-        order = match_clusters(nearest(x[y >= 0], found.centres), y[y >= 0], k)
+        order = match_clusters(nearest_centre(x[y >= 0], found.centres), y[y >= 0], k)
         return found._replace(centres=found.centres[order])
 
 

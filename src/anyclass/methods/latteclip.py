@@ -40,7 +40,7 @@ from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.latteclip_texts import caption_requests
-from anyclass.methods.latteclip_training import BRANCHES, KINDS, Branch, Training
+from anyclass.methods.latteclip_training import BRANCHES, KINDS, Branch, LatteClipTraining
 from anyclass.methods.workload import Workload
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.losses import Collisions
@@ -167,7 +167,7 @@ class LatteClip:
             RequestError: fewer than two classes, or settings that are impossible.
         """
         self._check(data.dataset, data.clip)
-        training = Training(self, data, log, seed)
+        training = LatteClipTraining(self, data, log, seed)
         tuned = training.tuned
         tune = self.tuning.tune
         parameters = tuned.parameters(tune, not self.freeze_text)

@@ -17,7 +17,7 @@ from anyclass.features.domains import domain
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.text import fill
 from anyclass.log import Log
-from anyclass.methods.latteclip_equations import margin_weights, nearest
+from anyclass.methods.latteclip_equations import margin_weights, nearest_prototype
 
 if TYPE_CHECKING:
     import anyclass.methods.latteclip
@@ -92,7 +92,7 @@ def caption_requests(
         rows = range(len(data.dataset))
         return CaptionRequests([[CaptionRequest((i,), question, topic.noun)] for i in rows], [])
     p0 = data.class_features([settings.template], log)
-    c_zs = nearest(data.image_features("head", log), p0)
+    c_zs = nearest_prototype(data.image_features("head", log), p0)
     return requests(settings, data.dataset.classes.prompts, c_zs, c_zs, seed)
 
 

@@ -27,7 +27,7 @@ from anyclass.methods.latteclip_equations import (
     mix,
     mix_as_released,
     move,
-    nearest,
+    nearest_prototype,
     prototype_loss,
 )
 from anyclass.methods.latteclip_texts import TrainingTexts
@@ -43,10 +43,10 @@ BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
 
 FACTS = ("agreement_with_zero_shot", "rows_at_floor", "prototype_drift")
-"""Names of the first figures of `facts_of`."""
+"""Names of the first figures of `step_facts`."""
 
 
-class Training:
+class LatteClipTraining:
     """Model, texts, pseudo-labels and prototypes in training, and the loss of a step."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Training:
         self.test_views = data.embed(Embedding(part), log)
         f0 = data.image_features(part, log)  # F0 (N, D)
         self.p0 = data.class_features([settings.template], log)  # W0 (C, D)
-        self.c_zs = nearest(f0, self.p0)
+        self.c_zs = nearest_prototype(f0, self.p0)
         self.p = self.p0.clone()
         self.p_epoch = self.p0.clone()  # prototypes at the start of the epoch
         self.c_epoch = self.c_zs.clone()  # c_ft at the start of the epoch
@@ -104,7 +104,7 @@ class Training:
         terms = branch_losses(f, t, c.to(f.device), p, self.tuned.logit_scale, settings)
         self.p.copy_(moved(p, m.detach(), c, settings))
         broadcast(self.p)  # sums of two GPUs may differ in their last bits
-        self.facts.copy_(facts_of(self.p, self.p0, c, w, present, settings.floor))
+        self.facts.copy_(step_facts(self.p, self.p0, c, w, present, settings.floor))
         self.log(stage="latteclip", step=batch.step, **self.figures)
         return terms
 
@@ -159,14 +159,14 @@ class Training:
         if self.settings.relabel != "batch":
             return self.c_epoch[batch.index]
         if self.settings.relabel_view == "train":
-            return nearest(f, self.p)
+            return nearest_prototype(f, self.p)
         return self._classify(batch.index)
 
     def _classify(self, index: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """Classes by the current model and prototypes, on the test views of some images."""
         tune = self.settings.tuning.tune
         encode = partial(current_features, self.tuned, self.dataset, tune, self.test_views)
-        return nearest(divided(encode, index), self.p)
+        return nearest_prototype(divided(encode, index), self.p)
 
 
 def mixed(
@@ -220,7 +220,7 @@ def moved(
     return p
 
 
-def facts_of(
+def step_facts(
     p: Float[Tensor, "C D"],
     p0: Float[Tensor, "C D"],
     c: Int[Tensor, "2 B"],
