@@ -19,7 +19,8 @@ from anyclass.backbone import Backbone
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods import Method
-from anyclass.methods.few_shot import FewShot, LabelledFeatures, draw_shots
+from anyclass.methods.few_shot import FewShot, draw_shots
+from anyclass.methods.labelled_features import LabelledFeatures
 
 
 class PlainViews(FewShot):

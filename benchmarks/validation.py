@@ -18,7 +18,8 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import class_features
 from anyclass.log import silent
 from anyclass.methods import gda, tip_adapter
-from anyclass.methods.few_shot import PUBLISHED_SCALE, LabelledFeatures
+from anyclass.methods.few_shot import PUBLISHED_SCALE
+from anyclass.methods.labelled_features import LabelledFeatures
 
 
 class TipSettings(NamedTuple):
