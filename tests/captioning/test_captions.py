@@ -244,8 +244,9 @@ def test_text_features__short_texts_do_not_pay_for_long_ones(
     monkeypatch.setattr("anyclass.captioning.captions.TEXTS_AT_ONCE", 2)
     strings = ["a red toy on a big kite", "a", "a dog", "a photo of a green ring in water"]
     read: list[int] = []
-    whole = clip._text.pooled
-    monkeypatch.setattr(clip._text, "pooled", lambda ids: read.append(ids.shape[1]) or whole(ids))
+    text = clip._open.text
+    whole = text.pooled
+    monkeypatch.setattr(text, "pooled", lambda ids: read.append(ids.shape[1]) or whole(ids))
     features = TextFeatures(clip, strings, "all", frozen=False)(torch.tensor([3, 1, 0, 2]))
     assert read[0] < read[1]
     monkeypatch.undo()
