@@ -137,7 +137,9 @@ def show(name: str, row: str, read: Callable[[int], Some], method: Any) -> Itera
         some = read(seed)
         found.append(figures(method, without_labels(some) if "nothing" in row else some, seed))
         yield f"{name:12} {row:26} seed {seed}  {_line(found[-1])}"
-    mean = {key: statistics.mean(f[key] for f in found) for key in found[0]}
+    mean = {}
+    for key in found[0]:
+        mean[key] = statistics.mean(figure[key] for figure in found)
     yield f"{name:12} {row:26} mean    {_line(mean)}"
 
 

@@ -18,6 +18,7 @@ from anyclass.commands.request import PLACE, check_share, split_names
 from anyclass.commands.train import embed_readable
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
+from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.files import write_text
 from anyclass.methods import METHODS
@@ -101,9 +102,8 @@ def describe(
     with Progress(callback=callback) as log:
         for sentence in all_images.skipped:
             log.say(sentence)
-        data, rejections = embed_readable(FeatureStore(clip, all_images), "head", max_rejected, log)
-        dataset = data.dataset
-        features = data.image_features("head", log)
+        store = FeatureStore(clip, all_images)
+        data, rejections = embed_readable(store, "head", max_rejected, log)
         how: Any = METHODS["latteclip"](
             captioner=captioner,
             domain=domain,
@@ -113,25 +113,36 @@ def describe(
             texts=("image", "group") if groups else ("image",),
         )
         asked: CaptionRequests = how.caption_requests(data, log, seed)
-        requests = asked.requests
-        context = CaptionContext(dataset, clip, features.cpu())
-        texts = dict(zip(requests, captioner.describe(requests, context, log), strict=True))
-    author = captioner.answered_by
-    origin = {"captioner": captioner.kind} | ({"model": author} if author else {})
-    rows = [
-        about | {"text": texts[request], **origin, "question": request.question}
-        for about, request in _listed(asked, dataset)
-    ]
+        rows = _described(captioner, asked, data, clip, log)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_text(Path(out), "".join(lines))
     return {
         "n": len(all_images),
         "rejected": len(rejections),
         "groups": sum(map(len, asked.groups)),
-        "without_text": list(texts.values()).count(None),
+        "without_text": [row["text"] for row in rows].count(None),
         "out": str(out),
         "first": rows[:3],
     }
+
+
+def _described(
+    captioner: AnyCaptioner,
+    asked: CaptionRequests,
+    data: AnyFeatures,
+    clip: Backbone,
+    log: Progress,
+) -> list[Json]:
+    """Ask the captioner; return a row for each text."""
+    context = CaptionContext(data.dataset, clip, data.image_features("head", log).cpu())
+    requests = asked.requests
+    texts = dict(zip(requests, captioner.describe(requests, context, log), strict=True))
+    author = captioner.answered_by
+    origin = {"captioner": captioner.kind} | ({"model": author} if author else {})
+    return [
+        about | {"text": texts[request], **origin, "question": request.question}
+        for about, request in _listed(asked, data.dataset)
+    ]
 
 
 def _check_groups(groups: int, size: int, named: bool, bulk: Bulk) -> None:
