@@ -170,6 +170,16 @@ def test_export__images_that_moved(fitted: Any, tmp_path: Path) -> None:
     assert said["folders"]["folder"] == str(tmp_path / "out")
 
 
+def test_export__images_that_were_taken_out(fitted: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(fitted.run, run)
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    (run / "config.json").write_text(json.dumps(config | {"images": None}), encoding="utf-8")
+    with pytest.raises(RequestError, match="does not say where they are: give --images DIR"):
+        export(run, cleanlab=tmp_path / "arrays")
+    assert not (tmp_path / "arrays").exists()
+
+
 def test_export__a_run_of_features_says_what_it_lacks(tmp_path: Path) -> None:
     x = np.random.Generator(np.random.PCG64(0)).normal(size=(30, 6)).astype(np.float32)
     labels = np.array(["a", "b", "c"])[np.arange(30) % 3]

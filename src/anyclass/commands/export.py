@@ -121,7 +121,7 @@ def export(
     root = None if used is None else Path(used)
     classifier = load_classifier(run, "cpu", allow_pickle) if MODELS & set(paths) else None
     if classifier is not None:
-        _check_model(classifier, paths)
+        _check_model(classifier, paths, root)
     result: Json = {"notes": []}
     with new_paths(_all_files(paths)):
         if TABLES & set(paths):
@@ -205,14 +205,20 @@ def _write_label_next(run: Path, path: Path) -> Json:
     return {"file": str(path), "images": len(rows)}
 
 
-def _check_model(classifier: Classifier, paths: dict[str, Path]) -> None:
+def _check_model(classifier: Classifier, paths: dict[str, Path], images: Path | None) -> None:
     """Refuse a target that cannot take this classifier, before anything is written.
 
     Raises:
-        RequestError: it has no model, did not train it, or does not fit into one graph.
+        RequestError: it has no model, did not train it, or does not fit into one graph; or there
+            are no images to predict.
     """
     if isinstance(classifier.representation, Precomputed):
         raise RequestError(NO_MODEL)
+    if "cleanlab" in paths and images is None:
+        raise RequestError(
+            "--cleanlab predicts the labelled images, and the run does not say where they are: "
+            "give --images DIR"
+        )
     if "open_clip" in paths:
         check_trained(classifier)
     if "onnx" in paths:
