@@ -141,7 +141,7 @@ def _scores(metrics: Result) -> list[str]:
     rows = {name: metrics[key] for key, name in names.items() if metrics[key]}
     if metrics.get("majority"):
         rows["majority class"] = metrics["majority"]
-    if found:
+    if metrics["controls"]:
         rows |= {name.replace("_", " "): row for name, row in metrics["controls"].items()}
     for name, row in rows.items():
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
@@ -227,6 +227,11 @@ def _known(result: Result) -> list[str]:
         f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all images, zero-shot",
         f"{100 * result['majority']['accuracy']:6.1f} %  {result['n']:6d}  all images, "
         "majority class",
+        *(
+            f"{100 * row['accuracy']:6.1f} %  {result['n']:6d}  all images, "
+            f"{name.replace('_', ' ')}"
+            for name, row in result["controls"].items()
+        ),
         *_halves(result),
     ]
 

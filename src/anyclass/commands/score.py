@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.baselines import fit_baselines
+from anyclass.commands.baselines import PROBE, fit_baselines, fit_probe
 from anyclass.commands.calibrate import calibrated
 from anyclass.commands.request import Request
 from anyclass.commands.train import Trained
@@ -113,11 +113,15 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     fair = fair_labels(data.dataset, taught, predictions, opinions)
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
+    baselines |= fit_probe(given, taught, classifier.classes, log, request.seed)
+    compared = baselines
+    if fair.kind != UNSEEN:  # the probe was fitted on these labels
+        compared = {name: fitted for name, fitted in baselines.items() if name != PROBE}
     metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
         "n": len(all_images),
         "rejected": len(rejections),
         "facts": dict(classifier.record.facts),
-        "controls": score_baselines(data.of(fair.dataset), baselines, log),
+        "controls": score_baselines(data.of(fair.dataset), compared, log),
         "classes_estimated": trained.estimate,
         "scored_on": fair.kind,
         "contributions": dict(classifier.record.contributions),
