@@ -66,7 +66,7 @@ def _scores(metrics: Result) -> list[str]:
     rows = {name: metrics[key] for key, name in names.items() if metrics[key]}
     if metrics.get("majority"):
         rows["majority class"] = metrics["majority"]
-    if found:
+    if metrics["controls"]:
         rows |= {name.replace("_", " "): row for name, row in metrics["controls"].items()}
     for name, row in rows.items():
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
