@@ -170,9 +170,8 @@ def summary(each: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean base, mean new, H of these means, and the deviation of the seeds' H."""
     found = {}
     for space in ("sliced", "mixed"):
-        base, new = (
-            statistics.mean(one[f"{space} {part}"] for one in each) for part in ("base", "new")
-        )
+        base = statistics.mean(one[f"{space} base"] for one in each)
+        new = statistics.mean(one[f"{space} new"] for one in each)
         h = [harmonic(one[f"{space} base"], one[f"{space} new"]) for one in each]
         spread = statistics.stdev(h) if len(h) > 1 else 0.0
         values = {"base": base, "new": new, "h": harmonic(base, new), "h_spread": spread}

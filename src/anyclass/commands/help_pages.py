@@ -29,7 +29,7 @@ from anyclass.commands.models import models
 from anyclass.commands.predict import predict
 from anyclass.commands.report import report
 from anyclass.commands.serve import serve
-from anyclass.commands.tyro_help import Group, Option, choice_of, groups_of
+from anyclass.commands.tyro_help import Group, Option, choice_of, tyro_groups
 from anyclass.files import write_text
 from anyclass.methods import METHODS, Situation
 from anyclass.report.words import METHOD_WORDS
@@ -127,7 +127,7 @@ def _all_pages() -> Iterator[tuple[str, list[str]]]:
 
 def _page(command: str, method: str, parts: dict[str, str], declared: Any) -> tuple[str, list[str]]:
     """Name of the page of one command line, and its sections."""
-    about, groups = groups_of(declared)
+    about, groups = tyro_groups(declared)
     own = groups[0].options
     chosen_method = METHODS.get(method)
     if chosen_method and not chosen_method.info.takes_features:
@@ -209,7 +209,7 @@ def _fold(text: str, further: str, first: str = "") -> str:
 
 def _audit() -> str:
     """The options that only `plan` has."""
-    _, groups = groups_of(AuditFlags)
+    _, groups = tyro_groups(AuditFlags)
     return "".join(_section("Audit", "", groups[0].options))
 
 

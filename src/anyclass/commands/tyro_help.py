@@ -44,7 +44,7 @@ class Group(NamedTuple):
     """The options, in the order of their declaration."""
 
 
-def groups_of(declared: Any) -> tuple[str, list[Group]]:
+def tyro_groups(declared: Any) -> tuple[str, list[Group]]:
     """What tyro's help says of a command: the text on top, and the options in their boxes."""
     shown = BytesIO()
     screen = TextIOWrapper(shown, encoding="utf-8", write_through=True)  # UTF-8: boxes are drawn

@@ -39,7 +39,7 @@ def curves_of(path: Path) -> list[Json]:
     ]
 
 
-def facts_of(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | float]]:
+def method_figures(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | float]]:
     """Figures of the method that are no curve: words, whether it is a share, and value."""
     drawn = {curve["name"] for curve in curves}
     return [

@@ -18,7 +18,7 @@ def label_counts(table: pa.Table) -> Counter[str]:
     return Counter(name for name in table["true_label"].to_pylist() if name)
 
 
-def suspicious_labels(path: Path, thumbnail_of: Thumbnail) -> Json | None:
+def suspicious_table(path: Path, thumbnail_of: Thumbnail) -> Json | None:
     """Suspicious labels from `suspicious.csv`: count and the first rows; None without the file."""
     if not path.is_file():
         return None

@@ -19,11 +19,11 @@ from anyclass.files import csv_text, read_json
 from anyclass.report.calibration import calibration, expected, expected_of_discovery
 from anyclass.report.class_table import class_rows, class_table, ordered
 from anyclass.report.confusions import confusion_table, moves, pairs_of_classes
-from anyclass.report.curves import curves_of, facts_of
+from anyclass.report.curves import curves_of, method_figures
 from anyclass.report.discovered import discovered
 from anyclass.report.embedding_map import embedding_map
 from anyclass.report.gallery import LISTED, descriptions, gallery, image_tiles
-from anyclass.report.labels import suspicious_labels
+from anyclass.report.labels import suspicious_table
 from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
@@ -174,7 +174,7 @@ def _scores(run: _Contents) -> Json:
 def _training(run: _Contents) -> Json:
     """Figures and curves of the method."""
     curves = curves_of(run.folder / "log.jsonl")
-    return {"facts": facts_of(run.metrics["facts"], curves), "curves": curves}
+    return {"facts": method_figures(run.metrics["facts"], curves), "curves": curves}
 
 
 def _classes(run: _Contents) -> Json:
@@ -200,7 +200,7 @@ def _images(run: _Contents) -> Json:
     texts = run.folder / "descriptions.jsonl"
     return {
         "gallery": gallery(shown, _shown(run.everything, table), run.thumbnail_of),
-        "suspicious": suspicious_labels(run.folder / "suspicious.csv", run.thumbnail_of),
+        "suspicious": suspicious_table(run.folder / "suspicious.csv", run.thumbnail_of),
         "unsure": image_tiles(table.sort_by("margin"), run.thumbnail_of),
         "moved": image_tiles(moved.sort_by([("score", "descending")]), run.thumbnail_of),
         "moves": {"share": run.metrics["changed"], **moves(moved)},

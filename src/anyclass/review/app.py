@@ -124,7 +124,9 @@ def _add_pages(app: FastAPI, session: Session) -> None:
         names = [plain(name, 80) for name in session.catalogue.classes.names[:3]]
         address = str(request.base_url).rstrip("/")
         template = templates.get_template("docs.html")
-        return template.render(address=address, names=names, fields=_fields(schema.Prediction))
+        return template.render(
+            address=address, names=names, fields=_fields(schema.UploadPrediction)
+        )
 
     @app.get("/page.css", include_in_schema=False)
     def style() -> FileResponse:
@@ -158,9 +160,9 @@ def _add_views(app: FastAPI, session: Session) -> None:
         return schema.Ids(ids=session.view(sort, label, show))
 
     @app.get("/api/rows")
-    def rows(ids: Annotated[list[schema.Id], Query(max_length=ROWS)]) -> schema.ImageRows:
+    def rows(ids: Annotated[list[schema.Id], Query(max_length=ROWS)]) -> schema.RowList:
         """What is known of some images."""
-        return schema.ImageRows.model_validate({"rows": session.rows(ids)})
+        return schema.RowList.model_validate({"rows": session.rows(ids)})
 
     @app.get("/api/useful")
     def useful(
@@ -278,6 +280,6 @@ def _add_predictions(app: FastAPI, session: Session) -> None:
         images: Annotated[list[UploadFile], File(min_length=1, max_length=MOST_IMAGES)],
         top: Annotated[int, Query(ge=1, le=100)] = 5,
         nearest: Annotated[int, Query(ge=0, le=50)] = 0,
-    ) -> schema.Predictions:
+    ) -> schema.UploadPredictions:
         """Predict one uploaded image or several; waits while the model is being loaded."""
-        return schema.Predictions(predictions=predict_uploads(session, images, top, nearest))
+        return schema.UploadPredictions(predictions=predict_uploads(session, images, top, nearest))

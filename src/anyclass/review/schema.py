@@ -94,7 +94,7 @@ class Near(ResponseBody):
     """Cosine similarity."""
 
 
-class Prediction(ResponseBody):
+class UploadPrediction(ResponseBody):
     """Prediction of one uploaded image."""
 
     file_name: str
@@ -116,10 +116,10 @@ class Prediction(ResponseBody):
     """The nearest images of the run, if they were asked for."""
 
 
-class Predictions(ResponseBody):
+class UploadPredictions(ResponseBody):
     """Predictions in the order of the uploaded images."""
 
-    predictions: list[Prediction]
+    predictions: list[UploadPrediction]
     """One for each image."""
 
 
@@ -183,7 +183,7 @@ class Row(ResponseBody):
     """The most probable classes; empty until they are computed."""
 
 
-class ImageRows(ResponseBody):
+class RowList(ResponseBody):
     """Some images."""
 
     rows: list[Row]

@@ -14,7 +14,7 @@ from anyclass.review.session import Session
 
 def predict_uploads(
     session: Session, uploads: Sequence[Upload], top: int, nearest: int
-) -> list[schema.Prediction]:
+) -> list[schema.UploadPrediction]:
     """Prediction of each uploaded image that can be read, and why the others cannot."""
     opened = [_open(upload) for upload in uploads]
     good = [image for image in opened if not isinstance(image, ImageError)]
@@ -35,12 +35,12 @@ def _open(upload: Upload) -> Image | ImageError:
         return error
 
 
-def _rejected(upload: Upload, error: ImageError) -> schema.Prediction:
+def _rejected(upload: Upload, error: ImageError) -> schema.UploadPrediction:
     """An image that cannot be read, and why."""
-    return schema.Prediction(file_name=_name(upload), status="rejected", reason=str(error))
+    return schema.UploadPrediction(file_name=_name(upload), status="rejected", reason=str(error))
 
 
-def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.Prediction:
+def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.UploadPrediction:
     """The most probable classes of an image, and the images of the run that are nearest."""
     catalogue = session.catalogue
     names = catalogue.classes.names
@@ -57,7 +57,7 @@ def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.Predic
         )
         for i, similarity in zip(guess.nearest, guess.similarities, strict=True)
     ]
-    return schema.Prediction(
+    return schema.UploadPrediction(
         file_name=_name(upload),
         status="ok",
         label=catalogue.classes.label(guess.classes[0]),
