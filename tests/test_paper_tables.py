@@ -487,7 +487,7 @@ def test_validation__selects_alpha_and_beta_of_tip_adapter(
     held_out = validation.labelled_features(clip, first)
     assert torch.equal(head.keys, fitted.head.keys)
     bounds = tip_adapter.GridBounds(13, 13)
-    wanted = tip_adapter.search(fitted.head, held_out, torch.arange(2), bounds)
+    wanted = tip_adapter.grid_search(fitted.head, held_out, torch.arange(2), bounds)
     assert (head.alpha, head.beta) == (wanted.alpha, wanted.beta)
     assert (head.alpha, head.beta) != (fitted.head.alpha, fitted.head.beta)
 
