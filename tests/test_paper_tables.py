@@ -239,6 +239,55 @@ def test_discovery_set__cars_by_annotations(
     assert found.truth.tolist() == [1, 0, 1]
 
 
+def test_discovery_set__some_classes_of_imagenet_by_the_order_of_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = tmp_path / "lists.json"
+    lists.write_text(json.dumps({"imagenet100": {"known": [3, 0], "novel": [2]}}))
+    monkeypatch.setattr(discovery_sets, "CLASS_LISTS", lists)
+    train = tmp_path / "imagenet" / "images" / "train"
+    for wnid in ("n04", "n01", "n03", "n02"):
+        for i in (1, 0):
+            draw(train / wnid / f"{wnid}_{i}.png", 1, i)
+    found = discovery_sets.discovery_set(tmp_path, "imagenet100")
+    assert found.dataset.files == (
+        "n01/n01_0.png",
+        "n01/n01_1.png",
+        "n03/n03_0.png",
+        "n03/n03_1.png",
+        "n04/n04_0.png",
+        "n04/n04_1.png",
+    )
+    assert found.known == 2
+    assert found.truth.tolist() == [1, 1, 2, 2, 0, 0], "known classes in the order of the list"
+    assert found.dataset.classes.names == ("n04", "n01")
+
+
+def test_discovery_set__herbarium_in_class_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for c, name in enumerate(("7", "10", "2")):
+        draw(tmp_path / "herbarium19" / "small-train" / name / "a.jpg", c, 0)
+    monkeypatch.setattr(discovery_sets, "known_classes", lambda name, classes: [0, 2])
+    found = discovery_sets.discovery_set(tmp_path, "herbarium19")
+    assert found.dataset.files == ("10/a.jpg", "2/a.jpg", "7/a.jpg")
+    assert found.truth.tolist() == [0, 2, 1]
+
+
+def test_discovery_set__aircraft_variants_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "fgvc_aircraft"
+    lines = ["0002 A330-200", "0001 707-320", "0003 A330-200"]
+    for i, line in enumerate(lines):
+        draw(root / "images" / f"{line.split()[0]}.jpg", i, i)
+    (root / "images_variant_trainval.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(discovery_sets, "known_classes", lambda name, classes: [1])
+    found = discovery_sets.discovery_set(tmp_path, "fgvc_aircraft")
+    assert found.dataset.files == ("0002.jpg", "0001.jpg", "0003.jpg")
+    assert found.truth.tolist() == [0, 1, 0], "the known class first"
+
+
 def test_discovery_set__cifar_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Cifar10:
         def __init__(self, root: str, train: bool, download: bool) -> None:
