@@ -14,9 +14,9 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +29,10 @@ from anyclass.backbone import Backbone
 from anyclass.data import Classes
 from anyclass.log import silent
 from anyclass.methods.clip_adapter import ClipAdapter
-from anyclass.methods.few_shot import (
-    FewShotMethod,
-    FewShotTask,
-    LabelledFeatures,
-    SyntheticFeatures,
-)
+from anyclass.methods.few_shot import FewShotMethod, FewShotTask
 from anyclass.methods.gda import Gda
+from anyclass.methods.labelled_features import LabelledFeatures
+from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
 
 RESULTS = Path(__file__).parent / "results" / "companions.json"
@@ -59,22 +56,26 @@ COMPANIONS: dict[str, FewShotMethod] = {
 """Methods by name; searched: alpha and beta on a quarter of the labels."""
 
 
-@dataclass(frozen=True)
-class TextTable:
+class TextTable(Backbone):
     """Stands for the model: text features of classes, whose prompts are their numbers."""
 
-    rows: Float[Tensor, "C D"]
-    """Unit text features."""
-    logit_scale: Float[Tensor, ""]
-    """Scale of the logits."""
+    def __init__(self, rows: Float[Tensor, "C D"], scale: float) -> None:
+        """Keep the unit text features and the scale of the logits; there is no network."""
+        self._rows = rows
+        self._scale = torch.tensor(scale)
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """Scale of the logits."""
+        return self._scale
 
     def texts(self, prompts: Sequence[str], **_: Any) -> Float[Tensor, "n D"]:
         """Text features of numbers."""
-        return self.rows[[int(prompt) for prompt in prompts]]
+        return self._rows[[int(prompt) for prompt in prompts]]
 
     def synthetic(self) -> Float[Tensor, "1 D"]:
         """A row, to see how wide it is."""
-        return self.rows[:1]
+        return self._rows[:1]
 
     def trunk(self, images: Tensor, _: str) -> Tensor:
         """Features are images here."""
@@ -98,7 +99,7 @@ def companion_tasks(task: Task) -> dict[str, FewShotTask]:
     x = torch.from_numpy(task.data.train_x[given])[:, None]
     c = torch.from_numpy(task.y[given])
     labelled = LabelledFeatures(x, c, tuple(map(str, given)))
-    clip = cast(Backbone, TextTable(t, torch.tensor(task.data.scale)))
+    clip = TextTable(t, task.data.scale)
     classes = Classes.of(tuple(map(str, range(task.known))))
     plain = FewShotTask(clip, labelled, classes, seed=task.seed)
     named = torch.arange(task.labelled, task.known)

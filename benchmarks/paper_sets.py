@@ -7,6 +7,7 @@
     DATA/xlsa17/data/CUB, AWA2, FLO      `res101.mat`, `att_splits.mat` (Xian et al., TPAMI 2018);
                                          the images in the folders of `XIAN_IMAGES`
     DATA/NAME/train, DATA/NAME/test      any other set, a folder per class
+    DATA/NAME/dataset_dict.json          any set of Hugging Face, saved by `save_to_disk`
 
 A set that is not there is left out. Nothing is downloaded.
 """
@@ -14,13 +15,14 @@ A set that is not there is left out. Nothing is downloaded.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyclass.data import Classes, ImageDataset
+from anyclass.data.inputs import image_source
 
 
 class Splits(NamedTuple):
@@ -217,15 +219,65 @@ def folder_set(data: Path, name: str) -> Splits:
     return Splits(train, test[np.arange(0)], test)
 
 
+class SplitImages(Mapping[str, Any]):
+    """Images of all splits in one place: `train/3` is the image 3 of train, read when asked for."""
+
+    def __init__(self, of_split: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take the images of each split by their numbers."""
+        self._of_split = of_split
+
+    def __getitem__(self, name: str) -> Any:
+        split, _, number = name.partition("/")
+        return self._of_split[split][number]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{split}/{number}" for split, some in self._of_split.items() for number in some)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of_split.values()))
+
+
+def saved_set(data: Path, name: str) -> Splits:
+    """A set of Hugging Face as `DatasetDict.save_to_disk` writes it: train, test, validation.
+
+    Raises:
+        ValueError: it has no column of classes.
+    """
+    from datasets import ClassLabel, load_from_disk
+
+    found = load_from_disk(str(data / name))
+    columns = [key for key, kind in found["train"].features.items() if isinstance(kind, ClassLabel)]
+    if not columns:
+        raise ValueError(f"{data / name} has no column of classes (ClassLabel)")
+    names = found["train"].features[columns[0]].names
+    classes = unique_classes([prompt_name(name, folder) for folder in names])
+    sources = {split: image_source(some).dataset for split, some in found.items()}
+    images = SplitImages({split: some.memory for split, some in sources.items()})
+
+    def part(split: str) -> ImageDataset:
+        files = tuple(f"{split}/{i}" for i in range(len(found[split])))
+        labels = np.array(found[split][columns[0]], dtype=np.int64)
+        return ImageDataset(Path(), files, labels, classes, memory=images)
+
+    test = part("test")
+    val = part("validation") if "validation" in found else test[np.arange(0)]
+    return Splits(part("train"), val, test)
+
+
 def available(data: Path, suite: str) -> dict[str, Callable[[], Splits]]:
-    """Readers of the sets below `data`, by name; `open`: also those in class folders."""
+    """Readers of the sets below `data`, by name.
+
+    `open`: also those in class folders, and those of Hugging Face.
+    """
     found: dict[str, Callable[[], Splits]] = {}
     for name, some in COOP_SETS.items():
         if (data / some.images).is_dir():
             found[name] = lambda name=name: coop_set(data, name)
     if suite == "open":
         for folder in sorted(path for path in data.iterdir() if path.is_dir()):
-            if (folder / "train").is_dir() and (folder / "test").is_dir():
+            if (folder / "dataset_dict.json").is_file():
+                found.setdefault(folder.name, lambda name=folder.name: saved_set(data, name))
+            elif (folder / "train").is_dir() and (folder / "test").is_dir():
                 found.setdefault(folder.name, lambda name=folder.name: folder_set(data, name))
     return found
 

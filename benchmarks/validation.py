@@ -73,14 +73,14 @@ def selected(fitted: Classifier, images: ImageDataset) -> Classifier:
     held_out = labelled_features(fitted.clip, images)
     if isinstance(head, CacheModel):
         bounds = tip_adapter.GridBounds(how["beta_max"], how["alpha_max"])
-        found = tip_adapter.search(head, held_out, held_out.classes, bounds)
+        found = tip_adapter.grid_search(head, held_out, held_out.classes, bounds)
         facts = {"alpha": found.alpha * PUBLISHED_SCALE / float(head.scale), "beta": found.beta}
         return _with(fitted, found, facts)
     assert isinstance(head, Linear)
     t = class_features(fitted.clip, fitted.classes.all_prompts, [fitted.template])
     own = slice(t.shape[1])
     g = Linear(head.weights[:, own] - t, head.weights[:, -1]).times(PUBLISHED_SCALE)
-    alpha = gda.search(g, t, held_out, held_out.classes)
+    alpha = gda.search_alpha(g, t, held_out, held_out.classes)
     weights = alpha * head.weights
     weights[:, own] += (1 - alpha) * t
     return _with(fitted, replace(head, weights=weights), {"alpha": alpha})

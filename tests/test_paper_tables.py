@@ -112,6 +112,28 @@ def test_prompt_name(dataset: str, name: str, wanted: str) -> None:
     assert paper_sets.prompt_name(dataset, name) == wanted
 
 
+def test_saved_set__of_hugging_face_keeps_its_splits_and_classes(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    kinds = datasets.ClassLabel(names=["red_toy", "big_dog"])
+    features = datasets.Features({"label": kinds, "photo": datasets.Image()})
+    splits = {"train": [1, 0, 1], "validation": [0], "test": [1, 1]}
+    found = {}
+    for base, (split, labels) in enumerate(splits.items()):
+        photos = [Image.new("RGB", (10 + base, 5 + i), "red") for i in range(len(labels))]
+        rows = {"label": labels, "photo": photos}
+        found[split] = datasets.Dataset.from_dict(rows, features)
+    datasets.DatasetDict(found).save_to_disk(str(tmp_path / "toys"))
+    (name, read), *more = paper_sets.available(tmp_path, "open").items()
+    assert (name, more) == ("toys", [])
+    train, val, test = read()
+    assert train.classes.prompts == ("red toy", "big dog")
+    assert [part.labels.tolist() for part in (train, val, test)] == list(splits.values())
+    both = unsupervised.joined(train, val)
+    assert [both.open(i)[1].size for i in range(4)] == [(10, 5), (10, 6), (10, 7), (11, 5)]
+    assert test[np.array([1])].open(0)[1].size == (12, 6)
+    assert paper_sets.available(tmp_path, "paper") == {}
+
+
 def test_coop_set__aircraft_by_its_own_lists(tmp_path: Path) -> None:
     root = tmp_path / "fgvc_aircraft"
     (root / "images").mkdir(parents=True)
@@ -215,6 +237,55 @@ def test_discovery_set__cars_by_annotations(
     found = discovery_sets.discovery_set(tmp_path, "stanford_cars")
     assert found.dataset.files == ("00002.jpg", "00001.jpg", "00003.jpg")
     assert found.truth.tolist() == [1, 0, 1]
+
+
+def test_discovery_set__some_classes_of_imagenet_by_the_order_of_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = tmp_path / "lists.json"
+    lists.write_text(json.dumps({"imagenet100": {"known": [3, 0], "novel": [2]}}))
+    monkeypatch.setattr(discovery_sets, "CLASS_LISTS", lists)
+    train = tmp_path / "imagenet" / "images" / "train"
+    for wnid in ("n04", "n01", "n03", "n02"):
+        for i in (1, 0):
+            draw(train / wnid / f"{wnid}_{i}.png", 1, i)
+    found = discovery_sets.discovery_set(tmp_path, "imagenet100")
+    assert found.dataset.files == (
+        "n01/n01_0.png",
+        "n01/n01_1.png",
+        "n03/n03_0.png",
+        "n03/n03_1.png",
+        "n04/n04_0.png",
+        "n04/n04_1.png",
+    )
+    assert found.known == 2
+    assert found.truth.tolist() == [1, 1, 2, 2, 0, 0], "known classes in the order of the list"
+    assert found.dataset.classes.names == ("n04", "n01")
+
+
+def test_discovery_set__herbarium_in_class_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for c, name in enumerate(("7", "10", "2")):
+        draw(tmp_path / "herbarium19" / "small-train" / name / "a.jpg", c, 0)
+    monkeypatch.setattr(discovery_sets, "known_classes", lambda name, classes: [0, 2])
+    found = discovery_sets.discovery_set(tmp_path, "herbarium19")
+    assert found.dataset.files == ("10/a.jpg", "2/a.jpg", "7/a.jpg")
+    assert found.truth.tolist() == [0, 2, 1]
+
+
+def test_discovery_set__aircraft_variants_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "fgvc_aircraft"
+    lines = ["0002 A330-200", "0001 707-320", "0003 A330-200"]
+    for i, line in enumerate(lines):
+        draw(root / "images" / f"{line.split()[0]}.jpg", i, i)
+    (root / "images_variant_trainval.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(discovery_sets, "known_classes", lambda name, classes: [1])
+    found = discovery_sets.discovery_set(tmp_path, "fgvc_aircraft")
+    assert found.dataset.files == ("0002.jpg", "0001.jpg", "0003.jpg")
+    assert found.truth.tolist() == [0, 1, 0], "the known class first"
 
 
 def test_discovery_set__cifar_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,7 +558,7 @@ def test_validation__selects_alpha_and_beta_of_tip_adapter(
     held_out = validation.labelled_features(clip, first)
     assert torch.equal(head.keys, fitted.head.keys)
     bounds = tip_adapter.GridBounds(13, 13)
-    wanted = tip_adapter.search(fitted.head, held_out, torch.arange(2), bounds)
+    wanted = tip_adapter.grid_search(fitted.head, held_out, torch.arange(2), bounds)
     assert (head.alpha, head.beta) == (wanted.alpha, wanted.beta)
     assert (head.alpha, head.beta) != (fitted.head.alpha, fitted.head.beta)
 
