@@ -217,6 +217,7 @@ def _scores(
     base_and_new = {
         key: adapted[key] | {"zero_shot": before[key]} for key in spaces if key in adapted
     }
+    confusion = {key: value for key, value in compared.items() if key.startswith("confusion")}
     return {
         "accuracy": adapted["accuracy"],
         "zero_shot_accuracy": before["accuracy"],
@@ -224,7 +225,7 @@ def _scores(
         "mean_per_class": adapted["mean_per_class"],
         "n": adapted["n"],
         "per_class": adapted["per_class"],
-        **{key: compared[key] for key in ("confusion", "confusion_counts") if key in compared},
+        **confusion,
         "majority": compared["majority"],
         "calibration_error": compared["calibration_error"],
         "controls": {
