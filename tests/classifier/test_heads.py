@@ -24,7 +24,7 @@ from anyclass.classifier.head_formats import (
     check_parts,
     class_weights,
     head_parts,
-    take_apart,
+    saved_parts,
 )
 from anyclass.classifier.heads import (
     Adapter,
@@ -143,7 +143,7 @@ def test_fresh__is_drawn_as_layers_of_torch_are() -> None:
 
 
 @every
-def test_take_apart__has_the_parts_of_the_format(clip: Backbone, kind: str) -> None:
+def test_head_parts__has_the_parts_of_the_format(clip: Backbone, kind: str) -> None:
     parts = head_parts(head_of(kind, clip))
     check_parts(parts, SIZES)
     assert parts.kind == kind
@@ -151,7 +151,7 @@ def test_take_apart__has_the_parts_of_the_format(clip: Backbone, kind: str) -> N
     assert set(parts.numbers) == set(FORMATS[kind].numbers)
 
 
-def test_take_apart__leaves_out_optional_tensors_that_are_empty(clip: Backbone) -> None:
+def test_head_parts__leaves_out_optional_tensors_that_are_empty(clip: Backbone) -> None:
     """So are the files of versions without them."""
     head = OpenWorldModel(drawn(5, 57, seed=4), drawn(3, 57, seed=5), torch.arange(9.0))
     parts = head_parts(head)
@@ -182,25 +182,31 @@ def test_check_parts__refuses_what_does_not_fit(clip: Backbone, kind: str) -> No
 
 @pytest.mark.parametrize("label", [-1.0, 5.0, 0.5, 1e30])
 def test_check_parts__labels_of_keys_are_classes(clip: Backbone, label: float) -> None:
-    _, tensors, numbers = take_apart(head_of("keys", clip))
+    _, tensors, numbers = head_parts(head_of("keys", clip))
     tensors["labels"][3] = label
     with pytest.raises(ValueError, match="the labels of its head .keys. are no classes"):
         check_parts(HeadParts("keys", tensors, numbers), SIZES)
 
 
-def test_parts_of__one_hot_labels_of_earlier_versions(clip: Backbone) -> None:
+def test_saved_parts__one_hot_labels_of_earlier_versions(clip: Backbone) -> None:
     head = head_of("keys", clip)
     assert isinstance(head, CacheModel)
     values = torch.eye(5)[head.labels] * head.weights[:, None]
     tensors = {"head.keys": head.keys, "head.values": values}
-    parts = head_parts({"kind": "keys", "alpha": 1.3, "beta": 5.5}, tensors)
+    parts = saved_parts({"kind": "keys", "alpha": 1.3, "beta": 5.5}, tensors)
     check_parts(parts, SIZES)
-    expected = take_apart(head).tensors
+    expected = head_parts(head).tensors
     assert parts.tensors.keys() == expected.keys()
     assert all(torch.equal(parts.tensors[name], expected[name]) for name in expected)
     for damaged in (values.flatten(), values + 1, 0 * values):
         with pytest.raises(ValueError, match="are no one-hot labels"):
-            head_parts({"kind": "keys"}, {"head.values": damaged})
+            saved_parts({"kind": "keys"}, {"head.values": damaged})
+
+
+@pytest.mark.parametrize("number", ["x" * 100_000, "1.5", ""])
+def test_saved_parts__numbers_that_are_texts(number: str) -> None:
+    with pytest.raises(ValueError, match="the numbers of its head are no numbers"):
+        saved_parts({"kind": "adapter", "ratio": number}, {})
 
 
 @every

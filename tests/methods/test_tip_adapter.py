@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.head_formats import take_apart
+from anyclass.classifier.head_formats import head_parts
 from anyclass.classifier.heads import CacheModel
 from anyclass.data import Classes
 from anyclass.features.text import PLAIN, class_features
@@ -205,7 +205,7 @@ def test_learn__grows_with_the_keys_not_with_keys_times_classes(clip: Backbone) 
     labelled = LabelledFeatures(unit(600, 1, 24, seed=1), c, tuple(map(str, range(600))))
     head = TipAdapter(epochs=1).learn(FewShotTask(clip, labelled, classes), silent).head
     assert isinstance(head, CacheModel)
-    sizes = [tensor.numel() for tensor in take_apart(head).tensors.values()]
+    sizes = [tensor.numel() for tensor in head_parts(head).tensors.values()]
     assert sum(sizes) == 600 * (24 + 1 + 1)
     assert torch.isfinite(head.logits(unit(6, 24, seed=3))).all()
 

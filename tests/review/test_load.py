@@ -54,6 +54,7 @@ def server(reviewed: Reviewed, tmp_path: Path) -> Iterator[Server]:
         [sys.executable, "-c", main, "serve", *options], stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
+        assert process.stderr.readline() == "anyclass serve: loading PyTorch ...\n"
         found = re.search(r":(\d+)/\?token=(\S+)", process.stderr.readline())
         assert found is not None
         yield Server(process.pid, int(found[1]), found[2])

@@ -165,12 +165,18 @@ def own_scale(head: FittedHead, of_model: Float[Tensor, ""] | None) -> float | N
 def saved_parts(
     settings: Mapping[str, str | float] | None, tensors: Mapping[str, Tensor]
 ) -> HeadParts:
-    """Parts of the head from the two files."""
+    """Parts of the head from the two files.
+
+    Raises:
+        ValueError: a number is none, or keys of an earlier version have no one-hot labels.
+    """
     found = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items()}
     if settings is None and not found:
         return HeadParts(None, {}, {})
     numbers = dict(settings or {})
     kind = str(numbers.pop("kind", ""))
+    if not all(isinstance(number, int | float) for number in numbers.values()):
+        raise ValueError("the numbers of its head are no numbers")
     if "values" in found:
         found |= _of_one_hot(found.pop("values"))
     return HeadParts(kind, found, {name: float(number) for name, number in numbers.items()})

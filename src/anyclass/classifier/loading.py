@@ -57,7 +57,7 @@ def read(
         head = _head(settings, tensors, of_head, edits, representation, widths)
     except (ValueError, RequestError) as error:
         raise ModelError(
-            f"{folder} does not match {name}: {error}; load the model it was fitted on"
+            f"{folder} does not match {name}: {error!s:.500}; load the model it was fitted on"
         ) from error
     method = settings.method.replace("_", "-")  # 0.1 wrote zero_shot
     return Saved(representation, head, classes, method, settings.fields)
@@ -88,7 +88,7 @@ def _read_of_features(
         widths = {"D": features.width}
         head = _head(settings, tensors, of_head, edits, representation, widths)
     except ValueError as error:
-        raise ModelError(f"{folder} is damaged: {error}") from error
+        raise ModelError(f"{folder} is damaged: {error!s:.500}") from error
     return Saved(representation, head, classes, settings.method, settings.fields)
 
 

@@ -94,7 +94,7 @@ def read_classes(folder: Path) -> EditedClasses:
     try:
         return EditedClasses(classes, edits_in(settings, len(classes)))
     except ValueError as error:
-        raise ModelError(f"{folder} is damaged: {error}") from error
+        raise ModelError(f"{folder} is damaged: {error!s:.500}") from error
 
 
 def with_classes(folder: Path, changed: EditedClasses) -> dict[str, Any]:
