@@ -49,6 +49,8 @@ FILES = {
     "model/classifier.safetensors",
     "model/classifier.json",
     "model/README.md",
+    "controls/linear_probe/classifier.json",
+    "controls/linear_probe/classifier.safetensors",
 }
 
 

@@ -64,6 +64,18 @@ def test_fit__scores_only_what_was_not_learned_from(tmp_path: Path, some: dict[s
     assert not any("trained on" in text for text in metrics["warnings"])
 
 
+def test_fit__a_linear_probe_is_scored_on_labels_that_it_has_not_seen(
+    tmp_path: Path, some: dict[str, Any]
+) -> None:
+    held_out = fit("open-world", tmp_path / "held_out", holdout=0.4, **some).metrics
+    assert held_out["scored_on"] == "labels that were not trained on"
+    assert held_out["controls"]["linear_probe"]["n"] == held_out["scored"] > 0
+    everything = fit("open-world", tmp_path / "all", **some).metrics
+    assert everything["scored_on"] == "cross-fitted labels"
+    assert everything["controls"] == {}
+    assert (tmp_path / "all/controls/linear_probe/classifier.json").is_file()
+
+
 def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
     tmp_path: Path,
     some: dict[str, Any],
@@ -73,19 +85,23 @@ def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
 ) -> None:
     run = tmp_path / "run"
     metrics = fit(ship, run, **some).metrics
-    assert set(metrics["controls"]) == {"text", "none"}
+    assert set(metrics["controls"]) == {"text", "none", "linear_probe"}
     assert (run / "model" / "generator.safetensors").is_file()
     manifest = json.loads((run / "manifest.json").read_text())["files"]
     assert {"controls", "model"} <= {name.split("/")[0] for name in manifest}
     assert main(["evaluate", "--run", str(run), "--images", str(images)]) == 0
-    assert "among the classes of the same kind" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "among the classes of the same kind" in said
+    assert "all images, linear probe" in said
     found = evaluate(run, images)
     for space in ("sliced", "mixed", "generalized"):
         assert set(found[space]) == {"base", "new", "harmonic_mean", "zero_shot"}
         assert found[space]["zero_shot"]["base"] is not None
         assert found["controls"]["text"][space]["new"] is not None
     assert found["mixed"]["base"] <= found["sliced"]["base"]
+    assert found["controls"]["linear_probe"]["mixed"]["new"] == 0  # it knows no named class
     page = (run / "report.html").read_text()
+    assert "Linear probe on the labels" in page
     assert "Control: class names only" in page
     fit(ship, run, overwrite=True, **some)  # what was written can be written over
     assert not (run / "unfinished").exists()

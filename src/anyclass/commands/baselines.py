@@ -1,20 +1,29 @@
-"""Baseline classifiers that are compared with the result of a run."""
+"""Baseline classifiers that are compared with the result of a run: k-means, a linear probe."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Bool
+
 from anyclass.backbone import Backbone, EngineName
 from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.precomputed import represent
 from anyclass.data import Classes
 from anyclass.errors import RequestError
+from anyclass.estimators.linear_probe import linear_probe
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.methods import METHODS
 from anyclass.run.clustering_scores import KMEANS_BASELINES
 from anyclass.run.folder import CONTROLS
 from anyclass.run.progress import Progress
 from anyclass.run.scoring import unknown_classes
+
+PROBE = "linear_probe"
+"""Name of the linear probe in the run folder."""
 
 RESTARTS = 10
 """Restarts of semi-supervised k-means as a baseline: a tenth of the official code's, for speed."""
@@ -51,6 +60,35 @@ def fit_baselines(
         except RequestError as error:
             log.say(f"no {KMEANS_BASELINES[name]} as a baseline: {error}")
     return baselines
+
+
+def fit_probe(
+    data: AnyFeatures, taught: Bool[np.ndarray, " N"], classes: Classes, log: Progress, seed: int
+) -> dict[str, Classifier]:
+    """Fit the control of runs without discovered classes: a linear probe on the same labels.
+
+    Args:
+        data: the model before training, and the N images as the method received them.
+        taught: whether the label of each image was trained on.
+        classes: classes of the method's result.
+        log: gets the progress of embedding.
+        seed: random seed.
+
+    Returns:
+        The probe by its name; nothing if fewer than two classes have such labels, or if there are
+        discovered classes.
+    """
+    if unknown_classes(classes) or not taught.any():
+        return {}
+    known = torch.from_numpy(taught)
+    labels = torch.from_numpy(data.dataset.labels.copy())
+    x = data.image_features("head", log).cpu()
+    head = linear_probe(x[known], labels[known], len(classes), seed)
+    if head is None:
+        return {}
+    on_device = replace(head, weights=head.weights.to(data.device))
+    on_device = replace(on_device, bias=head.intercept.to(data.device))
+    return {PROBE: Classifier(represent(data, "projected"), on_device, classes, PROBE)}
 
 
 def load_baselines(

@@ -217,6 +217,8 @@ def _scores(
     base_and_new = {
         key: adapted[key] | {"zero_shot": before[key]} for key in spaces if key in adapted
     }
+    confused = {key: compared[key] for key in ("confusion", "confusion_counts") if key in compared}
+    controls = {name: all_scores(dataset.labels, rows, classes) for name, rows in baselines.items()}
     return {
         "accuracy": adapted["accuracy"],
         "zero_shot_accuracy": before["accuracy"],
@@ -224,12 +226,10 @@ def _scores(
         "mean_per_class": adapted["mean_per_class"],
         "n": adapted["n"],
         "per_class": adapted["per_class"],
-        **{key: compared[key] for key in ("confusion", "confusion_counts") if key in compared},
+        **confused,
         "majority": compared["majority"],
         "calibration_error": compared["calibration_error"],
-        "controls": {
-            name: all_scores(dataset.labels, rows, classes) for name, rows in baselines.items()
-        },
+        "controls": controls,
         "warnings": compared["warnings"],
         **base_and_new,
     }

@@ -30,6 +30,11 @@ def _known(result: Result) -> list[str]:
         f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all images, zero-shot",
         f"{100 * result['majority']['accuracy']:6.1f} %  {result['n']:6d}  all images, "
         "majority class",
+        *(
+            f"{100 * row['accuracy']:6.1f} %  {result['n']:6d}  all images, linear probe"
+            for name, row in result["controls"].items()
+            if name == "linear_probe"
+        ),
         *_halves(result),
     ]
 

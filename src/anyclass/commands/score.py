@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.baselines import fit_baselines
+from anyclass.commands.baselines import PROBE, fit_baselines, fit_probe
 from anyclass.commands.calibrate import calibrated
 from anyclass.commands.request import Request
 from anyclass.commands.train import Trained
@@ -100,6 +100,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     classifier = predicted.classifier
     baselines = dict(classifier.record.baselines)
     baselines |= fit_baselines(given, classifier.classes, log, request.seed)
+    baselines |= fit_probe(given, predicted.taught, classifier.classes, log, request.seed)
     metrics = _metrics(request, trained, data, predicted, baselines, log)
     naming = None
     if predicted.qualities:
@@ -174,6 +175,8 @@ def _metrics(
     classifier, predictions, taught, opinions, _, _ = predicted
     record = classifier.record
     fair = fair_labels(data.dataset, taught, predictions, opinions)
+    if fair.kind != UNSEEN:  # the probe was fitted on these labels
+        baselines = {name: fitted for name, fitted in baselines.items() if name != PROBE}
     metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
         "n": len(trained.all_images),
         "rejected": len(trained.rejections),

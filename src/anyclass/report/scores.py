@@ -18,6 +18,7 @@ SCORES = {
 CONTROLS = {
     "text": "Control: class prompts as features",
     "none": "Control: class names only",
+    "linear_probe": "Linear probe on the labels",
     "kmeans": "k-means",
     "kmeans_with_labels": "k-means with labels",
 }
