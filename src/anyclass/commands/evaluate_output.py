@@ -30,18 +30,17 @@ def _known(result: Result) -> list[str]:
         f"{100 * result['zero_shot_accuracy']:6.1f} %  {result['n']:6d}  all images, zero-shot",
         f"{100 * result['majority']['accuracy']:6.1f} %  {result['n']:6d}  all images, "
         "majority class",
-        *_controls(result),
+        *_probe(result),
         *_halves(result),
     ]
 
 
-def _controls(result: Result) -> list[str]:
-    """Accuracies of the classifiers to compare with."""
-    lines = []
-    for name, row in result["controls"].items():
-        images = f"{result['n']:6d}  all images"
-        lines.append(f"{100 * row['accuracy']:6.1f} %  {images}, {name.replace('_', ' ')}")
-    return lines
+def _probe(result: Result) -> list[str]:
+    """Accuracy of the linear probe, where the run has one."""
+    row = result["controls"].get("linear_probe")
+    if row is None:
+        return []
+    return [f"{100 * row['accuracy']:6.1f} %  {result['n']:6d}  all images, linear probe"]
 
 
 def _halves(result: Result) -> list[str]:

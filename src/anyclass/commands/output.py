@@ -10,6 +10,8 @@ from anyclass.report.next_steps import free
 from anyclass.run.columns import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
 
+CONTROLS = ("linear_probe", "kmeans", "kmeans_with_labels")
+"""Baselines that stand beside a result on the screen; the report has all."""
 ADAPTED = {CROSS_FITTED: "adapted, cross-fitted", TRAINING: "adapted, training labels"}
 """What is scored -> name of the score of the classifier, if it is not on other labels."""
 
@@ -66,8 +68,8 @@ def _scores(metrics: Result) -> list[str]:
     rows = {name: metrics[key] for key, name in names.items() if metrics[key]}
     if metrics.get("majority"):
         rows["majority class"] = metrics["majority"]
-    if metrics["controls"]:
-        rows |= {name.replace("_", " "): row for name, row in metrics["controls"].items()}
+    controls = metrics["controls"]
+    rows |= {name.replace("_", " "): controls[name] for name in CONTROLS if name in controls}
     for name, row in rows.items():
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
         lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")

@@ -175,14 +175,13 @@ def _metrics(
     classifier, predictions, taught, opinions, _, _ = predicted
     record = classifier.record
     fair = fair_labels(data.dataset, taught, predictions, opinions)
-    compared = baselines
     if fair.kind != UNSEEN:  # the probe was fitted on these labels
-        compared = {name: fitted for name, fitted in baselines.items() if name != PROBE}
+        baselines = {name: fitted for name, fitted in baselines.items() if name != PROBE}
     metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
         "n": len(trained.all_images),
         "rejected": len(trained.rejections),
         "facts": dict(record.facts),
-        "controls": score_baselines(data.of(fair.dataset), compared, log),
+        "controls": score_baselines(data.of(fair.dataset), baselines, log),
         "classes_estimated": trained.estimate,
         "scored_on": fair.kind,
         "contributions": dict(record.contributions),
