@@ -105,6 +105,7 @@ def describe_in_bulk(job: DescribeJob, options: BulkOptions) -> Json:
     return {
         "n": tally.rows,
         "rejected": tally.counts["rejected"],
+        "groups": 0,
         "without_text": tally.counts["without_text"],
         "out": str(options.out),
         "first": head.select(names).to_pylist(),
