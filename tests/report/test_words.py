@@ -1,8 +1,10 @@
 """The words of a report: no setting of a method is shown as a symbol or an abbreviation."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib import resources
 from typing import Any, get_args
 
 import pytest
@@ -63,3 +65,12 @@ def test_setting__of_all_words_there_is_a_method() -> None:
     assert len(set(SETTINGS.values())) == len(SETTINGS)
     assert setting("tes_epochs") == "text synthesis: epochs"
     assert setting("batch_size") == "batch size"
+
+
+def test_templates__no_key_is_called_like_a_method_of_a_dictionary() -> None:
+    """Jinja takes the method, which is always true, so that a condition says nothing."""
+    folder = resources.files("anyclass.report") / "page"
+    taken = "|".join(name for name in dir(dict) if not name.startswith("_"))
+    for page in folder.iterdir():
+        found = re.findall(rf"\w\.(?:{taken})\b(?!\()", page.read_text("utf-8"))
+        assert found == [] or page.name.endswith(".css"), page.name

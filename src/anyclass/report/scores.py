@@ -91,7 +91,7 @@ def _gain(metrics: Json, scored: Scored) -> Json | None:
         "low": low,
         "high": high,
         "verdict": verdict,
-        "clear": clear,
+        "certain": clear,
         "mean_before": before["mean_per_class"],
         "mean_after": after["mean_per_class"],
         "opposite": (points > 0 and mean < -FALL) or (points < 0 and mean > FALL),
