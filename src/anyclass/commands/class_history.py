@@ -77,6 +77,8 @@ class ClassState(BaseModel):
         classes = Classes.from_json(self.classes)
         if [(row["index"], row["name"]) for row in self.naming] != list(enumerate(classes.names)):
             raise ValueError("its names are not those of its classes")
+        if classes.total != len(edits.members):
+            raise ValueError("the number of its classes differs from that of their parts")
         return EditedClasses(classes, edits)
 
 

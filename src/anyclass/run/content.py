@@ -209,10 +209,10 @@ def _check_confusion(path: Path, size: int) -> None:
     """
     metrics = read_json(path)
     matrix = metrics["confusion"]
-    if matrix is not None and [len(row) for row in matrix] != [size] * size:
+    if matrix is not None and not (len(matrix) == size and all(len(r) == size for r in matrix)):
         raise FileError(
             f"{path} is damaged: confusion is not {size} x {size}, one row and one column for each "
-            "class"
+            "class of classes.json"
         )
     counts = metrics.get("confusion_counts")
     if counts is None:
