@@ -63,7 +63,7 @@ def load_model(model_id: str, allow_pickle: bool = False) -> tuple[Any, Any]:
 
 
 def kept_facts(model_id: str, allow_pickle: bool = False) -> ModelFacts:
-    """Facts of a model that are kept on disk: of one in a folder, by the content of its files.
+    """Facts of a model that are kept on disk: of one in a folder.
 
     Of another model nothing is kept.
 

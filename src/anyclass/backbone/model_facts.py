@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.errors import AnyclassError
-from anyclass.files import cache_folder, read_json, sha256, write_json
+from anyclass.files import cache_folder, read_json, write_json
 
 LIBRARIES = (
     "anyclass",
@@ -59,17 +59,26 @@ class ModelFacts:
 
 
 def facts_of(folder: Path, allow_pickle: bool) -> ModelFacts:
-    """Facts of a model by the content of its files and the versions of the libraries that load it.
+    """Facts of a model, by its files and the versions of the libraries that load it.
+
+    A file is known by its size, inode and times: written anew, it is another one. Nothing is read,
+    as a file from somebody else may be huge.
 
     Args:
         folder: folder of the model, all files of which count.
         allow_pickle: whether weights may be pickled.
     """
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    key = {"files": [[path.name, sha256(path)] for path in files], "allow_pickle": allow_pickle}
+    key = {"files": [[str(path), *_state(path)] for path in files], "allow_pickle": allow_pickle}
     key |= {"libraries": {name: _version(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     return ModelFacts(cache_folder("facts") / f"{digest}.json")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Size, inode and times of a file."""
+    found = path.stat()
+    return (found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _version(library: str) -> str | None:
