@@ -59,6 +59,7 @@ LARGE = (
 
 
 TOGETHER = {
+    "source": ("tests/test_never.py", "tests/test_structure.py", "tests/test_words.py"),
     "review": ("tests/review/",),
     "onnx": ("tests/exporting/", "tests/backbone/test_engine.py", "tests/backbone/test_onnx"),
 }

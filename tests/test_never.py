@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.source import nodes, tree
+
 PACKAGE = Path(__file__).parents[1] / "src" / "anyclass"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -81,9 +83,8 @@ def wrong_at_import(node: ast.stmt) -> Iterator[str]:
 def test_source__never_does() -> None:
     wrong = []
     for path in SOURCES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        found = [(n.lineno, what) for n in ast.walk(tree) for what in wrong_statements(n)]
-        found += [(n.lineno, what) for n in tree.body for what in wrong_at_import(n)]
+        found = [(n.lineno, what) for n in nodes(path) for what in wrong_statements(n)]
+        found += [(n.lineno, what) for n in tree(path).body for what in wrong_at_import(n)]
         wrong += [f"{path.relative_to(PACKAGE)}:{line}: {what}" for line, what in found]
     assert wrong == []
 
@@ -152,8 +153,7 @@ def test_source__one_statement_a_line() -> None:
     wrong = []
     for path in [*SOURCES, *sorted(SCRIPTS)]:
         name = path.relative_to(REPOSITORY).as_posix()
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        found = [(n, what) for n in ast.walk(tree) for what in joined_assignments(n)]
+        found = [(n, what) for n in nodes(path) for what in joined_assignments(n)]
         wrong += [f"{name}:{getattr(n, 'lineno', 0)}: {what}" for n, what in found]
     assert wrong == []
 
@@ -191,8 +191,8 @@ def crowded_expressions(node: ast.AST) -> Iterator[str]:
 def test_source__at_most_one_comprehension_an_expression() -> None:
     wrong = []
     for path in SOURCES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        wrong += [f"{path.relative_to(PACKAGE)}:{what}" for what in crowded_expressions(tree)]
+        found = crowded_expressions(tree(path))
+        wrong += [f"{path.relative_to(PACKAGE)}:{what}" for what in found]
     assert wrong == []
 
 

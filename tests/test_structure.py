@@ -10,6 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.source import tree
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "anyclass"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -47,11 +49,6 @@ def home(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@cache
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
 def modules_of(node: ast.AST, path: Path) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """The package's own modules that one import statement names, without the leading `anyclass`."""
     here = ("anyclass", *path.relative_to(PACKAGE).parent.parts)
@@ -83,7 +80,7 @@ def imports(path: Path) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             visit(child, inner)
 
-    visit(parse(path), inner=False)
+    visit(tree(path), inner=False)
     return [item for item in found if item.module and not item.module[0].startswith("__")]
 
 
@@ -123,7 +120,7 @@ def test_imports__methods_are_known_through_their_table_alone() -> None:
 def test_imports__methods_do_not_inherit_from_methods() -> None:
     for path in [path for path in SOURCES if home(path) == "methods"]:
         others = {n for i in imports(path) if i.module[0] == "methods" for n in i.names}
-        for node in ast.walk(parse(path)):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.ClassDef):
                 assert not {ast.unparse(base) for base in node.bases} & others, where(path, node)
 

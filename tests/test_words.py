@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.source import nodes
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "anyclass"
 HISTORY = {"CHANGELOG.md", "LOG.md"}
@@ -56,7 +58,7 @@ def sentences() -> Iterator[tuple[str, str]]:
         if path.name not in HISTORY:
             yield path.relative_to(ROOT).as_posix(), path.read_text("utf-8")
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
                 if not READ.search(node.value):
                     yield f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", node.value
@@ -66,7 +68,7 @@ def messages() -> Iterator[tuple[str, str]]:
     """Every text in a raised error, a warning and the help pages."""
     yield "help.json", (PACKAGE / "commands" / "help.json").read_text("utf-8")
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Raise) or (
                 isinstance(node, ast.keyword) and node.arg == "warning"
             ):

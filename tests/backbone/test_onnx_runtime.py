@@ -8,6 +8,7 @@ import pytest
 import anyclass
 from anyclass.backbone import onnx_runtime
 from anyclass.errors import RequestError
+from tests.source import nodes
 
 PACKAGE = Path(anyclass.__file__).parent
 
@@ -15,7 +16,7 @@ PACKAGE = Path(anyclass.__file__).parent
 def imported(path: Path) -> set[str]:
     """Top-level names of everything that a file imports, in functions too."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
