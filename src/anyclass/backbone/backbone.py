@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anyclass.backbone.device import Precision, trains_in_bf16
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import Pieces, take_apart
-from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model
+from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model, located
 from anyclass.backbone.model_facts import ModelFacts
 from anyclass.backbone.synthetic import synthetic_views
 from anyclass.backbone.text_tower import TextTower, Words
@@ -108,8 +108,9 @@ class Backbone:
             RequestError: there is no such model; the message lists those available.
             ModelError: the weights are missing, damaged or in a format that is not allowed.
         """
-        facts = kept_facts(model_id, allow_pickle)
-        load = partial(load_model, model_id, allow_pickle)
+        place = located(model_id)
+        facts = kept_facts(place, allow_pickle)
+        load = partial(load_model, place, allow_pickle)
         clip = cls(load, absolute_id(model_id), device, engine, precision, facts)
         _ = clip.preprocessing  # loads a model of which nothing is known yet
         return clip
@@ -289,19 +290,17 @@ class Backbone:
         In contrast to the tail, without a transformer's final norm, the pooling and the projection.
         """
         self._check("tail")
-        self.facts = ModelFacts()
         chosen = {id(parameter) for parameter in self._open.image.stage_parameters}
-        named = self._open.model.named_parameters()
+        named = self.model.named_parameters()
         return {name: parameter for name, parameter in named if id(parameter) in chosen}
 
     def norms(self, tower: Literal["image", "text"]) -> dict[str, nn.Parameter]:
         """Scale and shift of all normalisation layers of a tower, by their name in the model."""
-        self.facts = ModelFacts()
-        modules = self._open.model.visual.modules() if tower == "image" else self._open.text.modules
+        modules = self.visual.modules() if tower == "image" else self._open.text.modules
         scales = {id(p) for m in modules if isinstance(m, NORMS) for p in m.parameters()}
         return {
             name: parameter
-            for name, parameter in self._open.model.named_parameters()
+            for name, parameter in self.model.named_parameters()
             if id(parameter) in scales and name.startswith("visual.") == (tower == "image")
         }
 

@@ -34,24 +34,19 @@ def load_model(model_id: str, allow_pickle: bool = False) -> tuple[Any, Any]:
     """Load an open_clip model and its tokenizer.
 
     Args:
-        model_id: `starter`, `NAME/TAG` of open_clip, `hf-hub:OWNER/NAME` or `local-dir:FOLDER`.
+        model_id: `NAME/TAG` of open_clip, `hf-hub:OWNER/NAME` or `local-dir:FOLDER`.
         allow_pickle: accept weights of a local folder that are not safetensors.
 
     Raises:
         RequestError: the name is not known.
         ModelError: weights are missing, damaged or refused.
     """
-    if model_id == STARTER:
-        from anyclass.backbone.starter import starter_folder
-
-        model_id = f"local-dir:{starter_folder()}"
     if same := open_clip_name(model_id):
         raise RequestError(
             f"{model_id} is in the format of transformers: write --model {same}, "
             "open_clip's name of the same model"
         )
     if model_id.startswith("local-dir:"):
-        model_id = absolute_id(model_id)
         weights = _checked(model_id, _folder(model_id), allow_pickle)
         return _create(model_id, model_id, None, weights)
     if model_id.startswith("hf-hub:"):
@@ -71,10 +66,6 @@ def kept_facts(model_id: str, allow_pickle: bool = False) -> ModelFacts:
         RequestError: the folder is not named.
         ModelError: a file is none, or is refused.
     """
-    if model_id == STARTER:
-        from anyclass.backbone.starter import starter_folder
-
-        return facts_of(starter_folder(), allow_pickle)
     folder = _folder(model_id) if model_id.startswith("local-dir:") else None
     if folder is None or not os.path.isfile(folder / CONFIG):  # noqa: PTH113 (never raises)
         return ModelFacts()
@@ -88,6 +79,19 @@ def _text_tower(config: Any) -> Any:
     for key in ("model_cfg", "text_cfg"):
         config = config.get(key) if isinstance(config, dict) else None
     return config.get("hf_model_name") if isinstance(config, dict) else None
+
+
+def located(model_id: str) -> str:
+    """The name to load a model by: that of the starter is its folder, which is built if needed.
+
+    Raises:
+        RequestError: the packages of the starter are not installed, or no folder is named.
+    """
+    if model_id != STARTER:
+        return absolute_id(model_id)
+    from anyclass.backbone.starter import starter_folder
+
+    return f"local-dir:{starter_folder()}"
 
 
 def absolute_id(model_id: str) -> str:

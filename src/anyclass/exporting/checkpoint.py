@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from anyclass.backbone import Backbone
-from anyclass.backbone.loading import STARTER
+from anyclass.backbone.loading import located
 from anyclass.classifier.classifier import Classifier
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import atomic_write, storage, write_json
@@ -95,13 +95,8 @@ def _model(clip: Backbone, folder: Path) -> dict[str, Any]:
 
 def _source(model_id: str) -> str:
     """Name under which open_clip knows the configuration of a model."""
-    if model_id == STARTER:
-        from anyclass.backbone.starter import starter_folder
-
-        return f"local-dir:{starter_folder()}"
-    if model_id.startswith(("local-dir:", "hf-hub:")):
-        return model_id
-    return model_id.rpartition("/")[0]
+    place = located(model_id)
+    return place if place.startswith(("local-dir:", "hf-hub:")) else place.rpartition("/")[0]
 
 
 def _preprocessing(clip: Backbone) -> dict[str, Any]:
