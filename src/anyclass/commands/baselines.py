@@ -86,9 +86,9 @@ def fit_probe(
     head = linear_probe(x[known], labels[known], len(classes), seed)
     if head is None:
         return {}
-    on_device = replace(head, weights=head.weights.to(data.device))
-    on_device = replace(on_device, bias=head.intercept.to(data.device))
-    return {PROBE: Classifier(represent(data, "projected"), on_device, classes, PROBE)}
+    weights = head.weights.to(data.device)
+    head = replace(head, weights=weights, bias=head.intercept.to(data.device))
+    return {PROBE: Classifier(represent(data, "projected"), head, classes, PROBE)}
 
 
 def load_baselines(

@@ -21,6 +21,9 @@ from anyclass.errors import RequestError
 AT_ONCE = 2**25
 """Maximum number of distances in memory at once; it limits the restarts that run in parallel."""
 
+UNCALIBRATED = 0.1
+"""Temperature of the probabilities softmax(-|x - mu|^2 / 2 temperature) until there is a better."""
+
 
 class Clusters(NamedTuple):
     """Result of k-means."""

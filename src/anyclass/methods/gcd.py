@@ -25,7 +25,12 @@ from tyro.conf import arg
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
-from anyclass.estimators.kmeans import centroid_bias, nearest_centre, semi_supervised_kmeans
+from anyclass.estimators.kmeans import (
+    UNCALIBRATED,
+    centroid_bias,
+    nearest_centre,
+    semi_supervised_kmeans,
+)
 from anyclass.estimators.linear import Linear
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import FeatureStore
@@ -48,8 +53,6 @@ from anyclass.training.two_views import TwoViewTuning
 
 HEAD = 1
 """Seed key of the initial head."""
-UNCALIBRATED = 0.1
-"""Temperature of the probabilities until there is a better one."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})

@@ -26,6 +26,7 @@ from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Space
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import (
+    UNCALIBRATED,
     Clusters,
     centroid_bias,
     kmeans,
@@ -37,9 +38,6 @@ from anyclass.features.precomputed import AnyFeatures
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.workload import Workload
-
-UNCALIBRATED = 0.1
-"""Temperature until there is a better one."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
