@@ -6,7 +6,8 @@ Plain: stage 1 runs the image and the text encoder; stage 2 runs the image encod
 and with its last block trained) and the text encoder. Here: stage 1 starts from cached image
 features, stage 2 from cached trunk outputs and the texts synthesised after stage 1; with new views
 at each step (`--views 0`) it runs the trunk once, from pixels. The same shapes, 9 tokens on both
-sides, random weights; forward, backward and SGD.
+sides, random weights; forward, backward and SGD. Stage 1 also with `--precision bf16`, on
+processors that gain by it.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from side_by_side import main, side_by_side, step
 from torch import Tensor
 
 from anyclass.backbone import Backbone
+from anyclass.backbone.engine import multiplies_bf16
 from anyclass.methods.gcd_common import seeded
 from anyclass.methods.get import Branches, Get
 from anyclass.methods.get_equations import align, anchor_log_probs, consistency
@@ -54,6 +56,11 @@ def measure(
         with torch.no_grad():
             features = image()
         return align(features, synthesizer(features), 100.0)
+
+    def stage_1_in_bf16() -> Callable[[], None]:
+        rounded = Backbone.of(encoders, open_clip.get_tokenizer(model), model, precision="bf16")
+        words_in_bf16 = seeded(lambda: Synthesizer(rounded, z.shape[1], how), 0)
+        return step(lambda: align(z, words_in_bf16(z), 100.0), list(words_in_bf16.parameters()))
 
     def stage_2(visual: Callable[[], Tensor], text: Callable[[], Tensor]) -> Tensor:
         v = visual()
@@ -91,6 +98,8 @@ def measure(
         "GET, step of stage 2, cached views": (plain_2, here_2),
         "GET, step of stage 2, new views": (plain_2, step(one_trunk, trained)),
     }
+    if device == "cpu" and multiplies_bf16():
+        pairs["GET, step of stage 1, --precision bf16"] = plain_1, stage_1_in_bf16()
     on_gpu = torch.device(device).type == "cuda"
     card = torch.cuda.get_device_name(device) if on_gpu else device
     shape = {"model": model, "batch": b, "device": card, "threads": torch.get_num_threads()}

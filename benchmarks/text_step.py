@@ -5,7 +5,8 @@
 Plain: the images, and class text twice, image and group text of each image, all 4 B at 77 tokens.
 Here: the images, and each distinct text once, in batches of similar length, cut to the longest.
 Texts of 8 to 20 words, one in fifty at full length; 10 classes, 32 groups each; ViT-B-32 with
-random weights; forward, backward and SGD. The texts alone stand in the second row.
+random weights; forward, backward and SGD. The texts alone stand in the second row; in the third the
+whole step with `--precision bf16`, on processors that gain by it.
 """
 
 import json
@@ -20,6 +21,7 @@ from side_by_side import main, side_by_side, step
 from torch import Tensor
 
 from anyclass.backbone import Backbone
+from anyclass.backbone.engine import multiplies_bf16
 from anyclass.captioning.captions import TextFeatures
 
 RESULTS = Path(__file__).parent / "results" / "text_step.json"
@@ -41,7 +43,8 @@ def measure(
     kinds = json.loads(files("anyclass.captioning").joinpath("vocabulary.json").read_text("utf-8"))
     words = [word for some in kinds.values() for word in some]
     model = open_clip.create_model(name).to(device)
-    clip = Backbone.of(model, open_clip.get_tokenizer(name), name)
+    tokenizer = open_clip.get_tokenizer(name)
+    clip = Backbone.of(model, tokenizer, name)
     strings = [f"a photo of a {words[i]}." for i in range(CLASSES)]
     strings += [sentence(words, draw) for _ in range(CLASSES * GROUPS + b)]
     of_class = torch.tensor([draw.randrange(CLASSES) for _ in range(2 * b)]).view(2, b)
@@ -49,7 +52,7 @@ def measure(
     image = torch.arange(b) + CLASSES * (1 + GROUPS)
     numbers = torch.stack([of_class[0], of_class[1], image, group])
     ours = TextFeatures(clip, strings, "all", frozen=False)
-    ids = clip._tokenizer([strings[i] for i in numbers.flatten()]).to(device)
+    ids = tokenizer([strings[i] for i in numbers.flatten()]).to(device)
     pixels = torch.randn(b, 3, 224, 224, device=device)
     others = ("visual", "logit_scale")
     of_texts = [p for key, p in model.named_parameters() if not key.startswith(others)]
@@ -65,11 +68,16 @@ def measure(
         encoded: Tensor = model.encode_image(pixels)
         return encoded.square().sum()
 
-    whole = side_by_side(
-        step(lambda: plain_texts() + images(), of_texts + of_images),
-        step(lambda: texts() + images(), of_texts + of_images),
-        repeat,
-    )
+    rounded = Backbone.of(model, tokenizer, name, precision="bf16")
+    texts_in_bf16 = TextFeatures(rounded, strings, "all", frozen=False)
+
+    def in_bf16() -> Tensor:
+        encoded = rounded.projected(pixels, "all")
+        return texts_in_bf16(numbers).square().sum() + encoded.square().sum()
+
+    both = of_texts + of_images
+    plain = step(lambda: plain_texts() + images(), both)
+    whole = side_by_side(plain, step(lambda: texts() + images(), both), repeat)
     alone = side_by_side(step(plain_texts, of_texts), step(texts, of_texts), repeat)
     lengths = clip.text_lengths(ours.hidden[numbers.unique()])
     parts = lengths.sort().values.split(64)
@@ -80,10 +88,14 @@ def measure(
         "tokens_plain": 4 * b * ids.shape[1],
         "tokens_here": sum(int(part.max()) * len(part) for part in parts),
     }
-    return [
+    rows = [
         {"what": "LatteCLIP, step of the whole model"} | shape | whole.row(),
         {"what": "LatteCLIP, texts of a step"} | shape | counts | alone.row(),
     ]
+    if device == "cpu" and multiplies_bf16():
+        what = "LatteCLIP, step of the whole model, --precision bf16"
+        rows.append({"what": what} | shape | side_by_side(plain, step(in_bf16, both), repeat).row())
+    return rows
 
 
 if __name__ == "__main__":

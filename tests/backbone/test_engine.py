@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 import anyclass.backbone.engine
+import anyclass.backbone.onnx_trunk
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.backbone.engine import AGREEMENT, ENGINES, Engine, engine
 from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.onnx_trunk import AT_ONCE
 from anyclass.errors import RequestError
 
 Tiny = Callable[..., str]
+AMX = {"amx_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}
 FASTEST = anyclass.backbone.engine._fastest
 
 
@@ -29,7 +32,12 @@ def fastest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def noise(clip: Backbone, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(11)
-    return torch.randn(count, 3, *clip.preprocessing.size, generator=generator)
+    shape = (count, 3, *clip.preprocessing.size)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+def trunk(clip: Backbone, pixels: Tensor, part: Part) -> Tensor:
+    return clip.trunk(clip.preprocessing.normalise(pixels), part)
 
 
 @torch.no_grad()
@@ -40,11 +48,12 @@ def difference(clip: Backbone, part: Part, made: Engine, count: int) -> float:
     as random towers hardly tell images apart.
     """
     pixels = noise(clip, count)
-    hidden, wanted = made.run(pixels), clip.trunk(pixels, part)
+    hidden, wanted = made.run(pixels), trunk(clip, pixels, part)
     assert hidden.dtype == torch.float32
     assert hidden.shape == wanted.shape
     features = clip.tail(hidden, part)
-    assert cosine_similarity(features, clip.images(pixels)).min().item() > AGREEMENT
+    expected = clip.images(clip.preprocessing.normalise(pixels))
+    assert cosine_similarity(features, expected).min().item() > AGREEMENT
     return ((hidden - wanted).norm() / wanted.norm()).item()
 
 
@@ -64,6 +73,15 @@ def test_onnx__agrees_with_torch(tiny_clip: Tiny, kind: str, part: Part) -> None
         assert difference(clip, part, made, count) < 1e-4
 
 
+def test_onnx__keeps_the_order_of_images_that_threads_share(tiny_clip: Tiny) -> None:
+    clip = Backbone.load(tiny_clip("huggingface"), engine="onnx")
+    made = engine(clip, "tail")
+    pixels = noise(clip, 4 * AT_ONCE + 1)
+    one_by_one = torch.cat([made.run(image[None]) for image in pixels])
+    torch.testing.assert_close(made.run(pixels), one_by_one, rtol=1e-4, atol=1e-5)
+    assert made.run(pixels[:0]).shape == (0, *one_by_one.shape[1:])
+
+
 @torch.no_grad()
 def test_bf16__agrees_with_torch(every_clip: str) -> None:
     clip = Backbone.load(every_clip, engine="bf16")
@@ -79,36 +97,38 @@ def test_torch__is_the_trunk(every_backbone: Backbone) -> None:
     for part in ("head", "tail"):
         made = engine(clip, part)
         assert made.name == "torch"
-        assert torch.equal(made.run(noise(clip, 2)), clip.trunk(noise(clip, 2), part))
+        assert torch.equal(made.run(noise(clip, 2)), trunk(clip, noise(clip, 2), part))
 
 
 @pytest.mark.parametrize("name", ["auto", "torch", "bf16", "onnx"])
 def test_all__is_always_torch(tiny_clip: Tiny, name: EngineName) -> None:
-    made = engine(Backbone.load(tiny_clip("causal"), engine=name), "all")
-    pixels = torch.randn(2, 3, 48, 48)
+    clip = Backbone.load(tiny_clip("causal"), engine=name)
+    made = engine(clip, "all")
     assert made.name == "torch"
-    assert torch.equal(made.run(pixels), pixels)
+    assert torch.equal(made.run(noise(clip, 2)), clip.preprocessing.normalise(noise(clip, 2)))
 
 
 @pytest.mark.parametrize(
-    ("kind", "bfloat16", "packages", "wanted"),
+    ("kind", "processor", "packages", "wanted"),
     [
-        ("huggingface", True, True, "onnx"),  # convolutions
-        ("huggingface", True, False, "torch"),
-        ("causal", True, True, "bf16"),  # attention
-        ("causal", False, True, "onnx"),
-        ("causal", False, False, "torch"),
+        ("huggingface", AMX, True, "onnx"),  # convolutions
+        ("huggingface", AMX, False, "torch"),
+        ("causal", AMX, True, "bf16"),  # attention
+        ("causal", {"avx512_bf16": True, "cpu_name": "AMD EPYC"}, True, "bf16"),
+        ("causal", {"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}, True, "onnx"),
+        ("causal", {"cpu_name": "AMD EPYC"}, True, "onnx"),
+        ("causal", {}, False, "torch"),
     ],
 )
 def test_auto__takes_the_fastest_that_is_there(
     tiny_clip: Tiny,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
-    bfloat16: bool,
+    processor: dict[str, Any],
     packages: bool,
     wanted: str,
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": bfloat16})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     monkeypatch.setattr(anyclass.backbone.engine, "find_spec", lambda name: packages or None)
     monkeypatch.setitem(ENGINES, "onnx", exact("onnx"))
     assert engine(Backbone.load(tiny_clip(kind)), "head").name == wanted
@@ -116,12 +136,12 @@ def test_auto__takes_the_fastest_that_is_there(
 
 def exact(name: str) -> Callable[[Backbone, Part], Engine]:
     """An engine that is PyTorch under another name."""
-    return lambda clip, part: Engine(name, lambda pixels: clip.trunk(pixels, part))
+    return lambda clip, part: Engine(name, lambda pixels: trunk(clip, pixels, part))
 
 
 def wrong(clip: Backbone, part: Part) -> Engine:
     """An engine that takes its channels in the wrong order."""
-    return Engine("wrong", lambda pixels: -clip.trunk(pixels, part).flip(1))
+    return Engine("wrong", lambda pixels: -trunk(clip, pixels, part).flip(1))
 
 
 @pytest.mark.parametrize("name", ["onnx", "bf16"])
@@ -175,7 +195,7 @@ def test_onnx__that_is_too_large_for_one_file(
     tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path))
-    monkeypatch.setattr(anyclass.backbone.engine, "LARGEST", 1000)
+    monkeypatch.setattr(anyclass.backbone.onnx_trunk, "LARGEST", 1000)
     with pytest.raises(RequestError, match="too large for one ONNX file; use --engine torch"):
         engine(Backbone.load(tiny_clip("huggingface"), engine="onnx"), "head")
 
@@ -195,7 +215,7 @@ def test_onnx__is_exported_once_and_again_where_damaged(
         path.write_bytes(good)
         return path
 
-    monkeypatch.setattr(anyclass.backbone.engine, "_export", export)
+    monkeypatch.setattr(anyclass.backbone.onnx_trunk, "_export", export)
     assert torch.equal(engine(clip, "tail").run(noise(clip, 2)), wanted)
     assert exports == []
     for count, size in enumerate([0, 5_000]):
@@ -215,7 +235,7 @@ def test_onnx__of_another_size_of_images_is_another_file(
         path.touch()
         return path
 
-    monkeypatch.setattr(anyclass.backbone.engine, "_export", export)
+    monkeypatch.setattr(anyclass.backbone.onnx_trunk, "_export", export)
     for size in (64, 96):
         clip = Backbone.load(tiny_clip("huggingface"))
         clip.model.visual.image_size = clip.model.visual.preprocess_cfg["size"] = (size, size)
@@ -228,4 +248,4 @@ def test_cuda__takes_images_from_the_cpu(tiny_clip: Tiny) -> None:
     clip = Backbone.load(tiny_clip("causal"), device="cuda")
     made = engine(clip, "head")
     assert made.name == "torch"
-    assert made.run(torch.zeros(2, 3, 48, 48)).device == clip.device
+    assert made.run(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).device == clip.device

@@ -102,7 +102,7 @@ def test_notices__bf16_is_no_help_everywhere(monkeypatch: pytest.MonkeyPatch) ->
     some = ImageDataset(Path("x"), ("a.png",), np.full(1, -1), Classes.of(()))
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     (said,) = said_of(some, Get(), "cpu", "bf16")
-    assert said == "this processor has no AMX: --precision bf16 is slower than float32 here"
+    assert said.startswith("this processor has no AMX: --precision bf16 makes convolutions")
     assert said_of(some, Get(), "cuda", "bf16") == said_of(some, Get(), "cpu") == []
 
 

@@ -325,7 +325,7 @@ def test_embed__halves_a_batch_that_is_too_large(
         if len(pixels) > room:
             raise error
         seen.append(len(pixels))
-        return clip.trunk(pixels, "head")
+        return clip.trunk(clip.preprocessing.normalise(pixels), "head")
 
     monkeypatch.setattr(anyclass.features.store, "engine", lambda *_: Engine("torch", run))
     rows, _ = embedded(clip, root)
@@ -337,7 +337,7 @@ def test_embed__halves_a_batch_that_is_too_large(
 def test_stream__halves_a_batch_that_is_too_large(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """What `predict` computes, from the normalised pixels on."""
+    """What `predict` computes."""
     together = torch.cat([x for _, x, _ in stream(clip, ImageDataset.read(root), "head")])
     normalise = clip.preprocessing.normalise
 

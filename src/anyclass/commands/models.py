@@ -172,8 +172,8 @@ def _starter_speed(device: str) -> float | None:
         clip = Backbone.load(STARTER, device)
     except AnyclassError:
         return None
-    height, width = clip.synthetic().shape[2:]
-    return _rate(engine(clip, "head").run, torch.zeros(64, 3, height, width, device=device))
+    pixels = torch.zeros(64, 3, *clip.preprocessing.size, dtype=torch.uint8)
+    return _rate(engine(clip, "head").run, pixels)
 
 
 def _rate(run: Any, pixels: Any) -> float:

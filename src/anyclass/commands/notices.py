@@ -40,7 +40,10 @@ def notices(
     amx = has_amx()
     bf16 = precision == "bf16"
     if bf16 and not amx:
-        sentences.append("this processor has no AMX: --precision bf16 is slower than float32 here")
+        sentences.append(
+            "this processor has no AMX: --precision bf16 makes convolutions such as the starter's "
+            "slower than float32"
+        )
     rate = pairs_per_minute(precision)
     faster = ", with --precision bf16 half of it" if amx and not bf16 else ""
     return [*sentences, *_long_training(len(dataset), workload, rate, faster)]

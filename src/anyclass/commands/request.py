@@ -114,7 +114,7 @@ class Request:
     torch."""
     precision: Precision = "auto"
     """Precision of training: auto is bf16 on a GPU that computes in it natively, else float32. On a
-    CPU bf16 is twice as fast on a processor with AMX, slower on others."""
+    CPU bf16 is up to twice as fast with AMX, and for transformers on AMD's with AVX-512 BF16."""
     prompt_ensemble: bool = True
     """Also score zero-shot with an ensemble of 80 prompt templates. Turn it off for thousands of
     classes: encoding 80 texts per class takes minutes the first time."""

@@ -93,15 +93,17 @@ class Preprocessing:
         """
         if self.resize_mode == "shortest":
             _refuse_narrow(image, max(self.size))
-        pixels: Tensor = _transform(self)(image)
-        return (pixels * 255).round().to(torch.uint8)
+        from torchvision.transforms.functional import pil_to_tensor
+
+        pixels: Tensor = pil_to_tensor(_transform(self)(image))
+        return pixels
 
     def normalise(self, pixels: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b 3 H W"]:
         """Normalise pixels for the image encoder, on the device of `pixels`."""
         mean, std = (
             torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.std)
         )
-        return (pixels.float() / 255 - mean) / std
+        return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -231,17 +233,19 @@ def _seed(content: str, seed: int, k: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
-    """open_clip's own transform, with pixels left in 0..1: mean 0, deviation 1."""
+def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
+    """open_clip's own transform without its last two steps: to a tensor, and normalise."""
     from open_clip import image_transform
+    from torchvision.transforms import Compose
 
-    transform: Callable[[Image.Image], Tensor] = image_transform(
+    steps = image_transform(
         preprocessing.size,
         is_train=False,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
         resize_mode=preprocessing.resize_mode,
         interpolation=preprocessing.interpolation,
         fill_color=preprocessing.fill,
-    )
+    ).transforms
+    transform: Callable[[Image.Image], Image.Image] = Compose(steps[:-2])
     return transform

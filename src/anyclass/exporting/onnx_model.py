@@ -25,8 +25,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from anyclass.backbone.engine import LARGEST
 from anyclass.backbone.onnx_runtime import onnx_runtime
+from anyclass.backbone.onnx_trunk import LARGEST
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import MetaNet, fitted_head
 from anyclass.classifier.precomputed import NO_MODEL

@@ -162,7 +162,7 @@ def _compute(
     try:
         for batch, bad in load_batches(dataset, transform, BATCH):
             if batch.indices:
-                rows.append(_forward(trunk, clip.preprocessing.normalise, batch.pixels))
+                rows.append(_forward(trunk, batch.pixels))
                 keys += batch.hashes
             done += len(batch.indices) + len(bad)
             refused += bad
@@ -190,11 +190,11 @@ def make_transform(
     return AugmentedViews(clip.preprocessing, augmentation, views, seed)
 
 
-def _forward(trunk: Engine, normalise: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+def _forward(trunk: Engine, pixels: Tensor) -> Tensor:
     """Trunk outputs (b, K, ...) of uint8 views (b, K, 3, H, W); maps in half precision."""
 
     def run(x: Tensor) -> Tensor:
-        return trunk.run(normalise(x)).cpu()
+        return trunk.run(x).cpu()
 
     hidden = torch.cat([_run_halving(run, x) for x in pixels.flatten(0, 1).split(BATCH)])
     hidden = hidden.half() if hidden.ndim > 2 else hidden
@@ -236,7 +236,7 @@ def stream(
     head = rows or partial(clip.tail, part=part)
 
     def features(pixels: Tensor) -> Tensor:
-        return head(trunk.run(clip.preprocessing.normalise(pixels))).cpu()
+        return head(trunk.run(pixels)).cpu()
 
     transform = TestTransform(clip.preprocessing)
     for batch, bad in load_batches(dataset, transform, BATCH, loading.workers):

@@ -258,8 +258,7 @@ class _Predictor:
     def rows(self, images: Sequence[Image.Image]) -> Float[Tensor, "n E"]:
         """Rows of the representation."""
         views = torch.cat([self._transform(image, "") for image in images])
-        pixels = self.representation.clip.preprocessing.normalise(views)
-        return self.representation.rows(self._trunk.run(pixels), self._part)
+        return self.representation.rows(self._trunk.run(views), self._part)
 
     def comparable(self, rows: Float[Tensor, "n E"]) -> Float[np.ndarray, "n D"]:
         """Unit features to compare images by: rows without what follows the projection."""
