@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import seconds
+from side_by_side import multiplied_per_second, seconds
 
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
@@ -218,12 +218,6 @@ def flops_of(clip: Backbone) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         clip.model.encode_image(torch.zeros(1, 3, *clip.preprocessing.size))
     return counter.get_total_flops()
-
-
-def multiplied_per_second(side: int = 2048, repeat: int = 5) -> float:
-    """Floating-point operations per second of a product of float32 matrices, the best of some."""
-    a = torch.rand(side, side)
-    return 2 * side**3 / min(seconds(lambda: a @ a) for _ in range(repeat))
 
 
 def peak_mib(model: str, way: str, count: int = 2 * BATCH) -> int | None:

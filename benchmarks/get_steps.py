@@ -94,18 +94,22 @@ def measure(
         trained,
     )
     pairs = {
-        "GET, step of stage 1": (plain_1, here_1),
-        "GET, step of stage 2, cached views": (plain_2, here_2),
-        "GET, step of stage 2, new views": (plain_2, step(one_trunk, trained)),
+        "GET, step of stage 1": (plain_1, here_1, torch.float32),
+        "GET, step of stage 2, cached views": (plain_2, here_2, torch.float32),
+        "GET, step of stage 2, new views": (plain_2, step(one_trunk, trained), torch.float32),
     }
     if device == "cpu" and multiplies_bf16():
-        pairs["GET, step of stage 1, --precision bf16"] = plain_1, stage_1_in_bf16()
+        pairs["GET, step of stage 1, --precision bf16"] = (
+            plain_1,
+            stage_1_in_bf16(),
+            torch.bfloat16,
+        )
     on_gpu = torch.device(device).type == "cuda"
     card = torch.cuda.get_device_name(device) if on_gpu else device
     shape = {"model": model, "batch": b, "device": card, "threads": torch.get_num_threads()}
     return [
-        {"what": what} | shape | side_by_side(plain, here, repeat).row()
-        for what, (plain, here) in pairs.items()
+        {"what": what} | shape | side_by_side(plain, here, repeat, dtype, device).row()
+        for what, (plain, here, dtype) in pairs.items()
     ]
 
 

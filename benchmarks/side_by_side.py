@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Comparison(NamedTuple):
@@ -17,6 +18,8 @@ class Comparison(NamedTuple):
 
     plain: list[float]
     here: list[float]
+    bound: float
+    """Seconds of anyclass if it did nothing but products of matrices at the best rate."""
 
     def row(self) -> dict[str, float]:
         """Median seconds of both, and how many times faster: median, least and most."""
@@ -24,6 +27,7 @@ class Comparison(NamedTuple):
         return {
             "seconds_plain": round(statistics.median(self.plain), 3),
             "seconds_here": round(statistics.median(self.here), 3),
+            "seconds_bound": round(self.bound, 3),
             "times_faster": round(statistics.median(times), 2),
             "least": round(min(times), 2),
             "most": round(max(times), 2),
@@ -31,20 +35,26 @@ class Comparison(NamedTuple):
 
 
 def side_by_side(
-    plain: Callable[[], Any], here: Callable[[], Any], repeat: int = 3, warm_up: bool = True
+    plain: Callable[[], Any],
+    here: Callable[[], Any],
+    repeat: int = 3,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> Comparison:
-    """Run both in turns.
+    """Run both once to warm up, then in turns.
 
     Args:
         plain: the straightforward implementation.
         here: that of anyclass.
         repeat: number of turns.
-        warm_up: run both once before.
+        dtype: precision in which `here` multiplies matrices.
+        device: torch device.
     """
-    if warm_up:
-        plain()
+    plain()
+    with FlopCounterMode(display=False) as counter:
         here()
-    found = Comparison([], [])
+    best = multiplied_per_second(dtype, device)
+    found = Comparison([], [], counter.get_total_flops() / best)
     for _ in range(repeat):
         found.plain.append(seconds(plain))
         found.here.append(seconds(here))
@@ -60,6 +70,14 @@ def seconds(run: Callable[[], Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def multiplied_per_second(
+    dtype: torch.dtype = torch.float32, device: str = "cpu", side: int = 2048
+) -> float:
+    """Floating-point operations per second of a product of matrices, the best of five."""
+    a = torch.rand(side, side, dtype=dtype, device=device)
+    return 2 * side**3 / min(seconds(lambda: a @ a) for _ in range(5))
 
 
 def step(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[], None]:

@@ -41,6 +41,7 @@ OF_STEPS = {
     "batch": "batch",
     "seconds_plain": "seconds, plain",
     "seconds_here": "seconds here",
+    "seconds_bound": "bound: arithmetic, seconds",
     "times_faster": "times faster",
     "spread": "least to most",
 }

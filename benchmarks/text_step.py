@@ -77,8 +77,10 @@ def measure(
 
     both = of_texts + of_images
     plain = step(lambda: plain_texts() + images(), both)
-    whole = side_by_side(plain, step(lambda: texts() + images(), both), repeat)
-    alone = side_by_side(step(plain_texts, of_texts), step(texts, of_texts), repeat)
+    here = step(lambda: texts() + images(), both)
+    whole = side_by_side(plain, here, repeat, device=device)
+    of_text = step(texts, of_texts)
+    alone = side_by_side(step(plain_texts, of_texts), of_text, repeat, device=device)
     lengths = clip.text_lengths(ours.hidden[numbers.unique()])
     parts = lengths.sort().values.split(64)
     shape = {"model": name, "batch": b, "device": device}
@@ -94,7 +96,8 @@ def measure(
     ]
     if device == "cpu" and multiplies_bf16():
         what = "LatteCLIP, step of the whole model, --precision bf16"
-        rows.append({"what": what} | shape | side_by_side(plain, step(in_bf16, both), repeat).row())
+        found = side_by_side(plain, step(in_bf16, both), repeat, torch.bfloat16)
+        rows.append({"what": what} | shape | found.row())
     return rows
 
 
