@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shlex
 import shutil
 import tarfile
@@ -181,7 +182,7 @@ def test_predict__another_request_is_refused(
     with pytest.raises(RequestError, match="part-size was 5, now 6"):
         predict(**asked, images=images, out=out, bulk=Bulk(on="ray", part_size=6))
     (images / "red square" / "0.jpg").unlink()
-    with pytest.raises(RequestError, match="no longer the same files"):
+    with pytest.raises(RequestError, match="the files of the images have changed"):
         predict(**asked, images=images, out=out, bulk=FEW)
     assert rows(out) == before
     result = predict(**asked, images=images, out=out, bulk=FEW, overwrite=True)
@@ -289,6 +290,21 @@ def test_embed__same_features_as_in_one_process(
     (out / "_manifest.json").write_text('{"request": {}, "result": null}')
     with pytest.raises(RequestError, match="parts are missing"):
         read_features(out)
+
+
+def test_embed__parts_of_other_weights_are_not_kept(
+    tiny_clip: Any, images: Path, tmp_path: Path, workers_here: list[int]
+) -> None:
+    folder = Path(shutil.copytree(tiny_clip().removeprefix("local-dir:"), tmp_path / "model"))
+    asked = {"model": f"local-dir:{folder}", "engine": "torch", "device": "cpu", "images": images}
+    asked |= {"out": tmp_path / "bulk", "bulk": FEW}
+    embed(**asked)
+    computed = len(workers_here)
+    embed(**asked)
+    assert len(workers_here) == computed
+    os.utime(folder / "open_clip_model.safetensors", ns=(1, 1))
+    with pytest.raises(RequestError, match="the files of the model have changed"):
+        embed(**asked)
 
 
 def test_embed__refuses_what_parts_do_not_hold(images: Path, tmp_path: Path) -> None:

@@ -161,11 +161,13 @@ def _request(out: str, text: bytes) -> Json:
 
 def _otherwise(out: str, before: Json, request: Json, different: Sequence[str]) -> str:
     """What to say where a folder was begun with another request."""
-    if different == ["images_checksum"]:
-        what = "the images are no longer the same files"
-    else:
-        name = next(key for key in different if key != "images_checksum")
+    named = [key for key in different if not key.endswith("_checksum")]
+    if named:
+        name = named[0]
         what = f"{name.replace('_', '-')} was {before.get(name)}, now {request.get(name)}"
+    else:
+        of = different[0].removesuffix("_checksum")
+        what = f"the files of the {of} have changed"
     return (
         f"{out} was begun with another request ({what}): repeat that one, choose another --out, "
         "or add --overwrite"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 import anyclass
+from anyclass.backbone.loading import files_checksum
 from anyclass.bulk import Bulk, cluster, results, storage
 from anyclass.bulk.results import Tally
 from anyclass.bulk.sources import Source, read_source
@@ -55,7 +56,7 @@ def embed_in_bulk(job: EmbedJob, options: BulkOptions) -> Json:
         RequestError: there is no image, no Ray, or the folder holds something else.
         AnyclassError: a part cannot be computed, or too many images are unreadable.
     """
-    about = {"model": job.model, "engine": job.engine, "extra": job.extra, "half": job.half}
+    about = _model(job) | {"extra": job.extra, "half": job.half}
     tally = _compute("embed", job, about, options)
     first = results.read_part(_folder(options.out), 0).schema
     return {
@@ -99,7 +100,7 @@ def describe_in_bulk(job: DescribeJob, options: BulkOptions) -> Json:
         )
     settings = {k: v for k, v in asdict(captioner).items() if k not in CONNECTION}
     about = {"captioner": settings, "domain": job.domain, "plural": job.plural}
-    tally = _compute("describe", job, about | {"model": job.model, "engine": job.engine}, options)
+    tally = _compute("describe", job, about | _model(job), options)
     head = results.read_part(_folder(options.out), 0).filter(pc.field("status") == "ok").slice(0, 3)
     names = ("file_name", "text", "captioner", "model", "question")
     return {
@@ -150,6 +151,12 @@ def _compute(command: str, job: Job, about: Json, options: BulkOptions) -> Tally
         results.finish(out, request, {"rows": total.rows, **total.counts})
     check_rejected(total.counts["rejected"], total.rows, out, options.max_rejected)
     return total
+
+
+def _model(job: EmbedJob | DescribeJob) -> Json:
+    """What rows depend on of the model; `model_checksum` changes when a file of its folder does."""
+    checksum = files_checksum(job.model)
+    return {"model": job.model, "engine": job.engine, "model_checksum": checksum}
 
 
 def leaving(job: DescribeJob, source: Source) -> list[str]:
