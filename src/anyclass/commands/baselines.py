@@ -17,13 +17,10 @@ from anyclass.errors import RequestError
 from anyclass.estimators.linear_probe import linear_probe
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.methods import METHODS
-from anyclass.run.clustering_scores import KMEANS_BASELINES
-from anyclass.run.folder import CONTROLS
+from anyclass.run.baselines import FITTED, KMEANS, KMEANS_WITH_LABELS, LINEAR_PROBE
+from anyclass.run.folder import BASELINES
 from anyclass.run.progress import Progress
 from anyclass.run.scoring import unknown_classes
-
-PROBE = "linear_probe"
-"""Name of the linear probe in the run folder."""
 
 RESTARTS = 10
 """Restarts of semi-supervised k-means as a baseline: a tenth of the official code's, for speed."""
@@ -50,22 +47,22 @@ def fit_baselines(
     same_number = replace(given, unknown=len(classes) - len(given))
     data = data.of(replace(data.dataset, classes=same_number))
     methods: dict[str, Any] = {  # k-means takes features as well
-        "kmeans": kmeans(),
-        "kmeans_with_labels": kmeans(semi_supervised=True, restarts=RESTARTS),
+        KMEANS: kmeans(),
+        KMEANS_WITH_LABELS: kmeans(semi_supervised=True, restarts=RESTARTS),
     }
     baselines: dict[str, Classifier] = {}
     for name, method in methods.items():
         try:
             baselines[name] = method.fit(data, log, seed=seed)
         except RequestError as error:
-            log.say(f"no {KMEANS_BASELINES[name]} as a baseline: {error}")
+            log.say(f"no {FITTED[name]} as a baseline: {error}")
     return baselines
 
 
 def fit_probe(
     data: AnyFeatures, taught: Bool[np.ndarray, " N"], classes: Classes, log: Progress, seed: int
 ) -> dict[str, Classifier]:
-    """Fit the control of runs without discovered classes: a linear probe on the same labels.
+    """Fit the baseline of runs without discovered classes: a linear probe on the same labels.
 
     Args:
         data: the model before training, and the N images as the method received them.
@@ -88,7 +85,7 @@ def fit_probe(
         return {}
     weights = head.weights.to(data.device)
     head = replace(head, weights=weights, bias=head.intercept.to(data.device))
-    return {PROBE: Classifier(represent(data, "projected"), head, classes, PROBE)}
+    return {LINEAR_PROBE: Classifier(represent(data, "projected"), head, classes, LINEAR_PROBE)}
 
 
 def load_baselines(
@@ -103,7 +100,7 @@ def load_baselines(
         allow_pickle: accept weights that are not safetensors.
         engine: engine of the frozen image encoder on a CPU.
     """
-    folders = sorted(path.parent for path in Path(run).glob(f"{CONTROLS}/*/classifier.json"))
+    folders = sorted(path.parent for path in Path(run).glob(f"{BASELINES}/*/classifier.json"))
     target = torch_device(device)
     model = None if base is None else base.model_id
     return {

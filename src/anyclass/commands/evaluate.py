@@ -219,7 +219,7 @@ def _scores(
     }
     kept = ("confusion", "confusion_counts")
     confusion = {key: compared[key] for key in kept if key in compared}
-    controls = {name: all_scores(dataset.labels, p, classes) for name, p in baselines.items()}
+    beside = {name: all_scores(dataset.labels, p, classes) for name, p in baselines.items()}
     return {
         "accuracy": adapted["accuracy"],
         "zero_shot_accuracy": before["accuracy"],
@@ -230,7 +230,7 @@ def _scores(
         **confusion,
         "majority": compared["majority"],
         "calibration_error": compared["calibration_error"],
-        "controls": controls,
+        "controls": beside,
         "warnings": compared["warnings"],
         **base_and_new,
     }

@@ -3,6 +3,7 @@
 from typing import Any
 
 from anyclass.data.classes import plural
+from anyclass.run.baselines import LINEAR_PROBE, on_screen
 
 Result = dict[str, Any]
 
@@ -37,10 +38,12 @@ def _known(result: Result) -> list[str]:
 
 def _probe(result: Result) -> list[str]:
     """Accuracy of the linear probe, where the run has one."""
-    row = result["controls"].get("linear_probe")
+    row = result["controls"].get(LINEAR_PROBE)
     if row is None:
         return []
-    return [f"{100 * row['accuracy']:6.1f} %  {result['n']:6d}  all images, linear probe"]
+    return [
+        f"{100 * row['accuracy']:6.1f} %  {result['n']:6d}  all images, {on_screen(LINEAR_PROBE)}"
+    ]
 
 
 def _halves(result: Result) -> list[str]:
@@ -70,7 +73,7 @@ def _discovered(result: Result) -> list[str]:
         f"{'all':>7} {'known':>7} {'new':>7} {'known, by name':>15}",
         *(
             f"{_percent(row['all'])} {_percent(row['old'])} {_percent(row['new'])} "
-            f"{_percent(row['old_fixed'], 15)}  {name.replace('_', ' ')}"
+            f"{_percent(row['old_fixed'], 15)}  {on_screen(name)}"
             for name, row in rows.items()
         ),
         f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 15)}  zero-shot among the known names",

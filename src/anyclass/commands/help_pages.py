@@ -215,7 +215,8 @@ def _audit() -> str:
 
 def words_of_methods() -> dict[str, Any]:
     """What reports need of the methods, which they do not load: words, and who ignores labels."""
-    words: dict[str, dict[str, str]] = {"shares": {}, "figures": {}, "settings": {}}
+    kinds = ("shares", "figures", "baselines", "settings")
+    words: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
     for kind in METHODS.values():
         for name, some in words.items():
             some.update(getattr(kind.info, name))

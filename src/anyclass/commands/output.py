@@ -7,11 +7,10 @@ from typing import Any
 
 from anyclass.data.classes import plural
 from anyclass.report.next_steps import free
+from anyclass.run.baselines import BEFORE, FITTED, on_screen
 from anyclass.run.columns import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
 
-CONTROLS = ("linear_probe", "kmeans", "kmeans_with_labels")
-"""Baselines that stand beside a result on the screen; the report has all."""
 ADAPTED = {CROSS_FITTED: "adapted, cross-fitted", TRAINING: "adapted, training labels"}
 """What is scored -> name of the score of the classifier, if it is not on other labels."""
 
@@ -51,11 +50,8 @@ def demo_lines(result: Result) -> list[str]:
 
 def _scores(metrics: Result) -> list[str]:
     """The table of a fit: zero-shot, prompt ensemble, adapted; or why there is none."""
-    names = {
-        "zero_shot": "zero-shot",
-        "zero_shot_ensemble": "zero-shot, 80 templates",
-        "adapted": ADAPTED.get(str(metrics.get("scored_on")), "adapted"),
-    }
+    names = {key: title.lower() for key, title in BEFORE.items()}
+    names["adapted"] = ADAPTED.get(str(metrics.get("scored_on")), "adapted")
     lines = [f"warning: {warning}" for warning in metrics["warnings"]]
     lines.append(f"{plural(metrics['n'], 'image')}, {metrics['rejected']} rejected")
     if found := metrics.get("discovery"):
@@ -68,8 +64,8 @@ def _scores(metrics: Result) -> list[str]:
     rows = {name: metrics[key] for key, name in names.items() if metrics[key]}
     if metrics.get("majority"):
         rows["majority class"] = metrics["majority"]
-    controls = metrics["controls"]
-    rows |= {name.replace("_", " "): controls[name] for name in CONTROLS if name in controls}
+    baselines = metrics["controls"]
+    rows |= {on_screen(name): baselines[name] for name in FITTED if name in baselines}
     for name, row in rows.items():
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
         lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.baselines import PROBE, fit_baselines, fit_probe
+from anyclass.commands.baselines import fit_baselines, fit_probe
 from anyclass.commands.calibrate import calibrated
 from anyclass.commands.request import Request
 from anyclass.commands.train import Trained
@@ -20,6 +20,7 @@ from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.text import PLAIN
 from anyclass.naming.class_names import name_classes
 from anyclass.naming.quality import judged
+from anyclass.run.baselines import LINEAR_PROBE
 from anyclass.run.clustering_scores import discovery_summary
 from anyclass.run.columns import UNSEEN
 from anyclass.run.earlier import compare_rounds
@@ -176,7 +177,7 @@ def _metrics(
     record = classifier.record
     fair = fair_labels(data.dataset, taught, predictions, opinions)
     if fair.kind != UNSEEN:  # the probe was fitted on these labels
-        baselines = {name: fitted for name, fitted in baselines.items() if name != PROBE}
+        baselines = {name: fitted for name, fitted in baselines.items() if name != LINEAR_PROBE}
     metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
         "n": len(trained.all_images),
         "rejected": len(trained.rejections),

@@ -15,7 +15,7 @@ from anyclass.report.model_card import card
 from anyclass.run.columns import COMPARED, SUSPICIOUS
 from anyclass.run.embedding_map import write_map
 from anyclass.run.fitted_images import write_fitted_images
-from anyclass.run.folder import CONTROLS, SCRATCH, environment
+from anyclass.run.folder import BASELINES, SCRATCH, environment
 from anyclass.run.probabilities import (
     PROBABILITIES,
     ImageProbabilities,
@@ -39,7 +39,7 @@ def write_run(folder: Path, learned: Learned) -> None:
     classifier.save(folder / "model")
     classifier.record.write_artefacts(folder / "model")
     for name, baseline in learned.baselines.items():
-        baseline.save(folder / CONTROLS / name)
+        baseline.save(folder / BASELINES / name)
     _write_predictions(folder, learned)
     if learned.hashes is not None:
         write_fitted_images(folder, learned.readable, learned.hashes)

@@ -94,6 +94,10 @@ class Ship:
             "kl_loss": "loss of the image code (KL)",
             "reconstruction_loss": "loss of the synthetic image features",
         },
+        baselines={
+            "text": "Control: class prompts as features",
+            "none": "Control: class names only",
+        },
         settings={
             "kl_weight": "weight of the KL term",
             "least_steps": "minimum number of steps",

@@ -45,13 +45,13 @@ FILES = (
 )
 """All files of a run; the last ones are written by some methods only."""
 
-CONTROLS = "controls"
+BASELINES = "controls"
 """Folder inside a run for the baseline classifiers, one folder each."""
 
 REVIEW = "review"
 """Folder inside a run with the corrections of its review page."""
 
-_FOLDERS = ("model", SCRATCH, CONTROLS, REVIEW)
+_FOLDERS = ("model", SCRATCH, BASELINES, REVIEW)
 """All folders of a run."""
 
 _MARKS = {"asked", "fields", "images", "method", "version"}
@@ -269,7 +269,7 @@ def _clear(out: Path) -> None:
     for name in FILES:
         if name != "config.json":
             (out / name).unlink(missing_ok=True)
-    for path in out.glob(f"{CONTROLS}/*/classifier.*"):
+    for path in out.glob(f"{BASELINES}/*/classifier.*"):
         path.unlink()
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
 
