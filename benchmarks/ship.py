@@ -64,7 +64,7 @@ def fitted(
         found[name] = (make(), round(time.perf_counter() - start, 1), facts)
         print(f"  {name}: {found[name][1]} s", flush=True)
 
-    labelled = DATA.embed(FeatureStore(clip, dataset), silent, 1, seed)
+    labelled = DATA.labelled_features(FeatureStore(clip, dataset), silent, 1, seed)
     with torch.no_grad():
         t = class_features(clip, dataset.classes.prompts, [PLAIN])
     named = torch.tensor(dataset.classes.named)

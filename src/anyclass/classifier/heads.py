@@ -200,7 +200,7 @@ def edited(head: FittedHead, edits: ClassEdits) -> Head:
     return head if edits.changes_nothing else EditedHead(head, edits)
 
 
-def tempered(head: Head, t: float) -> Head:
+def with_temperature(head: Head, t: float) -> Head:
     """A head of discovered classes with logits divided by T, so that no prediction changes.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import fitted_head, tempered
+from anyclass.classifier.heads import fitted_head, with_temperature
 from anyclass.estimators.agreement import mean_agreement, temperature_of_mean
 from anyclass.estimators.class_quality import ClassQuality
 from anyclass.run.scoring import AllPredictions
@@ -40,7 +40,7 @@ def calibrated(
         return classifier, predictions
     t = temperature_of_mean(log_p[free], agreement)
     record = replace(classifier.record, expected={"accuracy": agreement, "temperature": t})
-    head = tempered(fitted_head(classifier.head), t)
+    head = with_temperature(fitted_head(classifier.head), t)
     log_p = (torch.from_numpy(log_p) / t).log_softmax(1).numpy()
     return (
         replace(classifier, head=head, record=record),

@@ -175,7 +175,7 @@ class Ship:
             generator = self._load_generator(clip, classes, t)[0]
         epochs = max(self.generator.epochs, self.then.epochs or 1)
         with frozen(clip):
-            real = self.then.data.embed(data, log, epochs, seed)
+            real = self.then.data.labelled_features(data, log, epochs, seed)
             if needed and generator is None:
                 keep = _checkpoint(scratch, "generator")
                 generator = train_generator(self.generator, clip, real, classes, t, log, keep, seed)

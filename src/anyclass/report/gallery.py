@@ -67,7 +67,7 @@ def image_tiles(table: pa.Table, thumbnail_of: Thumbnail) -> list[Json]:
 
 
 def descriptions(path: Path, names: Sequence[str], thumbnail_of: Thumbnail) -> list[Json]:
-    """Summarise each kind in `descriptions.jsonl`: count, suspicious ones, weights, and a sample.
+    """Summarise each kind in `descriptions.jsonl`: count, instructions, weights, a sample.
 
     `weight` is the mean weight of a kind, and `most` the largest weight of a text of any kind;
     both are None where the texts have no weight.
