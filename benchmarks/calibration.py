@@ -37,7 +37,8 @@ from anyclass.methods.kmeans import KMeans
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.simgcd import SimGcd
 from anyclass.naming.quality import judged
-from anyclass.run.scoring import AllPredictions, predict_all
+from anyclass.run.predict import predict_all
+from anyclass.run.predictions import AllPredictions
 from anyclass.training.two_views import TwoViewTuning
 
 

@@ -46,7 +46,7 @@ from anyclass.methods.get import Get
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.simgcd import SimGcd
-from anyclass.run.scoring import predict_all
+from anyclass.run.predict import predict_all
 from anyclass.training.two_views import TwoViewTuning
 
 RESULTS = Path(__file__).parent / "results" / "get.json"

@@ -33,7 +33,8 @@ from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
-from anyclass.run.scoring import compare, predict_all
+from anyclass.run.predict import predict_all
+from anyclass.run.scoring import compare
 
 RESULTS = Path(__file__).parent / "results" / "ship.json"
 SHOTS = 16

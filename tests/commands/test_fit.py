@@ -23,8 +23,9 @@ from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.files import check_manifest, read_json
 from anyclass.methods import METHODS
+from anyclass.run.predictions import AllPredictions, log_of
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import NO_LABELS, AllPredictions, compare, log_of
+from anyclass.run.scoring import NO_LABELS, compare
 from anyclass.training.tuning import Tuning
 
 FILES = {
@@ -438,7 +439,7 @@ def test_fit_and_evaluate__leave_the_prompt_ensemble_out(
     shapes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = ("a template without a place for the class",)
-    monkeypatch.setattr("anyclass.run.scoring.OPENAI_TEMPLATES", refused)
+    monkeypatch.setattr("anyclass.run.predict.OPENAI_TEMPLATES", refused)
     run = tmp_path / "run"
     metrics = fit("zero-shot", run, **shapes, prompt_ensemble=False).metrics
     assert metrics["zero_shot_ensemble"] is None

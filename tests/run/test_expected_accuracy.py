@@ -9,7 +9,7 @@ from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import aligned, clustering_scores
 from anyclass.run.expected_accuracy import expected_accuracy
-from anyclass.run.scoring import AllPredictions, log_of
+from anyclass.run.predictions import AllPredictions, log_of
 from anyclass.run.sentences import expectation
 
 

@@ -14,14 +14,8 @@ from anyclass.run.columns import CROSS_FITTED, TRAINING, UNSEEN
 from anyclass.run.earlier import EarlierRun, compare_rounds
 from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
-from anyclass.run.scoring import (
-    AllPredictions,
-    compare,
-    confidence,
-    log_of,
-    majority,
-    stored_confusion,
-)
+from anyclass.run.predictions import AllPredictions, confidence, log_of
+from anyclass.run.scoring import compare, majority, stored_confusion
 from anyclass.run.sentences import basis, decision, rounds
 from anyclass.run.tables import compared_rows, prediction_row, suspicious_rows
 

@@ -1,5 +1,6 @@
 """Baseline classifiers that are compared with the result of a run: k-means, a linear probe."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from anyclass.data import Classes
 from anyclass.errors import RequestError
 from anyclass.estimators.linear_probe import linear_probe
 from anyclass.features.precomputed import AnyFeatures
+from anyclass.log import Log
 from anyclass.methods import METHODS
 from anyclass.run.baselines import FITTED, KMEANS, KMEANS_WITH_LABELS, LINEAR_PROBE
 from anyclass.run.folder import BASELINES
+from anyclass.run.predict import predict_adapted
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import unknown_classes
+from anyclass.run.scoring import all_scores
 
 RESTARTS = 10
 """Restarts of semi-supervised k-means as a baseline: a tenth of the official code's, for speed."""
@@ -40,7 +43,7 @@ def fit_baselines(
     Returns:
         Baselines by name; none if no class was discovered or no class is labelled.
     """
-    if not unknown_classes(classes) or not classes.labelled:
+    if not classes.discovered_names or not classes.labelled:
         return {}
     kmeans = METHODS["kmeans"]
     given = data.dataset.classes
@@ -75,7 +78,7 @@ def fit_probe(
         The probe by its name; nothing if fewer than two classes have such labels, or if there are
         discovered classes.
     """
-    if unknown_classes(classes) or not taught.any():
+    if classes.discovered_names or not taught.any():
         return {}
     known = torch.from_numpy(taught)
     labels = torch.from_numpy(data.dataset.labels.copy())
@@ -86,6 +89,23 @@ def fit_probe(
     weights = head.weights.to(data.device)
     head = replace(head, weights=weights, bias=head.intercept.to(data.device))
     return {LINEAR_PROBE: Classifier(represent(data, "projected"), head, classes, LINEAR_PROBE)}
+
+
+def score_baselines(
+    data: AnyFeatures, baselines: Mapping[str, Classifier], log: Log
+) -> dict[str, Any]:
+    """Score the baselines, by name; None without labels.
+
+    Args:
+        data: the model before training, and images, all readable, with the labels that score.
+        baselines: classifiers by name.
+        log: gets the progress of embedding.
+    """
+    scores = {}
+    for name, baseline in baselines.items():
+        found = predict_adapted(data, baseline, log)
+        scores[name] = all_scores(data.dataset.labels, found, baseline.classes)
+    return scores
 
 
 def load_baselines(

@@ -11,7 +11,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import fitted_head, with_temperature
 from anyclass.estimators.agreement import mean_agreement, temperature_of_mean
 from anyclass.estimators.class_quality import ClassQuality
-from anyclass.run.scoring import AllPredictions
+from anyclass.run.predictions import AllPredictions
 
 
 def calibrated(

@@ -29,16 +29,10 @@ from anyclass.features.store import FeatureStore
 from anyclass.report.words import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
 from anyclass.run.folder import check_finished
+from anyclass.run.predict import predict_adapted, predict_all
+from anyclass.run.predictions import AllPredictions, Probabilities
 from anyclass.run.progress import Callback, Progress
-from anyclass.run.scoring import (
-    AllPredictions,
-    Probabilities,
-    all_scores,
-    compare,
-    predict_adapted,
-    predict_all,
-    unknown_classes,
-)
+from anyclass.run.scoring import all_scores, compare
 
 
 def evaluate(
@@ -125,7 +119,7 @@ def evaluate(
             for name, other in baselines.items()
         }
     scores: Callable[..., Json] = _scores
-    if unknown_classes(classifier.classes):
+    if classifier.classes.discovered_names:
         scores = partial(clustering_scores, fitted_on=seen.all_fitted)
     result = scores(data.dataset, predictions, classifier.classes, others)
     result["rejected"] = rejected
@@ -170,7 +164,7 @@ def _of_features(
 ) -> AnyFeatures:
     """Labelled features; the labels may be new if the run discovered classes."""
     classes = classifier.classes
-    if unknown_classes(classes):
+    if classes.discovered_names:
         whole = feature_dataset(table, None, None, labels)
         return of_run(classifier, table, align_labels(whole, classes), base)
     return of_run(classifier, table, feature_dataset(table, None, classes.names, labels), base)
@@ -178,7 +172,7 @@ def _of_features(
 
 def _labelled(images: Any, labels: Any, classes: Classes) -> ImageDataset:
     """Read labelled images; the labels may be new if the run discovered classes."""
-    if not unknown_classes(classes):
+    if not classes.discovered_names:
         return read_images(images, classes.names, labels)
     return align_labels(read_images(images, None, labels), classes)
 

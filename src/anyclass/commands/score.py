@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.baselines import fit_baselines, fit_probe
+from anyclass.commands.baselines import fit_baselines, fit_probe, score_baselines
 from anyclass.commands.calibrate import calibrated
 from anyclass.commands.request import Request
 from anyclass.commands.train import Trained
@@ -28,14 +28,10 @@ from anyclass.run.embedding_map import EmbeddingMap, map_of, sample_rows
 from anyclass.run.expected_accuracy import expected_accuracy
 from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
+from anyclass.run.predict import predict_all
+from anyclass.run.predictions import AllPredictions
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import (
-    AllPredictions,
-    compare,
-    predict_all,
-    score_baselines,
-    unknown_classes,
-)
+from anyclass.run.scoring import compare
 
 Json = dict[str, Any]
 
@@ -156,7 +152,7 @@ def _predict(request: Request, trained: Trained, data: AnyFeatures, log: Progres
     taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
     taught &= trained.taught.dataset.labels >= 0
     qualities: Sequence[ClassQuality | None] = []
-    if unknown_classes(classifier.classes):
+    if classifier.classes.discovered_names:
         guess = torch.from_numpy(predictions.log_adapted.argmax(1))
         qualities = judged(trained.taught, classifier, guess, log)
         classifier, predictions = calibrated(classifier, predictions, qualities, taught)
@@ -188,7 +184,7 @@ def _metrics(
         "contributions": dict(record.contributions),
         "suspicious": None if opinions is None else len(opinions.suspicious),
     }
-    if unknown_classes(classifier.classes):
+    if classifier.classes.discovered_names:
         metrics |= expected_accuracy(record, predictions, taught, metrics)
     guess = predictions.log_adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)

@@ -21,7 +21,6 @@ from anyclass.run.probabilities import (
     ImageProbabilities,
     write_probabilities,
 )
-from anyclass.run.scoring import unknown_classes
 from anyclass.run.tables import compared_rows, suspicious_rows, write_rejected, write_table
 
 
@@ -73,7 +72,7 @@ def _write_predictions(folder: Path, learned: Learned) -> None:
     if learned.opinions is not None:
         suspicious = suspicious_rows(learned.readable, learned.opinions)
         write_table(folder / "suspicious.csv", suspicious, SUSPICIOUS)
-    if unknown_classes(learned.classifier.classes):
+    if learned.classifier.classes.discovered_names:
         adapted = torch.from_numpy(learned.predictions.probabilities())
         found = ImageProbabilities(adapted, adapted.new_zeros(len(adapted), 0))
         write_probabilities(folder / PROBABILITIES, found)

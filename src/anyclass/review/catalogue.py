@@ -18,7 +18,7 @@ from anyclass.files import csv_text, read_json
 from anyclass.run.columns import COMPARED
 from anyclass.run.content import read_classes, read_parquet, read_rows
 from anyclass.run.folder import check_finished
-from anyclass.run.scoring import confidence
+from anyclass.run.predictions import confidence
 
 Json = dict[str, Any]
 

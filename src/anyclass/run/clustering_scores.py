@@ -20,7 +20,7 @@ from anyclass.estimators.metrics import (
     per_class,
 )
 from anyclass.run.baselines import FITTED
-from anyclass.run.scoring import AllPredictions, Probabilities, unknown_classes
+from anyclass.run.predictions import AllPredictions, Probabilities
 
 Json = dict[str, Any]
 
@@ -50,7 +50,7 @@ def discovery_summary(
         held_out: whether the scored labels were held out of training. Then `old_fixed` is the
             accuracy on these images, all of labelled classes.
     """
-    if not unknown_classes(classes):
+    if not classes.discovered_names:
         return {}
     sizes = np.bincount(predicted, minlength=len(classes))
     empty = [name for name, size in zip(classes.names, sizes, strict=True) if size == 0]

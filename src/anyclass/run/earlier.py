@@ -14,7 +14,7 @@ from anyclass.files import read_json
 from anyclass.run.content import read_classes, read_parquet
 from anyclass.run.folder import check_finished
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import Probabilities
+from anyclass.run.predictions import Probabilities
 
 Json = dict[str, Any]
 

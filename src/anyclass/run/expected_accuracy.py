@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from anyclass.classifier.record import FitRecord
-from anyclass.run.scoring import AllPredictions
+from anyclass.run.predictions import AllPredictions
 
 Json = dict[str, Any]
 

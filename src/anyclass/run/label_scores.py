@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from anyclass.data import ImageDataset
 from anyclass.run.columns import CROSS_FITTED, TRAINING, TRAINING_CAVEAT, UNSEEN
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import AllPredictions, log_of
+from anyclass.run.predictions import AllPredictions, log_of
 
 
 class FairLabels(NamedTuple):

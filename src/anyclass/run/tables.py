@@ -14,7 +14,7 @@ from anyclass.classifier.classifier import Prediction
 from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.files import atomic_write, csv_cell
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import AllPredictions, confidence
+from anyclass.run.predictions import AllPredictions, confidence
 
 Row = dict[str, Any]
 
