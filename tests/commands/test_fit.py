@@ -253,9 +253,9 @@ def test_compare__warns_when_adapting_harmed() -> None:
         "(`anyclass fit zero-shot`) or another method"
     ]
     assert (harmed["scored"], harmed["changed"]) == (4, 2 / 5)
-    taught = np.array([False, True, False, True, False])
+    trained_on = np.array([False, True, False, True, False])
     predictions = AllPredictions(right, wrong, wrong)
-    changed = compare(labels, predictions, Classes.of(("c", "a", "b")), taught)["changed"]
+    changed = compare(labels, predictions, Classes.of(("c", "a", "b")), trained_on)["changed"]
     assert changed == 0, "the labels of the two that differ were trained on"
     everything = compare(labels, predictions, Classes.of(("c", "a", "b")), np.ones(5, bool))
     assert everything["changed"] is None

@@ -46,10 +46,10 @@ def predict(
         for part in batches.parts:
             for rejection in part.rejections:
                 rows[position[rejection.file_name]] = rejected_row(rejection)
-            usual = part.familiarity
+            familiarities = part.familiarity
             for k, i in enumerate(part.rows):
                 probabilities[i] = part.probabilities[k].numpy()
-                familiarity = None if usual is None else float(usual[k])
+                familiarity = None if familiarities is None else float(familiarities[k])
                 name = batches.names[i]
                 rows[i] = prediction_row(name, probabilities[i], classes, min_score, familiarity)
             done += len(part.rows) + len(part.rejections)

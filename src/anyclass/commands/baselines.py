@@ -63,13 +63,17 @@ def fit_baselines(
 
 
 def fit_probe(
-    data: AnyFeatures, taught: Bool[np.ndarray, " N"], classes: Classes, log: Progress, seed: int
+    data: AnyFeatures,
+    trained_on: Bool[np.ndarray, " N"],
+    classes: Classes,
+    log: Progress,
+    seed: int,
 ) -> dict[str, Classifier]:
     """Fit the baseline of runs without discovered classes: a linear probe on the same labels.
 
     Args:
         data: the model before training, and the N images as the method received them.
-        taught: whether the label of each image was trained on.
+        trained_on: whether the label of each image was trained on.
         classes: classes of the method's result.
         log: gets the progress of embedding.
         seed: random seed.
@@ -78,9 +82,9 @@ def fit_probe(
         The probe by its name; nothing if fewer than two classes have such labels, or if there are
         discovered classes.
     """
-    if classes.discovered_names or not taught.any():
+    if classes.discovered_names or not trained_on.any():
         return {}
-    known = torch.from_numpy(taught)
+    known = torch.from_numpy(trained_on)
     labels = torch.from_numpy(data.dataset.labels.copy())
     x = data.image_features("head", log).cpu()
     head = linear_probe(x[known], labels[known], len(classes), seed)

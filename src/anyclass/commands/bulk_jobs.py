@@ -23,7 +23,7 @@ from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.domains import domain as domain_of
 from anyclass.features.extract import Loading, stream
-from anyclass.run.columns import PREDICTION
+from anyclass.run.columns import PREDICTION, REJECTED
 from anyclass.run.tables import Row, prediction_rows, rejected_row
 
 Say = Callable[[str], None]
@@ -209,7 +209,7 @@ def named(chunk: Chunk) -> Iterator[tuple[str, str]]:
 
 def counted(rows: Sequence[Row]) -> ChunkResult:
     """Rows of predictions as a table, counted as `predict` counts."""
-    read = [row for row in rows if row["status"] != "rejected"]
+    read = [row for row in rows if row["status"] != REJECTED]
     classes = Counter(row["label"] for row in read if row["label"] is not None)
     rejected = len(rows) - len(read)
     counts = Counter({"rejected": rejected, "unsure": len(read) - classes.total()})

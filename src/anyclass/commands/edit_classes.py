@@ -27,10 +27,10 @@ from anyclass.errors import FileError, ModelError, RequestError
 from anyclass.files import atomic_write, read_json, write_json
 from anyclass.naming.class_names import NAMING, write_naming
 from anyclass.naming.edited_naming import edited_naming
+from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_classes, read_naming, read_parquet
 from anyclass.run.edited_metrics import edited_metrics, read_metrics
 from anyclass.run.edited_tables import (
-    REJECTED,
     EditedRun,
     edited_csv,
     edited_table,

@@ -17,7 +17,7 @@ from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
 from anyclass.commands.predict import load_classifier, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
-from anyclass.commands.seen_images import seen_images, without_taught
+from anyclass.commands.seen_images import hide_trained_labels, seen_images
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_dataset import feature_dataset
 from anyclass.data.feature_tables import FeatureTable, read_features
@@ -76,15 +76,14 @@ def evaluate(
         accuracy, zero_shot_accuracy, zero_shot_ensemble_accuracy, mean_per_class, n, rejected,
         per_class, confusion (with more than 500 classes confusion_counts: true, predicted, count),
         majority (the answer that is always the most frequent class), calibration_error, controls
-        (scores of baselines) and warnings. If
-        some classes were labelled and others only named, also base, new and harmonic_mean of the
-        run and of zero-shot: within each group of classes (`sliced`), over all classes
-        (`mixed`), and over all classes as means over classes (`generalized`). If classes were
-        discovered, labels may be new to the run, and the result is all, old, new, old_fixed, nmi,
-        ari, assignment and per_class, clustering accuracies; old are the classes with a name,
-        and zero-shot is scored on their images alone. `calibration` compares the scores of images
-        whose label was not given to the run with the share of them that is right. With `min_score`
-        also `sure`: share and scores of the images that reach it.
+        (scores of baselines) and warnings. If some classes were labelled and others only named,
+        also base, new and harmonic_mean of the run and of zero-shot: within each group of classes
+        (`sliced`), over all classes (`mixed`), and over all classes as means over classes
+        (`generalized`). If classes were discovered, labels may be new to the run, and the result is
+        all, old, new, old_fixed, nmi, ari, assignment and per_class, clustering accuracies; old are
+        the classes with a name, and zero-shot is scored on their images alone. `calibration`
+        compares the scores of images whose label was not given to the run with the share of them
+        that is right. With `min_score` also `sure`: share and scores of the images that reach it.
 
     Raises:
         RequestError: there is no fitted run, no labelled image, or a label that is none of its
@@ -110,7 +109,7 @@ def evaluate(
         for sentence in data.dataset.skipped:
             log.say(sentence)
         seen = seen_images(Path(run), images, features, data)
-        fair, caveats = without_taught(data.dataset, seen)
+        fair, caveats = hide_trained_labels(data.dataset, seen)
         data = data.of(fair)
         _check_labels(data, images, features)
         predictions = predict_all(data, classifier, log, prompt_ensemble)

@@ -13,8 +13,8 @@ from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.active_learning import most_useful
 from anyclass.files import read_json
+from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_parquet
-from anyclass.run.edited_tables import REJECTED
 from anyclass.run.progress import Progress
 
 COUNT = 30

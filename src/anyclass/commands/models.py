@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 BYTES = 4
-"""Of a parameter, in the files that are published."""
+"""Bytes of a parameter in published files."""
 
 
 def models(

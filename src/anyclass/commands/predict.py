@@ -24,7 +24,7 @@ from anyclass.data.label_inputs import read_images
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import MANIFEST, check_may_write, read_json, sha256
 from anyclass.methods import METHODS
-from anyclass.run.columns import PREDICTION
+from anyclass.run.columns import PREDICTION, REJECTED
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.row_journal import RowJournal
@@ -251,7 +251,7 @@ def _counted(rows: Iterable[Row], result: Json) -> Iterator[Row]:
     """The rows, counted into `result`."""
     for row in rows:
         name = row.get("label")
-        if row["status"] == "rejected":
+        if row["status"] == REJECTED:
             result["rejected"] += 1
         elif name is None:
             result["unsure"] += 1

@@ -54,7 +54,7 @@ class Learned:
     """Rejected images, with reasons."""
     predictions: AllPredictions
     """Probabilities of the other images, in order."""
-    taught: Bool[np.ndarray, " M"]
+    trained_on: Bool[np.ndarray, " M"]
     """Whether the label of each of these images was trained on."""
     opinions: Opinions | None
     """What the other images say of these labels; None if the method does not tell."""
@@ -89,20 +89,22 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         trained: the result of `train`.
         log: gets the progress.
     """
-    given = trained.taught
+    training_data = trained.training_data
     clock = trained.clock
-    log_texts(given, log)
+    log_texts(training_data, log)
     data = trained.data.of(replace(trained.data.dataset, classes=trained.classifier.classes))
     predicted = _predict(request, trained, data, log)
     classifier = predicted.classifier
     baselines = dict(classifier.record.baselines)
-    baselines |= fit_baselines(given, classifier.classes, log, request.seed)
-    baselines |= fit_probe(given, predicted.taught, classifier.classes, log, request.seed)
+    baselines |= fit_baselines(training_data, classifier.classes, log, request.seed)
+    baselines |= fit_probe(
+        training_data, predicted.trained_on, classifier.classes, log, request.seed
+    )
     metrics = _metrics(request, trained, data, predicted, baselines, log)
     naming = None
     if predicted.qualities:
         p = predicted.predictions.probabilities()
-        naming = name_classes(given, classifier, p, predicted.qualities, request.names, log)
+        naming = name_classes(training_data, classifier, p, predicted.qualities, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
@@ -118,7 +120,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         dataset=replace(trained.all_images, classes=classifier.classes),
         rejections=trained.rejections,
         predictions=predicted.predictions,
-        taught=predicted.taught,
+        trained_on=predicted.trained_on,
         opinions=predicted.opinions,
         metrics=metrics,
         naming=naming,
@@ -134,7 +136,7 @@ class _Predicted(NamedTuple):
     classifier: Classifier
     """The classifier with calibrated scores."""
     predictions: AllPredictions
-    taught: Bool[np.ndarray, " M"]
+    trained_on: Bool[np.ndarray, " M"]
     opinions: Opinions | None
     sample: Int[np.ndarray, " S"]
     """Rows of the map of the embeddings."""
@@ -149,15 +151,15 @@ def _predict(request: Request, trained: Trained, data: AnyFeatures, log: Progres
     sample = sample_rows(len(data), request.seed)
     ensemble = request.prompt_ensemble and scored
     predictions = predict_all(data, classifier, log, ensemble, sample)
-    taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
-    taught &= trained.taught.dataset.labels >= 0
+    trained_on = np.isin(data.dataset.files, list(classifier.record.trained_on))
+    trained_on &= trained.training_data.dataset.labels >= 0
     qualities: Sequence[ClassQuality | None] = []
     if classifier.classes.discovered_names:
-        guess = torch.from_numpy(predictions.log_adapted.argmax(1))
-        qualities = judged(trained.taught, classifier, guess, log)
-        classifier, predictions = calibrated(classifier, predictions, qualities, taught)
+        predicted = torch.from_numpy(predictions.log_adapted.argmax(1))
+        qualities = judged(trained.training_data, classifier, predicted, log)
+        classifier, predictions = calibrated(classifier, predictions, qualities, trained_on)
     opinions = opinions_of(classifier.record)
-    return _Predicted(classifier, predictions, taught, opinions, sample, qualities)
+    return _Predicted(classifier, predictions, trained_on, opinions, sample, qualities)
 
 
 def _metrics(
@@ -169,12 +171,12 @@ def _metrics(
     log: Progress,
 ) -> Json:
     """The content of `metrics.json`, without the names of classes and the seconds."""
-    classifier, predictions, taught, opinions, _, _ = predicted
+    classifier, predictions, trained_on, opinions, _, _ = predicted
     record = classifier.record
-    fair = fair_labels(data.dataset, taught, predictions, opinions)
+    fair = fair_labels(data.dataset, trained_on, predictions, opinions)
     if fair.kind != UNSEEN:  # the probe was fitted on these labels
         baselines = {name: fitted for name, fitted in baselines.items() if name != LINEAR_PROBE}
-    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
+    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, trained_on) | {
         "n": len(trained.all_images),
         "rejected": len(trained.rejections),
         "facts": dict(record.facts),
@@ -185,15 +187,15 @@ def _metrics(
         "suspicious": None if opinions is None else len(opinions.suspicious),
     }
     if classifier.classes.discovered_names:
-        metrics |= expected_accuracy(record, predictions, taught, metrics)
-    guess = predictions.log_adapted.argmax(1)
+        metrics |= expected_accuracy(record, predictions, trained_on, metrics)
+    labels = predictions.log_adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)
-    metrics |= discovery_summary(guess, classifier.classes, metrics, held_out)
+    metrics |= discovery_summary(labels, classifier.classes, metrics, held_out)
     metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
     earlier = request.earlier()
     if earlier is not None:
         metrics["second_round"] = compare_rounds(
-            earlier, data.dataset, taught, predictions.probabilities(), opinions
+            earlier, data.dataset, trained_on, predictions.probabilities(), opinions
         )
     return metrics
 

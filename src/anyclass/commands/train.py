@@ -36,7 +36,7 @@ class Trained(NamedTuple):
     """All images, including rejected ones."""
     data: AnyFeatures
     """The model before training and the other images, with all their labels."""
-    taught: AnyFeatures
+    training_data: AnyFeatures
     """The same with the labels that were trained on."""
     rejections: list[Rejection]
     """Rejected images, with reasons."""
@@ -73,17 +73,21 @@ def train(
     if not isinstance(data, PrecomputedFeatures):
         log_copies(data.dataset, data.hashes(), log)
     scratch = _scratch_folder(data, scratch)
-    taught = data.of(training_labels(request, data.dataset))
+    training_data = data.of(training_labels(request, data.dataset))
     estimate = None
     if request.unknown == "auto":
-        estimate = from_first(partial(estimate_unknown, taught, part, request.seed, log, scratch))
+        estimate = from_first(
+            partial(estimate_unknown, training_data, part, request.seed, log, scratch)
+        )
         log.say(estimate["why"])
-        taught = taught.with_unknown(estimate["unknown"])
+        training_data = training_data.with_unknown(estimate["unknown"])
         clock("count")
     fit_method: Callable[..., Classifier] = method.fit  # it takes features where there are any
-    classifier = fit_method(taught, log, scratch, request.seed)
+    classifier = fit_method(training_data, log, scratch, request.seed)
     clock("fit")
-    return Trained(classifier, all_images, data, taught, rejections, estimate, started, clock)
+    return Trained(
+        classifier, all_images, data, training_data, rejections, estimate, started, clock
+    )
 
 
 def log_copies(dataset: ImageDataset, hashes: Sequence[str | None], log: Progress) -> None:

@@ -63,7 +63,7 @@ def _write_predictions(folder: Path, learned: Learned) -> None:
         learned.dataset,
         learned.predictions,
         learned.rejections,
-        learned.taught,
+        learned.trained_on,
         learned.opinions,
     )
     write_table(folder / "predictions.parquet", rows, COMPARED)

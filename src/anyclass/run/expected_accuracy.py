@@ -12,7 +12,10 @@ Json = dict[str, Any]
 
 
 def expected_accuracy(
-    record: FitRecord, predictions: AllPredictions, taught: Bool[np.ndarray, " N"], metrics: Json
+    record: FitRecord,
+    predictions: AllPredictions,
+    trained_on: Bool[np.ndarray, " N"],
+    metrics: Json,
 ) -> Json:
     """Expected accuracy beside the mean score, for `metrics.json`.
 
@@ -23,10 +26,10 @@ def expected_accuracy(
     Args:
         record: the record of the fit.
         predictions: predictions for the N readable images.
-        taught: whether the label of each image was trained on.
+        trained_on: whether the label of each image was trained on.
         metrics: the metrics so far.
     """
-    scores = np.exp(predictions.log_adapted.max(1))[~taught]
+    scores = np.exp(predictions.log_adapted.max(1))[~trained_on]
     mean = float(scores.mean()) if len(scores) else None
     expected: Json = {"mean_score": mean, "unlabelled": len(scores)} | dict(record.expected)
     return {

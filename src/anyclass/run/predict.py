@@ -47,14 +47,14 @@ def predict_all(
     if prompt_ensemble and isinstance(data, FeatureStore):  # precomputed texts have one template
         ensemble = _zero_shot(data, part, classes, OPENAI_TEMPLATES, log)
     adapted = np.empty((len(data), len(classes)), np.float32)
-    usual = []
+    familiarities = []
     kept = []
     done = 0
     for rows in in_blocks(feature_rows(classifier.representation, data, log), len(classes)):
         adapted[done : done + len(rows)] = classifier.log_probabilities(rows).cpu().numpy()
         familiarity = classifier.familiarity(rows)
         if familiarity is not None:
-            usual.append(familiarity.cpu().numpy())
+            familiarities.append(familiarity.cpu().numpy())
         if sample is not None:
             wanted = sample[(sample >= done) & (sample < done + len(rows))] - done
             kept.append(rows[torch.from_numpy(wanted)].cpu().numpy())
@@ -63,7 +63,7 @@ def predict_all(
         log_zero_shot=_zero_shot(data, part, classes, [template], log),
         log_zero_shot_ensemble=ensemble,
         log_adapted=adapted,
-        familiarity=np.concatenate(usual) if usual else None,
+        familiarity=np.concatenate(familiarities) if familiarities else None,
         sample=np.concatenate(kept) if kept else None,
     )
 

@@ -49,10 +49,12 @@ class AllPredictions(NamedTuple):
         ensemble = self.log_zero_shot_ensemble
         if ensemble is not None:
             ensemble = ensemble[rows]
-        usual = self.familiarity
-        if usual is not None:
-            usual = usual[rows]
-        return AllPredictions(self.log_zero_shot[rows], ensemble, self.log_adapted[rows], usual)
+        familiarity = self.familiarity
+        if familiarity is not None:
+            familiarity = familiarity[rows]
+        return AllPredictions(
+            self.log_zero_shot[rows], ensemble, self.log_adapted[rows], familiarity
+        )
 
 
 def log_of(probabilities: Probabilities) -> LogProbabilities:

@@ -62,6 +62,6 @@ def read_probabilities(path: Path, images: int, edits: ClassEdits) -> ImageProba
         found = ImageProbabilities(tensors["probabilities"].clone(), tensors["gates"].clone())
     except (SafetensorError, OSError, ValueError, KeyError):
         return None
-    usual = all(t.ndim == 2 and t.dtype == torch.float32 for t in found)
-    finite = usual and all(bool(torch.isfinite(t).all()) for t in found)
+    well_formed = all(t.ndim == 2 and t.dtype == torch.float32 for t in found)
+    finite = well_formed and all(bool(torch.isfinite(t).all()) for t in found)
     return found if finite and found.fits(images, edits) else None

@@ -30,7 +30,7 @@ def compare(
     labels: Int[np.ndarray, " N"],
     predictions: AllPredictions,
     classes: Classes,
-    taught: Bool[np.ndarray, " N"] | None = None,
+    trained_on: Bool[np.ndarray, " N"] | None = None,
 ) -> dict[str, Any]:
     """Score all predictions; warn if adaptation lost accuracy. Scores are None without labels.
 
@@ -38,8 +38,8 @@ def compare(
         labels: true classes, -1 where there is none to score on.
         predictions: predictions of the same images.
         classes: the classes.
-        taught: whether the label of each image was trained on; None: no label was. Such an image
-            keeps its label, so it does not count among those that `changed`.
+        trained_on: whether the label of each image was trained on; None: no label was. Such an
+            image keeps its label, so it does not count among those that `changed`.
     """
     scores = {
         "zero_shot": all_scores(labels, predictions.log_zero_shot, classes),
@@ -54,8 +54,8 @@ def compare(
     named = bool(np.isfinite(predictions.log_zero_shot).any())
     adapted = predictions.log_adapted.argmax(1)
     changed = adapted != predictions.log_zero_shot.argmax(1)
-    if taught is not None:
-        changed = changed[~taught]
+    if trained_on is not None:
+        changed = changed[~trained_on]
     return scores | {
         "scored": int(labelled.sum()),
         "why_null": None if known else NO_LABELS,
