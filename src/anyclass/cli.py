@@ -211,10 +211,15 @@ def _evaluate(line: "CommandLine") -> Output:
 
 
 def _rename(line: "CommandLine") -> Output:
-    from anyclass.commands.flags import rename_command
     from anyclass.commands.output import rename_lines
+    from anyclass.commands.rename import rename
 
-    return _run_with_flags(line, rename_command(line.parts.get("captioner")), rename_lines)
+    captioner = line.parts.get("captioner")
+    if captioner is None:
+        return _run_with_flags(line, rename, rename_lines)
+    from anyclass.commands.flags import rename_command
+
+    return _run_with_flags(line, rename_command(captioner), rename_lines)
 
 
 def _report(line: "CommandLine") -> Output:

@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Part
-from anyclass.classifier.representation import Representation, Space, concat_towers
+from anyclass.classifier.representation import Representation, concat_towers
+from anyclass.classifier.settings import Space
 from anyclass.data import ImageDataset, open_image
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part

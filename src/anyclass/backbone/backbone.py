@@ -10,25 +10,20 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from anyclass.backbone.device import Precision, trains_in_bf16
+from anyclass.backbone.device import trains_in_bf16
 from anyclass.backbone.folding import run
 from anyclass.backbone.image_tower import Pieces, take_apart
 from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model, located
 from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.options import EngineName, Part, Precision
 from anyclass.backbone.synthetic import synthetic_views
 from anyclass.backbone.text_tower import TextTower, Words
 from anyclass.data import Preprocessing
 from anyclass.errors import ModelError, RequestError
 from anyclass.log import Log, silent
 
-Part = Literal["head", "tail", "all"]
-"""Trained part: the projections; also the image tower's last stage; or the whole model."""
-
 MANY_BATCHES = 4
 """Batches of texts above which their progress is shown."""
-
-EngineName = Literal["auto", "torch", "bf16", "onnx"]
-"""Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 """Normalisation layers; the running statistics of the last two are fixed in evaluation mode."""

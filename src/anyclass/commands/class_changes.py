@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float
 
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.commands.class_table import unprintable
@@ -37,7 +38,9 @@ class Edit:
 
 
 def applied(
-    classes: EditedClasses, asked: Edit, gate_of: Callable[[EditedClasses, str], Tensor]
+    classes: EditedClasses,
+    asked: Edit,
+    gate_of: Callable[[EditedClasses, str], Float[np.ndarray, " F"]],
 ) -> EditedClasses:
     """Classes after an edit.
 

@@ -13,6 +13,7 @@ from anyclass.backbone import Backbone
 from anyclass.backbone.device import torch_device
 from anyclass.classifier.class_edits import ClassEdits
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.edited_probabilities import gate_logits
 from anyclass.classifier.heads import fitted_head
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.commands.precomputed import of_run
@@ -44,7 +45,7 @@ class ImageRows(NamedTuple):
         device = self.classifier.representation.device
         head = fitted_head(self.classifier.head)
         parts = [head.logits(part.to(device)).softmax(1).cpu() for part in self.rows.split(4096)]
-        return ImageProbabilities(torch.cat(parts), edits.gate_logits(self.rows))
+        return ImageProbabilities(torch.cat(parts), gate_logits(edits, self.rows))
 
 
 @torch.no_grad()

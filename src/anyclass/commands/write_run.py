@@ -9,18 +9,14 @@ import torch
 from anyclass.classifier.record import FitRecord
 from anyclass.commands.score import Learned
 from anyclass.files import read_json, write_json, write_manifest, write_text
-from anyclass.naming.class_names import write_naming
+from anyclass.naming.naming_files import write_naming
 from anyclass.report.html import write_report
 from anyclass.report.model_card import card
 from anyclass.run.columns import COMPARED, SUSPICIOUS
 from anyclass.run.embedding_map import write_map
 from anyclass.run.fitted_images import write_fitted_images
-from anyclass.run.folder import BASELINES, SCRATCH, environment
-from anyclass.run.probabilities import (
-    PROBABILITIES,
-    ImageProbabilities,
-    write_probabilities,
-)
+from anyclass.run.folder import BASELINES, PROBABILITIES, SCRATCH, environment
+from anyclass.run.probabilities import ImageProbabilities, write_probabilities
 from anyclass.run.tables import compared_rows, suspicious_rows, write_rejected, write_table
 
 

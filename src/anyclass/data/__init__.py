@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from anyclass.data.classes import Classes, Kind
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, open_bytes, open_image, read_bytes
+from anyclass.data.rejection import Rejection
 from anyclass.data.similar_names import similar_names
 
 if TYPE_CHECKING:
-    from anyclass.data.loader import ImageBatch, Rejection, content_hashes, load_batches
+    from anyclass.data.loader import ImageBatch, content_hashes, load_batches
     from anyclass.data.transforms import (
         Augmentation,
         AugmentedViews,
@@ -49,7 +50,6 @@ _HOMES = {
     "CropAndFlip": "transforms",
     "ImageBatch": "loader",
     "Preprocessing": "transforms",
-    "Rejection": "loader",
     "TestTransform": "transforms",
     "content_hashes": "loader",
     "load_batches": "loader",

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 from time import sleep, time
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,10 +29,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.image import Limits, one_line, read_bytes
+from anyclass.data.image import Limits, read_bytes
 from anyclass.data.memory import item_hash
+from anyclass.data.rejection import Rejection, rejection_of
 from anyclass.distributed import launched
-from anyclass.errors import AnyclassError, ImageError, Reason
+from anyclass.errors import AnyclassError, ImageError
 
 SETTLED = 2.0
 """Seconds after which another change of a file changes its time stamps on any file system."""
@@ -46,19 +47,6 @@ Transform = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
 
 Result = TypeVar("Result")
 """What a reader makes of a chunk of images."""
-
-
-class Rejection(NamedTuple):
-    """A row of rejected.csv."""
-
-    file_name: str
-    """As in `ImageDataset.files`."""
-
-    reason: Reason
-    """Kind of problem."""
-
-    detail: str
-    """Details, one line."""
 
 
 @dataclass
@@ -235,13 +223,6 @@ class _Images(Dataset[_Read]):
                 hashes.append(content)
         pixels = np.stack(views) if views else np.empty((0, 0, 3, 0, 0), np.uint8)
         return indices, pixels, hashes, rejections
-
-
-def rejection_of(file_name: str, error: Exception) -> Rejection:
-    """Row of rejected.csv for an image and its error."""
-    if isinstance(error, ImageError):
-        return Rejection(file_name, error.reason, error.detail)
-    return Rejection(file_name, "unreadable", one_line(error))
 
 
 def _started(reader: Dataset[Result], chunks: list[list[int]], workers: int) -> Iterator[Result]:

@@ -19,9 +19,9 @@ from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
 from anyclass.log import Log
+from anyclass.naming.naming_files import TOP
 from anyclass.naming.suggest import (
     ALPHA,
-    TOP,
     ClassifiedImages,
     read_words,
     word_encoder,

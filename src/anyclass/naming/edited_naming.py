@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from anyclass.data import Classes
-from anyclass.naming.quality import SAME, UNSURE, with_hint
-from anyclass.naming.suggest import BORDERLINE, TOP, TYPICAL
+from anyclass.naming.naming_files import BORDERLINE, TOP, TYPICAL
+from anyclass.naming.verdicts import SAME, UNSURE, with_hint
 from anyclass.run.edited_tables import EditedRun
 
 Json = dict[str, Any]

@@ -30,17 +30,14 @@ from anyclass.data import Classes
 from anyclass.data.nouns import nouns
 from anyclass.features.text import cached_class_features
 from anyclass.log import Log
+from anyclass.naming.naming_files import BORDERLINE, TOP, TYPICAL
 
 ALPHA = 0.5
 """Weight of the images if there are pseudo-texts as well."""
-TOP = 5
-"""Words per class: the suggestion and the runners-up."""
 TRUST = 0.8
 """Share of known classes that must get their own name for a margin to count as likely."""
 FEWEST = 3
 """Minimum number of known classes for this share."""
-TYPICAL, BORDERLINE = 9, 6
-"""Most typical and most uncertain example images of a class."""
 SAME = 0.98
 """Cosine above which two images look the same, so that one of them is enough."""
 

@@ -11,7 +11,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.data.classes import normal
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import read_json
-from anyclass.naming.class_names import NAMING
+from anyclass.naming.naming_files import NAMING
 from anyclass.review.catalogue import Catalogue, Json, Show, Sort
 from anyclass.review.corrections import Corrections, write_corrections
 from anyclass.review.image_index import ImageIndex

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from anyclass.classifier.record import STEPS
+from anyclass.classifier.facts import STEPS
 from anyclass.data import Classes, ImageDataset
 from anyclass.estimators.metrics import (
     accuracy,

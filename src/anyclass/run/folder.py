@@ -19,6 +19,9 @@ from anyclass.run.content import check_content
 SCRATCH = "unfinished"
 """Folder inside a run with the data for continuing it; removed at the end."""
 
+PROBABILITIES = "probabilities.safetensors"
+"""File with the probabilities of the training images, see `probabilities.py`."""
+
 FILES = (
     "manifest.json",
     "config.json",
@@ -38,7 +41,7 @@ FILES = (
     "naming.json",
     "model/generator.safetensors",
     "suspicious.csv",
-    "probabilities.safetensors",
+    PROBABILITIES,
     "class_history.json",
     "images.parquet",
     "map.parquet",

@@ -3,19 +3,21 @@
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from anyclass.classifier.classifier import Prediction
 from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.files import atomic_write, csv_cell
 from anyclass.run.columns import REJECTED
 from anyclass.run.opinions import Opinions
 from anyclass.run.predictions import AllPredictions, confidence
+
+if TYPE_CHECKING:
+    import anyclass.classifier.classifier
 
 Row = dict[str, Any]
 
@@ -72,7 +74,11 @@ def _second(probabilities: Float[np.ndarray, " C"], best: int) -> int | None:
 
 
 def prediction_rows(
-    part: Prediction, files: Sequence[str], classes: Classes, least: float = 0.0, start: int = 0
+    part: "anyclass.classifier.classifier.Prediction",
+    files: Sequence[str],
+    classes: Classes,
+    least: float = 0.0,
+    start: int = 0,
 ) -> dict[str, Row]:
     """Rows of a batch of images by their names.
 
