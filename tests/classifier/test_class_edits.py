@@ -125,7 +125,7 @@ def test_classifier__files_of_earlier_versions_have_no_edits(tmp_path: Path) -> 
     assert "edits" not in content
     assert "rejected" not in content["classes"]
     assert isinstance(Classifier.load(tmp_path).head, CosineHead)
-    assert saved_classes.read_classes(tmp_path).edits.changes_nothing
+    assert saved_classes.read_edited_classes(tmp_path).edits.changes_nothing
 
 
 @pytest.mark.parametrize(

@@ -436,7 +436,7 @@ def test_fit__options_differ(fit: Fit) -> None:
 def test_fit__refuses(fit: Fit, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="two or more class names"):
         fit(QUICK, ImageDataset.read(dataset.root, ["only one"]))
-    monkeypatch.setattr("anyclass.backbone.backbone.NORMS", (nn.BatchNorm2d,))
+    monkeypatch.setattr("anyclass.backbone.loaded_model.NORMS", (nn.BatchNorm2d,))
     with pytest.raises(RequestError, match="no normalisation layer; use --tune all"):
         fit(QUICK)
 

@@ -43,19 +43,19 @@ class Tally:
     """Number of images of each class."""
 
     def __add__(self, other: "Tally") -> "Tally":
-        """Of both."""
+        """Counts of two disjoint sets of images together."""
         both = Tally(self.rows + other.rows, self.counts.copy(), self.labels.copy())
         both.counts.update(other.counts)  # `+` of counters drops what is 0
         both.labels.update(other.labels)
         return both
 
     def text(self) -> str:
-        """As JSON."""
+        """Write the counts as JSON."""
         return json.dumps({"rows": self.rows, "counts": self.counts, "labels": self.labels})
 
     @classmethod
     def of(cls, text: str | bytes) -> "Tally":
-        """From JSON."""
+        """Read what `text` wrote."""
         value = json.loads(text)
         return cls(value["rows"], Counter(value["counts"]), Counter(value["labels"]))
 

@@ -117,9 +117,9 @@ class Worker:
         tables: list[pa.Table] = []
         tally = Tally()
         for chunk in chunks(task.source, part, task.image_column):
-            answer = self._compute(chunk)
-            tables.append(answer.rows)
-            tally += answer.tally
+            result = self._compute(chunk)
+            tables.append(result.rows)
+            tally += result.tally
         results.write_part(task.out, task.request, part.number, tables, tally)
         return tally
 

@@ -9,7 +9,7 @@ from anyclass.data import Classes
 from anyclass.errors import ModelError
 
 
-def read_classes(folder: Path) -> EditedClasses:
+def read_edited_classes(folder: Path) -> EditedClasses:
     """Classes of a saved classifier and their edits; no model is loaded.
 
     Raises:

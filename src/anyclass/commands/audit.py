@@ -161,7 +161,9 @@ def full_audit(
     features = None
     model: list[Finding] = []
     if model_checks:
-        store = FeatureStore(request.backbone(), replace(dataset, classes=_named(dataset)))
+        store = FeatureStore(
+            request.backbone(), replace(dataset, classes=replace(dataset.classes, unknown=0))
+        )
         usable, features = _features(store, images, distinct, log)
         if len(usable):
             model = _model_findings(usable, log)
@@ -206,11 +208,6 @@ ORDER = (
 def _classes(classes: Any) -> Classes:
     """Classes of names, or of a file of names."""
     return Classes.read(classes) if isinstance(classes, Path) else Classes.of(classes)
-
-
-def _named(dataset: ImageDataset) -> Classes:
-    """The classes with a name, without unknown ones."""
-    return replace(dataset.classes, unknown=0)
 
 
 def _inspected(images: Images, distinct: Int[np.ndarray, " R"], log: Progress) -> Inspection:

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from anyclass.classifier.class_edits import EditedClasses, is_placeholder
-from anyclass.classifier.saved_classes import read_classes as read_edited_classes
-from anyclass.classifier.saved_classes import with_classes
+from anyclass.classifier.saved_classes import read_edited_classes, with_classes
 from anyclass.commands.class_changes import Edit, applied, changes
 from anyclass.commands.class_history import HISTORY, History
 from anyclass.commands.run_files import complete, mark_ready, opened_for_edit, prepared

@@ -167,7 +167,7 @@ def _all_options(method: str, own: list[Option], groups: list[Group]) -> list[st
 
 
 def _ordered(options: list[Option], names: tuple[str, ...]) -> list[Option]:
-    """Those of these names, in the order of the names."""
+    """Options with these names, in the order of the names."""
     return sorted(
         (option for option in options if option.name in names),
         key=lambda option: names.index(option.name),

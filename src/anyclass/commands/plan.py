@@ -28,7 +28,7 @@ from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.methods import Method, Workload
-from anyclass.naming.suggest import read_words
+from anyclass.naming.words import read_words
 from anyclass.run.progress import Callback, Progress
 
 MAX_EMBEDDED = 1000

@@ -25,7 +25,7 @@ from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.methods import METHODS, Method, Workload
-from anyclass.naming.suggest import read_words
+from anyclass.naming.words import read_words
 from anyclass.run.earlier import EarlierRun
 
 SOURCES = (

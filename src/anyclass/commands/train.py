@@ -37,7 +37,7 @@ class Trained(NamedTuple):
     data: AnyFeatures
     """The model before training and the other images, with all their labels."""
     training_data: AnyFeatures
-    """The same with the labels that were trained on."""
+    """The same images with only the labels that were trained on."""
     rejections: list[Rejection]
     """Rejected images, with reasons."""
     estimate: Json | None

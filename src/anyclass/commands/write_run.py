@@ -14,8 +14,9 @@ from anyclass.report.html import write_report
 from anyclass.report.model_card import card
 from anyclass.run.columns import COMPARED, SUSPICIOUS
 from anyclass.run.embedding_map import write_map
+from anyclass.run.environment import environment
 from anyclass.run.fitted_images import write_fitted_images
-from anyclass.run.folder import BASELINES, PROBABILITIES, SCRATCH, environment
+from anyclass.run.folder import BASELINES, PROBABILITIES, SCRATCH
 from anyclass.run.probabilities import ImageProbabilities, write_probabilities
 from anyclass.run.tables import compared_rows, suspicious_rows, write_rejected, write_table
 

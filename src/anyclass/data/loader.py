@@ -13,12 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from hashlib import sha256
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from threading import Thread
-from time import sleep, time
+from time import sleep
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,14 +27,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.image import Limits, read_bytes
-from anyclass.data.memory import item_hash
+from anyclass.data.image import Limits
 from anyclass.data.rejection import Rejection, rejection_of
 from anyclass.distributed import launched
-from anyclass.errors import AnyclassError, ImageError
-
-SETTLED = 2.0
-"""Seconds after which another change of a file changes its time stamps on any file system."""
+from anyclass.errors import AnyclassError
 
 WATCH = 1.0
 """Seconds between two looks of a worker process whether its parent still lives."""
@@ -61,56 +55,6 @@ class ImageBatch:
 
     hashes: list[str]
     """SHA-256 of the bytes that `pixels` were decoded from."""
-
-
-def content_hashes(
-    dataset: ImageDataset, workers: int = 0, limits: Limits = Limits()
-) -> list[str | None]:
-    """SHA-256 of the content of each image; None where it cannot be read.
-
-    A file with unchanged time stamps is not read again in the same process.
-
-    Args:
-        dataset: the images to read.
-        workers: threads that read in parallel.
-        limits: size limits of an image.
-    """
-
-    def checksum(index: int) -> str | None:
-        try:
-            if dataset.memory is not None:
-                return item_hash(dataset.memory[dataset.files[index]], limits)
-            return content_hash(dataset.path(index), dataset.root, limits)
-        except ImageError:
-            return None
-
-    with ThreadPoolExecutor(max(1, workers)) as threads:
-        return list(threads.map(checksum, range(len(dataset))))
-
-
-def content_hash(path: Path, root: Path, limits: Limits = Limits()) -> str:
-    """SHA-256 of the content of a file; arguments as of `read_bytes`.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # `read_bytes` raises the precise error
-        return _read_checksum(path, root, limits)
-    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if time() - max(status.st_mtime, status.st_ctime) < SETTLED:
-        return _read_checksum(path, root, limits)
-    return _known_checksum(path, root, limits, stamp)
-
-
-def _read_checksum(path: Path, root: Path, limits: Limits) -> str:
-    return sha256(read_bytes(path, root, limits)).hexdigest()
-
-
-@lru_cache(maxsize=2**20)
-def _known_checksum(path: Path, root: Path, limits: Limits, stamp: tuple[int, ...]) -> str:
-    return _read_checksum(path, root, limits)
 
 
 def load_batches(

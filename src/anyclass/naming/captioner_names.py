@@ -20,13 +20,8 @@ from anyclass.features.store import FeatureStore
 from anyclass.files import read_json
 from anyclass.log import Log
 from anyclass.naming.naming_files import TOP
-from anyclass.naming.suggest import (
-    ALPHA,
-    ClassifiedImages,
-    read_words,
-    word_encoder,
-    word_scores,
-)
+from anyclass.naming.suggest import ALPHA, ClassifiedImages, word_scores
+from anyclass.naming.words import read_words, word_encoder
 from anyclass.run.content import read_naming
 
 LONGEST, WORDS = 40, 4

@@ -16,14 +16,8 @@ from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.log import Log
 from anyclass.naming.quality import quality_rows
-from anyclass.naming.suggest import (
-    ClassifiedImages,
-    NameSuggestion,
-    only_examples,
-    read_words,
-    suggest_names,
-    word_encoder,
-)
+from anyclass.naming.suggest import ClassifiedImages, NameSuggestion, only_examples, suggest_names
+from anyclass.naming.words import read_words, word_encoder
 
 Json = dict[str, Any]
 

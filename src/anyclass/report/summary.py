@@ -46,7 +46,7 @@ REQUEST = {
 }
 """Keys of the request in `config.json` -> their titles."""
 SOURCES = ("images", "features", "class_text", "model")
-"""Those that are listed only where they were given."""
+"""Settings that are listed only where they were given."""
 
 
 class _Contents(NamedTuple):

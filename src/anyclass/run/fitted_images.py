@@ -25,7 +25,7 @@ class FittedImages:
     contents: frozenset[str]
     """SHA-256 of each, as hexadecimal digits."""
     trained_on: frozenset[str]
-    """Those of the images whose labels it was trained on."""
+    """Checksums of the images whose labels it was trained on."""
 
     @classmethod
     def read(cls, run: Path, trained_on: Collection[str]) -> "FittedImages | None":

@@ -1,16 +1,12 @@
 """The run folder: create, lock, continue or overwrite it, and protect other folders."""
 
-import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from anyclass.distributed import launched
 from anyclass.distributed.processes import rank, wait
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import LOCKS, MANIFEST, check_manifest, lock, read_json, sweep, write_json
@@ -59,17 +55,6 @@ _FOLDERS = ("model", SCRATCH, BASELINES, REVIEW)
 
 _MARKS = {"asked", "fields", "images", "method", "version"}
 """Keys that identify the `config.json` of a run."""
-
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "timm",
-    "transformers",
-    "onnxruntime",
-    "numpy",
-    "pillow",
-)
 
 
 @contextmanager
@@ -275,30 +260,3 @@ def _clear(out: Path) -> None:
     for path in out.glob(f"{BASELINES}/*/classifier.*"):
         path.unlink()
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
-
-
-def environment(
-    model: Mapping[str, Any], device: str, started: str, seconds: float
-) -> dict[str, Any]:
-    """Versions, device, threads, processes, model and command line."""
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: found for name in ("anyclass", *_PACKAGES) if (found := _version(name))},
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "processes": launched(),
-        "model": dict(model),
-        "command": sys.argv,
-        "started": started,
-        "seconds": seconds,
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
