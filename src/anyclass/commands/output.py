@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.data.classes import plural
-from anyclass.report.next_steps import free
+from anyclass.report.next_steps import unused
 from anyclass.run.baselines import BEFORE, FITTED, on_screen
 from anyclass.run.columns import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
@@ -85,7 +85,7 @@ def _files(out: Any, more: Sequence[str] = IMAGES) -> list[str]:
 
 def _free(name: str) -> str:
     """A name in the working folder that is not taken: itself, or with a number."""
-    return free(Path(name)).name if Path(name).exists() else name
+    return unused(Path(name)).name
 
 
 def _command(words: Sequence[str]) -> str:

@@ -94,11 +94,11 @@ def _classes(
 def _paths(
     rows: Sequence[Mapping[str, Any]], xy: Points | Any, members: Sequence[int]
 ) -> dict[str, str]:
-    """Paths of the members of a class: usual ones, those unlike all classes, given labels."""
-    usual = [i for i in members if not _is_unlike(rows[i])]
+    """Paths of the members of a class: dots, crosses for those unlike all classes, given labels."""
+    others = [i for i in members if not _is_unlike(rows[i])]
     unlike = [i for i in members if _is_unlike(rows[i])]
     given = [i for i in members if rows[i]["status"] == GIVEN]
-    return {"dots": _dots(xy[usual]), "crosses": _crosses(xy[unlike]), "given": _dots(xy[given])}
+    return {"dots": _dots(xy[others]), "crosses": _crosses(xy[unlike]), "given": _dots(xy[given])}
 
 
 def _scaled(xy: Points | Any) -> Any:
