@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 failed, 2 the request is wrong, 130 stopped by Ctrl-C.
 
 Help pages and misspelt options are answered before anything heavy is imported.
 
-Of the processes of torchrun the first speaks; an error is said by the process that has it first.
+Of the processes of torchrun the first prints, and of errors the one that has one first.
 """
 
 import json
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     try:
-        with _first_process_speaks():
+        with _only_first_process_prints():
             result, lines = _run([argument for argument in arguments if argument != "--json"])
             print(json.dumps(result) if as_json else printable("\n".join(lines)), flush=True)
     except AnyclassError as error:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _first_process_speaks() -> Iterator[None]:
+def _only_first_process_prints() -> Iterator[None]:
     """Print nothing in the other processes of torchrun."""
     from anyclass.distributed import launched
 
