@@ -14,13 +14,11 @@ from anyclass.data.feature_tables import read_features
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
+from anyclass.files import Json
 from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
 from anyclass.run.columns import PREDICTION
 from anyclass.run.progress import Progress
 from anyclass.run.tables import prediction_row, rejected_row
-
-Json = dict[str, Any]
-
 
 QUIET = 64
 """Maximum number of images that are predicted without a sign of progress."""

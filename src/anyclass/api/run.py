@@ -21,14 +21,12 @@ from anyclass.data import ImageDataset
 from anyclass.data.classes import plural
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.errors import RequestError
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.report.thumbnails import Thumbnail, thumbnails_of
 from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished, is_run
 from anyclass.run.sentences import basis
 from anyclass.run.tables import write_table
-
-Json = dict[str, Any]
 
 
 class Run:

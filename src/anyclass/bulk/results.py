@@ -18,6 +18,7 @@ from pyarrow import fs, parquet
 
 from anyclass.bulk import storage
 from anyclass.errors import FileError, RequestError
+from anyclass.files import Json
 
 MANIFEST = "_manifest.json"
 """Name of the manifest; what reads a folder of Parquet files passes over names with `_`."""
@@ -27,8 +28,6 @@ ROWS = 10_000
 
 _COUNTS = b"anyclass"
 """Key of the counts in the metadata of a file."""
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

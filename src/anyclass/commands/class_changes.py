@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,9 +10,8 @@ from anyclass.classifier.class_edits import EditedClasses
 from anyclass.commands.class_table import unprintable
 from anyclass.data.classes import normal
 from anyclass.errors import RequestError
+from anyclass.files import Json
 from anyclass.run.edited_tables import EditedRun
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

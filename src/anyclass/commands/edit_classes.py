@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from anyclass.commands.class_history import HISTORY, History
 from anyclass.commands.run_files import complete, mark_ready, opened_for_edit, prepared
 from anyclass.data import ImageDataset
 from anyclass.errors import FileError, ModelError, RequestError
-from anyclass.files import atomic_write, write_json
+from anyclass.files import Json, atomic_write, write_json
 from anyclass.naming.edited_naming import edited_naming
 from anyclass.naming.naming_files import NAMING, write_naming
 from anyclass.run.columns import REJECTED
@@ -39,8 +39,6 @@ from anyclass.run.edited_tables import (
 
 if TYPE_CHECKING:
     import anyclass.commands.training_images
-
-Json = dict[str, Any]
 
 
 def edit_classes(

@@ -26,7 +26,7 @@ from anyclass.errors import RequestError, UnlistedLabelError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.report.words import Json
+from anyclass.files import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
 from anyclass.run.folder import check_finished
 from anyclass.run.predict import predict_adapted, predict_all

@@ -1,18 +1,14 @@
 """The result of `evaluate` as lines for people."""
 
-from typing import Any
-
 from anyclass.data.classes import plural
+from anyclass.files import Json
 from anyclass.run.baselines import LINEAR_PROBE, on_screen
-
-Result = dict[str, Any]
-
 
 HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
 """Keys of labelled and named classes in the scores -> width of their column."""
 
 
-def evaluate_lines(result: Result) -> list[str]:
+def evaluate_lines(result: Json) -> list[str]:
     """The accuracy of each class, then of all images."""
     lines = [f"warning: {warning}" for warning in result["warnings"]]
     for row in result["per_class"]:
@@ -24,7 +20,7 @@ def evaluate_lines(result: Result) -> list[str]:
     return [*lines, *_sure(result)]
 
 
-def _known(result: Result) -> list[str]:
+def _known(result: Json) -> list[str]:
     """Accuracies where every class has a name."""
     return [
         f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all images",
@@ -36,7 +32,7 @@ def _known(result: Result) -> list[str]:
     ]
 
 
-def _probe(result: Result) -> list[str]:
+def _probe(result: Json) -> list[str]:
     """Accuracy of the linear probe, where the run has one."""
     row = result["controls"].get(LINEAR_PROBE)
     if row is None:
@@ -46,7 +42,7 @@ def _probe(result: Result) -> list[str]:
     ]
 
 
-def _halves(result: Result) -> list[str]:
+def _halves(result: Json) -> list[str]:
     """Labelled and named classes apart, where there are both."""
     spaces = {
         "sliced": "among the classes of the same kind",
@@ -63,7 +59,7 @@ def _halves(result: Result) -> list[str]:
     return lines
 
 
-def _discovered(result: Result) -> list[str]:
+def _discovered(result: Json) -> list[str]:
     """Scores of discovered classes, and the true class assigned to each."""
     taken = [f"{ours} = {true}" for ours, true in result["assignment"].items() if true]
     rows = {"discovered": result, **result["controls"]}
@@ -84,7 +80,7 @@ def _discovered(result: Result) -> list[str]:
     ]
 
 
-def _calibration(found: Result) -> str:
+def _calibration(found: Json) -> str:
     """Whether scores are as high as the share of images that is right."""
     return (
         f"scores: mean {found['mean_score']:.1%} where {found['accuracy']:.1%} are right, "
@@ -92,7 +88,7 @@ def _calibration(found: Result) -> str:
     )
 
 
-def _fitted(result: Result) -> str:
+def _fitted(result: Json) -> str:
     """Whether the run was fitted on the images that are scored."""
     return ", which the run was fitted on" if result["protocol"] == "transductive" else ""
 
@@ -102,7 +98,7 @@ def _percent(share: float | None, width: int = 7) -> str:
     return "-".rjust(width) if share is None else f"{100 * share:{width}.1f}"
 
 
-def _sure(result: Result) -> list[str]:
+def _sure(result: Json) -> list[str]:
     """Scores of the confident images, where `--min-score` was given."""
     if "sure" not in result:
         return []

@@ -24,12 +24,10 @@ from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN
-from anyclass.files import cache_folder, read_json
+from anyclass.files import Json, cache_folder, read_json
 from anyclass.methods import Method
 from anyclass.run.folder import SCRATCH, begin, locked_run
 from anyclass.run.progress import Callback, Progress
-
-Json = dict[str, Any]
 
 
 class Fitted(NamedTuple):

@@ -11,10 +11,9 @@ from anyclass.commands.class_table import ClassTable, accepted, read_class_table
 from anyclass.commands.edit_classes import RunClasses
 from anyclass.commands.run_files import opened_for_edit
 from anyclass.errors import RequestError
+from anyclass.files import Json
 from anyclass.naming.naming_files import TABLE
 from anyclass.run.progress import Progress
-
-Json = dict[str, Any]
 
 
 def rename(

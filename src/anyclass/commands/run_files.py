@@ -19,8 +19,6 @@ from anyclass.report.model_card import card
 from anyclass.run.content import check_content, check_files, check_together, read_checked
 from anyclass.run.folder import PROBABILITIES, SCRATCH, check_marks, check_no_links
 
-Json = dict[str, Any]
-
 COMMIT_FILE = "ready.json"
 """File that commits prepared files: name of each -> whether it was unedited before."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +25,9 @@ from anyclass.data.feature_tables import read_features
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
+from anyclass.files import Json
 from anyclass.log import Log
 from anyclass.run.probabilities import ImageProbabilities
-
-Json = dict[str, Any]
 
 
 class ImageRows(NamedTuple):

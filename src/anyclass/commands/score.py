@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from anyclass.data import ImageDataset, Rejection
 from anyclass.estimators.class_quality import ClassQuality
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.text import PLAIN
+from anyclass.files import Json
 from anyclass.naming.class_names import name_classes
 from anyclass.naming.quality import judged
 from anyclass.run.baselines import LINEAR_PROBE
@@ -32,8 +33,6 @@ from anyclass.run.predict import predict_all
 from anyclass.run.predictions import AllPredictions
 from anyclass.run.progress import Progress
 from anyclass.run.scoring import compare
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

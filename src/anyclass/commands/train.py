@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from anyclass.auditing.copies import copies_in_words
 from anyclass.backbone import Part
@@ -21,10 +21,9 @@ from anyclass.distributed.processes import from_first, rank
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
+from anyclass.files import Json
 from anyclass.methods import Method
 from anyclass.run.progress import Progress
-
-Json = dict[str, Any]
 
 
 class Trained(NamedTuple):

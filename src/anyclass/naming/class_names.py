@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,12 +13,11 @@ from anyclass.data import Classes
 from anyclass.estimators.class_quality import ClassQuality
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
+from anyclass.files import Json
 from anyclass.log import Log
 from anyclass.naming.quality import quality_rows
 from anyclass.naming.suggest import ClassifiedImages, NameSuggestion, only_examples, suggest_names
 from anyclass.naming.words import read_words, word_encoder
-
-Json = dict[str, Any]
 
 
 @torch.no_grad()

@@ -5,14 +5,11 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from anyclass.files import write_json
+from anyclass.files import Json, write_json
 from anyclass.run.tables import write_table
-
-Json = dict[str, Any]
 
 NAMING = "naming.json"
 """Details of suggested names; only runs with discovered classes have it."""

@@ -1,7 +1,6 @@
 """Quality of discovered classes in a run folder: how sure each one is, and what to do with it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,9 @@ from anyclass.estimators.class_quality import FEWEST, ClassQuality, class_qualit
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
+from anyclass.files import Json
 from anyclass.log import Log
 from anyclass.naming.verdicts import FEW, SAME, SEVERAL, SOUND, UNSURE, with_hint
-
-Json = dict[str, Any]
 
 TOO_FEW = f"fewer than {FEWEST} images: look at them, then merge or reject the class"
 """What to do with a class of so few images that nothing can be said of it."""

@@ -1,8 +1,6 @@
 """Verdicts on discovered classes in `naming.json`, and what to do by each."""
 
-from typing import Any
-
-Json = dict[str, Any]
+from anyclass.files import Json
 
 SOUND = "sound"
 UNSURE = "unsure"

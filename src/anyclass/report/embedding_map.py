@@ -9,7 +9,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from anyclass.data.label_tables import GIVEN
-from anyclass.report.words import Json, plain
+from anyclass.files import Json
+from anyclass.report.words import plain
 from anyclass.run.columns import UNUSUAL
 
 Points = Float[np.ndarray, "n 2"]

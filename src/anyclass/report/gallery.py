@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
+from anyclass.files import Json
 from anyclass.report.thumbnails import Thumbnail
-from anyclass.report.words import Json, plain
+from anyclass.report.words import plain
 from anyclass.run.content import lines
 
 GALLERY = 200

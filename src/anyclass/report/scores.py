@@ -6,8 +6,9 @@ from operator import itemgetter
 
 import pyarrow as pa
 
+from anyclass.files import Json
 from anyclass.report.scored import Scored, paired_difference, wilson
-from anyclass.report.words import Json, baseline, plain
+from anyclass.report.words import baseline, plain
 from anyclass.run.baselines import BEFORE
 from anyclass.run.columns import CROSS_FITTED, TRAINING
 

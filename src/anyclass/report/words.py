@@ -6,12 +6,9 @@ the caller.
 
 import json
 from pathlib import Path
-from typing import Any
 
+from anyclass.files import Json
 from anyclass.run.baselines import FITTED
-
-Json = dict[str, Any]
-"""A JSON object: the content of a file of the run, or a part of the summary."""
 
 METHOD_WORDS = Path(__file__).with_name("method_words.json")
 """What reports need of single methods, from their `info` by `make help-pages`: none is loaded."""

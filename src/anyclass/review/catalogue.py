@@ -14,13 +14,11 @@ from jaxtyping import Bool, Float
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
-from anyclass.files import csv_text, read_json
+from anyclass.files import Json, csv_text, read_json
 from anyclass.run.columns import COMPARED, REJECTED
 from anyclass.run.content import read_classes, read_parquet, read_rows
 from anyclass.run.folder import check_finished
 from anyclass.run.predictions import confidence
-
-Json = dict[str, Any]
 
 Sort = Literal["least_confident", "most_confident", "changed", "suspicious", "file_name"]
 """Orders of the images."""

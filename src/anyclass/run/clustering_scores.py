@@ -5,7 +5,6 @@ Letters: N images, K classes.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -19,10 +18,9 @@ from anyclass.estimators.metrics import (
     clustering,
     per_class,
 )
+from anyclass.files import Json
 from anyclass.run.baselines import FITTED
 from anyclass.run.predictions import AllPredictions, Probabilities
-
-Json = dict[str, Any]
 
 MIN_IMAGES = 5
 """Smallest number of images of a class that counts as used."""

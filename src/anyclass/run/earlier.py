@@ -10,13 +10,11 @@ from jaxtyping import Bool
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN, PREDICTED, KnownLabels
 from anyclass.estimators.metrics import accuracy
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.run.content import read_classes, read_parquet
 from anyclass.run.folder import check_finished
 from anyclass.run.opinions import Opinions
 from anyclass.run.predictions import Probabilities
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

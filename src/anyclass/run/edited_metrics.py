@@ -10,13 +10,12 @@ from jaxtyping import Bool, Float, Int
 from anyclass.data import Classes
 from anyclass.data.label_tables import GIVEN
 from anyclass.estimators.metrics import expected_calibration_error
+from anyclass.files import Json
 from anyclass.run.clustering_scores import discovery_summary, is_discovery_warning
 from anyclass.run.columns import CROSS_FITTED, REJECTED, UNSEEN
 from anyclass.run.content import read_checked
 from anyclass.run.edited_tables import EditedRun
 from anyclass.run.scoring import all_scores, stored_confusion
-
-Json = dict[str, Any]
 
 
 def read_metrics(run: Path) -> Json:

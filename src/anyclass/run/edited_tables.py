@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,7 @@ from anyclass.data.label_tables import CONFIRMED, GIVEN, is_yes
 from anyclass.files import atomic_write, csv_cell, csv_text
 from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_rows
-from anyclass.run.tables import prediction_row, text_cell
-
-Row = dict[str, Any]
+from anyclass.run.tables import Row, prediction_row, text_cell
 
 NAME_COLUMNS = ("label", "runner_up", "predicted_label", "opinion", "true_label", "zero_shot_label")
 """Columns of tables that contain class names."""

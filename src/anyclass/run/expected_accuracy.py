@@ -1,14 +1,11 @@
 """How far the scores of a run with discovered classes can be trusted."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Bool
 
 from anyclass.classifier.record import FitRecord
+from anyclass.files import Json
 from anyclass.run.predictions import AllPredictions
-
-Json = dict[str, Any]
 
 
 def expected_accuracy(
