@@ -37,7 +37,8 @@ from anyclass.methods.kmeans import KMeans
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.simgcd import SimGcd
 from anyclass.naming.quality import judged
-from anyclass.run.scoring import AllPredictions, predict_all
+from anyclass.run.predict import predict_all
+from anyclass.run.predictions import AllPredictions
 from anyclass.training.two_views import TwoViewTuning
 
 
@@ -109,11 +110,11 @@ def figures(method: Any, some: Some, seed: int) -> dict[str, float]:
 
     classifier = method.fit(some.data, silent, seed=seed)
     before = predict_all(some.data, classifier, silent, prompt_ensemble=False)
-    taught = some.data.dataset.labels >= 0
+    trained_on = some.data.dataset.labels >= 0
     predicted = before.log_adapted.argmax(1)
     qualities = judged(some.data, classifier, torch.from_numpy(predicted), silent)
-    classifier, after = calibrated(classifier, before, qualities, taught)
-    free = ~taught
+    classifier, after = calibrated(classifier, before, qualities, trained_on)
+    free = ~trained_on
     class_of = assignment(some.truth[free], predicted[free])
     right = class_of[predicted[free]] == some.truth[free]
 

@@ -24,7 +24,7 @@ from anyclass.methods.get import Get
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.simgcd import SimGcd
-from anyclass.run.scoring import predict_all
+from anyclass.run.predict import predict_all
 
 METHODS = ["kmeans", "semi-supervised kmeans", "gcd", "simgcd", "get", "open-world"]
 

@@ -34,7 +34,7 @@ from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import BATCH, image_features
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.files import cache_folder
 
 Way = Callable[[ImageDataset], torch.Tensor]
@@ -132,7 +132,9 @@ def with_anyclass(clip: Backbone) -> Way:
     """The features through `embed`: worker processes, the fastest engine, the cache."""
 
     def run(dataset: ImageDataset) -> torch.Tensor:
-        return image_features(clip, embed(clip, dataset, Embedding(), lambda **_: None), "head")
+        return image_features(
+            clip, FeatureStore(clip, dataset).embed(Embedding(), lambda **_: None), "head"
+        )
 
     return run
 

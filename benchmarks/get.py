@@ -40,13 +40,13 @@ from anyclass.estimators.metrics import clustering
 from anyclass.estimators.num_classes import count_classes
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import image_features, tower_features
-from anyclass.features.store import FeatureStore, embed
+from anyclass.features.store import FeatureStore
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
 from anyclass.methods.kmeans import KMeans
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.simgcd import SimGcd
-from anyclass.run.scoring import predict_all
+from anyclass.run.predict import predict_all
 from anyclass.training.two_views import TwoViewTuning
 
 RESULTS = Path(__file__).parent / "results" / "get.json"
@@ -248,7 +248,7 @@ def with_wrong_number(some: Task, factor: float) -> Task:
 
 def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]:
     """Estimated number of classes: by held-out labels, and by GCD's method."""
-    features = embed(clip, some.dataset, Embedding("head"), silent)
+    features = FeatureStore(clip, some.dataset).embed(Embedding("head"), silent)
     x = image_features(clip, features, "head").cpu()
     h = tower_features(features).to(x)
     y = torch.tensor(some.dataset.labels)

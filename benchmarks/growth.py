@@ -30,7 +30,7 @@ from anyclass.estimators.kmeans import kmeans
 from anyclass.estimators.num_classes import count_classes
 from anyclass.estimators.open_world import OpenWorldClassifier
 from anyclass.features.cache import Embedding
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 from anyclass.log import silent
 from anyclass.methods.get import Branches, Get
@@ -133,7 +133,7 @@ def embedded(images: int, views: int) -> Callable[[], object]:
 
     def run() -> object:
         wanted = Embedding(augmentation=Augmentation(), views=views, seed=next(numbers))
-        return embed(starter(), drawings(images), wanted, silent)
+        return FeatureStore(starter(), drawings(images)).embed(wanted, silent)
 
     return run
 

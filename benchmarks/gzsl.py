@@ -26,7 +26,9 @@ from anyclass.methods.labelled_features import LabelledFeatures
 class PlainViews(FewShot):
     """Labelled images without augmentation: their test view."""
 
-    def embed(self, data: FeatureStore, log: Log, epochs: int, seed: int) -> LabelledFeatures:
+    def labelled_features(
+        self, data: FeatureStore, log: Log, epochs: int, seed: int
+    ) -> LabelledFeatures:
         """Features of the labelled images, one view each."""
         chosen = data.dataset[draw_shots(data.dataset.labels, self.shots, seed)]
         return labelled_features(data.clip, chosen)

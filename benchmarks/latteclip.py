@@ -30,7 +30,8 @@ from anyclass.methods.flyp import Flyp
 from anyclass.methods.latteclip import LatteClip
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.reclip import Reclip
-from anyclass.run.scoring import compare, predict_all
+from anyclass.run.predict import predict_all
+from anyclass.run.scoring import compare
 from anyclass.training.tuning import Tuning
 
 RESULTS = Path(__file__).parent / "results" / "latteclip.json"

@@ -20,7 +20,7 @@ from anyclass.backbone import Backbone
 from anyclass.features.store import FeatureStore
 from anyclass.methods.open_world import OpenWorld
 from anyclass.naming.class_names import name_classes
-from anyclass.run.scoring import predict_adapted
+from anyclass.run.predict import predict_adapted
 
 RESULTS = Path(__file__).parent / "results" / "names.json"
 SETS = ("cifar10, 4,000 images", "grocery, coarse", "emoji")

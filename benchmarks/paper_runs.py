@@ -22,7 +22,8 @@ from anyclass.errors import AnyclassError
 from anyclass.features.store import FeatureStore
 from anyclass.files import atomic_write
 from anyclass.methods import Method
-from anyclass.run.scoring import compare, predict_all
+from anyclass.run.predict import predict_all
+from anyclass.run.scoring import compare
 
 Read = TypeVar("Read")
 """How a set is read."""

@@ -33,7 +33,8 @@ from anyclass.methods.ship_training import train_generator
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
-from anyclass.run.scoring import compare, predict_all
+from anyclass.run.predict import predict_all
+from anyclass.run.scoring import compare
 
 RESULTS = Path(__file__).parent / "results" / "ship.json"
 SHOTS = 16
@@ -64,7 +65,7 @@ def fitted(
         found[name] = (make(), round(time.perf_counter() - start, 1), facts)
         print(f"  {name}: {found[name][1]} s", flush=True)
 
-    labelled = DATA.embed(FeatureStore(clip, dataset), silent, 1, seed)
+    labelled = DATA.labelled_features(FeatureStore(clip, dataset), silent, 1, seed)
     with torch.no_grad():
         t = class_features(clip, dataset.classes.prompts, [PLAIN])
     named = torch.tensor(dataset.classes.named)

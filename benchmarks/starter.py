@@ -30,7 +30,7 @@ from anyclass.commands.emoji import draw
 from anyclass.data import ImageDataset
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import image_features
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import cache_folder
 
@@ -63,7 +63,7 @@ def scores(
 ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"], Int[Tensor, " N"]]:
     """Cosines with the distinct names, plain and centred, and the true columns."""
     distinct = sorted(set(names))
-    images = image_features(clip, embed(clip, dataset, Embedding(), silent), "head")
+    images = image_features(clip, FeatureStore(clip, dataset).embed(Embedding(), silent), "head")
     texts = class_features(clip, distinct, [PLAIN])
     right = torch.tensor([distinct.index(names[c]) for c in dataset.labels])
     return images @ texts.T, normalize(images - images.mean(0), dim=1) @ texts.T, right

@@ -590,7 +590,7 @@ def test_companions__on_features_of_half_labelled_classes(
 def test_gzsl__embeds_the_test_view(data: Path, tiny_clip: Callable[..., str]) -> None:
     clip = Backbone.load(tiny_clip())
     train = paper_sets.coop_set(data, "dtd").train
-    found = gzsl.PlainViews(views=1).embed(FeatureStore(clip, train), silent, 5, 0)
+    found = gzsl.PlainViews(views=1).labelled_features(FeatureStore(clip, train), silent, 5, 0)
     x = FeatureStore(clip, train).image_features("head", silent)
     assert torch.equal(found.x[:, 0], x)
     assert found.c.tolist() == train.labels.tolist()

@@ -96,6 +96,6 @@ def _imported(name: str) -> Any:
     value = getattr(import_module(f"anyclass.{_HOMES[name]}"), name)
     if not _HOMES[name].startswith("commands."):
         return value
-    from anyclass.api.words import speaks_python
+    from anyclass.api.words import names_arguments
 
-    return speaks_python(value)
+    return names_arguments(value)

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 failed, 2 the request is wrong, 130 stopped by Ctrl-C.
 
 Help pages and misspelt options are answered before anything heavy is imported.
 
-Of the processes of torchrun the first speaks; an error is said by the process that has it first.
+Of the processes of torchrun the first prints, and of errors the one that has one first.
 """
 
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anyclass.commands.command_line import CommandLine
     from anyclass.commands.flags import FitFlags
 
-Answer = tuple[Any, list[str]]
+Output = tuple[Any, list[str]]
 """What `--json` prints, and the lines for people."""
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     try:
-        with _first_process_speaks():
+        with _only_first_process_prints():
             result, lines = _run([argument for argument in arguments if argument != "--json"])
             print(json.dumps(result) if as_json else printable("\n".join(lines)), flush=True)
     except AnyclassError as error:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _first_process_speaks() -> Iterator[None]:
+def _only_first_process_prints() -> Iterator[None]:
     """Print nothing in the other processes of torchrun."""
     from anyclass.distributed import launched
 
@@ -82,8 +82,8 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _run(arguments: list[str]) -> Answer:
-    """Answer with a help page, or run the command."""
+def _run(arguments: list[str]) -> Output:
+    """Show a help page, or run the command."""
     from anyclass.commands.command_line import check_early, needs_torch, parse_words
     from anyclass.commands.help import OVERVIEW, check_flags, methods, page
 
@@ -139,9 +139,9 @@ def _of_the_system(error: Exception, arguments: Sequence[str]) -> str:
     return f"there is not enough memory for {' '.join(arguments[:1])}: {advice}"
 
 
-def _answer(
+def _run_with_flags(
     line: "CommandLine", command: Callable[..., Any], lines: Callable[[Any], list[str]]
-) -> Answer:
+) -> Output:
     """Parse the flags of a command, run it, and tell what it returns."""
     from anyclass.commands.parse import parse
 
@@ -162,7 +162,7 @@ def _fit_flags(line: "CommandLine") -> "FitFlags":
     return flags
 
 
-def _plan(line: "CommandLine") -> Answer:
+def _plan(line: "CommandLine") -> Output:
     from anyclass.commands.plan import plan
     from anyclass.commands.plan_output import plan_lines
 
@@ -172,7 +172,7 @@ def _plan(line: "CommandLine") -> Answer:
     return result, plan_lines(result)
 
 
-def _fit(line: "CommandLine") -> Answer:
+def _fit(line: "CommandLine") -> Output:
     from anyclass.commands.fit import fit
     from anyclass.commands.output import fit_lines
 
@@ -182,76 +182,81 @@ def _fit(line: "CommandLine") -> Answer:
     return result, fit_lines(result, flags.out, of_features)
 
 
-def _describe(line: "CommandLine") -> Answer:
+def _describe(line: "CommandLine") -> Output:
     from anyclass.commands.flags import describe_command
     from anyclass.commands.output import describe_lines
 
-    return _answer(line, describe_command(line.parts.get("captioner")), describe_lines)
+    return _run_with_flags(line, describe_command(line.parts.get("captioner")), describe_lines)
 
 
-def _embed(line: "CommandLine") -> Answer:
+def _embed(line: "CommandLine") -> Output:
     from anyclass.commands.embed import embed
     from anyclass.commands.output import embed_lines
 
-    return _answer(line, embed, embed_lines)
+    return _run_with_flags(line, embed, embed_lines)
 
 
-def _predict(line: "CommandLine") -> Answer:
+def _predict(line: "CommandLine") -> Output:
     from anyclass.commands.output import predict_lines
     from anyclass.commands.predict import predict
 
-    return _answer(line, predict, predict_lines)
+    return _run_with_flags(line, predict, predict_lines)
 
 
-def _evaluate(line: "CommandLine") -> Answer:
+def _evaluate(line: "CommandLine") -> Output:
     from anyclass.commands.evaluate import evaluate
     from anyclass.commands.evaluate_output import evaluate_lines
 
-    return _answer(line, evaluate, evaluate_lines)
+    return _run_with_flags(line, evaluate, evaluate_lines)
 
 
-def _rename(line: "CommandLine") -> Answer:
-    from anyclass.commands.flags import rename_command
+def _rename(line: "CommandLine") -> Output:
     from anyclass.commands.output import rename_lines
+    from anyclass.commands.rename import rename
 
-    return _answer(line, rename_command(line.parts.get("captioner")), rename_lines)
+    captioner = line.parts.get("captioner")
+    if captioner is None:
+        return _run_with_flags(line, rename, rename_lines)
+    from anyclass.commands.flags import rename_command
+
+    return _run_with_flags(line, rename_command(captioner), rename_lines)
 
 
-def _report(line: "CommandLine") -> Answer:
+def _report(line: "CommandLine") -> Output:
     from anyclass.commands.report import report
 
-    return _answer(line, report, lambda result: [result["report"]])
+    return _run_with_flags(line, report, lambda result: [result["report"]])
 
 
-def _serve(line: "CommandLine") -> Answer:
+def _serve(line: "CommandLine") -> Output:
     from anyclass.commands.output import serve_lines
     from anyclass.commands.serve import serve
 
-    return _answer(line, serve, serve_lines)
+    return _run_with_flags(line, serve, serve_lines)
 
 
-def _export(line: "CommandLine") -> Answer:
+def _export(line: "CommandLine") -> Output:
     from anyclass.commands.export import export
     from anyclass.commands.output import export_lines
 
-    return _answer(line, export, export_lines)
+    return _run_with_flags(line, export, export_lines)
 
 
-def _demo(line: "CommandLine") -> Answer:
+def _demo(line: "CommandLine") -> Output:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read with torch: idle threads sleep
     from anyclass.commands.demo import demo
     from anyclass.commands.output import demo_lines
 
-    return _answer(line, demo, demo_lines)
+    return _run_with_flags(line, demo, demo_lines)
 
 
-def _models(line: "CommandLine") -> Answer:
+def _models(line: "CommandLine") -> Output:
     from anyclass.commands.models import models, models_lines
 
-    return _answer(line, models, models_lines)
+    return _run_with_flags(line, models, models_lines)
 
 
-COMMANDS: dict[str, Callable[["CommandLine"], Answer]] = {
+COMMANDS: dict[str, Callable[["CommandLine"], Output]] = {
     "plan": _plan,
     "fit": _fit,
     "describe": _describe,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anyclass.api.words import in_python, speaks_python
+from anyclass.api.words import in_python, names_arguments
 from anyclass.errors import ImageError, RequestError
 
 
@@ -30,8 +30,8 @@ def test_in_python(flags: str, arguments: str) -> None:
     assert in_python(flags) == arguments
 
 
-def test_speaks_python__keeps_the_kind_of_error() -> None:
-    @speaks_python
+def test_names_arguments__keeps_the_kind_of_error() -> None:
+    @names_arguments
     def fail(error: Exception) -> None:
         raise error
 

@@ -7,7 +7,7 @@ import pytest
 
 from anyclass.auditing.pixels import pixel_findings
 from anyclass.data.inspection import Inspection
-from anyclass.data.loader import Rejection
+from anyclass.data.rejection import Rejection
 
 USUAL = {"width": 200, "height": 150, "dark": 0.9, "bright": 0.1, "detail": 7.0, "blur": 0.5}
 

@@ -176,7 +176,7 @@ import pyarrow as pa
 from anyclass.bulk import Bulk, cluster, results
 from anyclass.bulk.results import Tally
 from anyclass.bulk.sources import read_source
-from anyclass.bulk.worker import Answer, Task
+from anyclass.bulk.worker import ChunkResult, Task
 from anyclass.errors import AnyclassError
 from anyclass.run.progress import Progress
 
@@ -186,7 +186,7 @@ class Job:
         def compute(chunk):
             if "image3.png" in chunk.names:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return Answer(pa.table({"name": list(chunk.names)}), Tally(len(chunk.names)))
+            return ChunkResult(pa.table({"name": list(chunk.names)}), Tally(len(chunk.names)))
         return compute
 
 images, out = sys.argv[1:]

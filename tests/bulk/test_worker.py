@@ -14,7 +14,7 @@ from anyclass.bulk import results
 from anyclass.bulk.chunks import Chunk
 from anyclass.bulk.results import Tally
 from anyclass.bulk.sources import Source, read_source
-from anyclass.bulk.worker import MOST, Answer, Task, Worker
+from anyclass.bulk.worker import MOST, ChunkResult, Task, Worker
 from anyclass.errors import AnyclassError, RequestError
 
 
@@ -24,13 +24,13 @@ class Names:
 
     fails: str = ""
 
-    def open(self, cpus: int, say: Callable[[str], None]) -> Callable[[Chunk], Answer]:
+    def open(self, cpus: int, say: Callable[[str], None]) -> Callable[[Chunk], ChunkResult]:
         say(f"{cpus} cores")
 
-        def compute(chunk: Chunk) -> Answer:
+        def compute(chunk: Chunk) -> ChunkResult:
             if self.fails in chunk.names and self.fails:
                 raise {"A": AnyclassError, "R": RequestError, "V": ValueError}[self.fails[0]]("no")
-            return Answer(pa.table({"name": list(chunk.names)}), Tally(len(chunk.names)))
+            return ChunkResult(pa.table({"name": list(chunk.names)}), Tally(len(chunk.names)))
 
         return compute
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyclass.classifier import saving
+from anyclass.classifier import saved_classes
 from anyclass.classifier.class_edits import (
     ClassEdits,
     EditedClasses,
@@ -17,6 +17,7 @@ from anyclass.classifier.class_edits import (
     is_placeholder,
 )
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.edited_probabilities import edited_probabilities, gate_logits
 from anyclass.classifier.heads import CosineHead, EditedHead, edited
 from anyclass.classifier.precomputed import Precomputed
 from anyclass.classifier.two_means import two_means
@@ -43,10 +44,10 @@ def test_probabilities__against_a_loop() -> None:
     p = drawn(N, K, seed=1).softmax(1)
     rows = drawn(N, E, seed=2)
     gates = [drawn(E + 1, seed=3), drawn(E + 1, seed=4)]
-    now = five().merge(["cat", "discovered 3"]).split("discovered 1", gates[0])
-    now = now.merge(["discovered 1b", "discovered 2"]).split("discovered 1b", gates[1])
+    now = five().merge(["cat", "discovered 3"]).split("discovered 1", gates[0].numpy())
+    now = now.merge(["discovered 1b", "discovered 2"]).split("discovered 1b", gates[1].numpy())
     assert now.classes.names == ("cat", "discovered 1a", "dog", "discovered 1ba", "discovered 1bb")
-    found = now.edits.probabilities(p, now.edits.gate_logits(rows))
+    found = edited_probabilities(now.edits, p, gate_logits(now.edits, rows))
     for i in range(N):
         first, second = (1 / (1 + np.exp(-float(rows[i] @ gate[:-1] + gate[-1]))) for gate in gates)
         cat, one, dog, two, three = p[i].tolist()
@@ -124,7 +125,7 @@ def test_classifier__files_of_earlier_versions_have_no_edits(tmp_path: Path) -> 
     assert "edits" not in content
     assert "rejected" not in content["classes"]
     assert isinstance(Classifier.load(tmp_path).head, CosineHead)
-    assert saving.read_classes(tmp_path).edits.changes_nothing
+    assert saved_classes.read_edited_classes(tmp_path).edits.changes_nothing
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from anyclass.classifier.heads import (
     MetaNet,
     WhitenedLinear,
     init_linear,
-    tempered,
+    with_temperature,
 )
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.classifier.representation import Representation
@@ -297,4 +297,4 @@ def test_tempered__divides_logits() -> None:
     rows = drawn(6, 24, seed=3)
     weights = drawn(5, 24, seed=4)
     for head in (Linear(weights, drawn(5, seed=5), 3.0), CosineHead(weights, torch.tensor(3.0))):
-        assert torch.allclose(tempered(head, 4.0).logits(rows), head.logits(rows) / 4)
+        assert torch.allclose(with_temperature(head, 4.0).logits(rows), head.logits(rows) / 4)

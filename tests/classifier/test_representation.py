@@ -8,12 +8,13 @@ import torch
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Part
-from anyclass.classifier.representation import Representation, Space, concat_towers
+from anyclass.classifier.representation import Representation, concat_towers
+from anyclass.classifier.settings import Space
 from anyclass.data import ImageDataset, open_image
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.extract import stream
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 
 Tiny = Callable[..., str]
 SPACES: tuple[Space, ...] = ("projected", "pooled", "both")
@@ -65,7 +66,7 @@ def test_stream__and_of_are_the_space_by_hand(
     wanted = by_hand(tower, dataset, space)
     assert representation.width == wanted.shape[1]
     torch.testing.assert_close(rows(representation, dataset), wanted, rtol=0, atol=1e-4)
-    cached = embed(clip, dataset, Embedding(cached_part(part)), lambda **_: None)
+    cached = FeatureStore(clip, dataset).embed(Embedding(cached_part(part)), lambda **_: None)
     found = representation.of(dataset, cached)
     torch.testing.assert_close(found, wanted, rtol=0, atol=3e-3)  # maps are kept in half precision
 
@@ -82,7 +83,7 @@ def test_of__two_towers_stand_side_by_side(clip: Backbone, images: Path, part: P
     assert not torch.allclose(one, two, atol=1e-3)
     wanted = torch.cat([one, two], dim=1)
     torch.testing.assert_close(rows(both, dataset) * 2**0.5, wanted)
-    cached = embed(clip, dataset, Embedding(cached_part(part)), lambda **_: None)
+    cached = FeatureStore(clip, dataset).embed(Embedding(cached_part(part)), lambda **_: None)
     torch.testing.assert_close(both.of(dataset, cached) * 2**0.5, wanted, rtol=0, atol=3e-3)
     assert both.width == wanted.shape[1]
     prints = torch.cat([trained.fingerprint(), clip.fingerprint()], dim=1)
@@ -91,7 +92,7 @@ def test_of__two_towers_stand_side_by_side(clip: Backbone, images: Path, part: P
 
 def test_of__an_image_that_changed_is_refused(clip: Backbone, images: Path) -> None:
     dataset = ImageDataset.read(images)
-    cached = embed(clip, dataset, Embedding("head"), lambda **_: None)
+    cached = FeatureStore(clip, dataset).embed(Embedding("head"), lambda **_: None)
     dataset.path(3).write_bytes(b"torn")
     with pytest.raises(AnyclassError, match="changed during the training: not an image"):
         Representation((clip,), "all").of(dataset, cached)

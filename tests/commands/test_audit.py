@@ -193,17 +193,17 @@ def test_evaluate__knows_images_of_the_fit_by_content(
 ) -> None:
     """Copies under other names: labels that were trained on are left out, the others are said."""
     other = tmp_path / "other"
-    taught = 0
+    trained_on = 0
     for folder in sorted(path for path in images.iterdir() if path.is_dir()):
         (other / folder.name).mkdir(parents=True)
         for i, path in enumerate(sorted(folder.iterdir())):
             shutil.copy(path, other / folder.name / f"renamed{i}{path.suffix}")
-            taught += folder.name[0] in "rb"
+            trained_on += folder.name[0] in "rb"
     result = anyclass.evaluate(labelled_run, other, engine="torch")
-    assert result["n"] == 14 - taught
-    assert f"left out {taught} labels that the run was trained on" in result["warnings"]
+    assert result["n"] == 14 - trained_on
+    assert f"left out {trained_on} labels that the run was trained on" in result["warnings"]
     assert any(
-        f"{14 - taught} of {14 - taught} images are images of the fit" in w
+        f"{14 - trained_on} of {14 - trained_on} images are images of the fit" in w
         for w in result["warnings"]
     )
     for path in list(other.rglob("*.*")):

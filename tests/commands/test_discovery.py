@@ -375,6 +375,6 @@ def test_cli__one_command(
     assert main(["fit", "get", *flags, *small, *out, *some]) == 0
     said = capsys.readouterr().out
     assert "2 of them labelled" in said
-    assert "kmeans with labels" in said
+    assert "k-means with labels" in said
     assert main(["plan", *flags, "--unknown", "2"]) == 0
     assert "; 2 unknown" in capsys.readouterr().out

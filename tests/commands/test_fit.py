@@ -23,8 +23,9 @@ from anyclass.errors import AnyclassError, ModelError, RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.files import check_manifest, read_json
 from anyclass.methods import METHODS
+from anyclass.run.predictions import AllPredictions, log_of
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import NO_LABELS, AllPredictions, compare, log_of
+from anyclass.run.scoring import NO_LABELS, compare
 from anyclass.training.tuning import Tuning
 
 FILES = {
@@ -252,9 +253,9 @@ def test_compare__warns_when_adapting_harmed() -> None:
         "(`anyclass fit zero-shot`) or another method"
     ]
     assert (harmed["scored"], harmed["changed"]) == (4, 2 / 5)
-    taught = np.array([False, True, False, True, False])
+    trained_on = np.array([False, True, False, True, False])
     predictions = AllPredictions(right, wrong, wrong)
-    changed = compare(labels, predictions, Classes.of(("c", "a", "b")), taught)["changed"]
+    changed = compare(labels, predictions, Classes.of(("c", "a", "b")), trained_on)["changed"]
     assert changed == 0, "the labels of the two that differ were trained on"
     everything = compare(labels, predictions, Classes.of(("c", "a", "b")), np.ones(5, bool))
     assert everything["changed"] is None
@@ -438,7 +439,7 @@ def test_fit_and_evaluate__leave_the_prompt_ensemble_out(
     shapes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = ("a template without a place for the class",)
-    monkeypatch.setattr("anyclass.run.scoring.OPENAI_TEMPLATES", refused)
+    monkeypatch.setattr("anyclass.run.predict.OPENAI_TEMPLATES", refused)
     run = tmp_path / "run"
     metrics = fit("zero-shot", run, **shapes, prompt_ensemble=False).metrics
     assert metrics["zero_shot_ensemble"] is None

@@ -101,7 +101,7 @@ def test_fit__ship_leaves_its_controls_and_evaluate_scores_them(
     assert found["mixed"]["base"] <= found["sliced"]["base"]
     assert found["controls"]["linear_probe"]["mixed"]["new"] == 0  # it knows no named class
     page = (run / "report.html").read_text()
-    assert "Linear probe on the labels" in page
+    assert "Linear probe" in page
     assert "Control: class names only" in page
     fit(ship, run, overwrite=True, **some)  # what was written can be written over
     assert not (run / "unfinished").exists()

@@ -9,9 +9,10 @@ import pytest
 
 import anyclass.backbone.backbone
 import anyclass.commands.num_classes
-import anyclass.data.loader
+import anyclass.data.content_hash
 import anyclass.features.extract
 import anyclass.features.store
+from anyclass.backbone.loaded_model import LoadedModel
 from anyclass.commands.evaluate import evaluate
 from anyclass.commands.fit import fit
 from anyclass.methods import METHODS, Situation
@@ -42,9 +43,13 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, counted)
 
-    loader, store = anyclass.data.loader, anyclass.features.store
-    count(loader, "_read_checksum", lambda path, *_: f"checksum of {path.name}{path.parent.name}")
-    count(anyclass.backbone.backbone, "_digest", lambda state: f"digest of {len(state)} tensors")
+    hashing, store = anyclass.data.content_hash, anyclass.features.store
+    count(hashing, "_read_checksum", lambda path, *_: f"checksum of {path.name}{path.parent.name}")
+    count(
+        LoadedModel,
+        "digest",
+        lambda _, **which: f"digest without {sorted(which.get('without', ()))}",
+    )
     count(anyclass.backbone.backbone, "load_model", lambda *_: "model loaded")
     count(store, "engine", lambda clip, part: f"engine of {part}")
     count(store, "extract", lambda clip, dataset, how, *_: f"{how} of {len(dataset)} images")

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,21 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def labels(run: Path) -> list[str]:
     return list(pq.read_table(run / "predictions.parquet")["label"].to_pylist())
+
+
+def test_rename__of_names_alone_loads_no_torch(run: Path) -> None:
+    edit(run, {2: "kite"})
+    code = f"""if True:
+        import sys
+        from anyclass.cli import main
+        main(["rename", "--run", {str(run)!r}])
+        print(*{{"torch", "open_clip", "sklearn", "scipy"}} & set(sys.modules), sep=",")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *_, heavy = done.stdout.splitlines()
+    assert (first, heavy) == ("discovered 1 -> kite", "")
+    assert done.stderr == "", "there is no wait to be announced"
+    assert check_manifest(run) == []
 
 
 def test_fit__leaves_a_table_of_classes(run: Path) -> None:

@@ -118,12 +118,12 @@ def right(rows: Table, truth: dict[str, str], files: set[str]) -> float:
     )
 
 
-def probe(images: Path, model: str, truth: dict[str, str], taught: set[str]) -> float:
+def probe(images: Path, model: str, truth: dict[str, str], trained_on: set[str]) -> float:
     """Accuracy of logistic regression on the same labels, on the other images."""
     dataset = ImageDataset.read(images)
     x = FeatureStore(Backbone.load(model, engine="torch"), dataset).image_features("head", ignore)
     y = np.array([truth[file] for file in dataset.files])
-    mine = np.isin(dataset.files, list(taught))
+    mine = np.isin(dataset.files, list(trained_on))
     learned = LogisticRegression(max_iter=1000, C=10).fit(x[mine], y[mine])
     return float(learned.score(x[~mine], y[~mine]))
 
@@ -137,28 +137,28 @@ def second(first: Round, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     """The run after 45 of 120 rows were corrected, three of them wrongly, and what was said."""
     folder = tmp_path_factory.mktemp("second")
     rows = rows_of(first.run)
-    taught = corrected(rows, first.truth, CORRECTED, wrong=3)
+    trained_on = corrected(rows, first.truth, CORRECTED, wrong=3)
     edited = write(folder / "edited.csv", rows)
     again = ["--from", str(first.run), "--labels", str(edited), "--out", str(folder / "run")]
     assert main(["fit", "open-world", *again]) == 0
-    yield folder / "run", taught, edited
+    yield folder / "run", trained_on, edited
 
 
 @pytest.mark.slow
 def test_second_round__helps_as_much_as_a_probe(first: Round, second: Any) -> None:
-    run, taught, _ = second
-    others = set(first.truth) - taught
+    run, trained_on, _ = second
+    others = set(first.truth) - trained_on
     before = right(rows_of(first.run), first.truth, others)
     after = right(rows_of(run), first.truth, others)
-    assert after - before >= probe(first.images, first.model, first.truth, taught) - before
+    assert after - before >= probe(first.images, first.model, first.truth, trained_on) - before
     assert after > before + 0.1
 
 
 def test_second_round__corrections_stay(first: Round, second: Any) -> None:
-    run, taught, edited = second
+    run, trained_on, edited = second
     wanted = {row["file_name"]: row["label"] for row in rows_of(edited.parent, "edited.csv")}
     given = [row for row in rows_of(run) if row["status"] == "given"]
-    assert {row["file_name"] for row in given} == taught
+    assert {row["file_name"] for row in given} == trained_on
     for row in given:
         assert row["label"] == row["true_label"] == wanted[row["file_name"]]
         assert (row["score"], row["predicted_label"], row["kind"]) == ("1", "", "labelled")
@@ -172,9 +172,9 @@ def test_second_round__corrections_stay(first: Round, second: Any) -> None:
 
 
 def test_second_round__is_scored_on_no_label_that_was_trained_on(second: Any) -> None:
-    run, taught, _ = second
+    run, trained_on, _ = second
     metrics = metrics_of(run)
-    given = [row for row in rows_of(run) if row["file_name"] in taught]
+    given = [row for row in rows_of(run) if row["file_name"] in trained_on]
     agree = np.mean([row["opinion"] == row["label"] for row in given])
     assert metrics["scored_on"] == "cross-fitted labels"
     assert metrics["adapted"]["accuracy"] == pytest.approx(agree)
@@ -200,7 +200,7 @@ def test_second_round__takes_the_request_of_the_first(first: Round, second: Any)
 
 
 def test_second_round__wrong_labels_are_suspicious(first: Round, second: Any) -> None:
-    run, taught, edited = second
+    run, trained_on, edited = second
     rows = rows_of(run, "suspicious.csv")
     assert list(rows[0]) == ["file_name", "label", "opinion", "opinion_score", "label_quality"]
     assert metrics_of(run)["suspicious"] == len(rows)
@@ -209,7 +209,7 @@ def test_second_round__wrong_labels_are_suspicious(first: Round, second: Any) ->
     wrong = {
         row["file_name"]
         for row in rows_of(edited.parent, "edited.csv")
-        if row["file_name"] in taught and row["label"] != first.truth[row["file_name"]]
+        if row["file_name"] in trained_on and row["label"] != first.truth[row["file_name"]]
     }
     assert len(wrong) == 3
     assert len(wrong & {row["file_name"] for row in rows}) >= 2
@@ -225,13 +225,13 @@ def test_second_round__wrong_labels_are_suspicious(first: Round, second: Any) ->
 def test_third_round__labels_stay_and_one_is_taken_back(
     first: Round, second: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, taught, _ = second
+    run, trained_on, _ = second
     rows = rows_of(run, "suspicious.csv")
     rows[0]["label"] = first.truth[rows[0]["file_name"]]
     table = write(tmp_path / "suspicious.csv", rows)
     fit("open-world", tmp_path / "third", from_run=run, labels=str(table))
     given = [row for row in rows_of(tmp_path / "third") if row["status"] == "given"]
-    assert {row["file_name"] for row in given} == taught
+    assert {row["file_name"] for row in given} == trained_on
     label_of = {row["file_name"]: row["label"] for row in given}
     assert label_of[rows[0]["file_name"]] == rows[0]["label"]
     rows = rows_of(run)
@@ -243,7 +243,7 @@ def test_third_round__labels_stay_and_one_is_taken_back(
     said = capsys.readouterr().err
     assert "0 of 120 rows of edited.csv were changed or confirmed, 44 given: these are" in said
     given = [row for row in rows_of(tmp_path / "fourth") if row["status"] == "given"]
-    assert {row["file_name"] for row in given} == taught - {emptied["file_name"]}
+    assert {row["file_name"] for row in given} == trained_on - {emptied["file_name"]}
 
 
 def test_predictions__that_nobody_touched_are_no_labels(
@@ -306,13 +306,13 @@ def test_holdout__stays_held_out_and_compares_the_runs(first: Round, tmp_path: P
 def test_evaluate__leaves_out_what_was_trained_on(
     first: Round, second: Any, tmp_path: Path
 ) -> None:
-    run, taught, _ = second
+    run, trained_on, _ = second
     lines = [f"{file},{label}" for file, label in first.truth.items()]
     (tmp_path / "truth.csv").write_text("\n".join(["file_name,label", *lines]))
     found = evaluate(run, first.images, str(tmp_path / "truth.csv"), prompt_ensemble=False)
     assert found["n"] == IMAGES - CORRECTED
     assert found["accuracy"] == pytest.approx(
-        right(rows_of(run), first.truth, set(first.truth) - taught)
+        right(rows_of(run), first.truth, set(first.truth) - trained_on)
     )
     assert found["warnings"][0] == "left out 45 labels that the run was trained on"
     shutil.copytree(first.images, tmp_path / "elsewhere")
@@ -399,8 +399,8 @@ PROBE = """if True:
     import json, sys
     from pathlib import Path
     from tests.commands.test_second_round import probe
-    images, model, truth, taught = json.loads(sys.argv[1])
-    print(probe(Path(images), model, truth, set(taught)))
+    images, model, truth, trained_on = json.loads(sys.argv[1])
+    print(probe(Path(images), model, truth, set(trained_on)))
 """
 
 
@@ -422,14 +422,14 @@ def test_second_round__of_400_photographs(tmp_path: Path) -> None:
     first_run = tmp_path / "first"
     child(COMMAND, "fit", "auto", *request, "--out", str(first_run))
     rows = rows_of(first_run)
-    taught = corrected(rows, truth, 150, names=names)
+    trained_on = corrected(rows, truth, 150, names=names)
     table = write(tmp_path / "edited.csv", rows)
     again = ["--from", str(first_run), "--labels", str(table), "--out", str(tmp_path / "second")]
     child(COMMAND, "fit", "auto", *again)
-    others = set(truth) - taught
+    others = set(truth) - trained_on
     after = rows_of(tmp_path / "second")
-    assert right(after, truth, taught) == 1
-    asked = [str(tmp_path / "photos"), "starter", truth, sorted(taught)]
+    assert right(after, truth, trained_on) == 1
+    asked = [str(tmp_path / "photos"), "starter", truth, sorted(trained_on)]
     learned = float(child(PROBE, json.dumps(asked)))
     assert right(after, truth, others) >= learned
     assert right(after, truth, others) > right(rows_of(first_run), truth, others) + 0.05

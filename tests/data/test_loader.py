@@ -27,6 +27,7 @@ from anyclass.data import (
     Limits,
     Preprocessing,
     TestTransform,
+    content_hash,
     content_hashes,
     load_batches,
     open_image,
@@ -344,15 +345,15 @@ def test_content_hashes__read_again_what_changed_or_may_have(
         tmp_path, ("a.png", "b.png"), np.array([-1, -1]), anyclass.data.Classes.of([])
     )
     opened: list[str] = []
-    real = reading.read_bytes
+    real = content_hash.read_bytes
     monkeypatch.setattr(
-        reading, "read_bytes", lambda path, *a: opened.append(path.name) or real(path, *a)
+        content_hash, "read_bytes", lambda path, *a: opened.append(path.name) or real(path, *a)
     )
     first = content_hashes(dataset)
     assert content_hashes(dataset) == first
     assert len(opened) == 4, "files this young may change without another stamp"
-    later = reading.time() + 10
-    monkeypatch.setattr(reading, "time", lambda: later)
+    later = content_hash.time() + 10
+    monkeypatch.setattr(content_hash, "time", lambda: later)
     assert content_hashes(dataset) == content_hashes(dataset) == first
     assert len(opened) == 6
     (tmp_path / "b.png").write_bytes(b"another")

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from anyclass.data import Limits, Preprocessing, TestTransform, load_batches, open_image
+from anyclass.data.content_hash import content_hashes
 from anyclass.data.inputs import image_source
 from anyclass.data.label_inputs import read_images
-from anyclass.data.loader import content_hashes
 from anyclass.data.memory import is_image, item_hash, read_item
 from anyclass.errors import ImageError
 

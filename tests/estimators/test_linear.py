@@ -34,12 +34,3 @@ def test_only__some_classes() -> None:
     some = torch.tensor([2, 0])
     for linear in (Linear(W, B, 3.0), Linear(W, scale=3.0)):
         torch.testing.assert_close(linear.only(some).logits(F), linear.logits(F)[:, some])
-
-
-@pytest.mark.parametrize("bias", [None, B])
-def test_with_text_logits__adds_cosines(bias: torch.Tensor | None) -> None:
-    x, p, scale = drawn(6, 4, seed=4), drawn(3, 4, seed=5), torch.tensor(7.0)
-    weights = Linear(W, bias).with_text_logits(p, scale)
-    rows = torch.cat([x, F, torch.ones(6, 1)], dim=1)
-    wanted = scale * x @ p.T + Linear(W, bias).logits(F)
-    torch.testing.assert_close(scale * rows @ weights.T, wanted, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,6 @@ from anyclass.estimators.metrics import (
     expected_calibration_error,
     harmonic_mean,
     mean_per_class,
-    pair_f1,
     per_class,
     score,
 )
@@ -260,16 +259,3 @@ def test_clustering_weighs_classes_alike_in_per_class():
     true, guess = np.array([0] * 8 + [1] * 2), np.array([0] * 8 + [1, 0])
     found = clustering(true, guess, known=[0])
     assert (found["all"], found["per_class"]) == (pytest.approx(0.9), pytest.approx(0.75))
-
-
-def test_pair_f1__counts_pairs() -> None:
-    true = np.array([0, 0, 0, 1, 1, -1])
-    found = np.array([2, 2, 1, 1, 1, 2])
-    pairs = [(i, j) for i in range(5) for j in range(i)]
-    same = [(true[i] == true[j], found[i] == found[j]) for i, j in pairs]
-    tp, wrong = same.count((True, True)), sum(a != b for a, b in same)
-    assert (tp, wrong) == (2, 4)
-    assert pair_f1(true, found) == pytest.approx(2 * tp / (2 * tp + wrong))
-    assert pair_f1(true, true) == 1.0
-    assert pair_f1(true, np.arange(6)) == 0.0, "no pair is together"
-    assert pair_f1(np.array([3, -1]), np.array([0, 0])) == 0.0, "there is no pair"

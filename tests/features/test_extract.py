@@ -36,7 +36,7 @@ from anyclass.features.extract import (
     map_views,
     stream,
 )
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch, Batches, TrainingBatches
 
@@ -93,7 +93,9 @@ def embedded(
 ) -> tuple[Tensor, Listener]:
     """All rows, and what was logged."""
     log = Listener()
-    features = embed(clip, ImageDataset.read(root), replace(how or Embedding(), **changed), log)
+    features = FeatureStore(clip, ImageDataset.read(root)).embed(
+        replace(how or Embedding(), **changed), log
+    )
     return features[np.flatnonzero(features.ok).tolist()], log
 
 
@@ -132,7 +134,7 @@ def test_embed__rows_are_the_trunk_of_each_image(
 def test_embed__of_no_image_more_than_it_is_asked(clip: Backbone, root: Path) -> None:
     dataset = ImageDataset.read(root)[[7, 2, 7]]
     log = Listener()
-    features = embed(clip, dataset, Embedding(), log)
+    features = FeatureStore(clip, dataset).embed(Embedding(), log)
     assert len(features) == 3
     assert log.done == [2]
     wanted = expected(clip, root, "head", ["07.png", "02.png", "07.png"])
@@ -142,7 +144,7 @@ def test_embed__of_no_image_more_than_it_is_asked(clip: Backbone, root: Path) ->
 def test_embed__views(clip: Backbone, root: Path) -> None:
     augmentation = Augmentation()
     how = Embedding("tail", augmentation, views=4, seed=3)
-    features = embed(clip, ImageDataset.read(root), how, Listener())
+    features = FeatureStore(clip, ImageDataset.read(root)).embed(how, Listener())
     rows = features[torch.tensor([9, 5])]
     assert rows.shape == (2, 4, 10, 32)  # (b, K, tokens, width)
     draw = AugmentedViews(clip.preprocessing, augmentation, 4, 3)
@@ -278,7 +280,7 @@ def test_embed__continues_to_the_bit(
     wanted, _ = embedded(clip, root, part=part)
     monkeypatch.setenv("ANYCLASS_CACHE", str(tmp_path / "broken"))
     dies(
-        lambda log: embed(clip, ImageDataset.read(root), Embedding(part), log),
+        lambda log: FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(part), log),
         lambda line: line["done"] >= at,
     )
     rows, log = embedded(clip, root, part=part)
@@ -375,7 +377,7 @@ def test_embed__bad_images_become_rejections(
     dataset = ImageDataset.read(root)
     for attempt in (1, 2):  # computed, and from the cache
         log = Listener()
-        features = embed(clip, dataset, Embedding(), log)
+        features = FeatureStore(clip, dataset).embed(Embedding(), log)
         good = [i for i in range(N) if i not in bad]
         assert np.flatnonzero(features.ok).tolist() == good
         rows = expected(clip, root, "head", [dataset.files[i] for i in good])
@@ -390,7 +392,7 @@ def test_embed__of_only_bad_images(clip: Backbone, root: Path) -> None:
     for path in root.iterdir():
         path.write_bytes(b"no image")  # all alike: decided once
     log = Listener()
-    features = embed(clip, ImageDataset.read(root), Embedding(), log)
+    features = FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), log)
     assert log.done == [1]
     assert not features.ok.any()
     assert [r.file_name for r in features.rejections] == all_names()
@@ -402,10 +404,10 @@ def test_embed__files_that_cannot_be_read(clip: Backbone, root: Path) -> None:
     embedded(clip, root)
     content = (root / "03.png").read_bytes()
     (root / "03.png").unlink()
-    features = embed(clip, dataset, Embedding(), Listener())
+    features = FeatureStore(clip, dataset).embed(Embedding(), Listener())
     assert [(r.file_name, r.reason) for r in features.rejections] == [("03.png", "missing")]
     (root / "03.png").write_bytes(content)
-    assert embed(clip, dataset, Embedding(), Listener()).ok.all()
+    assert FeatureStore(clip, dataset).embed(Embedding(), Listener()).ok.all()
 
 
 def racing(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], index: int = 4) -> None:
@@ -430,7 +432,7 @@ def test_embed__a_file_spoilt_while_it_is_read_is_not_refused_for_ever(
     content = path.read_bytes()
     with monkeypatch.context() as patch:
         racing(patch, lambda: path.write_bytes(new) if new else path.unlink())
-        features = embed(clip, ImageDataset.read(root), Embedding(), Listener())
+        features = FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), Listener())
     reason = "not an image" if new else "missing"
     assert [(r.file_name, r.reason) for r in features.rejections] == [("04.png", reason)]
     path.write_bytes(content)
@@ -444,7 +446,7 @@ def test_embed__a_file_edited_while_it_is_read(
 ) -> None:
     with monkeypatch.context() as patch:
         racing(patch, lambda: image(99).save(root / "04.png"))
-        features = embed(clip, ImageDataset.read(root), Embedding(), Listener())
+        features = FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), Listener())
     changed = Rejection("04.png", "unreadable", "it changed while it was read")
     assert features.rejections == [changed]
     assert embedded(clip, root)[1].lines == []  # its row is there, under what it holds now
@@ -457,13 +459,13 @@ def test_embed__a_file_mended_while_it_is_read(
     (root / "04.png").unlink()
     with monkeypatch.context() as patch:
         racing(patch, lambda: (root / "04.png").write_bytes(content))
-        features = embed(clip, dataset, Embedding(), Listener())
+        features = FeatureStore(clip, dataset).embed(Embedding(), Listener())
     assert [r.detail for r in features.rejections] == ["it changed while it was read"]
-    assert embed(clip, dataset, Embedding(), Listener()).ok.all()
+    assert FeatureStore(clip, dataset).embed(Embedding(), Listener()).ok.all()
 
 
 def test_embed__rows_lie_in_memory_mapped_files(clip: Backbone, root: Path, cache: Path) -> None:
-    features = embed(clip, ImageDataset.read(root), Embedding("tail"), Listener())
+    features = FeatureStore(clip, ImageDataset.read(root)).embed(Embedding("tail"), Listener())
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("this system does not say what is mapped")
@@ -476,7 +478,9 @@ def test_embed__for_a_tower_without_a_projection(
     tiny_backbone: Callable[..., Backbone], cache: Path, root: Path
 ) -> None:
     clip = tiny_backbone("siglip")
-    features = embed(clip, ImageDataset.read(root)[[2, 6]], Embedding("head"), Listener())
+    features = FeatureStore(clip, ImageDataset.read(root)[[2, 6]]).embed(
+        Embedding("head"), Listener()
+    )
     found = image_features(clip, features, "head")
     wanted = clip.tail(expected(clip, root, "head", ["02.png", "06.png"])[:, 0], "head")
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
@@ -485,7 +489,7 @@ def test_embed__for_a_tower_without_a_projection(
 def test_features__of_a_rejected_image_are_refused(clip: Backbone, root: Path) -> None:
     for name in ("02.png", "07.png", "09.png"):
         (root / name).write_bytes(b"no image")
-    features = embed(clip, ImageDataset.read(root), Embedding(), Listener())
+    features = FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), Listener())
     for index in ([7], [0, 7], [10, 7, 2], [-4], torch.tensor([10, 7])):
         with pytest.raises(AnyclassError, match=r"07\.png cannot be used: not an image"):
             features[index]
@@ -497,7 +501,7 @@ def test_features__of_a_rejected_image_are_refused(clip: Backbone, root: Path) -
 
 @pytest.mark.parametrize("part", ["head", "tail"])
 def test_image_features__are_those_of_the_model(clip: Backbone, root: Path, part: Part) -> None:
-    features = embed(clip, ImageDataset.read(root), Embedding(part), Listener())
+    features = FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(part), Listener())
     wanted = clip.tail(expected(clip, root, part, all_names())[:, 0], part).detach()
     found = image_features(clip, features, part)
     torch.testing.assert_close(found, wanted, rtol=0, atol=5e-3 if part == "tail" else 1e-5)
@@ -509,7 +513,9 @@ def test_image_features__are_those_of_the_model(clip: Backbone, root: Path, part
 @pytest.mark.parametrize("part", ["head", "tail", "all"])
 def test_current_features__follow_the_model_of_now(clip: Backbone, root: Path, part: Part) -> None:
     dataset = ImageDataset.read(root)
-    shown = embed(clip, dataset, Embedding("head" if part == "all" else part), Listener())
+    shown = FeatureStore(clip, dataset).embed(
+        Embedding("head" if part == "all" else part), Listener()
+    )
     tuned = clip.copy()
     for parameter in tuned.parameters(part).values():
         parameter.data.mul_(1.2)
@@ -525,7 +531,7 @@ def test_current_features__follow_the_model_of_now(clip: Backbone, root: Path, p
 
 def test_current_features__of_a_image_that_is_gone(clip: Backbone, root: Path) -> None:
     dataset = ImageDataset.read(root)
-    shown = embed(clip, dataset, Embedding(), Listener())
+    shown = FeatureStore(clip, dataset).embed(Embedding(), Listener())
     (root / "03.png").unlink()
     with pytest.raises(AnyclassError, match=r"03\.png changed during the training: missing"):
         current_features(clip, dataset, "all", shown)
@@ -559,7 +565,7 @@ def training(
     dataset, augmentation = ImageDataset.read(root), Augmentation()
     kept: Features | None = None
     if cached:
-        kept = embed(clip, dataset, Embedding("head", augmentation, 3), Listener())
+        kept = FeatureStore(clip, dataset).embed(Embedding("head", augmentation, 3), Listener())
     return TrainingBatches(dataset, clip, kept, augmentation, size, steps, seed)
 
 
@@ -663,7 +669,7 @@ def test_training_views__of_a_image_that_is_gone(clip: Backbone, root: Path) -> 
 
 def test_views__are_single_rows_of_the_table(clip: Backbone, root: Path) -> None:
     dataset = ImageDataset.read(root)
-    cached = embed(clip, dataset, Embedding("tail", CropAndFlip(), 3), Listener())
+    cached = FeatureStore(clip, dataset).embed(Embedding("tail", CropAndFlip(), 3), Listener())
     index, view = torch.tensor([4, 0, 4, 10]), torch.tensor([2, 0, 1, 2])
     assert torch.equal(cached.views(index, view), cached[index][torch.arange(4), view])
 
@@ -671,7 +677,9 @@ def test_views__are_single_rows_of_the_table(clip: Backbone, root: Path) -> None
 def test_map_views__applies_a_function_to_each(
     clip: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached = embed(clip, ImageDataset.read(root), Embedding("tail", CropAndFlip(), 3), Listener())
+    cached = FeatureStore(clip, ImageDataset.read(root)).embed(
+        Embedding("tail", CropAndFlip(), 3), Listener()
+    )
     monkeypatch.setattr("anyclass.features.extract.BATCH", 7)  # two images at once
     made = map_views(lambda x: clip.projected(x, "tail"), clip.device, cached)
     assert len(made) == N
@@ -685,7 +693,9 @@ def test_embed__ctrl_c_keeps_what_is_there(
     root: Path, cache: Path, tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = tiny_backbone()
-    expected = embed(clip, ImageDataset.read(root), Embedding(), lambda **_: None)[range(N)]
+    expected = FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), lambda **_: None)[
+        range(N)
+    ]
     monkeypatch.setenv("ANYCLASS_CACHE", str(cache / "other"))
     monkeypatch.setattr("anyclass.features.extract.BATCH", 2)
 
@@ -694,9 +704,11 @@ def test_embed__ctrl_c_keeps_what_is_there(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed(clip, ImageDataset.read(root), Embedding(), impatient)
+        FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), impatient)
     rows: list[dict[str, Any]] = []
-    found = embed(clip, ImageDataset.read(root), Embedding(), lambda **row: rows.append(row))
+    found = FeatureStore(clip, ImageDataset.read(root)).embed(
+        Embedding(), lambda **row: rows.append(row)
+    )
     assert [(row["done"], row["total"]) for row in rows] == [(0, 5), (2, 5), (4, 5), (5, 5)]
     assert torch.allclose(found[range(N)], expected, atol=1e-5)
 
@@ -714,7 +726,7 @@ def test_embed__a_kill_loses_one_batch_and_leaves_few_files(
     """Batches of two are files of their own until there are eight images."""
     sizes(monkeypatch, batch=2, shard=8)
     dies(
-        lambda log: embed(clip, ImageDataset.read(root), Embedding(), log),
+        lambda log: FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), log),
         lambda line: line["done"] >= at,
     )
     assert len(list(cache.rglob("[!.]*.safetensors"))) == files
@@ -736,7 +748,7 @@ def test_embed__reads_no_shard_that_it_does_not_need(
 
     real = anyclass.features.cache._read_shard
     monkeypatch.setattr(anyclass.features.cache, "_read_shard", spy)
-    some = embed(clip, ImageDataset.read(root)[[9, 10]], Embedding(), Listener())
+    some = FeatureStore(clip, ImageDataset.read(root)[[9, 10]]).embed(Embedding(), Listener())
     assert torch.equal(some[[0, 1]], first[[9, 10]])
     assert len(read) == 1
 
@@ -779,7 +791,7 @@ def test_embed__small_shards_are_joined_while_another_process_reads(
 ) -> None:
     sizes(monkeypatch, batch=2, shard=8)
     dies(
-        lambda log: embed(clip, ImageDataset.read(root), Embedding(), log),
+        lambda log: FeatureStore(clip, ImageDataset.read(root)).embed(Embedding(), log),
         lambda line: line["done"] == 8,
     )
     (folder,) = cache.iterdir()

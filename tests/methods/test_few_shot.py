@@ -21,7 +21,7 @@ from anyclass.backbone import Backbone
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
-from anyclass.features.store import FeatureStore, embed
+from anyclass.features.store import FeatureStore
 from anyclass.methods.few_shot import CROPS, FewShot, TrainingSet, draw_shots
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.synthetic_features import SyntheticFeatures
@@ -92,11 +92,11 @@ def test_draw_shots__nothing_of_nothing() -> None:
 
 
 def test_show__embeds_views_of_the_drawn_images(clip: Backbone, dataset: ImageDataset) -> None:
-    labelled = FewShot(shots=2, views=3).embed(FeatureStore(clip, dataset), quiet, 7, 4)
+    labelled = FewShot(shots=2, views=3).labelled_features(FeatureStore(clip, dataset), quiet, 7, 4)
     rows = draw_shots(LABELS, 2, 4)
     assert labelled.files == tuple(dataset.files[i] for i in rows)
     assert labelled.c.tolist() == LABELS[rows].tolist()
-    hidden = embed(clip, dataset[rows], Embedding("head", CROPS, 3, 4), quiet)
+    hidden = FeatureStore(clip, dataset[rows]).embed(Embedding("head", CROPS, 3, 4), quiet)
     for i in range(len(rows)):
         wanted = torch.stack([clip.tail(hidden[[i]][0][[k]], "head")[0] for k in range(3)])
         assert torch.allclose(labelled.x[i], wanted, atol=1e-6)
@@ -108,18 +108,20 @@ def test_show__embeds_views_of_the_drawn_images(clip: Backbone, dataset: ImageDa
 
 def test_show__of_every_tower(every_clip: str, dataset: ImageDataset) -> None:
     clip = Backbone.load(every_clip, engine="torch")
-    labelled = FewShot(shots=1, views=2).embed(FeatureStore(clip, dataset), quiet, 1, 0)
+    labelled = FewShot(shots=1, views=2).labelled_features(FeatureStore(clip, dataset), quiet, 1, 0)
     assert labelled.x.shape == (3, 2, clip.fingerprint().shape[1])
     assert torch.allclose(labelled.x.norm(dim=2), torch.ones(3, 2), atol=1e-5)
 
 
 def test_show__a_new_view_for_every_epoch(clip: Backbone, dataset: ImageDataset) -> None:
-    labelled = FewShot(views=0).embed(FeatureStore(clip, dataset), quiet, 4, 0)
+    labelled = FewShot(views=0).labelled_features(FeatureStore(clip, dataset), quiet, 4, 0)
     assert labelled.x.shape[:2] == (9, 4)
     for batch in labelled.batches(2, epochs=4, seed=1).start(0):
         epoch = batch.step // 5
         assert torch.equal(batch.hidden, labelled.x[batch.index, epoch])
-    assert FewShot(views=0).embed(FeatureStore(clip, dataset), quiet, 0, 0).x.shape[:2] == (9, 1)
+    assert FewShot(views=0).labelled_features(FeatureStore(clip, dataset), quiet, 0, 0).x.shape[
+        :2
+    ] == (9, 1)
     longer = labelled.batches(9, epochs=6, seed=1).start(
         4
     )  # more epochs than views: from the first
@@ -131,7 +133,7 @@ def test_show__a_new_view_for_every_epoch(clip: Backbone, dataset: ImageDataset)
 def test_show__no_label_is_refused(clip: Backbone, dataset: ImageDataset) -> None:
     without = replace(dataset, labels=np.full(13, -1))
     with pytest.raises(RequestError, match="no image has a label"):
-        FewShot().embed(FeatureStore(clip, without), quiet, 1, 0)
+        FewShot().labelled_features(FeatureStore(clip, without), quiet, 1, 0)
 
 
 # --- features

@@ -23,7 +23,7 @@ from anyclass.commands.fit import fit as run_fit
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.methods.flyp import Flyp
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.training.batches import Batch, TrainingBatches
@@ -96,7 +96,11 @@ class Truth:
         tune, augmentation = how.tuning.tune, how.tuning.augmentation
         part = "tail" if tune == "tail" else "head"
         embedding = Embedding(part, augmentation, 2, 0)
-        cached = None if tune == "all" else embed(clip, dataset, embedding, lambda **_: None)
+        cached = (
+            None
+            if tune == "all"
+            else FeatureStore(clip, dataset).embed(embedding, lambda **_: None)
+        )
         trained = list(self.tuned.parameters(tune).values())
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": 0.2},

@@ -19,7 +19,7 @@ from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import nearest_centre, semi_supervised_kmeans
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import pooled_features
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.methods.gcd import ContrastHead, Gcd
 from anyclass.methods.gcd_common import MlpShape
 from anyclass.training.two_views import TwoViewTuning
@@ -56,7 +56,7 @@ def test_fit__is_k_means_on_the_trained_features(
     tuned = classifier.clip
     moved = {n for n, t in tuned.model.state_dict().items() if not torch.equal(t, before[n])}
     assert moved == set(clip.last_stage())
-    features = embed(tuned, half_known, Embedding("tail"), lambda **_: None)
+    features = FeatureStore(tuned, half_known).embed(Embedding("tail"), lambda **_: None)
     x = pooled_features(tuned, features, "tail")
     y = torch.from_numpy(half_known.labels.copy())
     wanted = semi_supervised_kmeans(x, y, 4, 5, seed=0)

@@ -332,7 +332,7 @@ def slow_step(
 
     Returns terms, and gradients of the tower's last stage.
     """
-    views = how.tuning.embed(FeatureStore(clip, dataset), lambda **_: None, 0)
+    views = how.tuning.cached_views(FeatureStore(clip, dataset), lambda **_: None, 0)
     batch = next(iter(how.tuning.pairs(clip, dataset, views, 0).start(0)))
     draw = AugmentedViews(clip.preprocessing, how.tuning.augmentation, 3, 0)
     pixels = []

@@ -21,7 +21,7 @@ from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import semi_supervised_kmeans
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import image_features, pooled_features
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.methods.kmeans import KMeans, match_clusters
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
@@ -41,7 +41,7 @@ def test_fit__is_k_means_of_unit_features(
     fit: Fit, clip: Backbone, half_known: ImageDataset, feature: Any, fit_on: Any
 ) -> None:
     classifier, _ = fit(KMeans(feature=feature, fit_on=fit_on), half_known)
-    features = embed(clip, half_known, Embedding("head"), lambda **_: None)
+    features = FeatureStore(clip, half_known).embed(Embedding("head"), lambda **_: None)
     seen = image_features if feature == "projected" else pooled_features
     x = seen(clip, features, "head").double().numpy()
     some = x[half_known.labels < 0] if fit_on == "unlabelled" else x
@@ -66,7 +66,7 @@ def test_fit__semi_supervised_keeps_known_classes_at_their_index(
     fit: Fit, clip: Backbone, half_known: ImageDataset
 ) -> None:
     classifier, _ = fit(KMeans(semi_supervised=True, restarts=8), half_known)
-    features = embed(clip, half_known, Embedding("head"), lambda **_: None)
+    features = FeatureStore(clip, half_known).embed(Embedding("head"), lambda **_: None)
     x, y = image_features(clip, features, "head"), torch.from_numpy(half_known.labels.copy())
     wanted = semi_supervised_kmeans(x, y, 4, 8, seed=0)
     assert torch.equal(classifier.head.weights, wanted.centres)

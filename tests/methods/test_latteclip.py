@@ -18,7 +18,7 @@ from anyclass.captioning.captions import draw_groups
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
 from anyclass.features.cache import Embedding
-from anyclass.features.store import embed
+from anyclass.features.store import FeatureStore
 from anyclass.methods.latteclip import LatteClip
 from anyclass.training.batches import TrainingBatches
 
@@ -101,7 +101,9 @@ class Truth:
         part = "tail" if how.tuning.tune == "tail" else "head"
         embedding = Embedding(part, how.tuning.augmentation, 2, 0)
         cached = (
-            None if how.tuning.tune == "all" else embed(clip, dataset, embedding, lambda **_: None)
+            None
+            if how.tuning.tune == "all"
+            else FeatureStore(clip, dataset).embed(embedding, lambda **_: None)
         )
         views = TrainingBatches(dataset, self.tuned, cached, how.tuning.augmentation, B, STEPS, 0)
         self.adam = self.optimiser()

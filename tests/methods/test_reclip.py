@@ -29,7 +29,7 @@ from anyclass.data import ImageDataset
 from anyclass.errors import ModelError, RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.openai_templates import OPENAI_TEMPLATES
-from anyclass.features.store import FeatureStore, embed
+from anyclass.features.store import FeatureStore
 from anyclass.methods import reclip, reclip_equations
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.reclip_equations import (
@@ -233,7 +233,7 @@ class Truth:
             )
             for clone, wanted in ((self.t, text), (self.v, image))
         ]
-        features = embed(clip, dataset, Embedding("tail"), lambda **_: None)
+        features = FeatureStore(clip, dataset).embed(Embedding("tail"), lambda **_: None)
         order = TrainingBatches(dataset, clip, features, None, B, EPOCHS * (N // B), 0)
         for batch in order.start(0):
             if batch.step % (N // B) == 0:
@@ -436,7 +436,7 @@ def test_fit__options_differ(fit: Fit) -> None:
 def test_fit__refuses(fit: Fit, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="two or more class names"):
         fit(QUICK, ImageDataset.read(dataset.root, ["only one"]))
-    monkeypatch.setattr("anyclass.backbone.backbone.NORMS", (nn.BatchNorm2d,))
+    monkeypatch.setattr("anyclass.backbone.loaded_model.NORMS", (nn.BatchNorm2d,))
     with pytest.raises(RequestError, match="no normalisation layer; use --tune all"):
         fit(QUICK)
 

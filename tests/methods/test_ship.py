@@ -233,7 +233,7 @@ def test_fit__the_classifier_is_that_of_its_parts(
 ) -> None:
     """Eq. 2, then the companion on what the generator makes; done here by hand."""
     found, log = default
-    labelled = DATA.embed(FeatureStore(clip, known), lambda **_: None, 3, 0)
+    labelled = DATA.labelled_features(FeatureStore(clip, known), lambda **_: None, 3, 0)
     rows = list[dict[str, Any]]()
     maker = train_generator(
         VAE, clip, labelled, known.classes, texts(clip, known), lambda **row: rows.append(row)

@@ -23,12 +23,11 @@ from anyclass.naming.suggest import (
     assign_words,
     check_known_classes,
     example_images,
-    first_spellings,
-    read_words,
     suggest_names,
     threshold,
     word_scores,
 )
+from anyclass.naming.words import first_spellings, read_words
 
 WORDS = ("ant", "bee", "cow", "duck", "eel", "fox", "goat", "hare", "ibis", "jay", "kite")
 D = 24

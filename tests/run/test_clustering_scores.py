@@ -7,7 +7,7 @@ import pytest
 
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import align_labels, clustering_scores, discovery_summary
-from anyclass.run.scoring import AllPredictions, log_of
+from anyclass.run.predictions import AllPredictions, log_of
 
 NEW = ("discovered 1", "discovered 2")
 

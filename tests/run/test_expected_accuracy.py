@@ -9,7 +9,7 @@ from anyclass.classifier.record import FitRecord
 from anyclass.data import Classes, ImageDataset
 from anyclass.run.clustering_scores import aligned, clustering_scores
 from anyclass.run.expected_accuracy import expected_accuracy
-from anyclass.run.scoring import AllPredictions, log_of
+from anyclass.run.predictions import AllPredictions, log_of
 from anyclass.run.sentences import expectation
 
 
@@ -19,10 +19,10 @@ def predictions(p: np.ndarray) -> AllPredictions:
 
 def test_expected_accuracy__mean_score_of_images_without_a_given_label() -> None:
     p = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.3, 0.1, 0.6]], np.float32)
-    taught = np.array([True, False, False])
+    trained_on = np.array([True, False, False])
     found = {"accuracy": 0.625, "calibration_error": 0.07, "images": 40, "classes": 3}
     metrics = expected_accuracy(
-        FitRecord(expected=found), predictions(p), taught, {"calibration_error": 0.2}
+        FitRecord(expected=found), predictions(p), trained_on, {"calibration_error": 0.2}
     )
     assert metrics["expected"]["mean_score"] == pytest.approx(0.7)
     assert metrics["calibration_error"] == 0.07
@@ -31,7 +31,9 @@ def test_expected_accuracy__mean_score_of_images_without_a_given_label() -> None
     assert words.startswith("about 62% of the labels of unlabelled images are expected to be right")
     assert "3 labelled classes show that were treated as unknown (40 images" in words
     assert words.endswith("the mean score of the 2 unlabelled images is 70%")
-    nothing = expected_accuracy(FitRecord(), predictions(p), taught, {"calibration_error": None})
+    nothing = expected_accuracy(
+        FitRecord(), predictions(p), trained_on, {"calibration_error": None}
+    )
     assert nothing["calibration_error"] is None
     assert "nothing says how many are right" in expectation(nothing)
     assert expectation({}) == ""

@@ -18,7 +18,7 @@ def test_fitted_images__are_found_under_other_names(images: Path, tmp_path: Path
         False,
         True,
     ]
-    assert found.taught_among([hashes[1], hashes[0], None]).tolist() == [True, False, False]
+    assert found.trained_on_among([hashes[1], hashes[0], None]).tolist() == [True, False, False]
 
 
 def test_fitted_images__of_a_run_without_them(tmp_path: Path) -> None:

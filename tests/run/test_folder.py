@@ -11,7 +11,7 @@ import pytest
 from anyclass.errors import RequestError
 from anyclass.files import temporary_name, write_json, write_manifest
 from anyclass.run.folder import (
-    CONTROLS,
+    BASELINES,
     FILES,
     LOCKS,
     REVIEW,
@@ -214,8 +214,8 @@ def test_check_finished__says_what_there_is(tmp_path: Path) -> None:
     check_marks(tmp_path)
 
 
-LINKS = [*FILES, *LOCKS, "model", CONTROLS, SCRATCH, REVIEW, f"{CONTROLS}/kmeans"]
-LINKS += [f"{CONTROLS}/kmeans/classifier.json", f"{SCRATCH}/key", f"{SCRATCH}/key/more"]
+LINKS = [*FILES, *LOCKS, "model", BASELINES, SCRATCH, REVIEW, f"{BASELINES}/kmeans"]
+LINKS += [f"{BASELINES}/kmeans/classifier.json", f"{SCRATCH}/key", f"{SCRATCH}/key/more"]
 LINKS += [f"{SCRATCH}/metrics.json", f"{REVIEW}/corrections.sqlite", "model/more/deep"]
 
 

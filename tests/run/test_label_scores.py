@@ -14,14 +14,8 @@ from anyclass.run.columns import CROSS_FITTED, TRAINING, UNSEEN
 from anyclass.run.earlier import EarlierRun, compare_rounds
 from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
-from anyclass.run.scoring import (
-    AllPredictions,
-    compare,
-    confidence,
-    log_of,
-    majority,
-    stored_confusion,
-)
+from anyclass.run.predictions import AllPredictions, confidence, log_of
+from anyclass.run.scoring import compare, majority, stored_confusion
 from anyclass.run.sentences import basis, decision, rounds
 from anyclass.run.tables import compared_rows, prediction_row, suspicious_rows
 
@@ -31,7 +25,7 @@ ADAPTED = np.array(
     [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1]],
     np.float32,
 )
-TAUGHT = LABELS >= 0
+TRAINED_ON = LABELS >= 0
 NAN = float("nan")
 RECORD = FitRecord(
     opinions=[0, 2, -1, 2, 0],
@@ -64,15 +58,15 @@ def test_opinions_of__lowest_quality_first() -> None:
 
 
 def test_fair_labels__labels_that_were_not_trained_on_come_first() -> None:
-    taught = TAUGHT & (np.arange(5) != 3)
-    found = fair_labels(dataset(), taught, predictions(), opinions())
+    trained_on = TRAINED_ON & (np.arange(5) != 3)
+    found = fair_labels(dataset(), trained_on, predictions(), opinions())
     assert found.kind == UNSEEN
     assert found.dataset.labels.tolist() == [-1, -1, -1, 2, -1]
     assert found.predictions.probabilities() == pytest.approx(ADAPTED)
 
 
 def test_fair_labels__cross_fitted_where_all_were_trained_on() -> None:
-    found = fair_labels(dataset(), TAUGHT, predictions(), opinions())
+    found = fair_labels(dataset(), TRAINED_ON, predictions(), opinions())
     assert (found.kind, found.caveats) == (CROSS_FITTED, [])
     scores = compare(found.dataset.labels, found.predictions, found.dataset.classes)
     assert scores["adapted"]["accuracy"] == 0.5, "opinions 0, 2, 2, 0 of labels 0, 1, 2, 1"
@@ -89,7 +83,7 @@ def test_fair_labels__cross_fitted_where_all_were_trained_on() -> None:
 
 
 def test_fair_labels__training_scores_are_named_so() -> None:
-    found = fair_labels(dataset(), TAUGHT, predictions(), None)
+    found = fair_labels(dataset(), TRAINED_ON, predictions(), None)
     assert found.kind == TRAINING
     assert "these scores are training scores" in found.caveats[0]
     nothing = fair_labels(dataset(np.full(5, -1)), ~(LABELS < 9), predictions(), None)
@@ -101,7 +95,7 @@ def test_majority__without_labels_there_is_none() -> None:
 
 
 def test_compared_rows__a_given_label_stays() -> None:
-    rows = compared_rows(dataset(), predictions(np.full(5, 0.5)), [], TAUGHT, opinions())
+    rows = compared_rows(dataset(), predictions(np.full(5, 0.5)), [], TRAINED_ON, opinions())
     assert [row["label"] for row in rows] == ["hen", "cow", "cow", "ant", "cow"]
     assert [row["status"] for row in rows] == ["given", "given", "ok", "given", "given"]
     assert [row["predicted_label"] for row in rows] == [None, None, "cow", None, None]
@@ -109,7 +103,9 @@ def test_compared_rows__a_given_label_stays() -> None:
     assert (given["score"], given["margin"], given["runner_up"]) == (1.0, 1.0, None)
     assert (given["opinion"], given["opinion_score"], given["label_quality"]) == ("ant", 0.9, 0.05)
     assert "opinion" not in rows[2]
-    held_out = compared_rows(dataset(), predictions(), [], TAUGHT & (LABELS != 2), opinions())[3]
+    held_out = compared_rows(dataset(), predictions(), [], TRAINED_ON & (LABELS != 2), opinions())[
+        3
+    ]
     assert (held_out["status"], held_out["true_label"]) == ("ok", "ant")
 
 
@@ -188,8 +184,8 @@ def test_compare_rounds__on_labels_that_are_fair_to_both() -> None:
     before = EarlierRun({"holdout": 0.5}, known, frozenset({"0.png"}), Classes.of(["a"]))
     assert before.held_out == {"3.png"}
     assert before.unchanged(dataset()).tolist() == [True, False, False, True, False]
-    taught = TAUGHT & (LABELS != 2)
-    found = compare_rounds(before, dataset(), taught, ADAPTED, opinions())
+    trained_on = TRAINED_ON & (LABELS != 2)
+    found = compare_rounds(before, dataset(), trained_on, ADAPTED, opinions())
     assert found == {
         "kept": 2,
         "new": 2,
@@ -201,7 +197,7 @@ def test_compare_rounds__on_labels_that_are_fair_to_both() -> None:
         "accuracy before 0.0%, now 100.0%, on labels that neither run was trained on (1)",
         "accuracy before 50.0%, now 0.0%, on new labels, each predicted without itself (2)",
     ]
-    assert compare_rounds(before, dataset(), taught, ADAPTED, None)["corrected"] is None
+    assert compare_rounds(before, dataset(), trained_on, ADAPTED, None)["corrected"] is None
 
 
 def test_sentences__in_words() -> None:

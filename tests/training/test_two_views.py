@@ -15,7 +15,7 @@ from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
-from anyclass.features.store import FeatureStore, embed
+from anyclass.features.store import FeatureStore
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.two_views import TwoViewBatches, TwoViewTuning, sampling_weights
 
@@ -41,7 +41,7 @@ def made(
     clip: Backbone, dataset: ImageDataset, how: TwoViewTuning = HOW, seed: int = 3
 ) -> TwoViewBatches:
     return how.pairs(
-        clip, dataset, how.embed(FeatureStore(clip, dataset), lambda **_: None, seed), seed
+        clip, dataset, how.cached_views(FeatureStore(clip, dataset), lambda **_: None, seed), seed
     )
 
 
@@ -80,7 +80,9 @@ def test_pairs__are_two_different_cached_views_of_each_image(
 ) -> None:
     how = replace(HOW, epochs=60)
     pairs, drawn = made(clip, dataset, how), set()
-    views = embed(clip, dataset, Embedding("head", how.augmentation, 5, 3), lambda **_: None)
+    views = FeatureStore(clip, dataset).embed(
+        Embedding("head", how.augmentation, 5, 3), lambda **_: None
+    )
     for batch in pairs.start(0):
         assert batch.hidden.shape == (8, 32)
         assert batch.view is not None

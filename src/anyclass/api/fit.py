@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 from anyclass.api.run import Run
-from anyclass.api.words import speaks_python
+from anyclass.api.words import names_arguments
 from anyclass.commands.fit import fit as fit_and_write
 from anyclass.commands.request import Request
 from anyclass.data.inputs import ImageSource, image_source
@@ -52,7 +52,7 @@ def _images_first(function: Callable[P, Run]) -> Callable[P, Run]:
 
 
 @_images_first
-@speaks_python
+@names_arguments
 def fit(
     images: Any = None,
     *,

@@ -14,13 +14,11 @@ from anyclass.data.feature_tables import read_features
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import RequestError
+from anyclass.files import Json
 from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
 from anyclass.run.columns import PREDICTION
 from anyclass.run.progress import Progress
 from anyclass.run.tables import prediction_row, rejected_row
-
-Json = dict[str, Any]
-
 
 QUIET = 64
 """Maximum number of images that are predicted without a sign of progress."""
@@ -46,10 +44,10 @@ def predict(
         for part in batches.parts:
             for rejection in part.rejections:
                 rows[position[rejection.file_name]] = rejected_row(rejection)
-            usual = part.familiarity
+            familiarities = part.familiarity
             for k, i in enumerate(part.rows):
                 probabilities[i] = part.probabilities[k].numpy()
-                familiarity = None if usual is None else float(usual[k])
+                familiarity = None if familiarities is None else float(familiarities[k])
                 name = batches.names[i]
                 rows[i] = prediction_row(name, probabilities[i], classes, min_score, familiarity)
             done += len(part.rows) + len(part.rejections)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from anyclass.api.predict import predict
 from anyclass.api.predictions import Output, Predictions
-from anyclass.api.words import speaks_python
+from anyclass.api.words import names_arguments
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.commands.evaluate import evaluate
@@ -21,14 +21,12 @@ from anyclass.data import ImageDataset
 from anyclass.data.classes import plural
 from anyclass.data.inputs import ImageSource, image_source
 from anyclass.errors import RequestError
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.report.thumbnails import Thumbnail, thumbnails_of
 from anyclass.run.content import read_parquet
 from anyclass.run.folder import check_finished, is_run
 from anyclass.run.sentences import basis
 from anyclass.run.tables import write_table
-
-Json = dict[str, Any]
 
 
 class Run:
@@ -101,7 +99,7 @@ class Run:
         except (OSError, ArrowException) as error:
             raise RequestError(f"{path} is not a CSV table: {error!s:.200}") from error
 
-    @speaks_python
+    @names_arguments
     def predict(
         self,
         images: Any = None,
@@ -136,7 +134,7 @@ class Run:
         found = predict(self.classifier, images, features, extra, min_score, image_column)
         return found.as_output(output)
 
-    @speaks_python
+    @names_arguments
     def predict_proba(
         self,
         images: Any = None,
@@ -160,7 +158,7 @@ class Run:
         table = pa.table([found.table["file_name"], *columns], ["file_name", *self.classes_])
         return Predictions(table, self.classes_, index=found.index).as_output(output)
 
-    @speaks_python
+    @names_arguments
     def evaluate(
         self,
         images: Any = None,
@@ -200,7 +198,7 @@ class Run:
             extra=extra,
         )
 
-    @speaks_python
+    @names_arguments
     def label_next(self, count: int = COUNT, out: Path | str | None = None) -> pa.Table:
         """The images without a label whose label would teach most, the most useful first.
 
@@ -224,7 +222,7 @@ class Run:
             write_table(Path(out), rows, LABEL_NEXT)
         return pa.Table.from_pylist(rows, LABEL_NEXT)
 
-    @speaks_python
+    @names_arguments
     def save(self, folder: Path | str, overwrite: bool = False) -> "Run":
         """Copy the run folder, with model, labels, scores and report.
 
@@ -325,7 +323,7 @@ class Run:
             raise RequestError("this is a classifier without its run: load the run folder")
         return self.folder
 
-    @speaks_python
+    @names_arguments
     def _edited(self, **edit: Any) -> "Run":
         """Edit the classes in all files of the run; its classifier is loaded anew when needed."""
         edit_classes(self._run_folder(), images=self._images, **edit)
@@ -342,7 +340,7 @@ class Run:
         return thumbnails_of(read_json(folder / "config.json")["images"], memory)
 
 
-@speaks_python
+@names_arguments
 def load(path: Path | str, device: str = "auto", allow_pickle: bool = False) -> Run:
     """Load a run folder, or the folder `model` in it.
 

@@ -27,7 +27,7 @@ def in_python(message: str) -> str:
     return "".join(parts)
 
 
-def speaks_python(function: Callable[P, T]) -> Callable[P, T]:
+def names_arguments(function: Callable[P, T]) -> Callable[P, T]:
     """Let the errors of a function name arguments instead of flags."""
 
     @wraps(function)

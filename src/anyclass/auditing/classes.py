@@ -32,7 +32,7 @@ def class_findings(dataset: ImageDataset) -> list[Finding]:
 
 
 def remarks(dataset: ImageDataset) -> list[str]:
-    """The same findings, a line each."""
+    """Findings of `class_findings`, a line each."""
     return [f"{finding.summary}: {finding.first}" for finding in class_findings(dataset)]
 
 

@@ -2,36 +2,28 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from anyclass.backbone.device import Precision, trains_in_bf16
+from anyclass.backbone.device import trains_in_bf16
 from anyclass.backbone.folding import run
-from anyclass.backbone.image_tower import Pieces, take_apart
+from anyclass.backbone.loaded_model import LoadedModel
 from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model, located
 from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.options import EngineName, Part, Precision
 from anyclass.backbone.synthetic import synthetic_views
-from anyclass.backbone.text_tower import TextTower, Words
+from anyclass.backbone.text_tower import Words
 from anyclass.data import Preprocessing
 from anyclass.errors import ModelError, RequestError
 from anyclass.log import Log, silent
 
-Part = Literal["head", "tail", "all"]
-"""Trained part: the projections; also the image tower's last stage; or the whole model."""
-
 MANY_BATCHES = 4
 """Batches of texts above which their progress is shown."""
-
-EngineName = Literal["auto", "torch", "bf16", "onnx"]
-"""Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
-
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
-"""Normalisation layers; the running statistics of the last two are fixed in evaluation mode."""
 
 
 class Backbone:
@@ -116,19 +108,17 @@ class Backbone:
         return clip
 
     @cached_property
-    def _open(self) -> "_Opened":
+    def _open(self) -> LoadedModel:
         """The model, loaded at the first use.
 
         Raises:
             ModelError: its files have changed since the facts were read.
         """
-        model, tokenizer = self._load()
-        model = model.to(self.device).eval()
-        model = model.to(memory_format=torch.channels_last)  # faster convolutions
+        opened = LoadedModel.of(*self._load(), self.device)
         known = self.facts.known("weights_sha256")
-        if known is not None and _digest(model.state_dict()) != known:
+        if known is not None and opened.digest() != known:
             raise ModelError(f"{self.model_id} was changed while it was in use: start again")
-        return _Opened(model, tokenizer, take_apart(model.visual), TextTower(model, tokenizer))
+        return opened
 
     @property
     def model(self) -> Any:
@@ -269,20 +259,7 @@ class Backbone:
         """
         self._check(part)
         self.facts = ModelFacts()
-        return self._belonging(part, texts)
-
-    def _belonging(self, part: Part, texts: bool) -> dict[str, nn.Parameter]:
-        text_tower = [] if not texts else self._open.text.head_parameters
-        wanted = [self._open.model.logit_scale, *self._open.image.head_parameters, *text_tower]
-        if part == "tail":
-            wanted += self._open.image.last_parameters
-        named = dict(self._open.model.named_parameters())
-        if part == "all":
-            return {
-                n: p for n, p in named.items() if texts or n.startswith(("visual.", "logit_scale"))
-            }
-        chosen = {id(parameter) for parameter in wanted}
-        return {name: parameter for name, parameter in named.items() if id(parameter) in chosen}
+        return self._open.parameters(part, texts)
 
     def last_stage(self) -> dict[str, nn.Parameter]:
         """Parameters of the image tower's last stage, by their name in the model.
@@ -290,19 +267,13 @@ class Backbone:
         In contrast to the tail, without a transformer's final norm, the pooling and the projection.
         """
         self._check("tail")
-        chosen = {id(parameter) for parameter in self._open.image.stage_parameters}
-        named = self.model.named_parameters()
-        return {name: parameter for name, parameter in named if id(parameter) in chosen}
+        self.facts = ModelFacts()
+        return self._open.named(self._open.image.stage_parameters)
 
     def norms(self, tower: Literal["image", "text"]) -> dict[str, nn.Parameter]:
         """Scale and shift of all normalisation layers of a tower, by their name in the model."""
-        modules = self.visual.modules() if tower == "image" else self._open.text.modules
-        scales = {id(p) for m in modules if isinstance(m, NORMS) for p in m.parameters()}
-        return {
-            name: parameter
-            for name, parameter in self.model.named_parameters()
-            if id(parameter) in scales and name.startswith("visual.") == (tower == "image")
-        }
+        self.facts = ModelFacts()
+        return self._open.norms(tower)
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
@@ -331,8 +302,7 @@ class Backbone:
     @cached_property
     def weights_sha256(self) -> str:
         """Digest of the names and values of all weights and buffers at the first access."""
-        digest = self.facts.get("weights_sha256", lambda: _digest(self._open.model.state_dict()))
-        return str(digest)
+        return str(self.facts.get("weights_sha256", lambda: self._open.digest()))
 
     def untrained_sha256(self, part: Part | None) -> str | None:
         """Digest of all weights and buffers that training of `part` leaves alone.
@@ -344,9 +314,7 @@ class Backbone:
             return None
         if part is None:
             return self.weights_sha256
-        trained = set(self._belonging(part, texts=True))
-        state = self._open.model.state_dict()
-        return _digest({name: tensor for name, tensor in state.items() if name not in trained})
+        return self._open.digest(without=self._open.parameters(part))
 
     def frozen_sha256(self, part: Part) -> str:
         """Digest of the image tower without `part`, which training does not change.
@@ -362,11 +330,8 @@ class Backbone:
     def _frozen_sha256(self, part: Part) -> str:
         if part == "tail":
             self._check(part)
-        trained = set() if part == "all" else set(self._belonging(part, texts=False))
-        state = self._open.model.state_dict()
-        weights = _digest(
-            {n: t for n, t in state.items() if n.startswith("visual.") and n not in trained}
-        )
+        trained = {} if part == "all" else self._open.parameters(part, texts=False)
+        weights = self._open.digest(without=trained, prefix="visual.")
         return hashlib.sha256(f"{weights} {self.visual}".encode()).hexdigest()
 
     def fingerprint(self) -> Float[Tensor, "3 D"]:
@@ -407,27 +372,5 @@ class Backbone:
             )
 
 
-class _Opened(NamedTuple):
-    """A model that is loaded."""
-
-    model: Any
-    """The open_clip model."""
-    tokenizer: Any
-    """Its tokenizer."""
-    image: Pieces
-    """Its image tower in parts."""
-    text: TextTower
-    """Its text tower."""
-
-
 def _unit(features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     return nn.functional.normalize(features.float(), dim=-1)
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        array = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -1,21 +1,13 @@
 """Choice of the torch device."""
 
-from typing import Literal
-
 import torch
 
+from anyclass.backbone.options import Precision
 from anyclass.distributed.torchrun import local_device
 from anyclass.errors import RequestError
 
 NATIVE_BF16 = (8, 0)
 """Compute capability from which a GPU of NVIDIA computes in bfloat16 (Ampere; not T4 or V100)."""
-
-
-Precision = Literal["auto", "float32", "bf16"]
-"""Precision of the encoders while they are trained; weights, losses and outputs are float32 in any
-case. auto: bfloat16 on a GPU that computes in it natively, else float32. On a CPU bf16 is twice as
-fast with AMX; on AMD's processors with AVX-512 BF16 transformers gain nearly as much. Elsewhere it
-is slower."""
 
 
 def trains_in_bf16(device: torch.device, precision: Precision) -> bool:

@@ -18,6 +18,7 @@ from pyarrow import fs, parquet
 
 from anyclass.bulk import storage
 from anyclass.errors import FileError, RequestError
+from anyclass.files import Json
 
 MANIFEST = "_manifest.json"
 """Name of the manifest; what reads a folder of Parquet files passes over names with `_`."""
@@ -27,8 +28,6 @@ ROWS = 10_000
 
 _COUNTS = b"anyclass"
 """Key of the counts in the metadata of a file."""
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,19 +42,19 @@ class Tally:
     """Number of images of each class."""
 
     def __add__(self, other: "Tally") -> "Tally":
-        """Of both."""
+        """Counts of two disjoint sets of images together."""
         both = Tally(self.rows + other.rows, self.counts.copy(), self.labels.copy())
         both.counts.update(other.counts)  # `+` of counters drops what is 0
         both.labels.update(other.labels)
         return both
 
     def text(self) -> str:
-        """As JSON."""
+        """Write the counts as JSON."""
         return json.dumps({"rows": self.rows, "counts": self.counts, "labels": self.labels})
 
     @classmethod
     def of(cls, text: str | bytes) -> "Tally":
-        """From JSON."""
+        """Read what `text` wrote."""
         value = json.loads(text)
         return cls(value["rows"], Counter(value["counts"]), Counter(value["labels"]))
 

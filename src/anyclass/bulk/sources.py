@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Part":
-        """From JSON, as `json.dumps` writes it."""
+        """Read a part that `json.dumps` wrote."""
         number, files, groups = json.loads(text)
         return cls(number, tuple(files), tuple(groups))
 
@@ -105,7 +105,7 @@ def _of_files(place: str, files: Sequence[storage.File], part_size: int) -> Sour
         files = [storage.File(name, stamps.get(name, "")) for name in dataset.files]
         messages = dataset.skipped
     else:
-        files = [file for file in files if _ending(file) not in OTHER]
+        files = [file for file in files if PurePosixPath(file.name).suffix.lower() not in OTHER]
     if not files:
         raise RequestError(f"there is no image in {place}")
     names = [file.name for file in files]
@@ -157,10 +157,6 @@ def _joined(rows: Sequence[int], part_size: int) -> Iterator[tuple[int, ...]]:
 def _hidden(name: str) -> bool:
     """Whether a file or a folder above it is hidden."""
     return any(part.startswith(".") for part in name.split("/"))
-
-
-def _ending(file: storage.File) -> str:
-    return PurePosixPath(file.name).suffix.lower()
 
 
 def _checksum(files: Sequence[storage.File]) -> str:

@@ -20,9 +20,9 @@ class Columns(NamedTuple):
     """Columns of a table of images."""
 
     image: str
-    """Of the images."""
+    """Column of the images."""
     name: str | None
-    """Of their names."""
+    """Column of their names; None: there is none."""
 
 
 def check_columns(schema: pa.Schema, file: str, image_column: str | None = None) -> Columns:

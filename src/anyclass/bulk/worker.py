@@ -21,7 +21,7 @@ MOST = 4
 """Times that a part may be begun: what kills its worker each time is given up."""
 
 
-class Answer(NamedTuple):
+class ChunkResult(NamedTuple):
     """Rows of some images."""
 
     rows: pa.Table
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 class Job(Protocol):
     """What is computed of each image; must be picklable."""
 
-    def open(self, cpus: int, say: Callable[[str], None]) -> Callable[[Chunk], Answer]:
+    def open(self, cpus: int, say: Callable[[str], None]) -> Callable[[Chunk], ChunkResult]:
         """Load the model.
 
         Args:
@@ -76,7 +76,7 @@ class Worker:
         self._task = task
         self._begin = begin
         self._said: list[str] = []
-        self._compute: Callable[[Chunk], Answer] | None = None
+        self._compute: Callable[[Chunk], ChunkResult] | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Compute the parts in a batch of Ray Data: `part`, JSON of a `Part`.
@@ -117,13 +117,13 @@ class Worker:
         tables: list[pa.Table] = []
         tally = Tally()
         for chunk in chunks(task.source, part, task.image_column):
-            answer = self._compute(chunk)
-            tables.append(answer.rows)
-            tally += answer.tally
+            result = self._compute(chunk)
+            tables.append(result.rows)
+            tally += result.tally
         results.write_part(task.out, task.request, part.number, tables, tally)
         return tally
 
-    def _opened(self) -> Callable[[Chunk], Answer]:
+    def _opened(self) -> Callable[[Chunk], ChunkResult]:
         """Look whether the folders are here, and load the model."""
         with suppress(OSError):  # only relative paths need it
             os.chdir(self._task.folder)

@@ -5,6 +5,8 @@
     p_a, p_b = p_j sigmoid(g), p_j sigmoid(-g)          a split: the parts a and b of class j
     p_c      = sum of p_j over the parts of class c     a merge: probabilities add exactly
 
+`edited_probabilities` computes them.
+
 Letters: n images, K classes as fitted, G gates, P = K + splits parts, C classes now, E columns of
 a row of the representation.
 """
@@ -16,9 +18,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from anyclass.data import Classes
 from anyclass.data.classes import Kind, listed, normal, readable
@@ -34,7 +35,7 @@ class ClassEdits:
     classes, followed by the second half of each split."""
     divided: tuple[tuple[int, int], ...] = ()
     """Splits in order: the part that is divided, and its gate."""
-    gates: Float[Tensor, "G F"] = field(default_factory=lambda: torch.zeros(0, 1))
+    gates: Float[np.ndarray, "G F"] = field(default_factory=lambda: np.zeros((0, 1), np.float32))
     """Weights [w | bias] of each gate, F = E + 1."""
 
     @classmethod
@@ -52,33 +53,6 @@ class ClassEdits:
         """Whether every class is as it was fitted."""
         return self.members == ClassEdits.none(self.fitted).members
 
-    def gate_logits(self, rows: Float[Tensor, "n E"]) -> Float[Tensor, "n G"]:
-        """g of each gate."""
-        if not len(self.gates):
-            return rows.new_zeros(len(rows), 0)
-        gates = self.gates.to(rows)
-        return rows @ gates[:, :-1].T + gates[:, -1]
-
-    def probabilities(
-        self, fitted: Float[Tensor, "n K"], gate_logits: Float[Tensor, "n G"]
-    ) -> Float[Tensor, "n C"]:
-        """Probability of each class.
-
-        Args:
-            fitted: probabilities of the classes as they were fitted.
-            gate_logits: g of the same images.
-        """
-        parts = list(fitted.unbind(1))
-        for part, gate in self.divided:
-            g = gate_logits[:, gate]
-            parts.append(parts[part] * torch.sigmoid(-g))
-            parts[part] = parts[part] * torch.sigmoid(g)
-        sums = []
-        for members in self.members:
-            of_class = [parts[member] for member in members]
-            sums.append(of_class[0] if len(of_class) == 1 else torch.stack(of_class).sum(0))
-        return torch.stack(sums, dim=1)
-
     def merge(self, into: int, others: Iterable[int]) -> "ClassEdits":
         """Add the parts of other classes to a class; the others end."""
         gone = set(others)
@@ -90,9 +64,9 @@ class ClassEdits:
         ]
         return replace(self, members=tuple(members))
 
-    def split(self, c: int, gate: Float[Tensor, " F"]) -> "ClassEdits":
+    def split(self, c: int, gate: Float[np.ndarray, " F"]) -> "ClassEdits":
         """Divide a class by a gate: the side of g > 0 stays class c, the other is the last one."""
-        gates = torch.cat([self.gates, gate[None].cpu()]) if len(self.gates) else gate[None].cpu()
+        gates = np.concatenate([self.gates, gate[None]]) if len(self.gates) else gate[None]
         first_new = self.fitted + len(self.divided)
         parts = self.members[c]
         new = tuple(range(first_new, first_new + len(parts)))
@@ -128,8 +102,8 @@ class ClassEdits:
                 raise ValueError("a split of its edited classes divides nothing")
         if len({len(gate) for gate in gates}) > 1:
             raise ValueError("the gates of its edited classes have different lengths")
-        table = torch.tensor(gates, dtype=torch.float32) if gates else torch.zeros(0, 1)
-        if not bool(torch.isfinite(table).all()):
+        table = np.array(gates, np.float32) if gates else np.zeros((0, 1), np.float32)
+        if not np.isfinite(table).all():
             raise ValueError("the gates of its edited classes are not finite")
         return cls(of_class, tuple((part, gate) for part, gate in divided), table)
 
@@ -164,7 +138,7 @@ class EditedClasses:
         return EditedClasses(_without(self.classes, gone), self.edits.merge(into, gone))
 
     def split(
-        self, name: str, gate: Float[Tensor, " F"], names: Sequence[str] = ()
+        self, name: str, gate: Float[np.ndarray, " F"], names: Sequence[str] = ()
     ) -> "EditedClasses":
         """Split a discovered class by a gate; the second half becomes the last class.
 

@@ -215,7 +215,7 @@ class Classifier:
         """
         c = self._classes.discovered(name, "split")
         rows = [part[self.probabilities(part).argmax(1) == c] for part in self._rows(images, extra)]
-        return self._edited(self._classes.split(name, two_means(torch.cat(rows)), names))
+        return self._edited(self._classes.split(name, two_means(torch.cat(rows)).numpy(), names))
 
     def reject(self, name: str) -> "Classifier":
         """Reject a discovered class: `predict` gives no label to its images."""

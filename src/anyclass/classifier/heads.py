@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.classifier.class_edits import ClassEdits
+from anyclass.classifier.edited_probabilities import edited_probabilities, gate_logits
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.errors import ModelError
 from anyclass.estimators.linear import Linear
@@ -178,7 +179,7 @@ class EditedHead:
     def logits(self, f: Float[Tensor, "n E"]) -> Float[Tensor, "n C"]:
         """log p of the classes; minus infinity where a probability is 0."""
         fitted = self.fitted.logits(f).softmax(dim=1)
-        return self.edits.probabilities(fitted, self.edits.gate_logits(f)).log()
+        return edited_probabilities(self.edits, fitted, gate_logits(self.edits, f)).log()
 
 
 Head = FittedHead | EditedHead
@@ -200,7 +201,7 @@ def edited(head: FittedHead, edits: ClassEdits) -> Head:
     return head if edits.changes_nothing else EditedHead(head, edits)
 
 
-def tempered(head: Head, t: float) -> Head:
+def with_temperature(head: Head, t: float) -> Head:
     """A head of discovered classes with logits divided by T, so that no prediction changes.
 
     Args:

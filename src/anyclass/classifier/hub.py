@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anyclass.classifier.saving import SETTINGS, TENSORS
+from anyclass.classifier.saving import TENSORS
+from anyclass.classifier.settings import SETTINGS
 from anyclass.errors import RequestError
 from anyclass.files import read_json
 

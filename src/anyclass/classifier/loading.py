@@ -17,8 +17,15 @@ from anyclass.classifier.head_formats import HEAD, build, check_parts, saved_par
 from anyclass.classifier.heads import Head, MetaNet, edited, fitted_head
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.representation import Representation
-from anyclass.classifier.saving import NAMES, PARAMETER, SETTINGS, TENSORS, Saved, edits_in
-from anyclass.classifier.settings import FeatureSettings, Settings, check_file, read_settings
+from anyclass.classifier.saved_classes import edits_in
+from anyclass.classifier.saving import NAMES, PARAMETER, TENSORS, Saved
+from anyclass.classifier.settings import (
+    SETTINGS,
+    FeatureSettings,
+    Settings,
+    check_file,
+    read_settings,
+)
 from anyclass.data import Classes
 from anyclass.errors import ModelError, RequestError
 

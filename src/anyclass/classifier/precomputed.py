@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.classifier.representation import Representation, Space
+from anyclass.classifier.representation import Representation
+from anyclass.classifier.settings import Space
 from anyclass.data import ImageDataset, Rejection
 from anyclass.data.feature_tables import FeatureTable
 from anyclass.errors import RequestError

@@ -11,9 +11,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     import anyclass.classifier.classifier
 
-STEPS = "steps"
-"""Key of `facts`: number of training steps."""
-
 
 @runtime_checkable
 class Artefact(Protocol):

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Part
+from anyclass.classifier.settings import Space
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.cache import Features, cached_part
 from anyclass.features.extract import (
@@ -34,9 +34,6 @@ from anyclass.features.extract import (
     stack_features,
     stream,
 )
-
-Space = Literal["projected", "pooled", "both"]
-"""Feature space of a representation."""
 
 
 @dataclass(frozen=True)

@@ -20,19 +20,18 @@ from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
 
-from anyclass.classifier.class_edits import ClassEdits, EditedClasses
+from anyclass.classifier.class_edits import EditedClasses
 from anyclass.classifier.head_formats import HEAD, class_weights, head_parts, own_scale
 from anyclass.classifier.heads import FittedHead, Head, edits_of, fitted_head
 from anyclass.classifier.precomputed import AnyRepresentation, Precomputed
 from anyclass.classifier.representation import Representation
-from anyclass.classifier.settings import EditSettings, FeatureSettings, Settings, read_settings
+from anyclass.classifier.saved_classes import class_settings
+from anyclass.classifier.settings import SETTINGS, FeatureSettings, Settings
 from anyclass.data import Classes
-from anyclass.errors import ModelError
 from anyclass.estimators.linear import Linear
 from anyclass.files import atomic_write, write_json
 
 TENSORS = "classifier.safetensors"
-SETTINGS = "classifier.json"
 PARAMETER = "parameter."
 NAMES = ("weights", "bias", "fingerprint", "class_text", HEAD, PARAMETER)
 """Beginnings of the names of all tensors."""
@@ -78,55 +77,9 @@ def write(folder: Path, saved: Saved) -> None:
         head={"kind": parts.kind, **parts.numbers} if parts.kind else None,
         pooled=representation.space == "pooled",
         **model,
-        **_class_settings(EditedClasses(saved.classes, edits)),
+        **class_settings(EditedClasses(saved.classes, edits)),
     )
     write_json(folder / SETTINGS, settings.to_json())
-
-
-def read_classes(folder: Path) -> EditedClasses:
-    """Classes of a saved classifier and their edits; no model is loaded.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
-    settings = read_settings(folder / SETTINGS)
-    classes = Classes.from_json(settings.classes)
-    try:
-        return EditedClasses(classes, edits_in(settings, len(classes)))
-    except ValueError as error:
-        raise ModelError(f"{folder} is damaged: {error!s:.500}") from error
-
-
-def with_classes(folder: Path, changed: EditedClasses) -> dict[str, Any]:
-    """The content of `classifier.json` with other classes and edits.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
-    settings = read_settings(folder / SETTINGS)
-    return settings.model_copy(update=_class_settings(changed)).to_json()
-
-
-def _class_settings(changed: EditedClasses) -> dict[str, Any]:
-    """Classes and edits as settings."""
-    edits = changed.edits
-    settings = None if edits.changes_nothing else EditSettings(**edits.to_json())
-    return {"classes": changed.classes.to_json(), "edits": settings}
-
-
-def edits_in(settings: Settings, classes: int) -> ClassEdits:
-    """Edits of a saved classifier.
-
-    Raises:
-        ValueError: they do not fit the classes.
-    """
-    saved = settings.edits
-    if saved is None:
-        return ClassEdits.none(classes)
-    edits = ClassEdits.from_json(saved.members, saved.divided, saved.gates)
-    if len(edits.members) != classes:
-        raise ValueError("the number of classes differs from its edited classes")
-    return edits
 
 
 def _model_of_images(representation: Representation, head: FittedHead) -> dict[str, Any]:

@@ -13,10 +13,15 @@ from pydantic import (
     ValidationError,
 )
 
-from anyclass.backbone import Part
-from anyclass.classifier.representation import Space
+from anyclass.backbone.options import Part
 from anyclass.errors import AnyclassError, ModelError
 from anyclass.files import read_json
+
+SETTINGS = "classifier.json"
+"""Name of the file."""
+
+Space = Literal["projected", "pooled", "both"]
+"""Feature space of a representation."""
 
 
 class FeatureSettings(BaseModel):

@@ -61,23 +61,25 @@ def audit(
     request = request_of(with_inherited({"images": images, **options}))
     if out is not None:
         check_writable(Path(out), overwrite)
-    given = request.precomputed()
-    check_evaluation(given, evaluation)
-    read = ReadImages(given.dataset, None) if given else read_for_audit(request)
+    precomputed = request.precomputed()
+    check_evaluation(precomputed, evaluation)
+    read = ReadImages(precomputed.dataset, None) if precomputed else read_for_audit(request)
     with Progress(callback=callback) as log:
-        found = full_audit(request, given, read, evaluation, model_checks, log)
+        found = full_audit(request, precomputed, read, evaluation, model_checks, log)
     if out is not None:
         found.write(Path(out))
     return found
 
 
-def check_evaluation(given: PrecomputedFeatures | None, evaluation: Path | str | None) -> None:
+def check_evaluation(
+    precomputed: PrecomputedFeatures | None, evaluation: Path | str | None
+) -> None:
     """Refuse to compare features with images.
 
     Raises:
         RequestError: there are features, and a folder of images for evaluation.
     """
-    if given is not None and evaluation is not None:
+    if precomputed is not None and evaluation is not None:
         raise RequestError("--eval compares images: it needs --images, not --features")
 
 
@@ -141,7 +143,7 @@ def quick_audit(dataset: ImageDataset, evaluation: Path | str | None) -> tuple[A
 
 def full_audit(
     request: Request,
-    given: PrecomputedFeatures | None,
+    precomputed: PrecomputedFeatures | None,
     read: ReadImages,
     evaluation: Path | str | None,
     model_checks: bool,
@@ -150,16 +152,18 @@ def full_audit(
     """Look at everything; arguments as of `audit`."""
     dataset = read.dataset
     unlisted = [read.unlisted] if read.unlisted else []
-    if given is not None:
+    if precomputed is not None:
         checked = ["names", "labels", "the features"]
-        return Audit([*class_findings(dataset), *_model_findings(given, log)], checked)
+        return Audit([*class_findings(dataset), *_model_findings(precomputed, log)], checked)
     quick, images = quick_audit(dataset, evaluation)
     distinct, of = np.unique(images.first, return_inverse=True)
     found = _inspected(images, distinct, log)
     features = None
     model: list[Finding] = []
     if model_checks:
-        store = FeatureStore(request.backbone(), replace(dataset, classes=_named(dataset)))
+        store = FeatureStore(
+            request.backbone(), replace(dataset, classes=replace(dataset.classes, unknown=0))
+        )
         usable, features = _features(store, images, distinct, log)
         if len(usable):
             model = _model_findings(usable, log)
@@ -204,11 +208,6 @@ ORDER = (
 def _classes(classes: Any) -> Classes:
     """Classes of names, or of a file of names."""
     return Classes.read(classes) if isinstance(classes, Path) else Classes.of(classes)
-
-
-def _named(dataset: ImageDataset) -> Classes:
-    """The classes with a name, without unknown ones."""
-    return replace(dataset.classes, unknown=0)
 
 
 def _inspected(images: Images, distinct: Int[np.ndarray, " R"], log: Progress) -> Inspection:

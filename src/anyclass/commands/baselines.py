@@ -1,5 +1,6 @@
 """Baseline classifiers that are compared with the result of a run: k-means, a linear probe."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,13 @@ from anyclass.data import Classes
 from anyclass.errors import RequestError
 from anyclass.estimators.linear_probe import linear_probe
 from anyclass.features.precomputed import AnyFeatures
+from anyclass.log import Log
 from anyclass.methods import METHODS
-from anyclass.run.clustering_scores import KMEANS_BASELINES
-from anyclass.run.folder import CONTROLS
+from anyclass.run.baselines import FITTED, KMEANS, KMEANS_WITH_LABELS, LINEAR_PROBE
+from anyclass.run.folder import BASELINES
+from anyclass.run.predict import predict_adapted
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import unknown_classes
-
-PROBE = "linear_probe"
-"""Name of the linear probe in the run folder."""
+from anyclass.run.scoring import all_scores
 
 RESTARTS = 10
 """Restarts of semi-supervised k-means as a baseline: a tenth of the official code's, for speed."""
@@ -43,33 +43,37 @@ def fit_baselines(
     Returns:
         Baselines by name; none if no class was discovered or no class is labelled.
     """
-    if not unknown_classes(classes) or not classes.labelled:
+    if not classes.discovered_names or not classes.labelled:
         return {}
     kmeans = METHODS["kmeans"]
     given = data.dataset.classes
     same_number = replace(given, unknown=len(classes) - len(given))
     data = data.of(replace(data.dataset, classes=same_number))
     methods: dict[str, Any] = {  # k-means takes features as well
-        "kmeans": kmeans(),
-        "kmeans_with_labels": kmeans(semi_supervised=True, restarts=RESTARTS),
+        KMEANS: kmeans(),
+        KMEANS_WITH_LABELS: kmeans(semi_supervised=True, restarts=RESTARTS),
     }
     baselines: dict[str, Classifier] = {}
     for name, method in methods.items():
         try:
             baselines[name] = method.fit(data, log, seed=seed)
         except RequestError as error:
-            log.say(f"no {KMEANS_BASELINES[name]} as a baseline: {error}")
+            log.say(f"no {FITTED[name]} as a baseline: {error}")
     return baselines
 
 
 def fit_probe(
-    data: AnyFeatures, taught: Bool[np.ndarray, " N"], classes: Classes, log: Progress, seed: int
+    data: AnyFeatures,
+    trained_on: Bool[np.ndarray, " N"],
+    classes: Classes,
+    log: Progress,
+    seed: int,
 ) -> dict[str, Classifier]:
-    """Fit the control of runs without discovered classes: a linear probe on the same labels.
+    """Fit the baseline of runs without discovered classes: a linear probe on the same labels.
 
     Args:
         data: the model before training, and the N images as the method received them.
-        taught: whether the label of each image was trained on.
+        trained_on: whether the label of each image was trained on.
         classes: classes of the method's result.
         log: gets the progress of embedding.
         seed: random seed.
@@ -78,9 +82,9 @@ def fit_probe(
         The probe by its name; nothing if fewer than two classes have such labels, or if there are
         discovered classes.
     """
-    if unknown_classes(classes) or not taught.any():
+    if classes.discovered_names or not trained_on.any():
         return {}
-    known = torch.from_numpy(taught)
+    known = torch.from_numpy(trained_on)
     labels = torch.from_numpy(data.dataset.labels.copy())
     x = data.image_features("head", log).cpu()
     head = linear_probe(x[known], labels[known], len(classes), seed)
@@ -88,7 +92,24 @@ def fit_probe(
         return {}
     weights = head.weights.to(data.device)
     head = replace(head, weights=weights, bias=head.intercept.to(data.device))
-    return {PROBE: Classifier(represent(data, "projected"), head, classes, PROBE)}
+    return {LINEAR_PROBE: Classifier(represent(data, "projected"), head, classes, LINEAR_PROBE)}
+
+
+def score_baselines(
+    data: AnyFeatures, baselines: Mapping[str, Classifier], log: Log
+) -> dict[str, Any]:
+    """Score the baselines, by name; None without labels.
+
+    Args:
+        data: the model before training, and images, all readable, with the labels that score.
+        baselines: classifiers by name.
+        log: gets the progress of embedding.
+    """
+    scores = {}
+    for name, baseline in baselines.items():
+        found = predict_adapted(data, baseline, log)
+        scores[name] = all_scores(data.dataset.labels, found, baseline.classes)
+    return scores
 
 
 def load_baselines(
@@ -103,7 +124,7 @@ def load_baselines(
         allow_pickle: accept weights that are not safetensors.
         engine: engine of the frozen image encoder on a CPU.
     """
-    folders = sorted(path.parent for path in Path(run).glob(f"{CONTROLS}/*/classifier.json"))
+    folders = sorted(path.parent for path in Path(run).glob(f"{BASELINES}/*/classifier.json"))
     target = torch_device(device)
     model = None if base is None else base.model_id
     return {

@@ -16,11 +16,9 @@ from anyclass.bulk.worker import Job, Task
 from anyclass.commands.bulk_jobs import DescribeJob, EmbedJob, PredictJob
 from anyclass.commands.request import check_rejected
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import MANIFEST, lock, sha256
+from anyclass.files import MANIFEST, Json, lock, sha256
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
-
-Json = dict[str, Any]
 
 
 class BulkOptions(NamedTuple):

@@ -17,13 +17,13 @@ from anyclass.backbone.device import torch_device
 from anyclass.backbone.engine import engine
 from anyclass.bulk.chunks import Chunk
 from anyclass.bulk.results import Tally
-from anyclass.bulk.worker import Answer
+from anyclass.bulk.worker import ChunkResult
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest
 from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.domains import domain as domain_of
 from anyclass.features.extract import Loading, stream
-from anyclass.run.columns import PREDICTION
+from anyclass.run.columns import PREDICTION, REJECTED
 from anyclass.run.tables import Row, prediction_rows, rejected_row
 
 Say = Callable[[str], None]
@@ -41,7 +41,7 @@ class PredictJob:
     min_score: float
     model: str | None
 
-    def open(self, cpus: int, say: Say) -> Callable[[Chunk], Answer]:
+    def open(self, cpus: int, say: Say) -> Callable[[Chunk], ChunkResult]:
         """Load the classifier of the run."""
         torch.set_num_threads(cpus)
         classifier = load_classifier(
@@ -49,13 +49,13 @@ class PredictJob:
         )
         loading = classifier.loading(readers(cpus))
 
-        def compute(chunk: Chunk) -> Answer:
+        def compute(chunk: Chunk) -> ChunkResult:
             found: dict[str, Row] = {}
             files = chunk.dataset.files
             for part in classifier.stream(chunk.dataset, loading):
                 found |= prediction_rows(part, files, classifier.classes, self.min_score)
             rows = [found[file] | {"file_name": name} for file, name in named(chunk)]
-            return answer(rows, PREDICTION, labels=True)
+            return counted(rows)
 
         return compute
 
@@ -71,7 +71,7 @@ class EmbedJob:
     extra: bool
     half: bool
 
-    def open(self, cpus: int, say: Say) -> Callable[[Chunk], Answer]:
+    def open(self, cpus: int, say: Say) -> Callable[[Chunk], ChunkResult]:
         """Load the model."""
         clip, loading = _opened(self, cpus)
         width = clip.fingerprint().shape[1]
@@ -84,7 +84,7 @@ class EmbedJob:
         with torch.no_grad():
             columns_of_rows = features(clip.trunk(clip.synthetic(), "head")).shape[1]
 
-        def compute(chunk: Chunk) -> Answer:
+        def compute(chunk: Chunk) -> ChunkResult:
             read, rows, bad = _streamed(clip, chunk.dataset, features, loading)
             rows = rows.reshape(len(read), columns_of_rows)
             there = np.zeros(len(chunk.names), bool)
@@ -96,7 +96,7 @@ class EmbedJob:
             for name in ("status", "reason"):
                 marks = [row[name] for row in _marks(chunk, bad)]
                 columns[name] = pa.array(marks, pa.string())
-            return Answer(pa.table(columns), Tally(len(there), Counter(rejected=len(bad))))
+            return ChunkResult(pa.table(columns), Tally(len(there), Counter(rejected=len(bad))))
 
         return compute
 
@@ -122,7 +122,7 @@ class DescribeJob:
     allow_pickle: bool
     engine: EngineName
 
-    def open(self, cpus: int, say: Say) -> Callable[[Chunk], Answer]:
+    def open(self, cpus: int, say: Say) -> Callable[[Chunk], ChunkResult]:
         """Load the model."""
         clip, loading = _opened(self, cpus)
         phrases = domain_of(self.domain, self.plural)
@@ -133,7 +133,7 @@ class DescribeJob:
             if "warning" in numbers:
                 say(f"warning: {numbers['warning']}")
 
-        def compute(chunk: Chunk) -> Answer:
+        def compute(chunk: Chunk) -> ChunkResult:
             read, rows, bad = _streamed(
                 clip, chunk.dataset, lambda hidden: clip.tail(hidden, "head"), loading
             )
@@ -149,7 +149,7 @@ class DescribeJob:
                 found[i] |= {"text": text, **about}
             counts = Counter(rejected=len(bad), without_text=texts.count(None))
             table = pa.Table.from_pylist(found, schema=DESCRIPTION)
-            return Answer(table, Tally(len(found), counts))
+            return ChunkResult(table, Tally(len(found), counts))
 
         return compute
 
@@ -207,18 +207,11 @@ def named(chunk: Chunk) -> Iterator[tuple[str, str]]:
     return zip(chunk.dataset.files, chunk.names, strict=True)
 
 
-def answer(rows: Sequence[Row], schema: pa.Schema, labels: bool = False) -> Answer:
-    """Rows as a table, counted as `predict` counts.
-
-    Args:
-        rows: the rows.
-        schema: columns of the table.
-        labels: whether an image without a label is unsure.
-    """
-    read = [row for row in rows if row["status"] != "rejected"]
-    classes = Counter(row["label"] for row in read if labels and row["label"] is not None)
-    counts = Counter({"rejected": len(rows) - len(read)})
-    if labels:
-        counts["unsure"] = len(read) - classes.total()
-    table = pa.Table.from_pylist(rows, schema=schema)
-    return Answer(table, Tally(len(rows), counts, classes))
+def counted(rows: Sequence[Row]) -> ChunkResult:
+    """Rows of predictions as a table, counted as `predict` counts."""
+    read = [row for row in rows if row["status"] != REJECTED]
+    classes = Counter(row["label"] for row in read if row["label"] is not None)
+    rejected = len(rows) - len(read)
+    counts = Counter({"rejected": rejected, "unsure": len(read) - classes.total()})
+    table = pa.Table.from_pylist(rows, schema=PREDICTION)
+    return ChunkResult(table, Tally(len(rows), counts, classes))

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float
 
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.commands.class_table import unprintable
 from anyclass.data.classes import normal
 from anyclass.errors import RequestError
+from anyclass.files import Json
 from anyclass.run.edited_tables import EditedRun
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,9 @@ class Edit:
 
 
 def applied(
-    classes: EditedClasses, asked: Edit, gate_of: Callable[[EditedClasses, str], Tensor]
+    classes: EditedClasses,
+    asked: Edit,
+    gate_of: Callable[[EditedClasses, str], Float[np.ndarray, " F"]],
 ) -> EditedClasses:
     """Classes after an edit.
 

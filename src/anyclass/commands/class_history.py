@@ -10,10 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, Vali
 from anyclass.classifier.class_edits import ClassEdits, EditedClasses
 from anyclass.data import Classes
 from anyclass.errors import FileError
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.run.schemas import NamedClass
-
-Json = dict[str, Any]
 
 HISTORY = "class_history.json"
 """Name of the file."""

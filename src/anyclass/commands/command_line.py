@@ -117,13 +117,10 @@ def check_early(line: CommandLine) -> None:
 
 
 def needs_torch(line: CommandLine) -> bool:
-    """Whether a command loads PyTorch: all but the report of an open-world run."""
-    if line.command != "report":
-        return True
-    from anyclass.files import read_json
-
-    runs = _values(line.flags).get("--run", [])
-    return not runs or read_json(Path(runs[0]) / "config.json").get("method") != "open-world"
+    """Whether a command loads PyTorch in any case; `rename` does where predictions change."""
+    if line.command == "rename":
+        return "captioner" in line.parts
+    return line.command != "report"
 
 
 def _follows_no_option(line: CommandLine, word: str) -> str:

@@ -20,11 +20,9 @@ from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.files import write_text
+from anyclass.files import Json, write_text
 from anyclass.methods import METHODS
 from anyclass.run.progress import Callback, Progress
-
-Json = dict[str, Any]
 
 
 def describe(

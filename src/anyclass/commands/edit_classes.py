@@ -8,29 +8,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
+from jaxtyping import Float
 
-from anyclass.classifier import saving
 from anyclass.classifier.class_edits import EditedClasses, is_placeholder
-from anyclass.classifier.two_means import two_means
+from anyclass.classifier.saved_classes import read_edited_classes, with_classes
 from anyclass.commands.class_changes import Edit, applied, changes
 from anyclass.commands.class_history import HISTORY, History
 from anyclass.commands.run_files import complete, mark_ready, opened_for_edit, prepared
-from anyclass.commands.run_images import ImageRows, image_rows
 from anyclass.data import ImageDataset
 from anyclass.errors import FileError, ModelError, RequestError
-from anyclass.files import atomic_write, read_json, write_json
-from anyclass.naming.class_names import NAMING, write_naming
+from anyclass.files import Json, atomic_write, write_json
 from anyclass.naming.edited_naming import edited_naming
+from anyclass.naming.naming_files import NAMING, write_naming
+from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_classes, read_naming, read_parquet
 from anyclass.run.edited_metrics import edited_metrics, read_metrics
 from anyclass.run.edited_tables import (
-    REJECTED,
     EditedRun,
     edited_csv,
     edited_table,
@@ -38,15 +36,9 @@ from anyclass.run.edited_tables import (
     labels_by_person,
     write_csv,
 )
-from anyclass.run.probabilities import (
-    PROBABILITIES,
-    ImageProbabilities,
-    read_probabilities,
-    write_probabilities,
-)
-from anyclass.run.progress import Progress
 
-Json = dict[str, Any]
+if TYPE_CHECKING:
+    import anyclass.commands.training_images
 
 
 def edit_classes(
@@ -122,7 +114,7 @@ class RunClasses:
         if not (run / NAMING).is_file():
             raise RequestError(f"{run} has no discovered classes to rename, merge or split")
         classes = read_classes(run)
-        before = saving.read_classes(run / "model")
+        before = read_edited_classes(run / "model")
         if before.classes != classes:
             raise FileError(f"{run} is damaged: its model has other classes than classes.json")
         exact = read_parquet(run / "predictions.parquet")
@@ -143,9 +135,8 @@ class RunClasses:
             asked: what is asked for.
             naming: new content of `naming.json`; None: as it is.
         """
-        images = TrainingImages(self)
-        after = applied(self.before, asked, images.gate)
-        edited = self._edited(after, None if asked.names_only else images.found)
+        after = applied(self.before, asked, self._gate)
+        edited = self._edited(after, asked.names_only)
         found = changes(edited)
         history = History.read(self.run)
         if any(found.values()):
@@ -154,7 +145,7 @@ class RunClasses:
         elif naming is None:
             return self._result(self.before, found, history)
         rows = edited_naming(edited, naming or self.naming)
-        self._write(edited, images, rows, history, {})
+        self._write(edited, rows, history, {})
         return self._result(after, found, history)
 
     def undo(self) -> Json:
@@ -172,25 +163,33 @@ class RunClasses:
             after = state.restored(self.before.edits)
         except (ValueError, ModelError) as error:
             raise FileError(f"{history.path} is damaged: {error}") from error
-        images = TrainingImages(self)
-        names_only = after.predicts_as(self.before)
-        edited = self._edited(after, None if names_only else images.found)
+        edited = self._edited(after, after.predicts_as(self.before))
         rows = self.naming | {"classes": state.naming}
         history = history.without_last()
-        self._write(edited, images, rows, history, state.corrected)
+        self._write(edited, rows, history, state.corrected)
         return self._result(after, changes(edited), history) | {
             "undone": state.changes.model_dump()
         }
 
-    def _edited(self, after: EditedClasses, images: ImageProbabilities | None) -> EditedRun:
-        """The edit, with the probabilities of the classes afterwards."""
-        found = None if images is None else images.of(after.edits).numpy()
+    @cached_property
+    def _training_images(self) -> "anyclass.commands.training_images.TrainingImages":
+        """Probabilities of the training images; this loads PyTorch, which new names do without."""
+        from anyclass.commands.training_images import TrainingImages
+
+        return TrainingImages(self.run, self.files, self.before.edits, self.images)
+
+    def _gate(self, classes: EditedClasses, name: str) -> Float[np.ndarray, " F"]:
+        """Gate that divides a class."""
+        return self._training_images.gate(classes, name)
+
+    def _edited(self, after: EditedClasses, names_only: bool) -> EditedRun:
+        """The edit, with the probabilities of the classes afterwards if they change."""
+        found = None if names_only else self._training_images.probabilities(after.edits)
         return EditedRun(self.before, after, self.files, found)
 
     def _write(
         self,
         edited: EditedRun,
-        images: "TrainingImages",
         naming: Json,
         history: History,
         remembered: Mapping[str, str],
@@ -200,7 +199,7 @@ class RunClasses:
         new = prepared(run)
         classes = edited.after.classes
         write_json(new / "classes.json", classes.to_json())
-        settings = saving.with_classes(run / "model", edited.after)
+        settings = with_classes(run / "model", edited.after)
         write_json(new / "model" / "classifier.json", settings)
         metrics = edited_metrics(edited, read_metrics(run), self.exact)
         write_json(new / "metrics.json", metrics)
@@ -213,8 +212,8 @@ class RunClasses:
         if (run / "suspicious.csv").is_file():
             write_csv(new / "suspicious.csv", followed_csv(edited, run / "suspicious.csv"))
         write_json(new / HISTORY, history.to_json())
-        if images.are_new:
-            write_probabilities(new / PROBABILITIES, images.found)
+        if edited.probabilities is not None:
+            self._training_images.write(new)
         mark_ready(run)
         complete(run, None if self.images is None else self.images.memory)
 
@@ -232,45 +231,3 @@ class RunClasses:
             "undo": len(history.states),
             "report": str(self.run / "report.html"),
         }
-
-
-class TrainingImages:
-    """Probabilities and rows of the training images, read or computed where they are needed."""
-
-    def __init__(self, classes: RunClasses) -> None:
-        """Compute nothing yet."""
-        self._classes = classes
-        self._found: ImageProbabilities | None = None
-        self.are_new = False
-
-    @cached_property
-    def _rows(self) -> ImageRows:
-        """Rows of the images, by the model of the run."""
-        classes = self._classes
-        config = read_json(classes.run / "config.json")
-        with Progress() as log:
-            return image_rows(classes.run, config, classes.files, log, classes.images)
-
-    @property
-    def found(self) -> ImageProbabilities:
-        """Stored probabilities; else those of the classifier, which are then stored."""
-        if self._found is None:
-            edits = self._classes.before.edits
-            path = self._classes.run / PROBABILITIES
-            stored = read_probabilities(path, len(self._classes.files), edits)
-            self.are_new = stored is None
-            self._found = self._rows.probabilities(edits) if stored is None else stored
-        return self._found
-
-    def gate(self, classes: EditedClasses, name: str) -> Tensor:
-        """Gate that divides a class by 2-means of the images that are predicted as it."""
-        c = classes.discovered(name, "split")
-        predicted = self.found.of(classes.edits).argmax(1)
-        rows = self._rows.rows
-        gate = two_means(rows[predicted == c])
-        g = rows @ gate[:-1] + gate[-1]
-        found = self.found
-        kept = found.gates[:, : len(classes.edits.gates)]
-        self._found = found._replace(gates=torch.cat([kept, g[:, None]], dim=1))
-        self.are_new = True
-        return gate

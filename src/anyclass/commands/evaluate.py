@@ -17,7 +17,7 @@ from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
 from anyclass.commands.predict import load_classifier, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
-from anyclass.commands.seen_images import seen_images, without_taught
+from anyclass.commands.seen_images import hide_trained_labels, seen_images
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_dataset import feature_dataset
 from anyclass.data.feature_tables import FeatureTable, read_features
@@ -26,19 +26,13 @@ from anyclass.errors import RequestError, UnlistedLabelError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.report.words import Json
+from anyclass.files import Json
 from anyclass.run.clustering_scores import align_labels, aligned, clustering_scores
 from anyclass.run.folder import check_finished
+from anyclass.run.predict import predict_adapted, predict_all
+from anyclass.run.predictions import AllPredictions, Probabilities
 from anyclass.run.progress import Callback, Progress
-from anyclass.run.scoring import (
-    AllPredictions,
-    Probabilities,
-    all_scores,
-    compare,
-    predict_adapted,
-    predict_all,
-    unknown_classes,
-)
+from anyclass.run.scoring import all_scores, compare
 
 
 def evaluate(
@@ -82,15 +76,14 @@ def evaluate(
         accuracy, zero_shot_accuracy, zero_shot_ensemble_accuracy, mean_per_class, n, rejected,
         per_class, confusion (with more than 500 classes confusion_counts: true, predicted, count),
         majority (the answer that is always the most frequent class), calibration_error, controls
-        (scores of baselines) and warnings. If
-        some classes were labelled and others only named, also base, new and harmonic_mean of the
-        run and of zero-shot: within each group of classes (`sliced`), over all classes
-        (`mixed`), and over all classes as means over classes (`generalized`). If classes were
-        discovered, labels may be new to the run, and the result is all, old, new, old_fixed, nmi,
-        ari, assignment and per_class, clustering accuracies; old are the classes with a name,
-        and zero-shot is scored on their images alone. `calibration` compares the scores of images
-        whose label was not given to the run with the share of them that is right. With `min_score`
-        also `sure`: share and scores of the images that reach it.
+        (scores of baselines) and warnings. If some classes were labelled and others only named,
+        also base, new and harmonic_mean of the run and of zero-shot: within each group of classes
+        (`sliced`), over all classes (`mixed`), and over all classes as means over classes
+        (`generalized`). If classes were discovered, labels may be new to the run, and the result is
+        all, old, new, old_fixed, nmi, ari, assignment and per_class, clustering accuracies; old are
+        the classes with a name, and zero-shot is scored on their images alone. `calibration`
+        compares the scores of images whose label was not given to the run with the share of them
+        that is right. With `min_score` also `sure`: share and scores of the images that reach it.
 
     Raises:
         RequestError: there is no fitted run, no labelled image, or a label that is none of its
@@ -116,7 +109,7 @@ def evaluate(
         for sentence in data.dataset.skipped:
             log.say(sentence)
         seen = seen_images(Path(run), images, features, data)
-        fair, caveats = without_taught(data.dataset, seen)
+        fair, caveats = hide_trained_labels(data.dataset, seen)
         data = data.of(fair)
         _check_labels(data, images, features)
         predictions = predict_all(data, classifier, log, prompt_ensemble)
@@ -125,7 +118,7 @@ def evaluate(
             for name, other in baselines.items()
         }
     scores: Callable[..., Json] = _scores
-    if unknown_classes(classifier.classes):
+    if classifier.classes.discovered_names:
         scores = partial(clustering_scores, fitted_on=seen.all_fitted)
     result = scores(data.dataset, predictions, classifier.classes, others)
     result["rejected"] = rejected
@@ -170,7 +163,7 @@ def _of_features(
 ) -> AnyFeatures:
     """Labelled features; the labels may be new if the run discovered classes."""
     classes = classifier.classes
-    if unknown_classes(classes):
+    if classes.discovered_names:
         whole = feature_dataset(table, None, None, labels)
         return of_run(classifier, table, align_labels(whole, classes), base)
     return of_run(classifier, table, feature_dataset(table, None, classes.names, labels), base)
@@ -178,7 +171,7 @@ def _of_features(
 
 def _labelled(images: Any, labels: Any, classes: Classes) -> ImageDataset:
     """Read labelled images; the labels may be new if the run discovered classes."""
-    if not unknown_classes(classes):
+    if not classes.discovered_names:
         return read_images(images, classes.names, labels)
     return align_labels(read_images(images, None, labels), classes)
 
@@ -219,7 +212,7 @@ def _scores(
     }
     kept = ("confusion", "confusion_counts")
     confusion = {key: compared[key] for key in kept if key in compared}
-    controls = {name: all_scores(dataset.labels, p, classes) for name, p in baselines.items()}
+    beside = {name: all_scores(dataset.labels, p, classes) for name, p in baselines.items()}
     return {
         "accuracy": adapted["accuracy"],
         "zero_shot_accuracy": before["accuracy"],
@@ -230,7 +223,7 @@ def _scores(
         **confusion,
         "majority": compared["majority"],
         "calibration_error": compared["calibration_error"],
-        "controls": controls,
+        "controls": beside,
         "warnings": compared["warnings"],
         **base_and_new,
     }

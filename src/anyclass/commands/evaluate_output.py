@@ -1,17 +1,14 @@
 """The result of `evaluate` as lines for people."""
 
-from typing import Any
-
 from anyclass.data.classes import plural
-
-Result = dict[str, Any]
-
+from anyclass.files import Json
+from anyclass.run.baselines import LINEAR_PROBE, on_screen
 
 HALVES = {"base": 8, "new": 8, "harmonic_mean": 9}
 """Keys of labelled and named classes in the scores -> width of their column."""
 
 
-def evaluate_lines(result: Result) -> list[str]:
+def evaluate_lines(result: Json) -> list[str]:
     """The accuracy of each class, then of all images."""
     lines = [f"warning: {warning}" for warning in result["warnings"]]
     for row in result["per_class"]:
@@ -23,7 +20,7 @@ def evaluate_lines(result: Result) -> list[str]:
     return [*lines, *_sure(result)]
 
 
-def _known(result: Result) -> list[str]:
+def _known(result: Json) -> list[str]:
     """Accuracies where every class has a name."""
     return [
         f"{100 * result['accuracy']:6.1f} %  {result['n']:6d}  all images",
@@ -35,15 +32,17 @@ def _known(result: Result) -> list[str]:
     ]
 
 
-def _probe(result: Result) -> list[str]:
+def _probe(result: Json) -> list[str]:
     """Accuracy of the linear probe, where the run has one."""
-    row = result["controls"].get("linear_probe")
+    row = result["controls"].get(LINEAR_PROBE)
     if row is None:
         return []
-    return [f"{100 * row['accuracy']:6.1f} %  {result['n']:6d}  all images, linear probe"]
+    return [
+        f"{100 * row['accuracy']:6.1f} %  {result['n']:6d}  all images, {on_screen(LINEAR_PROBE)}"
+    ]
 
 
-def _halves(result: Result) -> list[str]:
+def _halves(result: Json) -> list[str]:
     """Labelled and named classes apart, where there are both."""
     spaces = {
         "sliced": "among the classes of the same kind",
@@ -60,7 +59,7 @@ def _halves(result: Result) -> list[str]:
     return lines
 
 
-def _discovered(result: Result) -> list[str]:
+def _discovered(result: Json) -> list[str]:
     """Scores of discovered classes, and the true class assigned to each."""
     taken = [f"{ours} = {true}" for ours, true in result["assignment"].items() if true]
     rows = {"discovered": result, **result["controls"]}
@@ -70,7 +69,7 @@ def _discovered(result: Result) -> list[str]:
         f"{'all':>7} {'known':>7} {'new':>7} {'known, by name':>15}",
         *(
             f"{_percent(row['all'])} {_percent(row['old'])} {_percent(row['new'])} "
-            f"{_percent(row['old_fixed'], 15)}  {name.replace('_', ' ')}"
+            f"{_percent(row['old_fixed'], 15)}  {on_screen(name)}"
             for name, row in rows.items()
         ),
         f"{'-':>7} {'-':>7} {'-':>7} {_percent(before, 15)}  zero-shot among the known names",
@@ -81,7 +80,7 @@ def _discovered(result: Result) -> list[str]:
     ]
 
 
-def _calibration(found: Result) -> str:
+def _calibration(found: Json) -> str:
     """Whether scores are as high as the share of images that is right."""
     return (
         f"scores: mean {found['mean_score']:.1%} where {found['accuracy']:.1%} are right, "
@@ -89,7 +88,7 @@ def _calibration(found: Result) -> str:
     )
 
 
-def _fitted(result: Result) -> str:
+def _fitted(result: Json) -> str:
     """Whether the run was fitted on the images that are scored."""
     return ", which the run was fitted on" if result["protocol"] == "transductive" else ""
 
@@ -99,7 +98,7 @@ def _percent(share: float | None, width: int = 7) -> str:
     return "-".rjust(width) if share is None else f"{100 * share:{width}.1f}"
 
 
-def _sure(result: Result) -> list[str]:
+def _sure(result: Json) -> list[str]:
     """Scores of the confident images, where `--min-score` was given."""
     if "sure" not in result:
         return []

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from PIL import Image
 from tyro.conf import Suppress, arg
@@ -22,14 +22,12 @@ from anyclass.exporting.label_studio import write_label_studio
 from anyclass.exporting.new_paths import new_paths
 from anyclass.exporting.onnx_model import check_exportable, write_onnx
 from anyclass.exporting.predictions import LabelledPredictions
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.run.content import read_parquet
 from anyclass.run.earlier import EarlierRun
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.tables import write_table
-
-Json = dict[str, Any]
 
 CHECKED = 8
 """Number of images of the run on which the ONNX file is compared with PyTorch."""

@@ -24,12 +24,10 @@ from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN
-from anyclass.files import cache_folder, read_json
+from anyclass.files import Json, cache_folder, read_json
 from anyclass.methods import Method
 from anyclass.run.folder import SCRATCH, begin, locked_run
 from anyclass.run.progress import Callback, Progress
-
-Json = dict[str, Any]
 
 
 class Fitted(NamedTuple):
@@ -69,20 +67,20 @@ def fit(
         AnyclassError: too many images are unreadable, training failed, or the disk is full.
     """
     request = request_of(with_inherited(options))
-    given = request.precomputed(method)
-    dataset = given.dataset if given else request.dataset("fit")
+    precomputed = request.precomputed(method)
+    dataset = precomputed.dataset if precomputed else request.dataset("fit")
     choice = choose_method(method, dataset, request.unknown)
     workload = choice.method.workload(len(dataset), len(dataset.classes))
     check_enough(request, choice, dataset, workload)
     check_processes(choice, workload)
-    given = given and given.checked()
+    precomputed = precomputed and precomputed.checked()
     config = _config(request, choice) | _source(request, dataset)
-    config |= {"features_sha256": given.digest} if given else {}
+    config |= {"features_sha256": precomputed.digest} if precomputed else {}
     with group(request.torch_device), locked_run(Path(out), config, overwrite) as folder:
         check_shared(folder)
         check_shared(cache_folder())
         with first_process_first():  # it may have to fetch the model
-            data = given or FeatureStore(request.backbone(), dataset)
+            data = precomputed or FeatureStore(request.backbone(), dataset)
         _check_alike(config, data)
         begin(folder, config, overwrite)
         with Progress(folder / "log.jsonl", callback) as log:

@@ -167,7 +167,7 @@ def _all_options(method: str, own: list[Option], groups: list[Group]) -> list[st
 
 
 def _ordered(options: list[Option], names: tuple[str, ...]) -> list[Option]:
-    """Those of these names, in the order of the names."""
+    """Options with these names, in the order of the names."""
     return sorted(
         (option for option in options if option.name in names),
         key=lambda option: names.index(option.name),
@@ -215,7 +215,8 @@ def _audit() -> str:
 
 def words_of_methods() -> dict[str, Any]:
     """What reports need of the methods, which they do not load: words, and who ignores labels."""
-    words: dict[str, dict[str, str]] = {"shares": {}, "figures": {}, "settings": {}}
+    kinds = ("shares", "figures", "baselines", "settings")
+    words: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
     for kind in METHODS.values():
         for name, some in words.items():
             some.update(getattr(kind.info, name))

@@ -1,7 +1,6 @@
 """`rows_to_label`: the images of a run whose label would teach most, as a table to fill in."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +12,10 @@ from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.active_learning import most_useful
 from anyclass.files import read_json
+from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_parquet
-from anyclass.run.edited_tables import REJECTED
 from anyclass.run.progress import Progress
+from anyclass.run.tables import Row
 
 COUNT = 30
 """Images in a table."""
@@ -25,8 +25,6 @@ LABEL_NEXT = pa.schema(
     + [("predicted", pa.string()), ("score", pa.float32())]
 )
 """Columns of the table; `label` is empty, to be filled in."""
-
-Row = dict[str, Any]
 
 
 def rows_to_label(run: Path, count: int = COUNT, given: ImageDataset | None = None) -> list[Row]:

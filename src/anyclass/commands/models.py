@@ -13,13 +13,10 @@ from anyclass.backbone.hub import at_hand
 from anyclass.backbone.loading import STARTER
 from anyclass.backbone.recommended import RECOMMENDED, REFERENCE, Choice
 from anyclass.errors import RequestError
-from anyclass.files import cache_folder, write_json
-
-Json = dict[str, Any]
-
+from anyclass.files import Json, cache_folder, write_json
 
 BYTES = 4
-"""Of a parameter, in the files that are published."""
+"""Bytes of a parameter in published files."""
 
 
 def models(

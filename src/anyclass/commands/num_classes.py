@@ -1,17 +1,14 @@
 """Estimate of the number of classes without a name, from labels if there are any."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from anyclass.backbone import Part
 from anyclass.estimators.num_classes import Count, count_classes
 from anyclass.features.precomputed import AnyFeatures
-from anyclass.files import read_json, write_json
+from anyclass.files import Json, read_json, write_json
 from anyclass.log import Log
-
-Json = dict[str, Any]
 
 
 def estimate_unknown(

@@ -6,29 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.data.classes import plural
-from anyclass.report.next_steps import free
+from anyclass.files import Json
+from anyclass.report.next_steps import unused
+from anyclass.run.baselines import BEFORE, FITTED, on_screen
 from anyclass.run.columns import CROSS_FITTED, TRAINING
 from anyclass.run.sentences import basis, decision, expectation, rounds
 
-CONTROLS = ("linear_probe", "kmeans", "kmeans_with_labels")
-"""Baselines that stand beside a result on the screen; the report has all."""
 ADAPTED = {CROSS_FITTED: "adapted, cross-fitted", TRAINING: "adapted, training labels"}
 """What is scored -> name of the score of the classifier, if it is not on other labels."""
 
 IMAGES = ("--images", "NEW_IMAGES")
 """Flag for a folder of other images."""
 
-Result = dict[str, Any]
-"""What a command returns, and what `--json` prints."""
 
-
-def fit_lines(result: Result, out: Any, of_features: bool = False) -> list[str]:
+def fit_lines(result: Json, out: Any, of_features: bool = False) -> list[str]:
     """The scores of a fit, what its labels did, and where its files are."""
     more = ("--features", "NEW_FEATURES") if of_features else IMAGES
     return [*_scores(result), *_labels(result, out), *_files(out, more)]
 
 
-def _labels(metrics: Result, out: Any) -> list[str]:
+def _labels(metrics: Json, out: Any) -> list[str]:
     """What labels did to the decision, since the earlier run, and which of them look wrong."""
     lines = rounds(metrics)
     if words := expectation(metrics):
@@ -42,20 +39,17 @@ def _labels(metrics: Result, out: Any) -> list[str]:
     return lines
 
 
-def demo_lines(result: Result) -> list[str]:
+def demo_lines(result: Json) -> list[str]:
     """The scores of the demo, where its files are, and how to go on with one's own images."""
     own = ["fit", "auto", "--images", "YOUR_FOLDER", "--classes", "names.txt", "--out", "run"]
     now = f"your own  {_command(own)}"
     return [*_scores(result), f"images    {result['images']}", *_files(result["out"]), now]
 
 
-def _scores(metrics: Result) -> list[str]:
+def _scores(metrics: Json) -> list[str]:
     """The table of a fit: zero-shot, prompt ensemble, adapted; or why there is none."""
-    names = {
-        "zero_shot": "zero-shot",
-        "zero_shot_ensemble": "zero-shot, 80 templates",
-        "adapted": ADAPTED.get(str(metrics.get("scored_on")), "adapted"),
-    }
+    names = {key: title.lower() for key, title in BEFORE.items()}
+    names["adapted"] = ADAPTED.get(str(metrics.get("scored_on")), "adapted")
     lines = [f"warning: {warning}" for warning in metrics["warnings"]]
     lines.append(f"{plural(metrics['n'], 'image')}, {metrics['rejected']} rejected")
     if found := metrics.get("discovery"):
@@ -68,8 +62,8 @@ def _scores(metrics: Result) -> list[str]:
     rows = {name: metrics[key] for key, name in names.items() if metrics[key]}
     if metrics.get("majority"):
         rows["majority class"] = metrics["majority"]
-    controls = metrics["controls"]
-    rows |= {name.replace("_", " "): controls[name] for name in CONTROLS if name in controls}
+    baselines = metrics["controls"]
+    rows |= {on_screen(name): baselines[name] for name in FITTED if name in baselines}
     for name, row in rows.items():
         mean = f"mean per class {100 * row['mean_per_class']:5.1f} %"
         lines.append(f"{name:25} {100 * row['accuracy']:5.1f} %   {mean}")
@@ -89,7 +83,7 @@ def _files(out: Any, more: Sequence[str] = IMAGES) -> list[str]:
 
 def _free(name: str) -> str:
     """A name in the working folder that is not taken: itself, or with a number."""
-    return free(Path(name)).name if Path(name).exists() else name
+    return unused(Path(name)).name
 
 
 def _command(words: Sequence[str]) -> str:
@@ -97,7 +91,7 @@ def _command(words: Sequence[str]) -> str:
     return shlex.join(["anyclass", *words])
 
 
-def describe_lines(result: Result) -> list[str]:
+def describe_lines(result: Json) -> list[str]:
     """How many images got a text, and the first of them."""
     counts = f"{plural(result['n'], 'image')}, {result['rejected']} rejected"
     if result.get("groups"):
@@ -108,7 +102,7 @@ def describe_lines(result: Result) -> list[str]:
     return [counts, *first, f"texts: {result['out']}"]
 
 
-def embed_lines(result: Result) -> list[str]:
+def embed_lines(result: Json) -> list[str]:
     """What was written, and how to go on."""
     first = result["files"][0]
     counts = (
@@ -127,7 +121,7 @@ def embed_lines(result: Result) -> list[str]:
     return lines
 
 
-def predict_lines(result: Result) -> list[str]:
+def predict_lines(result: Json) -> list[str]:
     """How many images each class got."""
     lines = [f"{count:7d}  {name}" for name, count in sorted(result["classes"].items())]
     if result["unsure"]:
@@ -137,7 +131,7 @@ def predict_lines(result: Result) -> list[str]:
     return [*lines, f"table: {result['out']}"]
 
 
-def rename_lines(result: Result) -> list[str]:
+def rename_lines(result: Json) -> list[str]:
     """What changed in the classes, and how to take it back."""
     if result["undone"] is not None:
         lines = [f"taken back: {line}" for line in _changes(result["undone"])]
@@ -158,7 +152,7 @@ def rename_lines(result: Result) -> list[str]:
     return lines
 
 
-def _changes(result: Result) -> list[str]:
+def _changes(result: Json) -> list[str]:
     """What an edit of classes changed."""
     lines = [f"{old} -> {new}" for old, new in result["renamed"].items()]
     for new, parts in result["merged"].items():
@@ -170,7 +164,7 @@ def _changes(result: Result) -> list[str]:
     return lines + [f"{name} restored" for name in result["restored"]]
 
 
-def serve_lines(result: Result) -> list[str]:
+def serve_lines(result: Json) -> list[str]:
     """Corrections of a review, and how to train with them."""
     if result["labels"] is None:
         return ["no label was corrected"]
@@ -181,7 +175,7 @@ def serve_lines(result: Result) -> list[str]:
     ]
 
 
-def export_lines(result: Result) -> list[str]:
+def export_lines(result: Json) -> list[str]:
     """What was written for each target."""
     found = {name: about for name, about in result.items() if name != "notes"}
     lines = [
@@ -190,7 +184,7 @@ def export_lines(result: Result) -> list[str]:
     return [*lines, *(f"note          {note}" for note in result["notes"])]
 
 
-def _exported(target: str, about: Result) -> str:
+def _exported(target: str, about: Json) -> str:
     """One target in a line."""
     match target:
         case "onnx":

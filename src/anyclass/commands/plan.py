@@ -28,7 +28,7 @@ from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 from anyclass.methods import Method, Workload
-from anyclass.naming.suggest import read_words
+from anyclass.naming.words import read_words
 from anyclass.run.progress import Callback, Progress
 
 MAX_EMBEDDED = 1000
@@ -69,13 +69,13 @@ def plan(
     request = request_of(with_inherited(options))
     if audit is not None:
         check_writable(Path(audit), overwrite)
-    given = request.precomputed(method)
-    check_evaluation(given, evaluation)
-    read = ReadImages(given.dataset, None) if given else read_for_audit(request)
+    precomputed = request.precomputed(method)
+    check_evaluation(precomputed, evaluation)
+    read = ReadImages(precomputed.dataset, None) if precomputed else read_for_audit(request)
     dataset = read.dataset
 
     def full(log: Progress) -> Audit:
-        return full_audit(request, given, read, evaluation, audit_model, log)
+        return full_audit(request, precomputed, read, evaluation, audit_model, log)
 
     if read.error is not None:
         _explain(read, full, audit, callback)
@@ -84,14 +84,14 @@ def plan(
     check_enough(request, choice, dataset, workload)
     if audit is not None:
         found = _written(full, Path(audit), callback)
-    elif given is not None:
+    elif precomputed is not None:
         found = Audit(class_findings(dataset), ["names and labels"])
     else:
         found, _ = quick_audit(dataset, evaluation)
     estimate: dict[str, Any] | None = None
     remarks: list[str] = []
     if request.unknown == "auto":
-        estimate, remarks = _estimate_unknown(request, given, dataset, workload)
+        estimate, remarks = _estimate_unknown(request, precomputed, dataset, workload)
     return {
         "images": len(dataset),
         "classes": _classes(dataset),
@@ -101,7 +101,7 @@ def plan(
         "method": choice.name,
         "why": choice.why,
         "remarks": [*remarks, *request.notices(dataset, workload)],
-        **_cost(request, given, dataset, workload),
+        **_cost(request, precomputed, dataset, workload),
         "language_model_calls": workload.captions.calls,
         "language_model": workload.captions._asdict(),
         "audit": found.to_json() | {"out": None if audit is None else str(audit)},
@@ -116,12 +116,15 @@ def _classes(dataset: ImageDataset) -> list[dict[str, Any]]:
 
 
 def _cost(
-    request: Request, given: PrecomputedFeatures | None, dataset: ImageDataset, workload: Workload
+    request: Request,
+    precomputed: PrecomputedFeatures | None,
+    dataset: ImageDataset,
+    workload: Workload,
 ) -> dict[str, Any]:
     """What is computed, how long that takes, and the size of the cache."""
     views = workload.labelled(dataset) * workload.labelled_views
-    embeddings = 0 if given else len(dataset) * (1 + workload.views) + views
-    encoded = 0 if given else texts(dataset, request.prompt_ensemble, _candidates(request))
+    embeddings = 0 if precomputed else len(dataset) * (1 + workload.views) + views
+    encoded = 0 if precomputed else texts(dataset, request.prompt_ensemble, _candidates(request))
     rate = pairs_per_minute(request.precision)
     trained = trained_texts(dataset, workload)
     expected = minutes(embeddings, encoded, trained, len(dataset), workload, rate)
@@ -167,10 +170,13 @@ def _explain(
 
 
 def _estimate_unknown(
-    request: Request, given: PrecomputedFeatures | None, dataset: ImageDataset, workload: Workload
+    request: Request,
+    precomputed: PrecomputedFeatures | None,
+    dataset: ImageDataset,
+    workload: Workload,
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Estimate the number of unknown classes if that is quick; return remarks as well."""
-    local = given or request.model == "starter" or request.model.startswith("local-dir:")
+    local = precomputed or request.model == "starter" or request.model.startswith("local-dir:")
     if len(dataset) > MAX_EMBEDDED or not local:
         return None, [
             "fit estimates the number of classes before training, from the features of all images; "
@@ -178,7 +184,7 @@ def _estimate_unknown(
         ]
     part = cached_part(workload.trains)
     with Progress() as log:
-        store = given or FeatureStore(request.backbone(), dataset)
+        store = precomputed or FeatureStore(request.backbone(), dataset)
         data, _ = embed_readable(store, part, request.max_rejected, log)
         data = data.of(training_labels(request, data.dataset))
         estimate = estimate_unknown(data, part, request.seed, log)

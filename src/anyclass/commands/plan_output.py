@@ -1,12 +1,11 @@
 """The result of `plan` as lines for people."""
 
 from collections.abc import Sequence
-from typing import Any
 
-Result = dict[str, Any]
+from anyclass.files import Json
 
 
-def plan_lines(result: Result) -> list[str]:
+def plan_lines(result: Json) -> list[str]:
     """What a fit would do."""
     minutes = result["minutes"]
     disk = result["disk_mb"]
@@ -33,7 +32,7 @@ LISTED = 3
 """Maximum number of classes that `plan` prints; `--json` has all."""
 
 
-def _audit(found: Result) -> list[str]:
+def _audit(found: Json) -> list[str]:
     """What was found in the data, and where the files are listed."""
     lines = []
     for finding in found["findings"]:
@@ -48,7 +47,7 @@ def _audit(found: Result) -> list[str]:
     return [*lines, f"audit      {nothing or 'only '}{checked}; {more}"]
 
 
-def _kinds(result: Result) -> str:
+def _kinds(result: Json) -> str:
     """The classes, each with what is known of it: labels, or only a name."""
     about = {"labelled": "{labelled} labelled", "named": "named"}
     rows = result["classes"]
@@ -65,7 +64,7 @@ def _kinds(result: Result) -> str:
     return "; ".join(known)
 
 
-def _cost(model: Result) -> list[str]:
+def _cost(model: Json) -> list[str]:
     """What a language model will be asked, and what that costs."""
     if not model["calls"]:
         return ["questions  none to a language model"]

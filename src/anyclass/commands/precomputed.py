@@ -27,8 +27,8 @@ from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.features.store import FeatureStore
 
 
-class Given(NamedTuple):
-    """What is known of the classes of features."""
+class ClassKnowledge(NamedTuple):
+    """What the user knows of the classes of precomputed features."""
 
     classes: ClassSource | None
     """Names, or a file of names."""
@@ -43,14 +43,17 @@ class Given(NamedTuple):
 
 
 def precomputed(
-    table: FeatureTable, texts: ClassTextTable | None, given: Given, logit_scale: float | None
+    table: FeatureTable,
+    texts: ClassTextTable | None,
+    known: ClassKnowledge,
+    logit_scale: float | None,
 ) -> PrecomputedFeatures:
     """Features with everything that a fit needs.
 
     Args:
         table: the features.
         texts: text features of the classes; None: those in the file of the features.
-        given: labels and classes.
+        known: labels and classes.
         logit_scale: factor of the model; None: that in the file of the texts, or CLIP's.
 
     Raises:
@@ -59,12 +62,12 @@ def precomputed(
     """
     texts = texts or table.texts
     dataset = feature_dataset(
-        table, texts, given.classes, given.labels, given.unknown, given.columns, given.known
+        table, texts, known.classes, known.labels, known.unknown, known.columns, known.known
     )
     aligned = _aligned(texts, dataset, table)
     _check_known(dataset, aligned)
-    known = None if texts is None else texts.logit_scale
-    scale = logit_scale or known or LOGIT_SCALE
+    own_scale = None if texts is None else texts.logit_scale
+    scale = logit_scale or own_scale or LOGIT_SCALE
     nouns = _negatives(texts, int(table.x.shape[1]))
     return PrecomputedFeatures(table, dataset, aligned, scale, nouns)
 
@@ -94,9 +97,9 @@ def _negatives(texts: ClassTextTable | None, width: int) -> Float[Tensor, "M D"]
 
 def _check_known(dataset: ImageDataset, texts: Float[Tensor, "C D"]) -> None:
     """Refuse classes with neither a label nor a text."""
-    silent = texts.isnan().any(1).numpy()
-    silent[dataset.classes.labelled] = False
-    names = [dataset.classes.names[c] for c in np.flatnonzero(silent)]
+    nothing_known = texts.isnan().any(1).numpy()
+    nothing_known[dataset.classes.labelled] = False
+    names = [dataset.classes.names[c] for c in np.flatnonzero(nothing_known)]
     if names:
         raise RequestError(
             f"nothing is known of {listed(names)}: label rows of each class (--labels FILE), or "

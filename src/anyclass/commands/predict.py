@@ -22,15 +22,13 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import ModelError, RequestError
-from anyclass.files import MANIFEST, check_may_write, read_json, sha256
+from anyclass.files import MANIFEST, Json, check_may_write, read_json, sha256
 from anyclass.methods import METHODS
-from anyclass.run.columns import PREDICTION
+from anyclass.run.columns import PREDICTION, REJECTED
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.row_journal import RowJournal
 from anyclass.run.tables import Row, prediction_rows, write_table
-
-Json = dict[str, Any]
 
 
 def predict(
@@ -251,7 +249,7 @@ def _counted(rows: Iterable[Row], result: Json) -> Iterator[Row]:
     """The rows, counted into `result`."""
     for row in rows:
         name = row.get("label")
-        if row["status"] == "rejected":
+        if row["status"] == REJECTED:
             result["rejected"] += 1
         elif name is None:
             result["unsure"] += 1

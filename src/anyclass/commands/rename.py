@@ -5,18 +5,15 @@ from typing import Any
 
 from tyro.conf import Suppress
 
-from anyclass.captioning import AnyCaptioner
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.commands.class_changes import Edit
 from anyclass.commands.class_table import ClassTable, accepted, read_class_table
 from anyclass.commands.edit_classes import RunClasses
 from anyclass.commands.run_files import opened_for_edit
 from anyclass.errors import RequestError
-from anyclass.naming.captioner_names import suggest_with_captioner
-from anyclass.naming.class_names import TABLE
+from anyclass.files import Json
+from anyclass.naming.naming_files import TABLE
 from anyclass.run.progress import Progress
-
-Json = dict[str, Any]
 
 
 def rename(
@@ -24,7 +21,7 @@ def rename(
     accept: bool = False,
     accept_all: bool = False,
     undo: bool = False,
-    captioner: Suppress[AnyCaptioner | None] = None,
+    captioner: Suppress[Any] = None,
 ) -> Json:
     """Name, merge, split and reject discovered classes as in RUN/classes.csv.
 
@@ -38,7 +35,8 @@ def rename(
             "likely".
         accept_all: the same, also if the suggestion is only a "maybe".
         undo: take the last change of the classes back; the table is not read.
-        captioner: captioner that suggests new names first; None keeps the suggestions of the run.
+        captioner: captioner that suggests new names first, of `anyclass.captioning`; None keeps the
+            suggestions of the run.
 
     Returns:
         As of `edit_classes`.
@@ -56,6 +54,8 @@ def rename(
             return classes.undo()
         naming = None
         if captioner is not None:
+            from anyclass.naming.captioner_names import suggest_with_captioner  # loads PyTorch
+
             with Progress() as log:
                 naming = suggest_with_captioner(run, captioner, log)
         table = read_class_table(run / TABLE, classes.before.classes)

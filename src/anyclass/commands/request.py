@@ -16,7 +16,7 @@ from anyclass.backbone.loading import absolute_id
 from anyclass.captioning import CAPTIONERS
 from anyclass.commands.chosen_method import name_of
 from anyclass.commands.notices import notices
-from anyclass.commands.precomputed import Given, precomputed
+from anyclass.commands.precomputed import ClassKnowledge, precomputed
 from anyclass.data import ImageDataset
 from anyclass.data.classes import listed
 from anyclass.data.feature_tables import read_class_texts, read_features
@@ -25,7 +25,7 @@ from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
 from anyclass.methods import METHODS, Method, Workload
-from anyclass.naming.suggest import read_words
+from anyclass.naming.words import read_words
 from anyclass.run.earlier import EarlierRun
 
 SOURCES = (
@@ -155,10 +155,10 @@ class Request:
         unknown = 0 if self.unknown == "auto" else self.unknown
         columns = (self.file_column, self.label_column)
         earlier = self.earlier()
-        known = None if earlier is None else earlier.known
-        given = Given(self.classes, self.labels, unknown, columns, known)
+        before = None if earlier is None else earlier.known
+        known = ClassKnowledge(self.classes, self.labels, unknown, columns, before)
         table = read_features(self.features, self.extra)
-        return precomputed(table, texts, given, self.logit_scale)
+        return precomputed(table, texts, known, self.logit_scale)
 
     def earlier(self) -> EarlierRun | None:
         """Read the run to start from; None if there is none.

@@ -35,10 +35,10 @@ def check_enough(
         raise RequestError(f"{choice.name} needs two or more class names (--classes FILE)")
     if workload.pairs is not None:
         workload.pairs.check()
-    taught = training_labels(request, dataset)
+    training_data = training_labels(request, dataset)
     if request.unknown != "auto":
-        check_unknown(request.unknown, taught)
-        workload.check_clusters(taught)
+        check_unknown(request.unknown, training_data)
+        workload.check_clusters(training_data)
 
 
 def check_processes(choice: ChosenMethod, workload: Workload) -> None:
@@ -60,17 +60,17 @@ def check_processes(choice: ChosenMethod, workload: Workload) -> None:
         )
 
 
-def check_unknown(unknown: int, taught: ImageDataset) -> None:
+def check_unknown(unknown: int, training_data: ImageDataset) -> None:
     """Refuse more unknown classes than there are images without a label.
 
     Args:
         unknown: number of classes to discover.
-        taught: images with the labels to train on.
+        training_data: images with the labels to train on.
 
     Raises:
         RequestError: there are too few unlabelled images.
     """
-    free = int(np.sum(taught.labels < 0))
+    free = int(np.sum(training_data.labels < 0))
     if unknown and not free:
         raise RequestError(
             "every image has a label: no image is left to discover classes in; leave --unknown "

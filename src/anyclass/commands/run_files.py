@@ -13,14 +13,11 @@ from typing import Any
 from anyclass.commands.class_history import HISTORY
 from anyclass.errors import FileError
 from anyclass.files import MANIFEST, lock, read_json, sha256, sweep, write_json, write_text
-from anyclass.naming.class_names import NAMING, TABLE
+from anyclass.naming.naming_files import NAMING, TABLE
 from anyclass.report.html import write_report
 from anyclass.report.model_card import card
 from anyclass.run.content import check_content, check_files, check_together, read_checked
-from anyclass.run.folder import SCRATCH, check_marks, check_no_links
-from anyclass.run.probabilities import PROBABILITIES
-
-Json = dict[str, Any]
+from anyclass.run.folder import PROBABILITIES, SCRATCH, check_marks, check_no_links
 
 COMMIT_FILE = "ready.json"
 """File that commits prepared files: name of each -> whether it was unedited before."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from anyclass.backbone import Backbone
 from anyclass.backbone.device import torch_device
 from anyclass.classifier.class_edits import ClassEdits
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.edited_probabilities import gate_logits
 from anyclass.classifier.heads import fitted_head
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.commands.precomputed import of_run
@@ -24,10 +25,9 @@ from anyclass.data.feature_tables import read_features
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
+from anyclass.files import Json
 from anyclass.log import Log
 from anyclass.run.probabilities import ImageProbabilities
-
-Json = dict[str, Any]
 
 
 class ImageRows(NamedTuple):
@@ -44,7 +44,7 @@ class ImageRows(NamedTuple):
         device = self.classifier.representation.device
         head = fitted_head(self.classifier.head)
         parts = [head.logits(part.to(device)).softmax(1).cpu() for part in self.rows.split(4096)]
-        return ImageProbabilities(torch.cat(parts), edits.gate_logits(self.rows))
+        return ImageProbabilities(torch.cat(parts), gate_logits(edits, self.rows))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from anyclass.auditing.labels import text_findings
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.baselines import PROBE, fit_baselines, fit_probe
+from anyclass.commands.baselines import fit_baselines, fit_probe, score_baselines
 from anyclass.commands.calibrate import calibrated
 from anyclass.commands.request import Request
 from anyclass.commands.train import Trained
@@ -18,8 +18,10 @@ from anyclass.data import ImageDataset, Rejection
 from anyclass.estimators.class_quality import ClassQuality
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.text import PLAIN
+from anyclass.files import Json
 from anyclass.naming.class_names import name_classes
 from anyclass.naming.quality import judged
+from anyclass.run.baselines import LINEAR_PROBE
 from anyclass.run.clustering_scores import discovery_summary
 from anyclass.run.columns import UNSEEN
 from anyclass.run.earlier import compare_rounds
@@ -27,16 +29,10 @@ from anyclass.run.embedding_map import EmbeddingMap, map_of, sample_rows
 from anyclass.run.expected_accuracy import expected_accuracy
 from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
+from anyclass.run.predict import predict_all
+from anyclass.run.predictions import AllPredictions
 from anyclass.run.progress import Progress
-from anyclass.run.scoring import (
-    AllPredictions,
-    compare,
-    predict_all,
-    score_baselines,
-    unknown_classes,
-)
-
-Json = dict[str, Any]
+from anyclass.run.scoring import compare
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Learned:
     """Rejected images, with reasons."""
     predictions: AllPredictions
     """Probabilities of the other images, in order."""
-    taught: Bool[np.ndarray, " M"]
+    trained_on: Bool[np.ndarray, " M"]
     """Whether the label of each of these images was trained on."""
     opinions: Opinions | None
     """What the other images say of these labels; None if the method does not tell."""
@@ -92,20 +88,22 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         trained: the result of `train`.
         log: gets the progress.
     """
-    given = trained.taught
+    training_data = trained.training_data
     clock = trained.clock
-    log_texts(given, log)
+    log_texts(training_data, log)
     data = trained.data.of(replace(trained.data.dataset, classes=trained.classifier.classes))
     predicted = _predict(request, trained, data, log)
     classifier = predicted.classifier
     baselines = dict(classifier.record.baselines)
-    baselines |= fit_baselines(given, classifier.classes, log, request.seed)
-    baselines |= fit_probe(given, predicted.taught, classifier.classes, log, request.seed)
+    baselines |= fit_baselines(training_data, classifier.classes, log, request.seed)
+    baselines |= fit_probe(
+        training_data, predicted.trained_on, classifier.classes, log, request.seed
+    )
     metrics = _metrics(request, trained, data, predicted, baselines, log)
     naming = None
     if predicted.qualities:
         p = predicted.predictions.probabilities()
-        naming = name_classes(given, classifier, p, predicted.qualities, request.names, log)
+        naming = name_classes(training_data, classifier, p, predicted.qualities, request.names, log)
     if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
@@ -121,7 +119,7 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
         dataset=replace(trained.all_images, classes=classifier.classes),
         rejections=trained.rejections,
         predictions=predicted.predictions,
-        taught=predicted.taught,
+        trained_on=predicted.trained_on,
         opinions=predicted.opinions,
         metrics=metrics,
         naming=naming,
@@ -137,7 +135,7 @@ class _Predicted(NamedTuple):
     classifier: Classifier
     """The classifier with calibrated scores."""
     predictions: AllPredictions
-    taught: Bool[np.ndarray, " M"]
+    trained_on: Bool[np.ndarray, " M"]
     opinions: Opinions | None
     sample: Int[np.ndarray, " S"]
     """Rows of the map of the embeddings."""
@@ -152,15 +150,15 @@ def _predict(request: Request, trained: Trained, data: AnyFeatures, log: Progres
     sample = sample_rows(len(data), request.seed)
     ensemble = request.prompt_ensemble and scored
     predictions = predict_all(data, classifier, log, ensemble, sample)
-    taught = np.isin(data.dataset.files, list(classifier.record.trained_on))
-    taught &= trained.taught.dataset.labels >= 0
+    trained_on = np.isin(data.dataset.files, list(classifier.record.trained_on))
+    trained_on &= trained.training_data.dataset.labels >= 0
     qualities: Sequence[ClassQuality | None] = []
-    if unknown_classes(classifier.classes):
-        guess = torch.from_numpy(predictions.log_adapted.argmax(1))
-        qualities = judged(trained.taught, classifier, guess, log)
-        classifier, predictions = calibrated(classifier, predictions, qualities, taught)
+    if classifier.classes.discovered_names:
+        predicted = torch.from_numpy(predictions.log_adapted.argmax(1))
+        qualities = judged(trained.training_data, classifier, predicted, log)
+        classifier, predictions = calibrated(classifier, predictions, qualities, trained_on)
     opinions = opinions_of(classifier.record)
-    return _Predicted(classifier, predictions, taught, opinions, sample, qualities)
+    return _Predicted(classifier, predictions, trained_on, opinions, sample, qualities)
 
 
 def _metrics(
@@ -172,12 +170,12 @@ def _metrics(
     log: Progress,
 ) -> Json:
     """The content of `metrics.json`, without the names of classes and the seconds."""
-    classifier, predictions, taught, opinions, _, _ = predicted
+    classifier, predictions, trained_on, opinions, _, _ = predicted
     record = classifier.record
-    fair = fair_labels(data.dataset, taught, predictions, opinions)
+    fair = fair_labels(data.dataset, trained_on, predictions, opinions)
     if fair.kind != UNSEEN:  # the probe was fitted on these labels
-        baselines = {name: fitted for name, fitted in baselines.items() if name != PROBE}
-    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, taught) | {
+        baselines = {name: fitted for name, fitted in baselines.items() if name != LINEAR_PROBE}
+    metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, trained_on) | {
         "n": len(trained.all_images),
         "rejected": len(trained.rejections),
         "facts": dict(record.facts),
@@ -187,16 +185,16 @@ def _metrics(
         "contributions": dict(record.contributions),
         "suspicious": None if opinions is None else len(opinions.suspicious),
     }
-    if unknown_classes(classifier.classes):
-        metrics |= expected_accuracy(record, predictions, taught, metrics)
-    guess = predictions.log_adapted.argmax(1)
+    if classifier.classes.discovered_names:
+        metrics |= expected_accuracy(record, predictions, trained_on, metrics)
+    labels = predictions.log_adapted.argmax(1)
     held_out = fair.kind in (None, UNSEEN)
-    metrics |= discovery_summary(guess, classifier.classes, metrics, held_out)
+    metrics |= discovery_summary(labels, classifier.classes, metrics, held_out)
     metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
     earlier = request.earlier()
     if earlier is not None:
         metrics["second_round"] = compare_rounds(
-            earlier, data.dataset, taught, predictions.probabilities(), opinions
+            earlier, data.dataset, trained_on, predictions.probabilities(), opinions
         )
     return metrics
 

@@ -23,7 +23,7 @@ class SeenImages(NamedTuple):
 
     fitted: Bool[np.ndarray, " N"]
     """Whether it was fitted on each image, with or without a label."""
-    taught: Bool[np.ndarray, " N"]
+    trained_on: Bool[np.ndarray, " N"]
     """Whether the label of each image was trained on."""
     all_fitted: bool
     """Whether it was fitted on all of them, or on their folder or file."""
@@ -44,24 +44,26 @@ def seen_images(run: Path, images: Any, features: Any, data: AnyFeatures) -> See
     if fitted is not None and isinstance(data, FeatureStore):
         hashes = data.hashes()
         among = fitted.among(hashes)
-        return SeenImages(among, fitted.taught_among(hashes), same or bool(among.all()))
-    taught = np.isin(data.dataset.files, list(given)) & same
-    return SeenImages(np.full(len(data.dataset), same), taught, same)
+        return SeenImages(among, fitted.trained_on_among(hashes), same or bool(among.all()))
+    trained_on = np.isin(data.dataset.files, list(given)) & same
+    return SeenImages(np.full(len(data.dataset), same), trained_on, same)
 
 
-def without_taught(dataset: ImageDataset, seen: SeenImages) -> tuple[ImageDataset, list[str]]:
+def hide_trained_labels(dataset: ImageDataset, seen: SeenImages) -> tuple[ImageDataset, list[str]]:
     """Hide labels that a run was trained on, if there are others; return warnings as well."""
     labelled = dataset.labels >= 0
-    taught = labelled & seen.taught
-    if taught.any() and not (labelled & ~taught).any():
+    trained_on = labelled & seen.trained_on
+    if trained_on.any() and not (labelled & ~trained_on).any():
         return dataset, [TRAINING_CAVEAT]
-    rest = replace(dataset, labels=np.where(taught, -1, dataset.labels))
+    rest = replace(dataset, labels=np.where(trained_on, -1, dataset.labels))
     caveats = []
-    if taught.any():
-        caveats.append(f"left out {plural(int(taught.sum()), 'label')} that the run was trained on")
-    unlabelled = int((labelled & ~taught & seen.fitted).sum())
+    if trained_on.any():
+        caveats.append(
+            f"left out {plural(int(trained_on.sum()), 'label')} that the run was trained on"
+        )
+    unlabelled = int((labelled & ~trained_on & seen.fitted).sum())
     if unlabelled:
-        caveats.append(_transductive(unlabelled, int((labelled & ~taught).sum())))
+        caveats.append(_transductive(unlabelled, int((labelled & ~trained_on).sum())))
     return rest, caveats
 
 

@@ -22,13 +22,11 @@ from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.predict import load_classifier
 from anyclass.errors import RequestError, printable
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.run.folder import check_finished, check_no_links
 
 if TYPE_CHECKING:
     from anyclass.review.session import Session
-
-Json = dict[str, Any]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts that only this machine reaches."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from anyclass.auditing.copies import copies_in_words
 from anyclass.backbone import Part
@@ -21,10 +21,9 @@ from anyclass.distributed.processes import from_first, rank
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
+from anyclass.files import Json
 from anyclass.methods import Method
 from anyclass.run.progress import Progress
-
-Json = dict[str, Any]
 
 
 class Trained(NamedTuple):
@@ -36,8 +35,8 @@ class Trained(NamedTuple):
     """All images, including rejected ones."""
     data: AnyFeatures
     """The model before training and the other images, with all their labels."""
-    taught: AnyFeatures
-    """The same with the labels that were trained on."""
+    training_data: AnyFeatures
+    """The same images with only the labels that were trained on."""
     rejections: list[Rejection]
     """Rejected images, with reasons."""
     estimate: Json | None
@@ -73,17 +72,21 @@ def train(
     if not isinstance(data, PrecomputedFeatures):
         log_copies(data.dataset, data.hashes(), log)
     scratch = _scratch_folder(data, scratch)
-    taught = data.of(training_labels(request, data.dataset))
+    training_data = data.of(training_labels(request, data.dataset))
     estimate = None
     if request.unknown == "auto":
-        estimate = from_first(partial(estimate_unknown, taught, part, request.seed, log, scratch))
+        estimate = from_first(
+            partial(estimate_unknown, training_data, part, request.seed, log, scratch)
+        )
         log.say(estimate["why"])
-        taught = taught.with_unknown(estimate["unknown"])
+        training_data = training_data.with_unknown(estimate["unknown"])
         clock("count")
     fit_method: Callable[..., Classifier] = method.fit  # it takes features where there are any
-    classifier = fit_method(taught, log, scratch, request.seed)
+    classifier = fit_method(training_data, log, scratch, request.seed)
     clock("fit")
-    return Trained(classifier, all_images, data, taught, rejections, estimate, started, clock)
+    return Trained(
+        classifier, all_images, data, training_data, rejections, estimate, started, clock
+    )
 
 
 def log_copies(dataset: ImageDataset, hashes: Sequence[str | None], log: Progress) -> None:

@@ -21,7 +21,7 @@ class Option(NamedTuple):
     """One option."""
 
     names: str
-    """With its hyphens; a switch has two, by comma."""
+    """Its name with hyphens; a switch has two, separated by a comma."""
     metavar: str
     """What stands behind it."""
     help: str

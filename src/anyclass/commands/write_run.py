@@ -9,19 +9,15 @@ import torch
 from anyclass.classifier.record import FitRecord
 from anyclass.commands.score import Learned
 from anyclass.files import read_json, write_json, write_manifest, write_text
-from anyclass.naming.class_names import write_naming
+from anyclass.naming.naming_files import write_naming
 from anyclass.report.html import write_report
 from anyclass.report.model_card import card
 from anyclass.run.columns import COMPARED, SUSPICIOUS
 from anyclass.run.embedding_map import write_map
+from anyclass.run.environment import environment
 from anyclass.run.fitted_images import write_fitted_images
-from anyclass.run.folder import CONTROLS, SCRATCH, environment
-from anyclass.run.probabilities import (
-    PROBABILITIES,
-    ImageProbabilities,
-    write_probabilities,
-)
-from anyclass.run.scoring import unknown_classes
+from anyclass.run.folder import BASELINES, PROBABILITIES, SCRATCH
+from anyclass.run.probabilities import ImageProbabilities, write_probabilities
 from anyclass.run.tables import compared_rows, suspicious_rows, write_rejected, write_table
 
 
@@ -39,7 +35,7 @@ def write_run(folder: Path, learned: Learned) -> None:
     classifier.save(folder / "model")
     classifier.record.write_artefacts(folder / "model")
     for name, baseline in learned.baselines.items():
-        baseline.save(folder / CONTROLS / name)
+        baseline.save(folder / BASELINES / name)
     _write_predictions(folder, learned)
     if learned.hashes is not None:
         write_fitted_images(folder, learned.readable, learned.hashes)
@@ -64,7 +60,7 @@ def _write_predictions(folder: Path, learned: Learned) -> None:
         learned.dataset,
         learned.predictions,
         learned.rejections,
-        learned.taught,
+        learned.trained_on,
         learned.opinions,
     )
     write_table(folder / "predictions.parquet", rows, COMPARED)
@@ -73,7 +69,7 @@ def _write_predictions(folder: Path, learned: Learned) -> None:
     if learned.opinions is not None:
         suspicious = suspicious_rows(learned.readable, learned.opinions)
         write_table(folder / "suspicious.csv", suspicious, SUSPICIOUS)
-    if unknown_classes(learned.classifier.classes):
+    if learned.classifier.classes.discovered_names:
         adapted = torch.from_numpy(learned.predictions.probabilities())
         found = ImageProbabilities(adapted, adapted.new_zeros(len(adapted), 0))
         write_probabilities(folder / PROBABILITIES, found)

@@ -1,7 +1,8 @@
 """Images and class names in, tensors out.
 
 `classes` holds the class names, `dataset` the immutable table of images; `image` decodes untrusted
-files, `transforms` makes the pixels for a model, `loader` reads batches.
+files, `content_hash` has their checksums, `transforms` makes the pixels for a model, `loader` reads
+batches.
 Modules that need torch are imported on first use.
 """
 
@@ -9,12 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anyclass.data.classes import Classes, Kind
+from anyclass.data.content_hash import content_hashes
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, open_bytes, open_image, read_bytes
+from anyclass.data.rejection import Rejection
 from anyclass.data.similar_names import similar_names
 
 if TYPE_CHECKING:
-    from anyclass.data.loader import ImageBatch, Rejection, content_hashes, load_batches
+    from anyclass.data.loader import ImageBatch, load_batches
     from anyclass.data.transforms import (
         Augmentation,
         AugmentedViews,
@@ -49,9 +52,7 @@ _HOMES = {
     "CropAndFlip": "transforms",
     "ImageBatch": "loader",
     "Preprocessing": "transforms",
-    "Rejection": "loader",
     "TestTransform": "transforms",
-    "content_hashes": "loader",
     "load_batches": "loader",
 }
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from anyclass.data.content_hash import content_hash
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.loader import content_hash
 from anyclass.errors import ImageError
 
 HEAD = 4096
@@ -36,7 +36,7 @@ class Copies(NamedTuple):
     groups: list[list[int]]
     """Indices of files with one content, two or more each, in order."""
     linked: frozenset[int]
-    """Those of them that are links to one file, or hard links of one."""
+    """Indices of files that are links to one file, or hard links of one."""
 
 
 def same_content(files: Sequence[Place]) -> Copies:

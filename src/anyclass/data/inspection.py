@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits, open_image
-from anyclass.data.loader import Rejection, read_chunks, rejection_of
+from anyclass.data.loader import read_chunks
+from anyclass.data.rejection import Rejection, rejection_of
 from anyclass.log import Log
 
 SIDE = 256

@@ -1,4 +1,4 @@
-"""LabelColumns of a label table: those that are asked for, or those that look like them."""
+"""Columns of a label table: those that are asked for, or those that look like them."""
 
 import re
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.table_files import Table
 from anyclass.errors import RequestError
 
-Given = list[str | None]
+Labels = list[str | None]
 """Label of each image, None: no label."""
 
 
@@ -94,7 +94,7 @@ def _with_labels(
     earlier = dict(known.labels) if known else {}
     named = [*dataset.classes.names, None]  # -1 is the last one
     pairs = zip(dataset.files, dataset.labels, strict=True)
-    given: Given = [named[c] or earlier.get(file) for file, c in pairs]
+    given: Labels = [named[c] or earlier.get(file) for file, c in pairs]
     messages: tuple[str, ...] = ()
     column = table_column(source.table, labels) if isinstance(labels, str) else None
     rows: Path | Table | None = None
@@ -137,7 +137,7 @@ def _check_file(file: Path, table: Any) -> None:
         )
 
 
-def _folders(dataset: ImageDataset) -> Given:
+def _folders(dataset: ImageDataset) -> Labels:
     """The parent folder of each file."""
     if dataset.memory is not None:
         raise RequestError('labels="folders" needs files: images in memory lie in no folder')
@@ -194,7 +194,7 @@ def _listed(labels: Any, count: int) -> list[Any]:
     return values
 
 
-def _texts(labels: Sequence[Any], names: Sequence[str] | None) -> Given:
+def _texts(labels: Sequence[Any], names: Sequence[str] | None) -> Labels:
     """Class name of each label; None: no label.
 
     Args:

@@ -18,13 +18,12 @@ def links_folder() -> Path | None:
     Raises:
         RequestError: it is no folder.
     """
-    named = os.environ.get(LINKS)
-    if not named:
+    folder = _named_folder()
+    if folder is None:
         return None
-    folder = Path(named)
     if not folder.is_dir():
         raise RequestError(
-            f"{LINKS} is {named!r}, which is no folder: name the folder below which the links of "
+            f"{LINKS} is '{folder}', which is no folder: name the folder below which the links of "
             f"the images lead, or unset {LINKS}."
         )
     return folder.resolve()
@@ -40,8 +39,8 @@ def may_be_read(path: Path, real: Path, root: Path) -> bool:
     """
     if real.is_relative_to(root.resolve()):
         return True
-    links = os.environ.get(LINKS)
-    if not links or not real.is_relative_to(Path(links).resolve()):
+    links = _named_folder()
+    if links is None or not real.is_relative_to(links.resolve()):
         return False
     return _absolute(path).is_relative_to(_absolute(root))
 
@@ -72,6 +71,12 @@ class LinkedFolders:
             return False
         self._read.add(real)
         return True
+
+
+def _named_folder() -> Path | None:
+    """The folder in `$ANYCLASS_LINKS` as it is written there."""
+    named = os.environ.get(LINKS)
+    return Path(named) if named else None
 
 
 def _absolute(path: Path) -> Path:

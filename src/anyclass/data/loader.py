@@ -13,13 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from hashlib import sha256
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from threading import Thread
-from time import sleep, time
-from typing import Any, NamedTuple, TypeVar
+from time import sleep
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +27,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.image import Limits, one_line, read_bytes
-from anyclass.data.memory import item_hash
+from anyclass.data.image import Limits
+from anyclass.data.rejection import Rejection, rejection_of
 from anyclass.distributed import launched
-from anyclass.errors import AnyclassError, ImageError, Reason
-
-SETTLED = 2.0
-"""Seconds after which another change of a file changes its time stamps on any file system."""
+from anyclass.errors import AnyclassError
 
 WATCH = 1.0
 """Seconds between two looks of a worker process whether its parent still lives."""
@@ -46,19 +41,6 @@ Transform = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
 
 Result = TypeVar("Result")
 """What a reader makes of a chunk of images."""
-
-
-class Rejection(NamedTuple):
-    """A row of rejected.csv."""
-
-    file_name: str
-    """As in `ImageDataset.files`."""
-
-    reason: Reason
-    """Kind of problem."""
-
-    detail: str
-    """Details, one line."""
 
 
 @dataclass
@@ -73,56 +55,6 @@ class ImageBatch:
 
     hashes: list[str]
     """SHA-256 of the bytes that `pixels` were decoded from."""
-
-
-def content_hashes(
-    dataset: ImageDataset, workers: int = 0, limits: Limits = Limits()
-) -> list[str | None]:
-    """SHA-256 of the content of each image; None where it cannot be read.
-
-    A file with unchanged time stamps is not read again in the same process.
-
-    Args:
-        dataset: the images to read.
-        workers: threads that read in parallel.
-        limits: size limits of an image.
-    """
-
-    def checksum(index: int) -> str | None:
-        try:
-            if dataset.memory is not None:
-                return item_hash(dataset.memory[dataset.files[index]], limits)
-            return content_hash(dataset.path(index), dataset.root, limits)
-        except ImageError:
-            return None
-
-    with ThreadPoolExecutor(max(1, workers)) as threads:
-        return list(threads.map(checksum, range(len(dataset))))
-
-
-def content_hash(path: Path, root: Path, limits: Limits = Limits()) -> str:
-    """SHA-256 of the content of a file; arguments as of `read_bytes`.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # `read_bytes` raises the precise error
-        return _read_checksum(path, root, limits)
-    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if time() - max(status.st_mtime, status.st_ctime) < SETTLED:
-        return _read_checksum(path, root, limits)
-    return _known_checksum(path, root, limits, stamp)
-
-
-def _read_checksum(path: Path, root: Path, limits: Limits) -> str:
-    return sha256(read_bytes(path, root, limits)).hexdigest()
-
-
-@lru_cache(maxsize=2**20)
-def _known_checksum(path: Path, root: Path, limits: Limits, stamp: tuple[int, ...]) -> str:
-    return _read_checksum(path, root, limits)
 
 
 def load_batches(
@@ -235,13 +167,6 @@ class _Images(Dataset[_Read]):
                 hashes.append(content)
         pixels = np.stack(views) if views else np.empty((0, 0, 3, 0, 0), np.uint8)
         return indices, pixels, hashes, rejections
-
-
-def rejection_of(file_name: str, error: Exception) -> Rejection:
-    """Row of rejected.csv for an image and its error."""
-    if isinstance(error, ImageError):
-        return Rejection(file_name, error.reason, error.detail)
-    return Rejection(file_name, "unreadable", one_line(error))
 
 
 def _started(reader: Dataset[Result], chunks: list[list[int]], workers: int) -> Iterator[Result]:

@@ -21,7 +21,7 @@ class SimilarNames(NamedTuple):
     second: str
     """The other one."""
     difference: str
-    """In what they differ, in words."""
+    """What they differ in, in words."""
 
 
 def similar_names(names: Sequence[str]) -> list[SimilarNames]:

@@ -28,7 +28,7 @@ CONNECTING = timedelta(minutes=5)
 class _State:
     """What this process has done so far."""
 
-    speaks: bool | None = None
+    failed_first: bool | None = None
     """Whether it was the first to fail; None: it has not failed."""
     groups: int = 0
     """How often it was connected to the others."""
@@ -127,9 +127,9 @@ def first_to_fail() -> bool:
 
     Processes without torchrun always say it.
     """
-    if _state.speaks is None:
-        _state.speaks = launched() == 1 or _claimed()
-    return _state.speaks
+    if _state.failed_first is None:
+        _state.failed_first = launched() == 1 or _claimed()
+    return _state.failed_first
 
 
 def _claimed() -> bool:

@@ -5,7 +5,6 @@ Letters: n rows, C classes, F features.
 
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -43,12 +42,3 @@ class Linear:
     def uncentred(self, mean: Float[Tensor, " F"]) -> "Linear":
         """The same logits for features from which `mean` has not been subtracted."""
         return replace(self, bias=self.intercept - mean @ self.weights.T)
-
-    def with_text_logits(
-        self, p: Float[Tensor, "C D"], scale: Float[Tensor, ""]
-    ) -> Float[Tensor, "C R"]:
-        """Weights for rows [x | f | 1] that add `scale` x . p_c to these logits.
-
-        Their products with such rows are multiplied by `scale`, so that R = D + F + 1.
-        """
-        return torch.cat([p, self.weights / scale, self.intercept[:, None] / scale], dim=1)

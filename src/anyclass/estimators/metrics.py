@@ -108,20 +108,6 @@ def calibration_gap(
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def pair_f1(labels: Labels, predicted: Labels) -> float:
-    """F1 score of "same cluster" as a prediction of "same class" over image pairs; 0 if no pair.
-
-    F1 = 2 tp / (2 tp + fp + fn), tp: pairs of one class in one cluster.
-    """
-    from sklearn.metrics.cluster import pair_confusion_matrix
-
-    known = labels >= 0
-    if known.sum() < 2:
-        return 0.0
-    (_, fp), (fn, tp) = pair_confusion_matrix(labels[known], predicted[known])
-    return float(2 * tp / max(1, 2 * tp + fp + fn))
-
-
 def harmonic_mean(a: float, b: float) -> float:
     """Harmonic mean 2ab / (a + b), as of base and new accuracy; 0 if both are 0."""
     return 2 * a * b / (a + b) if a + b else 0.0

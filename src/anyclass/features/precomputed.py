@@ -58,7 +58,7 @@ class PrecomputedFeatures:
         return self.of(replace(self.dataset, classes=classes))
 
     def checked(self) -> "PrecomputedFeatures":
-        """The same with a checksum; every value is read.
+        """The same features with a checksum; every value is read.
 
         Raises:
             RequestError: a value is not finite, or a row is zero.

@@ -225,8 +225,3 @@ class _SharedResults:
         found = from_first(partial(content_hashes, new)) if missing else []
         self._hashes |= dict(zip(new.files, found, strict=True))
         return [self._hashes[file] for file in dataset.files]
-
-
-def embed(clip: Backbone, dataset: ImageDataset, how: Embedding, log: Log) -> Features:
-    """Trunk outputs of all images, for a single use; see `FeatureStore.embed`."""
-    return FeatureStore(clip, dataset).embed(how, log)

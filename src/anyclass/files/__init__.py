@@ -1,6 +1,7 @@
 """Files that are whole or not there: atomic writes, the lock of a folder, the manifest, names."""
 
 from anyclass.files.atomic import (
+    Json,
     atomic_write,
     read_json,
     regular,
@@ -24,6 +25,7 @@ from anyclass.files.temporary import (
 
 __all__ = [
     "CONTINUED",
+    "Json",
     "LOCKS",
     "MANIFEST",
     "Pace",

@@ -17,6 +17,9 @@ from anyclass.errors import FileError
 from anyclass.files.storage import storage
 from anyclass.files.temporary import sweep_once, temporary_name
 
+Json = dict[str, Any]
+"""A JSON object: the content of a file of a run, a part of it, or the result of a command."""
+
 
 @contextmanager
 def atomic_write(path: Path, size: int | None = None) -> Iterator[Path]:

@@ -71,7 +71,9 @@ class FewShot:
             least_names=2,
         )
 
-    def embed(self, data: FeatureStore, log: Log, epochs: int, seed: int) -> LabelledFeatures:
+    def labelled_features(
+        self, data: FeatureStore, log: Log, epochs: int, seed: int
+    ) -> LabelledFeatures:
         """Embed the views of the labelled images; cached views are reused.
 
         Args:
@@ -168,7 +170,7 @@ def fit_few_shot(
     Raises:
         RequestError: no image has a label.
     """
-    labelled = method.data.embed(data, log, method.epochs, seed)
+    labelled = method.data.labelled_features(data, log, method.epochs, seed)
     task = FewShotTask(data.clip, labelled, data.dataset.classes, seed=seed)
     return method.learn(task, log, scratch and scratch / "training.safetensors")
 

@@ -84,7 +84,7 @@ class TwoViewTask:
             RequestError: no label, no unlabelled image, or a number of classes that is impossible.
         """
         known = labelled_classes(data.dataset)
-        views = tuning.embed(data, log, seed)
+        views = tuning.cached_views(data, log, seed)
         test = data.embed(Embedding(tuning.tune), log)
         tuned = data.clip.copy() if tuning.tune == "tail" else data.clip
         return cls(data, tuning, seed, known, tuned, views, test)

@@ -32,9 +32,11 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone, Part
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.facts import STEPS
 from anyclass.classifier.heads import CosineHead
-from anyclass.classifier.record import STEPS, FitRecord
-from anyclass.classifier.representation import Representation, Space
+from anyclass.classifier.record import FitRecord
+from anyclass.classifier.representation import Representation
+from anyclass.classifier.settings import Space
 from anyclass.features.extract import map_rows
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import Template

@@ -47,5 +47,7 @@ class MethodInfo:
     """Figure of a fit that is a share of 1 -> what it is, for the report."""
     figures: Mapping[str, str] = field(default_factory=dict)
     """Other figure of a fit -> what it is."""
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """Baseline that the method fits beside its result -> title."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Hyper-parameter whose name says too little -> what it is."""

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import represent
 from anyclass.classifier.record import FitRecord
-from anyclass.classifier.representation import Space
+from anyclass.classifier.settings import Space
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import (
     UNCALIBRATED,

@@ -21,17 +21,12 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone
-from anyclass.backbone.checkpointing import checkpointed
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.heads import CosineHead
 from anyclass.classifier.prompt_learner import PromptLearner
-from anyclass.classifier.record import FitRecord
-from anyclass.classifier.representation import Representation
 from anyclass.data import Classes
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template
@@ -42,14 +37,12 @@ from anyclass.methods.few_shot import FewShot, FewShotTask, refuse_one_class
 from anyclass.methods.gda import Gda
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.ship_training import frozen, train_generator
+from anyclass.methods.ship_transfer import Transfer
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.workload import TextTraining, Workload
 from anyclass.rng import seeded_rng
-from anyclass.training.batches import Batch, Steps
-from anyclass.training.loop import Checkpoint, optimise
-from anyclass.training.optim import AdamW, LearningRate
 
 Then = CoOp | ClipAdapter | TipAdapter | Gda
 """Few-shot methods that can be fitted on real and synthetic features."""
@@ -93,6 +86,10 @@ class Ship:
             "transfer_loss": "loss on synthetic features",
             "kl_loss": "loss of the image code (KL)",
             "reconstruction_loss": "loss of the synthetic image features",
+        },
+        baselines={
+            "text": "Control: class prompts as features",
+            "none": "Control: class names only",
         },
         settings={
             "kl_weight": "weight of the KL term",
@@ -162,22 +159,29 @@ class Ship:
             log(warning=NOTHING_NAMED)
         self._check_prompts(clip, classes, log)
         t = data.class_features([self.template], log)
-        if self.source is not None and not labelled:
-            with frozen(clip):
-                return self._transfer(data, t, log, scratch, seed)
+        fitted: dict[str, Classifier] = {}
         generator = None
+        if self.source is not None and not labelled:
+            generator, start = self._of_source(clip, classes, t)
+            named = torch.arange(len(classes))
+            with frozen(clip):
+                transfer = self._transfer(clip, classes, start, seed)
+                for kind in self._variants:
+                    keep = _checkpoint(scratch, f"then-{kind}")
+                    synthetic = self._synthetic_features(kind, generator, t, named, 1.0, seed)
+                    fitted[kind] = transfer.learn(synthetic, log, keep)
+            return self._result(fitted[self.synthetic], generator, fitted)
         needed = self.synthetic not in CONTROLS
         if needed and self.source is not None:  # fails before images are embedded
-            generator = self._load_generator(clip, classes, t)[0]
+            generator = self._of_source(clip, classes, t)[0]
         epochs = max(self.generator.epochs, self.then.epochs or 1)
         with frozen(clip):
-            real = self.then.data.embed(data, log, epochs, seed)
+            real = self.then.data.labelled_features(data, log, epochs, seed)
             if needed and generator is None:
                 keep = _checkpoint(scratch, "generator")
                 generator = train_generator(self.generator, clip, real, classes, t, log, keep, seed)
             named = torch.tensor([c for c in range(len(classes)) if c not in labelled]).long()
             ratio = self.ratio or len(named) / len(real.classes)
-            fitted: dict[str, Classifier] = {}
             for kind in self._variants if len(named) else [self.synthetic]:
                 keep = _checkpoint(scratch, f"then-{kind}")
                 synthetic = self._synthetic_features(kind, generator, t, named, ratio, seed)
@@ -246,67 +250,30 @@ class Ship:
             record = replace(record, facts=facts, artefacts=(artefact,))
         return replace(learned, method="ship", fields=asdict(self), record=record)
 
-    def _load_generator(
+    def _of_source(
         self, clip: Backbone, classes: Classes, t: Float[Tensor, "C D"]
     ) -> tuple[Generator, Float[Tensor, "L W"] | None]:
-        """Load the generator of an earlier run for these classes, and its trained context."""
+        """Load the generator of the source run for these classes, and its trained context."""
         return Generator.load(Path(str(self.source)) / "model" / GENERATOR, clip, classes, t)
 
     def _transfer(
-        self,
-        data: FeatureStore,
-        t: Float[Tensor, "C D"],
-        log: Log,
-        scratch: Path | None,
-        seed: int,
-    ) -> Classifier:
-        """Continue CoOp of the source run on synthetic features of the given classes only."""
-        clip = data.clip
-        classes = data.dataset.classes
-        generator, start = self._load_generator(clip, classes, t)
+        self, clip: Backbone, classes: Classes, trained: Float[Tensor, "L W"] | None, seed: int
+    ) -> Transfer:
+        """Training on synthetic features alone, from the trained context or from words."""
         coop = self.then if isinstance(self.then, CoOp) else CoOp()
+        start = trained
         if start is None or self.transfer_start == "words":
             learner = PromptLearner(clip, classes.prompts, coop.length)
             start = context(learner, coop.words, coop.deviation, seed)
-        learner = PromptLearner(clip, classes.prompts, len(start))
-        all_classes = torch.arange(len(classes))
-        fitted: dict[str, Classifier] = {}
-        for kind in self._variants:
-            keep = _checkpoint(scratch, f"then-{kind}")
-            synthetic = self._synthetic_features(kind, generator, t, all_classes, 1.0, seed)
-            v = start
-            if synthetic is not None:
-                v = self._train_context(clip, learner, start, synthetic, log, keep)
-            record = FitRecord(context=v, facts={"transfer_steps": self.transfer_steps})
-            head = CosineHead(learner.all_features(v), clip.logit_scale.detach())
-            representation = Representation((clip,))
-            fitted[kind] = Classifier(representation, head, classes, "ship", record=record)
-        return self._result(fitted[self.synthetic], generator, fitted)
-
-    def _train_context(
-        self,
-        clip: Backbone,
-        learner: PromptLearner,
-        start: Float[Tensor, "L W"],
-        synthetic: SyntheticFeatures,
-        log: Log,
-        keep: Path | None,
-    ) -> Float[Tensor, "L W"]:
-        """Train the context vectors of CoOp on synthetic features only."""
-        v = nn.Parameter(start.clone())
-        all_classes = torch.arange(len(learner))
-        at_once = self.then.at_once if isinstance(self.then, CoOp) else None
-
-        def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
-            x, c = synthetic.batch(batch.step, self.transfer_size)
-            t = checkpointed(lambda c: learner.features(v, c), all_classes, at_once)
-            logits = clip.logit_scale.detach() * x @ t.T
-            return {"transfer_loss": cross_entropy(logits, c.to(logits.device))}
-
-        adam = AdamW(LearningRate(self.transfer_lr), eps=1e-4)
-        steps = Steps(self.transfer_steps)
-        optimise(loss, {"context": v}, steps, adam, log, Checkpoint.at(keep))
-        return v.detach()
+        return Transfer(
+            clip,
+            classes,
+            start,
+            steps=self.transfer_steps,
+            size=self.transfer_size,
+            lr=self.transfer_lr,
+            at_once=coop.at_once,
+        )
 
 
 @plain_dataclass(frozen=True)

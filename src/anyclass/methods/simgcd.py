@@ -28,8 +28,9 @@ from torch.nn.functional import nll_loss, normalize
 from tyro.conf import arg
 
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.facts import STEPS
 from anyclass.classifier.heads import CosineHead
-from anyclass.classifier.record import STEPS, FitRecord
+from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import FeatureStore

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,16 +17,11 @@ from anyclass.captioning.cleaning import cleaned
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.log import Log
-from anyclass.naming.suggest import (
-    ALPHA,
-    TOP,
-    ClassifiedImages,
-    read_words,
-    word_encoder,
-    word_scores,
-)
+from anyclass.naming.naming_files import TOP
+from anyclass.naming.suggest import ALPHA, ClassifiedImages, word_scores
+from anyclass.naming.words import read_words, word_encoder
 from anyclass.run.content import read_naming
 
 LONGEST, WORDS = 40, 4
@@ -36,8 +31,6 @@ QUESTION = (
     "words. Answer with the name alone."
 )
 """Question to a captioner about a collage."""
-
-Json = dict[str, Any]
 
 
 @torch.no_grad()

@@ -1,13 +1,8 @@
-"""Suggested names of discovered classes in a run folder.
+"""Names that are suggested for the discovered classes of a fit: the content of `naming.json`."""
 
-`naming.json` contains all details for the report; users edit the column `name` of `classes.csv`.
-"""
-
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import torch
 from jaxtyping import Float
 from numpy import ndarray
@@ -18,44 +13,11 @@ from anyclass.data import Classes
 from anyclass.estimators.class_quality import ClassQuality
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
-from anyclass.files import write_json
+from anyclass.files import Json
 from anyclass.log import Log
 from anyclass.naming.quality import quality_rows
-from anyclass.naming.suggest import (
-    ClassifiedImages,
-    NameSuggestion,
-    only_examples,
-    read_words,
-    suggest_names,
-    word_encoder,
-)
-from anyclass.run.tables import write_table
-
-Json = dict[str, Any]
-
-NAMING = "naming.json"
-"""Details of suggested names; only runs with discovered classes have it."""
-
-TABLE = "classes.csv"
-"""Table of class names to edit; only runs with discovered classes have it."""
-
-COLUMNS = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("name", pa.string()),
-        ("kind", pa.string()),
-        ("suggested", pa.string()),
-        ("runner_up", pa.string()),
-        ("confidence", pa.string()),
-        ("images", pa.int64()),
-        ("agreement", pa.float32()),
-        ("nearest", pa.string()),
-        ("hint", pa.string()),
-        ("action", pa.string()),
-        ("examples", pa.string()),
-    ]
-)
-"""Columns of `classes.csv`; one row per class, including the labelled ones."""
+from anyclass.naming.suggest import ClassifiedImages, NameSuggestion, only_examples, suggest_names
+from anyclass.naming.words import read_words, word_encoder
 
 
 @torch.no_grad()
@@ -119,13 +81,6 @@ def _without_suggestions(
     return nothing | {"known": 0, "words": 0, "classes": rows}
 
 
-def write_naming(run: Path, naming: Json, rejected: Collection[str] = ()) -> None:
-    """Write `naming.json` and `classes.csv`; `rejected` are names of classes."""
-    write_json(run / NAMING, naming)
-    lines = (_line(row, row["name"] in rejected) for row in naming["classes"])
-    write_table(run / TABLE, lines, COLUMNS)
-
-
 def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
     """Entry of one class in `naming.json`."""
     unknown = classes.kind(name.k) == "unknown"
@@ -142,16 +97,4 @@ def _row(name: NameSuggestion, classes: Classes, files: Sequence[str]) -> Json:
         "images": name.size,
         "typical": typical,
         "borderline": borderline,
-    }
-
-
-def _line(row: Json, rejected: bool) -> Json:
-    """Row of one class in `classes.csv`."""
-    quality = row.get("quality") or {}
-    known = row | quality
-    cells = {key: known.get(key) for key in COLUMNS.names}
-    return cells | {
-        "action": "reject" if rejected else None,
-        "runner_up": "; ".join(row["runners_up"]),
-        "examples": "; ".join(row["typical"]),
     }

@@ -1,17 +1,15 @@
 """`naming.json` after classes were merged, split, rejected or renamed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from anyclass.data import Classes
-from anyclass.naming.quality import SAME, UNSURE, with_hint
-from anyclass.naming.suggest import BORDERLINE, TOP, TYPICAL
+from anyclass.files import Json
+from anyclass.naming.naming_files import BORDERLINE, TOP, TYPICAL
+from anyclass.naming.verdicts import SAME, UNSURE, with_hint
 from anyclass.run.edited_tables import EditedRun
-
-Json = dict[str, Any]
 
 
 def edited_naming(run: EditedRun, naming: Json) -> Json:

@@ -1,7 +1,6 @@
 """Quality of discovered classes in a run folder: how sure each one is, and what to do with it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,31 +13,12 @@ from anyclass.estimators.class_quality import FEWEST, ClassQuality, class_qualit
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
+from anyclass.files import Json
 from anyclass.log import Log
+from anyclass.naming.verdicts import FEW, SAME, SEVERAL, SOUND, UNSURE, with_hint
 
-Json = dict[str, Any]
-
-SOUND = "sound"
-UNSURE = "unsure"
-SEVERAL = "several classes"
-SAME = "same as nearest"
-FEW = "few images"
-"""Verdicts in `naming.json`."""
-
-HINTS = {
-    SOUND: "looks sound",
-    UNSURE: "unsure at its edges: check its least certain images",
-    SEVERAL: "likely more than one class: look at its images, then split or reject it",
-    SAME: "may be the same as {nearest}: compare their images, then merge them",
-    FEW: f"fewer than {FEWEST} images: look at them, then merge or reject the class",
-}
-"""Verdict -> what to do, in plain words."""
-
-
-def with_hint(quality: Json) -> Json:
-    """An entry `quality` of `naming.json`, with what to do by its verdict."""
-    text = HINTS.get(quality["verdict"], "").replace("{nearest}", str(quality["nearest"]))
-    return quality | {"hint": text}
+TOO_FEW = f"fewer than {FEWEST} images: look at them, then merge or reject the class"
+"""What to do with a class of so few images that nothing can be said of it."""
 
 
 def judged(
@@ -76,7 +56,7 @@ def _entry(quality: ClassQuality | None, classes: Classes) -> Json:
     """What is known of a discovered class."""
     if quality is None:
         nothing: Json = dict.fromkeys(("agreement", "nearest", "separation"))
-        return with_hint(nothing | {"verdict": FEW})
+        return nothing | {"verdict": FEW, "hint": TOO_FEW}
     verdict = SOUND if quality.is_sound else UNSURE
     if quality.is_mixed:
         verdict = SEVERAL

@@ -13,11 +13,8 @@ Letters: N images, K classes, D dimensions, V words, z (N, D) unit image feature
 pseudo-texts, where a method makes some, T (V, D) unit text features.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -25,27 +22,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from anyclass.backbone import Backbone
 from anyclass.data import Classes
-from anyclass.data.nouns import nouns
-from anyclass.features.text import cached_class_features
-from anyclass.log import Log
+from anyclass.naming.naming_files import BORDERLINE, TOP, TYPICAL
+from anyclass.naming.words import Encode, first_spellings, normal_form
 
 ALPHA = 0.5
 """Weight of the images if there are pseudo-texts as well."""
-TOP = 5
-"""Words per class: the suggestion and the runners-up."""
 TRUST = 0.8
 """Share of known classes that must get their own name for a margin to count as likely."""
 FEWEST = 3
 """Minimum number of known classes for this share."""
-TYPICAL, BORDERLINE = 9, 6
-"""Most typical and most uncertain example images of a class."""
 SAME = 0.98
 """Cosine above which two images look the same, so that one of them is enough."""
-
-Encode = Callable[[Sequence[str]], Tensor]
-"""Words -> unit text features (V, D)."""
 
 
 @dataclass(frozen=True)
@@ -285,37 +273,3 @@ def example_images(found: ClassifiedImages, k: int) -> tuple[list[int], list[int
             typical.append(i)
     uncertain = [i for i in top_indices(-found.margin[rows], len(rows)) if i not in typical]
     return rows[typical].tolist(), rows[uncertain[:BORDERLINE]].tolist()
-
-
-@lru_cache(maxsize=100_000)
-def normal_form(name: str) -> str:
-    """Form of a name that ignores case, spaces, `_` and `-`."""
-    return " ".join(re.sub(r"[\s_-]+", " ", name).casefold().split())
-
-
-def first_spellings(names: Sequence[str]) -> list[int]:
-    """Indices of the names, in their order, without later spellings of the same name."""
-    first: dict[str, int] = {}
-    for i, name in enumerate(names):
-        first.setdefault(normal_form(name), i)
-    return list(first.values())
-
-
-def read_words(path: Path | None) -> list[str]:
-    """Read candidate words from a file, one per line, or return the shipped nouns.
-
-    Raises:
-        RequestError: the file cannot be used.
-    """
-    return list(nouns() if path is None else Classes.read(path).names)
-
-
-def word_encoder(
-    clip: Backbone, template: str, log: Log
-) -> Callable[[Sequence[str]], Float[Tensor, "V D"]]:
-    """Encoder of words in a template into unit text features, cached on disk."""
-
-    def encode(words: Sequence[str]) -> Float[Tensor, "V D"]:
-        return cached_class_features(clip, words, [template], log).cpu().float()
-
-    return encode

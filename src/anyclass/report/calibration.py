@@ -1,12 +1,9 @@
 """Calibration: whether scores are frequencies, on labels that were not trained on."""
 
-from typing import Any
-
 import numpy as np
 
+from anyclass.files import Json
 from anyclass.report.scored import Scored
-
-Json = dict[str, Any]
 
 BINS = 15
 """Intervals of the score."""

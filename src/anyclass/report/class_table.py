@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anyclass.data.label_tables import GIVEN
+from anyclass.files import Json
 from anyclass.report.labels import label_counts
-from anyclass.report.words import KINDS, Json, plain
+from anyclass.report.words import KINDS, plain
 from anyclass.run.columns import TRAINING
 
 OPEN = 30

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
+from anyclass.files import Json
 from anyclass.report.gallery import tiles
 from anyclass.report.scored import Scored
 from anyclass.report.thumbnails import Thumbnail
-from anyclass.report.words import Json, plain
+from anyclass.report.words import plain
 
 MATRIX = 24
 """Maximum number of classes of a confusion matrix that is shown in full."""

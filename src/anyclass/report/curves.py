@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anyclass.report.words import SHARES, Json, figure
+from anyclass.files import Json
+from anyclass.report.words import SHARES, figure
 from anyclass.run.content import lines
 from anyclass.run.progress import STAGES
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from anyclass.files import Json
 from anyclass.report.gallery import GALLERY, tiles
 from anyclass.report.thumbnails import Thumbnail
-from anyclass.report.words import Json, plain
+from anyclass.report.words import plain
 
 TYPICAL, DOUBTFUL = 9, 6
 """Most typical and least certain images of a discovered class."""

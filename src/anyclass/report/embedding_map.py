@@ -9,7 +9,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from anyclass.data.label_tables import GIVEN
-from anyclass.report.words import Json, plain
+from anyclass.files import Json
+from anyclass.report.words import plain
 from anyclass.run.columns import UNUSUAL
 
 Points = Float[np.ndarray, "n 2"]
@@ -94,11 +95,11 @@ def _classes(
 def _paths(
     rows: Sequence[Mapping[str, Any]], xy: Points | Any, members: Sequence[int]
 ) -> dict[str, str]:
-    """Paths of the members of a class: usual ones, those unlike all classes, given labels."""
-    usual = [i for i in members if not _is_unlike(rows[i])]
+    """Paths of the members of a class: dots, crosses for those unlike all classes, given labels."""
+    others = [i for i in members if not _is_unlike(rows[i])]
     unlike = [i for i in members if _is_unlike(rows[i])]
     given = [i for i in members if rows[i]["status"] == GIVEN]
-    return {"dots": _dots(xy[usual]), "crosses": _crosses(xy[unlike]), "given": _dots(xy[given])}
+    return {"dots": _dots(xy[others]), "crosses": _crosses(xy[unlike]), "given": _dots(xy[given])}
 
 
 def _scaled(xy: Points | Any) -> Any:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
+from anyclass.files import Json
 from anyclass.report.thumbnails import Thumbnail
-from anyclass.report.words import Json, plain
+from anyclass.report.words import plain
 from anyclass.run.content import lines
 
 GALLERY = 200
@@ -67,7 +68,7 @@ def image_tiles(table: pa.Table, thumbnail_of: Thumbnail) -> list[Json]:
 
 
 def descriptions(path: Path, names: Sequence[str], thumbnail_of: Thumbnail) -> list[Json]:
-    """Summarise each kind in `descriptions.jsonl`: count, suspicious ones, weights, and a sample.
+    """Summarise each kind in `descriptions.jsonl`: count, instructions, weights, a sample.
 
     `weight` is the mean weight of a kind, and `most` the largest weight of a text of any kind;
     both are None where the texts have no weight.

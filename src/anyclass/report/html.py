@@ -14,9 +14,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from anyclass.files import write_text
+from anyclass.files import Json, write_text
 from anyclass.report.summary import summarise
-from anyclass.report.words import Json
 
 __all__ = ["summarise", "to_html", "to_markdown", "write_report"]
 

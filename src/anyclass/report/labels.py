@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from anyclass.files import csv_text
+from anyclass.files import Json, csv_text
 from anyclass.report.gallery import LISTED
 from anyclass.report.thumbnails import Thumbnail
-from anyclass.report.words import Json, plain
+from anyclass.report.words import plain
 from anyclass.run.columns import SUSPICIOUS
 from anyclass.run.content import read_rows
 

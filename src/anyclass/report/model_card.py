@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from anyclass.backbone.recommended import RECOMMENDED
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.report.html import literal, markdown_table, percent, summarise, to_markdown
-from anyclass.report.words import Json
 
 LIMITS = """## Limits
 

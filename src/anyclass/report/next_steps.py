@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from anyclass.report.words import IGNORE_LABELS, Json, plain
+from anyclass.files import Json
+from anyclass.report.words import IGNORE_LABELS, plain
 
 LARGER = "ViT-B-32/laion2b_s34b_b79k"
 """Model that is suggested in the place of the starter."""

@@ -1,7 +1,7 @@
 """The labels that a run is scored on, image by image: none that was trained on."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +9,8 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
 from anyclass.data.label_tables import GIVEN
+from anyclass.files import Json
 from anyclass.run.columns import CROSS_FITTED, TRAINING
-
-Json = dict[str, Any]
 
 Z = 1.959964
 """Quantile of the normal distribution for intervals of 95 %."""

@@ -6,23 +6,12 @@ from operator import itemgetter
 
 import pyarrow as pa
 
+from anyclass.files import Json
 from anyclass.report.scored import Scored, paired_difference, wilson
-from anyclass.report.words import Json, plain, title
+from anyclass.report.words import baseline, plain
+from anyclass.run.baselines import BEFORE
 from anyclass.run.columns import CROSS_FITTED, TRAINING
 
-SCORES = {
-    "zero_shot": "Zero-shot",
-    "zero_shot_ensemble": "Zero-shot, 80 prompt templates",
-}
-"""Keys of the scores before adaptation in `metrics.json`, in the order of the report -> titles."""
-CONTROLS = {
-    "text": "Control: class prompts as features",
-    "none": "Control: class names only",
-    "linear_probe": "Linear probe on the labels",
-    "kmeans": "k-means",
-    "kmeans_with_labels": "k-means with labels",
-}
-"""Keys of the baselines -> their titles."""
 ENDS = ("zero_shot", "adapted")
 """Keys of the scores before and after adaptation."""
 FALL = 0.005
@@ -31,13 +20,13 @@ FALL = 0.005
 
 def score_rows(metrics: Json) -> list[Json]:
     """Known scores: key, name, accuracy, mean_per_class, n. Training scores are left out."""
-    controls = metrics.get("controls", {})
-    known = [(key, name, metrics[key]) for key, name in SCORES.items()]
+    baselines = metrics.get("controls", {})
+    known = [(key, name, metrics[key]) for key, name in BEFORE.items()]
     if most := metrics.get("majority"):
         name = most.get("name") or "the most frequent class"
         known.append(("majority", f"Always “{plain(name, 80)}”", most))
     if metrics.get("scored_on") != TRAINING:
-        known += [("control", CONTROLS.get(key, title(key)), row) for key, row in controls.items()]
+        known += [("control", baseline(key), row) for key, row in baselines.items()]
         known.append(("adapted", "This run", metrics["adapted"]))
     figures = itemgetter("accuracy", "mean_per_class", "n")
     columns = ("key", "name", "accuracy", "mean_per_class", "n")

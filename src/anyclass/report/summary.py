@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
-from anyclass.files import csv_text, read_json
+from anyclass.files import Json, csv_text, read_json
 from anyclass.report.calibration import calibration, expected, expected_of_discovery
 from anyclass.report.class_table import class_rows, class_table, ordered
 from anyclass.report.confusions import confusion_table, moves, pairs_of_classes
@@ -28,7 +28,7 @@ from anyclass.report.next_steps import next_steps
 from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
 from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
-from anyclass.report.words import Json, plain, setting, title
+from anyclass.report.words import plain, setting, title
 from anyclass.run.columns import TRAINING, TRAINING_CAVEAT
 from anyclass.run.content import read_parquet, read_rows
 from anyclass.run.embedding_map import read_map
@@ -46,7 +46,7 @@ REQUEST = {
 }
 """Keys of the request in `config.json` -> their titles."""
 SOURCES = ("images", "features", "class_text", "model")
-"""Those that are listed only where they were given."""
+"""Settings that are listed only where they were given."""
 
 
 class _Contents(NamedTuple):

@@ -6,10 +6,9 @@ the caller.
 
 import json
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
-"""A JSON object: the content of a file of the run, or a part of the summary."""
+from anyclass.files import Json
+from anyclass.run.baselines import FITTED
 
 METHOD_WORDS = Path(__file__).with_name("method_words.json")
 """What reports need of single methods, from their `info` by `make help-pages`: none is loaded."""
@@ -76,6 +75,9 @@ SETTINGS = {
 }
 """Hyper-parameter whose name says too little -> what it is."""
 
+BASELINES = {**FITTED, **_OF_METHODS["baselines"]}
+"""Baseline of a run or of a method -> title."""
+
 
 def plain(text: object, limit: int = 160) -> str:
     """Convert to one line of at most `limit` characters, without control and bidi characters."""
@@ -91,6 +93,11 @@ def title(key: str) -> str:
 def figure(key: str) -> str:
     """Words of a figure of a method or of training."""
     return SHARES.get(key) or FIGURES.get(key) or title(key)
+
+
+def baseline(key: str) -> str:
+    """Title of a baseline."""
+    return BASELINES.get(key) or title(key)
 
 
 def setting(key: str) -> str:

@@ -14,13 +14,11 @@ from jaxtyping import Bool, Float
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
-from anyclass.files import csv_text, read_json
-from anyclass.run.columns import COMPARED
+from anyclass.files import Json, csv_text, read_json
+from anyclass.run.columns import COMPARED, REJECTED
 from anyclass.run.content import read_classes, read_parquet, read_rows
 from anyclass.run.folder import check_finished
-from anyclass.run.scoring import confidence
-
-Json = dict[str, Any]
+from anyclass.run.predictions import confidence
 
 Sort = Literal["least_confident", "most_confident", "changed", "suspicious", "file_name"]
 """Orders of the images."""
@@ -85,7 +83,7 @@ class Catalogue:
 
     def usable(self, i: int) -> bool:
         """Whether image i could be read by the run."""
-        return bool(self.columns["status"][i] != "rejected")
+        return bool(self.columns["status"][i] != REJECTED)
 
     def given(self, i: int) -> bool:
         """Whether the run was given the label of image i, and trained on it."""

@@ -249,9 +249,9 @@ class Accuracies(ResponseBody):
     """Accuracies of two runs on the same labels."""
 
     before: float
-    """Of the earlier run."""
+    """Accuracy of the earlier run."""
     after: float
-    """Of the new run."""
+    """Accuracy of the new run."""
     n: int
     """Number of labels."""
 
@@ -271,7 +271,7 @@ class Comparison(ResponseBody):
     images: int
     """Images that both runs predicted."""
     changed: int
-    """Those with another label now."""
+    """Images with another label now."""
     score: dict[Literal["before", "after"], float | None]
     """Mean scores of these images."""
     labels: dict[Literal["kept", "new"], int | None]
@@ -281,4 +281,4 @@ class Comparison(ResponseBody):
     corrected: Accuracies | None
     """On the new labels, each predicted without itself."""
     accuracy: dict[Literal["before", "after"], OwnAccuracy | None]
-    """Of each run on its own labels."""
+    """Scores of each run on its own labels."""

@@ -3,15 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from anyclass.data import Classes
-from anyclass.files import MANIFEST, read_json, write_json
+from anyclass.files import MANIFEST, Json, read_json, write_json
 from anyclass.review.catalogue import Catalogue
 from anyclass.run.content import read_parquet
 from anyclass.run.folder import REVIEW
-
-Json = dict[str, Any]
 
 
 def class_options(catalogue: Catalogue, corrections: Mapping[str, str]) -> list[str]:

@@ -10,9 +10,9 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.data.classes import normal
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import read_json
-from anyclass.naming.class_names import NAMING
-from anyclass.review.catalogue import Catalogue, Json, Show, Sort
+from anyclass.files import Json, read_json
+from anyclass.naming.naming_files import NAMING
+from anyclass.review.catalogue import Catalogue, Show, Sort
 from anyclass.review.corrections import Corrections, write_corrections
 from anyclass.review.image_index import ImageIndex
 from anyclass.review.schema import LONGEST_NAME, ClassEdit

@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
-from typing import Any, Literal
+from typing import Literal
 
 from anyclass.errors import RequestError, printable
-
-Json = dict[str, Any]
+from anyclass.files import Json
 
 State = Literal["idle", "running", "finished", "failed", "cancelled"]
 """What became of the last training."""

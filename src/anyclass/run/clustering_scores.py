@@ -5,12 +5,11 @@ Letters: N images, K classes.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from anyclass.classifier.record import STEPS
+from anyclass.classifier.facts import STEPS
 from anyclass.data import Classes, ImageDataset
 from anyclass.estimators.metrics import (
     accuracy,
@@ -19,18 +18,15 @@ from anyclass.estimators.metrics import (
     clustering,
     per_class,
 )
-from anyclass.run.scoring import AllPredictions, Probabilities, unknown_classes
-
-Json = dict[str, Any]
+from anyclass.files import Json
+from anyclass.run.baselines import FITTED
+from anyclass.run.predictions import AllPredictions, Probabilities
 
 MIN_IMAGES = 5
 """Smallest number of images of a class that counts as used."""
 
 FEW_STEPS = 400
 """Training steps below which an empty class may be due to the training."""
-
-KMEANS_BASELINES = {"kmeans": "k-means", "kmeans_with_labels": "k-means with labels"}
-"""Baselines of discovered classes: name in the run folder -> name in messages."""
 
 ZERO_SHOT = "zero-shot on the classes with a name alone"
 """Name of the zero-shot baseline in messages."""
@@ -52,7 +48,7 @@ def discovery_summary(
         held_out: whether the scored labels were held out of training. Then `old_fixed` is the
             accuracy on these images, all of labelled classes.
     """
-    if not unknown_classes(classes):
+    if not classes.discovered_names:
         return {}
     sizes = np.bincount(predicted, minlength=len(classes))
     empty = [name for name, size in zip(classes.names, sizes, strict=True) if size == 0]
@@ -120,13 +116,13 @@ def clustering_scores(
     probabilities = predictions.probabilities()
     adapted = _clustering(dataset, probabilities, classes)
     old = np.where(np.isin(dataset.labels, _named_classes(classes)), dataset.labels, -1)
-    controls = {name: _clustering(dataset, rows, classes) for name, rows in baselines.items()}
+    compared = {name: _clustering(dataset, rows, classes) for name, rows in baselines.items()}
     ensemble = predictions.log_zero_shot_ensemble
     zero_shot = accuracy(old, predictions.log_zero_shot.argmax(1))
     warnings = _better_baselines(
         "on images of the classes with a name", adapted["old_fixed"], {ZERO_SHOT: zero_shot}
     )
-    accuracies = {name: row["all"] for name, row in controls.items()}
+    accuracies = {name: row["all"] for name, row in compared.items()}
     warnings += _better_baselines("on all images", adapted["all"], accuracies)
     return adapted | {
         "zero_shot_accuracy": zero_shot,
@@ -134,7 +130,7 @@ def clustering_scores(
             None if ensemble is None else accuracy(old, ensemble.argmax(1))
         ),
         "n_old": int((old >= 0).sum()),
-        "controls": controls,
+        "controls": compared,
         "protocol": "transductive" if fitted_on else "inductive",
         "metric": "clustering accuracy v2",
         "calibration": _calibration(dataset, probabilities),
@@ -209,7 +205,7 @@ def _better_baselines(
 ) -> list[str]:
     """Warn of each baseline with a higher accuracy."""
     return [
-        f"{KMEANS_BASELINES.get(name, name)} {BETTER} {where}: {other:.1%} against {share:.1%}"
+        f"{FITTED.get(name, name)} {BETTER} {where}: {other:.1%} against {share:.1%}"
         for name, other in baselines.items()
         if share is not None and other is not None and other > share
     ]

@@ -43,6 +43,9 @@ SUSPICIOUS = pa.schema(
 )
 """Columns of `suspicious.csv`, one row per suspicious label; it can be read as a label table."""
 
+REJECTED = "rejected"
+"""Status of an image that could not be used."""
+
 UNUSUAL = 0.05
 """Familiarity below which a score is reduced: an image that is more unusual than 95 % of the
 training images loses its score in proportion."""

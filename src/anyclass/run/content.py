@@ -19,10 +19,8 @@ from pydantic import (
 
 from anyclass.data import Classes
 from anyclass.errors import AnyclassError, FileError, RequestError
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.run.schemas import FORMERLY, SCHEMAS, Description, Schema
-
-Json = dict[str, Any]
 
 INTERRUPTED = "unfinished/ready.json"
 """File of an edit that was interrupted: until it is completed, files may disagree."""

@@ -10,13 +10,11 @@ from jaxtyping import Bool
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.label_tables import GIVEN, PREDICTED, KnownLabels
 from anyclass.estimators.metrics import accuracy
-from anyclass.files import read_json
+from anyclass.files import Json, read_json
 from anyclass.run.content import read_classes, read_parquet
 from anyclass.run.folder import check_finished
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import Probabilities
-
-Json = dict[str, Any]
+from anyclass.run.predictions import Probabilities
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def given_files(run: Path) -> frozenset[str]:
 def compare_rounds(
     before: EarlierRun,
     dataset: ImageDataset,
-    taught: Bool[np.ndarray, " N"],
+    trained_on: Bool[np.ndarray, " N"],
     adapted: Probabilities,
     opinions: Opinions | None,
 ) -> Json:
@@ -89,7 +87,7 @@ def compare_rounds(
     Args:
         before: the earlier run.
         dataset: the readable images, with all labels.
-        taught: whether each label was trained on now.
+        trained_on: whether each label was trained on now.
         adapted: probabilities by the new run.
         opinions: what the new run says of labels without using them, if its method tells.
 
@@ -105,7 +103,7 @@ def compare_rounds(
     index = {name: c for c, name in enumerate(names)}
     first = np.array([index.get(before.known.predicted.get(f, ""), -1) for f in dataset.files])
     has_first = np.array([file in before.known.predicted for file in dataset.files], bool)
-    unseen = labelled & ~known & ~taught & has_first
+    unseen = labelled & ~known & ~trained_on & has_first
     new = labelled & ~kept & ~known & has_first
 
     def scores(rows: Bool[np.ndarray, " N"], second: Any) -> Json | None:
@@ -122,5 +120,5 @@ def compare_rounds(
         "kept": int(kept.sum()),
         "new": int((labelled & ~kept).sum()),
         "unseen": scores(unseen, adapted.argmax(1)),
-        "corrected": None if opinions is None else scores(new & taught, opinions.classes),
+        "corrected": None if opinions is None else scores(new & trained_on, opinions.classes),
     }

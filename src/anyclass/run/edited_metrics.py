@@ -10,13 +10,12 @@ from jaxtyping import Bool, Float, Int
 from anyclass.data import Classes
 from anyclass.data.label_tables import GIVEN
 from anyclass.estimators.metrics import expected_calibration_error
+from anyclass.files import Json
 from anyclass.run.clustering_scores import discovery_summary, is_discovery_warning
-from anyclass.run.columns import CROSS_FITTED, UNSEEN
+from anyclass.run.columns import CROSS_FITTED, REJECTED, UNSEEN
 from anyclass.run.content import read_checked
-from anyclass.run.edited_tables import REJECTED, EditedRun
+from anyclass.run.edited_tables import EditedRun
 from anyclass.run.scoring import all_scores, stored_confusion
-
-Json = dict[str, Any]
 
 
 def read_metrics(run: Path) -> Json:
@@ -92,11 +91,11 @@ def _scored(
     if kind == UNSEEN:
         return np.where(_given(table), -1, labels), probabilities
     if kind == CROSS_FITTED:
-        told = _labels(table["opinion"], run)
+        opinions = _labels(table["opinion"], run)
         others = np.zeros_like(probabilities)
-        rows = np.flatnonzero(told >= 0)
-        others[rows, told[rows]] = np.array(table["opinion_score"], np.float32)[rows]
-        return np.where(told >= 0, labels, -1), others
+        rows = np.flatnonzero(opinions >= 0)
+        others[rows, opinions[rows]] = np.array(table["opinion_score"], np.float32)[rows]
+        return np.where(opinions >= 0, labels, -1), others
     return labels, probabilities
 
 

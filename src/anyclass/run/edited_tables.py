@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +16,12 @@ from jaxtyping import Float
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.data.label_tables import CONFIRMED, GIVEN, is_yes
 from anyclass.files import atomic_write, csv_cell, csv_text
+from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_rows
-from anyclass.run.tables import prediction_row, text_cell
-
-Row = dict[str, Any]
+from anyclass.run.tables import Row, prediction_row, text_cell
 
 NAME_COLUMNS = ("label", "runner_up", "predicted_label", "opinion", "true_label", "zero_shot_label")
 """Columns of tables that contain class names."""
-
-REJECTED = "rejected"
-"""Status of an image that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +92,15 @@ def prediction_cells(run: EditedRun, table: pa.Table) -> dict[str, Row]:
         return {}
     status = table["status"].to_pylist()
     files = table["file_name"].to_pylist()
-    usual = dict.fromkeys(files)
+    familiarities = dict.fromkeys(files)
     if "familiarity" in table.column_names:
-        usual = dict(zip(files, table["familiarity"].to_pylist(), strict=True))
+        familiarities = dict(zip(files, table["familiarity"].to_pylist(), strict=True))
     return {
         file: prediction_row(
-            file, probabilities[run.row_of[file]], run.after.classes, familiarity=usual[file]
+            file,
+            probabilities[run.row_of[file]],
+            run.after.classes,
+            familiarity=familiarities[file],
         )
         for file, state in zip(files, status, strict=True)
         if state not in (GIVEN, REJECTED)

@@ -1,18 +1,18 @@
 """How far the scores of a run with discovered classes can be trusted."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Bool
 
 from anyclass.classifier.record import FitRecord
-from anyclass.run.scoring import AllPredictions
-
-Json = dict[str, Any]
+from anyclass.files import Json
+from anyclass.run.predictions import AllPredictions
 
 
 def expected_accuracy(
-    record: FitRecord, predictions: AllPredictions, taught: Bool[np.ndarray, " N"], metrics: Json
+    record: FitRecord,
+    predictions: AllPredictions,
+    trained_on: Bool[np.ndarray, " N"],
+    metrics: Json,
 ) -> Json:
     """Expected accuracy beside the mean score, for `metrics.json`.
 
@@ -23,10 +23,10 @@ def expected_accuracy(
     Args:
         record: the record of the fit.
         predictions: predictions for the N readable images.
-        taught: whether the label of each image was trained on.
+        trained_on: whether the label of each image was trained on.
         metrics: the metrics so far.
     """
-    scores = np.exp(predictions.log_adapted.max(1))[~taught]
+    scores = np.exp(predictions.log_adapted.max(1))[~trained_on]
     mean = float(scores.mean()) if len(scores) else None
     expected: Json = {"mean_score": mean, "unlabelled": len(scores)} | dict(record.expected)
     return {

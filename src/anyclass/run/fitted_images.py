@@ -24,8 +24,8 @@ class FittedImages:
 
     contents: frozenset[str]
     """SHA-256 of each, as hexadecimal digits."""
-    taught: frozenset[str]
-    """Those of the images whose labels it was trained on."""
+    trained_on: frozenset[str]
+    """Checksums of the images whose labels it was trained on."""
 
     @classmethod
     def read(cls, run: Path, trained_on: Collection[str]) -> "FittedImages | None":
@@ -43,16 +43,16 @@ class FittedImages:
             name: digest.hex()
             for name, digest in zip(columns["file_name"], columns["sha256"], strict=True)
         }
-        taught = (contents[name] for name in trained_on if name in contents)
-        return cls(frozenset(contents.values()), frozenset(taught))
+        contents_trained_on = (contents[name] for name in trained_on if name in contents)
+        return cls(frozenset(contents.values()), frozenset(contents_trained_on))
 
     def among(self, hashes: Sequence[str | None]) -> Bool[np.ndarray, " N"]:
         """Whether each image was fitted on, by the checksums of N images."""
         return np.array([key in self.contents for key in hashes], bool)
 
-    def taught_among(self, hashes: Sequence[str | None]) -> Bool[np.ndarray, " N"]:
+    def trained_on_among(self, hashes: Sequence[str | None]) -> Bool[np.ndarray, " N"]:
         """Whether the label of each image was trained on, by the checksums of N images."""
-        return np.array([key in self.taught for key in hashes], bool)
+        return np.array([key in self.trained_on for key in hashes], bool)
 
 
 def write_fitted_images(run: Path, dataset: ImageDataset, hashes: Iterable[str | None]) -> None:

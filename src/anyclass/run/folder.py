@@ -1,16 +1,12 @@
 """The run folder: create, lock, continue or overwrite it, and protect other folders."""
 
-import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from anyclass.distributed import launched
 from anyclass.distributed.processes import rank, wait
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.files import LOCKS, MANIFEST, check_manifest, lock, read_json, sweep, write_json
@@ -18,6 +14,9 @@ from anyclass.run.content import check_content
 
 SCRATCH = "unfinished"
 """Folder inside a run with the data for continuing it; removed at the end."""
+
+PROBABILITIES = "probabilities.safetensors"
+"""File with the probabilities of the training images, see `probabilities.py`."""
 
 FILES = (
     "manifest.json",
@@ -38,35 +37,24 @@ FILES = (
     "naming.json",
     "model/generator.safetensors",
     "suspicious.csv",
-    "probabilities.safetensors",
+    PROBABILITIES,
     "class_history.json",
     "images.parquet",
     "map.parquet",
 )
 """All files of a run; the last ones are written by some methods only."""
 
-CONTROLS = "controls"
+BASELINES = "controls"
 """Folder inside a run for the baseline classifiers, one folder each."""
 
 REVIEW = "review"
 """Folder inside a run with the corrections of its review page."""
 
-_FOLDERS = ("model", SCRATCH, CONTROLS, REVIEW)
+_FOLDERS = ("model", SCRATCH, BASELINES, REVIEW)
 """All folders of a run."""
 
 _MARKS = {"asked", "fields", "images", "method", "version"}
 """Keys that identify the `config.json` of a run."""
-
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "timm",
-    "transformers",
-    "onnxruntime",
-    "numpy",
-    "pillow",
-)
 
 
 @contextmanager
@@ -269,33 +257,6 @@ def _clear(out: Path) -> None:
     for name in FILES:
         if name != "config.json":
             (out / name).unlink(missing_ok=True)
-    for path in out.glob(f"{CONTROLS}/*/classifier.*"):
+    for path in out.glob(f"{BASELINES}/*/classifier.*"):
         path.unlink()
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
-
-
-def environment(
-    model: Mapping[str, Any], device: str, started: str, seconds: float
-) -> dict[str, Any]:
-    """Versions, device, threads, processes, model and command line."""
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: found for name in ("anyclass", *_PACKAGES) if (found := _version(name))},
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "processes": launched(),
-        "model": dict(model),
-        "command": sys.argv,
-        "started": started,
-        "seconds": seconds,
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from anyclass.data import ImageDataset
 from anyclass.run.columns import CROSS_FITTED, TRAINING, TRAINING_CAVEAT, UNSEEN
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import AllPredictions, log_of
+from anyclass.run.predictions import AllPredictions, log_of
 
 
 class FairLabels(NamedTuple):
@@ -27,7 +27,7 @@ class FairLabels(NamedTuple):
 
 def fair_labels(
     dataset: ImageDataset,
-    taught: Bool[np.ndarray, " N"],
+    trained_on: Bool[np.ndarray, " N"],
     predictions: AllPredictions,
     opinions: Opinions | None,
 ) -> FairLabels:
@@ -38,20 +38,20 @@ def fair_labels(
 
     Args:
         dataset: the images, all readable, with all labels.
-        taught: whether each label was trained on.
+        trained_on: whether each label was trained on.
         predictions: predictions for these images.
         opinions: what the other images say of the labels; None if the method does not tell.
     """
     labelled = dataset.labels >= 0
     if not labelled.any():
         return FairLabels(dataset, predictions, None, [])
-    if (labelled & ~taught).any():
-        labels = np.where(taught, -1, dataset.labels)
+    if (labelled & ~trained_on).any():
+        labels = np.where(trained_on, -1, dataset.labels)
         return FairLabels(replace(dataset, labels=labels), predictions, UNSEEN, [])
     if opinions is None or not (opinions.classes >= 0).any():
         return FairLabels(dataset, predictions, TRAINING, [TRAINING_CAVEAT])
-    told = opinions.classes >= 0
+    with_opinion = opinions.classes >= 0
     others = log_of(opinions.probabilities(predictions.log_adapted.shape[1]))
-    log_adapted = np.where(told[:, None], others, predictions.log_adapted)
-    dataset = replace(dataset, labels=np.where(told, dataset.labels, -1))
+    log_adapted = np.where(with_opinion[:, None], others, predictions.log_adapted)
+    dataset = replace(dataset, labels=np.where(with_opinion, dataset.labels, -1))
     return FairLabels(dataset, predictions._replace(log_adapted=log_adapted), CROSS_FITTED, [])

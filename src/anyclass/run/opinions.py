@@ -1,11 +1,12 @@
 """Opinions of the other images on each label: cross-fitted, so that no label confirms itself."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from anyclass.classifier.record import FitRecord
+if TYPE_CHECKING:
+    import anyclass.classifier.record
 
 
 class Opinions(NamedTuple):
@@ -28,7 +29,7 @@ class Opinions(NamedTuple):
         return table
 
 
-def opinions_of(record: FitRecord) -> Opinions | None:
+def opinions_of(record: "anyclass.classifier.record.FitRecord") -> Opinions | None:
     """Opinions in the record of a fit; None if the method gives none."""
     if not len(record.opinions):
         return None

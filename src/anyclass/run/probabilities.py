@@ -16,10 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anyclass.classifier.class_edits import ClassEdits
+from anyclass.classifier.edited_probabilities import edited_probabilities
 from anyclass.files import atomic_write
-
-PROBABILITIES = "probabilities.safetensors"
-"""Name of the file."""
 
 MOST_NUMBERS = 2**26
 """Maximum number of numbers that are stored (256 MB)."""
@@ -35,7 +33,7 @@ class ImageProbabilities(NamedTuple):
 
     def of(self, edits: ClassEdits) -> Float[Tensor, "M C"]:
         """Probabilities of the edited classes."""
-        return edits.probabilities(self.fitted, self.gates)
+        return edited_probabilities(edits, self.fitted, self.gates)
 
     def fits(self, images: int, edits: ClassEdits) -> bool:
         """Whether these are the probabilities of so many images before these edits."""
@@ -62,6 +60,6 @@ def read_probabilities(path: Path, images: int, edits: ClassEdits) -> ImageProba
         found = ImageProbabilities(tensors["probabilities"].clone(), tensors["gates"].clone())
     except (SafetensorError, OSError, ValueError, KeyError):
         return None
-    usual = all(t.ndim == 2 and t.dtype == torch.float32 for t in found)
-    finite = usual and all(bool(torch.isfinite(t).all()) for t in found)
+    well_formed = all(t.ndim == 2 and t.dtype == torch.float32 for t in found)
+    finite = well_formed and all(bool(torch.isfinite(t).all()) for t in found)
     return found if finite and found.fits(images, edits) else None

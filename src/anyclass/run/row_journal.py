@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from anyclass.files import CONTINUED, orphans, storage, temporary_name
-
-Row = dict[str, Any]
+from anyclass.run.tables import Row
 
 
 class RowJournal(AbstractContextManager["RowJournal"]):

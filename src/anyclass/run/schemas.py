@@ -37,7 +37,7 @@ Text = Annotated[str, AfterValidator(_usable)]
 
 
 Place = Annotated[str, Field(min_length=1), AfterValidator(_usable)]
-"""Of images, or of a model."""
+"""Where images or a model are."""
 
 
 class Schema(BaseModel):

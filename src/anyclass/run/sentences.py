@@ -1,12 +1,10 @@
 """What the metrics of a run say of its labels, in words, for the screen and the report."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from anyclass.data.classes import plural
+from anyclass.files import Json
 from anyclass.run.columns import CROSS_FITTED, TRAINING
-
-Json = dict[str, Any]
 
 EXPERTS = {"labels": "labels", "text": "class names", "images": "unlabelled images"}
 """Experts of the open-world estimator -> what they learn from."""

@@ -3,18 +3,21 @@
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from anyclass.classifier.classifier import Prediction
 from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.files import atomic_write, csv_cell
+from anyclass.run.columns import REJECTED
 from anyclass.run.opinions import Opinions
-from anyclass.run.scoring import AllPredictions, confidence
+from anyclass.run.predictions import AllPredictions, confidence
+
+if TYPE_CHECKING:
+    import anyclass.classifier.classifier
 
 Row = dict[str, Any]
 
@@ -71,7 +74,11 @@ def _second(probabilities: Float[np.ndarray, " C"], best: int) -> int | None:
 
 
 def prediction_rows(
-    part: Prediction, files: Sequence[str], classes: Classes, least: float = 0.0, start: int = 0
+    part: "anyclass.classifier.classifier.Prediction",
+    files: Sequence[str],
+    classes: Classes,
+    least: float = 0.0,
+    start: int = 0,
 ) -> dict[str, Row]:
     """Rows of a batch of images by their names.
 
@@ -105,23 +112,23 @@ def given_row(row: Row, name: str, kind: str) -> Row:
 def rejected_row(rejection: Rejection) -> Row:
     """Row of an image that could not be used."""
     reason = f"{rejection.reason}: {rejection.detail}" if rejection.detail else rejection.reason
-    return {"file_name": rejection.file_name, "status": "rejected", "reason": reason}
+    return {"file_name": rejection.file_name, "status": REJECTED, "reason": reason}
 
 
 def compared_rows(
     dataset: ImageDataset,
-    seen: AllPredictions,
+    predictions: AllPredictions,
     rejections: Sequence[Rejection],
-    taught: Bool[np.ndarray, " M"] | None = None,
+    trained_on: Bool[np.ndarray, " M"] | None = None,
     opinions: Opinions | None = None,
 ) -> list[Row]:
     """One row per image, in order, with the adapted and the zero-shot prediction.
 
     Args:
         dataset: all images, including rejected ones.
-        seen: predictions for the M other images, in their order.
+        predictions: predictions for the M other images, in their order.
         rejections: the rejected images.
-        taught: whether the label of each of these M images was trained on; None: no label was.
+        trained_on: whether the label of each of these M images was trained on; None: no label was.
         opinions: what the other images say of these labels, if the method tells.
     """
     rejection_of = {rejection.file_name: rejection for rejection in rejections}
@@ -132,8 +139,8 @@ def compared_rows(
         if file in rejection_of:
             row = rejected_row(rejection_of[file])
         else:
-            row = _compared_row(file, i, seen, dataset.classes)
-            if taught is not None and taught[i]:
+            row = _compared_row(file, i, predictions, dataset.classes)
+            if trained_on is not None and trained_on[i]:
                 row = given_row(row, names[label], dataset.classes.kind(label))
                 row |= opinion_cells(i, opinions, names)
             i += 1
@@ -141,11 +148,11 @@ def compared_rows(
     return rows
 
 
-def _compared_row(file: str, i: int, seen: AllPredictions, classes: Classes) -> Row:
+def _compared_row(file: str, i: int, predictions: AllPredictions, classes: Classes) -> Row:
     """Adapted and zero-shot prediction of image i."""
-    familiarity = None if seen.familiarity is None else float(seen.familiarity[i])
-    row = prediction_row(file, np.exp(seen.log_adapted[i]), classes, familiarity=familiarity)
-    zero_shot = np.exp(seen.log_zero_shot[i])
+    familiarity = None if predictions.familiarity is None else float(predictions.familiarity[i])
+    row = prediction_row(file, np.exp(predictions.log_adapted[i]), classes, familiarity=familiarity)
+    zero_shot = np.exp(predictions.log_zero_shot[i])
     best = int(zero_shot.argmax())
     score = float(zero_shot[best])
     if not score:  # all scores are 0 if no class has a name

@@ -79,12 +79,7 @@ def optimise(
     optimiser = schedule.optimiser(parameters)
     keeper = _Keeper(optimiser, parameters, checkpoint)
     loop = {} if checkpoint is None else {"loop": checkpoint.name}
-    step = keeper.load(log)
-    if not agreed(step):
-        raise RequestError(
-            "the processes found different states of the training: the machines need one file "
-            "system for the run folder (--out)"
-        )
+    step = _first_step(keeper, log)
     size = 0
     try:
         for batch in batches.start(step):
@@ -112,6 +107,21 @@ def optimise(
             "Saved states are intact"
         ) from error
     _check_parameters(parameters, step)
+
+
+def _first_step(keeper: "_Keeper", log: Log) -> int:
+    """The step that the saved state continues from; 0 without one.
+
+    Raises:
+        RequestError: several processes found different states.
+    """
+    step = keeper.load(log)
+    if not agreed(step):
+        raise RequestError(
+            "the processes found different states of the training: the machines need one file "
+            "system for the run folder (--out)"
+        )
+    return step
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

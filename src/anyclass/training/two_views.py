@@ -75,7 +75,7 @@ class TwoViewTuning:
         if self.backbone_lr and not self.lr:
             raise RequestError("with --backbone-lr, --lr must not be 0")
 
-    def embed(self, data: FeatureStore, log: Log, seed: int) -> Features | None:
+    def cached_views(self, data: FeatureStore, log: Log, seed: int) -> Features | None:
         """Trunk outputs of the V views of each image; None for new views in each epoch.
 
         Raises:
