@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from anyclass.backbone import Backbone, backbone
 from anyclass.backbone.engine import ENGINES, Engine, engine
 from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.synthetic import synthetic_views
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import cache_folder
 
@@ -182,10 +183,11 @@ def test_engine__that_agreed_is_tried_again_when_it_starts(
     clip.facts.get("engine bf16 bf16 head", lambda: "bf16")
 
     def wrong(clip: Backbone, part: Any) -> Engine:
-        return Engine("bf16", lambda pixels: -clip.trunk(pixels, part).flip(1))
+        normalise = clip.preprocessing.normalise
+        return Engine("bf16", lambda pixels: -clip.trunk(normalise(pixels), part).flip(1))
 
     monkeypatch.setitem(ENGINES, "bf16", wrong)
     known = engine(load(folder, engine="bf16"), "head")
     assert known.name == "bf16"
     with pytest.raises(RequestError, match="the bf16 engine does not agree with PyTorch"):
-        known.run(clip.synthetic())
+        known.run(synthetic_views(clip.preprocessing))
