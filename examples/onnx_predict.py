@@ -14,7 +14,11 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 for file in sys.argv[2:]:
-    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    try:
+        image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    except OSError as error:  # damaged, or of a kind that Pillow does not read
+        print(error, file=sys.stderr)
+        continue
     probabilities = session.run(["probabilities"], {"images": np.asarray(image)[None]})[0][0]
     best = int(probabilities.argmax())
     print(f"{file}\t{classes[best]}\t{probabilities[best]:.3f}")

@@ -220,10 +220,13 @@ def test_errors__one_line_that_says_what_to_do(
     with pytest.raises(RequestError, match="it is no classifier of anyclass"):
         Classifier.from_pretrained(NAME, revision="main")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(RequestError, match="cannot be uploaded") as refused:
+    with pytest.raises(RequestError, match="cannot be uploaded: .* `hf auth login`") as refused:
         classifier.push_to_hub(NAME)
     assert "hf_wrong" not in str(refused.value)
     assert "\n" not in str(refused.value)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(RequestError, match=r"http://127\.0\.0\.1:9 cannot be reached \(\S"):
+        classifier.push_to_hub(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(RequestError, match="HF_HUB_OFFLINE is set"):
         classifier.push_to_hub(NAME)

@@ -54,6 +54,17 @@ def test_export__predictions_of_other_images(fitted: Any, images: Path, tmp_path
     assert said["notes"] == ["left out 1 row without an image"]
 
 
+def test_export__images_that_torchvision_leaves_out(fitted: Any, tmp_path: Path) -> None:
+    for name in ("a.HEIC", "b.gif", "c.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    table = tmp_path / "new.csv"
+    table.write_text("file_name,label,score\na.HEIC,x,1\nb.gif,x,1\nc.jpg,x,1\n", encoding="utf-8")
+    out = tmp_path / "out"
+    said = export(fitted.run, folders=out, images=tmp_path, predictions=table)
+    (note,) = said["notes"]
+    assert f"leaves out 2 images in {out} by the ending (.gif, .heic)" in note
+
+
 def test_export__cleanlab_of_other_labelled_images(
     fitted: Any, images: Path, tmp_path: Path
 ) -> None:

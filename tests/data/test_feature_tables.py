@@ -239,7 +239,7 @@ def test_feature_dataset__refuses_a_table_of_other_rows(tmp_path: Path) -> None:
     ):
         dataset(labels=csv)
     csv.write_text("file_name,label\nrow 1,a\nrow 1,b\n")
-    with pytest.raises(RequestError, match="row 2: 'row 1' has two labels, 'a', 'b'"):
+    with pytest.raises(RequestError, match="row 2: 'row 1' has two labels, 'a', 'b'. Keep one"):
         dataset(labels=csv)
 
 

@@ -87,7 +87,9 @@ def test_dataset__labels_from_an_export(images: Path, tmp_path: Path) -> None:
 
 def test_dataset__annotators_who_disagree(images: Path, tmp_path: Path) -> None:
     tasks = [task("red square/0.jpg", "big", "small")]
-    with pytest.raises(RequestError, match="'red square/0.jpg' has two labels, 'big', 'small'"):
+    with pytest.raises(
+        RequestError, match="'red square/0.jpg' has two labels, 'big', 'small'. Keep one"
+    ):
         ImageDataset.read(images, labels=written(tmp_path, tasks))
 
 

@@ -114,10 +114,15 @@ def test_folders__links_by_class(
     before = {path: path.read_bytes() for path in images.rglob("*.*")}
     out = tmp_path / "sorted"
     said = write_folders(out, predictions)
-    assert said == {"folder": str(out), "hard_links": 4, "symbolic_links": 0}
+    assert said == {
+        "folder": str(out),
+        "hard_links": 4,
+        "symbolic_links": 0,
+        "other_endings": {},
+    }
     with (out / "classes.csv").open(encoding="utf-8", newline="") as file:
         folder_of = {r["class"].removeprefix("'"): r["folder"] for r in csv.DictReader(file)}
-    assert folder_of == {name: slug(name) for name in NAMES}
+    assert folder_of == {name: name if name == "red square" else slug(name) for name in NAMES}
     assert {path.name for path in out.iterdir()} == {*folder_of.values(), "classes.csv"}
     for found in predictions.rows:
         (link,) = (
@@ -125,20 +130,37 @@ def test_folders__links_by_class(
             for path in (out / folder_of[found["label"]]).iterdir()
             if path.samefile(predictions.path(found))
         )
-        assert link.suffix == Path(found["file_name"]).suffix
+        assert link.name == Path(found["file_name"]).name
     assert {path: path.read_bytes() for path in images.rglob("*.*")} == before
 
 
 def test_folders__names_of_images_become_no_file_names(tmp_path: Path) -> None:
-    names = ("a/b.JPG", "a/b.jpg", "a b.x y", "c", "d.tar.gz?")
+    names = ("a/b.JPG", "a/b.jpg", "b/b.jpg", "a b.x y", "Ä (1).jpg", "c", "d.tar.gz?", "nul.png")
     for name in names:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(name.encode())
     rows = [row(name, "x", 0.5) for name in names]
-    write_folders(tmp_path / "out", LabelledPredictions(tmp_path / "images", rows, 0, 0))
-    links = list((tmp_path / "out" / "x").iterdir())
-    assert {link.read_bytes().decode() for link in links} == set(names)
-    assert all(re.fullmatch(r"[a-z0-9_-]+(\.\w{1,5})?", link.name) for link in links)
+    said = write_folders(tmp_path / "out", LabelledPredictions(tmp_path / "images", rows, 0, 0))
+    link_of = {link.read_bytes().decode(): link for link in (tmp_path / "out" / "x").iterdir()}
+    assert set(link_of) == set(names)
+    kept = {"a b.x y", "Ä (1).jpg", "c"}  # two b.jpg, a question mark, a name of Windows
+    assert {name for name, link in link_of.items() if link.name == Path(name).name} == kept
+    for name in link_of.keys() - kept:
+        assert re.fullmatch(r"[a-z0-9_-]+-[0-9a-f]{12}(\.\w{1,5})?", link_of[name].name)
+    assert said["other_endings"] == {"": 3}
+
+
+def test_folders__classes_that_differ_by_case_alone(tmp_path: Path) -> None:
+    labels = ("Hose", "hose", "Kurze Hose", "CON", "Classes.csv", "a-0123456789ab")
+    rows = []
+    for i, label in enumerate(labels):
+        (tmp_path / f"{i}.heic").write_bytes(b"x")
+        rows.append(row(f"{i}.heic", label, 0.5))
+    said = write_folders(tmp_path / "out", LabelledPredictions(tmp_path, rows, 0, 0))
+    found = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert found == {"Kurze Hose", "hose", *map(slug, labels)} - {slug("Kurze Hose")}
+    assert len({name.casefold() for name in found}) == len(labels)
+    assert said["other_endings"] == {".heic": 6}
 
 
 def test_folders__torchvision_reads_them(predictions: LabelledPredictions, tmp_path: Path) -> None:
@@ -146,7 +168,7 @@ def test_folders__torchvision_reads_them(predictions: LabelledPredictions, tmp_p
 
     write_folders(tmp_path / "sorted", predictions)
     found = ImageFolder(str(tmp_path / "sorted"))
-    assert found.classes == sorted(slug(name) for name in NAMES)
+    assert found.classes == sorted([NAMES[0], *map(slug, NAMES[1:])])
     assert len(found) == 4
     assert found[0][0].size
 

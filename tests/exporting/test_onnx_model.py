@@ -137,8 +137,10 @@ def test_write_onnx__metadata(exported: Any) -> None:
 def test_example__labels_images_with_onnxruntime_alone(exported: Any, images: Path) -> None:
     found, path, _ = exported
     files = [images / "red square" / "0.jpg", images / "yellow kite" / "1.png"]
+    damaged = images / "damaged.jpg"
+    damaged.write_bytes(b"no image")
     example = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
-    command = [sys.executable, str(example), str(path), *map(str, files)]
+    command = [sys.executable, str(example), str(path), *map(str, [damaged, *files])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     p = found.predict_proba(files)
     wanted = [
@@ -146,6 +148,7 @@ def test_example__labels_images_with_onnxruntime_alone(exported: Any, images: Pa
         for file, row in zip(files, p, strict=True)
     ]
     assert done.stdout.splitlines() == wanted
+    assert str(damaged) in done.stderr and "Traceback" not in done.stderr
     imported = re.findall(r"^(?:import|from) (\w+)", example.read_text("utf-8"), re.MULTILINE)
     assert set(imported) == {"json", "sys", "numpy", "onnxruntime", "PIL"}
 

@@ -26,6 +26,7 @@ from anyclass.files import (
     csv_cell,
     csv_text,
     lock,
+    portable,
     read_json,
     sha256,
     slug,
@@ -485,6 +486,23 @@ def test_slug__is_a_safe_file_name(name: str) -> None:
 @given(st.text(), st.text())
 def test_slug__differs_for_different_names(one: str, two: str) -> None:
     assert (slug(one) == slug(two)) == (one == two)
+
+
+@pytest.mark.parametrize(
+    "name", ["dog", "Red square", "Mütze", "猫", "a (1).JPG", "a & b", "x.y.z"]
+)
+def test_portable__takes_names_that_every_system_takes(name: str) -> None:
+    assert portable(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".x", " x", "x ", "x.", "-rf", "=1", "a/b", "a\\b", "a:b", "a?", '"', "a\nb"]
+    + ["NUL", "con.txt", "com1 .jpg", "Mu\u0308tze", "a\u200bb", "\ud800", "x" * 201]
+    + [slug("Red square"), f"{slug('Red square')}.jpg"],
+)
+def test_portable__refuses_what_some_system_changes(name: str) -> None:
+    assert not portable(name)
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\tx", "\rx", "'=x", "''-x"])

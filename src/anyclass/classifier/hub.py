@@ -117,7 +117,7 @@ def _with_metadata(card: str, folder: Path, name: str) -> str:
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
     """Turn an error of the hub into a line that says what to do."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     of_client: Any = errors.HfHubHTTPError.__bases__[0]  # requests, httpx or httpx2, by version
     try:
@@ -139,4 +139,10 @@ def _one_line(what: str) -> Iterator[None]:
         raise RequestError(f"{what}: it is no classifier of anyclass") from error
     except (of_client, OSError) as error:
         first = str(error).strip().partition("\n")[0][:200]
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            first = f"the hub refuses it. Log in with `hf auth login`, or check HF_TOKEN ({first})"
+        elif status is None and isinstance(error, of_client):
+            address = os.environ.get(ENDPOINT) or constants.ENDPOINT
+            first = f"{address} cannot be reached ({first})"
         raise RequestError(f"{what}: {first}") from error

@@ -13,6 +13,7 @@ from anyclass.classifier.precomputed import NO_MODEL, Precomputed
 from anyclass.commands.label_next import LABEL_NEXT, rows_to_label
 from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, open_image
+from anyclass.data.classes import plural
 from anyclass.errors import ImageError, RequestError
 from anyclass.exporting.checkpoint import check_trained, write_checkpoint
 from anyclass.exporting.cleanlab import write_cleanlab
@@ -189,6 +190,7 @@ def _write_tables(
     method = read_json(run / "config.json")["method"]
     if "folders" in paths:
         result["folders"] = write_folders(paths["folders"], found)
+        result["notes"] += _not_for_torchvision(result["folders"])
     if "label_studio" in paths:
         version = f"anyclass {method}"
         result["label_studio"] = write_label_studio(paths["label_studio"], found, classes, version)
@@ -270,6 +272,18 @@ def _in_sample(done: Json) -> list[str]:
         f"{done['trained_on']} of {done['images']} labels in {done['folder']} were trained on: "
         "cleanlab wants probabilities by a model that has not seen them. Hold labels out "
         "(--holdout), or give other labelled images (--images DIR --labels folders)"
+    ]
+
+
+def _not_for_torchvision(done: Json) -> list[str]:
+    """What to say where ImageFolder would leave out images without a word."""
+    count = sum(done["other_endings"].values())
+    if not count:
+        return []
+    endings = ", ".join(ending or "no ending" for ending in done["other_endings"])
+    return [
+        f"torchvision's ImageFolder leaves out {plural(count, 'image')} in {done['folder']} by the "
+        f"ending ({endings}): give it `is_valid_file` and a `loader` that read them"
     ]
 
 

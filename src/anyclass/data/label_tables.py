@@ -104,7 +104,7 @@ def read_labels(
             continue
         if row.label and label_of.setdefault(file, row.label) != row.label:
             both = listed([label_of[file], row.label])
-            raise RequestError(f"{row.place}: {row.file!r} has two labels, {both}.")
+            raise RequestError(f"{row.place}: {row.file!r} has two labels, {both}. Keep one.")
     if absent and not label_of and (not predictions or len(absent) == filled):
         raise RequestError(_no_image(table, root, absent, images.example))
     messages = [*content.messages, *chosen.messages, *images.messages()]

@@ -12,7 +12,7 @@ from anyclass.files.atomic import (
 from anyclass.files.cache import cache_folder
 from anyclass.files.folder_lock import LOCKS, lock
 from anyclass.files.manifest import MANIFEST, check_manifest, sha256, write_manifest
-from anyclass.files.names import csv_cell, csv_text, slug
+from anyclass.files.names import csv_cell, csv_text, portable, slug
 from anyclass.files.pace import Pace
 from anyclass.files.storage import check_may_write, storage
 from anyclass.files.temporary import (
@@ -37,6 +37,7 @@ __all__ = [
     "csv_text",
     "lock",
     "orphans",
+    "portable",
     "read_json",
     "regular",
     "sha256",

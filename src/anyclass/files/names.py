@@ -6,6 +6,13 @@ import unicodedata
 
 _RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
 
+_UNPORTABLE = re.compile(r"""[<>:"/\\|?*]|^[ .=+@'-]|[ .]$""")
+
+_CHECKSUM = re.compile(r"(^|-)[0-9a-f]{12}(\.\w{1,5})?$", re.IGNORECASE)
+
+LONGEST = 200
+"""Most bytes of a file name that is kept as it is; systems take 255."""
+
 _DANGEROUS = re.compile(r"'*[=+\-@\t\r]")
 
 
@@ -17,13 +24,25 @@ def slug(name: str) -> str:
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     safe = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:60]
-    if (
-        name == safe
-        and not _RESERVED.fullmatch(safe)
-        and not re.search(r"(^|-)[0-9a-f]{12}$", safe)
-    ):
+    if name == safe and not _RESERVED.fullmatch(safe) and not _CHECKSUM.search(safe):
         return safe or digest(name)
     return f"{safe}-{digest(name)}".lstrip("-")
+
+
+def portable(name: str) -> bool:
+    """Whether every system takes `name` as a file name, and a `csv_cell` leaves it as it is.
+
+    It never ends like a `slug`, so that it can stand beside one.
+    """
+    stem = name.partition(".")[0].rstrip().casefold()  # Windows reserves con.txt as well
+    return (
+        0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST
+        and name.isprintable()
+        and unicodedata.is_normalized("NFC", name)
+        and not _UNPORTABLE.search(name)
+        and not _RESERVED.fullmatch(stem)
+        and not _CHECKSUM.search(name)
+    )
 
 
 def csv_cell(text: str) -> str:
