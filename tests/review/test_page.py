@@ -319,7 +319,27 @@ def test_new_image__is_predicted(page: Page, tmp_path: Path) -> None:
     expect(results.nth(0).locator(".bars li")).to_have_count(4)
     expect(results.nth(0).locator(".near figure")).to_have_count(12)
     expect(results.nth(0).locator(".near img").first).to_have_attribute("alt", "square-2.png")
+    expect(results.nth(0).locator("> img")).to_have_count(1)
     expect(results.nth(1)).to_contain_text("Not readable")
+    expect(results.nth(1).locator("> .none")).to_have_text("no preview in this browser")
+    expect(page.get_by_role("button", name="Close")).to_be_focused()
+
+
+@pytest.mark.parametrize("width", [400, 700, 1000, 1280])
+def test_page__nothing_lies_over_anything_else(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for bar in (".toolbar", "header"):
+        boxes = page.locator(bar).evaluate(
+            """bar => [...bar.querySelectorAll("select, input, span, button, a, h1, p")]
+                .map(one => one.getBoundingClientRect()).filter(box => box.width)
+                .map(box => [box.left, box.top, box.right, box.bottom])"""
+        )
+        assert len(boxes) > 3
+        for i, a in enumerate(boxes):
+            assert 0 <= a[0] and a[2] <= width
+            for b in boxes[:i]:
+                assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
 
 
 def test_new_image__is_dropped(page: Page) -> None:

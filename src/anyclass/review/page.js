@@ -628,6 +628,7 @@ function dialog(title, body, buttons) {
   $("dialog-body").replaceChildren(...body);
   $("dialog-buttons").replaceChildren(...buttons.map(([text, action, kind]) => element("button", { type: "button", class: kind || "", onclick: () => { $("dialog").close(); if (action) action(); } }, text)));
   if (!$("dialog").open) $("dialog").showModal();
+  if (buttons.length === 1) $("dialog-buttons").firstElementChild.focus({ preventScroll: true });
 }
 $("dialog").addEventListener("close", () => {
   for (const image of $("dialog-body").querySelectorAll("img")) if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
@@ -651,7 +652,7 @@ function showHelp() {
     ["Ctrl+Z", "undo, also what you did in an earlier session"],
   ];
   const list = element("dl", { class: "keys" }, ...keys.flatMap(([key, text]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, text)]));
-  const more = element("p", { class: "soft" }, "Labels are saved at once. Drop images anywhere to predict them. ");
+  const more = element("p", { class: "soft" }, "Labels are saved at once, and the next image follows. Drop images anywhere to predict them. ");
   more.append(element("a", { href: "docs", target: "_blank", rel: "noopener" }, "For programs: /predict"));
   dialog("Keys", [list, more], [["Close", null, "primary"]]);
 }
@@ -789,7 +790,7 @@ async function predict(files) {
 }
 
 function prediction(one, file) {
-  const preview = element("img", { alt: "", src: URL.createObjectURL(file), onerror: () => (preview.style.visibility = "hidden") });
+  const preview = element("img", { alt: "", src: URL.createObjectURL(file), onerror: () => preview.replaceWith(element("p", { class: "none soft" }, "no preview in this browser")) });
   const about = element("div", {}, element("p", { class: "file" }, one.file_name));
   if (one.status === "rejected") about.append(element("p", {}, `Not readable: ${one.reason}`));
   const bars = one.top.map((top) => {
