@@ -101,18 +101,33 @@ def rates(given: Sequence[str], prices: Sequence[str]) -> list[Rate]:
     return [Rate(name, rate, dollars.get(name)) for name, rate in found.items()]
 
 
+def digits(value: float) -> str:
+    """A number with two digits, or all before the point."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:.1f}"
+
+
+def many(count: float) -> str:
+    """A large number for people."""
+    for unit in ("", " thousand", " million"):
+        if count < 1000:
+            return f"{digits(count)}{unit}"
+        count /= 1000
+    return f"{digits(count)} billion"
+
+
 def size(count: float) -> str:
     """A number of bytes for people."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000:
-            return f"{count:.3g} {unit}"
+            return f"{digits(count)} {unit}"
         count /= 1000
-    return f"{count:.3g} PB"
+    return f"{digits(count)} PB"
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:
     """Print Markdown."""
-    print("| " + " | ".join(rows[0]) + " |")
+    print("|" + "".join(f" {cell} |" if cell else " |" for cell in rows[0]))
     print("|" + "---|" * len(rows[0]))
     for row in rows[1:]:
         print("| " + " | ".join(row) + " |")
@@ -135,7 +150,7 @@ def main() -> None:
     head = ["", *(f"{count:,.0f} images" for count in counts)]
     sizes = {
         f"the images, at {asked.image_kb:g} kB": 1000 * asked.image_kb,
-        f"features, {WIDTH} half-precision numbers": row.features,
+        f"features, {WIDTH} half-precision numbers (`embed --half`)": row.features,
         "index of the cache": INDEX,
         "predictions, Parquet": row.parquet,
         "predictions, CSV": row.csv,
@@ -147,22 +162,21 @@ def main() -> None:
     lines = [head]
     for rate in rates(asked.rate, asked.hour):
         hours = [n / rate.per_second / HOUR for n in counts]
-        lines.append([f"hours, {rate.name} ({rate.per_second:g}/s)", *(f"{h:,.1f}" for h in hours)])
+        lines.append([f"hours, {rate.name} ({rate.per_second:g}/s)", *map(digits, hours)])
         machines = [n / rate.per_second / DAY / asked.days for n in counts]
-        within = f"such machines for {asked.days:g} days"
-        lines.append([within, *(f"{np.ceil(m):,.0f}" for m in machines)])
+        within = "a day" if asked.days == 1 else f"{asked.days:g} days"
+        lines.append([f"such machines for {within}", *(f"{np.ceil(m):,.0f}" for m in machines)])
         if rate.dollars is not None:
-            lines.append(["dollars", *(f"{h * rate.dollars:,.0f}" for h in hours)])
+            lines.append(["dollars", *(digits(h * rate.dollars) for h in hours)])
     table(lines)
     asks = [estimated(int(n), 336, 77, None, (asked.price_in, asked.price_out)) for n in counts]
     lines = [
         head,
-        ["questions to a language model, one per image", *(f"{a.calls:,}" for a in asks)],
+        ["input tokens", *(many(a.tokens_in) for a in asks)],
+        ["output tokens, at most", *(many(a.tokens_out) for a in asks)],
     ]
-    lines.append(["input tokens", *(f"{a.tokens_in:.2g}" for a in asks)])
-    lines.append(["output tokens, at most", *(f"{a.tokens_out:.2g}" for a in asks)])
     if any(a.dollars for a in asks):
-        lines.append(["dollars", *(f"{a.dollars or 0:,.0f}" for a in asks)])
+        lines.append(["dollars", *(digits(a.dollars or 0) for a in asks)])
     table(lines)
     print(f"Rows of predictions written to Parquet: {row.rows_per_second:,.0f} a second")
 

@@ -3,23 +3,31 @@
     python scripts/refresh_docs.py [--tables] [--chromium PROGRAM]
 
 All guides share one empty folder. The `text` block behind a `sh` or `python` block gets its output.
-The comment `screenshot: RUN/report.html#SECTION WIDTHxHEIGHT` before an image says what it shows.
-Tables of captioner flags and of methods are written from their classes; `--tables` does no more.
+The comment `screenshot: RUN/report.html#SECTION WIDTHxHEIGHT` before an image says what it shows;
+`serve#page` is the review page. `anyclass serve` runs until the end of its page; what it says then
+goes below the comment `at the end`. Tables of captioner flags, of methods and of bytes, hours and
+dollars are written from their sources; `--tables` does no more.
 """
 
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-DOCS = Path(__file__).parents[1] / "docs"
+from screenshots import ReviewServer, of_report
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 GUIDES = (
     "index",
+    "audit",
+    "your_files",
     "names_only",
     "labels_and_names",
     "labels_and_unknown",
@@ -30,15 +38,18 @@ GUIDES = (
     "python",
 )
 """Pages of docs/guides, in the order in which their commands are run."""
+SERVED = ("review",)
+"""Pages whose first command is a server; they are run after the others."""
+TABLES = ("captioners.md", "methods/index.md", "guides/many_processes.md", "guides/scale.md")
+"""Pages with tables that are written from their sources."""
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(\n```text\n.*?^```\n)?", re.MULTILINE | re.DOTALL)
 SCREENSHOT = re.compile(
     r"^<!-- screenshot: (\S+)#(\w+) (\d+)x(\d+) -->\n!\[[^]]*\]\(([^)\s]+)\)$", re.M
 )
 TABLE = re.compile(r"<!-- ([\w ]+) -->\n\|.*?<!-- end -->", re.DOTALL)
-COLOURS = 256
-"""Colours of a screenshot: enough for a report, and a third of the bytes."""
-MARGIN = 16
-"""Pixels left around what a screenshot shows."""
+AT_THE_END = re.compile(r"^<!-- at the end -->\n```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
+PRICES = ("--price-in", "0.15", "--price-out", "0.6")
+"""Dollars per million tokens in the table of dollars."""
 
 
 def main() -> None:
@@ -47,14 +58,14 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="only the tables")
     parser.add_argument("--chromium", default="chromium", help="the browser for screenshots")
     arguments = parser.parse_args()
-    for name in ("captioners.md", "methods/index.md", "guides/many_processes.md"):
+    for name in TABLES:
         page = DOCS / name
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     if arguments.tables:
         return
     with tempfile.TemporaryDirectory() as folder:
         tour = Tour(Path(folder), arguments.chromium)
-        for name in GUIDES:
+        for name in (*GUIDES, *SERVED):
             page = DOCS / "guides" / f"{name}.md"
             page.write_text(tour.refreshed(page), encoding="utf-8")
 
@@ -70,6 +81,7 @@ class Tour:
             self.environment.pop(variable, None)
         programs = Path(sys.executable).parent
         self.environment["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+        self.server: ReviewServer | None = None
 
     def refreshed(self, page: Path) -> str:
         """The text of a page with new output; its screenshots are taken on the way."""
@@ -79,22 +91,37 @@ class Tour:
             if block := BLOCK.fullmatch(part.group()):
                 return self.with_output(block)
             if shot := SCREENSHOT.fullmatch(part.group()):
-                report, section, width, height, target = shot.groups()
+                source, section, width, height, target = shot.groups()
                 image = (page.parent / target).resolve()
-                size = (int(width), int(height))
-                screenshot(self.folder / report, section, size, image, self.chromium)
+                self.take(source, section, (int(width), int(height)), image)
             return part.group()
 
-        return parts.sub(refresh, page.read_text(encoding="utf-8"))
+        text = parts.sub(refresh, page.read_text(encoding="utf-8"))
+        if self.server is None:
+            return text
+        said = self.server.close()
+        self.server = None
+        return AT_THE_END.sub(lambda _: f"<!-- at the end -->\n```text\n{said}```\n", text)
+
+    def take(self, source: str, section: str, size: tuple[int, int], image: Path) -> None:
+        """Take a screenshot of a report, or of the review page."""
+        if source != "serve":
+            of_report(self.folder / source, section, size, image, self.chromium)
+        elif self.server is not None:
+            self.server.screenshot(size, image, self.chromium)
 
     def with_output(self, block: re.Match[str]) -> str:
         """A block of code, and behind it what it prints."""
         language, code, output = block.groups()
         if code.startswith("pip "):
             return block.group()
+        if code.startswith("anyclass serve "):
+            self.server = ReviewServer(shlex.split(code), self.folder, self.environment)
+            return f"```{language}\n{code}```\n\n```text\n{self.server.said}```\n"
+        token = ReviewServer.TOKEN if self.server is None else self.server.token
         program = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}[language]
         done = subprocess.run(
-            [*program, code],
+            [*program, code.replace(ReviewServer.TOKEN, token)],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -107,58 +134,16 @@ class Tour:
         return f"```{language}\n{code}```\n\n```text\n{printed}```\n"
 
 
-def screenshot(
-    report: Path, section: str, size: tuple[int, int], image: Path, chromium: str
-) -> None:
-    """One section of a report as a small PNG, cut off at `size`; `top` is what one sees first."""
-    from PIL import Image
-
-    parts = ["header", "#scores", "#gallery"] if section == "top" else [f"#{section}"]
-    shown = ", ".join(f"body {part}" for part in parts)
-    style = f"""
-        main > *, header, nav, footer {{ display: none !important }}
-        {shown} {{ display: block !important }}
-    """
-    draft = report.with_name("screenshot.html")
-    page = report.read_text(encoding="utf-8")
-    draft.write_text(page.replace("</style>", f"{style}</style>", 1), encoding="utf-8")
-    photo = report.with_name("screenshot.png")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    window = f"--window-size={size[0]},{size[1]}"
-    command = [chromium, *flags, window, f"--screenshot={photo}", draft.as_uri()]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    with Image.open(photo) as taken:
-        cut = trimmed(taken.convert("RGB"))
-        image.parent.mkdir(exist_ok=True)
-        cut.quantize(COLOURS, dither=Image.Dither.NONE).save(image, optimize=True)
-    draft.unlink()
-    photo.unlink()
-
-
-def trimmed(image: Any) -> Any:
-    """The image without the empty page around what it shows, but for a margin."""
-    from PIL import Image, ImageChops
-
-    page = Image.new("RGB", image.size, image.getpixel((0, 0)))
-    left, top, right, bottom = ImageChops.difference(image, page).getbbox()
-    width, height = image.size
-    return image.crop(
-        (
-            max(left - MARGIN, 0),
-            max(top - MARGIN, 0),
-            min(right + MARGIN, width),
-            min(bottom + MARGIN, height),
-        )
-    )
-
-
 def with_tables(page: str) -> str:
-    """The page with its tables of captioner flags and of methods written anew."""
+    """The page with its tables written anew."""
 
     def table(found: re.Match[str]) -> str:
         of_methods = {"methods": methods_table, "methods that share a batch": shared_table}
         name = found[1]
-        lines = of_methods[name]() if name in of_methods else flag_table(name)
+        if name in scale_tables():
+            lines = scale_tables()[name]
+        else:
+            lines = of_methods[name]() if name in of_methods else flag_table(name)
         return f"<!-- {name} -->\n{lines}\n<!-- end -->"
 
     return TABLE.sub(table, page)
@@ -189,6 +174,15 @@ def shared_table() -> str:
         rows.append(f"| {', '.join(methods)} | `--tune {'` or `'.join(parts)}` |")
     why = "there is no encoder to train, and one process is enough"
     return "\n".join([*rows, f"| all others, and `--tune head` | refused: {why} |"])
+
+
+@cache
+def scale_tables() -> dict[str, str]:
+    """Tables of benchmarks/scale.py by their names: bytes, hours and dollars."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "scale.py"), *PRICES]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    tables = done.stdout.split("\n\n")[:3]
+    return dict(zip(("bytes", "hours", "dollars"), tables, strict=True))
 
 
 def flag_table(captioner: str) -> str:

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import yaml
 from docs_hooks import on_config, on_page_markdown
-from refresh_docs import BLOCK, GUIDES, SCREENSHOT, with_tables
+from refresh_docs import AT_THE_END, BLOCK, GUIDES, SCREENSHOT, SERVED, Tour, with_tables
 
 import anyclass
 from anyclass.captioning import CAPTIONERS
 from anyclass.cli import COMMANDS, main
+from anyclass.commands.emoji import draw
 from anyclass.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +183,32 @@ def test_guides__every_block_works(
                 run_shell(code)
         for report, section, *_ in SCREENSHOT.findall(page):
             assert section == "top" or f'id="{section}"' in Path(report).read_text(), section
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERVED)
+def test_guides__of_a_server_are_written_from_what_it_says(
+    name: str, few_emoji: None, tmp_path: Path, tiny_clip: Callable[..., str]
+) -> None:
+    emoji = draw(tmp_path / "emoji")
+    (tmp_path / "names.txt").write_text("bird\ninsect\nfruit\n", encoding="utf-8")
+    about = {"classes": tmp_path / "names.txt", "model": tiny_clip()}
+    anyclass.fit(emoji, out=tmp_path / "found_run", prompt_ensemble=False, **about)
+    page = tmp_path / "docs" / "guides" / f"{name}.md"
+    page.parent.mkdir(parents=True)
+    shutil.copy(DOCS / "guides" / page.name, page)
+    text = Tour(tmp_path, shutil.which("chromium") or "chromium").refreshed(page)
+    assert "?token=TOKEN\nCtrl-C ends it" in text
+    assert '"status": "rejected"' in text
+    said = AT_THE_END.search(text)
+    assert said is not None and "3 labels corrected or confirmed" in said[0]
+    assert (tmp_path / "docs" / "images" / "review.png").is_file()
+
+
+@pytest.mark.slow
+def test_scale__tables_are_those_of_the_benchmark() -> None:
+    page = (DOCS / "guides" / "scale.md").read_text("utf-8")
+    assert with_tables(page) == page
 
 
 def run_shell(code: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyclass.auditing.pixels import pixel_findings
+from anyclass.auditing.pixels import THEIR_KIND, pixel_findings
 from anyclass.data.inspection import Inspection
 from anyclass.data.rejection import Rejection
 
@@ -50,6 +50,17 @@ def test_pixel_findings__tiny_beside_the_others() -> None:
     )
     (report,) = pixel_findings(["a", "b", "c", "d", "e"], found, np.arange(5))
     assert [(row["file_name"], row["value"]) for row in report.rows] == [("c", 374)]
+
+
+@pytest.mark.parametrize(("count", "usual"), [(9, False), (10, False), (11, True)])
+def test_pixel_findings__what_most_images_are_is_no_fault(count: int, usual: bool) -> None:
+    found = inspection({"detail": 1.0}, {})
+    of = np.array([0] * count + [1] * 10)
+    (report,) = pixel_findings([str(i) for i in range(len(of))], found, of)
+    assert (report.issue, len(report.rows)) == ("uninformative", count)
+    assert (report.advice == THEIR_KIND) == usual
+    (few,) = pixel_findings(["a", "b"], found, np.array([0, 0]))
+    assert few.advice == "leave them out"
 
 
 def test_pixel_findings__lists_each_copy() -> None:

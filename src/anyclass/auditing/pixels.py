@@ -30,6 +30,11 @@ TINY = 32
 SMALLER = 8
 """Images whose short side is less than the median short side by this factor are tiny, too."""
 
+MANY = 10
+"""Least number of images with an issue that can be the kind of all images, not a fault of some."""
+THEIR_KIND = "more than half of the images are: that is their kind, and no fault of some"
+"""Advice where more than half of the images have an issue, as drawings on white have."""
+
 
 class Check(NamedTuple):
     """One kind of issue of pixels."""
@@ -131,7 +136,9 @@ def pixel_findings(
         if rows:
             verb = "is" if len(rows) == 1 else "are"
             summary = f"{plural(len(rows), 'image')} {verb} {check.words}"
-            reports.append(Finding(check.issue, summary, check.advice, rows, check.criterion))
+            usual = len(rows) >= MANY and 2 * len(rows) > len(files)
+            advice = THEIR_KIND if usual else check.advice
+            reports.append(Finding(check.issue, summary, advice, rows, check.criterion))
     return [finding for finding in reports if finding]
 
 

@@ -200,7 +200,7 @@ class ClassRow(ResponseBody):
     count: int
     """Images with this label now."""
     suggested: str | None
-    """Suggested name of a discovered class."""
+    """Suggested name of a discovered class that nobody has named."""
     hint: str | None
     """How sound a discovered class is, and what to do with it."""
 

@@ -7,6 +7,7 @@ from threading import RLock
 from typing import Any, NamedTuple
 
 from anyclass.backbone import Backbone
+from anyclass.classifier.class_edits import is_placeholder
 from anyclass.classifier.classifier import Classifier
 from anyclass.data.classes import normal
 from anyclass.errors import AnyclassError, RequestError
@@ -119,7 +120,7 @@ class Session:
                 "name": name,
                 "kind": kinds.get(name, "new"),
                 "count": counts[name],
-                "suggested": about.get(name, {}).get("suggested"),
+                "suggested": about.get(name, {}).get("suggested") if is_placeholder(name) else None,
                 "hint": (about.get(name, {}).get("quality") or {}).get("hint"),
             }
             for name in names
