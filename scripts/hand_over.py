@@ -1,6 +1,6 @@
 """Give exports to the programs they are made for, and compare what comes back.
 
-    pip install cleanlab fiftyone
+    pip install cleanlab label-studio-sdk fiftyone
     python scripts/hand_over.py FOLDER --work DIR
 
 FOLDER holds images in class folders. One label in ten is changed on purpose; a run that was fitted
@@ -8,14 +8,17 @@ on half of the labels is exported with the other half.
 
 cleanlab      `find_label_issues` on the arrays: how many of the changed labels it finds
 fiftyone      the samples by FiftyOne's own classes: labels and confidences as in the predictions
-label studio  tasks out, answered as the interface exports them, and read back as labels
+label studio  each task checked by Label Studio's own classes, accepted, written by its converter as
+              JSON, JSON-MIN and CSV, and read back as labels
 """
 
 import argparse
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -92,28 +95,59 @@ def with_cleanlab(
 
 
 def with_label_studio(asked: argparse.Namespace, run: Path) -> None:
-    """Accept each pre-annotation, as the interface exports it, and read it back."""
+    """Accept each pre-annotation, write it in each format of Label Studio, and read it back."""
     folder = fresh(asked.work / "label_studio")
     folder.mkdir()
     export(run, label_studio=folder / "tasks.json")
     tasks = json.loads((folder / "tasks.json").read_text("utf-8"))
-    answers = [
-        task | {"annotations": [{"result": task["predictions"][0]["result"]}]}
-        for task in tasks
-        if task.get("predictions")
-    ]
-    back = folder / "answers.json"
-    back.write_text(json.dumps(answers), encoding="utf-8")
-    again = ImageDataset.read(asked.images, labels=str(back))
+    config = (folder / "tasks.xml").read_text("utf-8")
+    print(f"label studio: {len(tasks)} tasks, {mistakes(config, tasks)} that it does not take")
+    accepted = folder / "accepted.json"
+    accepted.write_text(json.dumps([*answers(tasks)]), encoding="utf-8")
     predicted = pq.read_table(run / "predictions.parquet").to_pylist()
     ours = {row["file_name"]: row["label"] for row in predicted if row["status"] == "ok"}
-    names = again.classes.names
-    known = {f: names[c] for f, c in zip(again.files, again.labels, strict=True) if c >= 0}
-    same = sum(known.get(file) == label for file, label in ours.items())
-    print(
-        f"label studio: {len(tasks)} tasks, {len(answers)} accepted, "
-        f"{same} of {len(ours)} predictions read back"
-    )
+    for back in converted(config, accepted, folder):
+        again = ImageDataset.read(asked.images, labels=str(back))
+        names = again.classes.names
+        known = {f: names[c] for f, c in zip(again.files, again.labels, strict=True) if c >= 0}
+        same = sum(known.get(file) == label for file, label in ours.items())
+        print(f"label studio: {same} of {len(ours)} predictions read back from {back.parent.name}")
+
+
+def mistakes(config: str, tasks: list[dict[str, Any]]) -> int:
+    """Number of tasks, predictions and annotations that Label Studio's classes refuse."""
+    from label_studio_sdk.label_interface import LabelInterface
+
+    interface = LabelInterface(config)
+    interface.validate()
+    valid = []
+    for task in tasks:
+        valid.append(interface.validate_task({"data": task["data"]}))
+        valid += map(interface.validate_prediction, task.get("predictions", ()))
+        valid += map(interface.validate_annotation, task.get("annotations", ()))
+    return valid.count(False)
+
+
+def answers(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Tasks whose pre-annotation somebody accepted, as Label Studio keeps them."""
+    about = {"completed_by": 1, "lead_time": 1.0}
+    about |= dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z")
+    for number, task in enumerate(tasks):
+        if task.get("predictions"):
+            result = task["predictions"][0]["result"]
+            annotation = {"id": number, "result": result, **about}
+            yield {"id": number, "data": task["data"], "annotations": [annotation]}
+
+
+def converted(config: str, tasks: Path, folder: Path) -> list[Path]:
+    """Files that Label Studio's converter writes of annotated tasks."""
+    from label_studio_sdk.converter import Converter
+
+    files = []
+    for name, ending in (("JSON", "json"), ("JSON_MIN", "json"), ("CSV", "csv")):
+        Converter(config, str(folder)).convert(str(tasks), str(folder / name), name, is_dir=False)
+        files.append(folder / name / f"result.{ending}")
+    return files
 
 
 def with_fiftyone(asked: argparse.Namespace, run: Path) -> None:

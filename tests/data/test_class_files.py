@@ -145,3 +145,54 @@ def test_synonyms__stay_with_their_classes() -> None:
 def _write(path: Path, content: str) -> Path:
     path.write_text(content, encoding="utf-8")
     return path
+
+
+TREE = {"animal": {"mammal": ["cat", "dog"], "fish": None}, "plant": {"rose": {}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.json", json.dumps(TREE)),
+        ("t.yaml", "animal:\n  mammal: [cat, dog]\n  fish:\nplant:\n  rose:\n"),
+        ("t.json", json.dumps({"classes": TREE})),
+        ("t.csv", "name,parent\nanimal,\nmammal,animal\ncat,mammal\ndog,mammal\nfish,animal\n"
+         "plant,\nrose,plant\n"),
+        ("t.json", json.dumps([
+            {"name": "animal", "children": [
+                {"name": "mammal", "children": [{"name": "cat"}, "dog"]},
+                {"name": "fish", "children": []},
+            ]},
+            {"name": "plant", "children": ["rose"]},
+        ])),
+    ],
+)  # fmt: skip
+def test_class_names__of_a_taxonomy_are_its_leaves(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    found = class_names(tmp_path / name)
+    assert found.names == ["cat", "dog", "fish", "rose"]
+    (said,) = found.messages
+    assert said.startswith(f"{name} is a taxonomy")
+    assert said.endswith("groups are left out: 'animal', 'mammal', 'plant'.")
+
+
+def test_class_names__a_parent_that_is_no_name_is_said_to_be_unused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("Name;Parent;Prompt\ncat;animal;a cat\ndog;animal;\n", encoding="utf-8")
+    found = class_names(path)
+    assert (found.names, found.prompts) == (["cat", "dog"], [("a cat",), ()])
+    assert "t.csv: the column 'Parent' is not used; each name is a class." in found.messages
+
+
+def test_class_names__lists_of_a_mapping_are_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('{"animal": ["cat", "dog"], "plant": ["rose"]}', encoding="utf-8")
+    assert class_names(path).names == ["animal", "plant"]
+
+
+@pytest.mark.parametrize("tree", ['{"a": {"b": 1}}', '[{"name": "a", "children": [true]}]'])
+def test_class_names__a_tree_with_something_else_in_it(tmp_path: Path, tree: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(tree, encoding="utf-8")
+    with pytest.raises(RequestError, match="is neither a name nor a group of names"):
+        class_names(path)

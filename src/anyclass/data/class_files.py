@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from anyclass.data.classes import Classes, listed, normal
 from anyclass.data.table_files import DELIMITED, EXCEL, Table, read_table, read_text
+from anyclass.data.taxonomy import taxonomy_of, taxonomy_of_rows
 from anyclass.errors import RequestError
 
 _NAME_COLUMNS = (
@@ -26,6 +27,7 @@ _NAME_COLUMNS = (
     "kategorie",
 )
 _PROMPT_COLUMNS = ("prompt", "prompts", "synonym", "synonyms", "description", "descriptions")
+_PARENT_COLUMNS = ("parent", "parentname", "parentclass", "supercategory", "superclass")
 _NUMBERED = re.compile(r"\s*(\d+)\s*(?:[.):,;\t]\s*|\s+)(\S.*)")
 _BULLET = re.compile(r"\s*[-*•]\s+(\S.*)")
 
@@ -101,9 +103,9 @@ def _read(path: Path) -> tuple[list[Pair], tuple[str, ...]]:
     try:
         text, messages = read_text(path)
         if ending == ".json":
-            return _of_value(path, json.loads(text)), messages
+            return _of_value(path, json.loads(text), messages)
         if ending in (".yaml", ".yml"):
-            return _of_value(path, _yaml(text)), messages
+            return _of_value(path, _yaml(text), messages)
     except OSError as error:
         raise RequestError(
             f"{path} cannot be read: {error.strerror}. Give a file with one class name per line, "
@@ -149,15 +151,38 @@ def _counts(numbers: Sequence[str]) -> bool:
 
 def _of_table(path: Path, table: Table) -> tuple[list[Pair], tuple[str, ...]]:
     """Names, and prompts if there is a column of them."""
-    plain = {re.sub(r"[\W_]", "", column).casefold(): column for column in reversed(table.columns)}
+    plain = {_plain(column): column for column in reversed(table.columns)}
     name = next((plain[key] for key in _NAME_COLUMNS if key in plain), None)
     prompt = next((plain[key] for key in _PROMPT_COLUMNS if key in plain), None)
     if name is not None:
         prompts = [_cell(row.get(prompt)) if prompt else "" for row in table.rows]
         phrases = [_between_bars(cell) for cell in prompts]
         names = [_cell(row.get(name)) for row in table.rows]
-        return [*zip(names, phrases, strict=True)], table.messages
+        return _without_groups(path, table, [*zip(names, phrases, strict=True)])
     return _headless(path, table), table.messages
+
+
+def _without_groups(
+    path: Path, table: Table, pairs: list[Pair]
+) -> tuple[list[Pair], tuple[str, ...]]:
+    """The pairs without those whose name another row has as its parent."""
+    plain = {_plain(column): column for column in reversed(table.columns)}
+    parent = next((plain[key] for key in _PARENT_COLUMNS if key in plain), None)
+    if parent is None:
+        return pairs, table.messages
+    parents = [_cell(row.get(parent)) for row in table.rows]
+    tree = taxonomy_of_rows([name for name, _ in pairs], parents)
+    if not tree.groups:
+        said = f"{path.name}: the column {parent!r} is not used; each name is a class."
+        return pairs, (*table.messages, said)
+    groups = {*tree.groups}
+    kept = [pair for pair in pairs if pair[0] not in groups]
+    return kept, (*table.messages, tree.message(path.name))
+
+
+def _plain(column: str) -> str:
+    """A column without case, spaces and marks."""
+    return re.sub(r"[\W_]", "", column).casefold()
 
 
 def _between_bars(cell: str) -> list[str]:
@@ -190,18 +215,24 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _of_value(path: Path, value: Any) -> list[Pair]:
-    """Names in JSON or YAML: a list, a mapping, or the key of another tool's file."""
+def _of_value(
+    path: Path, value: Any, messages: tuple[str, ...]
+) -> tuple[list[Pair], tuple[str, ...]]:
+    """Names in JSON or YAML: a list, a mapping, a tree, or the key of another tool's file."""
     if isinstance(value, dict) and {"names", "kinds", "prompts"} <= {*value}:
-        return _of_run(Classes.from_json(value))
+        return _of_run(Classes.from_json(value)), messages
     inner = _inner(value)
+    tree = taxonomy_of(inner)
+    if tree is not None:
+        return [(name, ()) for name in tree.classes], (*messages, tree.message(path.name))
     pairs = _listed(inner) if isinstance(inner, list) else _mapped(inner)
     if pairs is None:
         raise RequestError(
             f"{path} must hold a list of names, an object {{prompt: name}}, {{name: [prompts]}} or "
-            "{number: name}, or `names`, `id2label` or `categories` with one of these."
+            "{number: name}, a tree of names, or `names`, `id2label` or `categories` with one of "
+            "these."
         )
-    return pairs
+    return pairs, messages
 
 
 def _of_run(classes: Classes) -> list[Pair]:
