@@ -7,14 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from anyclass.commands.edit_classes import edit_classes
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.review.schema import ClassEdit
 from anyclass.review.second_round import before_after, class_options, next_run
-from anyclass.review.session import Session, checked_name
+from anyclass.review.session import Session, Tools, checked_name
 from anyclass.review.thumbnails import Thumbnails
 from anyclass.run.columns import COMPARED
+from anyclass.run.folder import PROBABILITIES
 from tests.review.conftest import HOSTILE_CLASS, Reviewed
 
 
@@ -122,6 +124,21 @@ def test_rows__have_the_most_probable_classes_once_they_are_computed(session: Se
         assert row["top"][0]["label"] == row["label"]
         assert row["top"][0]["probability"] == pytest.approx(row["score"], abs=1e-4)
         assert len(row["top"]) == 4  # all classes
+
+
+def test_rows__have_the_probabilities_that_the_scores_of_the_run_come_from(
+    run: Path, tools: Tools, tmp_path: Path
+) -> None:
+    """A run with discovered classes has a temperature for its own images."""
+    found = load_file(run / PROBABILITIES)
+    p = found["probabilities"].roll(1, dims=1)
+    save_file(found | {"probabilities": p.contiguous()}, run / PROBABILITIES)
+    opened = Session(run, tools, Thumbnails(tmp_path / "thumbnails"))
+    opened.index.wait()
+    for i, of_image in zip(opened.catalogue.dataset()[1], p, strict=True):
+        for c, share in opened.index.top(i):
+            assert share == pytest.approx(float(of_image[c]))
+    opened.close()
 
 
 def test_useful__leaves_out_what_has_a_label(session: Session) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from anyclass.backbone import Backbone
 from anyclass.backbone.engine import Engine, engine
 from anyclass.classifier.classifier import Classifier
+from anyclass.classifier.heads import edits_of
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.classifier.representation import Representation, unit_features
 from anyclass.data import TestTransform
@@ -25,6 +26,8 @@ from anyclass.estimators.active_learning import most_useful
 from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.store import FeatureStore
 from anyclass.review.catalogue import Catalogue
+from anyclass.run.folder import PROBABILITIES
+from anyclass.run.probabilities import read_probabilities
 
 TOP = 9
 """Most probable classes that are kept of each image: one for each number key."""
@@ -213,23 +216,35 @@ class ImageIndex:
         representation = predictor.representation
         found = store.embed(Embedding(cached_part(representation.part)), self._log)
         store = store.of(dataset[found.ok])
-        features = []
-        top = []
-        probability = []
-        for block in feature_rows(representation, store, self._log):
-            count = min(TOP, len(predictor.classifier.classes))
-            best = predictor.classifier.probabilities(block).cpu().topk(count)
-            features.append(predictor.comparable(block))
-            top.append(best.indices.numpy())
-            probability.append(best.values.numpy())
         row = np.array(rows, np.int64)[found.ok]
+        saved = self._saved(predictor.classifier, len(rows))
+        features = []
+        best = []
+        done = 0
+        for block in feature_rows(representation, store, self._log):
+            if saved is None:
+                p = predictor.classifier.probabilities(block).cpu()
+            else:
+                p = saved[found.ok][done : done + len(block)]
+            features.append(predictor.comparable(block))
+            best.append(p.topk(min(TOP, p.shape[1])))
+            done += len(block)
         return Ready(
             row,
             np.concatenate(features),
-            np.concatenate(top),
-            np.concatenate(probability),
+            torch.cat([some.indices for some in best]).numpy(),
+            torch.cat([some.values for some in best]).numpy(),
             {int(i): at for at, i in enumerate(row)},
         )
+
+    def _saved(self, classifier: Classifier, images: int) -> Float[Tensor, "M C"] | None:
+        """Probabilities that the scores of the run come from; None: the classifier's are as good.
+
+        In a run with discovered classes those of the fit have a temperature of their own.
+        """
+        edits = edits_of(classifier.head, len(classifier.classes))
+        found = read_probabilities(self._catalogue.run / PROBABILITIES, images, edits)
+        return None if found is None else found.of(edits)
 
     def _log(self, **numbers: Any) -> None:
         """Note the progress of embedding."""
