@@ -359,19 +359,22 @@ def test_new_image__is_dropped(page: Page) -> None:
 def test_training__again(
     page: Page, session: Session, reviewed: Reviewed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = f"""if True:
+    code = """if True:
         import shutil, sys, time
         print("training: 2 of 3", file=sys.stderr, flush=True)
-        time.sleep(1)
-        shutil.copytree({str(reviewed.run)!r}, sys.argv[-1])
+        time.sleep({seconds})
+        shutil.copytree({run!r}, sys.argv[-1])
     """
-    monkeypatch.setattr("anyclass.review.training._CODE", code)
+    endless = code.format(seconds=600, run=str(reviewed.run))
+    monkeypatch.setattr("anyclass.review.training._CODE", endless)
     expect(page.locator("#train")).to_be_disabled()
     page.keyboard.press("Enter")
     page.locator("#train").click()
     expect(page.locator("#training-line")).to_have_text("training: 2 of 3")
     page.locator("#training-cancel").click()
     expect(page.locator("#training-line")).to_have_text("Training was cancelled")
+    short = code.format(seconds=0, run=str(reviewed.run))
+    monkeypatch.setattr("anyclass.review.training._CODE", short)
     page.locator("#train").click()
     expect(page.locator("#dialog-title")).to_have_text("Before and after")
     expect(page.locator("#dialog table")).to_contain_text("Mean score")

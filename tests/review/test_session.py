@@ -15,6 +15,7 @@ from anyclass.review.schema import ClassEdit
 from anyclass.review.second_round import before_after, class_options, next_run
 from anyclass.review.session import Session, Tools, checked_name
 from anyclass.review.thumbnails import Thumbnails
+from anyclass.review.training import Training
 from anyclass.run.columns import COMPARED
 from anyclass.run.folder import PROBABILITIES
 from tests.review.conftest import HOSTILE_CLASS, Reviewed
@@ -207,6 +208,23 @@ TRAINED = """if True:
     shutil.copytree({source!r}, sys.argv[-1])
 """
 """Instead of the real command: the end of a training, at once."""
+
+
+def test_train__a_cancelled_training_that_ends_late_is_not_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("anyclass.review.training._CODE", "import time; time.sleep(600)")
+    training = Training()
+    training.start([], tmp_path / "first")
+    first = training._process
+    assert first is not None
+    training.cancel()
+    training.wait()
+    training.start([], tmp_path / "second")
+    first.stderr = None
+    training._follow(first)  # its thread sees the end only now
+    assert training.progress()["state"] == "running"
+    training.cancel()
 
 
 def test_train__shows_its_progress_and_is_cancelled(

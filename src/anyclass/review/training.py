@@ -46,7 +46,6 @@ class Training:
         command = [sys.executable, "-u", "-c", _CODE, "fit", "auto", *options, "--out", str(out)]
         self._lines.clear()
         self.run = out
-        self.state = "running"
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -56,6 +55,7 @@ class Training:
             encoding="utf-8",
             errors="replace",
         )
+        self.state = "running"
         self._thread = Thread(target=self._follow, args=(self._process,), daemon=True)
         self._thread.start()
 
@@ -85,7 +85,7 @@ class Training:
                     self._lines.append(printable(line.strip()))
             process.stderr.close()
         code = process.wait()
-        if self.state == "running":
+        if self.state == "running" and process is self._process:  # not the next one
             self.state = "finished" if code == 0 else "failed"
 
     def progress(self) -> Json:
