@@ -1,13 +1,14 @@
 """Give exports to the programs they are made for, and compare what comes back.
 
     pip install cleanlab label-studio-sdk fiftyone
-    python scripts/hand_over.py FOLDER --work DIR
+    python scripts/hand_over.py FOLDER --work DIR [--in-memory]
 
 FOLDER holds images in class folders. One label in ten is changed on purpose; a run that was fitted
 on half of the labels is exported with the other half.
 
 cleanlab      `find_label_issues` on the arrays: how many of the changed labels it finds
-fiftyone      the samples by FiftyOne's own classes: labels and confidences as in the predictions
+fiftyone      the samples by FiftyOne's own classes: labels and confidences as in the predictions;
+              --in-memory sets mongomock in the place of MongoDB, which FiftyOne downloads
 label studio  each task checked by Label Studio's own classes, accepted, written by its converter as
               JSON, JSON-MIN and CSV, and read back as labels
 """
@@ -15,6 +16,7 @@ label studio  each task checked by Label Studio's own classes, accepted, written
 import argparse
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("images", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything written")
+    parser.add_argument("--in-memory", action="store_true", help="FiftyOne without MongoDB")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     truth, given = changed_labels(asked.images)
@@ -151,14 +154,46 @@ def converted(config: str, tasks: Path, folder: Path) -> list[Path]:
 
 
 def with_fiftyone(asked: argparse.Namespace, run: Path) -> None:
-    """Read each sample by FiftyOne's own classes."""
+    """Read each sample by FiftyOne's own classes, and compare it with the predictions."""
+    if asked.in_memory:
+        without_mongodb()
     import fiftyone
 
     path = asked.work / "samples.json"
     path.unlink(missing_ok=True)
     export(run, fiftyone=path)
     dataset = fiftyone.Dataset.from_json(str(path))
-    print(f"fiftyone: {len(dataset)} samples, {dataset.count_values('prediction.label')}")
+    rows = pq.read_table(run / "predictions.parquet").to_pylist()
+    ours = {row["file_name"]: row for row in rows if row["status"] == "ok"}
+    root = asked.images.resolve()
+    same = 0
+    for sample in dataset:
+        row = ours.get(Path(sample.filepath).relative_to(root).as_posix())
+        if row is not None:
+            shown = (sample.prediction.label, sample.prediction.confidence)
+            same += shown == (row["label"], row["score"])
+    print(f"fiftyone: {len(dataset)} samples, {same} of {len(ours)} predictions as in the run")
+
+
+def without_mongodb() -> None:
+    """Keep FiftyOne's data in memory: mongomock takes the place of a MongoDB server."""
+    import mongomock
+    import pymongo
+
+    os.environ["FIFTYONE_DATABASE_URI"] = "mongodb://localhost:27017"  # never connected to
+    os.environ |= {"FIFTYONE_DATABASE_VALIDATION": "false", "FIFTYONE_DATABASE_ADMIN": "false"}
+    os.environ |= {"FIFTYONE_DISABLE_SERVICES": "1", "FIFTYONE_DO_NOT_TRACK": "true"}
+    store = mongomock.store.ServerStore()
+
+    class Client(mongomock.MongoClient):  # type: ignore[misc]
+        """A client of one store in memory, whatever it is asked to connect to."""
+
+        _closed = False
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__(_store=store)
+
+    pymongo.MongoClient = Client
 
 
 def fresh(folder: Path) -> Path:

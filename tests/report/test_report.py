@@ -707,6 +707,20 @@ def browser():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [420, 700, 1000])
+def test_options_of_commands_are_not_broken_and_text_is_copied_as_it_is(run, browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(write_report(run).as_uri())
+    options = page.locator(".command span")
+    assert options.count() > 5
+    assert options.evaluate_all("all => all.every(one => one.getClientRects().length === 1)")
+    commands = [step.command for step in summarise(run, thumbnails=False)["next"] if step.command]
+    shown = page.locator(".command")
+    assert shown.evaluate_all("all => all.map(one => one.textContent)") == commands
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
 def test_browser_runs_and_requests_nothing(tmp_path, browser):
     wrong = []
     opened = browser.new_page()
