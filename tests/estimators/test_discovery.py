@@ -14,6 +14,7 @@ from anyclass.estimators.discovery import (
     DiscoverySpace,
     average_neighbours,
     discover,
+    neighbours,
     refine,
     sample,
     with_guesses,
@@ -143,6 +144,28 @@ def test_with_guesses__takes_the_most_confident_of_classes_without_labels() -> N
     # 7 free images, 1 named class of K = 2 or 4: 7 / 1.5 or 7 / 3.5 candidates, 8 / 2 K at most
     assert with_guesses(labels, p, 2).tolist() == [0, -1, 1, -1, -1, 1, -1, -1]
     assert with_guesses(labels, p, 4).tolist() == [0, -1, -1, -1, -1, 1, -1, -1]
+
+
+def test_neighbours__without_labels_are_two_thirds_of_the_images_of_a_class() -> None:
+    found = [neighbours(torch.full((n,), -1), 10) for n in (5, 29, 30, 50, 150, 1000)]
+    assert found == [1, 1, 2, 3, 10, 10]
+    assert neighbours(torch.tensor([0, -1, -1]), 2) == 10
+
+
+def test_discover__classes_of_five_images_without_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty classes, mean of four draws."""
+
+    def found(seed: int) -> float:
+        draw = torch.Generator().manual_seed(seed)
+        truth = torch.arange(100) % 20
+        middle = torch.randn(20, 24, generator=draw)
+        x = normalize(middle[truth] + 0.7 * torch.randn(100, 24, generator=draw), dim=1)
+        return accuracy(truth, discover(x, torch.full((100,), -1), 20).labels)
+
+    few = sum(found(seed) for seed in range(4)) / 4
+    assert few > 0.9
+    monkeypatch.setattr(discovery, "neighbours", lambda *_: 10)
+    assert few > sum(found(seed) for seed in range(4)) / 4 + 0.02
 
 
 def test_discover__a_sample_stands_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:

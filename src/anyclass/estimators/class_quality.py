@@ -22,6 +22,7 @@ from torch.nn.functional import one_hot
 from anyclass.estimators.discovery import (
     DiscoverySpace,
     average_neighbours,
+    neighbours,
     refine,
 )
 from anyclass.estimators.kmeans import class_means, nearest_centre
@@ -122,7 +123,7 @@ def _resampled(
     """Class of each image by a clustering of a random share of the images."""
     n = min(MOST, max(k + 1, round(SHARE * len(u))), len(u))
     rows = torch.randperm(len(u), generator=seeded_rng(seed, b))[:n].sort().values
-    v = average_neighbours(u[rows])
+    v = average_neighbours(u[rows], neighbours(labels, k))
     of_rows = labels[rows]
     z = refine(v, of_rows, Hierarchy.fit(v, of_rows, k, seed).cut(k), k)
     used, z = z.unique(return_inverse=True)

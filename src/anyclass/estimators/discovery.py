@@ -5,13 +5,15 @@ analysis, and Ward's clustering (1963). No part is trained by gradient.
 
     u   = LDA whitening and PCA of x, and of h         `whitening.py`
     v   = u, averaged T times with its m neighbours    v_i <- unit( (v_i + mean_j w_ij v_j) / 2 )
+    m   = 10; without labels two thirds of the images per class, 10 at most
     z   = Ward's clustering of v, down to K            two labelled classes are never merged
     z   = semi-supervised k-means of v from there
     z^i = argmin_k |u_i - mu_k|^2, mu_k = mean of u    for new images: linear in u
 
 Averaging with neighbours moves an image towards its class, since most neighbours belong to the same
-class; it helps more than anything else does. Ward's merges replace the random restarts of k-means
-and yield the partitions for all K at once (`num_classes.py`).
+class; it helps more than anything else does, unless a class has fewer images than m. Ward's merges
+replace the random restarts of k-means and yield the partitions for all K at once
+(`num_classes.py`).
 
 Letters: N images, K classes, x (N, D) features, h (N, H) further features, u (N, R), M groups.
 """
@@ -37,7 +39,7 @@ COMPONENTS = 48
 SHARE = 0.5
 """beta, weight of x relative to h."""
 NEIGHBOURS = 10
-"""m."""
+"""Maximum of m."""
 AVERAGES = 3
 """T."""
 ROWS = 12000
@@ -132,7 +134,7 @@ def discover(
     space = DiscoverySpace.fit(x, anchors, extra)
     u = space.transform(x, extra)
     rows = sample(anchors, max(ROWS, GROUPS_PER_CLASS * k), seed)
-    v = average_neighbours(u[rows])
+    v = average_neighbours(u[rows], neighbours(labels[rows], k))
     start = Hierarchy.fit(v, anchors[rows], k, seed).cut(k)
     z = refine(v, labels[rows], start, k)
     mu = class_means(u[rows], z, k)
@@ -185,6 +187,13 @@ def sample(labels: Int[Tensor, " N"], most: int, seed: int) -> Int[Tensor, " n"]
         first[(of == c).nonzero()[0]] = True
     chosen = torch.cat([order[first], order[~first]])[:most]
     return chosen.sort().values
+
+
+def neighbours(labels: Int[Tensor, " n"], k: int) -> int:
+    """m for images of K classes: fewer where a class has few images and none has a label."""
+    if bool((labels >= 0).any()):
+        return NEIGHBOURS
+    return max(1, min(NEIGHBOURS, 2 * len(labels) // (3 * k)))
 
 
 def average_neighbours(
