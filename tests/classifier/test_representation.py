@@ -13,8 +13,8 @@ from anyclass.classifier.settings import Space
 from anyclass.data import ImageDataset, open_image
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, cached_part
-from anyclass.features.extract import stream
 from anyclass.features.store import FeatureStore
+from anyclass.features.stream import stream
 
 Tiny = Callable[..., str]
 SPACES: tuple[Space, ...] = ("projected", "pooled", "both")

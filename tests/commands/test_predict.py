@@ -26,7 +26,7 @@ from anyclass.commands.fit import fit
 from anyclass.commands.predict import check_out, load_classifier, predict
 from anyclass.data import ImageDataset, Rejection
 from anyclass.errors import AnyclassError, ModelError, RequestError, StorageError
-from anyclass.features import extract
+from anyclass.features import stream
 from anyclass.features.text import PLAIN, class_features
 from anyclass.files import csv_text
 from anyclass.run.columns import PREDICTION
@@ -168,14 +168,14 @@ def test_write_table__asks_for_rows_as_it_writes(
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batches of three images; remembers how many were computed."""
     computed = []
-    real = extract._run_halving
+    real = stream.run_halving
 
     def run_halving(run: Any, x: Any) -> Any:
         computed.append(len(x))
         return real(run, x)
 
-    monkeypatch.setattr(extract, "BATCH", 3)
-    monkeypatch.setattr(extract, "_run_halving", run_halving)
+    monkeypatch.setattr(stream, "BATCH", 3)
+    monkeypatch.setattr(stream, "run_halving", run_halving)
     return computed
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import anyclass.features.cache
 import anyclass.features.extract
 import anyclass.features.store
+import anyclass.features.stream
 from anyclass.backbone import Backbone, Part
 from anyclass.backbone.engine import Engine
 from anyclass.data import (
@@ -30,13 +31,9 @@ from anyclass.data import (
 )
 from anyclass.errors import AnyclassError
 from anyclass.features.cache import Embedding, Features
-from anyclass.features.extract import (
-    current_features,
-    image_features,
-    map_views,
-    stream,
-)
+from anyclass.features.extract import image_features, map_views
 from anyclass.features.store import FeatureStore
+from anyclass.features.stream import current_features, stream
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch, Batches, TrainingBatches
 
@@ -109,6 +106,7 @@ def expected(clip: Backbone, root: Path, part: Part, names: list[str]) -> Tensor
 
 def sizes(monkeypatch: pytest.MonkeyPatch, batch: int, shard: int) -> None:
     monkeypatch.setattr(anyclass.features.extract, "BATCH", batch)
+    monkeypatch.setattr(anyclass.features.stream, "BATCH", batch)
     monkeypatch.setattr(anyclass.features.extract, "SHARD", shard)
     monkeypatch.setattr(anyclass.features.cache, "SHARD", shard)
     monkeypatch.setattr("anyclass.files.pace.SHARE", float("inf"))  # each batch is kept

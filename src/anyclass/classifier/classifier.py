@@ -26,7 +26,7 @@ from anyclass.data.feature_tables import FeatureTable, read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import ImageError, RequestError
 from anyclass.estimators.open_world_model import OpenWorldModel
-from anyclass.features.extract import Loading
+from anyclass.features.stream import Loading
 from anyclass.features.text import PLAIN
 
 

@@ -14,9 +14,10 @@ from anyclass.data import ImageDataset, Rejection
 from anyclass.data.feature_tables import FeatureTable
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, cached_part
-from anyclass.features.extract import Loading, stack_features
+from anyclass.features.extract import stack_features
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.store import FeatureStore
+from anyclass.features.stream import Loading
 from anyclass.log import Log
 
 

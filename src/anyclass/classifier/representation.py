@@ -26,14 +26,8 @@ from anyclass.backbone import Backbone, Part
 from anyclass.classifier.settings import Space
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.cache import Features, cached_part
-from anyclass.features.extract import (
-    Loading,
-    image_features,
-    map_rows,
-    raise_if_rejected,
-    stack_features,
-    stream,
-)
+from anyclass.features.extract import image_features, map_rows, stack_features
+from anyclass.features.stream import Loading, raise_if_rejected, stream
 
 
 @dataclass(frozen=True)

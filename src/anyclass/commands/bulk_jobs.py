@@ -22,7 +22,7 @@ from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest
 from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.domains import domain as domain_of
-from anyclass.features.extract import Loading, stream
+from anyclass.features.stream import Loading, stream
 from anyclass.run.columns import PREDICTION, REJECTED
 from anyclass.run.tables import Row, prediction_rows, rejected_row
 

@@ -1,7 +1,6 @@
-"""Trunk outputs and features of images, from the frozen model or during training."""
+"""Trunk outputs of images, read from the cache or computed into it, and features from them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone, Part
-from anyclass.backbone.engine import Engine, engine
+from anyclass.backbone.engine import Engine
 from anyclass.data import (
     Augmentation,
     AugmentedViews,
@@ -22,22 +21,13 @@ from anyclass.data import (
     content_hashes,
     load_batches,
 )
-from anyclass.errors import AnyclassError, out_of_memory
+from anyclass.errors import out_of_memory
 from anyclass.features.cache import SHARD, Embedding, FeatureCache, Features
 from anyclass.files import Pace
 from anyclass.log import Log
 
 BATCH = 64
 """Batch size of the trunk; halved when memory runs out."""
-
-
-class Loading(NamedTuple):
-    """What several calls of `stream` share."""
-
-    workers: int | None = None
-    """Workers that read ahead; None: as `load_batches` does by default."""
-    trunk: Engine | None = None
-    """Engine of the trunk; None: each call creates one."""
 
 
 class ExtractionState(NamedTuple):
@@ -196,13 +186,13 @@ def _forward(trunk: Engine, pixels: Tensor) -> Tensor:
     def run(x: Tensor) -> Tensor:
         return trunk.run(x).cpu()
 
-    hidden = torch.cat([_run_halving(run, x) for x in pixels.flatten(0, 1).split(BATCH)])
+    hidden = torch.cat([run_halving(run, x) for x in pixels.flatten(0, 1).split(BATCH)])
     hidden = hidden.half() if hidden.ndim > 2 else hidden
     rows: Tensor = hidden.unflatten(0, pixels.shape[:2])
     return rows
 
 
-def _run_halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def run_halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Compute `run(x)`; split the batch in halves while memory runs out."""
     try:
         return run(x)
@@ -210,92 +200,18 @@ def _run_halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not out_of_memory(error) or len(x) == 1:
             raise
     middle = len(x) // 2
-    return torch.cat([_run_halving(run, x[:middle]), _run_halving(run, x[middle:])])
-
-
-@torch.no_grad()
-def stream(
-    clip: Backbone,
-    dataset: ImageDataset,
-    part: Part,
-    rows: Callable[[Tensor], Tensor] | None = None,
-    loading: Loading = Loading(),
-) -> Iterator[tuple[list[int], Float[Tensor, "b E"], list[Rejection]]]:
-    """Features of images in order, in bounded memory and without the cache.
-
-    Args:
-        clip: the model.
-        dataset: the images.
-        part: trained part of the model, or "head".
-        rows: function from trunk outputs to features; None: unit features of the model.
-        loading: workers, and the engine if there is one.
-
-    Yields indices of readable images, their features, and rejections.
-    """
-    trunk = loading.trunk or engine(clip, part)
-    head = rows or partial(clip.tail, part=part)
-
-    def features(pixels: Tensor) -> Tensor:
-        return head(trunk.run(pixels)).cpu()
-
-    transform = TestTransform(clip.preprocessing)
-    for batch, bad in load_batches(dataset, transform, BATCH, loading.workers):
-        found = torch.empty(0, 0)
-        if batch.indices:
-            found = _run_halving(features, batch.pixels[:, 0])
-        yield batch.indices, found, bad
+    return torch.cat([run_halving(run, x[:middle]), run_halving(run, x[middle:])])
 
 
 def tower_features(features: Features) -> Float[Tensor, "N H"]:
-    """Backbone features of the first view of all N images, before the projection."""
-    return map_rows(_pooled, torch.device("cpu"), features)
+    """Backbone features of the first view of all N images: a feature map becomes its mean."""
+
+    def pooled(hidden: Tensor) -> Tensor:
+        return hidden.flatten(2).mean(2) if hidden.ndim > 2 else hidden
+
+    return map_rows(pooled, torch.device("cpu"), features)
 
 
-def stack_features(x: Float[Tensor, "n E"], hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n R"]:
+def stack_features(x: Float[Tensor, "n E"], h: Float[Tensor, "n H"]) -> Float[Tensor, "n R"]:
     """Rows [x | h | 1] of features x, backbone features h and a one for the bias: R = E + H + 1."""
-    return torch.cat([x, _pooled(hidden).to(x), torch.ones_like(x[:, :1])], dim=1)
-
-
-def _pooled(hidden: Float[Tensor, "n ..."]) -> Float[Tensor, "n H"]:
-    """Mean of a feature map (n, H, h, w); pooled features stay as they are."""
-    return hidden.flatten(2).mean(2) if hidden.ndim > 2 else hidden
-
-
-def current_features(
-    clip: Backbone,
-    dataset: ImageDataset,
-    part: Part,
-    cached: Features,
-    index: Int[Tensor, " n"] | None = None,
-) -> Float[Tensor, "n D"]:
-    """Unit features of the test views from a model during training.
-
-    Args:
-        clip: the model in its current state.
-        dataset: the N images, all readable.
-        part: trained part of the model.
-        cached: trunk outputs of the test views; not used if the whole model is trained.
-        index: rows to compute; None: all.
-
-    Raises:
-        AnyclassError: an image is no longer readable.
-    """
-    if part != "all":
-        return image_features(clip, cached, part, index)
-    selected = dataset if index is None else dataset[index.numpy()]
-    rows = []
-    for _, features, bad in stream(clip, selected, part):
-        raise_if_rejected(bad)
-        rows.append(features)
-    return torch.cat(rows)
-
-
-def raise_if_rejected(bad: Sequence[Rejection]) -> None:
-    """Stop the training if an image is no longer readable.
-
-    Raises:
-        AnyclassError: there is a rejection.
-    """
-    if bad:
-        reason = f"{bad[0].reason} {bad[0].detail}".strip()
-        raise AnyclassError(f"{bad[0].file_name} changed during the training: {reason}")
+    return torch.cat([x, h.to(x), torch.ones_like(x[:, :1])], dim=1)

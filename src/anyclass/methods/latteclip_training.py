@@ -19,8 +19,8 @@ from anyclass.captioning.captions import NONE, Answers, Text
 from anyclass.distributed.gradients import divided
 from anyclass.distributed.processes import broadcast
 from anyclass.features.cache import Embedding, cached_part
-from anyclass.features.extract import current_features
 from anyclass.features.store import FeatureStore
+from anyclass.features.stream import current_features
 from anyclass.log import Log
 from anyclass.methods.latteclip_equations import (
     margin_weights,

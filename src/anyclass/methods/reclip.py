@@ -36,9 +36,9 @@ from anyclass.classifier.representation import Representation, concat_towers
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features, cached_part
-from anyclass.features.extract import current_features
 from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.store import FeatureStore
+from anyclass.features.stream import current_features
 from anyclass.features.text import (
     PLAIN,
     FilledTemplates,

@@ -12,7 +12,8 @@ from anyclass.backbone import Backbone
 from anyclass.data import Augmentation, ImageDataset, load_batches
 from anyclass.distributed.gradients import gather, own_part
 from anyclass.features.cache import Features
-from anyclass.features.extract import make_transform, raise_if_rejected
+from anyclass.features.extract import make_transform
+from anyclass.features.stream import raise_if_rejected
 from anyclass.rng import seeded_rng
 
 

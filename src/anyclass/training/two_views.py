@@ -20,8 +20,9 @@ from anyclass.data import CropAndFlip, ImageDataset, load_batches
 from anyclass.distributed.gradients import own_part
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features
-from anyclass.features.extract import make_transform, raise_if_rejected
+from anyclass.features.extract import make_transform
 from anyclass.features.store import FeatureStore
+from anyclass.features.stream import raise_if_rejected
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
