@@ -18,7 +18,7 @@ baseline.
     7  a third each labelled, named, unknown     harmonic mean of the three parts
     8  expected calibration error                of those above that are measured as well
     9  half of the classes left out at fit       AUROC of the score "none of the classes"
-    10 seconds and memory                        `open_world_speed.py`
+    10 seconds and memory                        of fits in fresh processes (open_world_speed.py)
 
 In 4 to 6, "all" matches predicted to true classes one to one over all test images. In 7, labelled
 and named classes keep their identity, and clusters are matched to unknown classes. In 3 and 7 the
@@ -40,6 +40,7 @@ from discovery_baselines import CLUSTERING, COUNTING, NAMED_AND_UNKNOWN, OUTLIER
 from feature_baselines import FEW_SHOT, HALF, NAMES_ONLY, Method
 from feature_sets import FeatureSet, Task
 from open_world_metrics import accuracy, auroc, clusters, counted, parts
+from open_world_speed import speed_table
 from result_tables import Metrics, Results, table
 from ship_companions import SHIP
 
@@ -54,6 +55,9 @@ WITHOUT = f"{OURS}, without nouns"
 
 CALIBRATION = 8
 """Number of the summary of calibration."""
+
+SPEED = 10
+"""Number of the table of seconds and memory, which needs no feature files."""
 
 IMAGENET = ("random100", "dogs", "imagenet1000")
 STARTER = ("clothing", "grocery", "cifar10")
@@ -389,7 +393,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="feature files")
     parser.add_argument("--starter", type=Path, help="one more folder of feature files")
-    parser.add_argument("--only", type=int, nargs="+", default=[*SITUATIONS, CALIBRATION])
+    parser.add_argument("--only", type=int, nargs="+", default=[*SITUATIONS, CALIBRATION, SPEED])
     parser.add_argument(
         "--sets", nargs="+", help="only these sets, or sets of your own: NAME for NAME.npz"
     )
@@ -406,7 +410,7 @@ def main() -> None:
     tables = []
     rows: dict[int, list[Row]] = {}
     for number in asked.only:
-        if number == CALIBRATION:
+        if number in (CALIBRATION, SPEED):
             continue
         rows[number] = measure(number, asked, known, fresh)
         tables.append(report(number, rows[number], fresh))
@@ -414,6 +418,9 @@ def main() -> None:
     if CALIBRATION in asked.only:
         tables.append(calibration_report(rows, fresh))
     print("\n\n".join(tables))
+    if SPEED in asked.only:
+        print(f"\n## {SPEED}. Seconds and memory\n")
+        speed_table()
 
 
 if __name__ == "__main__":

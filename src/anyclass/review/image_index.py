@@ -219,21 +219,24 @@ class ImageIndex:
         row = np.array(rows, np.int64)[found.ok]
         saved = self._saved(predictor.classifier, len(rows))
         features = []
-        best = []
+        top = []
+        probability = []
         done = 0
         for block in feature_rows(representation, store, self._log):
             if saved is None:
                 p = predictor.classifier.probabilities(block).cpu()
             else:
                 p = saved[found.ok][done : done + len(block)]
+            best = p.topk(min(TOP, p.shape[1]))
             features.append(predictor.comparable(block))
-            best.append(p.topk(min(TOP, p.shape[1])))
+            top.append(best.indices.numpy())
+            probability.append(best.values.numpy())
             done += len(block)
         return Ready(
             row,
             np.concatenate(features),
-            torch.cat([some.indices for some in best]).numpy(),
-            torch.cat([some.values for some in best]).numpy(),
+            np.concatenate(top),
+            np.concatenate(probability),
             {int(i): at for at, i in enumerate(row)},
         )
 
