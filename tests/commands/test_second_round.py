@@ -407,6 +407,7 @@ PROBE = """if True:
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif("ANYCLASS_DATA" not in os.environ, reason="needs $ANYCLASS_DATA/clothing")
+@pytest.mark.timeout(900)
 def test_second_round__of_400_photographs(tmp_path: Path) -> None:
     """The starter from names alone, then with 150 of 400 rows corrected or confirmed."""
     source = Path(os.environ["ANYCLASS_DATA"]) / "clothing" / "train"
