@@ -39,14 +39,15 @@ def measure(
     words = sorted({word for some in kinds.values() for word in some})
     classes = Classes.of(draw.sample(words, CLASSES))
     model = open_clip.create_model(name).to(device)
-    clip = Backbone.of(model, open_clip.get_tokenizer(name), name)
+    tokenizer = open_clip.get_tokenizer(name)
+    clip = Backbone.of(model, tokenizer, name)
     with torch.no_grad():
         t = class_features(clip, classes.prompts, [PLAIN])
     maker = Generator(Vae(), clip, classes, t, seed=0)
     pixels = torch.randn(b, 3, 224, 224, device=device)
     x = normalize(torch.randn(b, t.shape[1], device=device), dim=-1)
     c = torch.tensor([draw.randrange(CLASSES) for _ in range(b)])
-    ids = clip._tokenizer([f"X X X X {classes.prompts[i]}." for i in c.tolist()]).to(device)
+    ids = tokenizer([f"X X X X {classes.prompts[i]}." for i in c.tolist()]).to(device)
     full = Words(ids, model.token_embedding(ids).detach())
     first = maker.learner.place
     after = first + maker.learner.length

@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def step(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[], None]:
+def step(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Callable[[], None]:
     """A training step: forward, backward and SGD."""
     sgd = torch.optim.SGD(parameters, 0.001, 0.9)
 

@@ -76,7 +76,7 @@ def with_cleanlab(
     from cleanlab.filter import find_label_issues
 
     folder = fresh(asked.work / "arrays")
-    export(run, cleanlab=folder, images=asked.images, labels=labels)
+    export(run, cleanlab=folder, images=asked.images, labels=str(labels))
     p = np.load(folder / "pred_probs.npy")
     y = np.load(folder / "labels.npy")
     trained = np.load(folder / "trained_on.npy")

@@ -136,11 +136,18 @@ def screenshot(
 
 
 def trimmed(image: Any) -> Any:
-    """The image without the empty page around what it shows, but for a margin."""
+    """The image without the empty page around what it shows, but for a margin.
+
+    Raises:
+        ValueError: it shows nothing.
+    """
     from PIL import Image, ImageChops
 
     page = Image.new("RGB", image.size, image.getpixel((0, 0)))
-    left, top, right, bottom = ImageChops.difference(image, page).getbbox()
+    shown = ImageChops.difference(image, page).getbbox()
+    if shown is None:
+        raise ValueError("the screenshot is an empty page: open the report in chromium to see why")
+    left, top, right, bottom = shown
     width, height = image.size
     return image.crop(
         (
@@ -199,7 +206,7 @@ def flag_table(captioner: str) -> str:
 def _rows(captioner: str) -> Iterator[str]:
     from anyclass.captioning import CAPTIONERS
 
-    for field, about in CAPTIONERS[captioner].__pydantic_fields__.items():
+    for field, about in vars(CAPTIONERS[captioner])["__pydantic_fields__"].items():
         if field == "kind":
             continue
         flag = "--allow-remote" if field == "allow_remote" else f"--captioner.{field}"
