@@ -45,7 +45,7 @@ def test_card__what_is_confused(run: Path, tmp_path: Path) -> None:
     assert said[2:5] == ["| wren | 2 | 0 | 0 | 0 |", "| apple | 1 | 0 | 0 | 0 |"] + [
         "| boat | 0 | 3 | 0 | 1 |"
     ]
-    many: list[Any] = [[0] * 30 for _ in range(30)]
+    many: list[Any] = [[1] * 30 for _ in range(30)]
     many[0][1] = 7
     other = make_run(tmp_path / "many", confusion=many)
     assert "| wren | apple | 7 |" in card(of_model(other, "starter")).split("mistakes\n\n")[1]

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from anyclass.errors import AnyclassError, RequestError
+from anyclass.report.confusions import MATRIX, confusion_table
 from anyclass.report.html import (
     minutes_and_seconds,
     number,
@@ -301,6 +302,19 @@ def test_gallery_spreads_over_many_images(tmp_path, run):
     assert len(summary["unsure"]) == 24
     assert summary["moves"]["count"] == 0
     assert "No image has a class different from zero-shot." in Page(to_html(summary)).words
+
+
+def test_classes_without_a_label_leave_the_confusion_matrix():
+    size = MATRIX + 2
+    matrix = np.zeros((size, size), int)
+    matrix[0, 0], matrix[0, 3], matrix[2, 2] = 5, 1, 4
+    names = [f"class {i}" for i in range(size)]
+    found = confusion_table(names, {"confusion": matrix.tolist()})
+    assert [name for name, _ in found["rows"]] == ["class 0", "class 2", "class 3"]
+    assert found["rows"][0][1] == [(5, 5 / 6), (0, 0), (1, 1 / 6)]
+    assert (found["unused"], found["mistakes"]) == (size - 3, [("class 0", "class 3", 1)])
+    full = confusion_table(names, {"confusion": np.ones((size, size), int).tolist()})
+    assert (full["rows"], full["unused"]) == ([], 0)
 
 
 def test_scores_confusions_curves_and_rejections(run):

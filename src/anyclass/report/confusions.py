@@ -30,6 +30,9 @@ MISTAKES = 12
 def confusion_table(names: Sequence[str], metrics: Json) -> Json:
     """Confusion matrix as rows (true class, [(count, share), ...]), if small, and mistakes.
 
+    Classes that occur neither as the true nor as the predicted one, as discovered ones do among
+    labels, have no row and no column; `unused` is their number.
+
     Args:
         names: the classes.
         metrics: has `confusion`, or `confusion_counts` of many classes; both None without labels.
@@ -40,8 +43,11 @@ def confusion_table(names: Sequence[str], metrics: Json) -> Json:
     names = [*names, *(f"unknown {i + 1}" for i in range(last + 1 - len(names)))]
     wrong = np.flatnonzero((true != predicted) & (count > 0))
     most = wrong[np.argsort(-count[wrong], kind="stable")[:MISTAKES]]
+    used = np.flatnonzero(matrix.any(axis=0) | matrix.any(axis=1)).tolist()
+    rows = _rows([names[c] for c in used], matrix[np.ix_(used, used)])
     return {
-        "rows": _rows(names, matrix) if len(matrix) <= MATRIX else [],
+        "rows": rows if len(used) <= MATRIX else [],
+        "unused": len(matrix) - len(used),
         "mistakes": [(names[true[i]], names[predicted[i]], int(count[i])) for i in most],
         "total": int(count[wrong].sum()),
     }
@@ -63,7 +69,7 @@ def _rows(names: Sequence[str], matrix: Int[np.ndarray, "C C"]) -> list[Any]:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     return [
         (name, list(zip(row.tolist(), share.tolist(), strict=True)))
-        for name, row, share in zip(names, matrix, shares, strict=False)
+        for name, row, share in zip(names, matrix, shares, strict=True)
     ]
 
 
