@@ -32,6 +32,7 @@ from PIL import Image
 from side_by_side import multiplied_per_second, seconds
 
 from anyclass.backbone import Backbone
+from anyclass.backbone.engine import engine
 from anyclass.data import ImageDataset
 from anyclass.features.cache import Embedding
 from anyclass.features.extract import BATCH, image_features
@@ -195,8 +196,11 @@ def measure(model: str, count: int = 256, repeat: int = 3) -> list[dict[str, Any
                 "peak_mib": peak_mib(model, name),
             }
         )
-    arithmetic = multiplied_per_second() / flops_of(clip)
+    name = engine(clip, "head").name
+    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    arithmetic = multiplied_per_second(dtype) / flops_of(clip)
     bounds = {
+        "engine": name,
         "from_cache_per_second": round(again),
         "least_cosine": round(float(cosine), 6),
         "bound_decoding_per_second": round(decoding, 1),

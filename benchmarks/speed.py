@@ -48,6 +48,7 @@ OF_STEPS = {
 TABLES = {
     "embed": {
         "what": "",
+        "engine": "engine",
         "images_per_second": "images per second",
         "times_faster": "anyclass is so many times faster",
         "spread": "least to most",
