@@ -10,6 +10,7 @@ quarter of the labelled images.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from anyclass.methods.coop import CoOp
 from anyclass.methods.few_shot import CROPS, FewShot
 from anyclass.methods.gda import Gda
 from anyclass.methods.open_world import OpenWorld
-from anyclass.methods.ship import Ship
+from anyclass.methods.ship import Ship, Then
 from anyclass.methods.ship_vae import Vae
 from anyclass.methods.tip_adapter import TipAdapter
 from anyclass.methods.zero_shot import ZeroShot
@@ -59,13 +60,11 @@ def views_of(dataset: str, shots: FewShot) -> FewShot:
     return replace(shots, augmentation=IMAGENET_CROPS) if dataset == "imagenet" else shots
 
 
-def companion(name: str, dataset: str, shots: FewShot, val: bool) -> Any:
+def companion(name: str, dataset: str, shots: FewShot, val: bool) -> Then:
     """A few-shot method with the settings of a set; `val`: whether it has a validation split."""
     template = COOP_SETS[dataset].template if dataset in COOP_SETS else PLAIN
     if name == "coop":
         return coop(dataset, shots)
-    if name == "cocoop":
-        return CoCoOp(data=shots)
     if name == "clip-adapter":
         return ClipAdapter(data=shots, template=template)
     search = 0.0 if val else HELD_OUT
@@ -84,8 +83,10 @@ def method(row: str, dataset: str, shots: FewShot, val: bool = False) -> Method:
         return ZeroShot(template=template)
     if row == "open-world":
         return OpenWorld(template=template, shots=shots.shots)
-    name = row.split(" + ")[0]
-    then = companion(name, dataset, views_of(dataset, shots), val)
+    views = views_of(dataset, shots)
+    if row == "cocoop":
+        return CoCoOp(data=views)
+    then = companion(row.split(" + ")[0], dataset, views, val)
     if not row.endswith("+ ship"):
         return then
     return Ship(then=then, template=template, generator=generator(dataset))
@@ -104,6 +105,13 @@ def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, An
     return found
 
 
+def scored_row(
+    clip: Backbone, split: Splits, dataset: str, shots: FewShot, row: str, seed: int
+) -> dict[str, Any]:
+    """Scores of a row of the table."""
+    return score(clip, method(row, dataset, shots, len(split.val) > 0), split, seed)
+
+
 def main() -> None:
     """Run what is missing."""
     parser = arguments(__doc__ or "", METHODS, "ViT-B-16-quickgelu/openai")
@@ -118,9 +126,7 @@ def main() -> None:
             asked,
             "base_to_new",
             name,
-            lambda row, seed, name=name, split=split: score(
-                clip, method(row, name, shots, len(split.val) > 0), split, seed
-            ),
+            partial(scored_row, clip, split, name, shots),
         )
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from anyclass.backbone import Backbone
 from anyclass.data import Classes
-from anyclass.log import silent
+from anyclass.log import Log, silent
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.few_shot import FewShotMethod, FewShotTask
 from anyclass.methods.gda import Gda
@@ -69,9 +69,11 @@ class TextTable(Backbone):
         """Scale of the logits."""
         return self._scale
 
-    def texts(self, prompts: Sequence[str], **_: Any) -> Float[Tensor, "n D"]:
-        """Text features of numbers."""
-        return self._rows[[int(prompt) for prompt in prompts]]
+    def texts(
+        self, texts: Sequence[str], batch_size: int = 1, log: Log = silent
+    ) -> Float[Tensor, "n D"]:
+        """Text features of numbers, all at once."""
+        return self._rows[[int(text) for text in texts]]
 
     def synthetic(self) -> Float[Tensor, "1 D"]:
         """A row, to see how wide it is."""

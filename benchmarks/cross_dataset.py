@@ -10,6 +10,7 @@ images of `paper_sets.py`. `--source` names another source, to try it without Im
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def main() -> None:
                 once(
                     Run(row, dataset, asked.model, seed),
                     asked.out / "cross_dataset",
-                    lambda how=how, split=split, seed=seed: score(clip, how, split, seed),
+                    partial(score, clip, how, split, seed),
                 )
 
 

@@ -8,6 +8,7 @@ weight of the entropy term by set. `get.py` has the ablations on the starter.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def method(row: str, dataset: str, views: int) -> Method:
         return Gcd()
     if row == "open-world":
         return OpenWorld()
-    how: Any = SimGcd() if row == "simgcd" else Get()
+    how: SimGcd | Get = SimGcd() if row == "simgcd" else Get()
     weight = ENTROPY_WEIGHT.get(dataset, how.objective.entropy_weight)
     tuning = replace(how.tuning, views=views)
     return replace(how, tuning=tuning, objective=replace(how.objective, entropy_weight=weight))
@@ -61,6 +62,13 @@ def score(clip: Backbone, how: Method, some: Discovery, seed: int) -> dict[str, 
     return figures | {"images": len(some.dataset), "labelled": int((~hidden).sum())}
 
 
+def scored_row(
+    clip: Backbone, some: Discovery, dataset: str, views: int, row: str, seed: int
+) -> dict[str, Any]:
+    """Scores of a row of the table."""
+    return score(clip, method(row, dataset, views), some, seed)
+
+
 def main() -> None:
     """Run what is missing."""
     parser = arguments(__doc__ or "", METHODS, "ViT-B-16-quickgelu/openai")
@@ -74,9 +82,7 @@ def main() -> None:
             asked,
             "discovery",
             name,
-            lambda row, seed, name=name, some=some: score(
-                clip, method(row, name, asked.views), some, seed
-            ),
+            partial(scored_row, clip, some, name, asked.views),
         )
 
 

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def measure(model: str, count: int = 256, repeat: int = 3) -> list[dict[str, Any
         for _ in range(repeat):
             for name, way in ways.items():
                 forget()
-                rates[name].append(count / seconds(lambda way=way: way(dataset)))
+                rates[name].append(count / seconds(partial(way, dataset)))
         ways[HERE](dataset)
         again = count / seconds(lambda: ways[HERE](dataset))
         decoding = decoded_per_second(clip, dataset[:SAMPLE])
@@ -219,7 +220,7 @@ def flops_of(clip: Backbone) -> int:
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         clip.model.encode_image(torch.zeros(1, 3, *clip.preprocessing.size))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def peak_mib(model: str, way: str, count: int = 2 * BATCH) -> int | None:

@@ -26,7 +26,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from latteclip import SETS, silent
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
@@ -167,8 +169,9 @@ def scores(clip: Backbone, fitted: Classifier, some: Task) -> dict[str, Any]:
         "transductive": clustering(some.truth[hidden], on_train, known),
         "inductive": clustering(some.test.labels, on_test, known),
     }
-    if fitted.record.pseudo_text is not None:
-        found |= by_text(fitted, some)
+    texts = fitted.record.pseudo_text
+    if texts is not None:
+        found |= by_text(fitted, texts, some)
     rows = {}
     for name, shares in found.items():
         if shares:
@@ -185,12 +188,12 @@ def predictions(clip: Backbone, fitted: Classifier, dataset: ImageDataset) -> An
     return predict_all(FeatureStore(clip, dataset), fitted, silent).log_adapted.argmax(1)
 
 
-def by_text(fitted: Classifier, some: Task) -> dict[str, Any]:
+def by_text(fitted: Classifier, texts: Float[Tensor, "N D"], some: Task) -> dict[str, Any]:
     """Scores of GET's pseudo-texts: its text branch, both branches, and clusters of the texts."""
     hidden = some.dataset.labels < 0
     known = range(some.known)
     record = fitted.record
-    x = normalize(record.pseudo_text.cpu(), dim=-1)
+    x = normalize(texts.cpu(), dim=-1)
     clusters = semi_supervised_kmeans(x, torch.tensor(some.dataset.labels), len(fitted.classes))
     guesses = {
         "text branch": np.array(record.predictions["predicted_by_text"]),

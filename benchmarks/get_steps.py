@@ -65,14 +65,18 @@ def measure(
     def stage_2(visual: Callable[[], Tensor], text: Callable[[], Tensor]) -> Tensor:
         v = visual()
         t = net.ln_t(text())
-        branches = [branch_loss(*net.head(f), labels, 0.07, how.objective) for f in (v, t)]
-        terms = [term for branch in branches for term in branch.values()]
-        both = consistency(*(anchor_log_probs(f, labels, how.cico_temperature) for f in (v, t)))
-        return torch.stack([*terms, both]).sum()
+        terms: list[Tensor] = []
+        for f in (v, t):
+            h, cosines = net.head(f)
+            terms += branch_loss(h, cosines, labels, 0.07, how.objective).values()
+        log_v = anchor_log_probs(v, labels, how.cico_temperature)
+        log_t = anchor_log_probs(t, labels, how.cico_temperature)
+        return torch.stack([*terms, consistency(log_v, log_t)]).sum()
 
     @torch.no_grad()
     def frozen() -> Tensor:
-        return synthesizer(clip.projected(x, "all"))
+        texts: Tensor = synthesizer(clip.projected(x, "all"))
+        return texts
 
     @torch.no_grad()
     def trunk() -> Tensor:

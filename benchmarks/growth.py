@@ -160,7 +160,8 @@ def branched(classes: int, batch: int = 128) -> Callable[[], object]:
     labels = torch.where(torch.arange(batch) % 2 == 0, torch.arange(batch) % 7, -1).repeat(2)
 
     def run() -> object:
-        terms = branch_loss(*net.head(v), labels, 0.07, how.objective)
+        h, cosines = net.head(v)
+        terms = branch_loss(h, cosines, labels, 0.07, how.objective)
         total = torch.stack(list(terms.values())).sum()
         return torch.autograd.grad(total, list(net.head.parameters()))
 

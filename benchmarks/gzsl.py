@@ -7,6 +7,8 @@ features without augmentation. U, S and H: mean accuracy per class on test image
 seen classes, all classes competing. Splits of Xian et al. by `paper_sets.xian_set`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from base_to_new import METHODS, method
@@ -52,11 +54,19 @@ def score(clip: Backbone, how: Method, split: Splits, seed: int) -> dict[str, An
     return result
 
 
-def halved(split: Splits) -> Splits:
+def halved(read: Callable[[], Splits]) -> Splits:
     """A set without such splits: the second half of the classes is unseen."""
+    split = read()
     first = (len(split.train.classes) + 1) // 2
     unseen = split.test.labels >= first
     return Splits(split.train[split.train.labels < first], split.test[~unseen], split.test[unseen])
+
+
+def scored_row(
+    clip: Backbone, split: Splits, dataset: str, shots: FewShot, row: str, seed: int
+) -> dict[str, Any]:
+    """Scores of a row of the table."""
+    return score(clip, method(row, dataset, shots), split, seed)
 
 
 def main() -> None:
@@ -64,14 +74,14 @@ def main() -> None:
     parser = arguments(__doc__ or "", METHODS, "ViT-B-16-quickgelu/openai")
     asked = parser.parse_args()
     clip = backbone(asked)
-    there: dict[str, Any] = {
-        name: lambda name=name: xian_set(asked.data, name)
+    there: dict[str, Callable[[], Splits]] = {
+        name: partial(xian_set, asked.data, name)
         for name in XIAN_IMAGES
         if (asked.data / "xlsa17" / "data" / name).is_dir()
     }
     if asked.suite == "open":
         more = available(asked.data, "open")
-        there |= {name: lambda read=read: halved(read()) for name, read in more.items()}
+        there |= {name: partial(halved, read) for name, read in more.items()}
     shots = PlainViews(views=1)
     for name, read in chosen(asked.sets, there).items():
         split = read()
@@ -79,9 +89,7 @@ def main() -> None:
             asked,
             "gzsl",
             name,
-            lambda row, seed, name=name, split=split: score(
-                clip, method(row, name, shots), split, seed
-            ),
+            partial(scored_row, clip, split, name, shots),
         )
 
 

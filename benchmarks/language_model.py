@@ -24,7 +24,8 @@ def accuracy(captioner: Captioner, clip: Backbone, test: ImageDataset) -> float:
     features = FeatureStore(clip, test).image_features("head", silent)
     answers = captioner.describe(requests, CaptionContext(test, clip, features.cpu()), silent)
     found = [category(answer or "", names) for answer in answers]
-    right = [c == label for c, label in zip(found, test.labels.tolist(), strict=True)]
+    labels: list[int] = test.labels.tolist()
+    right = [c == label for c, label in zip(found, labels, strict=True)]
     return sum(right) / len(right)
 
 

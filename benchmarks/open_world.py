@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import feature_sets as sets
 import numpy as np
@@ -43,6 +43,9 @@ from open_world_metrics import accuracy, auroc, clusters, counted, parts
 from open_world_speed import speed_table
 from result_tables import Metrics, Results, table
 from ship_companions import SHIP
+
+Count = int | Literal["auto"]
+"""Number of unknown classes, or that it is to be estimated."""
 
 OURS = "open-world"
 """Column of the estimator."""
@@ -96,7 +99,11 @@ class Situation:
 
 
 def estimator(
-    task: Task, unknown: int | str = 0, given: bool = False, text: bool = True, nouns: bool = True
+    task: Task,
+    unknown: Count = 0,
+    given: bool = False,
+    text: bool = True,
+    nouns: bool = True,
 ) -> Any:
     """The fitted estimator.
 
@@ -126,7 +133,7 @@ def estimator(
     )
 
 
-def probabilities(task: Task, unknown: int | str | None = None, **how: bool) -> np.ndarray:
+def probabilities(task: Task, unknown: Count | None = None, **how: bool) -> np.ndarray:
     """Probabilities of the test images; as many unknown classes as there are, unless given."""
     count = task.unknown if unknown is None else unknown
     fitted = estimator(task, count, **how)

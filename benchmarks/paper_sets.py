@@ -16,13 +16,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyclass.data import Classes, ImageDataset
-from anyclass.data.inputs import image_source
+from anyclass.data.inputs import ImageSource, image_source
 
 
 class Splits(NamedTuple):
@@ -251,8 +252,7 @@ def saved_set(data: Path, name: str) -> Splits:
         raise ValueError(f"{data / name} has no column of classes (ClassLabel)")
     names = found["train"].features[columns[0]].names
     classes = unique_classes([prompt_name(name, folder) for folder in names])
-    sources = {split: image_source(some).dataset for split, some in found.items()}
-    images = SplitImages({split: some.memory for split, some in sources.items()})
+    images = SplitImages({split: in_memory(some) for split, some in found.items()})
 
     def part(split: str) -> ImageDataset:
         files = tuple(f"{split}/{i}" for i in range(len(found[split])))
@@ -264,6 +264,14 @@ def saved_set(data: Path, name: str) -> Splits:
     return Splits(part("train"), val, test)
 
 
+def in_memory(split: Any) -> Mapping[str, Any]:
+    """Images of a split of Hugging Face by their numbers."""
+    source = image_source(split)
+    assert isinstance(source, ImageSource)
+    assert source.dataset.memory is not None
+    return source.dataset.memory
+
+
 def available(data: Path, suite: str) -> dict[str, Callable[[], Splits]]:
     """Readers of the sets below `data`, by name.
 
@@ -272,13 +280,13 @@ def available(data: Path, suite: str) -> dict[str, Callable[[], Splits]]:
     found: dict[str, Callable[[], Splits]] = {}
     for name, some in COOP_SETS.items():
         if (data / some.images).is_dir():
-            found[name] = lambda name=name: coop_set(data, name)
+            found[name] = partial(coop_set, data, name)
     if suite == "open":
         for folder in sorted(path for path in data.iterdir() if path.is_dir()):
             if (folder / "dataset_dict.json").is_file():
-                found.setdefault(folder.name, lambda name=folder.name: saved_set(data, name))
+                found.setdefault(folder.name, partial(saved_set, data, folder.name))
             elif (folder / "train").is_dir() and (folder / "test").is_dir():
-                found.setdefault(folder.name, lambda name=folder.name: folder_set(data, name))
+                found.setdefault(folder.name, partial(folder_set, data, folder.name))
     return found
 
 

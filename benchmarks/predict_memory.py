@@ -47,7 +47,7 @@ def main() -> None:
 
 def draw(folder: Path, count: int, size: int) -> Path:
     """A folder with hard links to a few drawings, a thousand in each subfolder."""
-    sources = []
+    sources: list[Path] = []
     for i in range(count):
         path = folder / f"{i // 1000:05}" / f"{i:08}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

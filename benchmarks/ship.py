@@ -13,6 +13,8 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp
-from anyclass.methods.few_shot import FewShot, FewShotTask
+from anyclass.methods.few_shot import FewShot, FewShotMethod, FewShotTask, Over
 from anyclass.methods.gda import Gda
 from anyclass.methods.open_world import OpenWorld
 from anyclass.methods.ship_training import train_generator
@@ -42,7 +44,7 @@ DATA = FewShot(shots=SHOTS)
 POOL = 64
 """Synthetic features per class for CoOp; new ones in each step would take hours on two cores."""
 
-COMPANIONS = {
+COMPANIONS: dict[str, FewShotMethod] = {
     "coop": CoOp(recipe="ship", data=DATA),
     "clip-adapter": ClipAdapter(data=DATA),
     "tip-adapter": TipAdapter(data=DATA),
@@ -58,11 +60,12 @@ def fitted(
     clip: Backbone, dataset: ImageDataset, seed: int, coop: bool, open_world: bool
 ) -> dict[str, tuple[Classifier, float, Any]]:
     """All rows of a dataset for one seed: classifier, seconds, and the log of the generator."""
-    found = {}
+    found: dict[str, tuple[Classifier, float, Any]] = {}
 
-    def take(name: str, make: Any, facts: Any = None) -> None:
+    def take(name: str, make: Callable[[], Classifier], facts: Any = None) -> None:
         start = time.perf_counter()
-        found[name] = (make(), round(time.perf_counter() - start, 1), facts)
+        classifier = make()
+        found[name] = (classifier, round(time.perf_counter() - start, 1), facts)
         print(f"  {name}: {found[name][1]} s", flush=True)
 
     labelled = DATA.labelled_features(FeatureStore(clip, dataset), silent, 1, seed)
@@ -77,24 +80,23 @@ def fitted(
     collapse = [row for row in log if row.get("stage") == "ship"]
     print(f"  generator: {time.perf_counter() - start:.1f} s", flush=True)
     sources = made_by(maker, named, t, seed)
+
+    def learn(
+        how: FewShotMethod, synthetic: SyntheticFeatures | None = None, over: Over = "labelled"
+    ) -> Classifier:
+        task = FewShotTask(clip, labelled, dataset.classes, synthetic, over, seed)
+        return how.learn(task, silent)
+
     for name, how in COMPANIONS.items():
         if name == "coop" and not coop:
             continue
-
-        def learn(
-            how: Any = how, synthetic: SyntheticFeatures | None = None, over: Any = "labelled"
-        ) -> Classifier:
-            return how.learn(
-                FewShotTask(clip, labelled, dataset.classes, synthetic, over, seed), silent
-            )
-
-        take(name, learn)
-        take(f"{name} + ship", lambda learn=learn: learn(synthetic=sources["ship"]), collapse)
-        take(f"{name} + class text", lambda learn=learn: learn(synthetic=sources["class text"]))
+        take(name, partial(learn, how))
+        take(f"{name} + ship", partial(learn, how, sources["ship"]), collapse)
+        take(f"{name} + class text", partial(learn, how, sources["class text"]))
         if name != "gda":  # which has no loss
-            take(f"{name} + names alone", lambda learn=learn: learn(over="all"))
-    for name, how in OPEN_WORLD.items() if open_world else ():
-        take(name, lambda how=how: how.fit(FeatureStore(clip, dataset), silent, seed=seed))
+            take(f"{name} + names alone", partial(learn, how, over="all"))
+    for name, other in OPEN_WORLD.items() if open_world else ():
+        take(name, partial(other.fit, FeatureStore(clip, dataset), silent, seed=seed))
     return found
 
 

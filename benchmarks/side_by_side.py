@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ def multiplied_per_second(
     return 2 * side**3 / min(seconds(lambda: a @ a) for _ in range(5))
 
 
-def step(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[], None]:
+def step(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Callable[[], None]:
     """A training step: forward, backward and SGD."""
     sgd = torch.optim.SGD(parameters, 0.001, 0.9)
 

@@ -27,7 +27,7 @@ from paper_sets import COOP_SETS
 
 from anyclass.backbone.engine import has_amx
 from anyclass.captioning import Endpoint
-from anyclass.methods import LatteClip
+from anyclass.methods.latteclip import LatteClip
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 GROWTH = RESULTS.with_name("growth.json")
@@ -162,7 +162,7 @@ def written(page: str, sections: Mapping[str, list[Row]]) -> str:
         rows = [row for key, some in sections.items() if key.startswith(name) for row in some]
         new = f"<!-- {name} -->\n{table(rows, columns)}\n<!-- end -->"
         pattern = rf"<!-- {re.escape(name)} -->.*?<!-- end -->"
-        page = re.sub(pattern, lambda _, new=new: new, page, flags=re.DOTALL)
+        page = re.sub(pattern, new.replace("\\", r"\\"), page, flags=re.DOTALL)
     return page
 
 

@@ -47,7 +47,9 @@ def sets(data: Path | None, split: str) -> Iterator[tuple[str, ImageDataset, lis
     """Name, labelled images and class names of each dataset; classes may share a name."""
     emoji = ImageDataset.read(draw(cache_folder("demo", "emoji")), labels="folders")
     yield "emoji", emoji, list(emoji.classes.names)
-    for name in ("cifar10", "clothing", "grocery") if data else ():
+    if data is None:
+        return
+    for name in ("cifar10", "clothing", "grocery"):
         dataset = ImageDataset.read(data / name / split, labels="folders")
         names = list(dataset.classes.names)
         if name == "grocery":

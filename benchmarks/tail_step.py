@@ -11,7 +11,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from anyclass.backbone.engine import has_amx
 RESULTS = Path(__file__).parent / "results" / "tail_step.json"
 
 
-def seconds(features: Callable[[], Tensor], parameters: list[Tensor]) -> float:
+def seconds(features: Callable[[], Tensor], parameters: Sequence[Tensor]) -> float:
     """Time of forward and backward pass."""
     start = time.perf_counter()
     torch.autograd.grad(features().square().sum(), parameters)

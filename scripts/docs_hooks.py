@@ -49,7 +49,7 @@ def by_situation() -> list[tuple[str, list[Any]]]:
     return found
 
 
-def stem(kind: Any) -> str:
+def stem(kind: type) -> str:
     """Name of the file of a method and of its page, without the ending."""
     return kind.__module__.rpartition(".")[2]
 

@@ -82,7 +82,7 @@ def with_cleanlab(
     from cleanlab.filter import find_label_issues
 
     folder = fresh(asked.work / "arrays")
-    export(run, cleanlab=folder, images=asked.images, labels=labels)
+    export(run, cleanlab=folder, images=asked.images, labels=str(labels))
     p = np.load(folder / "pred_probs.npy")
     y = np.load(folder / "labels.npy")
     trained = np.load(folder / "trained_on.npy")
@@ -133,7 +133,7 @@ def mistakes(config: str, tasks: list[dict[str, Any]]) -> int:
 
 def answers(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Tasks whose pre-annotation somebody accepted, as Label Studio keeps them."""
-    about = {"completed_by": 1, "lead_time": 1.0}
+    about: dict[str, Any] = {"completed_by": 1, "lead_time": 1.0}
     about |= dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z")
     for number, task in enumerate(tasks):
         if task.get("predictions"):

@@ -193,7 +193,7 @@ def flag_table(captioner: str) -> str:
 def _rows(captioner: str) -> Iterator[str]:
     from anyclass.captioning import CAPTIONERS
 
-    for field, about in CAPTIONERS[captioner].__pydantic_fields__.items():
+    for field, about in vars(CAPTIONERS[captioner])["__pydantic_fields__"].items():
         if field == "kind":
             continue
         flag = "--allow-remote" if field == "allow_remote" else f"--captioner.{field}"

@@ -87,11 +87,18 @@ def _write_small(photo: Path, image: Path, trim: bool) -> None:
 
 
 def _trimmed(image: Any) -> Any:
-    """The image without the empty page around what it shows, but for a margin."""
+    """The image without the empty page around what it shows, but for a margin.
+
+    Raises:
+        ValueError: it shows nothing.
+    """
     from PIL import Image, ImageChops
 
     page = Image.new("RGB", image.size, image.getpixel((0, 0)))
-    left, top, right, bottom = ImageChops.difference(image, page).getbbox()
+    shown = ImageChops.difference(image, page).getbbox()
+    if shown is None:
+        raise ValueError("the screenshot is an empty page: open the report in chromium to see why")
+    left, top, right, bottom = shown
     width, height = image.size
     return image.crop(
         (

@@ -237,7 +237,8 @@ def text_map(
             )
             gram += weighted.T @ form
             cross += weighted.T @ y
-    return torch.linalg.solve(gram, cross)
+    map_of_texts: Tensor = torch.linalg.solve(gram, cross)
+    return map_of_texts
 
 
 def several_right(

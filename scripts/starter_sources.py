@@ -343,7 +343,7 @@ def _letters(name: str) -> str:
 def clipart(folder: Path, wordnet: WordNet) -> tuple[list[Concept], list[Drawing]]:
     """Clip art of objects: one concept per file, named by file and folders."""
     root = folder / "usr/share/openclipart/png"
-    files = {}
+    files: dict[str, Path] = {}
     for topic in CLIPART:
         for path in sorted((root / topic).rglob("*.png")):
             if not path.is_symlink() and not NO_OBJECT.search(str(path.relative_to(root))):

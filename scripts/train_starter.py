@@ -153,7 +153,8 @@ class Material:
     def relative_texts(self) -> Float[Tensor, "R 3 T"]:
         """Pooled features of the relatives in the first two templates, and of their glosses."""
         forms = [[fill(PLAIN, n), n, gloss] for n, gloss, _ in self.relatives]
-        return self.pooled([form for some in forms for form in some]).unflatten(0, (-1, 3))
+        rows = self.pooled([form for some in forms for form in some])
+        return rows.view(-1, 3, rows.shape[1])
 
 
 def main() -> None:
@@ -246,10 +247,10 @@ def opened(content: str | Path) -> Image.Image:
     if isinstance(content, str):
         png = svg_to_bytes(content, width=SIDE, height=SIDE, skip_system_fonts=True)
         return Image.open(io.BytesIO(png)).convert("RGBA")
-    image = Image.open(content, formats=["PNG"])
-    if image.width * image.height > LARGEST:
+    opened = Image.open(content, formats=["PNG"])
+    if opened.width * opened.height > LARGEST:
         raise ValueError("too large")
-    image = image.convert("RGBA")
+    image = opened.convert("RGBA")
     image.thumbnail((SIDE * 3 // 2, SIDE * 3 // 2), Image.Resampling.BICUBIC)
     return image
 
@@ -279,7 +280,8 @@ def varied(image: Image.Image, chance: random.Random) -> Any:
     darkest = chance.choice([255, 255, 255, 120, 120, 0])
     ground = Image.new("RGB", (SIDE, SIDE), tuple(chance.randint(darkest, 255) for _ in range(3)))
     spare = [(min(0, SIDE - side), max(0, SIDE - side)) for side in size]
-    ground.paste(image, tuple(chance.randint(*span) for span in spare), image)
+    left, top = (chance.randint(*span) for span in spare)
+    ground.paste(image, (left, top), image)
     if chance.random() < 0.5:
         for change, low, high in (
             (ImageEnhance.Brightness, 0.6, 1.3),
