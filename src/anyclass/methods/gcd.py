@@ -39,7 +39,6 @@ from anyclass.methods.gcd_common import (
     MlpShape,
     TwoViewTask,
     perceptron,
-    prefixed,
     saved_part,
     seeded,
     workload_of_pairs,
@@ -109,16 +108,16 @@ class Gcd:
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             h = head(batch.gathered(tuned.pooled(batch.hidden, part)))
             labels = task.y[batch.index]
-            between_views = unsupervised_contrast(h, self.unsup_temperature)
-            between_labels = supervised_contrast(h, labels, self.sup_temperature)
+            between_views = unsupervised_contrast(h, self.unsup_temperature)  # L_con^u(h)
+            between_labels = supervised_contrast(h, labels, self.sup_temperature)  # L_con^s(h)
             return {
                 "views_loss": (1 - self.sup_weight) * between_views,
                 "classes_loss": self.sup_weight * between_labels,
             }
 
-        keep = Checkpoint.at(scratch and scratch / "training.safetensors")
-        parameters = task.parameters(prefixed(head=head))
-        optimise(loss, parameters, task.batches, task.schedule, log, keep)
+        checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors")
+        parameters = task.parameters(head=head)
+        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint)
         x = pooled_features(tuned, task.test, part)  # (N, F)
         found = semi_supervised_kmeans(x, task.y, task.k, self.restarts, seed=seed % 2**32)
         record = FitRecord(

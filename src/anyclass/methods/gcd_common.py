@@ -1,48 +1,32 @@
-"""Common parts of GCD, SimGCD and GET: start of training, MLP, monitor of class collapse.
+"""Common parts of GCD, SimGCD and GET: data and model of the training, labelled classes, MLP.
 
 Letters: N views or images, K classes, F features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass as plain_dataclass
 from functools import cached_property
-from math import log as log_of
 from typing import Annotated, Literal, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from anyclass.backbone import Backbone, Part
 from anyclass.data import ImageDataset
-from anyclass.errors import RequestError, TrainingError
+from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding, Features
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.workload import Workload
 from anyclass.rng import seeded_rng
-from anyclass.training.batches import Batch
 from anyclass.training.optim import Sgd
 from anyclass.training.two_views import TwoViewBatches, TwoViewTuning
 
 SIGMA = 0.02
 """Standard deviation of initial weights of the MLP (the official codes)."""
-
-MAX_ENTROPY_GAP = 0.5
-"""Collapse: log K - H(mean p) of an epoch above this share of log K."""
-
-MIN_SHARE = 0.1
-"""A class counts as used from this share of N / K predictions on. Fewer used classes than two, or
-than half of the known ones, are a collapse too: half of all views are of known classes."""
-
-PATIENCE = 3
-"""Consecutive collapsed epochs that are an error: a narrow tower may collapse at first."""
-
-STOP_COLLAPSED_FROM = 100
-"""Step from which a collapse is an error. An epoch of a small folder is one step or two: SimGCD on
-250 groceries in 43 classes had collapsed for five epochs up to step 7, and recovered."""
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -113,10 +97,10 @@ class TwoViewTask:
         """Dimensions of the output of `feature` for a trunk output."""
         return feature(self.test[[0]][:, 0].to(self.data.clip.device), self.part).shape[1]
 
-    def parameters(self, head: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """Parameters to train: those of the trained part of the image tower, and of `head`."""
+    def parameters(self, **new_layers: nn.Module) -> dict[str, nn.Parameter]:
+        """Parameters to train, by name: the last stage of the image tower, and the new layers."""
         stage = self.tuned.last_stage() if self.part == "tail" else {}
-        return stage | dict(head)
+        return stage | dict(nn.ModuleDict(new_layers).named_parameters())
 
     @property
     def schedule(self) -> Sgd:
@@ -160,93 +144,6 @@ def perceptron(width: int, shape: MlpShape) -> nn.Sequential:
 def saved_part(part: Part) -> Part | None:
     """Part of the image tower saved with the classifier; the projection is not trained."""
     return part if part == "tail" else None
-
-
-def prefixed(**modules: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of several modules, with the name of the module as prefix."""
-    parameters: dict[str, nn.Parameter] = {}
-    for prefix, module in modules.items():
-        parameters |= {f"{prefix}.{name}": p for name, p in module.named_parameters()}
-    return parameters
-
-
-class CollapseMonitor:
-    """Statistics of the predictions of each epoch, to detect a collapse to few classes."""
-
-    FIGURES = ("entropy", "confidence", "new")
-    """Means over the steps of H(mean_i p_i), of max p, and of the share of views in new classes."""
-
-    def __init__(
-        self,
-        classes: int,
-        known: Sequence[int],
-        more: Sequence[str] = (),
-        stop_from: int | None = 0,
-    ) -> None:
-        """Initialise.
-
-        Args:
-            classes: K, number of classes.
-            known: the labelled ones.
-            more: names of further figures of a step.
-            stop_from: step from which a collapse is an error; None: never.
-        """
-        self._stop_from = stop_from
-        self._known = torch.zeros(classes, dtype=torch.bool)
-        self._known[list(known)] = True
-        self._names = (*self.FIGURES, *more)
-        sums = torch.zeros(len(self._names) + 1, dtype=torch.float64)
-        used = torch.zeros(classes, dtype=torch.long)
-        collapsed = torch.zeros((), dtype=torch.long)
-        self.state = {"used": used, "sums": sums, "collapsed": collapsed}
-        """Predictions per class; sums of the figures and the number of steps; number of consecutive
-        collapsed epochs."""
-
-    @torch.no_grad()
-    def add(self, p: Float[Tensor, "N K"], *more: Float[Tensor, ""]) -> None:
-        """Add the probabilities and the further figures of one step."""
-        predicted = p.argmax(1).cpu()
-        mean = p.mean(0)
-        entropy = -torch.xlogy(mean, mean).sum()
-        confidence = p.max(1).values.mean()
-        new = (~self._known)[predicted].float().mean()
-        figures = [entropy, confidence, new, *more, torch.ones(())]
-        self.state["sums"] += torch.stack([figure.detach().cpu().double() for figure in figures])
-        self.state["used"] += predicted.bincount(minlength=len(self._known))
-
-    def facts(self) -> dict[str, float]:
-        """Figures of the epoch so far; empty before its first step."""
-        *sums, steps = self.state["sums"].tolist()
-        if not steps:
-            return {}
-        means = {name: value / steps for name, value in zip(self._names, sums, strict=True)}
-        return means | {"used": int((self.state["used"] > 0).sum())}
-
-    def begin(self, batch: Batch, log: Log, stage: str) -> None:
-        """At the start of an epoch, log the figures of the last one and reset them.
-
-        Raises:
-            TrainingError: the predictions have collapsed to few classes for several epochs.
-        """
-        facts = self.facts() if batch.starts_epoch else {}
-        if not facts:
-            return
-        log(stage=stage, step=batch.step, **facts)
-        max_entropy = log_of(len(self._known))
-        collapsed = max_entropy - facts["entropy"] > MAX_ENTROPY_GAP * max_entropy  # R > log K / 2
-        counts = self.state["used"]
-        used = int((counts * len(counts) >= MIN_SHARE * counts.sum()).sum())
-        collapsed |= used < max(2, int(self._known.sum()) / 2)
-        self.state["collapsed"] += 1 if collapsed else -self.state["collapsed"]
-        late = self._stop_from is not None and batch.step >= self._stop_from
-        if late and int(self.state["collapsed"]) >= PATIENCE:
-            raise TrainingError(
-                f"by step {batch.step} nearly all images fell into {used} of {len(counts)} "
-                "classes; try a tenth of --lr, or of --backbone-lr, which is for the image "
-                "encoder only (--stop-collapsed-from None lets such a training go on)"
-            )
-        self.state["sums"].zero_()
-        self.state["used"].zero_()
 
 
 def workload_of_pairs(

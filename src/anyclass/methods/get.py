@@ -41,8 +41,8 @@ from anyclass.features.extract import map_rows
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import Template
 from anyclass.log import Log
+from anyclass.methods.collapse_monitor import CollapseMonitor
 from anyclass.methods.gcd_common import (
-    CollapseMonitor,
     MlpShape,
     TwoViewTask,
     saved_part,
@@ -185,13 +185,15 @@ class Get:
             v = batch.gathered(feature(batch.hidden, task.part))  # v (N, F)
             h, cosines = net.head(v)
             p = (cosines / self.objective.student_temperature).softmax(1)
-            terms = _prefixed("image", branch_loss(h, cosines, labels, tau, self.objective))
+            simgcd = branch_loss(h, cosines, labels, tau, self.objective)  # L_SimGCD(v)
+            terms = _of_branch("image", simgcd)
             if texts is None:
                 monitor.add(p)
                 return terms
             t = net.ln_t(texts(batch))  # t (N, F)
             h_t, cosines_t = net.text_head(t)
-            terms |= _prefixed("text", branch_loss(h_t, cosines_t, labels, tau, self.objective))
+            simgcd = branch_loss(h_t, cosines_t, labels, tau, self.objective)  # L_SimGCD(t)
+            terms |= _of_branch("text", simgcd)
             log_v = anchor_log_probs(v, labels, self.cico_temperature)
             log_t = anchor_log_probs(t, labels, self.cico_temperature)
             agreement = (cosines.argmax(1) == cosines_t.argmax(1)).float().mean()
@@ -199,9 +201,9 @@ class Get:
             cico = consistency(log_v, log_t, self.cico_direction)  # L_CICO
             return terms | {"consistency_loss": self.cico_weight * cico}
 
-        keep = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
-        parameters = task.parameters(dict(net.named_parameters()))
-        optimise(loss, parameters, task.batches, task.schedule, log, keep)  # stage 2
+        checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
+        parameters = task.parameters(**dict(net.named_children()))
+        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint)  # stage 2
         return self._classifier(task, net, texts, monitor.facts())
 
     def workload(self, images: int, classes: int) -> Workload:
@@ -272,6 +274,6 @@ class Branches(nn.Module):
             self.text_head = self.head if settings.shared_head else head(TEXT_HEAD)
 
 
-def _prefixed(branch: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_branch(branch: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Loss terms with the branch as prefix of their names."""
     return {f"{branch}_{name}": term for name, term in terms.items()}

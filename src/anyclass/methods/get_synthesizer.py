@@ -56,8 +56,8 @@ class Synthesizer(nn.Module):
 
     def forward(self, z: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Text features from image features, neither normalised."""
-        words = self.w(normalize(z, dim=-1) if self._unit else z)
-        return self._clip.sentences(words.unflatten(1, (self._words, -1)))
+        words = self.w(normalize(z, dim=-1) if self._unit else z)  # W z
+        return self._clip.sentences(words.unflatten(1, (self._words, -1)))  # z^
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,13 @@ def synthesise(
         z = batch.gathered(own)  # z (N, D)
         z_hat = batch.gathered(synthesizer(own))  # z^ (N, D)
         labels = y[batch.index]
+        alignment = align(z, z_hat, float(scale), ignore)  # L_align
+        names = name_loss(z_hat, anchors, labels, tau)  # L_distill, first part
+        distance = distance_loss(z_hat, anchors, labels)  # L_distill, second part
         return {
-            "align_loss": settings.align_weight * align(z, z_hat, float(scale), ignore),
-            "name_loss": settings.distill_weight * name_loss(z_hat, anchors, labels, tau),
-            "distance_loss": settings.distill_weight * distance_loss(z_hat, anchors, labels),
+            "align_loss": settings.align_weight * alignment,
+            "name_loss": settings.distill_weight * names,
+            "distance_loss": settings.distill_weight * distance,
         }
 
     def log_stage(**row: Any) -> None:
@@ -142,9 +145,9 @@ def synthesise(
     tuning = replace(settings.tuning, epochs=settings.tes_epochs)
     seed = seeded_rng(task.seed, STAGE_1).initial_seed()
     batches = tuning.pairs(clip, task.data.dataset, z_views, seed)
-    keep = Checkpoint.at(scratch and scratch / "synthesizer.safetensors")
+    checkpoint = Checkpoint.at(scratch and scratch / "synthesizer.safetensors")
     parameters = dict(synthesizer.named_parameters())
-    optimise(loss, parameters, batches, task.schedule, log_stage, keep)
+    optimise(loss, parameters, batches, task.schedule, log_stage, checkpoint)
     z_test = map_rows(project, clip.device, task.test)
     return PseudoTexts.of(synthesizer, project, z_views, z_test, settings.text_length)
 

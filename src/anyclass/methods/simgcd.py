@@ -35,13 +35,11 @@ from anyclass.classifier.representation import Representation
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
+from anyclass.methods.collapse_monitor import STOP_COLLAPSED_FROM, CollapseMonitor
 from anyclass.methods.gcd_common import (
-    STOP_COLLAPSED_FROM,
-    CollapseMonitor,
     MlpShape,
     TwoViewTask,
     perceptron,
-    prefixed,
     saved_part,
     seeded,
     workload_of_pairs,
@@ -141,9 +139,9 @@ class SimGcd:
             tau = self.objective.teacher(batch.step // task.batches.per_epoch, self.tuning.epochs)
             return branch_loss(h, cosines, task.y[batch.index], tau, self.objective)
 
-        keep = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
-        parameters = task.parameters(prefixed(head=head))
-        optimise(loss, parameters, task.batches, task.schedule, log, keep)
+        checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
+        parameters = task.parameters(head=head)
+        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint)
         with torch.no_grad():
             weights = normalize(head.prototypes, dim=-1)
             predicted = (pooled_features(tuned, task.test, part) @ weights.T).argmax(1)
@@ -189,12 +187,14 @@ def branch_loss(
     supervised = objective.sup_weight  # lambda
     unsupervised = 1 - supervised
     log_p = (cosines / objective.student_temperature).log_softmax(dim=1)
+    between_views = unsupervised_contrast(h, objective.unsup_temperature)  # L_con^u(h)
+    between_labels = supervised_contrast(h, labels, objective.sup_temperature)  # L_con^s(h)
     return {
         "cluster_loss": unsupervised * cluster_loss(log_p, cosines, tau),
-        "entropy_loss": unsupervised * objective.entropy_weight * entropy_gap(log_p),
-        "label_loss": supervised * label_loss(log_p, labels),
-        "views_loss": unsupervised * unsupervised_contrast(h, objective.unsup_temperature),
-        "classes_loss": supervised * supervised_contrast(h, labels, objective.sup_temperature),
+        "entropy_loss": unsupervised * objective.entropy_weight * entropy_gap(log_p),  # eps R
+        "label_loss": supervised * label_loss(log_p, labels),  # H(y, p)
+        "views_loss": unsupervised * between_views,
+        "classes_loss": supervised * between_labels,
     }
 
 
@@ -203,7 +203,7 @@ def cluster_loss(
 ) -> Float[Tensor, ""]:
     """L_cluster: cross-entropy of each view with its image's other view as detached teacher."""
     q = (cosines.detach() / tau).softmax(dim=1).roll(len(log_p) // 2, dims=0)  # q_i'
-    return -torch.einsum("nk,nk->n", q, log_p).mean()
+    return -torch.einsum("nk,nk->n", q, log_p).mean()  # L_cluster
 
 
 def entropy_gap(log_p: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
