@@ -25,7 +25,7 @@ from anyclass.methods.latteclip_equations import (
     nearest_prototype,
     prototype_loss,
 )
-from anyclass.methods.latteclip_training import mixed, moved
+from anyclass.methods.latteclip_training import mixed_texts, moved_prototypes
 from anyclass.training.losses import contrastive
 
 B, C, D, K = 6, 4, 9, 3
@@ -159,10 +159,10 @@ def test_mix_as_released__loop() -> None:
 def test_mix__as_released_only_where_asked_and_with_class_prompts() -> None:
     v, w, p = unit(2, K, D, D, seed=3), torch.rand(2, K, D) + 0.1, unit(2, D, D)
     right, released = mix(v, w, p), mix_as_released(v, w, p)
-    assert torch.equal(mixed(v, w, p, LatteClip()), right)
-    assert torch.equal(mixed(v, w, p, LatteClip(released_mix=True)), released)
+    assert torch.equal(mixed_texts(v, w, p, LatteClip()), right)
+    assert torch.equal(mixed_texts(v, w, p, LatteClip(released_mix=True)), released)
     without = LatteClip(released_mix=True, texts=("image", "group"))
-    assert torch.equal(mixed(v, w, p, without), right)
+    assert torch.equal(mixed_texts(v, w, p, without), right)
 
 
 def test_mixed_text__length_ends_and_gradient(given: SimpleNamespace) -> None:
@@ -300,7 +300,7 @@ def test_branches__alike_when_labels_and_texts_are(given: SimpleNamespace) -> No
     t = ALPHA * given.p[c] + (1 - ALPHA) * m
     zs, ft = (contrastive(unit(B, D, seed=6), t[i], torch.tensor(9.0)) for i in range(2))
     assert torch.equal(zs, ft)
-    pooled = moved(given.p, m, c, LatteClip(mu=ALPHA))
+    pooled = moved_prototypes(given.p, m, c, LatteClip(mu=ALPHA))
     assert torch.allclose(pooled, move(given.p, m[0], c[0], ALPHA), atol=1e-7)
 
 
@@ -316,7 +316,9 @@ def test_update__pooled_sequential_and_branches(given: SimpleNamespace) -> None:
         ({"branches": ("ft",), "update_branches": "same"}, ft),
         ({"branches": ("ft",), "update_branches": "same", "update": "sequential"}, ft),
     ):
-        assert torch.allclose(moved(p, m, c, LatteClip(mu=ALPHA, **how)), wanted, atol=1e-7)
+        assert torch.allclose(
+            moved_prototypes(p, m, c, LatteClip(mu=ALPHA, **how)), wanted, atol=1e-7
+        )
     assert not torch.allclose(both, after, atol=1e-4)
     assert not torch.allclose(both, ft, atol=1e-4)
 
@@ -331,7 +333,7 @@ def test_update__momentum_and_the_mix_are_two_numbers(given: SimpleNamespace, up
         steps = steps if update == "sequential" else [(m.flatten(0, 1), c.flatten())]
         for some, classes in steps:
             wanted = slow_move(wanted, some, classes.tolist(), 0.8, momentum, 0.3)
-        assert torch.allclose(moved(p, m, c, how), wanted, atol=1e-6)
+        assert torch.allclose(moved_prototypes(p, m, c, how), wanted, atol=1e-6)
 
 
 def test_nearest_prototype__loop() -> None:

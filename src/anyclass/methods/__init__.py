@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import ImageDataset
+from anyclass.data.classes import plural
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
@@ -96,22 +97,17 @@ def _what_is_known(dataset: ImageDataset, unknown: int | Literal["auto"]) -> str
     images = int((dataset.labels >= 0).sum())
     found = []
     if classes.labelled:
-        given = _count(images, "image", "s")
-        found.append(f"{_count(len(classes.labelled), 'class', 'es')} with labels ({given})")
+        given = plural(images, "image")
+        found.append(f"{plural(len(classes.labelled), 'class')} with labels ({given})")
     if classes.named:
-        found.append(f"{_count(len(classes.named), 'class', 'es')} with only a name")
+        found.append(f"{plural(len(classes.named), 'class')} with only a name")
     if unknown == "auto":
         found.append("unknown classes, their number to be estimated")
     elif unknown:
-        found.append(_count(unknown, "unknown class", "es"))
+        found.append(plural(unknown, "unknown class"))
     known = ", ".join(found)
     if not len(classes):
         return f"{known}; no class has a label or a name, so all images are clustered"
     if len(classes) == 1 and not unknown:
         return f"{known}; there is no other class, so every image gets it"
     return known
-
-
-def _count(number: int, noun: str, plural: str) -> str:
-    """A number with its noun, and the ending of its plural."""
-    return f"{number} {noun}{'' if number == 1 else plural}"

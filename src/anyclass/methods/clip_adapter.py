@@ -29,9 +29,9 @@ from anyclass.classifier.representation import Representation
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template, class_features
 from anyclass.log import Log
-from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot, refuse_one_class
+from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import Workload, refuse_one_class
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -90,13 +90,13 @@ class ClipAdapter:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         return self.data.workload(self.epochs)
 
-    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+    def learn(self, task: FewShotTask, log: Log, checkpoint: Path | None = None) -> Classifier:
         """Fit on features.
 
         Args:
             task: features of labelled images, and the classes.
             log: receives the loss.
-            keep: checkpoint file, to resume a killed run; None: no checkpoint.
+            checkpoint: checkpoint file, to resume a killed run; None: no checkpoint.
         """
         clip = task.clip
         prompts = task.classes.all_prompts
@@ -114,7 +114,7 @@ class ClipAdapter:
 
         batches = task.labelled.batches(self.batch_size, self.epochs, task.seed)
         schedule = AdamW(LearningRate(self.lr), eps=self.eps)
-        optimise(loss, parameters, batches, schedule, log, Checkpoint.at(keep))
+        optimise(loss, parameters, batches, schedule, log, Checkpoint.at(checkpoint))
         trained = {name: parameter.detach() for name, parameter in parameters.items()}
         facts = {"labelled_images": len(task.labelled.c)}
         record = FitRecord(trained_on=task.labelled.files, facts=facts)

@@ -30,9 +30,9 @@ from anyclass.classifier.representation import Representation
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.coop import RECIPES, WIDE_CROPS, context, warn_of_long_names
-from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot, refuse_one_class
+from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.workload import TextTraining, Workload
+from anyclass.methods.workload import TextTraining, Workload, refuse_one_class
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -96,13 +96,13 @@ class CoCoOp:
             self.epochs, TextTraining(self.epochs, self.batch_size, per="image")
         )
 
-    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+    def learn(self, task: FewShotTask, log: Log, checkpoint: Path | None = None) -> Classifier:
         """Fit on features.
 
         Args:
             task: features of labelled images, and the classes.
             log: receives the loss.
-            keep: checkpoint file, to resume a killed run; None: no checkpoint.
+            checkpoint: checkpoint file, to resume a killed run; None: no checkpoint.
 
         Raises:
             RequestError: `words` are not `length` words of the model.
@@ -126,7 +126,7 @@ class CoCoOp:
             self.batch_size, self.epochs, task.seed, drop_last=recipe.by_epoch
         )
         schedule = recipe.schedule(self.lr, batches.per_epoch)
-        optimise(loss, parameters, batches, schedule, log, Checkpoint.at(keep))
+        optimise(loss, parameters, batches, schedule, log, Checkpoint.at(checkpoint))
         trained = {name: parameter.detach() for name, parameter in parameters.items()}
         facts = {"labelled_images": len(task.labelled.c)}
         record = FitRecord(trained_on=task.labelled.files, facts=facts)

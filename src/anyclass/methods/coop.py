@@ -31,9 +31,9 @@ from anyclass.classifier.representation import Representation
 from anyclass.data import Augmentation
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
-from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot, refuse_one_class
+from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.workload import TextTraining, Workload
+from anyclass.methods.workload import TextTraining, Workload, refuse_one_class
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
@@ -143,13 +143,13 @@ class CoOp:
         size = self.batch_size or RECIPES[self.recipe].batch_size
         return TextTraining(self.epochs, size, per="step")
 
-    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+    def learn(self, task: FewShotTask, log: Log, checkpoint: Path | None = None) -> Classifier:
         """Fit on features.
 
         Args:
             task: features of labelled images, and the classes.
             log: receives the loss.
-            keep: checkpoint file, to resume a killed run; None: no checkpoint.
+            checkpoint: checkpoint file, to resume a killed run; None: no checkpoint.
 
         Raises:
             RequestError: `words` are not `length` words of the model.
@@ -171,7 +171,7 @@ class CoOp:
         size = self.batch_size or recipe.batch_size
         batches = task.labelled.batches(size, self.epochs, task.seed, drop_last=recipe.by_epoch)
         schedule = recipe.schedule(self.lr, batches.per_epoch)
-        optimise(loss, {"context": v}, batches, schedule, log, Checkpoint.at(keep))
+        optimise(loss, {"context": v}, batches, schedule, log, Checkpoint.at(checkpoint))
         weights = learner.all_features(v)
         head = CosineHead(weights, scale)
         facts = {"labelled_images": len(task.labelled.c)}

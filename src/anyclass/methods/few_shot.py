@@ -40,16 +40,6 @@ Over = Literal["labelled", "all"]
 """Classes of the cross-entropy in training: those with labelled images, or all."""
 
 
-def refuse_one_class(classes: Classes, method: str) -> None:
-    """Require two classes; `method` is the name in the message.
-
-    Raises:
-        RequestError: fewer than two classes.
-    """
-    if len(classes) < 2:
-        raise RequestError(f"{method} needs two or more class names (--classes FILE)")
-
-
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class FewShot:
     """Labelled images of a few-shot method, and their augmented views."""
@@ -147,8 +137,8 @@ class FewShotMethod(Protocol):
     def epochs(self) -> int:
         """Epochs over the labelled images."""
 
-    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
-        """Fit on features; `keep`: checkpoint file, to resume a killed run."""
+    def learn(self, task: FewShotTask, log: Log, checkpoint: Path | None = None) -> Classifier:
+        """Fit on features; `checkpoint`: checkpoint file, to resume a killed run."""
 
 
 def fit_few_shot(

@@ -36,7 +36,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, FilledTemplates, Template, class_features
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import Workload, refuse_one_class
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.losses import Collisions, contrastive
@@ -107,9 +107,9 @@ class Flyp:
             return {"flyp_loss": contrastive(f, w[c], tuned.logit_scale, c, self.collisions)}
 
         state = {"agreement": agreement}
-        keep = Checkpoint.at(scratch and scratch / "training.safetensors", state)
+        checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", state)
         schedule = self.tuning.schedule(len(dataset))
-        optimise(loss, tuned.parameters(tune), batches, schedule, log, keep)
+        optimise(loss, tuned.parameters(tune), batches, schedule, log, checkpoint)
         with torch.no_grad():
             w = class_features(tuned, prompts, [self.template])
         facts = {"agreement_with_zero_shot": float(agreement)} if len(batches) else {}
@@ -128,8 +128,7 @@ class Flyp:
 
     def _training_images(self, dataset: ImageDataset) -> ImageDataset:
         """Select the images to train on."""
-        if len(dataset.classes) < 2:
-            raise RequestError("FLYP needs two or more class names (--classes FILE)")
+        refuse_one_class(dataset.classes, "FLYP")
         if self.learn_from == "pseudo":
             return dataset
         if not (dataset.labels >= 0).any():

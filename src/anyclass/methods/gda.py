@@ -39,12 +39,11 @@ from anyclass.methods.few_shot import (
     FewShot,
     FewShotTask,
     fit_few_shot,
-    refuse_one_class,
 )
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.synthetic_features import SyntheticFeatures
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import Workload, refuse_one_class
 
 ALPHAS = tuple(10.0**power for power in range(-4, 3))
 """Values of alpha in the search (released code)."""
@@ -109,13 +108,13 @@ class Gda:
         return self.data.workload(self.epochs)
 
     @torch.no_grad()
-    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+    def learn(self, task: FewShotTask, log: Log, checkpoint: Path | None = None) -> Classifier:
         """Fit on features.
 
         Args:
             task: features of labelled images, and the classes.
             log: receives a warning if no image can be held out.
-            keep: not used.
+            checkpoint: not used.
 
         Raises:
             RequestError: no class has two different views.

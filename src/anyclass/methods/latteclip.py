@@ -41,7 +41,7 @@ from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.latteclip_texts import caption_requests
 from anyclass.methods.latteclip_training import BRANCHES, KINDS, Branch, LatteClipTraining
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import Workload, refuse_one_class
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.losses import Collisions
 from anyclass.training.tuning import Tuning
@@ -173,8 +173,8 @@ class LatteClip:
         parameters = tuned.parameters(tune, not self.freeze_text)
         about = domain(self.domain)
         schedule = self.tuning.schedule(len(data), about.lr, about.weight_decay)
-        keep = Checkpoint.at(scratch and scratch / "training.safetensors", training.state)
-        optimise(training.loss, parameters, training.batches, schedule, log, keep)
+        checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", training.state)
+        optimise(training.loss, parameters, training.batches, schedule, log, checkpoint)
         agreement = float(training.facts[0])
         if agreement < MIN_AGREEMENT:
             log(warning=f"{1 - agreement:.0%} of the last images have left their zero-shot class")
@@ -244,8 +244,7 @@ class LatteClip:
         return tuple(remarks)
 
     def _check(self, dataset: ImageDataset, clip: Backbone) -> None:
-        if len(dataset.classes) < 2:
-            raise RequestError("LatteCLIP needs two or more class names (--classes FILE)")
+        refuse_one_class(dataset.classes, "LatteCLIP")
         batch = min(self.tuning.batch_size, len(dataset))
         width = clip.texts([""]).shape[1] if self.released_mix else batch
         if batch != width:

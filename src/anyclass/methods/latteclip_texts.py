@@ -50,7 +50,8 @@ class TrainingTexts(NamedTuple):
         """Draw the groups by `pool` and ask for all captions; only new ones are requested."""
         prompts = dataset.classes.prompts
         class_texts = [fill(settings.template, prompt) for prompt in prompts]
-        captions = Captions.of(class_texts, requests(settings, prompts, c_zs, pool, seed), answers)
+        asked = requests_of_classes(settings, prompts, c_zs, pool, seed)
+        captions = Captions.of(class_texts, asked, answers)
         tuning = settings.tuning
         encode = TextFeatures(
             tuned, captions.strings, tuning.tune, settings.freeze_text, tuning.micro_batch
@@ -85,7 +86,7 @@ class TrainingTexts(NamedTuple):
 def caption_requests(
     settings: "anyclass.methods.latteclip.LatteClip", data: AnyFeatures, log: Log, seed: int
 ) -> CaptionRequests:
-    """See `LatteClip.caption_requests`."""
+    """Caption requests of a fit; without class names, about images alone."""
     if not len(data.dataset.classes):
         topic = domain(settings.domain, settings.plural)
         question = topic.ask_image()
@@ -93,10 +94,10 @@ def caption_requests(
         return CaptionRequests([[CaptionRequest((i,), question, topic.noun)] for i in rows], [])
     p0 = data.class_features([settings.template], log)
     c_zs = nearest_prototype(data.image_features("head", log), p0)
-    return requests(settings, data.dataset.classes.prompts, c_zs, c_zs, seed)
+    return requests_of_classes(settings, data.dataset.classes.prompts, c_zs, c_zs, seed)
 
 
-def requests(
+def requests_of_classes(
     settings: "anyclass.methods.latteclip.LatteClip",
     prompts: tuple[str, ...],
     c_zs: Int[Tensor, " N"],

@@ -98,11 +98,11 @@ class LatteClipTraining:
         p = self.p.clone()
         p_weight = p if settings.weight_prototypes == "current" else self.p_epoch
         w = margin_weights(v, p_weight, c, present, settings.margin, settings.floor)  # Eq. 1
-        m = mixed(v, w, p[c], settings)  # Eq. 2: (2, B, D)
+        m = mixed_texts(v, w, p[c], settings)  # Eq. 2: (2, B, D)
         t = settings.alpha * p[c] + (1 - settings.alpha) * m
         t = normalize(t, dim=-1) if settings.normalise_mix else t
         terms = branch_losses(f, t, c.to(f.device), p, self.tuned.logit_scale, settings)
-        self.p.copy_(moved(p, m.detach(), c, settings))
+        self.p.copy_(moved_prototypes(p, m.detach(), c, settings))
         broadcast(self.p)  # sums of two GPUs may differ in their last bits
         self.facts.copy_(step_facts(self.p, self.p0, c, w, present, settings.floor))
         self.log(stage="latteclip", step=batch.step, **self.figures)
@@ -169,7 +169,7 @@ class LatteClipTraining:
         return nearest_prototype(divided(encode, index), self.p)
 
 
-def mixed(
+def mixed_texts(
     v: Float[Tensor, "2 K B D"],
     w: Float[Tensor, "2 K B"],
     otherwise: Float[Tensor, "2 B D"],
@@ -203,7 +203,7 @@ def branch_losses(
 
 
 @torch.no_grad()
-def moved(
+def moved_prototypes(
     p: Float[Tensor, "C D"],
     m: Float[Tensor, "2 B D"],
     c: Int[Tensor, "2 B"],

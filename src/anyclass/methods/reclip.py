@@ -55,7 +55,7 @@ from anyclass.methods.reclip_equations import (
     projection,
     propagate,
 )
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import Workload, refuse_one_class
 from anyclass.training.batches import Batch, TrainingBatches
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.optim import LearningRate, Sgd
@@ -134,8 +134,7 @@ class Reclip:
         """
         clip = data.clip
         classes = data.dataset.classes
-        if len(classes) < 2:
-            raise RequestError("ReCLIP needs two or more class names (--classes FILE)")
+        refuse_one_class(classes, "ReCLIP")
         class_texts = FilledTemplates.of(classes.all_prompts, [self.template])
         t = clip.copy()
         v = clip.copy()
@@ -156,11 +155,11 @@ class Reclip:
                 "image_loss": labelled_loss(self.scale * x_v @ q.T, y),
             }
 
-        keep = Checkpoint.at(scratch and scratch / "training.safetensors", labels.state)
+        checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", labels.state)
         rate = LearningRate(self.lr, min_lr=None)
         sgd = Sgd(rate, self.momentum, self.weight_decay)  # the paper has two, with equal settings
         batches = self._batches(v, data.dataset, labels.test_views, seed)
-        optimise(loss, parameters, batches, sgd, log, keep)
+        optimise(loss, parameters, batches, sgd, log, checkpoint)
         with torch.no_grad():
             weights = concat_towers([labels.q, class_texts.mean(t.texts(class_texts.texts))])
         representation = Representation((v, clip), self.tune)

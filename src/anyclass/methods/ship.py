@@ -33,7 +33,7 @@ from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
 from anyclass.methods.clip_adapter import ClipAdapter
 from anyclass.methods.coop import CoOp, context, warn_of_long_names
-from anyclass.methods.few_shot import FewShot, FewShotTask, refuse_one_class
+from anyclass.methods.few_shot import FewShot, FewShotTask
 from anyclass.methods.gda import Gda
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.ship_training import frozen, train_generator
@@ -41,7 +41,7 @@ from anyclass.methods.ship_transfer import Transfer
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
-from anyclass.methods.workload import TextTraining, Workload
+from anyclass.methods.workload import TextTraining, Workload, refuse_one_class
 from anyclass.rng import seeded_rng
 
 Then = CoOp | ClipAdapter | TipAdapter | Gda
@@ -167,9 +167,9 @@ class Ship:
             with frozen(clip):
                 transfer = self._transfer(clip, classes, start, seed)
                 for kind in self._variants:
-                    keep = _checkpoint(scratch, f"then-{kind}")
+                    checkpoint = _checkpoint(scratch, f"then-{kind}")
                     synthetic = self._synthetic_features(kind, generator, t, named, 1.0, seed)
-                    fitted[kind] = transfer.learn(synthetic, log, keep)
+                    fitted[kind] = transfer.learn(synthetic, log, checkpoint)
             return self._result(fitted[self.synthetic], generator, fitted)
         needed = self.synthetic not in CONTROLS
         if needed and self.source is not None:  # fails before images are embedded
@@ -178,15 +178,17 @@ class Ship:
         with frozen(clip):
             real = self.then.data.labelled_features(data, log, epochs, seed)
             if needed and generator is None:
-                keep = _checkpoint(scratch, "generator")
-                generator = train_generator(self.generator, clip, real, classes, t, log, keep, seed)
+                checkpoint = _checkpoint(scratch, "generator")
+                generator = train_generator(
+                    self.generator, clip, real, classes, t, log, checkpoint, seed
+                )
             named = torch.tensor([c for c in range(len(classes)) if c not in labelled]).long()
             ratio = self.ratio or len(named) / len(real.classes)
             for kind in self._variants if len(named) else [self.synthetic]:
-                keep = _checkpoint(scratch, f"then-{kind}")
+                checkpoint = _checkpoint(scratch, f"then-{kind}")
                 synthetic = self._synthetic_features(kind, generator, t, named, ratio, seed)
                 task = FewShotTask(clip, real, classes, synthetic, "all", seed)
-                fitted[kind] = self.then.learn(task, log, keep)
+                fitted[kind] = self.then.learn(task, log, checkpoint)
         return self._result(fitted[self.synthetic], generator, fitted)
 
     def workload(self, images: int, classes: int) -> Workload:

@@ -53,7 +53,7 @@ def train_generator(
     classes: Classes,
     t: Float[Tensor, "C D"],
     log: Log,
-    keep: Path | None = None,
+    checkpoint: Path | None = None,
     seed: int = 0,
 ) -> Generator:
     """Train a generator on labelled images, for features of all classes.
@@ -65,7 +65,7 @@ def train_generator(
         classes: all C classes.
         t: their text features, without a gradient.
         log: receives both terms of each step, and the facts of each epoch.
-        keep: file of the loop's state; None keeps nothing.
+        checkpoint: checkpoint file, to resume a killed run; None: no checkpoint.
         seed: random seed of weights, codes and batches.
     """
     generator = Generator(settings, clip, classes, t, seed)
@@ -93,7 +93,7 @@ def train_generator(
     adam = AdamW(LearningRate(settings.lr, min_lr=None), settings.weight_decay)
     batches = labelled.batches(settings.batch_size, epochs, seed)
     parameters = dict(generator.named_parameters())
-    optimise(loss, parameters, batches, adam, log, Checkpoint.at(keep))
+    optimise(loss, parameters, batches, adam, log, Checkpoint.at(checkpoint))
     generator.facts = facts(generator, labelled, seed, FINAL_SAMPLES)
     if settings.noise:
         generator.fit_noise(labelled, log)

@@ -50,14 +50,14 @@ class Transfer:
     """Texts per forward pass; None: all."""
 
     def learn(
-        self, synthetic: SyntheticFeatures | None, log: Log, keep: Path | None = None
+        self, synthetic: SyntheticFeatures | None, log: Log, checkpoint: Path | None = None
     ) -> Classifier:
         """Fit on synthetic features of all classes; None: the initial context stays.
 
         Args:
             synthetic: the features.
             log: receives the loss.
-            keep: checkpoint file, to resume a killed run; None: no checkpoint.
+            checkpoint: checkpoint file, to resume a killed run; None: no checkpoint.
         """
         learner = PromptLearner(self.clip, self.classes.prompts, len(self.start))
         all_classes = torch.arange(len(self.classes))
@@ -72,7 +72,7 @@ class Transfer:
                 return {"transfer_loss": cross_entropy(logits, c.to(logits.device))}
 
             adam = AdamW(LearningRate(self.lr), eps=1e-4)
-            optimise(loss, {"context": v}, Steps(self.steps), adam, log, Checkpoint.at(keep))
+            optimise(loss, {"context": v}, Steps(self.steps), adam, log, Checkpoint.at(checkpoint))
         head = CosineHead(learner.all_features(v.detach()), scale)
         record = FitRecord(context=v.detach(), facts={"transfer_steps": self.steps})
         return Classifier(Representation((self.clip,)), head, self.classes, "ship", record=record)

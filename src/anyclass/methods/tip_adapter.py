@@ -36,12 +36,11 @@ from anyclass.methods.few_shot import (
     FewShot,
     FewShotTask,
     fit_few_shot,
-    refuse_one_class,
 )
 from anyclass.methods.info import MethodInfo, Situation
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.synthetic_features import SyntheticFeatures
-from anyclass.methods.workload import Workload
+from anyclass.methods.workload import Workload, refuse_one_class
 from anyclass.training.batches import Batch
 from anyclass.training.loop import Checkpoint, optimise
 from anyclass.training.optim import AdamW, LearningRate
@@ -130,13 +129,13 @@ class TipAdapter:
         """Estimate the cost of a fit with so many `images` and `classes`."""
         return self.data.workload(self.epochs)
 
-    def learn(self, task: FewShotTask, log: Log, keep: Path | None = None) -> Classifier:
+    def learn(self, task: FewShotTask, log: Log, checkpoint: Path | None = None) -> Classifier:
         """Fit on features.
 
         Args:
             task: features of labelled images, and the classes.
             log: receives the loss.
-            keep: checkpoint file, to resume a killed run; None: no checkpoint.
+            checkpoint: checkpoint file, to resume a killed run; None: no checkpoint.
         """
         clip = task.clip
         with torch.no_grad():
@@ -154,7 +153,7 @@ class TipAdapter:
 
             batches = training.batches(self.batch_size, self.epochs, task.seed)
             schedule = AdamW(LearningRate(self.lr), eps=self.eps)
-            optimise(loss, {"keys": keys}, batches, schedule, log, Checkpoint.at(keep))
+            optimise(loss, {"keys": keys}, batches, schedule, log, Checkpoint.at(checkpoint))
             head = replace(head, keys=keys.detach())
         if self.search and len(held_out.c):
             bounds = GridBounds(self.beta_max, self.alpha_max)

@@ -7,7 +7,7 @@ import numpy as np
 
 from anyclass.backbone import Part
 from anyclass.captioning import CostEstimate
-from anyclass.data import ImageDataset
+from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
 from anyclass.training.two_views import TwoViewTuning
 
@@ -110,3 +110,13 @@ class Workload:
             raise RequestError(
                 f"{wanted} classes cannot be found in {where}; ask for fewer (--unknown, --classes)"
             )
+
+
+def refuse_one_class(classes: Classes, method: str) -> None:
+    """Require two classes; `method` is the name in the message.
+
+    Raises:
+        RequestError: fewer than two classes.
+    """
+    if len(classes) < 2:
+        raise RequestError(f"{method} needs two or more class names (--classes FILE)")

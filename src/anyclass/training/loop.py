@@ -77,9 +77,9 @@ def optimise(
             than there is; the message names it, the step and files, or the size of the batch.
     """
     optimiser = schedule.optimiser(parameters)
-    keeper = _Keeper(optimiser, parameters, checkpoint)
+    state = _LoopState(optimiser, parameters, checkpoint)
     loop = {} if checkpoint is None else {"loop": checkpoint.name}
-    step = _first_step(keeper, log)
+    step = _first_step(state, log)
     size = 0
     try:
         for batch in batches.start(step):
@@ -97,7 +97,7 @@ def optimise(
             step += 1
             numbers = {name: float(term.detach()) for name, term in terms.items()}
             log(stage="fit", **loop, done=step, total=len(batches), **numbers)
-            keeper.save(step, last=step == len(batches))
+            state.save(step, last=step == len(batches))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -109,13 +109,13 @@ def optimise(
     _check_parameters(parameters, step)
 
 
-def _first_step(keeper: "_Keeper", log: Log) -> int:
+def _first_step(state: "_LoopState", log: Log) -> int:
     """The step that the saved state continues from; 0 without one.
 
     Raises:
         RequestError: several processes found different states.
     """
-    step = keeper.load(log)
+    step = state.load(log)
     if not agreed(step):
         raise RequestError(
             "the processes found different states of the training: the machines need one file "
@@ -168,8 +168,8 @@ def _stopped(what: str, step: int, batch: Batch) -> TrainingError:
     )
 
 
-class _Keeper:
-    """Saves and restores the state of a loop."""
+class _LoopState:
+    """Parameters, running averages of the optimiser and further tensors, saved and restored."""
 
     def __init__(
         self,
@@ -177,10 +177,10 @@ class _Keeper:
         parameters: Mapping[str, nn.Parameter],
         checkpoint: Checkpoint | None,
     ) -> None:
-        self.optimiser = optimiser
-        self.parameters = parameters
-        self.checkpoint = checkpoint
-        self.pace = Pace(checkpoint.seconds, checkpoint.clock) if checkpoint else Pace()
+        self._optimiser = optimiser
+        self._parameters = parameters
+        self._checkpoint = checkpoint
+        self._pace = Pace(checkpoint.seconds, checkpoint.clock) if checkpoint else Pace()
 
     def save(self, step: int, last: bool = False) -> None:
         """Write the state atomically if the last checkpoint is old enough; the first process does.
@@ -188,17 +188,17 @@ class _Keeper:
         That is at once where writing takes little time beside a step: a kill then loses one step.
         The last step is always saved, so that what follows never trains this loop again.
         """
-        if self.checkpoint is None or rank() or not (last or self.pace.due()):
+        if self._checkpoint is None or rank() or not (last or self._pace.due()):
             return
-        _check_parameters(self.parameters, step)  # the last good state stays
-        tensors = {f"state.{name}": tensor for name, tensor in self.checkpoint.state.items()}
-        for name, parameter in self.parameters.items():
+        _check_parameters(self._parameters, step)  # the last good state stays
+        tensors = {f"state.{name}": tensor for name, tensor in self._checkpoint.state.items()}
+        for name, parameter in self._parameters.items():
             tensors[f"parameter.{name}"] = parameter.data
-            for key, value in self.optimiser.state[parameter].items():
+            for key, value in self._optimiser.state[parameter].items():
                 if value is not None:  # SGD without momentum
                     tensors[f"{key}.{name}"] = value
         size = sum(tensor.nbytes for tensor in tensors.values())
-        with self.pace.saving(), atomic_write(self.checkpoint.path, size) as path:
+        with self._pace.saving(), atomic_write(self._checkpoint.path, size) as path:
             save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
 
     def load(self, log: Log) -> int:
@@ -207,9 +207,9 @@ class _Keeper:
         A parameter without gradients so far has no running averages. A damaged file gives a
         warning, and training starts at the first step.
         """
-        if self.checkpoint is None or not self.checkpoint.path.is_file():
+        if self._checkpoint is None or not self._checkpoint.path.is_file():
             return 0
-        path = self.checkpoint.path
+        path = self._checkpoint.path
         try:
             saved = safe_open(path, "pt")
         except SafetensorError as error:
@@ -218,11 +218,11 @@ class _Keeper:
         with saved as file:
             names = set(file.keys())
             step = int(file.metadata()["step"])
-            for name, tensor in self.checkpoint.state.items():
+            for name, tensor in self._checkpoint.state.items():
                 tensor.copy_(file.get_tensor(f"state.{name}"))
-            for name, parameter in self.parameters.items():
+            for name, parameter in self._parameters.items():
                 parameter.data.copy_(file.get_tensor(f"parameter.{name}"))
-                self.optimiser.state[parameter] = {
+                self._optimiser.state[parameter] = {
                     key: file.get_tensor(f"{key}.{name}").to(
                         "cpu" if key == "step" else parameter.device
                     )
