@@ -62,9 +62,8 @@ class Classifier:
 
     def __repr__(self) -> str:
         """Method, classes and model, without tensors."""
-        representation = self.representation
-        of = isinstance(representation, Precomputed)
-        model = "precomputed features" if of else self.clip.model_id
+        precomputed = isinstance(self.representation, Precomputed)
+        model = "precomputed features" if precomputed else self.clip.model_id
         names = listed(self.classes.names, 3)
         return f"Classifier({self.method}, {len(self.classes)} classes: {names}; model {model})"
 
@@ -148,10 +147,8 @@ class Classifier:
         Raises:
             RequestError: the classifier needs images, or other features.
         """
-        if not isinstance(self.representation, Precomputed):
-            raise RequestError("the classifier was fitted on images: give images")
         done = 0
-        for rows in self.representation.blocks(table):
+        for rows in self._blocks(table):
             index = list(range(done, done + len(rows)))
             done += len(rows)
             yield self._prediction(index, rows, [])
@@ -167,7 +164,7 @@ class Classifier:
         Raises:
             ImageError: an image is unreadable; `anyclass.predict` skips it instead.
         """
-        if isinstance(images, np.ndarray | Tensor) and images.ndim == 2:
+        if _are_features(images):
             table = read_features(images, extra)
             return np.concatenate([p.probabilities.numpy() for p in self.stream_features(table)])
         rows = []
@@ -218,11 +215,19 @@ class Classifier:
         return self._edited(self._classes.split(name, two_means(torch.cat(rows)).numpy(), names))
 
     def reject(self, name: str) -> "Classifier":
-        """Reject a discovered class: `predict` gives no label to its images."""
+        """Reject a discovered class: `predict` gives no label to its images.
+
+        Raises:
+            RequestError: the class does not exist or was given.
+        """
         return self._edited(self._classes.reject(name))
 
     def rename(self, names: Mapping[str, str]) -> "Classifier":
-        """Rename discovered classes: old name -> new name."""
+        """Rename discovered classes: old name -> new name.
+
+        Raises:
+            RequestError: a class does not exist or was given, or a name is taken or unusable.
+        """
         return self._edited(self._classes.rename(names))
 
     @property
@@ -237,14 +242,22 @@ class Classifier:
 
     def _rows(self, images: Any, extra: Any) -> Iterator[Float[Tensor, "n E"]]:
         """Rows of images or of features, without unreadable images."""
-        if isinstance(images, np.ndarray | Tensor) and images.ndim == 2:
-            if not isinstance(self.representation, Precomputed):
-                raise RequestError("the classifier was fitted on images: give images")
-            yield from self.representation.blocks(read_features(images, extra))
-        else:
-            for index, rows, _ in self.representation.stream(read_images(images)):
-                if index:
-                    yield rows
+        if _are_features(images):
+            yield from self._blocks(read_features(images, extra))
+            return
+        for index, rows, _ in self.representation.stream(read_images(images)):
+            if index:
+                yield rows
+
+    def _blocks(self, table: FeatureTable) -> Iterator[Float[Tensor, "n E"]]:
+        """Rows of features, in blocks.
+
+        Raises:
+            RequestError: the classifier needs images, or other features.
+        """
+        if not isinstance(self.representation, Precomputed):
+            raise RequestError("the classifier was fitted on images: give images")
+        yield from self.representation.blocks(table)
 
     def save(self, folder: Path | str) -> None:
         """Write `classifier.safetensors` and `classifier.json` into `folder`, each atomically."""
@@ -326,3 +339,8 @@ class Classifier:
         with TemporaryDirectory() as folder:
             self.save(folder)
             return hub.upload(Path(folder), name, card, revision, private)["url"]
+
+
+def _are_features(images: Any) -> bool:
+    """Whether an array of rows was given in the place of images."""
+    return isinstance(images, np.ndarray | Tensor) and images.ndim == 2

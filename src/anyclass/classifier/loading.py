@@ -58,10 +58,10 @@ def read(
     classes = Classes.from_json(settings.classes)
     try:
         edits = edits_in(settings, len(classes))
-        of_head = _of_head(tensors)
+        head_tensors = _pop_head_tensors(tensors)
         representation = _trained_representation(clip, settings, tensors)
         widths = {"D": tensors["fingerprint"].shape[1], "E": tensors["weights"].shape[-1]}
-        head = _head(settings, tensors, of_head, edits, representation, widths)
+        head = _head(settings, tensors, head_tensors, edits, representation, widths)
     except (ValueError, RequestError) as error:
         raise ModelError(
             f"{folder} does not match {name}: {error!s:.500}; load the model it was fitted on"
@@ -91,9 +91,9 @@ def _read_of_features(
             features.logit_scale,
             settings.space,
         )
-        of_head = _of_head(tensors)
+        head_tensors = _pop_head_tensors(tensors)
         widths = {"D": features.width}
-        head = _head(settings, tensors, of_head, edits, representation, widths)
+        head = _head(settings, tensors, head_tensors, edits, representation, widths)
     except ValueError as error:
         raise ModelError(f"{folder} is damaged: {error!s:.500}") from error
     return Saved(representation, head, classes, settings.method, settings.fields)
@@ -131,7 +131,7 @@ def _trained_representation(
     return representation
 
 
-def _of_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _pop_head_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take the further tensors of the head out of all tensors."""
     names = [name for name in tensors if name.startswith(HEAD)]
     return {name: tensors.pop(name) for name in names}
@@ -140,7 +140,7 @@ def _of_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _head(
     settings: Settings,
     tensors: Mapping[str, Tensor],
-    of_head: Mapping[str, Tensor],
+    head_tensors: Mapping[str, Tensor],
     edits: ClassEdits,
     representation: AnyRepresentation,
     widths: Mapping[str, int],
@@ -150,7 +150,7 @@ def _head(
     Args:
         settings: `classifier.json`.
         tensors: `weights` and, of a linear head, `bias`.
-        of_head: further tensors of the head.
+        head_tensors: further tensors of the head.
         edits: edits of the classes.
         representation: of the images.
         widths: length of the axes D and E.
@@ -158,7 +158,7 @@ def _head(
     Raises:
         ValueError: parts of the head do not fit.
     """
-    parts = saved_parts(settings.head, of_head)
+    parts = saved_parts(settings.head, head_tensors)
     check_parts(parts, {"C": edits.fitted, **widths})
     _check_shapes(tensors, (edits.fitted, weights_width(parts, representation)))
     _check_gates(edits, representation)

@@ -69,7 +69,7 @@ class Precomputed:
             return x
         if self.space == "pooled":
             return normalize(h, dim=1)
-        return torch.cat([x, h[:, : self.extra_width], torch.ones(len(x), 1)], dim=1)
+        return stack_features(x, h[:, : self.extra_width])
 
     def check(self, table: FeatureTable) -> None:
         """Refuse features of another width.

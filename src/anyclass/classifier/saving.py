@@ -38,7 +38,7 @@ NAMES = ("weights", "bias", "fingerprint", "class_text", HEAD, PARAMETER)
 
 
 class Saved(NamedTuple):
-    """Content of a saved classifier."""
+    """Content of a saved classifier; the fields are those of `Classifier`."""
 
     representation: AnyRepresentation
     head: Head

@@ -57,23 +57,25 @@ def wise_ft(clip: Backbone, classifier: Classifier, share: float = 0.5) -> Class
     head = classifier.head
     if not isinstance(head, CosineHead):
         raise RequestError(f"{classifier.method} has no text features or prototypes to interpolate")
-    mixed = classifier.clip.copy()
+    interpolated = classifier.clip.copy()
     start = clip.parameters(part)
-    for name, theta in mixed.parameters(part).items():
-        theta.copy_((1 - share) * start[name] + share * theta)
+    for name, theta in interpolated.parameters(part).items():
+        theta.copy_((1 - share) * start[name] + share * theta)  # theta(a)
     prompts = classifier.classes.all_prompts
     template = classifier.template
     after = class_features(classifier.clip, prompts, [template])
     same_shape = after.shape == head.weights.shape
     if same_shape and torch.allclose(after, head.weights, rtol=0, atol=TOLERANCE):
-        weights = class_features(mixed, prompts, [template])
+        weights = class_features(interpolated, prompts, [template])  # w_c(a)
     else:
         before = class_features(clip, prompts, [template])
-        weights = mix_prototypes(before, head.weights, share)
-    scale = mixed.logit_scale.detach() if isinstance(head.scale, Tensor) else head.scale
+        weights = mix_prototypes(before, head.weights, share)  # p_c(a)
+    scale = head.scale
+    if isinstance(scale, Tensor):
+        scale = interpolated.logit_scale.detach()
     return replace(
         classifier,
-        representation=representation.with_clip(mixed),
+        representation=representation.with_clip(interpolated),
         head=CosineHead(weights, scale),
         fields={**classifier.fields, "wise_ft": share},
     )
