@@ -1,4 +1,4 @@
-"""Corrections of a run in an SQLite file: on disk at once, with a history that undo walks back.
+"""Corrections of a run in an SQLite file: written at once, with a history for undo.
 
 corrections   file_name -> label; an empty label takes a given label back
 steps         what a person did, in order; `undone` is 1 after undo

@@ -1,19 +1,18 @@
 """Session: the run on the review page, and what a person does to it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
 from anyclass.backbone import Backbone
-from anyclass.classifier.class_edits import is_placeholder
 from anyclass.classifier.classifier import Classifier
-from anyclass.data.classes import normal
-from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import Json, read_json
-from anyclass.naming.naming_files import NAMING
+from anyclass.data.classes import normal, plural
+from anyclass.errors import RequestError
+from anyclass.files import Json
 from anyclass.review.catalogue import Catalogue, Show, Sort
+from anyclass.review.class_rows import class_rows
 from anyclass.review.corrections import Corrections, write_corrections
 from anyclass.review.image_index import ImageIndex
 from anyclass.review.schema import LONGEST_NAME, ClassEdit
@@ -97,34 +96,12 @@ class Session:
             "images": catalogue.num_usable,
             "rejected": len(catalogue) - catalogue.num_usable,
             "checked": len(labels),
-            "classes": self._classes(labels),
+            "classes": class_rows(catalogue, labels),
             "undo": None if last is None else last.title,
             "suspicious": len(catalogue.suspicious),
             "model": self.index.message(),
             "training": self.training.progress(),
         }
-
-    def _classes(self, labels: Mapping[str, str]) -> list[Json]:
-        """The classes of the run, then those that only corrections have."""
-        catalogue = self.catalogue
-        counts = catalogue.counts(labels)
-        names = list(catalogue.classes.names)
-        names += sorted({label for label in labels.values() if label} - set(names))
-        about = _naming(catalogue.run)
-        kinds: dict[str, str] = dict(
-            zip(catalogue.classes.names, catalogue.classes.kinds, strict=True)
-        )
-        kinds |= dict.fromkeys(catalogue.classes.rejected, "rejected")
-        return [
-            {
-                "name": name,
-                "kind": kinds.get(name, "new"),
-                "count": counts[name],
-                "suggested": about.get(name, {}).get("suggested") if is_placeholder(name) else None,
-                "hint": (about.get(name, {}).get("quality") or {}).get("hint"),
-            }
-            for name in names
-        ]
 
     def view(self, sort: Sort, label: str | None, show: Show) -> list[int]:
         """Rows of images in an order."""
@@ -181,7 +158,7 @@ class Session:
             files = self.catalogue.files
             nothing = {files[i]: "" if self.catalogue.given(i) else None for i in ids}
             after = nothing if name is None else dict.fromkeys(nothing, name)
-            count = "1 image" if len(after) == 1 else f"{len(after)} images"
+            count = plural(len(after), "image")
             title = f"{count}: no label" if name is None else f"{count}: {name}"
             self.corrections.record(after, title)
 
@@ -279,10 +256,7 @@ class Session:
         Raises:
             RequestError: there is no finished training.
         """
-        new = self.training.run
-        if self.training.state != "finished" or new is None or not is_finished(new):
-            raise RequestError("no training is finished")
-        return before_after(self.catalogue.run, new)
+        return before_after(self.catalogue.run, self._trained_run())
 
     def go_on(self) -> None:
         """Review the new run from now on.
@@ -291,15 +265,23 @@ class Session:
             RequestError: there is no finished training.
         """
         with self._lock:
-            self.result()
-            new = self.training.run
-            if new is None:
-                raise RequestError("no training is finished")
+            new = self._trained_run()
             earlier = self.corrections
             self.index.stop()
             self._open(new)
             earlier.close()
             self.training = Training()
+
+    def _trained_run(self) -> Path:
+        """The run folder of the training that is finished.
+
+        Raises:
+            RequestError: there is no finished training.
+        """
+        run = self.training.run
+        if self.training.state != "finished" or run is None or not is_finished(run):
+            raise RequestError("no training is finished")
+        return run
 
 
 def checked_name(name: str) -> str:
@@ -316,14 +298,3 @@ def checked_name(name: str) -> str:
     if not name.replace("\u200c", "").replace("\u200d", "").isprintable():
         raise RequestError(f"the class name {name!r:.80} has invisible characters")
     return name
-
-
-def _naming(run: Path) -> dict[str, Json]:
-    """Suggested names of discovered classes, by the name that they have now."""
-    if not (run / NAMING).is_file():
-        return {}
-    try:
-        rows = read_json(run / NAMING)["classes"]
-        return {row["name"]: row for row in rows if row["kind"] == "unknown"}
-    except (AnyclassError, KeyError, TypeError):
-        return {}
