@@ -46,7 +46,7 @@ def engine(clip: Backbone, part: Part) -> Engine:
     fact = f"engine {clip.engine} {name} {part}"
     known = clip.facts.known(fact)
     if known in ENGINES:
-        return Engine(known, _Later(clip, part, known))
+        return Engine(known, _LazyTrunk(clip, part, known))
     agreeing = _agreeing(clip, part, name)
     clip.facts.get(fact, lambda: agreeing.name)
     return agreeing
@@ -65,7 +65,7 @@ def _agreeing(clip: Backbone, part: Part, name: EngineName) -> Engine:
     return _torch(clip, part)
 
 
-class _Later:
+class _LazyTrunk:
     """The trunk in an engine that is created when the first batch comes."""
 
     def __init__(self, clip: Backbone, part: Part, name: EngineName) -> None:

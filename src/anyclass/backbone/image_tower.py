@@ -14,8 +14,8 @@ from anyclass.backbone.folding import Step, fold_norm, folded_steps, run
 from anyclass.errors import ModelError
 
 
-class Pieces(NamedTuple):
-    """Pieces of an image tower; each is a sequence of steps."""
+class ImageTower(NamedTuple):
+    """An image tower in three pieces, each a sequence of steps."""
 
     trunk: Sequence[Step] | None
     """Pixels -> input of the last stage; None for a tower with unknown stages."""
@@ -31,7 +31,7 @@ class Pieces(NamedTuple):
     """Parameters of the head."""
 
 
-def take_apart(visual: Any) -> Pieces:
+def split_tower(visual: Any) -> ImageTower:
     """Split an open_clip image tower: ViT, ModifiedResNet, or a timm tower.
 
     Raises:
@@ -49,7 +49,7 @@ def take_apart(visual: Any) -> Pieces:
     )
 
 
-def _vision_transformer(visual: Any) -> Pieces:
+def _vision_transformer(visual: Any) -> ImageTower:
     *early, final = visual.transformer.resblocks
     plain = type(final).__name__ == "ResidualAttentionBlock" and visual.transformer.batch_first
     one_row = plain and visual.attn_pool is None and visual.pool_type == "tok"
@@ -61,7 +61,7 @@ def _vision_transformer(visual: Any) -> Pieces:
             return lambda x: run(steps, x)
         return lambda x: run(steps, x.transpose(0, 1).contiguous()).transpose(0, 1)
 
-    return Pieces(
+    return ImageTower(
         trunk=[visual._embeds, blocks(early)],
         last=[_class_row(final) if one_row else blocks([final]), lambda x: visual._pool(x)[0]],
         head=None if visual.proj is None else lambda x: x @ visual.proj,
@@ -87,8 +87,8 @@ def _class_row(block: Any) -> Step:
     return step
 
 
-def _modified_resnet(visual: Any) -> Pieces:
-    return Pieces(
+def _modified_resnet(visual: Any) -> ImageTower:
+    return ImageTower(
         trunk=[visual.stem, visual.layer1, visual.layer2, visual.layer3],
         last=[visual.layer4],
         head=visual.attnpool,
@@ -98,7 +98,7 @@ def _modified_resnet(visual: Any) -> Pieces:
     )
 
 
-def _timm(visual: Any) -> Pieces:
+def _timm(visual: Any) -> ImageTower:
     tower = visual.trunk
     early, final = _timm_stages(tower)
     folds = type(tower).__name__ == "EfficientNet"
@@ -107,7 +107,7 @@ def _timm(visual: Any) -> Pieces:
     pool = [tower.forward_head] if early is not None else []
     leftover = [] if has_head else [visual.head]
     stage = [module for module in final if not isinstance(module, nn.LayerNorm)]
-    return Pieces(
+    return ImageTower(
         trunk=early,
         last=[*steps, *pool, *leftover],
         head=visual.head if has_head else None,

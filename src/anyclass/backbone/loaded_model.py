@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from anyclass.backbone.image_tower import Pieces, take_apart
+from anyclass.backbone.image_tower import ImageTower, split_tower
 from anyclass.backbone.options import Part
 from anyclass.backbone.text_tower import TextTower
 
@@ -22,17 +22,17 @@ class LoadedModel(NamedTuple):
     """The open_clip model."""
     tokenizer: Any
     """Its tokenizer."""
-    image: Pieces
+    image: ImageTower
     """Its image tower in parts."""
     text: TextTower
     """Its text tower."""
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, device: torch.device) -> "LoadedModel":
-        """Move a model to a device and take its towers apart."""
+        """Move a model to a device and split its towers."""
         model = model.to(device).eval()
         model = model.to(memory_format=torch.channels_last)  # faster convolutions
-        return cls(model, tokenizer, take_apart(model.visual), TextTower(model, tokenizer))
+        return cls(model, tokenizer, split_tower(model.visual), TextTower(model, tokenizer))
 
     def parameters(self, part: Part, texts: bool = True) -> dict[str, nn.Parameter]:
         """Parameters of `part` and the logit scale, by name; see `Backbone.parameters`."""

@@ -66,7 +66,7 @@ def kept_facts(model_id: str, allow_pickle: bool = False) -> ModelFacts:
 
     Raises:
         RequestError: the folder is not named.
-        ModelError: a file is none, or is refused.
+        ModelError: a file is not a regular one, or is refused.
     """
     folder = _folder(model_id) if model_id.startswith("local-dir:") else None
     if folder is None or not os.path.isfile(folder / CONFIG):  # noqa: PTH113 (never raises)
@@ -140,7 +140,7 @@ def _name_and_tag(model_id: str) -> tuple[str, str]:
         raise RequestError(
             f"no model is called {model_id!r}: use starter, an open_clip name such as "
             "ViT-B-32/laion2b_s34b_b79k, hf-hub:OWNER/NAME or local-dir:FOLDER "
-            f"(`anyclass models` shows some, --all lists them){_perhaps(model_id)}"
+            f"(`anyclass models` shows some, --all lists them){_suggestion(model_id)}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not tags:
@@ -162,11 +162,11 @@ USUAL = {
     "siglip2": "ViT-B-16-SigLIP2/webli",
     "siglip-2": "ViT-B-16-SigLIP2/webli",
 }
-"""What people call a model -> a model of that kind."""
+"""Common name of a model -> a model of that kind."""
 
 
-def _perhaps(model_id: str) -> str:
-    """A guess at what was meant by the name of a model that there is not."""
+def _suggestion(model_id: str) -> str:
+    """The most similar known name, for the message about an unknown one."""
     import open_clip
 
     owner, _, name = model_id.partition("/")

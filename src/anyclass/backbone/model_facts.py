@@ -61,8 +61,8 @@ class ModelFacts:
 def facts_of(folder: Path, allow_pickle: bool) -> ModelFacts:
     """Facts of a model, by its files and the versions of the libraries that load it.
 
-    A file is known by its size, inode and times: written anew, it is another one. Nothing is read,
-    as a file from somebody else may be huge.
+    A file is known by its size, inode and times: a rewritten file counts as another one. Nothing is
+    read, as a file from somebody else may be huge.
 
     Args:
         folder: folder of the model, all files of which count.

@@ -54,7 +54,7 @@ def check_files(folder: Path) -> None:
     """Steps 1 and 2 for all files of a folder.
 
     Raises:
-        ModelError: a file is none, lies elsewhere, is damaged, or asks for code.
+        ModelError: a file is not a regular one, lies elsewhere, is damaged, or asks for code.
     """
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
@@ -100,14 +100,14 @@ def check_sizes(name: str, config: Any) -> None:
     """Step 3 without the weights: each size alone.
 
     Raises:
-        ModelError: the configuration is none, or a size is out of bounds.
+        ModelError: the configuration has no towers, or a size is out of bounds.
     """
     towers = [config, *(config.get(key) for key in ("vision_cfg", "text_cfg"))]
     if not all(isinstance(part, dict) for part in towers):
         raise ModelError(f"{name} could not be loaded: it has no vision_cfg and text_cfg")
     for key, value in _entries(config):
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not _usual(key, number):
+            if isinstance(number, int | float) and not _within_limits(key, number):
                 raise ModelError(f"{name} could not be loaded: {key} is {number}, out of bounds")
     tower = config["vision_cfg"].get("timm_model_name")
     if tower is not None and not _is_timm(tower):
@@ -124,10 +124,11 @@ def check_fits(name: str, config: Mapping[str, Any], text: Any, values: int) -> 
         values: upper bound on the numbers in the weights.
 
     Raises:
-        ModelError: it is.
+        ModelError: it is much larger.
     """
     try:
-        wanted = sum(_tower(config[key]) for key in config if key.endswith("_cfg")) + _hugging(text)
+        towers = [config[key] for key in config if key.endswith("_cfg")]
+        wanted = sum(map(_tower, towers)) + _hugging_face_tower(text)
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise ModelError(f"{name} could not be loaded: a size is no number ({error})") from error
     if wanted > 2 * values + SPARE:
@@ -244,7 +245,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
             stack += inside
 
 
-def _usual(key: str, number: int | float) -> bool:
+def _within_limits(key: str, number: int | float) -> bool:
     """Whether a size at a key is within limits."""
     if "layers" in key or key in ("n_layer", "depth"):
         return 0 <= number <= MOST_LAYERS
@@ -276,7 +277,7 @@ def _tower(config: Any) -> float:
     return blocks + places * width + 3 * patch**2 * width
 
 
-def _hugging(config: Any) -> float:
+def _hugging_face_tower(config: Any) -> float:
     """Minimum number of parameters of a text tower of Hugging Face."""
     if not isinstance(config, dict):
         return 0.0

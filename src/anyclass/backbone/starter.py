@@ -46,7 +46,7 @@ WIDTH = 768
 """Dimensions of the common space; the image projection has twice as many units."""
 
 PEAK = 13.0
-"""Centred logit at which a class unit says no more; photographs rarely get there."""
+"""Centred logit at which a class unit saturates; photographs rarely reach it."""
 
 SPREAD = 4.0
 """Logits to one unit of GELU's argument."""

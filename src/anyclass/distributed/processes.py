@@ -1,7 +1,7 @@
 """The processes that compute together: who they are, and what the first one does for all.
 
-They share one cache and one run folder. What is no training is done by the first process; the
-others wait for it. With one process nothing here does anything.
+They share one cache and one run folder. Everything but training is done by the first
+process; the others wait for it. With one process nothing here has an effect.
 """
 
 import hashlib
@@ -132,7 +132,7 @@ def _group() -> Any:
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """Say that another process is gone where PyTorch says that a connection is."""
+    """Turn PyTorch's error of a lost connection into `ProcessLost`."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Processes that torchrun has started: their connection, devices, folders and last words."""
+"""Processes that torchrun has started: their connection, devices, folders and errors."""
 
 import os
 import socket
@@ -109,23 +109,23 @@ def check_shared(folder: Path) -> None:
         with storage(mark):
             mark.touch()
     wait()
-    blind = torch.zeros(world(), dtype=torch.long)
-    blind[rank()] = 0 if mark.is_file() else 1
-    add_up(blind)
+    unseen = torch.zeros(world(), dtype=torch.long)
+    unseen[rank()] = 0 if mark.is_file() else 1
+    add_up(unseen)
     if not rank():
         mark.unlink()
-    if blind.any():
+    if unseen.any():
         raise RequestError(
-            f"process {int(blind.argmax())} does not see what the first one writes into {folder}: "
+            f"process {int(unseen.argmax())} does not see what the first one writes into {folder}: "
             "the machines need one file system for the run folder (--out) and the cache "
             "(ANYCLASS_CACHE)"
         )
 
 
 def first_to_fail() -> bool:
-    """Whether no other process has failed before this one: one alone says why.
+    """Whether no other process has failed before this one: only the first reports its error.
 
-    Processes without torchrun always say it.
+    A process without torchrun always reports it.
     """
     if _state.failed_first is None:
         _state.failed_first = launched() == 1 or _claimed()
@@ -136,7 +136,7 @@ def _claimed() -> bool:
     """Whether this process is the first to take a number from the store of torchrun."""
     try:
         return bool(_store().add("failed", 1) == 1)
-    except (RuntimeError, KeyError):  # the store is gone: better twice than never
+    except (RuntimeError, KeyError):  # the store is gone: report it twice rather than never
         return True
 
 

@@ -1,7 +1,7 @@
 """Index of a feature cache: which shard holds the row of an image.
 
 A SQLite file beside the shards, so that opening a cache of any size reads none of them. Each shard
-holds the keys of its own rows, so the index can always be made again, and what it says is checked
+holds the keys of its own rows, so the index can always be made again, and its entries are checked
 when a shard is opened.
 """
 
@@ -96,7 +96,7 @@ class ShardIndex:
 
         Args:
             folder: folder of the shards.
-            read: content of a shard; None if it is damaged, after it has said and removed it.
+            read: content of a shard; None if it is damaged, after a warning and its removal.
             log: gets the progress of making the index again.
 
         Raises:
@@ -158,17 +158,19 @@ class ShardIndex:
         present = {p.name for p in self._folder.glob("[!.]*.safetensors")}
         known = {name for (name,) in database.execute("SELECT name FROM shards")}
         if new := sorted(present - known):
-            _add(database, self._contents(new, told=not known and len(new) > 1))
+            _add(database, self._contents(new, log_progress=not known and len(new) > 1))
         for name in sorted(known - present):
             _remove(database, name)
 
-    def _contents(self, names: Sequence[str], told: bool) -> Iterator[tuple[str, ShardContent]]:
+    def _contents(
+        self, names: Sequence[str], log_progress: bool
+    ) -> Iterator[tuple[str, ShardContent]]:
         """Read shards, one by one; damaged ones are left out."""
         for done, name in enumerate(names, 1):
             content = self._read(self._folder / name)
             if content is not None:
                 yield name, content
-            if told and (done % SHARDS == 0 or done == len(names)):
+            if log_progress and (done % SHARDS == 0 or done == len(names)):
                 self._log(stage="index", done=done, total=len(names))
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, the lock of a folder, the manifest, names."""
+"""Atomic writes, the lock and the manifest of a folder, temporary files, portable names."""
 
 from anyclass.files.atomic import (
     Json,

@@ -31,7 +31,7 @@ MARK = ".folder"
 """Ending of the file that tells which process made a temporary folder."""
 
 _FORGOTTEN = 7 * 86400.0
-"""Seconds without a write after which a temporary file is removed that was kept till then."""
+"""Seconds without a write after which any temporary file is removed, also one to continue."""
 
 _swept: set[Path] = set()
 """Folders whose temporary files were looked at by this process."""
