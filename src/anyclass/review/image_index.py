@@ -42,8 +42,8 @@ Load = Callable[[], tuple[Backbone, Classifier]]
 """Loads the model before training and the classifier of a run."""
 
 
-class Ready(NamedTuple):
-    """What is known of all images; n of them are readable."""
+class IndexedImages(NamedTuple):
+    """Features and probabilities of the n readable images of a run."""
 
     row: Int[np.ndarray, " n"]
     """Row of each in the catalogue."""
@@ -57,7 +57,7 @@ class Ready(NamedTuple):
     """Row in the catalogue -> row here."""
 
 
-class Guess(NamedTuple):
+class ImagePrediction(NamedTuple):
     """Prediction of a new image."""
 
     classes: list[int]
@@ -87,7 +87,7 @@ class ImageIndex:
         self._loaded = Event()
         self._stop = Event()
         self._lock = Lock()
-        self.ready: Ready | None = None
+        self.ready: IndexedImages | None = None
         """Features and probabilities, once they are computed."""
         self.error = ""
         """Why they cannot be computed."""
@@ -143,7 +143,9 @@ class ImageIndex:
         rows: list[int] = ready.row[chosen].tolist()
         return rows
 
-    def predict(self, images: Sequence[Image.Image], top: int, nearest: int) -> list[Guess]:
+    def predict(
+        self, images: Sequence[Image.Image], top: int, nearest: int
+    ) -> list[ImagePrediction]:
         """Predict new images; waits for the model.
 
         Args:
@@ -161,23 +163,25 @@ class ImageIndex:
         predictor = self._predictor
         if predictor is None:
             raise AnyclassError(self.error)
-        guesses = []
+        predictions = []
         with self._lock:  # one batch at a time: memory stays bounded
             for start in range(0, len(images), BATCH):
                 rows = predictor.rows(images[start : start + BATCH])
-                guesses += self._guesses(predictor, rows, top, nearest)
-        return guesses
+                predictions += self._predictions(predictor, rows, top, nearest)
+        return predictions
 
-    def _guesses(
+    def _predictions(
         self, predictor: "_Predictor", rows: Float[Tensor, "n E"], top: int, nearest: int
-    ) -> list[Guess]:
+    ) -> list[ImagePrediction]:
         classifier = predictor.classifier
         best = classifier.probabilities(rows).cpu().topk(min(top, len(classifier.classes)))
         familiarity = classifier.familiarity(rows)
         usual = [None] * len(rows) if familiarity is None else familiarity.tolist()
         near, similar = self._nearest(predictor.comparable(rows), nearest)
         return [
-            Guess(best.indices[i].tolist(), best.values[i].tolist(), usual[i], near[i], similar[i])
+            ImagePrediction(
+                best.indices[i].tolist(), best.values[i].tolist(), usual[i], near[i], similar[i]
+            )
             for i in range(len(rows))
         ]
 
@@ -209,7 +213,7 @@ class ImageIndex:
         finally:
             self._loaded.set()
 
-    def _compute(self, base: Backbone, predictor: "_Predictor") -> Ready:
+    def _compute(self, base: Backbone, predictor: "_Predictor") -> IndexedImages:
         """Features and probabilities of the images that can be read."""
         dataset, rows = self._catalogue.dataset()
         store = FeatureStore(base, dataset)
@@ -232,7 +236,7 @@ class ImageIndex:
             top.append(best.indices.numpy())
             probability.append(best.values.numpy())
             done += len(block)
-        return Ready(
+        return IndexedImages(
             row,
             np.concatenate(features),
             np.concatenate(top),

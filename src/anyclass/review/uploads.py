@@ -8,7 +8,7 @@ from starlette.datastructures import UploadFile as Upload
 from anyclass.data import open_bytes
 from anyclass.errors import ImageError
 from anyclass.review import schema
-from anyclass.review.image_index import Guess
+from anyclass.review.image_index import ImagePrediction
 from anyclass.review.session import Session
 
 
@@ -18,11 +18,11 @@ def predict_uploads(
     """Prediction of each uploaded image that can be read, and why the others cannot."""
     opened = [_open(upload) for upload in uploads]
     good = [image for image in opened if not isinstance(image, ImageError)]
-    guesses = iter(session.index.predict(good, top, nearest))
+    predictions = iter(session.index.predict(good, top, nearest))
     return [
         _rejected(upload, image)
         if isinstance(image, ImageError)
-        else _prediction(session, upload, next(guesses))
+        else _prediction(session, upload, next(predictions))
         for upload, image in zip(uploads, opened, strict=True)
     ]
 
@@ -40,12 +40,14 @@ def _rejected(upload: Upload, error: ImageError) -> schema.UploadPrediction:
     return schema.UploadPrediction(file_name=_name(upload), status="rejected", reason=str(error))
 
 
-def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.UploadPrediction:
+def _prediction(
+    session: Session, upload: Upload, prediction: ImagePrediction
+) -> schema.UploadPrediction:
     """The most probable classes of an image, and the images of the run that are nearest."""
     catalogue = session.catalogue
     names = catalogue.classes.names
     labels = session.corrections.labels
-    pairs = zip(guess.classes, guess.probabilities, strict=True)
+    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
     top = [schema.Probability(label=names[c], probability=p) for c, p in pairs]
     near = [
         schema.Near(
@@ -55,14 +57,14 @@ def _prediction(session: Session, upload: Upload, guess: Guess) -> schema.Upload
             known=catalogue.given(i) or catalogue.files[i] in labels,
             similarity=similarity,
         )
-        for i, similarity in zip(guess.nearest, guess.similarities, strict=True)
+        for i, similarity in zip(prediction.nearest, prediction.similarities, strict=True)
     ]
     return schema.UploadPrediction(
         file_name=_name(upload),
         status="ok",
-        label=catalogue.classes.label(guess.classes[0]),
+        label=catalogue.classes.label(prediction.classes[0]),
         score=top[0].probability,
-        familiarity=guess.familiarity,
+        familiarity=prediction.familiarity,
         top=top,
         nearest=near,
     )
