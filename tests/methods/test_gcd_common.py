@@ -9,12 +9,7 @@ from torch import nn
 
 from anyclass.data import Classes, ImageDataset
 from anyclass.errors import RequestError
-from anyclass.methods.gcd_common import (
-    MlpShape,
-    labelled_classes,
-    perceptron,
-    seeded,
-)
+from anyclass.methods.gcd_common import MlpShape, labelled_classes, perceptron, seeded
 
 
 def dataset(labels: list[int], names: int = 3, unknown: int = 1) -> ImageDataset:

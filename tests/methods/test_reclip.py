@@ -30,7 +30,7 @@ from anyclass.errors import ModelError, RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.store import FeatureStore
-from anyclass.methods import reclip, reclip_equations
+from anyclass.methods import reclip, reclip_equations, reclip_labels
 from anyclass.methods.reclip import Reclip
 from anyclass.methods.reclip_equations import (
     NONE,
@@ -482,7 +482,7 @@ def test_anyclass_fit__a_run_and_its_evaluation(shapes: dict[str, Any], tmp_path
     how = replace(QUICK, ensemble=True, lr=1e-2)
     metrics = run_fit(how, tmp_path / "run", **shapes).metrics
     assert metrics["scored"] == 14
-    assert set(metrics["facts"]) == set(reclip.FACTS)
+    assert set(metrics["facts"]) == set(reclip_labels.FACTS)
     loaded = Classifier.load(tmp_path / "run" / "model", engine="torch")
     dataset = ImageDataset.read(shapes["images"], shapes["classes"], "folders")
     probabilities = loaded.predict_proba(dataset)

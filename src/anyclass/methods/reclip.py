@@ -17,7 +17,6 @@ text features; V trains the normalisation layers of its image tower.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import isnan
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -35,26 +34,14 @@ from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation, concat_towers
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
-from anyclass.features.cache import Embedding, Features, cached_part
+from anyclass.features.cache import Features
 from anyclass.features.openai_templates import OPENAI_TEMPLATES
 from anyclass.features.store import FeatureStore
-from anyclass.features.stream import current_features
-from anyclass.features.text import (
-    PLAIN,
-    FilledTemplates,
-    Template,
-    class_features,
-)
+from anyclass.features.text import PLAIN, FilledTemplates, Template
 from anyclass.log import Log
 from anyclass.methods.info import MethodInfo, Situation
-from anyclass.methods.reclip_equations import (
-    NONE,
-    centroids,
-    graph,
-    labelled_loss,
-    projection,
-    propagate,
-)
+from anyclass.methods.reclip_equations import graph, labelled_loss, projection, propagate
+from anyclass.methods.reclip_labels import PseudoLabels
 from anyclass.methods.workload import Workload, refuse_one_class
 from anyclass.training.batches import Batch, TrainingBatches
 from anyclass.training.loop import Checkpoint, optimise
@@ -65,10 +52,6 @@ MANY_CLASSES = 500
 
 MANY_CLASSES_DIRECTIONS = 250
 """r above that number of classes."""
-
-FACTS = ("agreement_of_towers", "agreement_with_zero_shot", "residual")
-"""Share of images with the same label by T and V; share of these in their zero-shot class; largest
-residual of label propagation."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -216,52 +199,3 @@ class Reclip:
         h = normalize(torch.cat([anchors, x]) @ projection(anchors, r), dim=-1)  # (M, D)
         s = graph(h, self.neighbours)
         return propagate(s, len(anchors), self.alpha, self.iterations, self.tolerance)
-
-
-class PseudoLabels:
-    """Labels on which T and V agree, and the centroids of V, which change in each epoch."""
-
-    def __init__(
-        self, settings: Reclip, data: FeatureStore, class_texts: FilledTemplates, log: Log
-    ) -> None:
-        """Start without labels, and with text features as centroids."""
-        part = cached_part(settings.tune)
-        self.settings = settings
-        self.dataset = data.dataset
-        self.test_views = data.embed(Embedding(part), log)
-        self.x_t = data.image_features(part, log)  # X_T (N, D)
-        self.anchors = data.class_features(settings.templates, log)  # constant for V
-        with torch.no_grad():
-            w0 = class_texts.mean(data.clip.texts(class_texts.texts))
-            self.c_zs = (self.x_t @ w0.T).argmax(1).cpu()
-        self.y = torch.full((len(data),), NONE)  # (N,)
-        self.q = self.anchors.clone()  # Q (C, D)
-        self._facts = torch.full((len(FACTS),), torch.nan)
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """What changes in training."""
-        return {"y": self.y, "q": self.q, "facts": self._facts}
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """Names and values of `FACTS`; empty before the first epoch."""
-        figures = zip(FACTS, self._facts.tolist(), strict=True)
-        return {name: value for name, value in figures if not isnan(value)}
-
-    @torch.no_grad()
-    def propagate(self, t: Backbone, v: Backbone) -> None:
-        """Label the images by both towers, and compute the centroids of V."""
-        settings = self.settings
-        prompts = self.dataset.classes.all_prompts
-        x_v = current_features(v, self.dataset, settings.tune, self.test_views).to(self.q)
-        w = class_features(t, prompts, settings.templates)
-        y_t, error_t = settings.label_nodes(w, self.x_t)
-        y_v, error_v = settings.label_nodes(self.anchors, x_v)
-        self.q.copy_(centroids(torch.cat([self.anchors, x_v]), y_v, self.q))
-        images_t = y_t[len(self.q) :]
-        images_v = y_v[len(self.q) :]
-        self.y.copy_(torch.where(images_t == images_v, images_v, NONE))
-        agreement = (self.y != NONE).float().mean()
-        with_zero_shot = (self.c_zs == self.y)[self.y != NONE].float().mean()
-        self._facts.copy_(torch.stack([agreement, with_zero_shot, error_t.maximum(error_v)]))
