@@ -123,7 +123,7 @@ def test_fit__leaves_a_whole_run(run: Run, blobs: Blobs) -> None:
     report = (run.path / "report.html").read_text(encoding="utf-8")
     assert "there are no images to show" in report
     assert "data:image" not in report
-    assert "--features NEW" in report
+    assert "<span>--features</span> NEW" in report
     card = (run.path / "model" / "README.md").read_text(encoding="utf-8")
     assert "predict_proba(features)" in card
 

@@ -170,7 +170,8 @@ def test_stored_confusion__of_many_classes_grows_with_the_images() -> None:
     assert sum(counts["count"]) == 2000
     names = [f"name {c}" for c in range(1000)]
     shown = confusion_table(names, found)
-    assert shown == {"rows": [], "mistakes": [("name 7", "name 3", 2)], "total": 2}
+    mistakes = [("name 7", "name 3", 2)]
+    assert shown == {"rows": [], "unused": 0, "mistakes": mistakes, "total": 2}
     matrix = np.zeros((1000, 1000), int)
     np.add.at(matrix, (labels, predicted), 1)
     assert confusion_table(names, {"confusion": matrix.tolist()}) == shown
