@@ -1,26 +1,21 @@
 """An open_clip model as functions: image and text features, with separate trunk and tail.
 
-The names of the package are imported when they are first used: its lists of models and options are
-read by commands that need no PyTorch.
+Names that need PyTorch are imported when they are first used: lists of models and options are read
+by commands that do without it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from anyclass.backbone.options import EngineName, Part, Precision
+
 if TYPE_CHECKING:
     from anyclass.backbone.backbone import Backbone
-    from anyclass.backbone.options import EngineName, Part, Precision
     from anyclass.backbone.text_tower import Words
 
 __all__ = ["Backbone", "EngineName", "Part", "Precision", "Words"]
 
-_HOMES = {
-    "Backbone": "backbone",
-    "EngineName": "options",
-    "Part": "options",
-    "Precision": "options",
-    "Words": "text_tower",
-}
+_HOMES = {"Backbone": "backbone", "Words": "text_tower"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,11 @@
 """From a model's name to an open_clip model and its tokenizer."""
 
-import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +72,6 @@ def kept_facts(model_id: str, allow_pickle: bool = False) -> ModelFacts:
     check_files(folder)
     text = _text_tower(read_config(folder / CONFIG))
     return facts_of(folder, allow_pickle) if text in (None, str(folder)) else ModelFacts()
-
-
-def files_checksum(model_id: str) -> str | None:
-    """Checksum of names, sizes and times of the files of a model in a folder; None: in none.
-
-    Raises:
-        RequestError: the packages of the starter are not installed, or no folder is named.
-    """
-    place = located(model_id)
-    folder = _folder(place) if place.startswith("local-dir:") else None
-    if folder is None or not folder.is_dir():
-        return None
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    stamps = [[name, found.st_size, found.st_mtime_ns] for name, found in stats]
-    return sha256(json.dumps(stamps).encode()).hexdigest()
 
 
 def _text_tower(config: Any) -> Any:

@@ -70,7 +70,7 @@ def facts_of(folder: Path, allow_pickle: bool) -> ModelFacts:
     """
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     key = {"files": [[str(path), *_state(path)] for path in files], "allow_pickle": allow_pickle}
-    key |= {"libraries": {name: _version(name) for name in LIBRARIES}}
+    key |= {"libraries": {name: installed_version(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     return ModelFacts(cache_folder("facts") / f"{digest}.json")
 
@@ -81,7 +81,7 @@ def _state(path: Path) -> tuple[int, ...]:
     return (found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _version(library: str) -> str | None:
+def installed_version(library: str) -> str | None:
     """Version of a library; None if it is not installed."""
     try:
         return version(library)

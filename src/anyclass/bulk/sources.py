@@ -92,7 +92,7 @@ def read_source(images: Path | str, part_size: int, image_column: str | None = N
         return _of_files(place, files, part_size)
     if archives:
         parts = [Part(i, (file.name,)) for i, file in enumerate(archives)]
-        return Source(place, "webdataset", parts, _checksum(archives), None)
+        return Source(place, "webdataset", parts, checksum(archives), None)
     return _of_tables(place, tables, part_size, image_column)
 
 
@@ -111,7 +111,7 @@ def _of_files(place: str, files: Sequence[storage.File], part_size: int) -> Sour
     names = [file.name for file in files]
     starts = range(0, len(names), part_size)
     parts = [Part(i, tuple(names[at : at + part_size])) for i, at in enumerate(starts)]
-    return Source(place, "images", parts, _checksum(files), len(names), messages)
+    return Source(place, "images", parts, checksum(files), len(names), messages)
 
 
 def _of_tables(
@@ -135,7 +135,7 @@ def _of_tables(
     total = sum(chain.from_iterable(sizes))
     if not total:
         raise RequestError(f"the Parquet files in {place} have no rows")
-    return Source(place, "parquet", parts, _checksum(files), total)
+    return Source(place, "parquet", parts, checksum(files), total)
 
 
 def _joined(rows: Sequence[int], part_size: int) -> Iterator[tuple[int, ...]]:
@@ -159,7 +159,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _checksum(files: Sequence[storage.File]) -> str:
+def checksum(files: Sequence[storage.File]) -> str:
     """Checksum of names, sizes and times."""
     digest = hashlib.sha256()
     for file in files:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 import anyclass
-from anyclass.backbone.loading import files_checksum
+from anyclass.backbone.loading import located
 from anyclass.bulk import Bulk, cluster, results, storage
 from anyclass.bulk.results import Tally
-from anyclass.bulk.sources import Source, read_source
+from anyclass.bulk.sources import Source, checksum, read_source
 from anyclass.bulk.worker import Job, Task
 from anyclass.commands.bulk_jobs import DescribeJob, EmbedJob, PredictJob
 from anyclass.commands.request import check_rejected
@@ -153,8 +153,13 @@ def _compute(command: str, job: Job, about: Json, options: BulkOptions) -> Tally
 
 def _model(job: EmbedJob | DescribeJob) -> Json:
     """What rows depend on of the model; `model_checksum` changes when a file of its folder does."""
-    checksum = files_checksum(job.model)
-    return {"model": job.model, "engine": job.engine, "model_checksum": checksum}
+    place = located(job.model)
+    folder = Path(place.removeprefix("local-dir:"))
+    files = []
+    if place.startswith("local-dir:") and folder.is_dir():
+        files = [file for file in storage.listing(str(folder)) if "/" not in file.name]
+    known = checksum(files) if files else None
+    return {"model": job.model, "engine": job.engine, "model_checksum": known}
 
 
 def leaving(job: DescribeJob, source: Source) -> list[str]:

@@ -221,7 +221,7 @@ class ImageIndex:
         found = store.embed(Embedding(cached_part(representation.part)), self._log)
         store = store.of(dataset[found.ok])
         row = np.array(rows, np.int64)[found.ok]
-        saved = self._saved(predictor.classifier, len(rows))
+        saved = self._saved(predictor.classifier, found.ok)
         features = []
         top = []
         probability = []
@@ -230,7 +230,7 @@ class ImageIndex:
             if saved is None:
                 p = predictor.classifier.probabilities(block).cpu()
             else:
-                p = saved[found.ok][done : done + len(block)]
+                p = saved[done : done + len(block)]
             best = p.topk(min(TOP, p.shape[1]))
             features.append(predictor.comparable(block))
             top.append(best.indices.numpy())
@@ -244,14 +244,20 @@ class ImageIndex:
             {int(i): at for at, i in enumerate(row)},
         )
 
-    def _saved(self, classifier: Classifier, images: int) -> Float[Tensor, "M C"] | None:
+    def _saved(
+        self, classifier: Classifier, readable: Bool[np.ndarray, " M"]
+    ) -> Float[Tensor, "n C"] | None:
         """Probabilities that the scores of the run come from; None: the classifier's are as good.
 
         In a run with discovered classes those of the fit have a temperature of their own.
+
+        Args:
+            classifier: the classifier of the run.
+            readable: which of the M images that the run could read can be read now; n of them.
         """
         edits = edits_of(classifier.head, len(classifier.classes))
-        found = read_probabilities(self._catalogue.run / PROBABILITIES, images, edits)
-        return None if found is None else found.of(edits)
+        found = read_probabilities(self._catalogue.run / PROBABILITIES, len(readable), edits)
+        return None if found is None else found.of(edits)[readable]
 
     def _log(self, **numbers: Any) -> None:
         """Note the progress of embedding."""

@@ -3,9 +3,9 @@
 import platform
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from anyclass.backbone.model_facts import installed_version
 from anyclass.distributed import launched
 
 _PACKAGES = (
@@ -26,10 +26,11 @@ def environment(
     """Versions, device, threads, processes, model and command line."""
     import torch
 
+    versions = {name: installed_version(name) for name in ("anyclass", *_PACKAGES)}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: found for name in ("anyclass", *_PACKAGES) if (found := _version(name))},
+        "packages": {name: found for name, found in versions.items() if found},
         "device": device,
         "threads": torch.get_num_threads(),
         "processes": launched(),
@@ -38,10 +39,3 @@ def environment(
         "started": started,
         "seconds": seconds,
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
