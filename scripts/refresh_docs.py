@@ -50,6 +50,8 @@ TABLE = re.compile(r"<!-- ([\w ]+) -->\n\|.*?<!-- end -->", re.DOTALL)
 AT_THE_END = re.compile(r"^<!-- at the end -->\n```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
 PRICES = ("--price-in", "0.15", "--price-out", "0.6")
 """Dollars per million tokens in the table of dollars."""
+SCALE = ("bytes", "hours", "dollars")
+"""Tables of benchmarks/scale.py."""
 
 
 def main() -> None:
@@ -140,7 +142,7 @@ def with_tables(page: str) -> str:
     def table(found: re.Match[str]) -> str:
         of_methods = {"methods": methods_table, "methods that share a batch": shared_table}
         name = found[1]
-        if name in scale_tables():
+        if name in SCALE:
             lines = scale_tables()[name]
         else:
             lines = of_methods[name]() if name in of_methods else flag_table(name)
@@ -182,7 +184,7 @@ def scale_tables() -> dict[str, str]:
     command = [sys.executable, str(ROOT / "benchmarks" / "scale.py"), *PRICES]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     tables = done.stdout.split("\n\n")[:3]
-    return dict(zip(("bytes", "hours", "dollars"), tables, strict=True))
+    return dict(zip(SCALE, tables, strict=True))
 
 
 def flag_table(captioner: str) -> str:

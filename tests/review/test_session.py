@@ -213,18 +213,25 @@ TRAINED = """if True:
 def test_train__a_cancelled_training_that_ends_late_is_not_the_next_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("anyclass.review.training._CODE", "import time; time.sleep(600)")
+    code = "import sys, time; print('started', file=sys.stderr, flush=True); time.sleep(600)"
+    monkeypatch.setattr("anyclass.review.training._CODE", code)
     training = Training()
     training.start([], tmp_path / "first")
     first = training._process
     assert first is not None
+    while not training.progress()["line"]:  # Python loses a Ctrl-C while it starts
+        training.wait(0.01)
     training.cancel()
     training.wait()
     training.start([], tmp_path / "second")
     first.stderr = None
     training._follow(first)  # its thread sees the end only now
     assert training.progress()["state"] == "running"
-    training.cancel()
+    second = training._process
+    assert second is not None
+    second.kill()
+    training.wait()
+    assert training.progress()["state"] == "failed"
 
 
 def test_train__shows_its_progress_and_is_cancelled(

@@ -7,6 +7,7 @@ not its weights. With these facts it does without loading them, which takes seco
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def _state(path: Path) -> tuple[int, ...]:
     return (found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 
+@cache
 def installed_version(library: str) -> str | None:
     """Version of a library; None if it is not installed."""
     try:

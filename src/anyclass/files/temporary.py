@@ -45,7 +45,7 @@ def sweep(folder: Path) -> None:
 
 def temporary_name(path: Path, ending: str) -> Path:
     """New name beside `path` of a temporary file of this process."""
-    return path.parent / f".anyclass-{_process()}{uuid4().hex[:8]}.tmp{ending}"
+    return path.parent / f".anyclass-{_process(os.getpid())}{uuid4().hex[:8]}.tmp{ending}"
 
 
 def is_temporary(name: str) -> bool:
@@ -132,9 +132,10 @@ def _host() -> str:
     return digest(socket.gethostname())[:8]
 
 
-def _process() -> str:
+@cache
+def _process(pid: int) -> str:
     """Machine, number and start of this process: 24 hexadecimal digits."""
-    return f"{_host()}{os.getpid():08x}{_started(os.getpid()) or '0' * 8}"
+    return f"{_host()}{pid:08x}{_started(pid) or '0' * 8}"
 
 
 def _started(pid: int) -> str | None:
