@@ -58,7 +58,7 @@ class Classifier:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The method's hyper-parameters as JSON values."""
     record: FitRecord = field(default_factory=FitRecord)
-    """Labels, texts and figures of the fit; not saved with the model."""
+    """Labels, texts and metrics of the fit; not saved with the model."""
 
     def __repr__(self) -> str:
         """Method, classes and model, without tensors."""
