@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.errors import ArrayError
-from anyclass.estimators.experts import Anchors
+from anyclass.estimators.gaussian_expert import Anchors
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 
