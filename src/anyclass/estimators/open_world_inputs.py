@@ -5,7 +5,6 @@ Letters: N images, C known classes, D dimensions.
 
 from dataclasses import dataclass
 from math import inf
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -84,7 +83,7 @@ class Inputs:
         return found
 
 
-def check_parameters(unknown: Unknown, folds: int, logit_scale: float) -> None:
+def check_parameters(unknown: Any, folds: int, logit_scale: float) -> None:
     """Refuse unusable parameters.
 
     Raises:
@@ -92,7 +91,7 @@ def check_parameters(unknown: Unknown, folds: int, logit_scale: float) -> None:
     """
     if folds < 2:
         raise ArrayError(f"folds is {folds}, but at least 2 are needed")
-    if unknown != "auto" and not (isinstance(unknown, Integral) and unknown >= 0):
+    if unknown != "auto" and not (isinstance(unknown, int | np.integer) and unknown >= 0):
         raise ArrayError(f"unknown is {unknown!r}, not a number of classes or 'auto'")
     if not 0 < logit_scale < inf:
         raise ArrayError(f"logit_scale is {logit_scale}, but must be positive")

@@ -160,7 +160,7 @@ def confidence_temperature(
     fitted = logits(x, h)
     low = 1.0
     high = 10.0
-    for _ in range(30):
+    for _ in range(30):  # bisection
         middle = (low + high) / 2
         if (fitted / middle).softmax(1).amax(1).mean() > target:
             low = middle
