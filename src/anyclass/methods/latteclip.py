@@ -88,7 +88,7 @@ class LatteClip:
     """Noun for what the images show, used in the questions to the captioner; or a data set of the
     paper, such as food101, for its questions, template, learning rate and weight decay."""
     plural: str = ""
-    """Plural of `domain`, if irregular."""
+    """Plural of --domain, if irregular."""
     class_in_prompt: bool = False
     """Name the zero-shot class in the question about an image (the paper: for flowers102 and
     food101, where it is on unless you turn it off)."""
