@@ -20,8 +20,6 @@ from jaxtyping import Float
 from anyclass.backbone import Backbone
 from anyclass.data import ImageDataset
 from anyclass.data.nouns import some_nouns
-from anyclass.features.cache import Embedding
-from anyclass.features.extract import tower_features
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, class_features
 
@@ -48,7 +46,7 @@ def embed(folder: Path, model: str = "starter", most: int | None = None) -> dict
             dataset = dataset[np.sort(chosen)]
         store = FeatureStore(clip, dataset)
         x = store.image_features("head", _silent)
-        h = tower_features(store.embed(Embedding("head"), _silent)).to(x)
+        h = store.backbone_features("head", _silent).to(x)
         arrays |= {f"{split}_x": x.numpy(), f"{split}_h": h.numpy()}
         arrays[f"{split}_y"] = np.asarray(dataset.labels)
         if split == "train":

@@ -40,8 +40,6 @@ from anyclass.estimators.gcd_num_classes import estimate_classes
 from anyclass.estimators.kmeans import semi_supervised_kmeans
 from anyclass.estimators.metrics import clustering
 from anyclass.estimators.num_classes import count_classes
-from anyclass.features.cache import Embedding
-from anyclass.features.extract import image_features, tower_features
 from anyclass.features.store import FeatureStore
 from anyclass.methods.gcd import Gcd
 from anyclass.methods.get import Get
@@ -251,9 +249,9 @@ def with_wrong_number(some: Task, factor: float) -> Task:
 
 def estimate(clip: Backbone, name: str, some: Task, seed: int) -> dict[str, Any]:
     """Estimated number of classes: by held-out labels, and by GCD's method."""
-    features = FeatureStore(clip, some.dataset).embed(Embedding("head"), silent)
-    x = image_features(clip, features, "head").cpu()
-    h = tower_features(features).to(x)
+    store = FeatureStore(clip, some.dataset)
+    x = store.image_features("head", silent).cpu()
+    h = store.backbone_features("head", silent).to(x)
     y = torch.tensor(some.dataset.labels)
     found = count_classes(x, y, silent, extra=h, seed=seed)
     row = {"set": name, "method": "estimate", "seed": seed, "true": some.dataset.classes.total}

@@ -128,7 +128,8 @@ def fitted_scores(
     found = how.fit(FeatureStore(clip, train), silent, seed=seed)
     found = found if val is None else selected(found, val)
     seen = predict_all(FeatureStore(clip, test), found, silent, prompt_ensemble=ensemble)
-    chosen_values = {key: found.record.facts[key] for key in SELECTED if key in found.record.facts}
+    metrics = found.record.metrics
+    chosen_values = {key: metrics[key] for key in SELECTED if key in metrics}
     return compare(test.labels, seen, found.classes) | {"selected": chosen_values}
 
 

@@ -62,10 +62,10 @@ def fitted(
     """All rows of a dataset for one seed: classifier, seconds, and the log of the generator."""
     found: dict[str, tuple[Classifier, float, Any]] = {}
 
-    def take(name: str, make: Callable[[], Classifier], facts: Any = None) -> None:
+    def take(name: str, make: Callable[[], Classifier], metrics: Any = None) -> None:
         start = time.perf_counter()
         classifier = make()
-        found[name] = (classifier, round(time.perf_counter() - start, 1), facts)
+        found[name] = (classifier, round(time.perf_counter() - start, 1), metrics)
         print(f"  {name}: {found[name][1]} s", flush=True)
 
     labelled = DATA.labelled_features(FeatureStore(clip, dataset), silent, 1, seed)
@@ -131,12 +131,12 @@ def of_seed(
         return known
     train = split.train.naming_only(split.train.classes.second_half)
     found: dict[str, Any] = {}
-    for method, (classifier, seconds, facts) in fitted(
+    for method, (classifier, seconds, metrics) in fitted(
         clip, train, seed, coop, asked.open_world
     ).items():
         seen = predict_all(FeatureStore(clip, split.test), classifier, silent)
         both = compare(split.test.labels, seen, train.classes)
-        found[method] = (halves(both["adapted"]), seconds, facts)
+        found[method] = (halves(both["adapted"]), seconds, metrics)
         if method == "gda":
             found["zero-shot"] = (halves(both["zero_shot"]), 0.0, None)
     if path:

@@ -74,8 +74,8 @@ def selected(fitted: Classifier, images: ImageDataset) -> Classifier:
     if isinstance(head, CacheModel):
         bounds = tip_adapter.GridBounds(how["beta_max"], how["alpha_max"])
         found = tip_adapter.grid_search(head, held_out, held_out.classes, bounds)
-        facts = {"alpha": found.alpha * PUBLISHED_SCALE / float(head.scale), "beta": found.beta}
-        return _with(fitted, found, facts)
+        metrics = {"alpha": found.alpha * PUBLISHED_SCALE / float(head.scale), "beta": found.beta}
+        return _with(fitted, found, metrics)
     assert isinstance(head, Linear)
     t = class_features(fitted.clip, fitted.classes.all_prompts, [fitted.template])
     own = slice(t.shape[1])
@@ -86,7 +86,7 @@ def selected(fitted: Classifier, images: ImageDataset) -> Classifier:
     return _with(fitted, replace(head, weights=weights), {"alpha": alpha})
 
 
-def _with(fitted: Classifier, head: CacheModel | Linear, facts: dict[str, float]) -> Classifier:
-    """The classifier with another head, and its selected values among the facts."""
-    record = replace(fitted.record, facts={**fitted.record.facts, **facts})
+def _with(fitted: Classifier, head: CacheModel | Linear, metrics: dict[str, float]) -> Classifier:
+    """The classifier with another head, and its selected values among the metrics."""
+    record = replace(fitted.record, metrics={**fitted.record.metrics, **metrics})
     return replace(fitted, head=head, record=record)

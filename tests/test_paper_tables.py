@@ -537,8 +537,8 @@ def test_validation__selects_alpha_as_if_it_had_been_given(
     first = split.val[split.val.labels < 2]
     fitted = fitted_on_dtd(clip, "gda", split)
     found = validation.selected(fitted, first)
-    alpha = found.record.facts["alpha"]
-    assert fitted.record.facts["alpha"] == 1.0 != alpha
+    alpha = found.record.metrics["alpha"]
+    assert fitted.record.metrics["alpha"] == 1.0 != alpha
     again = fitted_on_dtd(clip, "gda", split, alpha=alpha)
     assert torch.allclose(found.head.weights, again.head.weights, atol=1e-5)
     assert validation.selected(fitted, first[:0]) is fitted
@@ -553,7 +553,7 @@ def test_validation__selects_alpha_and_beta_of_tip_adapter(
     split = paper_sets.coop_set(data, "dtd")
     first = split.val[split.val.labels < 2]
     fitted = fitted_on_dtd(clip, "tip-adapter", split)
-    assert fitted.record.facts["alpha"] == 2.0, "released for this set"
+    assert fitted.record.metrics["alpha"] == 2.0, "released for this set"
     head = validation.selected(fitted, first).head
     held_out = validation.labelled_features(clip, first)
     assert torch.equal(head.keys, fitted.head.keys)

@@ -14,7 +14,7 @@ import anyclass.backbone.engine
 import anyclass.backbone.onnx_trunk
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.backbone.engine import AGREEMENT, ENGINES, Engine, engine
-from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.model_metadata import ModelMetadata
 from anyclass.backbone.onnx_trunk import AT_ONCE
 from anyclass.errors import RequestError
 
@@ -27,7 +27,7 @@ FASTEST = anyclass.backbone.engine._fastest
 def fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere "auto" is PyTorch, which starts at once; nothing is known of the models."""
     monkeypatch.setattr(anyclass.backbone.engine, "_fastest", FASTEST)
-    monkeypatch.setattr("anyclass.backbone.backbone.kept_facts", lambda *_: ModelFacts())
+    monkeypatch.setattr("anyclass.backbone.backbone.cached_metadata", lambda *_: ModelMetadata())
 
 
 def noise(clip: Backbone, count: int) -> Tensor:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from anyclass.estimators import cross_fitting
 from anyclass.estimators import mixture as mixture_module
-from anyclass.estimators.folds import folds
+from anyclass.estimators.cross_fitting import assign_folds
 from anyclass.estimators.mixture import Mixture, MixtureSettings
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.text_expert import CentredTexts, text_anchors
@@ -42,8 +43,8 @@ def test_opinions__do_not_depend_on_the_label_of_the_image(
     data = toy(noise=1.5).given(kind)[1]
     more = toy(noise=1.5).extra if extra else None
     y = data["y"]
-    fold, group = folds(Rows.checked(toy(noise=1.5).x, None), torch.tensor(y), 4, 3)
-    monkeypatch.setattr(mixture_module, "folds", lambda *_: (fold, group))
+    fold, group = assign_folds(Rows.checked(toy(noise=1.5).x, None), torch.tensor(y), 4, 3)
+    monkeypatch.setattr(cross_fitting, "assign_folds", lambda *_: (fold, group))
     monkeypatch.setattr(
         mixture_module, "stack", lambda a, y, p, o, v: ([0.7, 0.1, 0.2][: len(a)], [0.3] * len(o))
     )
@@ -73,8 +74,8 @@ def test_opinions__are_the_logits_of_the_replica_without_the_fold(
             assert best[i] == -1
             assert bool(given[i].isnan()) and bool(top[i].isnan())
             continue
-        f = int(found.fold[i])
-        assert y not in found.visible(found.labels, found.fold, f)[found.fold == f]
+        f = int(found.replicas.fold[i])
+        assert y not in found.replicas.visible(f)[found.replicas.fold == f]
         x, h = found.rows.at(np.array([i]))
         p = found.logits(x, h, f, f).softmax(1)[0]
         assert best[i] == p.argmax()
@@ -87,15 +88,15 @@ def test_visible__hides_whole_classes_only_where_others_have_a_name(
 ) -> None:
     for kind, mixed in [("labels", False), ("labels or names", True), ("names for some", True)]:
         data = toy().given(kind)[1]
-        found = fitted(toy(), data["y"], data["class_text"])
-        named = found.anchors.named
+        found = fitted(toy(), data["y"], data["class_text"]).replicas
+        named = found.named
         assert found.mixed == mixed
         for r in range(3):
-            seen = found.visible(found.labels, found.fold, r)
+            seen = found.visible(r)
             for i, y in enumerate(data["y"].tolist()):
                 hidden = found.fold[i] == r or (mixed and named[y] and found.group[y] == r)
                 assert int(seen[i]) == (-1 if hidden or y < 0 else y)
-        assert torch.equal(found.visible(found.labels, found.fold, 3), found.labels)
+        assert torch.equal(found.visible(3), found.labels)
 
 
 def test_opinions__a_class_without_another_label_or_a_name_has_none(
@@ -110,11 +111,13 @@ def test_opinions__a_class_without_another_label_or_a_name_has_none(
     assert bool((best[(y >= 0) & ~alone] >= 0).all())
 
 
-def test_folds__spread_each_class_and_put_equal_images_together(toy: Callable[..., Any]) -> None:
+def test_assign_folds__spreads_each_class_and_keeps_equal_images_together(
+    toy: Callable[..., Any],
+) -> None:
     x = np.concatenate([toy().x, toy().x[::2]])
     truth = torch.tensor(np.concatenate([toy().truth, toy().truth[::2]]))
     labels = torch.where(truth == 3, -1, truth)
-    fold, group = folds(Rows.checked(x, None), labels, 4, 5)
+    fold, group = assign_folds(Rows.checked(x, None), labels, 4, 5)
     assert torch.equal(fold[66:], fold[:66:2])
     assert sorted(group[:3].tolist()) == [0, 1, 2]
     for c in (-1, 0, 1, 2):
@@ -122,15 +125,15 @@ def test_folds__spread_each_class_and_put_equal_images_together(toy: Callable[..
         assert int(counts.max() - counts.min()) <= 1
 
 
-def test_folds__do_not_depend_on_the_order_of_images_and_classes(
+def test_assign_folds__does_not_depend_on_the_order_of_images_and_classes(
     toy: Callable[..., Any],
 ) -> None:
     labels = torch.tensor(toy().labels(0, 1, 3, each=7))
-    fold, group = folds(Rows.checked(toy().x, None), labels, 4, 3)
+    fold, group = assign_folds(Rows.checked(toy().x, None), labels, 4, 3)
     draw = np.random.default_rng(0)
     order = draw.permutation(66)
     new = torch.tensor([2, 0, 1, 3])
     renamed = torch.where(labels >= 0, new[labels.clamp_min(0)], -1)
-    other, other_group = folds(Rows.checked(toy().x[order], None), renamed[order], 4, 3)
+    other, other_group = assign_folds(Rows.checked(toy().x[order], None), renamed[order], 4, 3)
     assert torch.equal(other, fold[order])
     assert torch.equal(other_group[new[[0, 1, 3]]], group[[0, 1, 3]])

@@ -17,7 +17,7 @@ from anyclass.estimators.discovery import (
     neighbours,
     refine,
     sample,
-    with_guesses,
+    with_pseudo_labels,
 )
 from anyclass.estimators.kmeans import class_means
 from anyclass.estimators.metrics import clustering
@@ -137,13 +137,13 @@ def test_discover__names_stand_in_for_labels() -> None:
     assert float((found.labels == truth).float().mean()) > 0.95, "each class has its own index"
 
 
-def test_with_guesses__takes_the_most_confident_of_classes_without_labels() -> None:
+def test_with_pseudo_labels__takes_the_most_confident_of_classes_without_labels() -> None:
     labels = torch.tensor([0, -1, -1, -1, -1, -1, -1, -1])
     p = torch.tensor([0.9, 0.9, 0.2, 0.4, 0.3, 0.1, 0.5, 0.45])
     p = torch.stack([p, 1 - p], dim=1)
     # 7 free images, 1 named class of K = 2 or 4: 7 / 1.5 or 7 / 3.5 candidates, 8 / 2 K at most
-    assert with_guesses(labels, p, 2).tolist() == [0, -1, 1, -1, -1, 1, -1, -1]
-    assert with_guesses(labels, p, 4).tolist() == [0, -1, -1, -1, -1, 1, -1, -1]
+    assert with_pseudo_labels(labels, p, 2).tolist() == [0, -1, 1, -1, -1, 1, -1, -1]
+    assert with_pseudo_labels(labels, p, 4).tolist() == [0, -1, -1, -1, -1, 1, -1, -1]
 
 
 def test_neighbours__without_labels_are_two_thirds_of_the_images_of_a_class() -> None:

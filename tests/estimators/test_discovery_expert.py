@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anyclass.estimators.discovery_expert import discovery_expert
-from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
+from anyclass.estimators.gaussian_expert import Anchors, Statistics, gaussian_expert
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import GRID
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anyclass.estimators.experts import Anchors
+from anyclass.estimators.gaussian_expert import Anchors
 from anyclass.estimators.mixture import FEW, Mixture, MixtureSettings
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import GRID, stack
@@ -87,8 +87,8 @@ class SlowEM:
         self.h = h.double().numpy()
         self.anchors = fast.anchors
         self.named = fast.anchors.named.numpy()
-        self.fold = fast.fold.numpy()
-        self.group = fast.group.numpy()
+        self.fold = fast.replicas.fold.numpy()
+        self.group = fast.replicas.group.numpy()
         self.y = fast.labels.numpy()
         self.l = fast.text.logits(x).double().numpy()
         self.has_labels = bool((self.y >= 0).any())

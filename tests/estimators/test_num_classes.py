@@ -111,7 +111,7 @@ def test_pair_f1_per_class__judges_some_classes_among_all() -> None:
 @pytest.mark.parametrize(
     ("classes", "with_class", "alone"), [(3, 0, 2), (4, 1, 2), (7, 1, 2), (16, 2, 0), (17, 2, 0)]
 )
-def test_trials__hold_out_every_label_and_shape_features_by_the_others(
+def test_splits__hold_out_every_label_and_shape_features_by_the_others(
     classes: int, with_class: int, alone: int
 ) -> None:
     """Classes 2, 4 and so on, 5 labels each, and one with a single label.
@@ -119,16 +119,16 @@ def test_trials__hold_out_every_label_and_shape_features_by_the_others(
     Each label is held out `with_class` times with all of its class, `alone` times without it.
     """
     labels = torch.cat([2 + 2 * torch.arange(classes).repeat_interleave(5), torch.tensor([1, -1])])
-    trials = num_classes._trials(labels, 3)
-    assert sum(trial.weight for trial in trials) == pytest.approx(1)
+    splits = num_classes._splits(labels, 3)
+    assert sum(split.weight for split in splits) == pytest.approx(1)
     counted: dict[bool, list[int]] = {True: [], False: []}
-    for trial in trials:
-        judged = trial.truth.unique() if trial.judged is None else torch.tensor(trial.judged)
-        out = (labels >= 0) & (trial.given < 0)
-        whole = not bool(torch.isin(trial.given, judged[judged >= 0]).any())
+    for split in splits:
+        judged = split.truth.unique() if split.judged is None else torch.tensor(split.judged)
+        out = (labels >= 0) & (split.given < 0)
+        whole = not bool(torch.isin(split.given, judged[judged >= 0]).any())
         counted[whole] += labels[out].tolist()
-        assert torch.equal(trial.truth[out], labels[out]), "what is held out is scored"
-        assert torch.equal(trial.given[~out], labels[~out])
+        assert torch.equal(split.truth[out], labels[out]), "what is held out is scored"
+        assert torch.equal(split.given[~out], labels[~out])
     several = labels[labels > 1].tolist()
     for whole, times in ((True, with_class), (False, alone)):
         assert sorted(c for c in counted[whole] if c > 1) == sorted(times * several)

@@ -1,4 +1,4 @@
-"""Figures of an epoch, and which predictions count as a collapse.
+"""Metrics of an epoch, and which predictions count as a collapse.
 
 N = 6 views, K = 4.
 """
@@ -37,7 +37,7 @@ def test_collapse_monitor__tells_how_classes_are_used() -> None:
     wanted = {"entropy": entropy, "confidence": (2 / 3 + 0.25) / 2, "new": (1 / 3 + 1) / 2}
     wanted |= {"agreement": 0.75, "used": 3}
     assert rows == [{"stage": "get", "step": 2} | {k: pytest.approx(v) for k, v in wanted.items()}]
-    assert monitor.facts() == {}
+    assert monitor.metrics() == {}
 
 
 @pytest.mark.parametrize("sure", [0.97, 0.4])

@@ -172,8 +172,8 @@ def test_fit__equals_the_slow_truth(
     trained = classifier.clip.parameters("head")
     for name, parameter in wanted.tuned.parameters("head").items():
         assert torch.allclose(trained[name], parameter, atol=3e-5), name
-    facts = classifier.record.facts
-    assert facts == {"agreement_with_zero_shot": pytest.approx(wanted.agreement)}
+    metrics = classifier.record.metrics
+    assert metrics == {"agreement_with_zero_shot": pytest.approx(wanted.agreement)}
     assert classifier.record.zero_shot_labels == zero_shot
 
 
@@ -220,7 +220,7 @@ def test_fit__that_trains_nothing_equals_zero_shot(
     assert torch.equal(classifier.head.weights, zero_shot.head.weights)
     assert np.allclose(probabilities, zero_shot.predict_proba(dataset), atol=1e-6)
     assert probabilities.argmax(1).tolist() == zero_shot.predict_proba(dataset).argmax(1).tolist()
-    assert (classifier.record.facts == {}) == ("steps" in still)
+    assert (classifier.record.metrics == {}) == ("steps" in still)
 
 
 @pytest.mark.parametrize("option", [{}, {"tune": "all"}], ids=str)
@@ -243,7 +243,7 @@ def test_fit__given_labels_are_learned(fit: Fit, once: Fit, dataset: ImageDatase
     classifier, log = fit(how, shifted)
     assert np.mean(losses(log)[-5:]) < np.mean(losses(log)[:5]) - 0.2
     assert (classifier.predict_proba(dataset).argmax(1) == shifted.labels).mean() > 0.5
-    assert classifier.record.facts["agreement_with_zero_shot"] == 0
+    assert classifier.record.metrics["agreement_with_zero_shot"] == 0
 
 
 def test_fit__unlabelled_images_are_left_out(fit: Fit, known: ImageDataset) -> None:

@@ -206,7 +206,7 @@ def test_search_alpha__smallest_best_over_labelled_classes() -> None:
 
 def test_learn__held_out_images_are_not_fitted(clip: Backbone, labelled: LabelledFeatures) -> None:
     found = learn(Gda(search=0.4), clip, labelled)
-    alpha = found.record.facts["alpha"]
+    alpha = found.record.metrics["alpha"]
     assert alpha in ALPHAS
     again = learn(Gda(alpha=alpha), clip, labelled.split(0.4, 0)[0])
     assert torch.equal(found.head.weights, again.head.weights)

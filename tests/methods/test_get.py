@@ -211,7 +211,7 @@ def test_fit__how_long_the_tower_makes_texts_does_not_matter(
     for name in ("predicted_by_text", "predicted_by_mix"):
         assert other.record.predictions[name] == one.record.predictions[name]
     assert torch.allclose(100 * other.record.pseudo_text, one.record.pseudo_text, rtol=1e-3)
-    scales = [found.record.facts["text_scale"] for found in (one, other)]
+    scales = [found.record.metrics["text_scale"] for found in (one, other)]
     assert scales[1] == pytest.approx(100 * scales[0], rel=1e-3)
     raw = [fitted("raw", model).head.weights for model in (clip, short)]
     assert not torch.allclose(*raw, atol=1e-2)
@@ -393,7 +393,7 @@ def test_fit__options_change_the_result_and_predict_as_recorded(
     for who in ("predicted_by_text", "predicted_by_mix"):
         assert len(classifier.record.predictions[who]) == 13
     assert classifier.record.pseudo_text.shape == (13, 24)
-    assert set(classifier.record.facts) > {"agreement", "divergence", "used", "steps"}
+    assert set(classifier.record.metrics) > {"agreement", "divergence", "used", "steps"}
 
 
 def test_fit__every_model(

@@ -1,4 +1,4 @@
-"""How LatteCLIP behaves: zero steps, labels, seeds, kills, questions, figures, refusals."""
+"""How LatteCLIP behaves: zero steps, labels, seeds, kills, questions, metrics, refusals."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -217,7 +217,7 @@ def test_fit__asks_only_for_the_texts_in_use(
 ) -> None:
     classifier, _ = fit(small(captioner=teller, texts=texts, steps=1))
     assert {len(request.rows) for request in teller.asked} == sizes
-    weights = [name for name in classifier.record.facts if name.startswith("weight_")]
+    weights = [name for name in classifier.record.metrics if name.startswith("weight_")]
     assert sorted(weights) == sorted(f"weight_{kind}" for kind in texts)
 
 
@@ -260,25 +260,25 @@ def test_fit__two_captions_are_both_used(fit: Fit, small: Small, teller: Any) ->
 # --- what is said
 
 
-def test_fit__facts(fit: Fit, once: Fit, small: Small) -> None:
+def test_fit__metrics(fit: Fit, once: Fit, small: Small) -> None:
     classifier, log = fit(small(margin="equal"))
     rows = [row for row in log if row.get("stage") == "latteclip"]
-    facts = classifier.record.facts
-    assert {key: rows[-1][key] for key in facts} == facts
+    metrics = classifier.record.metrics
+    assert {key: rows[-1][key] for key in metrics} == metrics
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     start = once(small(steps=0))[0]
     drift = 1 - torch.einsum("cd,cd->c", start.head.weights, classifier.head.weights).mean().item()
-    assert facts["prototype_drift"] == pytest.approx(drift, abs=1e-6)
-    assert [facts[f"weight_{kind}"] for kind in ("class", "image", "group")] == [1, 1, 1]
-    assert facts["rows_at_floor"] == 0
-    assert 0 < facts["agreement_with_zero_shot"] < 1
-    assert start.record.facts == {}
+    assert metrics["prototype_drift"] == pytest.approx(drift, abs=1e-6)
+    assert [metrics[f"weight_{kind}"] for kind in ("class", "image", "group")] == [1, 1, 1]
+    assert metrics["rows_at_floor"] == 0
+    assert 0 < metrics["agreement_with_zero_shot"] < 1
+    assert start.record.metrics == {}
 
 
 def test_fit__rows_at_the_floor_are_those_whose_texts_all_are(fit: Fit, small: Small) -> None:
     how = small(texts=("image",), steps=1, batch_size=13)
-    assert fit(replace(how, floor=9.0))[0].record.facts["rows_at_floor"] == 1
-    missing = fit(how)[0].record.facts["rows_at_floor"]
+    assert fit(replace(how, floor=9.0))[0].record.metrics["rows_at_floor"] == 1
+    missing = fit(how)[0].record.metrics["rows_at_floor"]
     assert missing == pytest.approx(2 / 13)  # images 3 and 7 have no text at all
 
 
@@ -292,7 +292,7 @@ def test_fit__warns_of_a_bold_rate_and_of_drift(fit: Fit, small: Small) -> None:
     assert warnings(small(tune="all", lr=None, steps=1, relabel="never")) == []
     torn = small(momentum="none", lr=0.3, batch_size=13)
     classifier, _ = fit(torn)
-    left = 1 - classifier.record.facts["agreement_with_zero_shot"]
+    left = 1 - classifier.record.metrics["agreement_with_zero_shot"]
     assert left > 0.5
     assert warnings(torn) == [f"{left:.0%} of the last images have left their zero-shot class"]
 

@@ -18,8 +18,6 @@ from anyclass.data import Classes, ImageDataset
 from anyclass.data.nouns import some_nouns
 from anyclass.estimators.open_world import OpenWorldClassifier
 from anyclass.estimators.open_world_model import OpenWorldModel
-from anyclass.features.cache import Embedding
-from anyclass.features.extract import tower_features
 from anyclass.features.store import FeatureStore
 from anyclass.methods.few_shot import draw_shots
 from anyclass.methods.open_world import OpenWorld
@@ -48,7 +46,7 @@ def test_fit__is_the_estimator_on_features_of_the_tower(
     found = fit(OpenWorld(rounds=2, nouns=nouns), some, seed=5)[0]
     data = FeatureStore(clip, some)
     x = data.image_features("head", silent).cpu()
-    h = tower_features(data.embed(Embedding("head"), silent)).to(x)
+    h = data.backbone_features("head", silent).to(x)
     estimator = OpenWorldClassifier(unknown, rounds=2, random_state=5)
     texts = data.class_features([OpenWorld().template])
     words = [f"a photo of a {noun}." for noun in some_nouns(nouns)] if nouns else None

@@ -16,7 +16,7 @@ from anyclass.methods import METHODS
 from anyclass.methods.few_shot import FewShot
 from anyclass.methods.gcd_common import MlpShape
 from anyclass.methods.ship_vae import Vae
-from anyclass.report.words import FIGURES, SHARES
+from anyclass.report.words import METRICS, SHARES
 from anyclass.training.tuning import Tuning
 from anyclass.training.two_views import TwoViewTuning
 
@@ -42,7 +42,7 @@ SHORT: dict[str, dict[str, Any]] = {
 
 
 COUNTS = ("done", "total", "step", "epoch")
-"""Numbers in the log that are no figures."""
+"""Numbers in the log that are no metrics."""
 
 
 def global_states() -> list[bytes]:
@@ -69,10 +69,10 @@ def test_fit__is_independent_of_the_global_random_state(
     labels = half_known.labels
     images = half_known if method.info.discovers else replace(dataset, labels=labels)
     predictions = []
-    figures: set[str] = set()
+    metrics: set[str] = set()
 
     def log(**row: object) -> None:
-        figures.update(key for key, value in row.items() if isinstance(value, int | float))
+        metrics.update(key for key, value in row.items() if isinstance(value, int | float))
 
     for seed in (1, 2):
         set_global_seeds(seed)
@@ -81,6 +81,6 @@ def test_fit__is_independent_of_the_global_random_state(
         assert global_states() == before, "a fit changed the global random state"
         predictions.append(classifier.predict_proba(images).tobytes())
     assert predictions[0] == predictions[1]
-    figures.update(classifier.record.facts)
-    in_words = {*FIGURES, *SHARES}
-    assert figures <= in_words | set(COUNTS), "the report would show the key of a figure"
+    metrics.update(classifier.record.metrics)
+    in_words = {*METRICS, *SHARES}
+    assert metrics <= in_words | set(COUNTS), "the report would show the key of a metric"

@@ -308,14 +308,14 @@ def test_fit__equals_the_slow_truth(
     agreed = [y for y in wanted.y if y is not None]
     zero_shot = once(replace(how, epochs=0))[0].record.zero_shot_labels
     same = [y == zero_shot[i] for i, y in enumerate(wanted.y) if y is not None]
-    facts = classifier.record.facts
-    assert facts["agreement_of_towers"] == pytest.approx(len(agreed) / N)
-    assert facts["agreement_with_zero_shot"] == pytest.approx(np.mean(same))
-    assert facts["residual"] <= 1e-9
+    metrics = classifier.record.metrics
+    assert metrics["agreement_of_towers"] == pytest.approx(len(agreed) / N)
+    assert metrics["agreement_with_zero_shot"] == pytest.approx(np.mean(same))
+    assert metrics["residual"] <= 1e-9
     assert [row for row in log if row.get("stage") == "reclip"][-1] == {
         "stage": "reclip",
         "step": 4,
-        **facts,
+        **metrics,
     }
 
 
@@ -382,7 +382,7 @@ def test_fit__no_epoch_and_no_ensemble_equals_zero_shot(
     zero_shot = once(ZeroShot())[0].predict_proba(dataset)
     assert np.allclose(adapted, zero_shot, atol=1e-5)
     assert adapted.argmax(1).tolist() == zero_shot.argmax(1).tolist()
-    assert classifier.record.facts == {}
+    assert classifier.record.metrics == {}
     assert classifier.record.zero_shot_labels == zero_shot.argmax(1).tolist()
 
 
@@ -482,7 +482,7 @@ def test_anyclass_fit__a_run_and_its_evaluation(shapes: dict[str, Any], tmp_path
     how = replace(QUICK, ensemble=True, lr=1e-2)
     metrics = run_fit(how, tmp_path / "run", **shapes).metrics
     assert metrics["scored"] == 14
-    assert set(metrics["facts"]) == set(reclip_labels.FACTS)
+    assert set(metrics["facts"]) == set(reclip_labels.METRICS)
     loaded = Classifier.load(tmp_path / "run" / "model", engine="torch")
     dataset = ImageDataset.read(shapes["images"], shapes["classes"], "folders")
     probabilities = loaded.predict_proba(dataset)

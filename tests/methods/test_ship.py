@@ -76,7 +76,7 @@ def content(found: Classifier) -> bytes:
     bits = b"".join(
         tensor.numpy().tobytes() for tensor in [class_weights(found.head), *tensors.values()]
     )
-    return bits + json.dumps([numbers, dict(found.record.facts)]).encode()
+    return bits + json.dumps([numbers, dict(found.record.metrics)]).encode()
 
 
 def texts(clip: Backbone, dataset: ImageDataset) -> Tensor:
@@ -248,8 +248,8 @@ def test_fit__the_classifier_is_that_of_its_parts(
     assert [row["epoch"] for row in ship] == [0, 1, 2]
     for mine, others in zip(ship, [r for r in rows if r.get("stage") == "ship"], strict=True):
         assert {**mine, "stage": 0} == pytest.approx({**others, "stage": 0}, rel=1e-5, abs=1e-6)
-    facts = maker.facts | {"labelled_images": 10}
-    assert found.record.facts == pytest.approx(facts, rel=1e-5, abs=1e-6)
+    metrics = maker.metrics | {"labelled_images": 10}
+    assert found.record.metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
 
 
 def test_fit__controls_stand_beside_it(fit: Fit, once: Fit, known: ImageDataset) -> None:

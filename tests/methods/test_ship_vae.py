@@ -33,8 +33,8 @@ from anyclass.methods.ship_equations import (
 from anyclass.methods.ship_training import (
     CODES_KEY,
     FINAL_SAMPLES,
-    facts,
     frozen,
+    generator_metrics,
     train_generator,
 )
 from anyclass.methods.ship_vae import Generator, Vae
@@ -45,7 +45,7 @@ CLASSES = Classes.of(NAMES, labelled=("kite-7", "art"))
 SMALL = Vae(
     epochs=3, batch_size=4, lr=0.02, length=3, latent=6, encoder_width=17, bias_width=19, slope=0.1
 )
-FACTS = {"reconstruction", "kl", "active", "collapsed", "spread", "cos_mean", "cos_text", "agree"}
+METRICS = {"reconstruction", "kl", "active", "collapsed", "spread", "cos_mean", "cos_text", "agree"}
 
 
 def unit(*shape: int, seed: int) -> Tensor:
@@ -418,23 +418,24 @@ def test_learn__mlp_decodes_without_the_text_tower(
     assert terms(log)[-1][0] < terms(log)[0][0] - 0.1
 
 
-def test_learn__logs_facts_before_each_epoch_and_after_the_last(
+def test_learn__logs_metrics_before_each_epoch_and_after_the_last(
     clip: Backbone, labelled: LabelledFeatures
 ) -> None:
     maker, log = learn(SMALL, clip, labelled)
     rows = [row for row in log if row.get("stage") == "ship"]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
-    assert all(set(row) == FACTS | {"stage", "epoch"} for row in rows)
-    assert maker.facts == {name: rows[-1][name] for name in FACTS}
+    assert all(set(row) == METRICS | {"stage", "epoch"} for row in rows)
+    assert maker.metrics == {name: rows[-1][name] for name in METRICS}
     json.dumps(rows, allow_nan=False)
 
 
-# --- facts
+# --- metrics
 
 
-def test_facts__equal_a_slow_reading(clip: Backbone, labelled: LabelledFeatures) -> None:
+def test_metrics__equal_a_slow_reading(clip: Backbone, labelled: LabelledFeatures) -> None:
     maker = learn(replace(SMALL, epochs=20, kl_weight=0.01), clip, labelled)[0]
-    found, x, c = facts(maker, labelled, seed=0, count=FINAL_SAMPLES), labelled.x, labelled.c
+    found = generator_metrics(maker, labelled, seed=0, count=FINAL_SAMPLES)
+    x, c = labelled.x, labelled.c
     with torch.no_grad():
         codes = [maker.encode(x[i : i + 1, 0], c[i : i + 1]) for i in range(7)]
         mu, lambda_ = (torch.cat(some) for some in zip(*codes, strict=True))
@@ -461,17 +462,17 @@ def test_facts__equal_a_slow_reading(clip: Backbone, labelled: LabelledFeatures)
     assert found["agree"] == pytest.approx(float(sum(own)) / 3, abs=0.06)
 
 
-def test_facts__leave_out_what_cannot_be_known(clip: Backbone, t: Tensor) -> None:
+def test_metrics__leave_out_what_cannot_be_known(clip: Backbone, t: Tensor) -> None:
     alone = LabelledFeatures(unit(5, 2, 24, seed=0), torch.arange(5), tuple("abcde"))
-    found = facts(Generator(SMALL, clip, CLASSES, t, 0), alone, seed=0, count=8)
-    assert set(found) == FACTS - {"spread", "agree"}
+    found = generator_metrics(Generator(SMALL, clip, CLASSES, t, 0), alone, seed=0, count=8)
+    assert set(found) == METRICS - {"spread", "agree"}
     one = LabelledFeatures(unit(1, 1, 24, seed=0), torch.tensor([2]), ("a",))
-    found = facts(Generator(SMALL, clip, CLASSES, t, 0), one, seed=0, count=8)
-    assert set(found) == FACTS - {"spread"}
+    found = generator_metrics(Generator(SMALL, clip, CLASSES, t, 0), one, seed=0, count=8)
+    assert set(found) == METRICS - {"spread"}
     assert found["active"] == 0
 
 
-def test_facts__of_an_epoch_cost_less_than_half_a_forward_pass_of_it(
+def test_metrics__of_an_epoch_cost_less_than_half_a_forward_pass_of_it(
     clip: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many classes have only a name."""
@@ -497,8 +498,8 @@ def test_noise__spreads_made_features_as_far_as_real_ones(clip: Backbone, t: Ten
     labelled = LabelledFeatures(x, 1 + 2 * (torch.arange(60) % 2), ("",) * 60)
     how = replace(SMALL, epochs=20, batch_size=20)
     plain, noisy = (learn(replace(how, noise=on), clip, labelled)[0] for on in (False, True))
-    assert plain.facts["spread"] < 0.3
-    assert noisy.facts["spread"] == pytest.approx(1, abs=0.1)
+    assert plain.metrics["spread"] < 0.3
+    assert noisy.metrics["spread"] == pytest.approx(1, abs=0.1)
     c = torch.arange(5).repeat(400)
     assert class_means_and_variance(noisy.sample(c, seeded_rng(1))[:, None], c)[1] == pytest.approx(
         class_means_and_variance(labelled.x, labelled.c)[1], rel=0.1
@@ -556,7 +557,7 @@ def recovered(world: Any) -> dict[float, tuple[Generator, list[dict[str, Any]]]]
 def test_world__hidden_words_are_recovered_for_named_classes(world: Any, recovered: Any) -> None:
     clip, classes, labelled, centres = world
     maker, log = recovered[1.0]
-    first, last = terms(log)[0][0], maker.facts["reconstruction"]
+    first, last = terms(log)[0][0], maker.metrics["reconstruction"]
     assert last < first / 4
     named = torch.arange(8, 12).repeat_interleave(50)
     synthetic = maker.sample(named, seeded_rng(5))
@@ -572,16 +573,16 @@ def test_world__hidden_words_are_recovered_for_named_classes(world: Any, recover
 def test_world__the_code_collapses_and_says_so(world: Any, recovered: Any) -> None:
     kl = []
     for weight, (maker, _) in recovered.items():
-        found = maker.facts
+        found = maker.metrics
         gain = found["collapsed"] - found["reconstruction"]
         if weight == 1.0:
             assert found["kl"] <= gain + 0.05
             assert found["active"] == 0
         kl.append(found["kl"])
-        assert set(found) == FACTS
+        assert set(found) == METRICS
     assert kl[0] < 0.05
     assert kl[0] < kl[1]
-    assert recovered[0.0][0].facts["active"] > 0
+    assert recovered[0.0][0].metrics["active"] > 0
 
 
 # --- files

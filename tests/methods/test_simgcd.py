@@ -180,7 +180,7 @@ def test_fit__predicts_by_the_nearest_prototype(fit: Fit, half_known: ImageDatas
     guess = classifier.predict_proba(half_known).argmax(1)
     assert classifier.record.predictions["predicted"] == guess.tolist()
     assert (classifier.representation.space, classifier.head.scale) == ("pooled", 10)
-    assert classifier.record.facts["used"] >= 1
+    assert classifier.record.metrics["used"] >= 1
 
 
 @pytest.mark.parametrize("seed", [0])
@@ -245,7 +245,7 @@ def test_fit__one_class_for_all_is_an_error(fit: Fit, half_known: ImageDataset) 
         fit(small(lr=0.0, epochs=5, objective=still), half_known)
     for patient in (Objective(student_temperature=0.01), replace(still, stop_collapsed_from=None)):
         fitted, _ = fit(small(lr=0.0, epochs=5, objective=patient), half_known)
-        assert fitted.record.facts["steps"] == 5 * (13 // small().tuning.batch_size)
+        assert fitted.record.metrics["steps"] == 5 * (13 // small().tuning.batch_size)
 
 
 def test_fit__refuses_what_cannot_be_met(fit: Fit, half_known: ImageDataset) -> None:

@@ -259,7 +259,7 @@ def test_learn__held_out_images_are_no_keys(clip: Backbone, labelled: LabelledFe
     rest, held = labelled.split(0.4, 0)
     assert (len(rest.c), len(held.c)) == (4, 3)
     assert torch.equal(head.keys, rest.means)
-    assert found.record.facts == {
+    assert found.record.metrics == {
         "keys": 4,
         "alpha": pytest.approx(head.alpha / share(clip)),
         "beta": head.beta,

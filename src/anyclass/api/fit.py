@@ -96,7 +96,7 @@ def fit(
         seed: random seed, 0 by default.
         image_column: column of a table with the images or their paths; by default it is looked for.
         from_run: finished run to start from: its labels, and what else you do not give.
-        callback: gets the figures of each step as keyword arguments.
+        callback: gets the metrics of each step as keyword arguments.
         options: further fields of `Request`, such as `features`, `class_text`, `holdout`, `names`.
 
     Returns:

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def metrics(self) -> Json:
-        """Scores and figures of the fit: the content of `metrics.json`."""
+        """Scores and further metrics of the fit: the content of `metrics.json`."""
         return dict(read_json(self._run_folder() / "metrics.json"))
 
     @property

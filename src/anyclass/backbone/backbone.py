@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from anyclass.backbone.device import trains_in_bf16
 from anyclass.backbone.folding import run
 from anyclass.backbone.loaded_model import LoadedModel
-from anyclass.backbone.loading import STARTER, absolute_id, kept_facts, load_model, located
-from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.loading import STARTER, absolute_id, cached_metadata, load_model, located
+from anyclass.backbone.model_metadata import ModelMetadata
 from anyclass.backbone.options import EngineName, Part, Precision
 from anyclass.backbone.synthetic import synthetic_views
 from anyclass.backbone.text_tower import Words
@@ -40,7 +40,7 @@ class Backbone:
         device: str = "cpu",
         engine: EngineName = "auto",
         precision: Precision = "auto",
-        facts: ModelFacts | None = None,
+        metadata: ModelMetadata | None = None,
     ) -> None:
         """Store the arguments; nothing is loaded yet.
 
@@ -50,14 +50,14 @@ class Backbone:
             device: torch device of the model.
             engine: engine of the frozen image encoder on a CPU.
             precision: precision of training.
-            facts: what is known of the model before it is loaded.
+            metadata: what is known of the model before it is loaded.
         """
         self.model_id = model_id
         self.device = torch.empty(0, device=device).device
         self.engine: EngineName = engine
         self.precision: Precision = precision
         self._load = load
-        self.facts = facts or ModelFacts()
+        self.metadata = metadata or ModelMetadata()
         """What is known of the unchanged model."""
 
     @classmethod
@@ -101,9 +101,9 @@ class Backbone:
             ModelError: the weights are missing, damaged or in a format that is not allowed.
         """
         place = located(model_id)
-        facts = kept_facts(place, allow_pickle)
+        metadata = cached_metadata(place, allow_pickle)
         load = partial(load_model, place, allow_pickle)
-        clip = cls(load, absolute_id(model_id), device, engine, precision, facts)
+        clip = cls(load, absolute_id(model_id), device, engine, precision, metadata)
         _ = clip.preprocessing  # loads a model of which nothing is known yet
         return clip
 
@@ -112,10 +112,10 @@ class Backbone:
         """The model, loaded at the first use.
 
         Raises:
-            ModelError: its files have changed since the facts were read.
+            ModelError: its files have changed since the metadata was read.
         """
         opened = LoadedModel.of(*self._load(), self.device)
-        known = self.facts.known("weights_sha256")
+        known = self.metadata.known("weights_sha256")
         if known is not None and opened.digest() != known:
             raise ModelError(f"{self.model_id} was changed while it was in use: start again")
         return opened
@@ -123,7 +123,7 @@ class Backbone:
     @property
     def model(self) -> Any:
         """The open_clip model, which may be changed: what was known of it is dropped."""
-        self.facts = ModelFacts()
+        self.metadata = ModelMetadata()
         return self._open.model
 
     @property
@@ -140,7 +140,7 @@ class Backbone:
 
             return Preprocessing.of(get_model_preprocess_cfg(self._open.model)).to_json()
 
-        return Preprocessing.from_json(self.facts.get("preprocessing", read))
+        return Preprocessing.from_json(self.metadata.get("preprocessing", read))
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit features of preprocessed images."""
@@ -258,7 +258,7 @@ class Backbone:
             texts: include those of the text tower (for head and tail its projection).
         """
         self._check(part)
-        self.facts = ModelFacts()
+        self.metadata = ModelMetadata()
         return self._open.parameters(part, texts)
 
     def last_stage(self) -> dict[str, nn.Parameter]:
@@ -267,22 +267,22 @@ class Backbone:
         In contrast to the tail, without a transformer's final norm, the pooling and the projection.
         """
         self._check("tail")
-        self.facts = ModelFacts()
+        self.metadata = ModelMetadata()
         return self._open.named(self._open.image.stage_parameters)
 
     def norms(self, tower: Literal["image", "text"]) -> dict[str, nn.Parameter]:
         """Scale and shift of all normalisation layers of a tower, by their name in the model."""
-        self.facts = ModelFacts()
+        self.metadata = ModelMetadata()
         return self._open.norms(tower)
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
         """1 / tau, the factor on cosine similarities, with gradient if the model is loaded."""
-        known = self.facts.known("logit_scale")
+        known = self.metadata.known("logit_scale")
         if known is not None and "_open" not in vars(self):
             return torch.tensor(float(known), device=self.device)
         scale: Tensor = self._open.model.logit_scale.exp().squeeze()
-        self.facts.get("logit_scale", lambda: float(scale.detach()))
+        self.metadata.get("logit_scale", lambda: float(scale.detach()))
         return scale
 
     @property
@@ -292,17 +292,17 @@ class Backbone:
         def look() -> bool:
             return any(isinstance(module, nn.BatchNorm2d) for module in self.visual.modules())
 
-        return bool(self.facts.get("batch_normed", look))
+        return bool(self.metadata.get("batch_normed", look))
 
     @property
     def context_length(self) -> int:
         """Number of tokens that the text tower reads of a text."""
-        return int(self.facts.get("context_length", lambda: self._open.tokenizer([""]).shape[1]))
+        return int(self.metadata.get("context_length", lambda: self._open.tokenizer([""]).shape[1]))
 
     @cached_property
     def weights_sha256(self) -> str:
         """Digest of the names and values of all weights and buffers at the first access."""
-        return str(self.facts.get("weights_sha256", lambda: self._open.digest()))
+        return str(self.metadata.get("weights_sha256", lambda: self._open.digest()))
 
     def untrained_sha256(self, part: Part | None) -> str | None:
         """Digest of all weights and buffers that training of `part` leaves alone.
@@ -325,7 +325,7 @@ class Backbone:
         Raises:
             RequestError: the tower cannot be split there.
         """
-        return str(self.facts.get(f"frozen_sha256 {part}", lambda: self._frozen_sha256(part)))
+        return str(self.metadata.get(f"frozen_sha256 {part}", lambda: self._frozen_sha256(part)))
 
     def _frozen_sha256(self, part: Part) -> str:
         if part == "tail":
@@ -339,7 +339,7 @@ class Backbone:
 
         A changed mean or a changed weight changes the fingerprint.
         """
-        return torch.tensor(self.facts.get("fingerprint", self._fingerprint))
+        return torch.tensor(self.metadata.get("fingerprint", self._fingerprint))
 
     @torch.no_grad()
     def _fingerprint(self) -> list[list[float]]:

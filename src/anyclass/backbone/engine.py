@@ -43,12 +43,12 @@ def engine(clip: Backbone, part: Part) -> Engine:
     if part == "all" or clip.device.type != "cpu":
         return _torch(clip, part)
     name = _fastest(clip) if clip.engine == "auto" else clip.engine
-    fact = f"engine {clip.engine} {name} {part}"
-    known = clip.facts.known(fact)
+    key = f"engine {clip.engine} {name} {part}"
+    known = clip.metadata.known(key)
     if known in ENGINES:
         return Engine(known, _LazyTrunk(clip, part, known))
     agreeing = _agreeing(clip, part, name)
-    clip.facts.get(fact, lambda: agreeing.name)
+    clip.metadata.get(key, lambda: agreeing.name)
     return agreeing
 
 

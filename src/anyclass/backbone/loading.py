@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from anyclass.backbone.hub import within_reach
-from anyclass.backbone.model_facts import ModelFacts, facts_of
 from anyclass.backbone.model_folder import (
     CONFIG,
     check_code,
@@ -23,6 +22,7 @@ from anyclass.backbone.model_folder import (
     read_config,
     weights_file,
 )
+from anyclass.backbone.model_metadata import ModelMetadata, metadata_of
 from anyclass.backbone.transformers_names import open_clip_name
 from anyclass.errors import ModelError, RequestError
 
@@ -57,10 +57,8 @@ def load_model(model_id: str, allow_pickle: bool = False) -> tuple[Any, Any]:
         return _create(model_id, name, tag)
 
 
-def kept_facts(model_id: str, allow_pickle: bool = False) -> ModelFacts:
-    """Facts of a model that are kept on disk: of one in a folder.
-
-    Of another model nothing is kept.
+def cached_metadata(model_id: str, allow_pickle: bool = False) -> ModelMetadata:
+    """Metadata of a model in a folder, cached on disk; nothing is kept of other models.
 
     Raises:
         RequestError: the folder is not named.
@@ -68,10 +66,10 @@ def kept_facts(model_id: str, allow_pickle: bool = False) -> ModelFacts:
     """
     folder = _folder(model_id) if model_id.startswith("local-dir:") else None
     if folder is None or not os.path.isfile(folder / CONFIG):  # noqa: PTH113 (never raises)
-        return ModelFacts()
+        return ModelMetadata()
     check_files(folder)
     text = _text_tower(read_config(folder / CONFIG))
-    return facts_of(folder, allow_pickle) if text in (None, str(folder)) else ModelFacts()
+    return metadata_of(folder, allow_pickle) if text in (None, str(folder)) else ModelMetadata()
 
 
 def _text_tower(config: Any) -> Any:

@@ -26,7 +26,7 @@ from anyclass.data.feature_tables import FeatureTable, read_features
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import ImageError, RequestError
 from anyclass.estimators.open_world_model import OpenWorldModel
-from anyclass.features.stream import Loading
+from anyclass.features.stream import StreamResources
 from anyclass.features.text import PLAIN
 
 
@@ -58,7 +58,7 @@ class Classifier:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The method's hyper-parameters as JSON values."""
     record: FitRecord = field(default_factory=FitRecord)
-    """Labels, texts and figures of the fit; not saved with the model."""
+    """Labels, texts and metrics of the fit; not saved with the model."""
 
     def __repr__(self) -> str:
         """Method, classes and model, without tensors."""
@@ -119,17 +119,19 @@ class Classifier:
         return head.familiarity(features.to(self.representation.device))
 
     @torch.no_grad()
-    def stream(self, dataset: ImageDataset, loading: Loading = Loading()) -> Iterator[Prediction]:
+    def stream(
+        self, dataset: ImageDataset, resources: StreamResources = StreamResources()
+    ) -> Iterator[Prediction]:
         """Predict images in order, in bounded memory."""
-        for index, features, rejections in self.representation.stream(dataset, loading):
+        for index, features, rejections in self.representation.stream(dataset, resources):
             if index:
                 yield self._prediction(index, features, rejections)
             else:
                 yield Prediction(index, torch.empty(0, len(self.classes)), None, rejections)
 
-    def loading(self, workers: int) -> Loading:
+    def stream_resources(self, workers: int) -> StreamResources:
         """What several calls of `stream` share: workers, and an engine that is created once."""
-        return Loading(workers, engine(self.clip, self.representation.part or "head"))
+        return StreamResources(workers, engine(self.clip, self.representation.part or "head"))
 
     def _prediction(
         self, index: list[int], features: Float[Tensor, "n E"], rejections: list[Rejection]

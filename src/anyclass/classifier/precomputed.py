@@ -17,7 +17,7 @@ from anyclass.features.cache import Embedding, cached_part
 from anyclass.features.extract import stack_features
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.features.stream import Loading
+from anyclass.features.stream import StreamResources
 from anyclass.log import Log
 
 
@@ -95,7 +95,7 @@ class Precomputed:
             )
 
     def stream(
-        self, dataset: ImageDataset, loading: Loading = Loading()
+        self, dataset: ImageDataset, resources: StreamResources = StreamResources()
     ) -> Iterator[tuple[list[int], Float[Tensor, "n E"], list[Rejection]]]:
         """Refuse images: there is no model that reads them.
 

@@ -1,4 +1,4 @@
-"""Record of a fit: labels, texts and figures, for the run folder and for inspection."""
+"""Record of a fit: labels, texts and metrics, for the run folder and for inspection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import anyclass.classifier.classifier
 
 
+STEPS = "steps"
+"""Metric of a fit: its number of training steps."""
+
+
 @runtime_checkable
 class Artefact(Protocol):
     """Additional file of a fitted model, not needed for prediction."""
@@ -22,12 +26,12 @@ class Artefact(Protocol):
 
 @dataclass(frozen=True)
 class FitRecord:
-    """Labels, texts and figures of one fit, not saved with the model."""
+    """Labels, texts and metrics of one fit, not saved with the model."""
 
     trained_on: Sequence[str] = ()
     """Files whose labels were trained on; scores leave them out if there are other labels."""
-    facts: Mapping[str, int | float] = field(default_factory=dict)
-    """Figures by name, for `metrics.json`."""
+    metrics: Mapping[str, int | float] = field(default_factory=dict)
+    """Metrics of the fit by name; `facts` in `metrics.json`."""
     descriptions: Sequence[Mapping[str, str]] = ()
     """Texts used by the method, one row each, for `descriptions.jsonl`."""
     captioned_by: str = ""

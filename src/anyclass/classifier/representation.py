@@ -27,7 +27,7 @@ from anyclass.classifier.settings import Space
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.cache import Features, cached_part
 from anyclass.features.extract import image_features, map_rows, stack_features
-from anyclass.features.stream import Loading, raise_if_rejected, stream
+from anyclass.features.stream import StreamResources, raise_if_rejected, stream
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class Representation:
         return concat_towers(rows)
 
     def stream(
-        self, dataset: ImageDataset, loading: Loading = Loading()
+        self, dataset: ImageDataset, resources: StreamResources = StreamResources()
     ) -> Iterator[tuple[list[int], Float[Tensor, "n E"], list[Rejection]]]:
         """Rows of images in order, in bounded memory and without the cache.
 
         Yields indices of readable images, their rows, and rejections.
         """
         part = self.part or "head"
-        return stream(self.clip, dataset, part, partial(self.rows, part=part), loading)
+        return stream(self.clip, dataset, part, partial(self.rows, part=part), resources)
 
     def _streamed(self, dataset: ImageDataset) -> Float[Tensor, "n E"]:
         """Rows of a whole dataset, without the cache."""

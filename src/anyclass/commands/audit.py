@@ -52,7 +52,7 @@ def audit(
         model_checks: also use the model: labels that it contradicts, classes that it never
             predicts, names that mean the same to it.
         overwrite: replace the files of an earlier audit.
-        callback: gets the figures of each step.
+        callback: gets the metrics of each step.
         options: the fields of `Request`: classes, labels, model, seed ...
 
     Raises:

@@ -22,7 +22,7 @@ from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest
 from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, Rejection
 from anyclass.features.domains import domain as domain_of
-from anyclass.features.stream import Loading, stream
+from anyclass.features.stream import StreamResources, stream
 from anyclass.run.columns import PREDICTION, REJECTED
 from anyclass.run.tables import Row, prediction_rows, rejected_row
 
@@ -47,12 +47,12 @@ class PredictJob:
         classifier = load_classifier(
             self.run, self.device, self.allow_pickle, self.engine, model=self.model
         )
-        loading = classifier.loading(readers(cpus))
+        resources = classifier.stream_resources(readers(cpus))
 
         def compute(chunk: Chunk) -> ChunkResult:
             found: dict[str, Row] = {}
             files = chunk.dataset.files
-            for part in classifier.stream(chunk.dataset, loading):
+            for part in classifier.stream(chunk.dataset, resources):
                 found |= prediction_rows(part, files, classifier.classes, self.min_score)
             rows = [found[file] | {"file_name": name} for file, name in named(chunk)]
             return counted(rows)
@@ -73,7 +73,7 @@ class EmbedJob:
 
     def open(self, cpus: int, say: Say) -> Callable[[Chunk], ChunkResult]:
         """Load the model."""
-        clip, loading = _opened(self, cpus)
+        clip, resources = _opened(self, cpus)
         width = clip.fingerprint().shape[1]
         number = np.float16 if self.half else np.float32
 
@@ -85,7 +85,7 @@ class EmbedJob:
             columns_of_rows = features(clip.trunk(clip.synthetic(), "head")).shape[1]
 
         def compute(chunk: Chunk) -> ChunkResult:
-            read, rows, bad = _streamed(clip, chunk.dataset, features, loading)
+            read, rows, bad = _streamed(clip, chunk.dataset, features, resources)
             rows = rows.reshape(len(read), columns_of_rows)
             there = np.zeros(len(chunk.names), bool)
             there[read] = True
@@ -124,7 +124,7 @@ class DescribeJob:
 
     def open(self, cpus: int, say: Say) -> Callable[[Chunk], ChunkResult]:
         """Load the model."""
-        clip, loading = _opened(self, cpus)
+        clip, resources = _opened(self, cpus)
         phrases = domain_of(self.domain, self.plural)
         question = phrases.ask_image()
         width = clip.fingerprint().shape[1]
@@ -135,7 +135,7 @@ class DescribeJob:
 
         def compute(chunk: Chunk) -> ChunkResult:
             read, rows, bad = _streamed(
-                clip, chunk.dataset, lambda hidden: clip.tail(hidden, "head"), loading
+                clip, chunk.dataset, lambda hidden: clip.tail(hidden, "head"), resources
             )
             readable = chunk.dataset[read]
             rows = rows.reshape(len(read), width)
@@ -154,11 +154,11 @@ class DescribeJob:
         return compute
 
 
-def _opened(job: EmbedJob | DescribeJob, cpus: int) -> tuple[Backbone, Loading]:
+def _opened(job: EmbedJob | DescribeJob, cpus: int) -> tuple[Backbone, StreamResources]:
     """The model of a job, and what its calls of `stream` share."""
     torch.set_num_threads(cpus)
     clip = Backbone.load(job.model, torch_device(job.device), job.allow_pickle, job.engine)
-    return clip, Loading(readers(cpus), engine(clip, "head"))
+    return clip, StreamResources(readers(cpus), engine(clip, "head"))
 
 
 @torch.no_grad()
@@ -166,13 +166,13 @@ def _streamed(
     clip: Backbone,
     dataset: ImageDataset,
     features: Callable[[Tensor], Tensor],
-    loading: Loading,
+    resources: StreamResources,
 ) -> tuple[list[int], Float[np.ndarray, "n E"], dict[str, Rejection]]:
     """Indices of the readable images, their features, and the rejections by name."""
     read: list[int] = []
     parts: list[Tensor] = []
     bad: dict[str, Rejection] = {}
-    for index, rows, rejections in stream(clip, dataset, "head", features, loading):
+    for index, rows, rejections in stream(clip, dataset, "head", features, resources):
         read += index
         if index:
             parts.append(rows)

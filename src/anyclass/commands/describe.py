@@ -48,18 +48,18 @@ def describe(
 ) -> Json:
     """Caption the images of a folder, to check the texts before a fit.
 
-    A later fit with the same captioner and domain reuses these texts; those of groups if classes,
-    group_size and seed are the same, too.
+    A later fit with the same captioner and domain reuses these texts; those of groups if the
+    classes, the group size and the seed are the same as well.
 
     Args:
         images: folder of images; its subfolders are searched too.
         captioner: source of the texts: the vocabulary of the model, or a language model.
         domain: noun for what the images show, such as bird, or a data set of LatteCLIP's paper.
-        plural: plural of `domain`, if irregular.
-        classes: file with one class name per line, or the names themselves, as of the later fit;
+        plural: plural of --domain, if irregular.
+        classes: file with one class name per line, or the names themselves, as for the later fit;
             images are grouped by their zero-shot class.
-        groups: also caption so many groups of images per class at most (LatteCLIP: 32); needs
-            `classes`.
+        groups: also caption at most this number of groups of images per class (LatteCLIP: 32);
+            needs --classes.
         group_size: images per group.
         seed: random seed of the groups.
         out: file to write, `.jsonl`, with one line per readable image and per group; with --on ray

@@ -66,10 +66,11 @@ def evaluate(
             abstain.
         prompt_ensemble: also score zero-shot with an ensemble of 80 prompt templates. Turn it off
             for thousands of classes: encoding 80 texts per class takes minutes the first time.
-        features: features of the images instead, by the model of the run: a file, or an array.
-        extra: with `features`, a file or an array of further features, if the run had such.
-        model: where the model of the run is now, such as local-dir:FOLDER, if it has moved since
-            the fit. It must be the same model.
+        features: features of the images instead, by the model of the run: a file; in Python also an
+            array.
+        extra: with --features: further features, if the run had such, in the same way.
+        model: where the model of the run is now, if it has moved: `local-dir:FOLDER`, or a name.
+            Its weights must be those of the fit.
         callback: gets `done` and `total`.
 
     Returns:

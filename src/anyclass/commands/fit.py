@@ -56,7 +56,7 @@ def fit(
         method: a method with its hyper-parameters, its name for the defaults, or "auto".
         out: the run folder.
         overwrite: replace an existing run; other files in its folder stay.
-        callback: gets the figures of each step.
+        callback: gets the metrics of each step.
         options: the fields of `Request`: images or features, classes, labels, model, seed ...
 
     Returns:

@@ -41,7 +41,7 @@ class AuditFlags:
 
     audit: Path | None = None
     """Also look for blurred, dark and tiny images, copies of a photograph and wrong labels, and
-    list all files in DIR/audit.csv and DIR/audit.json. `fit` reuses the features."""
+    list all files in audit.csv and audit.json in this folder. `fit` reuses the features."""
     evaluation: Annotated[Path | None, arg(name="eval")] = None
     """Folder of images for evaluation, to report images that are in both folders."""
     audit_model: bool = True

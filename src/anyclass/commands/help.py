@@ -45,8 +45,8 @@ lists the methods, `anyclass fit METHOD --help` shows the options of one.
 PLAN = """Show what this fit would do: the method and the reason, time, disk, and
 questions to a language model; and what looks wrong in the images: copies,
 similar class names, conflicting labels. No image is decoded and nothing is
-written without --audit. `anyclass fit` takes the same options but those of
-the audit.
+written without --audit. `anyclass fit` takes the same options, except those
+of the audit.
 """
 """What `plan` says on a page of `fit`."""
 
@@ -81,11 +81,20 @@ def page(line: CommandLine) -> Page | None:
     sections = ["\n".join(_read()["sections"][name]) for name in names]
     text = "\n\n".join(sections) + "\n"
     if line.command == "plan":
-        usage, _, rest = text.partition("\n\n")
-        usage = usage.replace("anyclass fit", "anyclass plan", 1)
-        audit = "\n".join(_read()["sections"][AUDIT])
-        text = f"{usage}\n\n{PLAN}\n{audit}\n\n{rest}"
+        text = _page_of_plan(text, line.method)
     return Page(text, tuple(re.findall(r"^  (?:--[\w.-]+, )?(--[\w.-]+)", text, re.MULTILINE)))
+
+
+def _page_of_plan(text: str, method: str) -> str:
+    """A page of `fit` as one of `plan`, with the audit before what the method does."""
+    usage, about, rest = text.split("\n\n", 2)
+    usage = usage.replace("anyclass fit", "anyclass plan", 1)
+    audit = "\n".join(_read()["sections"][AUDIT])
+    if method:
+        about = f"What `anyclass fit {method}` does:\n\n{about}"
+    else:
+        about = "Start with auto. `anyclass plan METHOD --help` shows the options of a method."
+    return f"{usage}\n\n{PLAN}\n{audit}\n\n{about}\n\n{rest}"
 
 
 def key(command: str, method: str, parts: dict[str, str]) -> str:

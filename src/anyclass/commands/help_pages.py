@@ -215,7 +215,7 @@ def _audit() -> str:
 
 def words_of_methods() -> dict[str, Any]:
     """What reports need of the methods, which they do not load: words, and who ignores labels."""
-    kinds = ("shares", "figures", "baselines", "settings")
+    kinds = ("shares", "metrics", "baselines", "settings")
     words: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
     for kind in METHODS.values():
         for name, some in words.items():

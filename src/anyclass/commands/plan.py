@@ -60,7 +60,7 @@ def plan(
         evaluation: folder of images for evaluation; images in both folders are reported.
         audit_model: let the full audit use the model.
         overwrite: replace the files of an earlier audit.
-        callback: gets the figures of each step of the audit.
+        callback: gets the metrics of each step of the audit.
         options: the fields of `Request`.
 
     Raises:

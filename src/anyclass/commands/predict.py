@@ -66,8 +66,9 @@ def predict(
         min_score: leave images with a lower score without a label, status `unsure`. The score is
             the best probability, reduced for images that are unlike the training images
             (open-world). Raise it if a wrong label is worse than none.
-        features: features of the images instead, by the model of the run: a file, or an array.
-        extra: with `features`, a file or an array of further features, if the run had such.
+        features: features of the images instead, by the model of the run: a file; in Python also an
+            array.
+        extra: with --features: further features, if the run had such, in the same way.
         model: where the model of the run is now, if it has moved: `local-dir:FOLDER`, or a name.
             Its weights must be those of the fit.
         bulk: where to compute: here, or in many processes on Ray.

@@ -23,7 +23,7 @@ def rename(
     undo: bool = False,
     captioner: Suppress[Any] = None,
 ) -> Json:
-    """Name, merge, split and reject discovered classes as in RUN/classes.csv.
+    """Name, merge, split and reject discovered classes as RUN/classes.csv says.
 
     Edit the column `name`. Classes with the same name are merged, also with a class that was given:
     their probabilities add. Write split or reject into the column `action` to divide a class in

@@ -178,7 +178,7 @@ def _metrics(
     metrics = compare(fair.dataset.labels, fair.predictions, classifier.classes, trained_on) | {
         "n": len(trained.all_images),
         "rejected": len(trained.rejections),
-        "facts": dict(record.facts),
+        "facts": dict(record.metrics),
         "controls": score_baselines(data.of(fair.dataset), baselines, log),
         "classes_estimated": trained.estimate,
         "scored_on": fair.kind,

@@ -51,8 +51,8 @@ def serve(
 ) -> Json:
     """Open a page in the browser on which to review and correct the labels of a run.
 
-    Corrections are in RUN/review at once. The page can train again with them; programs can send
-    images to /predict. Ctrl-C ends it.
+    Corrections are saved in RUN/review at once. The page can train again with them; programs can
+    send images to /predict. Ctrl-C ends it.
 
     Args:
         run: a run folder that was fitted on images.

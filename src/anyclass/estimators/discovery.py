@@ -29,7 +29,7 @@ from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import centroid_bias, class_means, nearest_centre
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.ward import GROUPS_PER_CLASS, Hierarchy
-from anyclass.estimators.whitening import fit_whitened_pca
+from anyclass.estimators.whitening import Whitening, fit_whitened_pca
 from anyclass.rng import seeded_rng
 
 SHARPEN = 0.6
@@ -54,8 +54,8 @@ ITERATIONS = 100
 class DiscoverySpace:
     """Whitened features u of x and of h. `fit` learns it, `transform` applies it."""
 
-    parts: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
-    """Mean, Sigma^-1/2, mean after whitening and axes: of h, if there is h, then of x."""
+    parts: tuple[Whitening, ...]
+    """Of h, if there is h, then of x."""
 
     @classmethod
     def fit(
@@ -76,9 +76,7 @@ class DiscoverySpace:
         shares = [1.0, SHARE]
         found = []
         for f, share, part in zip(spaces, shares, self.parts, strict=False):
-            centre, whiten, middle, axes = part
-            a = normalize((f - centre) @ whiten, dim=1)
-            found.append(share * normalize((a - middle) @ axes, dim=1))
+            found.append(share * part.transform(f))
         return normalize(torch.cat(found, dim=1), dim=1)
 
 
@@ -125,17 +123,17 @@ def discover(
     """
     if len(labels) and int(labels.max()) >= k:
         raise RequestError(f"there are labels of {int(labels.max()) + 1} classes, but K is {k}")
-    anchors = labels if confidences is None else with_guesses(labels, confidences, k)
-    missing = k - len(anchors[anchors >= 0].unique())
-    if missing > int((anchors < 0).sum()):
+    pseudo_labels = labels if confidences is None else with_pseudo_labels(labels, confidences, k)
+    missing = k - len(pseudo_labels[pseudo_labels >= 0].unique())
+    if missing > int((pseudo_labels < 0).sum()):
         raise RequestError(
             f"{k} classes cannot be found in {len(x)} images; ask for fewer (--unknown)"
         )
-    space = DiscoverySpace.fit(x, anchors, extra)
+    space = DiscoverySpace.fit(x, pseudo_labels, extra)
     u = space.transform(x, extra)
-    rows = sample(anchors, max(ROWS, GROUPS_PER_CLASS * k), seed)
+    rows = sample(pseudo_labels, max(ROWS, GROUPS_PER_CLASS * k), seed)
     v = average_neighbours(u[rows], neighbours(labels[rows], k))
-    start = Hierarchy.fit(v, anchors[rows], k, seed).cut(k)
+    start = Hierarchy.fit(v, pseudo_labels[rows], k, seed).cut(k)
     z = refine(v, labels[rows], start, k)
     mu = class_means(u[rows], z, k)
     everyone = nearest_centre(u, mu)
@@ -144,10 +142,10 @@ def discover(
     return Discovered(found, space, Linear(mu, centroid_bias(mu)))
 
 
-def with_guesses(
+def with_pseudo_labels(
     labels: Int[Tensor, " N"], confidences: Float[Tensor, "N C"], k: int
 ) -> Int[Tensor, " N"]:
-    """Add the most confident images of each named class, which has no label.
+    """Label the most confident images of each named class that has no label.
 
     As many images count as these classes would have if all K were equally frequent, and at most
     half of that of each class.
@@ -157,22 +155,22 @@ def with_guesses(
         confidences: that an image is of each of the first C classes; only their order counts.
         k: K.
     """
-    anchors = labels.clone()
-    confidence, guess = confidences.max(1)
+    found = labels.clone()
+    confidence, predicted = confidences.max(1)
     labelled = labels[labels >= 0].unique()
     named = [c for c in range(confidences.shape[1]) if not bool((labelled == c).any())]
     free = labels < 0
     if not bool(free.any()):
-        return anchors
+        return found
     share = len(named) / (k - len(labelled) / 2)  # half of the images of a labelled class have one
     count = max(1, int(float(free.sum()) * min(1.0, share)))
     least = confidence[free].topk(min(count, int(free.sum()))).values[-1:]
     most = max(1, len(labels) // (2 * k))
     for c in named:
-        fits = ((guess == c) & free & (confidence >= least)).nonzero()[:, 0]
+        fits = ((predicted == c) & free & (confidence >= least)).nonzero()[:, 0]
         order = confidence[fits].argsort(descending=True, stable=True)
-        anchors[fits[order[:most]]] = c
-    return anchors
+        found[fits[order[:most]]] = c
+    return found
 
 
 def sample(labels: Int[Tensor, " N"], most: int, seed: int) -> Int[Tensor, " n"]:

@@ -1,6 +1,6 @@
 """Gaussian expert that tells unknown classes from known ones, after discovery.
 
-    G_k(h) = Gaussian expert of all images by their discovered class     `experts.py`
+    G_k(h) = Gaussian expert of all images by their discovered class     `gaussian_expert.py`
     v G    = its logits; v minimises the log-loss of labels by the other folds
 
 Letters: N images, K classes, H features h (N, H).
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import nll_loss, one_hot
 
-from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
+from anyclass.estimators.gaussian_expert import Anchors, Statistics, gaussian_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import best_weight

@@ -104,6 +104,7 @@ def _brent(score: Callable[[int], float], least: int, most: int) -> None:
 
 
 def _grid(score: Callable[[int], float], least: int, most: int) -> None:
+    """A coarse grid, then Brent's search around its best point."""
     grid = np.unique(np.geomspace(least, most, COARSE).round().astype(int)).tolist()
     best = max(grid, key=score)
     around = [pair for pair in pairwise(grid) if best in pair]
@@ -112,6 +113,7 @@ def _grid(score: Callable[[int], float], least: int, most: int) -> None:
 
 
 def _binary(score: Callable[[int], float], least: int, most: int) -> None:
+    """Binary search for the better half."""
     middle = (least + most) // 2
     for _ in range(int(log2(max(1, most - least)))):
         for k in (least, middle, most):

@@ -21,8 +21,11 @@ from anyclass.errors import RequestError
 AT_ONCE = 2**25
 """Maximum number of distances in memory at once; it limits the restarts that run in parallel."""
 
+TOLERANCE = 1e-4
+"""Squared sum of the centres' moves below which a restart stops."""
+
 UNCALIBRATED = 0.1
-"""Temperature of the probabilities softmax(-|x - mu|^2 / 2 temperature) until there is a better."""
+"""Temperature of the probabilities softmax(-|x - mu|^2 / 2 temperature) before calibration."""
 
 
 class Clusters(NamedTuple):
@@ -108,10 +111,6 @@ def nearest_centre(x: Float[Tensor, "n E"], centres: Float[Tensor, "K E"]) -> In
     return (x @ centres.T + centroid_bias(centres)).argmax(1)
 
 
-TOLERANCE = 1e-4
-"""Squared sum of the centres' moves below which a restart stops."""
-
-
 class _Run(NamedTuple):
     """The best state of each of R restarts."""
 
@@ -176,7 +175,7 @@ class _Problem:
             distance = self._distances(means[self.fixed][None]).amin(2).expand_as(distance)
         others = [c for c in range(self.k) if not bool((self.fixed == c).any())]
         for j, c in enumerate(others):
-            picked = self.free[_drawn(distance.T, chance[:, j])]  # (R, D)
+            picked = self.free[_draw_rows(distance.T, chance[:, j])]  # (R, D)
             centres[:, c] = picked
             new = self._distances(picked[:, None])[:, :, 0]
             distance = new if j == 0 and not len(self.fixed) else distance.minimum(new)
@@ -209,7 +208,7 @@ class _Problem:
         return means
 
 
-def _drawn(weights: Float[Tensor, "R u"], chance: Float[Tensor, " R"]) -> Int[Tensor, " R"]:
+def _draw_rows(weights: Float[Tensor, "R u"], chance: Float[Tensor, " R"]) -> Int[Tensor, " R"]:
     """Draw a row for each restart with probabilities proportional to the weights."""
     total = weights.double().clamp_min(1e-12).cumsum(1)
     row: Tensor = torch.searchsorted(total, chance[:, None] * total[:, -1:], right=True)[:, 0]

@@ -147,6 +147,7 @@ def base_to_new(
 
 
 def _halves(scores: dict[str, float | None]) -> dict[str, float | None]:
+    """The accuracies of both halves, with their harmonic mean."""
     base = scores["base"]
     new = scores["new"]
     both = None if base is None or new is None else harmonic_mean(base, new)
@@ -201,4 +202,5 @@ def assignment(labels: Labels, predicted: Labels) -> Int[np.ndarray, " S"]:
 
 
 def _share(correct: Bool[np.ndarray, " n"]) -> float | None:
+    """Share of the images that are correct; None without an image."""
     return float(correct.mean()) if len(correct) else None

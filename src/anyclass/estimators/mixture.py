@@ -1,7 +1,7 @@
-"""Fit of the experts and their weights; see `open_world.py` for the equations.
+"""EM of the experts and their weights; see `open_world.py` for the equations.
 
-A replica is a fit without some of the labels: one for each fold, and a last one with all labels.
-Letters: R replicas, F folds; others as in `open_world.py`.
+Every expert is fitted once without the labels of each fold, and once with all (`cross_fitting.py`).
+Letters: R replicas without some of the labels, F folds; others as in `open_world.py`.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert
-from anyclass.estimators.folds import folds
+from anyclass.estimators.cross_fitting import Replicas
+from anyclass.estimators.gaussian_expert import Anchors, Statistics, gaussian_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import best_weight, stack
@@ -34,6 +34,8 @@ SPREAD = 2000
 """Images over which the spread of the logits is averaged."""
 FEW = 10
 """Images per class at which the image expert has half of its weight where there is no label."""
+LABEL_SHRINKAGE = 0.02
+"""Smallest shrinkage of the covariance of labelled images."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Weights:
     labelled: float = 0.0
     """d, offset of the labelled classes where others have only a name."""
     named: float = 0.0
-    """Offset of the named classes where others have only labels."""
+    """d', offset of the named classes where others have only labels."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class MixtureSettings:
 
 @dataclass
 class Mixture:
-    """The experts of all replicas, in lockstep."""
+    """The experts of all replicas, which are fitted in lockstep."""
 
     rows: Rows
     """Images."""
@@ -80,49 +82,35 @@ class Mixture:
     """Images that may be of one of the classes; others are left out."""
 
     def __post_init__(self) -> None:
-        """Divide images into folds and choose the labels that each replica does without."""
-        self.classes = len(self.anchors.named)
+        """Choose the labels that each replica does without; nothing is fitted yet."""
+        named = self.anchors.named
+        self.classes = len(named)
         self.width = self.anchors.texts.shape[1]
-        known = self.labels >= 0
-        counts = torch.bincount(self.labels[known], minlength=self.classes)
-        self.only_named = self.anchors.named & (counts == 0)
-        self.mixed = bool(known.any()) and bool(self.only_named.any())
-        self.fold, self.group = folds(self.rows, self.labels, self.classes, self.settings.folds)
-        self.replicas = self.settings.folds if bool(known.any()) else 0
-        self.has_unlabelled = bool((~known & self.member).any())
-        self.weights = Weights(text=float(self.anchors.named.any()))
+        self.replicas = Replicas.of(self.rows, self.labels, named, self.settings.folds)
+        self.has_unlabelled = bool(((self.labels < 0) & self.member).any())
+        self.weights = Weights(text=float(named.any()))
         self.label_experts: list[Linear] = []
+        """g of each replica; none without labels."""
         self.image_experts: list[list[Linear]] = []
-        self.known = [self._known(r) for r in range(self.replicas + 1)]
-        self.held_out = [self._held_out(r) for r in range(self.replicas)]
+        """G of each replica, without each fold and of all images; none before the first round."""
+        self.held_out = [
+            self.replicas.held_out(r, MOST_HELD_OUT) for r in range(self.replicas.count)
+        ]
 
     def fit(self, log: Log) -> None:
         """Fit the experts and their weights by EM; `log` gets the rounds."""
-        if self.replicas:
+        if self.replicas.count:
             self.label_experts = self._fit_label_experts()
             self._stack()
         rounds = self.settings.rounds if self.has_unlabelled and self.classes else 0
         scatter = self._scatter() if rounds else torch.empty(0)
         for step in range(rounds):
             self.image_experts = self._fit_image_experts(scatter)
-            if self.replicas:
+            if self.replicas.count:
                 self._stack()
             else:
                 self._weigh_by_text()
             log(stage="fit", done=step + 1, total=rounds)
-
-    def visible(self, labels: Int[Tensor, " n"], fold: Int[Tensor, " n"], r: int) -> Tensor:
-        """Labels that replica r knows, -1 otherwise."""
-        hidden = fold == r
-        if self.mixed:
-            y = labels.clamp_min(0)
-            hidden = hidden | (self.anchors.named[y] & (self.group[y] == r))
-        return torch.where(hidden, -1, labels) if r < self.replicas else labels
-
-    def _known(self, r: int) -> Bool[Tensor, " C"]:
-        """Classes with a label that replica r knows."""
-        seen = self.visible(self.labels, self.fold, r)
-        return torch.bincount(seen[seen >= 0], minlength=self.classes) > 0
 
     def logits(self, x: Tensor, h: Tensor, r: int, f: int) -> Float[Tensor, "n C"]:
         """Logits by replica r, with the image expert of the folds other than f (F: all)."""
@@ -132,7 +120,7 @@ class Mixture:
         return total
 
     def _gaussians(self, r: int, f: int) -> list[tuple[str, float, Linear]]:
-        """Name, weight and logits of the fitted experts on h; arguments as of `logits`."""
+        """Name, weight and function of h of the fitted experts; arguments as of `logits`."""
         found = []
         if self.label_experts:
             found.append(("labels", self.weights.labels, self.label_experts[r]))
@@ -142,7 +130,7 @@ class Mixture:
 
     def final_logits(self, x: Tensor, h: Tensor) -> Float[Tensor, "n C"]:
         """Logits by all labels and images."""
-        return self.logits(x, h, self.replicas, self.settings.folds)
+        return self.logits(x, h, self.replicas.count, self.settings.folds)
 
     def contributions(self) -> dict[str, float]:
         """Share of each expert in the mean spread of the logits over the classes."""
@@ -165,7 +153,7 @@ class Mixture:
     def linear(self) -> tuple[Linear, Linear]:
         """The same logits as a linear function of x and one of h."""
         a = self.weights.text * self.text.scale
-        offsets = self._offsets(self.replicas)
+        offsets = self._offsets(self.replicas.count)
         on_x = Linear(a * self.text.weights, a * self.text.intercept + offsets)
         weights = torch.zeros(self.classes, self.width)
         bias = torch.zeros(self.classes)
@@ -177,44 +165,45 @@ class Mixture:
     def _offsets(self, r: int) -> Float[Tensor, " C"]:
         """Offsets of the groups of classes in replica r."""
         named = self.anchors.named
-        labelled = self.weights.labelled * self.known[r] * self.mixed
+        labelled = self.weights.labelled * self.replicas.known[r] * self.replicas.mixed
         return labelled + self.weights.named * named * (not named.all())
 
     def _fit_label_experts(self) -> list[Linear]:
         """g of every replica."""
-        found = [Statistics.zero(self.classes, self.width) for _ in range(self.replicas + 1)]
+        count = self.replicas.count + 1
+        found = [Statistics.zero(self.classes, self.width) for _ in range(count)]
         for rows, _, h in self.rows.blocks():
-            for r in range(self.replicas + 1):
-                seen = self.visible(self.labels[rows], self.fold[rows], r)
+            for r in range(count):
+                seen = self.replicas.visible(r, rows)
                 known = seen >= 0
                 if known.any():
                     z = one_hot(seen[known], self.classes).float()
                     found[r] = found[r] + Statistics.of(h[known], z)
-        return [gaussian_expert(s, self.anchors, 0.02) for s in found]
+        return [gaussian_expert(s, self.anchors, LABEL_SHRINKAGE) for s in found]
 
     def _scatter(self) -> Float[Tensor, "F H H"]:
         """Sum of h h' over the members of each fold; their class probabilities sum to 1."""
         found = torch.zeros(self.settings.folds, self.width, self.width)
         for rows, _, h in self.rows.blocks():
             for f in range(self.settings.folds):
-                chosen = (self.fold[rows] == f) & self.member[rows]
+                chosen = (self.replicas.fold[rows] == f) & self.member[rows]
                 found[f] += h[chosen].T @ h[chosen]
         return found
 
     def _fit_image_experts(self, scatter: Float[Tensor, "F H H"]) -> list[list[Linear]]:
         """G of every replica: without each fold, and of all images; `scatter` of the folds."""
-        count = self.replicas + 1
+        count = self.replicas.count + 1
         n = torch.zeros(count, self.settings.folds, self.classes)
         sums = torch.zeros(count, self.settings.folds, self.classes, self.width)
         for rows, x, h in self.rows.blocks():
             for f in range(self.settings.folds):
-                chosen = (self.fold[rows] == f) & self.member[rows]
+                chosen = (self.replicas.fold[rows] == f) & self.member[rows]
                 if not chosen.any():
                     continue
                 for r in range(count):
                     logits = self.logits(x[chosen], h[chosen], r, f)
                     z = (self.settings.sharpness * logits).softmax(1)
-                    seen = self.visible(self.labels[rows][chosen], self.fold[rows][chosen], r)
+                    seen = self.replicas.visible(r, rows)[chosen]
                     z[seen >= 0] = one_hot(seen[seen >= 0], self.classes).float()
                     n[r, f] += z.sum(0)
                     sums[r, f] += z.T @ h[chosen]
@@ -227,16 +216,6 @@ class Mixture:
             experts.append([gaussian_expert(found, self.anchors, s) for found in subsets])
         return experts
 
-    def _predictable(self, labels: Int[Tensor, " n"], r: int) -> Bool[Tensor, " n"]:
-        """Whether replica r knows a name or another label of the class."""
-        return (self.known[r] | self.anchors.named)[labels.clamp_min(0)]
-
-    def _held_out(self, r: int) -> Int[np.ndarray, " n"]:
-        """Some of the images whose label replica r does without, and whose class it can predict."""
-        hidden = (self.labels >= 0) & (self.visible(self.labels, self.fold, r) < 0)
-        index = torch.nonzero(hidden & self._predictable(self.labels, r))[:, 0].numpy()
-        return index[:: max(1, -(-len(index) * self.replicas // MOST_HELD_OUT))]
-
     def _stack(self) -> None:
         """Choose the weights by the held-out labels."""
         parts: dict[str, list[Tensor]] = {"text": [], "labels": [], "images": [], "known": []}
@@ -244,7 +223,7 @@ class Mixture:
         alone = []  # whether the class of an image has no other label
         for r, index in enumerate(self.held_out):
             x, h = self.rows.at(index)
-            known = self.known[r]
+            known = self.replicas.known[r]
             parts["text"].append(self.text.logits(x))
             parts["labels"].append(self.label_experts[r].logits(h))
             if self.image_experts:
@@ -264,10 +243,11 @@ class Mixture:
         start = {"text": 1.0, "labels": START_LABELS, "images": START_IMAGES}
         offsets = {}
         v = torch.ones(len(y))
-        if self.mixed and not alone.all():
+        if self.replicas.mixed and not alone.all():
             offsets["labelled"] = parts["known"]
-            share = float(self.only_named.float().mean())
+            share = float(self.replicas.only_named.float().mean())
             rate = float(alone.float().mean())
+            # classes without another label count as much as the classes that have only a name
             v = torch.where(alone, share / max(rate, 1e-9), (1 - share) / max(1 - rate, 1e-9))
         named = self.anchors.named
         if named.any() and not named.all():
@@ -275,7 +255,7 @@ class Mixture:
         if not named.any():
             start.pop("text")
         used = [name for name in start if name in parts]
-        if bool(alone.all()) and not self.mixed:
+        if bool(alone.all()) and not self.replicas.mixed:
             used.remove("labels")  # one label for each class: none is left to choose u by
             no_other = bool(named.all() and (self.labels >= 0).all())
             self.weights.labels = ONE_BESIDE_NAMES if no_other else ONE_LABEL
@@ -287,7 +267,7 @@ class Mixture:
     def _cross_fitted(self, h: Tensor, index: Int[np.ndarray, " n"], r: int) -> Tensor:
         """G of images by the folds that they are not in."""
         found = torch.empty(len(h), self.classes)
-        fold = self.fold[index]
+        fold = self.replicas.fold[index]
         for f in range(self.settings.folds):
             found[fold == f] = self.image_experts[r][f].logits(h[fold == f])
         return found
@@ -315,9 +295,10 @@ class Mixture:
         top = torch.full(self.labels.shape, torch.nan)
         given = top.clone()
         for rows, x, h in self.rows.blocks():
-            for r in range(self.replicas):
+            for r in range(self.replicas.count):
                 y = self.labels[rows]
-                chosen = (y >= 0) & (self.fold[rows] == r) & self._predictable(y, r)
+                mine = (y >= 0) & (self.replicas.fold[rows] == r)
+                chosen = mine & self.replicas.predictable(r, y)
                 index = chosen.nonzero()[:, 0] + rows.start
                 if not len(index):
                     continue

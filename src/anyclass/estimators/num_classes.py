@@ -104,18 +104,18 @@ def count_classes(
     labels = labels[rows]
     extra = None if extra is None else extra[rows]
     numbers = list(_numbers(least, most))
-    trials = list(_trials(labels, seed))
-    if not trials:
+    splits = list(_splits(labels, seed))
+    if not splits:
         u = DiscoverySpace.fit(x, labels, extra).transform(x, extra)
         count = _from_silhouette(u[:SILHOUETTE_ROWS], numbers, seed)
         log(stage="count", done=1, total=1)
         return count
     curve = dict.fromkeys(numbers, 0.0)
-    for done, trial in enumerate(trials):
-        u = DiscoverySpace.fit(x, trial.given, extra).transform(x, extra)
-        scores = _scores(u, trial, numbers, seed)
-        curve = {k: value + trial.weight * scores[k] for k, value in curve.items() if k in scores}
-        log(stage="count", done=done + 1, total=len(trials))
+    for done, split in enumerate(splits):
+        u = DiscoverySpace.fit(x, split.given, extra).transform(x, extra)
+        scores = _scores(u, split, numbers, seed)
+        curve = {k: value + split.weight * scores[k] for k, value in curve.items() if k in scores}
+        log(stage="count", done=done + 1, total=len(splits))
     return estimate_from_curve(curve, int((labels >= 0).sum()), known)
 
 
@@ -164,7 +164,7 @@ def pair_f1_per_class(
     return float(2 * np.square(own).sum() / same)
 
 
-class _Trial(NamedTuple):
+class _Split(NamedTuple):
     """Labels that shape the features, and labels that score the clusters."""
 
     given: Int[Tensor, " N"]
@@ -174,7 +174,7 @@ class _Trial(NamedTuple):
     judged: Int[np.ndarray, " J"] | None
     """Classes that are scored among all in `truth`; None: all."""
     weight: float
-    """Weight of the score; those of all trials sum to 1."""
+    """Weight of the score; those of all splits sum to 1."""
 
 
 def _numbers(first: int, last: int) -> Iterator[int]:
@@ -193,13 +193,13 @@ def _hierarchy(u: Float[Tensor, "n R"], numbers: list[int], seed: int) -> Hierar
 
 
 def _scores(
-    u: Float[Tensor, "n R"], trial: _Trial, numbers: list[int], seed: int
+    u: Float[Tensor, "n R"], split: _Split, numbers: list[int], seed: int
 ) -> dict[int, float]:
     """Score of each number on the held-out images."""
-    rows = trial.truth >= 0
-    truth = trial.truth[rows].cpu().numpy()
+    rows = split.truth >= 0
+    truth = split.truth[rows].cpu().numpy()
     return {
-        k: pair_f1_per_class(truth, clusters[rows].cpu().numpy(), trial.judged)
+        k: pair_f1_per_class(truth, clusters[rows].cpu().numpy(), split.judged)
         for k, clusters in partitions(_hierarchy(u, numbers, seed), numbers)
     }
 
@@ -230,7 +230,7 @@ def _silhouette(distances: Float[Tensor, "n n"], clusters: Int[Tensor, " n"]) ->
     return float(s.masked_fill(alone, 0).mean())
 
 
-def _trials(labels: Int[Tensor, " N"], seed: int) -> list[_Trial]:
+def _splits(labels: Int[Tensor, " N"], seed: int) -> list[_Split]:
     """What is held out in turn; nothing if fewer than two classes have two images."""
     counts = labels[labels >= 0].bincount() if bool((labels >= 0).any()) else labels[:0]
     classes = (counts >= 2).nonzero()[:, 0]
@@ -246,16 +246,16 @@ def _trials(labels: Int[Tensor, " N"], seed: int) -> list[_Trial]:
 
 def _parts_of_classes(
     labels: Int[Tensor, " N"], classes: Int[Tensor, " L"], seed: int
-) -> list[_Trial]:
+) -> list[_Split]:
     """Each part of the classes held out; their images are judged beside those of the others."""
     order = classes[torch.randperm(len(classes), generator=seeded_rng(seed)).to(labels.device)]
     count = min(FOLDS, len(classes))
-    trials = []
+    splits = []
     for fold in range(count):
         away = order[fold::count]
         given = torch.where(torch.isin(labels, away), -1, labels)
-        trials.append(_Trial(given, labels, away.cpu().numpy(), (1 - IMAGES) / count))
-    return trials
+        splits.append(_Split(given, labels, away.cpu().numpy(), (1 - IMAGES) / count))
+    return splits
 
 
 def _half_of_classes(
@@ -280,12 +280,12 @@ def _half_of_images(
 
 def _both_halves(
     labels: Int[Tensor, " N"], parts: list[Bool[Tensor, " N"]], weight: float
-) -> list[_Trial]:
+) -> list[_Split]:
     """Each part given and the rest held out, and the other way round."""
-    trials = []
+    splits = []
     for part in parts:
         for given in (part, ~part):
             held = torch.where(given, -1, labels)
             share = weight / (2 * len(parts))
-            trials.append(_Trial(torch.where(given, labels, -1), held, None, share))
-    return trials
+            splits.append(_Split(torch.where(given, labels, -1), held, None, share))
+    return splits

@@ -5,20 +5,23 @@ The project's own, after TransCLIP (arXiv 2406.01837), GDA (arXiv 2402.04087), L
 2102.03526).
 
     l_c(x) = s x . (t_c - mean t) + b_c                 text expert; b: `text_expert.py`
-    g_c(h) = Gaussian expert of the labelled images     `experts.py`
+    g_c(h) = Gaussian expert of the labelled images     `gaussian_expert.py`
     G_c(h) = Gaussian expert of all images              labelled ones by label, others by z
-    z_ic   = softmax_c( q ( a l + u g + w G + d e ) )   E step, q: sharpness; G of the other folds
-    a, u, w, d                                          stacking by held-out labels: `stacking.py`
+    L_c    = a l + u g + w G + d e + d' e'              logits
+    z_ic   = softmax_c( q L_c(i) )                      E step; q: sharpness, G of the other folds
+    a, u, w, d, d'                                      stacking by held-out labels: `stacking.py`
 
-e marks the labelled classes where others have only a name. Labels are held out in folds, and where
-classes have only a name, so are all labels of some named classes at a time. The whole EM is run
-once without the labels of each fold, so that no label takes part in its own prediction, except that
-all labels choose the weights. Without any label, a = 1, and w minimises the log-loss of G against
-the text expert, reduced by N / (N + 10 C).
+e marks the labelled classes where others have only a name, e' the named classes where others have
+only labels. Labels are held out in folds, and where classes have only a name, so are all labels of
+some named classes at a time (`cross_fitting.py`). The whole EM is run once without the labels of
+each fold, so that no label takes part in its own prediction, except that all labels choose the
+weights. Without any label, a = 1, and w minimises the log-loss of G against the text expert, times
+N / (N + 10 C).
 
 Where classes are unknown, all images are divided into K classes first (`discovery.py`); the experts
 above tell the known ones apart, and another one known from unknown ones (`discovery_expert.py`).
-Texts of other nouns help with that, and with the score of "none of the classes" (`negatives.py`).
+Texts of other nouns help with that, and with the score of "none of the classes"
+(`negative_texts.py`).
 
 Letters: N images, C known classes, K all classes, D and H dimensions, x (N, D) unit features,
 h (N, H) centred further features, by default x; t (C, D) unit text features.
@@ -26,42 +29,28 @@ h (N, H) centred further features, by default x; t (C, D) unit text features.
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf
-from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from anyclass.errors import ArrayError
-from anyclass.estimators.discovery import Discovered, discover
+from anyclass.estimators.discovery import Discovered
 from anyclass.estimators.discovery_calibration import Calibration, Hidden, calibrate
-from anyclass.estimators.discovery_expert import discovery_expert
-from anyclass.estimators.linear import Linear
+from anyclass.estimators.label_errors import suspicious_labels
 from anyclass.estimators.mixture import Mixture, MixtureSettings
-from anyclass.estimators.negatives import WEIGHT, NegativeTexts
-from anyclass.estimators.num_classes import Count, count_classes
-from anyclass.estimators.open_world_inputs import (
-    all_classes,
-    check_known,
-    encode_labels,
-    negative_texts,
-)
-from anyclass.estimators.open_world_model import OpenWorldModel, quantiles
+from anyclass.estimators.open_world_fit import count_all, discover_all, fitted_model, mixture_of
+from anyclass.estimators.open_world_inputs import Inputs, Unknown, all_classes, check_parameters
+from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.estimators.rows import Rows
-from anyclass.estimators.suspicious import suspicious
-from anyclass.estimators.text_expert import CentredTexts, confidence_temperature, text_anchors
 from anyclass.files import atomic_write, read_json, write_json
 from anyclass.log import Log, silent
-
-MOST_SCORES = 20_000
-"""Maximum number of images whose outlier scores are kept as quantiles."""
 
 
 class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -87,7 +76,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        unknown: int | Literal["auto"] = 0,
+        unknown: Unknown = 0,
         *,
         rounds: int = 3,
         folds: int = 5,
@@ -152,167 +141,75 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ArrayError: the shapes do not fit, a value is not finite, or nothing is known of a
                 class.
         """
-        self._check_parameters(float(logit_scale))
-        rows = Rows.checked(X, extra).centred()
-        texts = CentredTexts.of(class_text, rows.depth)
-        labels, known = encode_labels(y, len(rows), texts)
-        texts = texts.padded(len(known))
-        check_known(texts, labels, self.unknown)
-        text = texts.expert(float(logit_scale))
-        negatives = None
-        if self.unknown == 0 or len(labels[labels >= 0].unique()) < len(known):
-            negatives = negative_texts(texts, negative_text, float(logit_scale))
-        found = self._discover(rows, labels, text, texts.named, negatives, log)
-        member = torch.ones(len(rows), dtype=torch.bool)
-        if found is not None:
-            member = found.labels < len(known)
-        elif bool(texts.named.all()) and self.prior > 0:
-            text = texts.corrected(rows, text, self.prior)
-        anchors = text_anchors(rows, texts, self.anchor)
+        scale = float(logit_scale)
+        check_parameters(self.unknown, self.folds, scale)
+        given = Inputs.checked(X, y, class_text, scale, extra, negative_text, self.unknown)
+        found = self._discover(given, log)
         settings = MixtureSettings(self.rounds, self.folds, self.sharpness, self.shrinkage)
-        mixture = Mixture(rows, labels, text, anchors, settings, member)
+        mixture = mixture_of(given, found, settings, self.anchor, self.prior)
         mixture.fit(log)
-        self.model_ = self._model(mixture, found, logit_scale * texts.centred, negatives)
-        self.n_features_in_ = rows.depth
-        self.classes_ = all_classes(known, len(self.model_.weights))
+        self.model_ = fitted_model(given, mixture, found)
+        self.n_features_in_ = given.rows.depth
+        self.classes_ = all_classes(given.known, len(self.model_.weights))
         self.weights_ = mixture.weights
         self.contributions_ = mixture.contributions()
         self.calibration_: Calibration | None = None
         if found is not None and self.calibrate:
-            self._calibrate(rows, labels.numpy(), class_text, negative_text, logit_scale)
+            self._calibrate(given, class_text, negative_text)
         self._keep_opinions(mixture)
-        self._keep_transduction(rows, labels.numpy())
+        self._keep_transduction(given)
         return self
 
-    def _check_parameters(self, logit_scale: float) -> None:
-        """Refuse unusable parameters.
+    def _discover(self, given: Inputs, log: Log) -> Discovered | None:
+        """Classes of all rows; None where all classes are known."""
+        known = len(given.known)
+        if self.unknown == "auto":
+            self.num_classes_ = count_all(given, self.random_state, log)
+            total = max(known, self.num_classes_.classes)
+        else:
+            total = known + int(self.unknown)
+        return None if total == known else discover_all(given, total, self.random_state)
 
-        Raises:
-            ArrayError: a parameter has no usable value.
-        """
-        if self.folds < 2:
-            raise ArrayError(f"folds is {self.folds}, but at least 2 are needed")
-        if self.unknown != "auto" and not (
-            isinstance(self.unknown, Integral) and self.unknown >= 0
-        ):
-            raise ArrayError(f"unknown is {self.unknown!r}, not a number of classes or 'auto'")
-        if not 0 < logit_scale < inf:
-            raise ArrayError(f"logit_scale is {logit_scale}, but must be positive")
-
-    def _calibrate(
-        self,
-        rows: Rows,
-        labels: Int[np.ndarray, " N"],
-        class_text: Any,
-        negative_text: Any,
-        logit_scale: float,
-    ) -> None:
+    def _calibrate(self, given: Inputs, class_text: Any, negative_text: Any) -> None:
         """Set the temperature of the model by labelled classes that are treated as unknown."""
-        known = len(self.model_.known)
+        known = len(given.known)
         total = len(self.model_.weights)
 
         def refit(hidden: Hidden) -> Float[np.ndarray, "n K"]:
-            x, h = rows.raw().at(hidden.rows)
-            extra = None if rows.extra is None else h
+            x, extra = given.rows.raw().x_and_extra(hidden.rows)
             text = None
             if class_text is not None:
-                text = torch.full((known, rows.depth), torch.nan)
+                text = torch.full((known, given.rows.depth), torch.nan)
                 text[: len(class_text)] = torch.as_tensor(class_text, dtype=torch.float32)
                 text = text[torch.from_numpy(hidden.kept)]
             settings = {"unknown": total - len(hidden.kept), "calibrate": False}
             again = OpenWorldClassifier(**self.get_params() | settings)
-            again.fit(x, hidden.labels, text, logit_scale, extra, negative_text)
+            again.fit(x, hidden.labels, text, given.logit_scale, extra, negative_text)
             return np.asarray(again.predict_proba(x, extra))
 
-        self.calibration_ = calibrate(labels, known, self.random_state, refit)
+        self.calibration_ = calibrate(given.labels.numpy(), known, self.random_state, refit)
         if self.calibration_ is not None:
             temperature = torch.tensor(self.calibration_.temperature)
             self.model_ = replace(self.model_, temperature=temperature)
 
     def _keep_opinions(self, mixture: Mixture) -> None:
         """Store what the other rows say of each label."""
-        best, top, given = mixture.opinions()
-        self.label_quality_ = given.numpy()
+        best, top, quality = mixture.opinions()
+        self.label_quality_ = quality.numpy()
         self.opinion_score_ = top.numpy()
-        self.suspicious_ = suspicious(mixture.labels, best, top, given).numpy()
+        self.suspicious_ = suspicious_labels(mixture.labels, best, top, quality).numpy()
         numbers = np.issubdtype(self.classes_.dtype, np.integer)
         self.opinion_ = self.classes_[best.numpy()].astype(int if numbers else object)
         self.opinion_[best.numpy() < 0] = -1
 
-    def _keep_transduction(self, rows: Rows, labels: Int[np.ndarray, " N"]) -> None:
+    def _keep_transduction(self, given: Inputs) -> None:
         """Store the class of each row, its label if it has one."""
-        predicted = self.predict(rows.x, rows.extra)
+        labels = given.labels.numpy()
+        predicted = self.predict(given.rows.x, given.rows.extra)
         if isinstance(predicted, Tensor):
             predicted = predicted.numpy()
         predicted[labels >= 0] = self.classes_[labels[labels >= 0]]
         self.transduction_ = predicted
-
-    def _count(self, rows: Rows, labels: Int[Tensor, " N"], log: Log) -> Count:
-        """Number of classes, from features as they are given."""
-        x, h = rows.raw().at(slice(0, len(rows)))
-        extra = None if rows.extra is None else h
-        return count_classes(x, labels, log, extra=extra, seed=self.random_state)
-
-    def _discover(
-        self,
-        rows: Rows,
-        labels: Int[Tensor, " N"],
-        text: Linear,
-        named: Tensor,
-        negatives: NegativeTexts | None,
-        log: Log,
-    ) -> Discovered | None:
-        """Classes of all rows; None where all classes are known."""
-        told = len(named)
-        if self.unknown == 0:
-            return None
-        x, h = rows.at(slice(0, len(rows)))
-        extra = None if rows.extra is None else h
-        total = told + int(self.unknown) if self.unknown != "auto" else told
-        if self.unknown == "auto":
-            self.num_classes_ = self._count(rows, labels, log)
-            total = max(told, self.num_classes_.classes)
-        if total == told:
-            return None
-        confidences = None
-        if bool(named.any()):
-            confidences = torch.zeros(len(x), told)
-            confidences[:, named] = text.logits(x)[:, named].softmax(1)
-        if negatives is not None and confidences is not None:
-            confidences = confidences * (WEIGHT * negatives.odds(x)).exp()[:, None]
-        seed = self.random_state
-        return discover(x, labels, total, extra=extra, confidences=confidences, seed=seed)
-
-    def _model(
-        self,
-        mixture: Mixture,
-        found: Discovered | None,
-        zero_shot: Float[Tensor, "C D"],
-        negatives: NegativeTexts | None,
-    ) -> OpenWorldModel:
-        """All experts as linear functions of rows [x | h | 1]."""
-        rows = mixture.rows
-        known = rows.joined(*mixture.linear())
-        if found is not None:
-            total = len(found.linear.weights)
-            expert = discovery_expert(
-                rows, found.labels, mixture.labels, mixture.fold, total, self.shrinkage
-            )
-            nothing = Linear(torch.zeros(total, rows.depth))
-            model = OpenWorldModel(rows.joined(nothing, expert), known, torch.zeros(1))
-        else:
-            temperature = 1.0
-            if not mixture.replicas:
-                temperature = confidence_temperature(rows, mixture.final_logits, zero_shot)
-            model = OpenWorldModel(known / temperature, known[:0], torch.zeros(1))
-        sample = rows.raw().stacked(rows.evenly_spaced(MOST_SCORES))
-        if negatives is not None:
-            model = replace(model, names=negatives.names, nouns=negatives.nouns)
-        if negatives is not None and found is not None:
-            unknown = (found.labels >= len(known)).double().mean()
-            odds = negatives.odds(sample[:, : rows.depth]).double()
-            model = replace(model, cut=odds.quantile(unknown).float()[None])
-        return replace(model, scores=quantiles(model.outlier_score(sample)))
 
     @torch.no_grad()
     def decision_function(self, X: Any, extra: Any = None) -> Any:

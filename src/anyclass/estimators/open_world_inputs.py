@@ -1,18 +1,100 @@
-"""Labels, class texts and nouns as `OpenWorldClassifier` gets them, checked and brought to indices.
+"""What `OpenWorldClassifier.fit` gets: checked, with classes as indices.
 
-Letters: N images, C known classes.
+Letters: N images, C known classes, D dimensions.
 """
 
+from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from anyclass.errors import ArrayError
-from anyclass.estimators.negatives import NegativeTexts
+from anyclass.estimators.linear import Linear
+from anyclass.estimators.negative_texts import WEIGHT, NegativeTexts
+from anyclass.estimators.rows import Rows
 from anyclass.estimators.text_expert import CentredTexts
+
+Unknown = int | Literal["auto"]
+"""Number of classes without name and label; "auto": it is estimated."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images and what is known of them."""
+
+    rows: Rows
+    """Features of the images."""
+    labels: Int[Tensor, " N"]
+    """Class of each image, -1 without a label."""
+    known: Int[np.ndarray, " C"] | np.ndarray
+    """The known classes as they were given, integers or strings."""
+    texts: CentredTexts
+    """Text features of the known classes."""
+    logit_scale: float
+    """s."""
+    negatives: NegativeTexts | None
+    """Nouns other than the classes; None if they have no effect."""
+
+    @classmethod
+    def checked(
+        cls,
+        X: Any,
+        y: Any,
+        class_text: Any,
+        logit_scale: float,
+        extra: Any,
+        negative_text: Any,
+        unknown: Unknown,
+    ) -> "Inputs":
+        """Check the arguments of `OpenWorldClassifier.fit`, which describes them.
+
+        Raises:
+            ArrayError: the shapes do not fit, a value is not finite, or nothing is known of a
+                class.
+        """
+        rows = Rows.checked(X, extra).centred()
+        texts = CentredTexts.of(class_text, rows.depth)
+        labels, known = encode_labels(y, len(rows), texts)
+        texts = texts.padded(len(known))
+        check_known(texts, labels, unknown)
+        negatives = None
+        if unknown == 0 or len(labels[labels >= 0].unique()) < len(known):
+            negatives = negative_texts(texts, negative_text, logit_scale)
+        return cls(rows, labels, known, texts, logit_scale, negatives)
+
+    @property
+    def text_expert(self) -> Linear:
+        """Zero-shot logits l of x, without the correction b."""
+        return self.texts.expert(self.logit_scale)
+
+    def confidences(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n C"] | None:
+        """How likely each image is of each class by the names; None if no class has a name."""
+        named = self.texts.named
+        if not bool(named.any()):
+            return None
+        found = torch.zeros(len(x), len(named))
+        found[:, named] = self.text_expert.logits(x)[:, named].softmax(1)
+        if self.negatives is not None:
+            found = found * (WEIGHT * self.negatives.odds(x)).exp()[:, None]
+        return found
+
+
+def check_parameters(unknown: Any, folds: int, logit_scale: float) -> None:
+    """Refuse unusable parameters.
+
+    Raises:
+        ArrayError: a parameter has no usable value.
+    """
+    if folds < 2:
+        raise ArrayError(f"folds is {folds}, but at least 2 are needed")
+    if unknown != "auto" and not (isinstance(unknown, int | np.integer) and unknown >= 0):
+        raise ArrayError(f"unknown is {unknown!r}, not a number of classes or 'auto'")
+    if not 0 < logit_scale < inf:
+        raise ArrayError(f"logit_scale is {logit_scale}, but must be positive")
 
 
 def encode_labels(
@@ -56,9 +138,7 @@ def negative_texts(texts: CentredTexts, negative_text: Any, scale: float) -> Neg
     return NegativeTexts.of(texts.units, negative_text, scale)
 
 
-def check_known(
-    texts: CentredTexts, labels: Int[Tensor, " N"], unknown: int | Literal["auto"]
-) -> None:
+def check_known(texts: CentredTexts, labels: Int[Tensor, " N"], unknown: Unknown) -> None:
     """Refuse classes of which nothing is known.
 
     Raises:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyclass.estimators.negatives import WEIGHT, NegativeTexts
+from anyclass.estimators.negative_texts import WEIGHT, NegativeTexts
 
 QUANTILES = 201
 """Number of quantiles that stand for the outlier scores of the training images."""

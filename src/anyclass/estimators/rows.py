@@ -114,6 +114,13 @@ class Rows:
         h = h if self.axes is None else h @ self.axes
         return x, h / self.scale
 
+    def x_and_extra(
+        self, rows: slice | Int[np.ndarray, " n"] = slice(None)
+    ) -> tuple[Tensor, Tensor | None]:
+        """x of some rows, and h if there are further features."""
+        x, h = self.at(rows)
+        return x, None if self.extra is None else h
+
     def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Slices of consecutive rows, with their x and h."""
         for start in range(0, len(self), BLOCK):

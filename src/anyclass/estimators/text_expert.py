@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from anyclass.errors import ArrayError
-from anyclass.estimators.experts import Anchors
+from anyclass.estimators.gaussian_expert import Anchors
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 
@@ -160,7 +160,7 @@ def confidence_temperature(
     fitted = logits(x, h)
     low = 1.0
     high = 10.0
-    for _ in range(30):
+    for _ in range(30):  # bisection
         middle = (low + high) / 2
         if (fitted / middle).softmax(1).amax(1).mean() > target:
             low = middle

@@ -110,6 +110,7 @@ def _ward(
     mu = mu.copy()
     n = n.copy()
     cost = _merge_costs(mu, n, fixed)
+    # the cheapest partner of each group, and the cost of that merge
     partner = cost.argmin(1) if len(mu) else np.zeros(0, dtype=int)
     least = cost[np.arange(len(mu)), partner]
     alive = np.ones(len(mu), dtype=bool)
@@ -121,7 +122,7 @@ def _ward(
         if fixed[b] or (b < a and not fixed[a]):
             a, b = b, a
         yield a, b
-        total = n[a] + n[b]
+        total = n[a] + n[b]  # a becomes the union
         mu[a] = (n[a] * mu[a] + n[b] * mu[b]) / total
         n[a] = total
         alive[b] = False
@@ -134,6 +135,7 @@ def _ward(
         cost[:, b] = np.inf
         cost[a] = row
         cost[:, a] = row
+        # groups whose cheapest partner was a or b, or is the union now, look for it again
         stale = ((partner == a) | (partner == b) | (row < least)) & alive
         stale[a] = True
         changed = stale.nonzero()[0]

@@ -1,10 +1,10 @@
 """LDA whitening, then PCA.
 
-Own method, based on linear discriminant analysis. Light, pose and background vary within labelled
-classes. Whitening removes this variation; the remaining variation separates classes, also unknown
-ones.
+The project's own, after linear discriminant analysis. Light, pose and background vary within
+labelled classes. Whitening removes this variation; the remaining variation separates classes, also
+unknown ones.
 
-    a   = unit( (h - mean) Sigma^-1/2 )                Sigma: covariance within labelled classes
+    a   = unit( (h - mean) Sigma^-1/2 )                Sigma: shrunk covariance within classes
     r_h = unit( first q principal components of a )
     r_x                                                the same for x, the space shared with texts
     u   = unit( [r_h | beta r_x] )
@@ -14,6 +14,7 @@ before its projection, u (N, R).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,29 +23,39 @@ from torch.linalg import eigh
 from torch.nn.functional import normalize, one_hot
 
 
+class Whitening(NamedTuple):
+    """LDA whitening and PCA of one space."""
+
+    centre: Float[Tensor, " H"]
+    """Mean of h."""
+    whiten: Float[Tensor, "H H"]
+    """Sigma^-1/2."""
+    middle: Float[Tensor, " H"]
+    """Mean of the whitened unit vectors a."""
+    axes: Float[Tensor, "H q"]
+    """Principal axes of a."""
+
+    def transform(self, h: Float[Tensor, "n H"]) -> Float[Tensor, "n q"]:
+        """Unit vectors r_h."""
+        a = normalize((h - self.centre) @ self.whiten, dim=1)
+        return normalize((a - self.middle) @ self.axes, dim=1)
+
+
 @dataclass(frozen=True)
 class WhitenedPCA:
-    """Fitted LDA whitening and PCA of x and of h; their concatenation u.
+    """Whitening of x and of h, with the fields of `Whitening` for each, as in saved classifiers.
 
     Rows are [x | h | 1]: projected features, backbone features and a one.
     """
 
     x_centre: Float[Tensor, " D"]
-    """Mean of x."""
     x_whiten: Float[Tensor, "D D"]
-    """Inverse square root of the covariance of x within labelled classes."""
     x_middle: Float[Tensor, " D"]
-    """Mean of the whitened unit vectors."""
     x_axes: Float[Tensor, "D P"]
-    """Principal axes of the whitened unit vectors."""
     h_centre: Float[Tensor, " H"]
-    """Mean of h."""
     h_whiten: Float[Tensor, "H H"]
-    """Inverse square root of the covariance of h within labelled classes."""
     h_middle: Float[Tensor, " H"]
-    """Mean of the whitened unit vectors of h."""
     h_axes: Float[Tensor, "H Q"]
-    """Principal axes of the whitened unit vectors of h."""
     share: float
     """beta, weight of x relative to h."""
 
@@ -56,27 +67,24 @@ class WhitenedPCA:
     def transform(self, f: Float[Tensor, "n F"]) -> Float[Tensor, "n R"]:
         """Unit vectors u of rows [x | h | 1]."""
         d = len(self.x_centre)
-        x = normalize((f[:, :d] - self.x_centre) @ self.x_whiten, dim=1)
-        h = normalize((f[:, d:-1] - self.h_centre) @ self.h_whiten, dim=1)
-        r_x = normalize((x - self.x_middle) @ self.x_axes, dim=1)
-        r_h = normalize((h - self.h_middle) @ self.h_axes, dim=1)
+        of_x = Whitening(self.x_centre, self.x_whiten, self.x_middle, self.x_axes)
+        of_h = Whitening(self.h_centre, self.h_whiten, self.h_middle, self.h_axes)
+        r_x = of_x.transform(f[:, :d])
+        r_h = of_h.transform(f[:, d:-1])
         return normalize(torch.cat([r_h, self.share * r_x], dim=1), dim=1)
 
 
 def fit_whitened_pca(
     h: Float[Tensor, "N H"], labels: Int[Tensor, " N"], q: int, sharpen: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Whitening:
     """Fit whitening and PCA of one space.
 
     Args:
         h: features.
         labels: class of each labelled image, -1 otherwise.
         q: number of principal components.
-        sharpen: weight of the covariance within labelled classes in Sigma.
-
-    Returns:
-        The mean (H), Sigma^-1/2 (H, H), the mean of the whitened unit vectors (H), and their
-        first q principal axes (H, q).
+        sharpen: weight of the covariance within labelled classes in Sigma; the rest is a multiple
+            of the identity.
     """
     centre = h.mean(0)
     known = labels >= 0
@@ -94,4 +102,4 @@ def fit_whitened_pca(
     scatter = (a - middle).T @ (a - middle)
     axes = eigh(scatter.double()).eigenvectors.flip(1).to(h)
     components = min(q, width, len(h) - 1)
-    return centre, whiten, middle, axes[:, :components].contiguous()
+    return Whitening(centre, whiten, middle, axes[:, :components].contiguous())

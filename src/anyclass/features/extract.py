@@ -203,15 +203,6 @@ def run_halving(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([run_halving(run, x[:middle]), run_halving(run, x[middle:])])
 
 
-def tower_features(features: Features) -> Float[Tensor, "N H"]:
-    """Backbone features of the first view of all N images: a feature map becomes its mean."""
-
-    def pooled(hidden: Tensor) -> Tensor:
-        return hidden.flatten(2).mean(2) if hidden.ndim > 2 else hidden
-
-    return map_rows(pooled, torch.device("cpu"), features)
-
-
 def stack_features(x: Float[Tensor, "n E"], h: Float[Tensor, "n H"]) -> Float[Tensor, "n R"]:
     """Rows [x | h | 1] of features x, backbone features h and a one for the bias: R = E + H + 1."""
     return torch.cat([x, h.to(x), torch.ones_like(x[:, :1])], dim=1)

@@ -21,7 +21,6 @@ from anyclass.features.extract import (
     extract,
     image_features,
     map_rows,
-    tower_features,
 )
 from anyclass.features.text import cached_class_features
 from anyclass.log import Log, silent
@@ -132,7 +131,7 @@ class FeatureStore:
     def arrays(self, log: Log) -> tuple[Any, Any]:
         """Unit features (N, D) and those before the projection (N, H), on the CPU."""
         x = self.image_features("head", log).cpu()
-        return x, tower_features(self.embed(Embedding("head"), log)).to(x)
+        return x, self.backbone_features("head", log).to(x)
 
     def named_class_features(
         self, classes: Classes, templates: Sequence[str], log: Log = silent

@@ -16,7 +16,7 @@ from anyclass.features.cache import Features
 from anyclass.features.extract import BATCH, image_features, run_halving
 
 
-class Loading(NamedTuple):
+class StreamResources(NamedTuple):
     """What several calls of `stream` share."""
 
     workers: int | None = None
@@ -31,7 +31,7 @@ def stream(
     dataset: ImageDataset,
     part: Part,
     rows: Callable[[Tensor], Tensor] | None = None,
-    loading: Loading = Loading(),
+    resources: StreamResources = StreamResources(),
 ) -> Iterator[tuple[list[int], Float[Tensor, "b E"], list[Rejection]]]:
     """Features of images in order, in bounded memory and without the cache.
 
@@ -40,18 +40,18 @@ def stream(
         dataset: the images.
         part: trained part of the model, or "head".
         rows: function from trunk outputs to features; None: unit features of the model.
-        loading: workers, and the engine if there is one.
+        resources: workers, and the engine if there is one.
 
     Yields indices of readable images, their features, and rejections.
     """
-    trunk = loading.trunk or engine(clip, part)
+    trunk = resources.trunk or engine(clip, part)
     head = rows or partial(clip.tail, part=part)
 
     def features(pixels: Tensor) -> Tensor:
         return head(trunk.run(pixels)).cpu()
 
     transform = TestTransform(clip.preprocessing)
-    for batch, bad in load_batches(dataset, transform, BATCH, loading.workers):
+    for batch, bad in load_batches(dataset, transform, BATCH, resources.workers):
         found = torch.empty(0, 0)
         if batch.indices:
             found = run_halving(features, batch.pixels[:, 0])

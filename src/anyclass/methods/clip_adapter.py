@@ -45,7 +45,7 @@ class ClipAdapter:
     info: ClassVar[MethodInfo] = MethodInfo(
         title="CLIP-Adapter",
         situations=(Situation.NAMES_AND_LABELS,),
-        figures={"clip_adapter_loss": "loss of the adapter"},
+        metrics={"clip_adapter_loss": "loss of the adapter"},
     )
     """Facts for lists, planning and the report."""
     kind: Suppress[Literal["clip-adapter"]] = "clip-adapter"
@@ -116,8 +116,8 @@ class ClipAdapter:
         schedule = AdamW(LearningRate(self.lr), eps=self.eps)
         optimise(loss, parameters, batches, schedule, log, Checkpoint.at(checkpoint))
         trained = {name: parameter.detach() for name, parameter in parameters.items()}
-        facts = {"labelled_images": len(task.labelled.c)}
-        record = FitRecord(trained_on=task.labelled.files, facts=facts)
+        metrics = {"labelled_images": len(task.labelled.c)}
+        record = FitRecord(trained_on=task.labelled.files, metrics=metrics)
         head = Adapter(**trained, ratio=self.ratio, texts=t, scale=scale)
         representation = Representation((clip,))
         return Classifier(representation, head, task.classes, "clip-adapter", asdict(self), record)

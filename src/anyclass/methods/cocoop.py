@@ -45,7 +45,7 @@ class CoCoOp:
     info: ClassVar[MethodInfo] = MethodInfo(
         title="CoCoOp",
         situations=(Situation.NAMES_AND_LABELS,),
-        figures={"cocoop_loss": "loss of the prompt"},
+        metrics={"cocoop_loss": "loss of the prompt"},
     )
     """Facts for lists, planning and the report."""
     data: Annotated[FewShot, arg(name="")] = FewShot(augmentation=WIDE_CROPS)
@@ -128,8 +128,8 @@ class CoCoOp:
         schedule = recipe.schedule(self.lr, batches.per_epoch)
         optimise(loss, parameters, batches, schedule, log, Checkpoint.at(checkpoint))
         trained = {name: parameter.detach() for name, parameter in parameters.items()}
-        facts = {"labelled_images": len(task.labelled.c)}
-        record = FitRecord(trained_on=task.labelled.files, facts=facts)
+        metrics = {"labelled_images": len(task.labelled.c)}
+        record = FitRecord(trained_on=task.labelled.files, metrics=metrics)
         head = MetaNet(**trained, learner=all_classes, scale=scale, at_once=AT_ONCE)
         representation = Representation((clip,))
         return Classifier(representation, head, task.classes, "cocoop", asdict(self), record)

@@ -32,7 +32,7 @@ STOP_COLLAPSED_FROM = 100
 class CollapseMonitor:
     """Statistics of the predictions of each epoch, to detect a collapse to few classes."""
 
-    FIGURES = ("entropy", "confidence", "new")
+    METRICS = ("entropy", "confidence", "new")
     """Means over the steps of H(mean_i p_i), of max p, and of the share of views in new classes."""
 
     def __init__(
@@ -47,34 +47,34 @@ class CollapseMonitor:
         Args:
             classes: K, number of classes.
             known: the labelled ones.
-            more: names of further figures of a step.
+            more: names of further metrics of a step.
             stop_from: step from which a collapse is an error; None: never.
         """
         self._stop_from = stop_from
         self._known = torch.zeros(classes, dtype=torch.bool)
         self._known[list(known)] = True
-        self._names = (*self.FIGURES, *more)
+        self._names = (*self.METRICS, *more)
         sums = torch.zeros(len(self._names) + 1, dtype=torch.float64)
         used = torch.zeros(classes, dtype=torch.long)
         collapsed = torch.zeros((), dtype=torch.long)
         self.state = {"used": used, "sums": sums, "collapsed": collapsed}
-        """Predictions per class; sums of the figures and the number of steps; number of consecutive
+        """Predictions per class; sums of the metrics and the number of steps; number of consecutive
         collapsed epochs."""
 
     @torch.no_grad()
     def add(self, p: Float[Tensor, "N K"], *more: Float[Tensor, ""]) -> None:
-        """Add the probabilities and the further figures of one step."""
+        """Add the probabilities and the further metrics of one step."""
         predicted = p.argmax(1).cpu()
         mean = p.mean(0)
         entropy = -torch.xlogy(mean, mean).sum()
         confidence = p.max(1).values.mean()
         new = (~self._known)[predicted].float().mean()
-        figures = [entropy, confidence, new, *more, torch.ones(())]
-        self.state["sums"] += torch.stack([figure.detach().cpu().double() for figure in figures])
+        metrics = [entropy, confidence, new, *more, torch.ones(())]
+        self.state["sums"] += torch.stack([metric.detach().cpu().double() for metric in metrics])
         self.state["used"] += predicted.bincount(minlength=len(self._known))
 
-    def facts(self) -> dict[str, float]:
-        """Figures of the epoch so far; empty before its first step."""
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the epoch so far; empty before its first step."""
         *sums, steps = self.state["sums"].tolist()
         if not steps:
             return {}
@@ -82,17 +82,18 @@ class CollapseMonitor:
         return means | {"used": int((self.state["used"] > 0).sum())}
 
     def begin(self, batch: Batch, log: Log, stage: str) -> None:
-        """At the start of an epoch, log the figures of the last one and reset them.
+        """At the start of an epoch, log the metrics of the last one and reset them.
 
         Raises:
             TrainingError: the predictions have collapsed to few classes for several epochs.
         """
-        facts = self.facts() if batch.starts_epoch else {}
-        if not facts:
+        metrics = self.metrics() if batch.starts_epoch else {}
+        if not metrics:
             return
-        log(stage=stage, step=batch.step, **facts)
+        log(stage=stage, step=batch.step, **metrics)
         max_entropy = log_of(len(self._known))
-        collapsed = max_entropy - facts["entropy"] > MAX_ENTROPY_GAP * max_entropy  # R > log K / 2
+        gap = max_entropy - metrics["entropy"]  # R
+        collapsed = gap > MAX_ENTROPY_GAP * max_entropy
         counts = self.state["used"]
         used = int((counts * len(counts) >= MIN_SHARE * counts.sum()).sum())
         collapsed |= used < max(2, int(self._known.sum()) / 2)

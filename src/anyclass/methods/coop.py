@@ -84,7 +84,7 @@ class CoOp:
     info: ClassVar[MethodInfo] = MethodInfo(
         title="CoOp",
         situations=(Situation.NAMES_AND_LABELS,),
-        figures={"coop_loss": "loss of the prompt"},
+        metrics={"coop_loss": "loss of the prompt"},
     )
     """Facts for lists, planning and the report."""
     kind: Suppress[Literal["coop"]] = "coop"
@@ -174,8 +174,8 @@ class CoOp:
         optimise(loss, {"context": v}, batches, schedule, log, Checkpoint.at(checkpoint))
         weights = learner.all_features(v)
         head = CosineHead(weights, scale)
-        facts = {"labelled_images": len(task.labelled.c)}
-        record = FitRecord(trained_on=task.labelled.files, facts=facts, context=v.detach())
+        metrics = {"labelled_images": len(task.labelled.c)}
+        record = FitRecord(trained_on=task.labelled.files, metrics=metrics, context=v.detach())
         representation = Representation((clip,))
         return Classifier(representation, head, task.classes, "coop", asdict(self), record)
 

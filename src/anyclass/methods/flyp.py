@@ -51,7 +51,7 @@ class Flyp:
         title="FLYP",
         situations=(Situation.NAMES, Situation.NAMES_AND_LABELS),
         divisible=("tail", "all"),
-        figures={"flyp_loss": "contrastive loss of images and prompts"},
+        metrics={"flyp_loss": "contrastive loss of images and prompts"},
     )
     """Facts for lists, planning and the report."""
     tuning: Annotated[Tuning, arg(name="")] = Tuning()
@@ -112,9 +112,9 @@ class Flyp:
         optimise(loss, tuned.parameters(tune), batches, schedule, log, checkpoint)
         with torch.no_grad():
             w = class_features(tuned, prompts, [self.template])
-        facts = {"agreement_with_zero_shot": float(agreement)} if len(batches) else {}
+        metrics = {"agreement_with_zero_shot": float(agreement)} if len(batches) else {}
         trained_on = dataset.files if given else ()
-        record = FitRecord(trained_on, facts, zero_shot_labels=c_zs.tolist())
+        record = FitRecord(trained_on, metrics, zero_shot_labels=c_zs.tolist())
         representation = Representation((tuned,), tune)
         head = CosineHead(w, tuned.logit_scale.detach())
         return Classifier(representation, head, dataset.classes, "flyp", asdict(self), record)

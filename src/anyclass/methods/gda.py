@@ -134,7 +134,7 @@ class Gda:
         weights[:, : t.shape[1]] = t + alpha * g.weights / PUBLISHED_SCALE
         weights[:, -1] = alpha * g.intercept / PUBLISHED_SCALE
         head = Linear(weights, scale=s.detach())
-        record = FitRecord(trained_on=task.labelled.files, facts={"alpha": alpha})
+        record = FitRecord(trained_on=task.labelled.files, metrics={"alpha": alpha})
         return Classifier(representation, head, task.classes, "gda", asdict(self), record)
 
     def _gaussians(

@@ -32,9 +32,8 @@ from tyro.conf import arg
 
 from anyclass.backbone import Backbone, Part
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.facts import STEPS
 from anyclass.classifier.heads import CosineHead
-from anyclass.classifier.record import FitRecord
+from anyclass.classifier.record import STEPS, FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.classifier.settings import Space
 from anyclass.features.extract import map_rows
@@ -83,7 +82,7 @@ class Get:
         shares={
             "agreement": "images that the image and the text branch label alike in training",
         },
-        figures={
+        metrics={
             "text_scale": "factor on the synthetic text features",
             "align_loss": "loss of synthetic texts against images",
             "name_loss": "loss of synthetic texts against class names",
@@ -159,7 +158,7 @@ class Get:
         Args:
             data: the model, which is not changed, and readable images, some labelled; the other
                 classes are discovered, and the names of such classes are not used.
-            log: receives every loss term of both stages, and the figures of `CollapseMonitor` for
+            log: receives every loss term of both stages, and the metrics of `CollapseMonitor` for
                 each epoch.
             scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
             seed: random seed.
@@ -174,9 +173,9 @@ class Get:
         text_width = texts.width if texts else None
         net = Branches(task.width(feature), text_width, task.k, self, seed)
         net.to(data.clip.device)
-        figures = ("agreement", "divergence") if texts else ()
+        names = ("agreement", "divergence") if texts else ()
         stop_from = self.objective.stop_collapsed_from
-        monitor = CollapseMonitor(task.k, task.known, figures, stop_from)
+        monitor = CollapseMonitor(task.k, task.known, names, stop_from)
 
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             monitor.begin(batch, log, "get")
@@ -204,7 +203,7 @@ class Get:
         checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
         parameters = task.parameters(**dict(net.named_children()))
         optimise(loss, parameters, task.batches, task.schedule, log, checkpoint)  # stage 2
-        return self._classifier(task, net, texts, monitor.facts())
+        return self._classifier(task, net, texts, monitor.metrics())
 
     def workload(self, images: int, classes: int) -> Workload:
         """Estimate the cost of a fit with so many `images` and `classes`."""
@@ -220,13 +219,13 @@ class Get:
         task: TwoViewTask,
         net: "Branches",
         texts: PseudoTexts | None,
-        facts: Mapping[str, float],
+        metrics: Mapping[str, float],
     ) -> Classifier:
         """Classifier of images alone, with what both branches predict for the images of the fit."""
-        text_facts = {"text_scale": texts.scale} if texts else {}
+        text_metrics = {"text_scale": texts.scale} if texts else {}
         record = FitRecord(
             trained_on=task.data.dataset.labelled.files,
-            facts={**facts, STEPS: len(task.batches), **text_facts},
+            metrics={**metrics, STEPS: len(task.batches), **text_metrics},
             predictions=self._predictions(task, net, texts),
             pseudo_text=texts.features if texts else None,
         )

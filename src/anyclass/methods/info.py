@@ -44,9 +44,9 @@ class MethodInfo:
     divisible: tuple[Part, ...] = ()
     """Values of --tune with which several processes can share the training."""
     shares: Mapping[str, str] = field(default_factory=dict)
-    """Figure of a fit that is a share of 1 -> what it is, for the report."""
-    figures: Mapping[str, str] = field(default_factory=dict)
-    """Other figure of a fit -> what it is."""
+    """Metric of a fit that is a share of 1 -> what it is, for the report."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Other metric of a fit -> what it is."""
     baselines: Mapping[str, str] = field(default_factory=dict)
     """Baseline that the method fits beside its result -> title."""
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -66,7 +66,7 @@ class LatteClip:
         uses_labels=False,
         divisible=("tail", "all"),
         shares={"rows_at_floor": "images whose texts fit no class better than another"},
-        figures={
+        metrics={
             "prototype_drift": "mean drift of the prototypes (1 − cosine)",
             "weight_class": "mean weight of class prompts",
             "weight_image": "mean weight of texts on single images",
@@ -88,7 +88,7 @@ class LatteClip:
     """Noun for what the images show, used in the questions to the captioner; or a data set of the
     paper, such as food101, for its questions, template, learning rate and weight decay."""
     plural: str = ""
-    """Plural of `domain`, if irregular."""
+    """Plural of --domain, if irregular."""
     class_in_prompt: bool = False
     """Name the zero-shot class in the question about an image (the paper: for flowers102 and
     food101, where it is on unless you turn it off)."""
@@ -159,7 +159,7 @@ class LatteClip:
 
         Args:
             data: the model, which is not changed, readable images and two class names or more.
-            log: receives the loss terms, and figures on labels, weights and prototypes.
+            log: receives the loss terms, and metrics on labels, weights and prototypes.
             scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
             seed: random seed.
 
@@ -175,14 +175,14 @@ class LatteClip:
         schedule = self.tuning.schedule(len(data), about.lr, about.weight_decay)
         checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", training.state)
         optimise(training.loss, parameters, training.batches, schedule, log, checkpoint)
-        agreement = float(training.facts[0])
+        agreement = training.metrics.get("agreement_with_zero_shot", 1.0)
         if agreement < MIN_AGREEMENT:
             log(warning=f"{1 - agreement:.0%} of the last images have left their zero-shot class")
         texts = training.texts
         weights = texts.weights(training.p, self.floor) if self.margin == "unsigned" else None
         author = self.captioner.answered_by if {"image", "group"} & set(self.texts) else ""
         record = FitRecord(
-            facts=training.figures,
+            metrics=training.metrics,
             descriptions=texts.captions.rows(data.dataset, weights, author),
             captioned_by=author,
             zero_shot_labels=training.c_zs.tolist(),

@@ -42,8 +42,8 @@ Branch = Literal["zs", "ft"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 KINDS: tuple[Text, ...] = get_args(Text)
 
-FACTS = ("agreement_with_zero_shot", "rows_at_floor", "prototype_drift")
-"""Names of the first figures of `step_facts`."""
+METRICS = ("agreement_with_zero_shot", "rows_at_floor", "prototype_drift")
+"""Names of the first values of `step_metrics`."""
 
 
 class LatteClipTraining:
@@ -76,13 +76,13 @@ class LatteClipTraining:
         self.answers = Answers(settings.captioner, context, log)
         self.batches = tuning.batches(self.tuned, data, log, seed)
         self.texts = self._ask_for_texts()
-        self.facts = torch.full((len(FACTS) + len(set(settings.texts)),), float("nan"))
+        self._metrics = torch.full((len(METRICS) + len(set(settings.texts)),), float("nan"))
 
     @property
     def state(self) -> dict[str, Tensor]:
         """What a step changes beside the parameters."""
-        names = ("p", "p_epoch", "c_epoch", "pool", "facts")
-        return {name: getattr(self, name) for name in names}
+        names = ("p", "p_epoch", "c_epoch", "pool")
+        return {name: getattr(self, name) for name in names} | {"facts": self._metrics}
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Loss of each branch; afterwards the prototypes are moved."""
@@ -104,16 +104,16 @@ class LatteClipTraining:
         terms = branch_losses(f, t, c.to(f.device), p, self.tuned.logit_scale, settings)
         self.p.copy_(moved_prototypes(p, m.detach(), c, settings))
         broadcast(self.p)  # sums of two GPUs may differ in their last bits
-        self.facts.copy_(step_facts(self.p, self.p0, c, w, present, settings.floor))
-        self.log(stage="latteclip", step=batch.step, **self.figures)
+        self._metrics.copy_(step_metrics(self.p, self.p0, c, w, present, settings.floor))
+        self.log(stage="latteclip", step=batch.step, **self.metrics)
         return terms
 
     @property
-    def figures(self) -> dict[str, float]:
-        """Names and values of the facts; empty before the first step."""
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the last step; empty before the first one."""
         kinds = [kind for kind in KINDS if kind in self.settings.texts]
-        names = [*FACTS, *(f"weight_{kind}" for kind in kinds)]
-        values = dict(zip(names, self.facts.tolist(), strict=True))
+        names = [*METRICS, *(f"weight_{kind}" for kind in kinds)]
+        values = dict(zip(names, self._metrics.tolist(), strict=True))
         return {name: value for name, value in values.items() if not isnan(value)}
 
     def _ask_for_texts(self) -> TrainingTexts:
@@ -220,7 +220,7 @@ def moved_prototypes(
     return p
 
 
-def step_facts(
+def step_metrics(
     p: Float[Tensor, "C D"],
     p0: Float[Tensor, "C D"],
     c: Int[Tensor, "2 B"],

@@ -63,7 +63,7 @@ class Reclip:
         situations=(Situation.NAMES,),
         uses_labels=False,
         shares={"agreement_of_towers": "images that both encoders label alike"},
-        figures={
+        metrics={
             "residual": "largest remaining error of label propagation",
             "image_loss": "loss of the image encoder",
             "text_loss": "loss of the text encoder",
@@ -127,7 +127,7 @@ class Reclip:
         def loss(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             if batch.starts_epoch:
                 labels.propagate(t, v)
-                log(stage="reclip", step=batch.step, **labels.figures)
+                log(stage="reclip", step=batch.step, **labels.metrics)
             q = labels.q  # Q (C, D)
             y = labels.y[batch.index].to(q.device)
             x_t = labels.x_t[batch.index]  # X_T (B, D)
@@ -147,7 +147,7 @@ class Reclip:
             weights = concat_towers([labels.q, class_texts.mean(t.texts(class_texts.texts))])
         representation = Representation((v, clip), self.tune)
         head = CosineHead(weights, v.logit_scale.detach())
-        record = FitRecord(facts=labels.figures, zero_shot_labels=labels.c_zs.tolist())
+        record = FitRecord(metrics=labels.metrics, zero_shot_labels=labels.c_zs.tolist())
         return Classifier(representation, head, classes, "reclip", asdict(self), record)
 
     def workload(self, images: int, classes: int) -> Workload:

@@ -20,7 +20,7 @@ from anyclass.methods.reclip_equations import NONE, centroids
 if TYPE_CHECKING:
     import anyclass.methods.reclip
 
-FACTS = ("agreement_of_towers", "agreement_with_zero_shot", "residual")
+METRICS = ("agreement_of_towers", "agreement_with_zero_shot", "residual")
 """Share of images with the same label by T and V; share of these in their zero-shot class; largest
 residual of label propagation."""
 
@@ -47,18 +47,18 @@ class PseudoLabels:
             self.c_zs = (self.x_t @ w0.T).argmax(1).cpu()
         self.y = torch.full((len(data),), NONE)  # (N,)
         self.q = self.anchors.clone()  # Q (C, D)
-        self._facts = torch.full((len(FACTS),), torch.nan)
+        self._metrics = torch.full((len(METRICS),), torch.nan)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """What changes in training."""
-        return {"y": self.y, "q": self.q, "facts": self._facts}
+        return {"y": self.y, "q": self.q, "facts": self._metrics}
 
     @property
-    def figures(self) -> dict[str, float]:
-        """Names and values of `FACTS`; empty before the first epoch."""
-        figures = zip(FACTS, self._facts.tolist(), strict=True)
-        return {name: value for name, value in figures if not isnan(value)}
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the last epoch; empty before the first one."""
+        values = zip(METRICS, self._metrics.tolist(), strict=True)
+        return {name: value for name, value in values if not isnan(value)}
 
     @torch.no_grad()
     def propagate(self, t: Backbone, v: Backbone) -> None:
@@ -75,4 +75,4 @@ class PseudoLabels:
         self.y.copy_(torch.where(images_t == images_v, images_v, NONE))
         agreement = (self.y != NONE).float().mean()
         with_zero_shot = (self.c_zs == self.y)[self.y != NONE].float().mean()
-        self._facts.copy_(torch.stack([agreement, with_zero_shot, error_t.maximum(error_v)]))
+        self._metrics.copy_(torch.stack([agreement, with_zero_shot, error_t.maximum(error_v)]))

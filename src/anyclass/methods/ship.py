@@ -74,7 +74,7 @@ class Ship:
         title="SHIP",
         situations=(Situation.NAMES_AND_LABELS,),
         shares={"agree": "synthetic features closest to their own class name"},
-        figures={
+        metrics={
             "kl": "information in the image code (KL, in nats)",
             "reconstruction": "squared distance of synthetic and real image features",
             "active": "dimensions of the image code that are in use",
@@ -115,7 +115,7 @@ class Ship:
     controls: bool = False
     """Also fit the baselines `text` and `none`, and report them with the result."""
     template: Template = PLAIN
-    """Class prompt of the controls and of the logged figures; `{}` is the class name."""
+    """Class prompt of the controls and of the logged metrics; `{}` is the class name."""
     ratio: Annotated[float, Field(gt=0)] | None = 1.0
     """Synthetic features per real feature in a step (released code: 1); None: the number of named
     classes divided by that of labelled ones."""
@@ -142,7 +142,7 @@ class Ship:
         Args:
             data: the model, which is not changed, and readable images; only the labelled ones
                 are used.
-            log: receives the losses, and after each epoch the facts of the generator.
+            log: receives the losses, and after each epoch the metrics of the generator.
             scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
             seed: random seed.
 
@@ -248,8 +248,8 @@ class Ship:
         record = replace(learned.record, baselines=baselines)
         if generator is not None:
             artefact = TrainedGenerator(generator, learned.record.context)
-            facts = {**learned.record.facts, **generator.facts}
-            record = replace(record, facts=facts, artefacts=(artefact,))
+            metrics = {**learned.record.metrics, **generator.metrics}
+            record = replace(record, metrics=metrics, artefacts=(artefact,))
         return replace(learned, method="ship", fields=asdict(self), record=record)
 
     def _of_source(

@@ -1,4 +1,4 @@
-"""Training of SHIP's generator, and figures of its quality.
+"""Training of SHIP's generator, and metrics of its quality.
 
 Letters as in `ship_vae.py`: n labelled images, K views, S batch, C classes, B of them labelled, D
 dimensions, Z dimensions of a code.
@@ -34,16 +34,16 @@ ACTIVE_VARIANCE = 0.01
 """Variance over images above which a latent counts as active."""
 
 EPOCH_SAMPLES = 64
-"""Synthetic features for the facts of an epoch, at most a quarter of the images."""
+"""Synthetic features for the metrics of an epoch, at most a quarter of the images."""
 
 FINAL_SAMPLES = 512
-"""Synthetic features for the final facts."""
+"""Synthetic features for the final metrics."""
 
 CODES_KEY = -5
 """Seed key of codes in training."""
 
-FACTS_KEY = -6
-"""Seed key of samples for the facts."""
+METRICS_KEY = -6
+"""Seed key of samples for the metrics."""
 
 
 def train_generator(
@@ -64,7 +64,7 @@ def train_generator(
         labelled: features of labelled images.
         classes: all C classes.
         t: their text features, without a gradient.
-        log: receives both terms of each step, and the facts of each epoch.
+        log: receives both terms of each step, and the metrics of each epoch.
         checkpoint: checkpoint file, to resume a killed run; None: no checkpoint.
         seed: random seed of weights, codes and batches.
     """
@@ -78,7 +78,7 @@ def train_generator(
         c = labelled.c[batch.index]  # (S,)
         if batch.starts_epoch:
             epoch = batch.step // per_epoch
-            log(stage="ship", epoch=epoch, **facts(generator, labelled, seed, samples))
+            log(stage="ship", epoch=epoch, **generator_metrics(generator, labelled, seed, samples))
         mu, lambda_ = generator.encode(x, c)
         z = code(mu, lambda_, normal_like(mu, seeded_rng(seed, batch.step, CODES_KEY)))
         distance = squared_distance(x, generator.decode(z, c))
@@ -94,11 +94,11 @@ def train_generator(
     batches = labelled.batches(settings.batch_size, epochs, seed)
     parameters = dict(generator.named_parameters())
     optimise(loss, parameters, batches, adam, log, Checkpoint.at(checkpoint))
-    generator.facts = facts(generator, labelled, seed, FINAL_SAMPLES)
+    generator.metrics = generator_metrics(generator, labelled, seed, FINAL_SAMPLES)
     if settings.noise:
         generator.fit_noise(labelled, log)
-        generator.facts = facts(generator, labelled, seed, FINAL_SAMPLES)
-    log(stage="ship", epoch=epochs, **generator.facts)
+        generator.metrics = generator_metrics(generator, labelled, seed, FINAL_SAMPLES)
+    log(stage="ship", epoch=epochs, **generator.metrics)
     return generator
 
 
@@ -119,7 +119,7 @@ def frozen(clip: Backbone) -> Iterator[None]:
 
 
 @torch.no_grad()
-def facts(
+def generator_metrics(
     generator: Generator, labelled: LabelledFeatures, seed: int, count: int
 ) -> dict[str, float]:
     """Measure the quality of the generator and the collapse of its code.
@@ -146,7 +146,7 @@ def facts(
     """
     x = labelled.x
     c = labelled.c
-    rng = seeded_rng(seed, FACTS_KEY)
+    rng = seeded_rng(seed, METRICS_KEY)
     mu, lambda_ = generator.encode(x[:, 0], c)
     rows = _draw_rows(torch.arange(len(c)), count, rng)
     z = code(mu[rows], lambda_[rows], normal_like(mu[rows], rng))

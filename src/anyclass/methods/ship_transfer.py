@@ -74,5 +74,5 @@ class Transfer:
             adam = AdamW(LearningRate(self.lr), eps=1e-4)
             optimise(loss, {"context": v}, Steps(self.steps), adam, log, Checkpoint.at(checkpoint))
         head = CosineHead(learner.all_features(v.detach()), scale)
-        record = FitRecord(context=v.detach(), facts={"transfer_steps": self.steps})
+        record = FitRecord(context=v.detach(), metrics={"transfer_steps": self.steps})
         return Classifier(Representation((self.clip,)), head, self.classes, "ship", record=record)

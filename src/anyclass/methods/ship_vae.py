@@ -110,7 +110,7 @@ class Generator(nn.Module):
         self.t = t
         self._clip = (clip,)
         self.learner = PromptLearner(clip, classes.prompts, settings.length)
-        self.facts: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         d = t.shape[1]
         w = self.learner.width
         self.latent = settings.latent or w
@@ -189,7 +189,7 @@ class Generator(nn.Module):
         if not real:
             log(warning="no class has two images to estimate a variance from: no noise is added")
             return
-        synthetic = real * self.facts.get("spread", 1.0)
+        synthetic = real * self.metrics.get("spread", 1.0)
         v = max(0.0, real - synthetic) / max(TINY, 1 - real)
         self.sigma.fill_((v / labelled.x.shape[2]) ** 0.5)
 

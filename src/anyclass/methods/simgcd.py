@@ -28,9 +28,8 @@ from torch.nn.functional import nll_loss, normalize
 from tyro.conf import arg
 
 from anyclass.classifier.classifier import Classifier
-from anyclass.classifier.facts import STEPS
 from anyclass.classifier.heads import CosineHead
-from anyclass.classifier.record import FitRecord
+from anyclass.classifier.record import STEPS, FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.features.extract import pooled_features
 from anyclass.features.store import FeatureStore
@@ -115,7 +114,7 @@ class SimGcd:
         Args:
             data: the model, which is not changed, and readable images, some labelled; the other
                 classes are discovered.
-            log: receives every loss term, and the figures of `CollapseMonitor` for each epoch.
+            log: receives every loss term, and the metrics of `CollapseMonitor` for each epoch.
             scratch: folder of checkpoints, to resume a killed run; None: no checkpoints.
             seed: random seed.
 
@@ -147,7 +146,7 @@ class SimGcd:
             predicted = (pooled_features(tuned, task.test, part) @ weights.T).argmax(1)
         record = FitRecord(
             trained_on=data.dataset.labelled.files,
-            facts=monitor.facts() | {STEPS: len(task.batches)},
+            metrics=monitor.metrics() | {STEPS: len(task.batches)},
             predictions={"predicted": predicted.tolist()},
         )
         representation = Representation((tuned,), saved_part(part), "pooled")

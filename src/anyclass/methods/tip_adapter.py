@@ -62,7 +62,7 @@ class TipAdapter:
     info: ClassVar[MethodInfo] = MethodInfo(
         title="Tip-Adapter",
         situations=(Situation.NAMES_AND_LABELS,),
-        figures={
+        metrics={
             "beta": "sharpness of the comparison with labelled images (beta)",
             "keys": "keys of the cache model",
             "tip_adapter_loss": "loss of the cache model",
@@ -161,8 +161,8 @@ class TipAdapter:
         elif self.search:
             log(warning="too few images per class to hold any out: alpha and beta are not searched")
         alpha = head.alpha * PUBLISHED_SCALE / float(head.scale)
-        facts = {"keys": len(head.keys), "alpha": alpha, "beta": head.beta}
-        record = FitRecord(trained_on=task.labelled.files, facts=facts)
+        metrics = {"keys": len(head.keys), "alpha": alpha, "beta": head.beta}
+        record = FitRecord(trained_on=task.labelled.files, metrics=metrics)
         representation = Representation((clip,))
         return Classifier(representation, head, task.classes, "tip-adapter", asdict(self), record)
 

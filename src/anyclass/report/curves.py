@@ -1,4 +1,4 @@
-"""Training curves of a run, and the figures of its method that are no curve."""
+"""Training curves of a run, and the metrics of its method that are no curve."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from anyclass.files import Json
-from anyclass.report.words import SHARES, figure
+from anyclass.report.words import SHARES, metric
 from anyclass.run.content import lines
 from anyclass.run.progress import STAGES
 
@@ -40,19 +40,19 @@ def curves_of(path: Path) -> list[Json]:
     ]
 
 
-def method_figures(facts: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | float]]:
-    """Figures of the method that are no curve: words, whether it is a share, and value."""
+def method_metrics(metrics: Json, curves: Sequence[Json]) -> list[tuple[str, bool, int | float]]:
+    """Metrics of the method that are no curve: words, whether it is a share, and value."""
     drawn = {curve["name"] for curve in curves}
     return [
-        (figure(key), key in SHARES, value)
-        for key, value in facts.items()
-        if figure(key) not in drawn
+        (metric(key), key in SHARES, value)
+        for key, value in metrics.items()
+        if metric(key) not in drawn
     ]
 
 
 def _curve_name(stage: str, key: str) -> str:
     """Name of a curve; the stage is left out where it is training."""
-    words = figure(key)
+    words = metric(key)
     of_training = stage == "fit" or stage not in STAGES
     return words if of_training else f"{words}, {STAGES[stage]}"
 

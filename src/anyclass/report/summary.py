@@ -19,7 +19,7 @@ from anyclass.files import Json, csv_text, read_json
 from anyclass.report.calibration import calibration, expected, expected_of_discovery
 from anyclass.report.class_table import class_rows, class_table, ordered
 from anyclass.report.confusions import confusion_table, moves, pairs_of_classes
-from anyclass.report.curves import curves_of, method_figures
+from anyclass.report.curves import curves_of, method_metrics
 from anyclass.report.discovered import discovered
 from anyclass.report.embedding_map import embedding_map
 from anyclass.report.gallery import LISTED, descriptions, gallery, image_tiles
@@ -174,7 +174,7 @@ def _scores(run: _Contents) -> Json:
 def _training(run: _Contents) -> Json:
     """Figures and curves of the method."""
     curves = curves_of(run.folder / "log.jsonl")
-    return {"facts": method_figures(run.metrics["facts"], curves), "curves": curves}
+    return {"facts": method_metrics(run.metrics["facts"], curves), "curves": curves}
 
 
 def _classes(run: _Contents) -> Json:

@@ -38,7 +38,7 @@ _OF_BRANCHES = {
     for branch in ("image", "text")
     for key, text in TERMS.items()
 }
-FIGURES = {
+METRICS = {
     "alpha": "weight of the labelled images beside the class names (alpha)",
     "labelled_images": "labelled images",
     "entropy": "entropy of the class sizes (0: one class gets all images)",
@@ -49,9 +49,9 @@ FIGURES = {
     "loss": "loss",
     **TERMS,
     **_OF_BRANCHES,
-    **_OF_METHODS["figures"],
+    **_OF_METHODS["metrics"],
 }
-"""Other figure of a method or of training -> what it is."""
+"""Other metric of a method or of training -> what it is."""
 SETTINGS = {
     "alpha": "weight alpha",
     "alpha_max": "largest alpha of the search",
@@ -90,9 +90,9 @@ def title(key: str) -> str:
     return plain(key.replace("_", " "))
 
 
-def figure(key: str) -> str:
-    """Words of a figure of a method or of training."""
-    return SHARES.get(key) or FIGURES.get(key) or title(key)
+def metric(key: str) -> str:
+    """Words of a metric of a method or of training."""
+    return SHARES.get(key) or METRICS.get(key) or title(key)
 
 
 def baseline(key: str) -> str:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from anyclass.backbone.model_facts import installed_version
+from anyclass.backbone.model_metadata import installed_version
 from anyclass.distributed import launched
 
 _PACKAGES = (

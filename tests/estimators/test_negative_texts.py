@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anyclass.errors import ArrayError
-from anyclass.estimators.negatives import FARTHEST, WEIGHT, NegativeTexts
+from anyclass.estimators.negative_texts import FARTHEST, WEIGHT, NegativeTexts
 from anyclass.estimators.open_world import OpenWorldClassifier
 from anyclass.estimators.open_world_model import OpenWorldModel, outlier_score
 

@@ -89,29 +89,45 @@ def gaussian_expert(found: Statistics, anchors: Anchors, shrinkage: float) -> Li
         shrinkage: smallest s.
     """
     n = found.counts
-    width = found.sums.shape[1]
     means = found.sums / n.clamp_min(TINY)[:, None]
     m = _scaled(anchors, n, means)
     kappa = torch.where(anchors.named, max(anchors.strength, TINY), TINY)
     mu = (found.sums + kappa[:, None] * m) / (n + kappa)[:, None]
+    root, trace = _whitening(found, means, anchors.level, shrinkage)
+    weights = mu @ root.T @ root  # Sigma^-1 mu
+    v = trace * (n / (n + kappa).square()).clamp_max(1)  # soft classes: never above one image
+    v = torch.where(n > TINY, v, 0)
+    return Linear(weights, (v - (mu * weights).sum(1)) / 2)
+
+
+def _whitening(
+    found: Statistics, means: Float[Tensor, "C H"], level: float, shrinkage: float
+) -> tuple[Float[Tensor, "H H"], float]:
+    """A root R of the inverse covariance, Sigma^-1 = R' R, and tr(Sigma^-1 S).
+
+    Args:
+        found: statistics of the images.
+        means: mean of the images of each class.
+        level: variance of a feature where no class has two images.
+        shrinkage: smallest s.
+    """
+    n = found.counts
+    width = len(found.scatter)
+    eye = torch.eye(width)
     freedom = float(n.sum() - (n > 0.5).sum())
     within = found.scatter - (means.T * n) @ means
     s = 1.0
-    level = max(anchors.level, FLAT)
-    cov = level * torch.eye(width)  # S
+    level = max(level, FLAT)
+    cov = level * eye  # S
     if freedom >= 1 and float(within.trace()) > ROUNDING * float(found.scatter.trace()):
         cov = within / freedom
         s = max(shrinkage, oas_shrinkage(cov, freedom))
     level = float(cov.trace()) / width
-    sigma = (1 - s) * cov + (s + TINY) * level * torch.eye(width)
-    eye = torch.eye(width)
+    sigma = (1 - s) * cov + (s + TINY) * level * eye
     root = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma), eye, upper=False)
-    weights = mu @ root.T @ root  # Sigma^-1 mu, Sigma^-1 = root' root
     inverse = float(root.square().sum())  # tr(Sigma^-1)
-    trace = (width - (s + TINY) * level * inverse) / (1 - s) if s < 1 else width
-    v = trace * (n / (n + kappa).square()).clamp_max(1)  # soft classes: never above one image
-    v = torch.where(n > TINY, v, 0)
-    return Linear(weights, (v - (mu * weights).sum(1)) / 2)
+    trace = (width - (s + TINY) * level * inverse) / (1 - s) if s < 1 else float(width)
+    return root, trace
 
 
 def _scaled(
@@ -126,7 +142,10 @@ def _scaled(
 
 
 def oas_shrinkage(cov: Float[Tensor, "H H"], n: float) -> float:
-    """Oracle approximating shrinkage of a covariance of n samples (its Eq. 23)."""
+    """Oracle approximating shrinkage of a covariance of n samples.
+
+    Eq. 23 of Chen et al. without its terms 2 / H, as in scikit-learn.
+    """
     width = len(cov)
     alpha = float(cov.square().mean())
     mu = float(cov.trace()) / width

@@ -1,7 +1,7 @@
-"""Facts of a model that are kept on disk.
+"""Metadata of a model, cached on disk.
 
 A run whose features are cached needs digests, preprocessing and the logit scale of its model, but
-not its weights. With these facts it does without loading them, which takes seconds to minutes.
+not its weights. With this metadata it does without loading them, which takes seconds to minutes.
 """
 
 import hashlib
@@ -27,27 +27,27 @@ LIBRARIES = (
 """Libraries that load or run a model."""
 
 
-class ModelFacts:
-    """Facts of a model whose weights have not changed, by name: each is computed once."""
+class ModelMetadata:
+    """Values that depend on a model's unchanged weights, by name: each is computed once."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Read what is known.
 
         Args:
-            path: JSON file with the facts; None: nothing is known, and nothing kept.
+            path: JSON file with the metadata; None: nothing is known, and nothing kept.
         """
         self._path = path
         self._known = _read(path)
 
     def known(self, name: str) -> Any:
-        """A fact; None if it is not known."""
+        """Value of a name; None if it is not known."""
         return self._known.get(name)
 
     def get(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A fact, as a JSON value.
+        """Value of a name, as JSON.
 
         Args:
-            name: its name.
+            name: what it is.
             compute: computes it if it is not known.
         """
         if self._path is None:
@@ -59,8 +59,8 @@ class ModelFacts:
         return self._known[name]
 
 
-def facts_of(folder: Path, allow_pickle: bool) -> ModelFacts:
-    """Facts of a model, by its files and the versions of the libraries that load it.
+def metadata_of(folder: Path, allow_pickle: bool) -> ModelMetadata:
+    """Metadata of a model, by its files and the versions of the libraries that load it.
 
     A file is known by its size, inode and times: a rewritten file counts as another one. Nothing is
     read, as a file from somebody else may be huge.
@@ -73,7 +73,7 @@ def facts_of(folder: Path, allow_pickle: bool) -> ModelFacts:
     key = {"files": [[str(path), *_state(path)] for path in files], "allow_pickle": allow_pickle}
     key |= {"libraries": {name: installed_version(name) for name in LIBRARIES}}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    return ModelFacts(cache_folder("facts") / f"{digest}.json")
+    return ModelMetadata(cache_folder("facts") / f"{digest}.json")
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ def installed_version(library: str) -> str | None:
 
 
 def _read(path: Path | None) -> dict[str, Any]:
-    """Facts from a file; none if there is no file, or a damaged one."""
+    """Values from a file; none if there is no file, or a damaged one."""
     if path is None or not path.is_file():
         return {}
     try:

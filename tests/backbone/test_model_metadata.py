@@ -1,4 +1,4 @@
-"""Facts of models: a run whose features are cached does without the weights."""
+"""Metadata of models: a run whose features are cached does without the weights."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from anyclass.backbone import Backbone, backbone
 from anyclass.backbone.engine import ENGINES, Engine, engine
-from anyclass.backbone.model_facts import ModelFacts
+from anyclass.backbone.model_metadata import ModelMetadata
 from anyclass.backbone.synthetic import synthetic_views
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import cache_folder
@@ -47,7 +47,7 @@ def load(folder: Path, **options: Any) -> Backbone:
     return Backbone.load(f"local-dir:{folder}", **options)
 
 
-def facts(clip: Backbone) -> dict[str, Any]:
+def metadata(clip: Backbone) -> dict[str, Any]:
     """All that a run with cached features asks of a model."""
     return {
         "weights": clip.weights_sha256,
@@ -65,9 +65,9 @@ def facts(clip: Backbone) -> dict[str, Any]:
 def test_load__a_known_model_is_loaded_at_its_first_use(folder: Path, loads: list[str]) -> None:
     first = load(folder)
     assert loads == [f"local-dir:{folder}"]
-    wanted = facts(first)
+    wanted = metadata(first)
     second = load(folder)
-    assert facts(second) == wanted
+    assert metadata(second) == wanted
     assert len(loads) == 1
     pixels = second.synthetic()
     assert torch.equal(second.images(pixels), first.images(pixels))
@@ -75,31 +75,31 @@ def test_load__a_known_model_is_loaded_at_its_first_use(folder: Path, loads: lis
 
 
 @torch.no_grad()
-def test_facts__are_those_of_the_model(folder: Path) -> None:
+def test_metadata__are_those_of_the_model(folder: Path) -> None:
     load(folder)
-    facts(load(folder))
+    metadata(load(folder))
     known, loaded = load(folder), load(folder)
     named = loaded.model.state_dict()
     assert known.logit_scale.item() == pytest.approx(named["logit_scale"].exp().item(), rel=1e-6)
     assert torch.equal(known.fingerprint(), loaded.images(loaded.synthetic()))
     assert known.context_length == loaded.model.context_length
-    assert facts(loaded) == facts(known)
+    assert metadata(loaded) == metadata(known)
 
 
-def test_facts__of_changed_weights_are_others(folder: Path, loads: list[str]) -> None:
-    before = facts(load(folder))
+def test_metadata__of_changed_weights_are_others(folder: Path, loads: list[str]) -> None:
+    before = metadata(load(folder))
     state = load_file(folder / WEIGHTS)
     state["visual.proj"] *= 2
     state["visual.proj"][0] += 1
     save_file(state, folder / WEIGHTS)
-    after = facts(load(folder))
+    after = metadata(load(folder))
     assert len(loads) == 2
     assert after["weights"] != before["weights"]
     assert after["fingerprint"] != before["fingerprint"]
     assert after["frozen"][0] == before["frozen"][0]
 
 
-def test_facts__of_a_pickled_model_hold_with_permission_alone(folder: Path) -> None:
+def test_metadata__of_a_pickled_model_hold_with_permission_alone(folder: Path) -> None:
     torch.save(load_file(folder / WEIGHTS), folder / "open_clip_pytorch_model.bin")
     (folder / WEIGHTS).unlink()
     load(folder, allow_pickle=True)
@@ -108,7 +108,7 @@ def test_facts__of_a_pickled_model_hold_with_permission_alone(folder: Path) -> N
         load(folder)
 
 
-def test_facts__a_folder_with_code_is_refused_though_known(folder: Path, tmp_path: Path) -> None:
+def test_metadata__a_folder_with_code_is_refused_though_known(folder: Path, tmp_path: Path) -> None:
     load(folder)
     link = folder / "extra.json"
     (tmp_path / "elsewhere.json").write_text("{}")
@@ -117,21 +117,21 @@ def test_facts__a_folder_with_code_is_refused_though_known(folder: Path, tmp_pat
         load(folder)
 
 
-def test_facts__are_dropped_once_the_model_may_change(folder: Path) -> None:
+def test_metadata__are_dropped_once_the_model_may_change(folder: Path) -> None:
     load(folder)
     clip = load(folder)
-    before = facts(clip)
+    before = metadata(clip)
     with torch.no_grad():
         for parameter in clip.parameters("head").values():
             parameter.add_(0.5)
-    changed = facts(clip)
+    changed = metadata(clip)
     assert changed["fingerprint"] != before["fingerprint"]
     assert changed["scale"] != before["scale"]
-    assert facts(load(folder)) == before
+    assert metadata(load(folder)) == before
 
 
-def test_facts__a_copy_is_trained_by_itself(folder: Path) -> None:
-    facts(load(folder))
+def test_metadata__a_copy_is_trained_by_itself(folder: Path) -> None:
+    metadata(load(folder))
     clip = load(folder)
     copy = clip.copy()
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_facts__a_copy_is_trained_by_itself(folder: Path) -> None:
 
 
 def test_open__files_that_changed_since_are_refused(folder: Path) -> None:
-    facts(load(folder))
+    metadata(load(folder))
     clip = load(folder)
     state = load_file(folder / WEIGHTS)
     state["visual.proj"] += 1
@@ -151,36 +151,36 @@ def test_open__files_that_changed_since_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"preprocessing": NaN}'])
-def test_facts__a_damaged_file_is_computed_again(
+def test_metadata__a_damaged_file_is_computed_again(
     folder: Path, loads: list[str], content: str
 ) -> None:
-    wanted = facts(load(folder))
+    wanted = metadata(load(folder))
     (path,) = cache_folder("facts").iterdir()
     path.write_text(content)
-    assert facts(load(folder)) == wanted
+    assert metadata(load(folder)) == wanted
     assert len(loads) == 2
     assert json.loads(path.read_text())["weights_sha256"] == wanted["weights"]
 
 
-def test_facts__of_two_processes_stay(tmp_path: Path) -> None:
-    one, two = ModelFacts(tmp_path / "a.json"), ModelFacts(tmp_path / "a.json")
+def test_metadata__of_two_processes_stay(tmp_path: Path) -> None:
+    one, two = ModelMetadata(tmp_path / "a.json"), ModelMetadata(tmp_path / "a.json")
     assert one.get("first", lambda: 1) == 1
     assert two.get("second", lambda: 2) == 2
-    both = ModelFacts(tmp_path / "a.json")
+    both = ModelMetadata(tmp_path / "a.json")
     assert (both.known("first"), both.known("second"), both.known("third")) == (1, 2, None)
 
 
-def test_facts__without_a_file_are_not_kept() -> None:
-    facts = ModelFacts()
-    assert [facts.get("n", lambda value=value: value) for value in (1, 2)] == [1, 2]
-    assert facts.known("n") is None
+def test_metadata__without_a_file_are_not_kept() -> None:
+    metadata = ModelMetadata()
+    assert [metadata.get("n", lambda value=value: value) for value in (1, 2)] == [1, 2]
+    assert metadata.known("n") is None
 
 
 def test_engine__that_agreed_is_tried_again_when_it_starts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = load(folder, engine="bf16")
-    clip.facts.get("engine bf16 bf16 head", lambda: "bf16")
+    clip.metadata.get("engine bf16 bf16 head", lambda: "bf16")
 
     def wrong(clip: Backbone, part: Any) -> Engine:
         normalise = clip.preprocessing.normalise

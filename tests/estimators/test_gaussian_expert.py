@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.covariance import oas
 
-from anyclass.estimators.experts import Anchors, Statistics, gaussian_expert, oas_shrinkage
+from anyclass.estimators.gaussian_expert import Anchors, Statistics, gaussian_expert, oas_shrinkage
 
 
 def images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

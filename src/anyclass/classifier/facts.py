@@ -1,4 +1,0 @@
-"""Keys of the figures of a fit that other modules read."""
-
-STEPS = "steps"
-"""Number of training steps."""
