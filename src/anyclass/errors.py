@@ -23,6 +23,7 @@ Reason = Literal[
     "not an image",
     "too many pixels",
     "too many scans",
+    "too many parts",
     "truncated or damaged",
     "unsupported mode",
     "unreadable",

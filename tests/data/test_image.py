@@ -22,7 +22,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from anyclass.data import Limits, open_bytes, open_image, read_bytes
-from anyclass.data.image import FORMATS, MOST_SCANS, readable_formats, scans
+from anyclass.data.image import (
+    FORMATS,
+    MOST_READS,
+    MOST_SCANS,
+    longer_side,
+    readable_formats,
+    scans,
+)
 from anyclass.errors import ImageError
 
 WHITE = (255, 255, 255)
@@ -574,6 +581,75 @@ def test_open_bytes__a_jpeg_of_many_scans_is_rejected_before_it_is_decoded(
     assert reason(repeated_scans(10_000)) == "too many scans"
     turned = repeated_scans(500).replace(b"\xff\xda", b"\xff" * 9 + b"\xda")  # fill bytes
     assert reason(turned) == "too many scans"
+
+
+def test_open_bytes__a_large_jpeg_may_have_fewer_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anyclass.data.image.MOST_SCANNED", 640 * 480 * 20)
+    usual = scans(WHOLE["progressive"])
+    assert open_bytes(repeated_scans(20 - usual)).size == (640, 480)
+    assert reason(repeated_scans(21 - usual)) == "too many scans"
+
+
+def segment(marker: int, data: bytes = b"") -> bytes:
+    """A segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(data)) + data
+
+
+def with_parts(format: str, part: bytes, count: int, place: int) -> bytes:
+    """An image with the same part many times at a place."""
+    data = encode(Image.new("RGB", (32, 24), (200, 30, 40)), format)
+    return data[:place] + part * count + data[place:]
+
+
+EMPTY_CHUNK = struct.pack(">I", 0) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+PARTS = {
+    "pieces of EXIF": ("JPEG", segment(0xE1, b"Exif\0\0" + b"x" * 9), 2),
+    "empty segments": ("JPEG", segment(0xE2), 2),
+    "bytes between segments": ("JPEG", b"\xff", 2),
+    "segments behind the pixels": ("JPEG", segment(0xFE), -2),
+    "comments": ("GIF", b"!\xfe\1x\0", 13 + 3 * 2),
+    "chunks before the pixels": ("PNG", EMPTY_CHUNK, 33),
+    "chunks behind the pixels": ("PNG", EMPTY_CHUNK, -12),
+}
+"""What Pillow handles in Python, some with all that came before: format, part, place."""
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_open_bytes__metadata_in_thousands_of_parts_is_rejected(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """2 MB took 2 CPU seconds, 4 MB 7; 8 MB of empty segments took 4 and 300 MB of memory."""
+    format, part, place = PARTS[name]
+    monkeypatch.setattr("anyclass.data.image.MOST_READS", 12_000)
+    assert open_bytes(with_parts(format, part, 200, place)).size == (32, 24)
+    many = with_parts(format, part, 10_001, place)
+    assert reason(many) == "too many parts"
+    if place > 0:
+        (tmp_path / "many").write_bytes(many)
+        with pytest.raises(ImageError, match="too many parts"):
+            longer_side(tmp_path / "many")
+
+
+def test_open_bytes__long_pieces_count_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is copied together with all before it."""
+    monkeypatch.setattr("anyclass.data.image.MOST_HEADER_READS", 1000)
+    short, long = (segment(0xE1, b"Exif\0\0" + b"x" * size) for size in (10, 60_000))
+    assert open_bytes(with_parts("JPEG", short, 100, 2)).size == (32, 24)
+    assert reason(with_parts("JPEG", long, 100, 2)) == "too many parts"
+
+
+def test_open_bytes__a_png_in_small_chunks_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 8 kB, as most programs write them, with its share of the reads for 128 MiB."""
+    noise = np.random.default_rng(1).integers(0, 256, (800, 1200, 3), np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in noise)
+    packed = zlib.compress(rows, 0)
+    reads = MOST_READS * len(packed) // Limits().bytes
+    monkeypatch.setattr("anyclass.data.image.MOST_READS", reads)
+    pieces = [(b"IDAT", packed[i : i + 8192]) for i in range(0, len(packed), 8192)]
+    header = struct.pack(">IIBBBBB", 1200, 800, 8, 2, 0, 0, 0)
+    data = png(header, b"", *pieces)
+    place = data.index(zlib.compress(b"")) - 8
+    assert np.array_equal(np.asarray(open_bytes(data[:place] + data[-12:])), noise)
 
 
 def test_scans__counts_those_of_the_first_image_alone() -> None:

@@ -2,7 +2,7 @@
 
 1. a regular file of the folder, within the size limit    4. load: the only full check
 2. one of eight formats, decided by content                   5. apply the EXIF rotation
-3. width x height and the number of scans within limits       6. convert to RGB on white
+3. width x height and the number of parts within limits       6. convert to RGB on white
 """
 
 import io
@@ -33,6 +33,17 @@ INSTALL_HEIF = "pip install 'anyclass[heif]'"
 MOST_SCANS = 100
 """Maximum number of scans of a JPEG: a progressive one has about 10, libtiff stops at 100. A scan
 of a few bytes may refine all pixels again, so that the time to decode grows with their number."""
+
+MOST_SCANNED = 2_000_000_000
+"""Maximum number of scans times pixels, some two CPU seconds: 25 scans of 80 million pixels."""
+
+MOST_HEADER_READS = 10_000
+"""Maximum number of reads before the pixels, where 4 kB count as one more. Pillow makes about five
+for a segment of a JPEG and two for a block of a GIF, in Python, and may copy all earlier ones: 2 MB
+of EXIF in pieces took 2 CPU seconds, 4 MB 7. A photo takes some forty."""
+
+MOST_READS = 200_000
+"""The same of the rest: a PNG of 128 MiB in chunks of 8 kB takes 80,000."""
 
 _JPEG_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 """A marker between compressed pixels, other than a restart: these hold ff only before 00."""
@@ -98,8 +109,10 @@ def longer_side(path: Path, root: Path | None = None) -> int:
     with _regular_file(path, root) as file, _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(file, formats=readable_formats()) as image:
+            with Image.open(_Reads(file), formats=readable_formats()) as image:
                 return max(image.size)
+        except ImageError:
+            raise
         except Exception as error:  # decoders raise any exception on damaged bytes
             raise ImageError("not an image", one_line(error)) from error
 
@@ -189,16 +202,49 @@ def _what_instead(data: bytes) -> str:
 
 def _opened(data: bytes) -> Image.Image:
     """Step 2: open an image of a known format."""
+    reads = _Reads(io.BytesIO(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_decode` checks its size
-        return Image.open(io.BytesIO(data), formats=readable_formats())
+        image = Image.open(reads, formats=readable_formats())
+    reads.left = MOST_READS
+    return image
+
+
+class _Reads:
+    """A file that can be read so many times and no more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.left = MOST_HEADER_READS
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes.
+
+        Raises:
+            ImageError: the file was read too often.
+        """
+        self.left -= 1 + max(size, 0) // 4096
+        if self.left < 0:
+            raise ImageError("too many parts", "its metadata is in thousands of pieces")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def scans(data: bytes) -> int:
-    """Number of scans of the first image in a JPEG, counted up to one more than `MOST_SCANS`."""
+    """Number of scans of the first image in a JPEG, counted up to one more than `MOST_SCANS`.
+
+    Raises:
+        ImageError: there are too many other segments.
+    """
     count = 0
     place = 2  # after the start of the image
+    segments = 0
     while count <= MOST_SCANS and (found := _JPEG_MARKER.search(data, place)):
+        segments += 1
+        if segments > MOST_HEADER_READS:
+            raise ImageError("too many parts", "it has thousands of segments")
         marker = data[found.end() - 1]
         place = found.end()
         if marker == _END_OF_IMAGE:
@@ -217,13 +263,20 @@ def _decode(opened: Callable[[], Image.Image], limits: Limits, data: bytes) -> I
         if width * height > most:
             size = f"{width} x {height}, {_millions(width * height)} million"
             raise ImageError("too many pixels", f"{size}; at most {_millions(most)} million")
-        if image.format in ("JPEG", "MPO") and scans(data) > MOST_SCANS:
-            raise ImageError("too many scans", f"more than {MOST_SCANS}")
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(scans(data), width * height)
         image.load()
         turn = _TURNS.get(_orientation(image))
         rgb = _rgb(image)
     rgb.info = {}
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_scans(count: int, pixels: int) -> None:
+    """Refuse a JPEG of so many scans that it takes seconds."""
+    most = min(MOST_SCANS, MOST_SCANNED // pixels)
+    if count > most:
+        raise ImageError("too many scans", f"more than {most}")
 
 
 def _millions(pixels: int) -> str:
