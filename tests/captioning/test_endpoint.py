@@ -448,7 +448,7 @@ def test_endpoint__no_list_of_models(asked: Asked) -> None:
 def test_endpoint__never_more_at_once_than_allowed(asked: Asked) -> None:
     asked.server.seconds = 0.03
     asked.describe(concurrency=3)
-    assert asked.server.most_under_way == 3
+    assert 1 < asked.server.most_under_way <= 3  # `test_dispatch` waits until it is 3
 
 
 def test_endpoint__sends_pixels_alone(

@@ -20,6 +20,8 @@ MAX_FAILURES = 0.1
 """Share of the questions that may have no answer."""
 IN_A_ROW = 12
 """Consecutive failures after which no more questions are asked."""
+EMPTY = "it was empty"
+"""Reason of an answer without a visible character."""
 _READERS = 4
 
 
@@ -91,7 +93,7 @@ def answered(
                     images=" ".join(images[request]),
                 )
             else:
-                reasons.append("it was empty")
+                reasons.append(EMPTY)
             done = len(texts) + len(reasons)
             log(stage="describe", done=done, total=total, failed=len(reasons))
     _check_failures(reasons, total, max_failures, log)
@@ -188,6 +190,8 @@ class _CircuitBreaker:
             self.stopped = self.stopped or error
             return Failure(str(error))
         outcome = future.result()
+        if not isinstance(outcome, Failure) and not cleaned(outcome):
+            outcome = Failure(EMPTY)
         self.failures = self.failures + 1 if isinstance(outcome, Failure) else 0
         if isinstance(outcome, Failure) and self.failures == IN_A_ROW:
             self.stopped = self.stopped or AnyclassError(
