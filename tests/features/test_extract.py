@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from anyclass.data import (
     Rejection,
     open_image,
 )
-from anyclass.errors import AnyclassError
+from anyclass.errors import AnyclassError, StorageError
 from anyclass.features.cache import Embedding, Features
 from anyclass.features.extract import image_features, map_views
 from anyclass.features.store import FeatureStore
@@ -349,6 +350,29 @@ def test_stream__halves_a_batch_that_is_too_large(
     monkeypatch.setattr(type(clip.preprocessing), "normalise", lambda _, pixels: short(pixels))
     halved = torch.cat([x for _, x, _ in stream(clip, ImageDataset.read(root), "head")])
     torch.testing.assert_close(halved, together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("part", "row"), [("head", 4 * 32), ("tail", 2 * 10 * 32)])
+def test_embed__what_does_not_fit_on_the_disk_is_refused_after_a_batch(
+    clip: Backbone,
+    root: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: Part,
+    row: int,
+) -> None:
+    sizes(monkeypatch, batch=2, shard=4)
+    (root / "00.png").write_bytes(b"no image")
+    free = SimpleNamespace(free=N * row - 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    log = Listener()
+    store = FeatureStore(clip, ImageDataset.read(root))
+    with pytest.raises(StorageError, match=rf"\({N * row:,} are needed, {N * row - 1:,} bytes are"):
+        store.embed(Embedding(part), log)
+    assert log.done == [2]
+    assert not list(cache.rglob("*.safetensors"))
+    free.free += 1
+    assert embedded(clip, root, part=part)[1].done[-1] == N
 
 
 @pytest.mark.parametrize("error", [SHORT[0], RuntimeError("shapes do not match"), ValueError()])

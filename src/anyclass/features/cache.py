@@ -27,7 +27,7 @@ from anyclass.data import Augmentation, CropAndFlip, Rejection
 from anyclass.data.image import readable_formats
 from anyclass.errors import AnyclassError
 from anyclass.features.shard_index import ShardContent, ShardIndex
-from anyclass.files import atomic_write, cache_folder, write_json
+from anyclass.files import atomic_write, cache_folder, check_space, write_json
 from anyclass.log import Log
 
 SHARD = 512
@@ -178,6 +178,14 @@ class FeatureCache:
         self._small.append(self._write(rows, ShardContent(keys, refused)))
         if sum(len(self._opened[name].content.keys) for name in self._small) >= SHARD:
             self.join()
+
+    def check_space(self, size: int) -> None:
+        """Refuse so many bytes of features if the disk has no place for them.
+
+        Raises:
+            StorageError: it has not.
+        """
+        check_space(self._folder, size)
 
     def join(self) -> None:
         """Join the small shards that this process has written."""

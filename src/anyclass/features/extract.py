@@ -56,12 +56,19 @@ def extract(
         how: part and views.
         state: content hashes, cache and engine.
         log: gets `stage="embed"`, `done` and `total`.
+
+    Raises:
+        StorageError: the features do not fit on the disk; known after the first of them.
     """
     cache = state.cache
     hashes = state.hashes
     bad: dict[str, Rejection] = {}
     missing = dataset[cache.missing(hashes)]
+    begun = False
     for rows, keys, refused in _compute(clip, missing, how, state.engine, log):
+        if len(rows) and not begun:
+            cache.check_space(rows[0].nbytes * len(missing))
+            begun = True
         bad |= {row.file_name: row for row in refused}
         cache.add(rows, keys, _permanent(dataset, hashes, refused))
     cache.join()

@@ -14,7 +14,7 @@ from anyclass.files.folder_lock import LOCKS, lock
 from anyclass.files.manifest import MANIFEST, check_manifest, sha256, write_manifest
 from anyclass.files.names import csv_cell, csv_text, portable, slug
 from anyclass.files.pace import Pace
-from anyclass.files.storage import check_may_write, storage
+from anyclass.files.storage import check_may_write, check_space, storage
 from anyclass.files.temporary import (
     CONTINUED,
     orphans,
@@ -33,6 +33,7 @@ __all__ = [
     "cache_folder",
     "check_manifest",
     "check_may_write",
+    "check_space",
     "csv_cell",
     "csv_text",
     "lock",

@@ -52,6 +52,21 @@ def check_may_write(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def check_space(folder: Path, size: int) -> None:
+    """Refuse what does not fit on the disk of a folder, before more of it is computed.
+
+    Args:
+        folder: where it is written.
+        size: number of bytes it will have.
+
+    Raises:
+        StorageError: fewer bytes are free.
+    """
+    with storage(folder, size):
+        if size > shutil.disk_usage(folder).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 _ADVICE = {
     errno.ENOSPC: "Free some space, or choose another folder,",
     errno.EDQUOT: "Free some space, or choose another folder,",
