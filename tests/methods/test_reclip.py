@@ -120,9 +120,12 @@ def test_graph__sparse_equals_dense(
     assert s.nnz <= 2 * m * k
 
 
-def test_graph__a_node_opposite_to_all_has_no_link() -> None:
-    h = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    assert graph(h, 2).toarray().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+@pytest.mark.parametrize("one", [1.0, 1 + 2e-7])
+def test_graph__a_node_opposite_to_all_has_no_link(one: float) -> None:
+    """Rounded or not: of two classes each node lies on one of two opposite points."""
+    h = torch.tensor([[one, 0.0], [one, 0.0], [-one, 0.0]])
+    found = graph(h, 2).toarray()
+    assert np.allclose(found, [[0, 1, 0], [1, 0, 0], [0, 0, 0]], rtol=0, atol=1e-12)
 
 
 # --- propagation

@@ -30,7 +30,7 @@ def graph(h: Float[Tensor, "M D"], neighbours: int) -> csr_array:
     values = []
     columns = []
     for rows in torch.arange(len(h), device=h.device).split(BLOCK):
-        a = (h[rows] @ h.T + 1) / 2
+        a = ((h[rows] @ h.T + 1) / 2).clamp_min(0)  # opposite nodes: rounding gives -1e-7
         a[rows - rows[0], rows] = 0  # no node is its own neighbour
         top = a.topk(k)
         values.append(top.values.cpu())
