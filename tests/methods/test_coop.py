@@ -207,9 +207,17 @@ def test_fit__refuses_words_that_are_not_as_many_as_places(
         fit(CoOp(words=words), dataset)
 
 
-def test_fit__says_which_name_is_cut(fit: Callable[..., Any], dataset: ImageDataset) -> None:
-    long = ImageDataset.read(dataset.root, ["art", "a " * 20 + "dog"])
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (3, ""), (9, " and 6 more")])
+def test_fit__says_which_names_are_cut_in_one_line(
+    fit: Callable[..., Any], dataset: ImageDataset, count: int, more: str
+) -> None:
+    """Of 10,000 long names there were 10,000 lines, on the screen and in the report."""
+    cut = ["a " * 20 + f"dog {i}" for i in range(count)]
+    long = ImageDataset.read(dataset.root, ["art", *cut])
     labelled = replace(long, labels=long.labels * 0)
     log = fit(CoOp(epochs=1), labelled)[1]
     warned = [row["warning"] for row in log if "warning" in row]
-    assert sum("may not read the end" in text for text in warned) == 1
+    (said,) = [text for text in warned if "may not read the end" in text]
+    assert said.startswith(f"the model may not read the end of {count} class name")
+    assert said.count("'a a a a") == min(count, 3)
+    assert said.endswith(f"'{more}")

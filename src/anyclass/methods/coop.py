@@ -29,6 +29,7 @@ from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.data import Augmentation
+from anyclass.data.classes import plural
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
 from anyclass.methods.few_shot import START, FewShot, FewShotTask, fit_few_shot
@@ -195,6 +196,11 @@ def context(
 
 
 def warn_of_long_names(learner: PromptLearner, log: Log) -> None:
-    """Log a warning for each class name that may exceed the model's context length."""
-    for prompt in learner.cut_short:
-        log(warning=f"the model may not read the end of the class name {prompt!r:.80}")
+    """Log one warning about class names that may exceed the model's context length."""
+    cut = learner.cut_short
+    if not cut:
+        return
+    some = ", ".join(f"{prompt!r:.80}" for prompt in cut[:3])
+    more = f" and {len(cut) - 3:,} more" if len(cut) > 3 else ""
+    names = plural(len(cut), "class name")
+    log(warning=f"the model may not read the end of {names}: {some}{more}")
