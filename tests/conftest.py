@@ -17,6 +17,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -553,6 +554,35 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANYCLASS_CACHE", os.environ.get("ANYCLASS_CACHE", str(folder)))
         yield Path(os.environ["ANYCLASS_CACHE"])
+
+
+HERE = ("127.0.0.1", "::1", "localhost", None, "")
+"""Hosts that are this machine."""
+
+
+@pytest.fixture
+def no_other_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks up another machine, or connects to it, fails the test.
+
+    `test_network` looks at whole processes, native code included.
+    """
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def checked(host: str | None) -> None:
+        if host not in HERE:
+            pytest.fail(f"it speaks to {host}")
+
+    def connected(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple):
+            checked(address[0])
+        connect(self, address)
+
+    def looked_up(host: Any, *more: Any, **how: Any) -> Any:
+        checked(host)
+        return look_up(host, *more, **how)
+
+    monkeypatch.setattr(socket.socket, "connect", connected)
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
 
 
 def write_json(path: Path, value: object) -> None:

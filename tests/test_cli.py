@@ -1,5 +1,6 @@
 """The command: results on standard output, all else on standard error, one or two lines to err."""
 
+import csv
 import io
 import json
 import os
@@ -8,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 
 from anyclass.cli import COMMANDS, main
 from anyclass.commands.command_line import CommandLine, check_early
@@ -370,6 +373,30 @@ def test_describe__people_see_where_the_texts_are(place: Path, fitted: Any, caps
     assert "texts.jsonl exists already" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_other_machine")
+def test_describe__a_server_that_says_nothing(
+    place: Path, fitted: Any, capsys: Screen, server: Any
+) -> None:
+    """It is not asked about every image, and later, when it answers, about each."""
+    server.always = server.said(" \n")
+    flags = ["--images", "images", "--model", fitted.model, "--device", "cpu", "--engine", "torch"]
+    flags += ["--captioner", "endpoint", "--captioner.url", server.url]
+    flags += ["--captioner.concurrency", "1"]
+    assert main(["describe", *flags]) == 1
+    said = capsys.readouterr()
+    last = said.err[said.err.index("anyclass: ") :]
+    assert last == (
+        "anyclass: 12 consecutive questions had no answer; the last because it was empty. No more "
+        "questions are asked. The answers so far are kept: fix the cause and run the same command "
+        "again.\n"
+    )
+    assert len(server.questions) == 12
+    assert not Path("descriptions.jsonl").exists()
+    server.always = None
+    assert main(["describe", *flags]) == 0
+    assert len(server.questions) == 12 + 14
+
+
 def test_describe__answers_that_are_still_to_come(place: Path, fitted: Any, capsys: Screen) -> None:
     flags = ["--images", "images", "--model", fitted.model, "--device", "cpu"]
     flags += ["--engine", "torch", "--captioner", "batch", "--captioner.model", "m"]
@@ -391,6 +418,7 @@ def test_describe__answers_that_are_still_to_come(place: Path, fitted: Any, caps
     assert '"text": "A toy."' in Path("descriptions.jsonl").read_text()
 
 
+@pytest.mark.usefixtures("no_other_machine")
 def test_json__is_exactly_one_object(place: Path, fitted: Any, capsys: Screen) -> None:
     fit = ["--tune", "head", "--steps", "3", "--views", "1", "--labels", "folders"]
     lines = {
@@ -479,6 +507,66 @@ def test_failures__a_disk_that_says_no(
     monkeypatch.setattr("anyclass.commands.write_run.write_table", refuse)
     assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 1
     assert capsys.readouterr().err.endswith("anyclass: the disk: Input/output error\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_failures__memory_that_runs_out(
+    capsys: Screen, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Outside of training and embedding, which say what to change or halve their batches."""
+    monkeypatch.setitem(COMMANDS, "models", Mock(side_effect=error))
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == (
+        "anyclass: there is not enough memory for models: end other programs, or give a smaller "
+        "--model or fewer images\n"
+    )
+    monkeypatch.setitem(COMMANDS, "models", Mock(side_effect=RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["models"])
+
+
+def test_command__warnings_of_libraries_are_not_for_its_user(
+    capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(_: CommandLine) -> tuple[str, list[str]]:
+        warnings.warn("sklearn: the number of distinct clusters is ...", RuntimeWarning, 2)
+        return "done", ["done"]
+
+    monkeypatch.setitem(COMMANDS, "models", warned)
+    monkeypatch.setattr(sys, "argv", ["anyclass", "models"])
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings():
+        assert main() == 0
+    assert capsys.readouterr() == ("done\n", "")
+    monkeypatch.setattr(sys, "warnoptions", ["error"])  # python -W error, as here
+    with pytest.raises(RuntimeWarning, match="distinct clusters"):
+        main()
+
+
+def test_fit__says_first_that_adaptation_made_it_worse(
+    place: Path, fitted: Any, capsys: Screen
+) -> None:
+    """The labels are those of zero-shot, and ReCLIP, which never reads them, is led astray."""
+    with Path("run/predictions.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["zero_shot_label"]]
+    table = "".join(f"{row['file_name']},{row['zero_shot_label']}\n" for row in rows)
+    Path("same.csv").write_text(f"file_name,label\n{table}")
+    flags = [*request(fitted), "--labels", "same.csv", "--out", "new"]
+    assert main(["fit", "reclip", *flags]) == 0
+    said = capsys.readouterr().out
+    warning = "adaptation lowers the accuracy ("
+    assert f"warning: {warning}" in said.partition("14 images, 0 rejected")[0]
+    for page in ("report.html", "model/README.md"):
+        assert "Adaptation lowers the accuracy" in Path("new", page).read_text("utf-8"), page
+    assert main(["evaluate", "--run", "new", "--images", "images", "--labels", "same.csv"]) == 0
+    assert f"warning: {warning}" in capsys.readouterr().out.partition("zero-shot  ")[0]
 
 
 def test_hostile_names__do_not_command_the_terminal(

@@ -73,6 +73,7 @@ def test_hosts__of_an_address() -> None:
     assert command._in_url("fe80::1") == "[fe80::1]"
 
 
+@pytest.mark.usefixtures("no_other_machine")
 def test_serve__in_python_answers_until_it_is_stopped(
     fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ DRAW = np.random.default_rng(3)
 X = DRAW.normal(size=(7, 5)).astype(np.float32)
 H = DRAW.normal(size=(7, 3)).astype(np.float32)
 T = DRAW.normal(size=(3, 5)).astype(np.float32)
-NAMES = np.array([f"{i}/ü,{i}.jpg" for i in range(7)])
+NAMES = np.array([*(f"{i}/ü,{i}.jpg" for i in range(6)), "=6/ü.jpg"])
 LABELS = np.array(["b", "", "a", "b", "", "=c", ""])
 ARRAYS = {"x": X, "names": NAMES, "labels": LABELS}
 TEXTS = {"class_text": T, "class_names": np.array(["b", "a", "=c"]), "logit_scale": np.float32(50)}
@@ -45,6 +45,10 @@ def test_write_arrays__is_read_again(tmp_path: Path, ending: str, kind: Any) -> 
     if more:
         assert np.array_equal(table.extra, H.astype(kind))
     assert files == [path, *([names_table(path)] if ending == ".npy" else [])]
+    if ending == ".npy":
+        cells = names_table(path).read_text("utf-8")
+        assert "'=6/ü.jpg,\n" in cells, "a spreadsheet would run it"
+        assert ",'=c\n" in cells
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 

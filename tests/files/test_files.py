@@ -111,6 +111,22 @@ def test_whole__replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) ->
     assert names(path.parent) == {"value.json"}
 
 
+def test_whole__is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power leaves the old file or the new one, and then the folder knows the new one."""
+    path = tmp_path / "value"
+    path.write_text("old")
+    flushed = []
+
+    def flush(handle: int) -> None:
+        flushed.append((os.fstat(handle).st_ino, path.read_text()))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write_text(path, "new")
+    assert flushed == [(path.stat().st_ino, "old"), (tmp_path.stat().st_ino, "new")]
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_whole__keeps_the_old_file_when_the_block_fails(
     tmp_path: Path, error: BaseException
