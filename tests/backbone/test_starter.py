@@ -1,5 +1,6 @@
 """The starter model: assembled once and whole, an open_clip model like any other, and no fool."""
 
+import io
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from anyclass.backbone.starter import (
     starter_folder,
 )
 from anyclass.commands import emoji
+from anyclass.data import open_bytes
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import check_manifest, write_manifest
 
@@ -187,6 +190,21 @@ def sample(name: str) -> Image.Image:
     from sklearn.datasets import load_sample_image
 
     return Image.fromarray(load_sample_image(name))
+
+
+@torch.no_grad()
+def test_starter__a_large_photograph_decoded_at_half_its_size_has_nearly_the_same_feature(
+    clip: Backbone,
+) -> None:
+    large = sample("china.jpg").resize((2049, 1367), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    large.save(file, "JPEG", quality=92)
+    least = replace(clip.preprocessing, decoding="reduced").shorter_side
+    decoded = [open_bytes(file.getvalue(), shorter_side=side) for side in (0, least)]
+    assert [image.size for image in decoded] == [(2049, 1367), (1025, 684)]
+    views = torch.stack([clip.preprocessing.view(image) for image in decoded])
+    full, reduced = clip.images(clip.preprocessing.normalise(views))
+    assert float(full @ reduced) > 0.998
 
 
 @torch.no_grad()

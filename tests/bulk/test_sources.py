@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -43,6 +44,26 @@ def test_read_source__files(images: Path, elsewhere: Elsewhere, where: str) -> N
     from anyclass.data.image import open_image
 
     assert sizes(source) == [open_image(images / name).size for name in expected]
+
+
+def test_read_source__a_folder_of_images_is_listed_once(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+    list_folder = os.scandir
+
+    def counted(path: Any) -> Any:
+        folders.append(Path(path).name)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    read_source(images, part_size=4)
+    assert sorted(folders) == sorted([images.name, *(path.name for path in images.iterdir())])
+
+
+def test_read_source__one_image_is_that_image_alone(images: Path) -> None:
+    source = read_source(images / "red square" / "0.jpg", part_size=4)
+    assert names(source) == ["0.jpg"]
 
 
 def test_read_source__tables(table: Path, images: Path) -> None:

@@ -209,6 +209,30 @@ def test_open_bytes__exif_rotation_is_applied(format: str) -> None:
         assert found <= (LOSS if format == "JPEG" else 0), orientation
 
 
+@pytest.mark.parametrize(
+    ("shorter_side", "part"),
+    [(0, 1), (641, 1), (640, 1), (321, 1), (320, 2), (161, 2), (160, 4), (80, 8), (1, 8)],
+)
+def test_open_bytes__a_jpeg_at_the_smallest_size_that_leaves_enough(
+    shorter_side: int, part: int
+) -> None:
+    image = pattern(14, 10, 64)  # whole blocks of a JPEG, so that each part has exact colours
+    data = encode(image, "JPEG", quality=95, subsampling=0)
+    assert difference(open_bytes(data, shorter_side=shorter_side), image.reduce(part)) <= LOSS
+    if part == 1:
+        assert difference(open_bytes(data, shorter_side=shorter_side), open_bytes(data)) == 0
+
+
+def test_open_bytes__a_reduced_jpeg_is_turned_and_checked_as_a_whole_one() -> None:
+    turned = encode(pattern(14, 10, 64), "JPEG", exif=rotated())
+    assert open_bytes(turned, shorter_side=320).size == (320, 448)
+    assert open_bytes(encode(pattern(), "PNG"), shorter_side=1).size == pattern().size
+    several = encode(pattern(14, 10, 64), "MPO", save_all=True, append_images=[pattern()])
+    assert open_bytes(several, shorter_side=320).size == (448, 320)
+    with pytest.raises(ImageError, match="truncated"):
+        open_bytes(turned[: len(turned) // 2], shorter_side=320)
+
+
 def test_open_bytes__damaged_exif() -> None:
     garbage = b"Exif\0\0garbage garbage"
     assert open_bytes(encode(pattern(), "JPEG", exif=garbage)).size == pattern().size

@@ -12,6 +12,7 @@ from hashlib import sha256
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic, sleep
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -52,6 +53,7 @@ class Kill:
     """A view that kills its process at the image of one width."""
 
     width: int
+    preprocessing: ClassVar = SHAPE
 
     def __call__(self, image: Image.Image, content: str) -> Tensor:
         if image.width == self.width:
@@ -64,6 +66,7 @@ class Fail:
     """A view that fails at the image of one width."""
 
     width: int
+    preprocessing: ClassVar = SHAPE
 
     def __call__(self, image: Image.Image, content: str) -> Tensor:
         if image.width == self.width:
@@ -76,6 +79,7 @@ class Threads:
     """A view that holds the number of torch's threads and whether the process is another one."""
 
     process: int
+    preprocessing: ClassVar = SHAPE
 
     def __call__(self, image: Image.Image, content: str) -> Tensor:
         pixels = torch.zeros(1, 3, 2, 5, dtype=torch.uint8)
@@ -297,12 +301,15 @@ def test_read__threads_where_processes_are_spawned(root: Path, spawned: None, si
 def test_read__threads_read_a_little_ahead_and_stop(root: Path, spawned: None) -> None:
     read = []
 
-    def note(image: Image.Image, content: str) -> Tensor:
-        read.append(image.width)
-        return torch.zeros(1, 3, 2, 5, dtype=torch.uint8)
+    class Note:
+        preprocessing = SHAPE
+
+        def __call__(self, image: Image.Image, content: str) -> Tensor:
+            read.append(image.width)
+            return torch.zeros(1, 3, 2, 5, dtype=torch.uint8)
 
     many = ImageDataset.read(root)[[i % 11 for i in range(60)]]
-    parts = load_batches(many, note, batch_size=1, workers=2)
+    parts = load_batches(many, Note(), batch_size=1, workers=2)
     next(parts)
     parts.close()
     assert 1 <= len(read) <= 4

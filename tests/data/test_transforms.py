@@ -1,6 +1,7 @@
 """Views: exactly open_clip's pixels, and random views that one number decides."""
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -52,9 +53,20 @@ def test_of__fills_in_what_open_clip_leaves_out() -> None:
         Preprocessing.of({"size": 24})
 
 
+def test_to_json__says_how_images_are_decoded_only_where_they_are_reduced() -> None:
+    reduced = replace(PLAIN, size=(18, 30), decoding="reduced")
+    assert reduced.shorter_side == 90
+    assert PLAIN.shorter_side == 0
+    assert "decoding" not in PLAIN.to_json()
+    assert reduced.to_json()["decoding"] == "reduced"
+    assert Preprocessing.from_json(reduced.to_json()) == reduced
+    assert Preprocessing.from_json(PLAIN.to_json()) == PLAIN
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"decoding": "smaller"},
         {"interpolation": "nearest"},
         {"resize_mode": "crop"},
         {"size": [20]},

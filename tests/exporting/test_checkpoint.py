@@ -18,6 +18,7 @@ from anyclass.data import Classes
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.exporting import checkpoint
 from anyclass.exporting.checkpoint import write_checkpoint
+from anyclass.files import read_json
 
 CLASSES = Classes.of(("zebra", "blue_jay", "ant"))
 
@@ -51,6 +52,15 @@ def test_write_checkpoint__open_clip_gives_the_same_features(
     assert torch.allclose(words, found.clip.texts(texts), atol=1e-5)
     assert not torch.allclose(images, every_backbone.images(found.clip.synthetic()), atol=1e-3)
     assert Backbone.load(f"local-dir:{folder}").preprocessing == found.clip.preprocessing
+
+
+def test_write_checkpoint__open_clip_knows_nothing_of_decoding(
+    tiny_clip: Callable[..., str], tmp_path: Path
+) -> None:
+    found = trained(Backbone.load(tiny_clip(), decoding="reduced"), "all")
+    write_checkpoint(found, tmp_path / "model")
+    written = read_json(tmp_path / "model" / "open_clip_config.json")["preprocess_cfg"]
+    assert "decoding" not in written
 
 
 def test_write_checkpoint__says_where_the_model_was_not_trained(

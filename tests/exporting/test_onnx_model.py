@@ -120,7 +120,7 @@ def test_write_onnx__a_batch_of_any_size(exported: Any) -> None:
 
 
 def test_write_onnx__metadata(exported: Any) -> None:
-    _, path, check = exported
+    found, path, check = exported
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == list(CLASSES.names)
@@ -129,6 +129,10 @@ def test_write_onnx__metadata(exported: Any) -> None:
     assert check.images == 4
     assert about["model"] == "a local folder"
     assert about["onnxruntime"] == onnxruntime.__version__
+    assert json.loads(about["preprocessing"]) == found.clip.preprocessing.to_json()
+    assert about["decoding"] == "JPEGs at their full size"
+    reduced = replace(found.clip.preprocessing, decoding="reduced")
+    assert onnx_model._decoding(reduced).endswith("that leaves the shorter side 144 pixels")
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert str(Path(onnx_model.__file__).parents[2]).encode() not in path.read_bytes()

@@ -4,6 +4,7 @@ import asyncio
 import random
 import zlib
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from PIL import Image
 from starlette.types import ASGIApp
 
+from anyclass.data import open_bytes
+from anyclass.review import uploads
 from anyclass.review.app import create_app
 from anyclass.review.session import Session
 from tests.conftest import SHAPES, draw_shape
@@ -168,6 +171,26 @@ def test_predict__a_batch_with_bad_images(session: Session) -> None:
     assert nearest[0]["known"] and nearest[0]["label"] == "red square"
     similar = [near["similarity"] for near in nearest]
     assert similar == sorted(similar, reverse=True) and len(similar) == 3
+
+
+def test_predict__decodes_as_the_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    session.index.wait()
+    reduced = replace(session.index._predictor.preprocessing, decoding="reduced")
+    monkeypatch.setattr(session.index._predictor, "preprocessing", reduced)
+    sizes = []
+
+    def noted(*arguments: Any, **options: Any) -> Image.Image:
+        image = open_bytes(*arguments, **options)
+        sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr(uploads, "open_bytes", noted)
+    photograph = BytesIO()
+    Image.new("RGB", (1200, 800), "red").save(photograph, "JPEG")
+    file = ("images", ("a.jpg", photograph.getvalue()))
+    answer = ask(session, "POST", "/predict", files=[file]).json()["predictions"]
+    assert answer[0]["status"] == "ok"
+    assert sizes == [(300, 200)]
 
 
 def test_predict__agrees_with_the_run(session: Session) -> None:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from anyclass.backbone.options import EngineName, Part, Precision
 from anyclass.backbone.synthetic import synthetic_views
 from anyclass.backbone.text_tower import Words
 from anyclass.data import Preprocessing
+from anyclass.data.image import Decoding
 from anyclass.errors import ModelError, RequestError
 from anyclass.log import Log, silent
 
@@ -41,6 +43,7 @@ class Backbone:
         engine: EngineName = "auto",
         precision: Precision = "auto",
         metadata: ModelMetadata | None = None,
+        decoding: Decoding = "full",
     ) -> None:
         """Store the arguments; nothing is loaded yet.
 
@@ -51,11 +54,13 @@ class Backbone:
             engine: engine of the frozen image encoder on a CPU.
             precision: precision of training.
             metadata: what is known of the model before it is loaded.
+            decoding: how JPEGs are decoded for it.
         """
         self.model_id = model_id
         self.device = torch.empty(0, device=device).device
         self.engine: EngineName = engine
         self.precision: Precision = precision
+        self.decoding: Decoding = decoding
         self._load = load
         self.metadata = metadata or ModelMetadata()
         """What is known of the unchanged model."""
@@ -68,10 +73,13 @@ class Backbone:
         model_id: str,
         engine: EngineName = "auto",
         precision: Precision = "auto",
+        decoding: Decoding = "full",
     ) -> "Backbone":
         """Wrap an open_clip model and its tokenizer; `model_id` is saved in runs."""
         device = str(model.logit_scale.device)
-        return cls(lambda: (model, tokenizer), model_id, device, engine, precision)
+        return cls(
+            lambda: (model, tokenizer), model_id, device, engine, precision, decoding=decoding
+        )
 
     @classmethod
     def load(
@@ -81,6 +89,7 @@ class Backbone:
         allow_pickle: bool = False,
         engine: EngineName = "auto",
         precision: Precision = "auto",
+        decoding: Decoding = "full",
     ) -> "Backbone":
         """Load a model by its name.
 
@@ -95,6 +104,7 @@ class Backbone:
                 `weights_only`).
             engine: engine of the frozen image encoder on a CPU.
             precision: precision of the encoders while they are trained.
+            decoding: how JPEGs are decoded; features of one decoding are not those of the other.
 
         Raises:
             RequestError: there is no such model; the message lists those available.
@@ -103,7 +113,7 @@ class Backbone:
         place = located(model_id)
         metadata = cached_metadata(place, allow_pickle)
         load = partial(load_model, place, allow_pickle)
-        clip = cls(load, absolute_id(model_id), device, engine, precision, metadata)
+        clip = cls(load, absolute_id(model_id), device, engine, precision, metadata, decoding)
         _ = clip.preprocessing  # loads a model of which nothing is known yet
         return clip
 
@@ -133,14 +143,15 @@ class Backbone:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Preprocessing of images."""
+        """Preprocessing of images, with how they are decoded."""
 
         def read() -> dict[str, Any]:
             from open_clip import get_model_preprocess_cfg
 
             return Preprocessing.of(get_model_preprocess_cfg(self._open.model)).to_json()
 
-        return Preprocessing.from_json(self.metadata.get("preprocessing", read))
+        known = Preprocessing.from_json(self.metadata.get("preprocessing", read))
+        return replace(known, decoding=self.decoding)
 
     def images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit features of preprocessed images."""
@@ -354,7 +365,10 @@ class Backbone:
     def copy(self) -> "Backbone":
         """Independent copy for training."""
         model = copy.deepcopy(self._open.model)
-        return Backbone.of(model, self._open.tokenizer, self.model_id, self.engine, self.precision)
+        tokenizer = self._open.tokenizer
+        return Backbone.of(
+            model, tokenizer, self.model_id, self.engine, self.precision, self.decoding
+        )
 
     def _autocast(self) -> torch.autocast:
         """Mixed precision for training; the callers return float32."""

@@ -20,8 +20,7 @@ from pyarrow import parquet
 from anyclass.bulk import storage
 from anyclass.bulk.archives import is_image
 from anyclass.bulk.tables import check_columns
-from anyclass.data import ImageDataset
-from anyclass.data.listing import OTHER
+from anyclass.data.listing import OTHER, Listing, walk
 from anyclass.errors import RequestError
 
 Kind = Literal["images", "parquet", "webdataset"]
@@ -84,30 +83,36 @@ def read_source(images: Path | str, part_size: int, image_column: str | None = N
     """
     here = storage.local(str(images))
     place = str(images) if here is None else str(here.resolve())
+    listed = walk(Path(place)) if here is not None and here.is_dir() else None
+    if listed is not None and any(map(is_image, listed.files)):  # as every other command lists them
+        return _of_files(place, _stamped(place, listed), part_size, listed.skipped)
     files = [file for file in storage.listing(place) if not _hidden(file.name)]
     place = storage.folder_of(place)
     tables = [file for file in files if file.name.endswith(".parquet")]
     archives = [file for file in files if file.name.endswith(ARCHIVES)]
-    if any(is_image(file.name) for file in files) or not (tables or archives):
-        return _of_files(place, files, part_size)
-    if archives:
+    has_images = listed is None and any(is_image(file.name) for file in files)
+    if archives and not has_images:
         parts = [Part(i, (file.name,)) for i, file in enumerate(archives)]
         return Source(place, "webdataset", parts, checksum(archives), None)
-    return _of_tables(place, tables, part_size, image_column)
+    if tables and not has_images:
+        return _of_tables(place, tables, part_size, image_column)
+    if listed is not None:
+        return _of_files(place, _stamped(place, listed), part_size, listed.skipped)
+    files = [file for file in files if PurePosixPath(file.name).suffix.lower() not in OTHER]
+    return _of_files(place, files, part_size)
 
 
-def _of_files(place: str, files: Sequence[storage.File], part_size: int) -> Source:
-    """Images as files; on this machine those that every other command takes."""
-    messages: tuple[str, ...] = ()
-    if storage.local(place) is not None:
-        dataset = ImageDataset.read(place)
-        stamps = dict(files)
-        files = [storage.File(name, stamps.get(name, "")) for name in dataset.files]
-        messages = dataset.skipped
-    else:
-        files = [file for file in files if PurePosixPath(file.name).suffix.lower() not in OTHER]
+def _stamped(root: str, listed: Listing) -> list[storage.File]:
+    """Images of a folder on this machine, with size and time."""
+    return storage.stamped(Path(root), listed.files)
+
+
+def _of_files(
+    place: str, files: Sequence[storage.File], part_size: int, messages: tuple[str, ...] = ()
+) -> Source:
+    """Images as files."""
     if not files:
-        raise RequestError(f"there is no image in {place}")
+        raise RequestError(f"there is no image in {place}. {' '.join(messages)}".rstrip())
     names = [file.name for file in files]
     starts = range(0, len(names), part_size)
     parts = [Part(i, tuple(names[at : at + part_size])) for i, at in enumerate(starts)]

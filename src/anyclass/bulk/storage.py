@@ -101,9 +101,24 @@ def _walk(root: Path) -> Iterator[File]:
         for name in names:
             path = Path(folder, name)
             with suppress(OSError):  # a link that leads nowhere is found when it is read
-                status = path.stat()
-                stamp = f"{status.st_size} {status.st_mtime_ns}"
-                yield File(path.relative_to(root).as_posix(), stamp)
+                yield File(path.relative_to(root).as_posix(), _stamp(path))
+
+
+def stamped(root: Path, names: Sequence[str]) -> list[File]:
+    """Files below a folder on this machine that were listed by somebody else."""
+    files = []
+    for name in names:
+        try:
+            files.append(File(name, _stamp(root / name)))
+        except OSError:  # gone since, or a link that leads nowhere
+            files.append(File(name, ""))
+    return files
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of a file on this machine."""
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def folder_of(place: str) -> str:

@@ -27,6 +27,7 @@ from anyclass.classifier.settings import (
     read_settings,
 )
 from anyclass.data import Classes
+from anyclass.data.image import Decoding
 from anyclass.errors import ModelError, RequestError
 
 MIN_COSINE = 0.9999
@@ -50,7 +51,7 @@ def read(
         raise ModelError(f"{folder} is damaged: its model or its fingerprint is missing")
     name = settings.model if model is None else absolute_id(model)
     try:
-        clip = _base_model(name, settings.part, device, allow_pickle, engine, base)
+        clip = _base_model(name, settings, device, allow_pickle, engine, base)
     except RequestError as error:
         if model is not None:
             raise
@@ -101,7 +102,7 @@ def _read_of_features(
 
 def _base_model(
     name: str,
-    part: Part | None,
+    settings: Settings,
     device: str,
     allow_pickle: bool,
     engine: EngineName,
@@ -109,8 +110,10 @@ def _base_model(
 ) -> Backbone:
     """The model in use, if it is the one that is named, or load it; a copy if a part is trained."""
     if base is None or base.model_id != name:
-        return Backbone.load(name, device, allow_pickle, engine)
-    return base.copy() if part else base
+        reduced = settings.preprocessing.get("decoding") == "reduced"
+        decoding: Decoding = "reduced" if reduced else "full"
+        return Backbone.load(name, device, allow_pickle, engine, decoding=decoding)
+    return base.copy() if settings.part else base
 
 
 def _trained_representation(
@@ -126,7 +129,7 @@ def _trained_representation(
     _load_parameters(clip, settings.part, tensors)
     _check_weights(clip, settings)
     if clip.preprocessing.to_json() != settings.preprocessing:
-        raise ValueError("its preprocessing differs (size, mean or standard deviation)")
+        raise ValueError("its preprocessing differs (size, mean, standard deviation or decoding)")
     _check_fingerprint(representation.fingerprint(), tensors)
     return representation
 

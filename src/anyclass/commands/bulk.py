@@ -54,7 +54,7 @@ def embed_in_bulk(job: EmbedJob, options: BulkOptions) -> Json:
         RequestError: there is no image, no Ray, or the folder holds something else.
         AnyclassError: a part cannot be computed, or too many images are unreadable.
     """
-    about = _model(job) | {"extra": job.extra, "half": job.half}
+    about = _model(job) | {"extra": job.extra, "half": job.half, "decoding": job.decoding}
     tally = _compute("embed", job, about, options)
     first = results.read_part(_folder(options.out), 0).schema
     return {

@@ -21,6 +21,7 @@ from anyclass.bulk.worker import ChunkResult
 from anyclass.captioning import AnyCaptioner, CaptionContext, CaptionRequest
 from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, Rejection
+from anyclass.data.image import Decoding
 from anyclass.features.domains import domain as domain_of
 from anyclass.features.stream import StreamResources, stream
 from anyclass.run.columns import PREDICTION, REJECTED
@@ -68,12 +69,13 @@ class EmbedJob:
     device: str
     allow_pickle: bool
     engine: EngineName
+    decoding: Decoding
     extra: bool
     half: bool
 
     def open(self, cpus: int, say: Say) -> Callable[[Chunk], ChunkResult]:
         """Load the model."""
-        clip, resources = _opened(self, cpus)
+        clip, resources = _opened(self, cpus, self.decoding)
         width = clip.fingerprint().shape[1]
         number = np.float16 if self.half else np.float32
 
@@ -154,10 +156,13 @@ class DescribeJob:
         return compute
 
 
-def _opened(job: EmbedJob | DescribeJob, cpus: int) -> tuple[Backbone, StreamResources]:
+def _opened(
+    job: EmbedJob | DescribeJob, cpus: int, decoding: Decoding = "full"
+) -> tuple[Backbone, StreamResources]:
     """The model of a job, and what its calls of `stream` share."""
     torch.set_num_threads(cpus)
-    clip = Backbone.load(job.model, torch_device(job.device), job.allow_pickle, job.engine)
+    device = torch_device(job.device)
+    clip = Backbone.load(job.model, device, job.allow_pickle, job.engine, decoding=decoding)
     return clip, StreamResources(readers(cpus), engine(clip, "head"))
 
 

@@ -15,7 +15,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
-from anyclass.commands.predict import load_classifier, model_of
+from anyclass.commands.predict import decoding_of, load_classifier, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.commands.seen_images import hide_trained_labels, seen_images
 from anyclass.data import Classes, ImageDataset
@@ -94,7 +94,8 @@ def evaluate(
     check_finished(Path(run))
     check_source(images, features)
     model = model_of(run, model)
-    base = Backbone.load(model, torch_device(device), allow_pickle, engine) if model else None
+    load = partial(Backbone.load, allow_pickle=allow_pickle, engine=engine)
+    base = load(model, torch_device(device), decoding=decoding_of(run)) if model else None
     classifier = load_classifier(run, device, allow_pickle, engine, base, model)
     baselines = load_baselines(run, base, device, allow_pickle, engine)
     caveats: list[str] = []

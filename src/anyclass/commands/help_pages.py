@@ -65,6 +65,7 @@ GROUPS = {
         "device",
         "engine",
         "precision",
+        "decoding",
         "max-rejected",
         "allow-pickle",
     ),

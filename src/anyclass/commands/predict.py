@@ -20,6 +20,7 @@ from anyclass.commands.precomputed import check_images, for_features
 from anyclass.commands.request import FILE, PLACE, check_rejected, check_share, check_source
 from anyclass.data import Classes, ImageDataset
 from anyclass.data.feature_tables import read_features
+from anyclass.data.image import Decoding
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import MANIFEST, Json, check_may_write, read_json, sha256
@@ -218,6 +219,12 @@ def model_of(run: Path | str, model: str | None = None) -> str | None:
             "is now (--model local-dir:FOLDER)"
         )
     return known
+
+
+def decoding_of(run: Path | str) -> Decoding:
+    """How JPEGs were decoded for a finished run."""
+    found: Decoding = read_json(Path(run) / "config.json").get("decoding", "full")
+    return found
 
 
 def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The training images of a finished run: their rows and probabilities, without a new fit."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from anyclass.classifier.edited_probabilities import gate_logits
 from anyclass.classifier.heads import fitted_head
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.commands.precomputed import of_run
-from anyclass.commands.predict import load_classifier
+from anyclass.commands.predict import decoding_of, load_classifier
 from anyclass.commands.request import was_array
 from anyclass.data import ImageDataset
 from anyclass.data.feature_dataset import feature_dataset
@@ -71,7 +72,8 @@ def image_rows(
     model = config["model"]
     device = config["device"]
     engine = config["engine"]
-    base = Backbone.load(model, torch_device(device), engine=engine) if model else None
+    load = partial(Backbone.load, engine=engine, decoding=decoding_of(run))
+    base = load(model, torch_device(device)) if model else None
     classifier = load_classifier(run, device, engine=engine, base=base)
     data: AnyFeatures
     if base is None:

@@ -170,15 +170,17 @@ class ImageDataset:
         """Path of image i."""
         return self.root / self.files[i]
 
-    def open(self, i: int, limits: Limits = Limits()) -> tuple[str, Image.Image]:
-        """Content hash and RGB image of image i.
+    def open(
+        self, i: int, limits: Limits = Limits(), shorter_side: int = 0
+    ) -> tuple[str, Image.Image]:
+        """Content hash and RGB image of image i; further arguments as of `open_bytes`.
 
         Raises:
             ImageError: it cannot be used.
         """
         if self.memory is None:
-            return read_item(self.path(i), self.root, limits)
-        return read_item(self.memory[self.files[i]], None, limits)
+            return read_item(self.path(i), self.root, limits, shorter_side)
+        return read_item(self.memory[self.files[i]], None, limits, shorter_side)
 
     def longer_side(self, i: int) -> int:
         """Longer side of image i in pixels; of a file from its header, without decoding it.

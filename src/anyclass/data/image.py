@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
@@ -26,6 +26,10 @@ from anyclass.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Formats for Pillow to try. Without this list an EPS called `.jpg` would start Ghostscript."""
+
+Decoding = Literal["full", "reduced"]
+"""How JPEGs are decoded: at their full size, or at 1/2, 1/4 or 1/8 of it where that leaves enough
+pixels for the model."""
 
 INSTALL_HEIF = "pip install 'anyclass[heif]'"
 """What makes HEIC images readable."""
@@ -134,15 +138,21 @@ def _regular_file(path: Path, root: Path | None) -> Iterator[BinaryIO]:
         raise ImageError("unreadable", one_line(error)) from error
 
 
-def open_bytes(data: bytes, limits: Limits = Limits()) -> Image.Image:
+def open_bytes(data: bytes, limits: Limits = Limits(), shorter_side: int = 0) -> Image.Image:
     """Decode an image from memory as `open_image` does.
 
     Pillow's warning filters are process-wide, so one thread decodes at a time.
 
+    Args:
+        data: an encoded image.
+        limits: size limits of an image.
+        shorter_side: decode a JPEG at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that leaves
+            its shorter side this many pixels; 0: at its full size.
+
     Raises:
         ImageError: and nothing else, whatever the bytes are.
     """
-    return _decoded(lambda: _opened(data), limits, data)
+    return _decoded(lambda: _opened(data), limits, data, shorter_side)
 
 
 def open_pillow(image: Image.Image, limits: Limits = Limits()) -> Image.Image:
@@ -154,13 +164,15 @@ def open_pillow(image: Image.Image, limits: Limits = Limits()) -> Image.Image:
     return _decoded(image.copy, limits)
 
 
-def _decoded(opened: Callable[[], Image.Image], limits: Limits, data: bytes = b"") -> Image.Image:
+def _decoded(
+    opened: Callable[[], Image.Image], limits: Limits, data: bytes = b"", shorter_side: int = 0
+) -> Image.Image:
     """Steps 2 to 6 of the module docstring; any error becomes an `ImageError`."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decode(opened, limits, data)
+            return _decode(opened, limits, data, shorter_side)
         except ImageError:
             raise
         except UnidentifiedImageError as error:
@@ -255,7 +267,9 @@ def scans(data: bytes) -> int:
     return count
 
 
-def _decode(opened: Callable[[], Image.Image], limits: Limits, data: bytes) -> Image.Image:
+def _decode(
+    opened: Callable[[], Image.Image], limits: Limits, data: bytes, shorter_side: int
+) -> Image.Image:
     """Steps 2 to 6 of the module docstring."""
     with opened() as image:
         width, height = image.size
@@ -265,6 +279,8 @@ def _decode(opened: Callable[[], Image.Image], limits: Limits, data: bytes) -> I
             raise ImageError("too many pixels", f"{size}; at most {_millions(most)} million")
         if image.format in ("JPEG", "MPO"):
             _check_scans(scans(data), width * height)
+        if shorter_side:
+            image.draft(None, (shorter_side, shorter_side))
         image.load()
         turn = _TURNS.get(_orientation(image))
         rgb = _rgb(image)

@@ -10,14 +10,14 @@ Letters: b images of a batch, K views of each, H and W their size.
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from threading import Thread
 from time import sleep
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,14 +29,24 @@ from torch.utils.data import DataLoader, Dataset
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.image import Limits
 from anyclass.data.rejection import Rejection, rejection_of
+from anyclass.data.transforms import Preprocessing
 from anyclass.distributed import launched
 from anyclass.errors import AnyclassError
 
 WATCH = 1.0
 """Seconds between two looks of a worker process whether its parent still lives."""
 
-Transform = Callable[[Image.Image, str], UInt8[Tensor, "K 3 H W"]]
-"""Turns an image and the checksum of its file into K views; must be picklable."""
+
+@runtime_checkable
+class Transform(Protocol):
+    """Turns an image and the checksum of its file into K views; must be picklable."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of the model; it says how images are decoded."""
+
+    def __call__(self, image: Image.Image, content: str) -> UInt8[Tensor, "K 3 H W"]:
+        """The views."""
 
 
 Result = TypeVar("Result")
@@ -156,9 +166,10 @@ class _Images(Dataset[_Read]):
         views = []
         hashes = []
         rejections = []
+        shorter_side = self.transform.preprocessing.shorter_side
         for index in chunk:
             try:
-                content, image = self.dataset.open(index, self.limits)
+                content, image = self.dataset.open(index, self.limits, shorter_side)
                 views.append(self.transform(image, content).numpy())
             except Exception as error:  # no single image may end a run
                 rejections.append(rejection_of(self.dataset.files[index], error))

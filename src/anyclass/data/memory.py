@@ -26,20 +26,23 @@ CHANNELS = (1, 3, 4)
 """Numbers of channels that an image may have."""
 
 
-def read_item(item: Any, root: Path | None, limits: Limits) -> tuple[str, Image.Image]:
+def read_item(
+    item: Any, root: Path | None, limits: Limits, shorter_side: int = 0
+) -> tuple[str, Image.Image]:
     """Content hash and RGB image of a file or of an image in memory.
 
     Args:
         item: a path or an image in memory, see the module.
         root: folder that a file must be inside of; None: anywhere.
         limits: size limits of an image.
+        shorter_side: as of `open_bytes`.
 
     Raises:
         ImageError: it cannot be used.
     """
     encoded = _encoded(item, root, limits)
     if encoded is not None:
-        return sha256(encoded).hexdigest(), open_bytes(encoded, limits)
+        return sha256(encoded).hexdigest(), open_bytes(encoded, limits, shorter_side)
     rgb = open_pillow(_pillow(item), limits)
     return _digest(rgb), rgb
 

@@ -15,8 +15,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from anyclass.data.image import Limits
+from anyclass.data.image import Decoding, Limits
 from anyclass.errors import ImageError, ModelError
+
+REDUCED = 3
+"""Pixels that reduced decoding leaves for one of the model's input, along each axis, at least."""
 
 _GENERATOR = threading.Lock()
 """Held while a view is drawn: torchvision draws from torch's global generator."""
@@ -45,6 +48,9 @@ class Preprocessing:
 
     fill: int = 0
     """Grey value of the padding, 0..255."""
+
+    decoding: Decoding = "full"
+    """How JPEGs are decoded."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Preprocessing":
@@ -82,8 +88,16 @@ class Preprocessing:
             raise ModelError(f"the model's preprocessing is damaged: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """The fields as JSON values; `decoding` only where it is not "full"."""
+        fields = asdict(self)
+        if self.decoding == "full":
+            del fields["decoding"]  # keys of caches and files stay what they were without it
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels that decoding leaves the shorter side of a JPEG; 0: all."""
+        return REDUCED * max(self.size) if self.decoding == "reduced" else 0
 
     def view(self, image: Image.Image) -> UInt8[Tensor, "3 H W"]:
         """Resize and crop an image to the model's input, before `normalise`.

@@ -103,6 +103,7 @@ def _preprocessing(clip: Backbone) -> dict[str, Any]:
     """Preprocessing with open_clip's names."""
     fields = clip.preprocessing.to_json()
     fields["fill_color"] = fields.pop("fill")
+    fields.pop("decoding", None)  # open_clip gets images that are decoded
     return fields
 
 

@@ -31,6 +31,7 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import MetaNet, fitted_head
 from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.classifier.representation import Representation
+from anyclass.data import Preprocessing
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.exporting.preprocessing import preprocessing_graph
@@ -262,14 +263,28 @@ def _about(classifier: Classifier, check: OnnxCheck) -> dict[str, str]:
 
     classes = classifier.classes
     model = classifier.clip.model_id
+    preprocessing = classifier.clip.preprocessing
     return {
         "classes": json.dumps(classes.names, ensure_ascii=False),
         "kinds": json.dumps(classes.kinds),
         "method": classifier.method,
         "model": "a local folder" if model.startswith("local-dir:") else model,
+        "preprocessing": json.dumps(preprocessing.to_json()),
+        "decoding": _decoding(preprocessing),
         "largest_difference": json.dumps(check.largest_difference),
         "checked_on": f"{check.images} images",
         "anyclass": __version__,
         "pillow": PIL.__version__,
         "torch": torch.__version__,
     }
+
+
+def _decoding(preprocessing: Preprocessing) -> str:
+    """How JPEGs were decoded, which is before the graph, in words."""
+    least = preprocessing.shorter_side
+    if not least:
+        return "JPEGs at their full size"
+    return (
+        "JPEGs at the smallest of 1/1, 1/2, 1/4 and 1/8 of their size (libjpeg's scale_denom, "
+        f"Pillow's draft) that leaves the shorter side {least} pixels"
+    )

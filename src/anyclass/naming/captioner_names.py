@@ -59,7 +59,11 @@ def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json
     if not len(dataset):
         raise RequestError(f"none of the example images exists in {config['images']}")
     clip = Backbone.load(
-        config["model"], torch_device(config["device"]), config["allow_pickle"], config["engine"]
+        config["model"],
+        torch_device(config["device"]),
+        config["allow_pickle"],
+        config["engine"],
+        decoding=config.get("decoding", "full"),
     )
     z = FeatureStore(clip, dataset).image_features("head", log).cpu()
     answers = ask_names(captioner, CaptionContext(dataset, clip, z), typical.rows, log)

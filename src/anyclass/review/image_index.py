@@ -20,7 +20,6 @@ from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import edits_of
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.classifier.representation import Representation, unit_features
-from anyclass.data import TestTransform
 from anyclass.errors import AnyclassError, printable
 from anyclass.estimators.active_learning import most_useful
 from anyclass.features.cache import Embedding, cached_part
@@ -106,6 +105,12 @@ class ImageIndex:
     def wait(self, seconds: float | None = None) -> None:
         """Wait until all is computed, or failed."""
         self._thread.join(seconds)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels that decoding leaves the shorter side of a JPEG, 0: all; waits for the model."""
+        self._loaded.wait()
+        return 0 if self._predictor is None else self._predictor.preprocessing.shorter_side
 
     def message(self) -> str:
         """What is going on, for people; empty when all is ready."""
@@ -279,13 +284,13 @@ class _Predictor:
         self.representation = representation
         self._part = representation.part or "head"
         self._trunk: Engine = engine(representation.clip, self._part)
-        self._transform = TestTransform(representation.clip.preprocessing)
+        self.preprocessing = representation.clip.preprocessing
         self._width = representation.comparable_width
 
     @torch.no_grad()
     def rows(self, images: Sequence[Image.Image]) -> Float[Tensor, "n E"]:
         """Rows of the representation."""
-        views = torch.cat([self._transform(image, "") for image in images])
+        views = torch.stack([self.preprocessing.view(image) for image in images])
         return self.representation.rows(self._trunk.run(views), self._part)
 
     def comparable(self, rows: Float[Tensor, "n E"]) -> Float[np.ndarray, "n D"]:

@@ -16,7 +16,7 @@ def predict_uploads(
     session: Session, uploads: Sequence[Upload], top: int, nearest: int
 ) -> list[schema.UploadPrediction]:
     """Prediction of each uploaded image that can be read, and why the others cannot."""
-    opened = [_open(upload) for upload in uploads]
+    opened = [_open(session, upload) for upload in uploads]
     good = [image for image in opened if not isinstance(image, ImageError)]
     predictions = iter(session.index.predict(good, top, nearest))
     return [
@@ -27,10 +27,10 @@ def predict_uploads(
     ]
 
 
-def _open(upload: Upload) -> Image | ImageError:
-    """The uploaded image, or why it cannot be read."""
+def _open(session: Session, upload: Upload) -> Image | ImageError:
+    """The uploaded image, decoded as the images of the run, or why it cannot be read."""
     try:
-        return open_bytes(upload.file.read())
+        return open_bytes(upload.file.read(), shorter_side=session.index.shorter_side)
     except ImageError as error:
         return error
 

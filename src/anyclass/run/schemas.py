@@ -1,7 +1,7 @@
 """Keys and types that the JSON files of a run must have; further keys are allowed."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -64,6 +64,7 @@ class _Config(Schema):
     again: _Again | None = None
     device: str = "cpu"
     engine: str = "auto"
+    decoding: Literal["full", "reduced"] = "full"
     allow_pickle: bool = False
     template: str = ""
     holdout: float = 0.0
