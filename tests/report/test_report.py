@@ -790,6 +790,20 @@ def test_page_prints_what_is_folded_on_the_screen(run, browser):
     assert page.pdf().startswith(b"%PDF-")
 
 
+def test_page_on_paper_is_white_as_wide_as_the_sheet_and_the_legend_below_the_map(run, browser):
+    page = browser.new_page(viewport={"width": 688, "height": 970}, color_scheme="dark")
+    page.goto(write_report(with_naming(run)).as_uri())
+    color = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(color) == "rgb(20, 23, 27)"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(color) == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 688
+    points, legend = (page.locator(f"#map {part}").bounding_box() for part in (".map", ".legend"))
+    assert points["y"] + points["height"] <= legend["y"]
+    table = page.locator("#classes table").bounding_box()
+    assert table["width"] == page.locator("#classes").bounding_box()["width"]
+
+
 def test_page_enlarges_the_image_that_is_focused(run, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto(write_report(run).as_uri())
