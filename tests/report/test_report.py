@@ -496,6 +496,21 @@ def test_page_without_labels_says_what_is_not_known_and_invents_no_number(tmp_pa
     assert "there are no labels that were not trained on" in page.words
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_page_shows_ranks_where_scores_are_not_probabilities(tmp_path, checked):
+    labels = {"scored_on": "labels that were not trained on", "scored": 30}
+    labels |= {"calibration_error": 0.05}
+    run = make_run(tmp_path, **(labels if checked else UNSCORED))
+    table = pq.read_table(run / "predictions.parquet")
+    rank = pa.array([8, 4, 6, 7, 5, 2, 3, 1, None], pa.int32())
+    pq.write_table(table.append_column("rank", rank), run / "predictions.parquet")
+    words = to_words(summarise(run)).replace("\u00a0", " ")
+    assert ("wren rank 4 or boat ✓" in words) == (not checked)
+    assert ("1 is the least sure of 8" in words) == (not checked)
+    assert ("boat 30.0 % → wren 90.0 %" in words) == checked
+    assert ("90.0 %" in words) == checked
+
+
 def test_page_shows_zero_shot_beside_adapted(run):
     words = Page(to_html(summarise(run))).words
     for said in ("75.0 %", "50.0 %", "+25.0 points", "3 min 12 s", "Careful with that.", "0.1235"):
