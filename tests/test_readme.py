@@ -141,8 +141,8 @@ def test_readme__describes_every_column_of_predictions() -> None:
     assert [cell.strip() for cell in head.split("|")] == COMPARED.names
     cells = re.findall(r"^\| (`.+?`) \| ", page, re.MULTILINE)
     assert re.findall(r"`(\w+)`", " ".join(cells)) == COMPARED.names
-    assert "first eleven columns" in page
-    assert len(PREDICTION.names) == 11
+    assert "first twelve columns" in page
+    assert len(PREDICTION.names) == 12
 
 
 def test_readme__the_files_of_a_run_are_those_of_a_run(fitted: object) -> None:

@@ -17,6 +17,10 @@ def test_fit_lines__of_one_image_and_one_label() -> None:
     lines = fit_lines(metrics, Path("run"))
     assert "1 image, 0 rejected" in lines
     assert "1 class, 0 of them labelled; 0 have 5 images or more" in lines
+    assert (
+        "scores    sort by them (column rank, 1 is the least sure), but do not read them as "
+        "probabilities: no label has checked them" in lines
+    )
     assert "suspect   1 label that other images contradict: run/suspicious.csv" in lines
 
 

@@ -35,8 +35,8 @@ from anyclass.training.tuning import Tuning
 from tests.conftest import Killed
 
 ROWS = 1000
-COLUMNS = ["file_name", "label", "score", "runner_up", "margin", "kind", "status", "reason"]
-COLUMNS += ["familiarity", "predicted_label", "confirmed"]
+COLUMNS = ["file_name", "label", "score", "rank", "runner_up", "margin", "kind", "status"]
+COLUMNS += ["reason", "familiarity", "predicted_label", "confirmed"]
 KEYS = {"accuracy", "zero_shot_accuracy", "zero_shot_ensemble_accuracy", "mean_per_class", "n"}
 KEYS |= {"rejected", "per_class", "confusion", "calibration_error", "controls"}
 KEYS |= {"warnings", "majority"}
@@ -111,6 +111,10 @@ def test_predict__a_row_for_each_image(run: Path, images: Path, tmp_path: Path) 
     top = np.take_along_axis(probabilities, order, axis=1)
     assert [row["score"] for row in rows] == pytest.approx(top[:, 0].tolist())
     assert [row["margin"] for row in rows] == pytest.approx((top[:, 0] - top[:, 1]).tolist())
+    by_rank = sorted(rows, key=lambda row: row["rank"])
+    assert [row["rank"] for row in by_rank] == list(range(1, 14))
+    scores = [row["score"] for row in by_rank]
+    assert scores == sorted(scores) and bad["rank"] is None
     counts = {name: int((names[order[:, 0]] == name).sum()) for name in names[order[:, 0]]}
     assert said == {"n": 14, "rejected": 1, "unsure": 0, "out": str(out), "classes": counts}
 
@@ -161,7 +165,7 @@ def test_write_table__asks_for_rows_as_it_writes(
         assert [file.metadata.row_group(i).num_rows for i in range(3)] == [ROWS, ROWS, 3]
         assert pq.read_table(path)["file_name"].to_pylist() == [f"{i}.png" for i in range(count)]
     else:
-        assert path.read_text().splitlines()[-1] == f"{count - 1}.png,,,,,,rejected,missing,,,"
+        assert path.read_text().splitlines()[-1] == f"{count - 1}.png,,,,,,,rejected,missing,,,"
 
 
 @pytest.fixture

@@ -496,6 +496,21 @@ def test_page_without_labels_says_what_is_not_known_and_invents_no_number(tmp_pa
     assert "there are no labels that were not trained on" in page.words
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_page_shows_ranks_where_scores_are_not_probabilities(tmp_path, checked):
+    labels = {"scored_on": "labels that were not trained on", "scored": 30}
+    labels |= {"calibration_error": 0.05}
+    run = make_run(tmp_path, **(labels if checked else UNSCORED))
+    table = pq.read_table(run / "predictions.parquet")
+    rank = pa.array([8, 4, 6, 7, 5, 2, 3, 1, None], pa.int32())
+    pq.write_table(table.append_column("rank", rank), run / "predictions.parquet")
+    words = to_words(summarise(run)).replace("\u00a0", " ")
+    assert ("wren rank 4 or boat ✓" in words) == (not checked)
+    assert ("1 is the least sure of 8" in words) == (not checked)
+    assert ("boat 30.0 % → wren 90.0 %" in words) == checked
+    assert ("90.0 %" in words) == checked
+
+
 def test_page_shows_zero_shot_beside_adapted(run):
     words = Page(to_html(summarise(run))).words
     for said in ("75.0 %", "50.0 %", "+25.0 points", "3 min 12 s", "Careful with that.", "0.1235"):
@@ -788,6 +803,20 @@ def test_page_prints_what_is_folded_on_the_screen(run, browser):
     assert settings.is_visible()
     assert settings.bounding_box()["height"] > 40
     assert page.pdf().startswith(b"%PDF-")
+
+
+def test_page_on_paper_is_white_as_wide_as_the_sheet_and_the_legend_below_the_map(run, browser):
+    page = browser.new_page(viewport={"width": 688, "height": 970}, color_scheme="dark")
+    page.goto(write_report(with_naming(run)).as_uri())
+    color = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(color) == "rgb(20, 23, 27)"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(color) == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 688
+    points, legend = (page.locator(f"#map {part}").bounding_box() for part in (".map", ".legend"))
+    assert points["y"] + points["height"] <= legend["y"]
+    table = page.locator("#classes table").bounding_box()
+    assert table["width"] == page.locator("#classes").bounding_box()["width"]
 
 
 def test_page_enlarges_the_image_that_is_focused(run, browser):

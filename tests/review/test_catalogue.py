@@ -46,6 +46,17 @@ def test_view__orders(catalogue: Catalogue, sort: str, expected: list[int]) -> N
     assert catalogue.view(sort, None, "all", {}) == expected  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("error", [0.05, 0.2])
+def test_ranked__where_scores_are_an_order_alone(run: Path, error: float) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["expected"] |= {"accuracy": 0.5, "calibration_error": error}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    catalogue = Catalogue.read(run)
+    statuses = catalogue.columns["status"]
+    assert catalogue.ranked == (statuses.count("ok") if error > 0.1 else 0)
+    assert sorted(filter(None, catalogue.columns["rank"])) == [*range(1, statuses.count("ok") + 1)]
+
+
 def test_view__of_a_class_and_of_what_is_checked(catalogue: Catalogue) -> None:
     corrections = {"0.png": "dog", "5.png": ""}
     view = catalogue.view

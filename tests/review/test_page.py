@@ -105,6 +105,19 @@ def eventually(what: Any, expected: Any) -> None:
     assert what() == expected
 
 
+def test_rank__stands_in_place_of_a_score_that_is_an_order_alone(
+    page: Page, session: Session
+) -> None:
+    for ranked, words in ((0, r"[\d.]+ %"), (20, "rank 1")):
+        session.catalogue.__dict__["ranked"] = ranked
+        page.reload()
+        order_by(page, "least_confident")
+        predicted = page.locator('.tile[data-flag=""] .label span')
+        expect(predicted.first).to_have_text(re.compile(f"^{words}$"))
+    expect(page.locator("#facts")).to_contain_text("1 of 20, 1 is the least sure")
+    expect(page.locator("#top .value").first).to_have_text("")
+
+
 def test_token__is_taken_out_of_the_address(page: Page, address: str, browser: Browser) -> None:
     assert page.url == address.split("?")[0]
     stranger = browser.new_page()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anyclass.classifier.record import FitRecord
-from anyclass.data import Classes, ImageDataset
+from anyclass.data import Classes, ImageDataset, Rejection
 from anyclass.data.label_tables import KnownLabels
 from anyclass.report.confusions import confusion_table
 from anyclass.run.columns import CROSS_FITTED, TRAINING, UNSEEN
@@ -16,8 +16,15 @@ from anyclass.run.label_scores import fair_labels
 from anyclass.run.opinions import Opinions, opinions_of
 from anyclass.run.predictions import AllPredictions, confidence, log_of
 from anyclass.run.scoring import compare, majority, stored_confusion
-from anyclass.run.sentences import basis, decision, rounds
-from anyclass.run.tables import compared_rows, prediction_row, suspicious_rows
+from anyclass.run.sentences import basis, decision, order_only, rounds
+from anyclass.run.tables import (
+    compared_rows,
+    confidences,
+    prediction_row,
+    ranked,
+    rejected_row,
+    suspicious_rows,
+)
 
 NAMES = ("hen", "cow", "ant")
 LABELS = np.array([0, 1, -1, 2, 1])
@@ -124,6 +131,46 @@ def test_confidence__falls_in_proportion_below_a_twentieth() -> None:
     assert confidence(probability, usual).tolist() == pytest.approx([0.8, 0.8, 0.4, 0.0])
     assert confidence(probability, None) is probability
     assert predictions(np.array([1, 1, 0.01, 1, 1])).confidence()[2] == pytest.approx(0.1)
+
+
+def test_ranked__the_least_sure_first() -> None:
+    usual = np.array([0.01, 0.5, 0.5, 0.025, 0.5])
+    rows = compared_rows(dataset(), predictions(usual), [], LABELS == 1)
+    assert [row["rank"] for row in rows] == [1, None, 3, 2, None], "0.7 / 5, given, 0.5, 0.8 / 2"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranked__like_a_slow_count(seed: int) -> None:
+    some = np.random.default_rng(seed).integers(24, 40, 17) / 40
+    rows = [
+        prediction_row(f"{i}.png", np.array([p, 1 - p]), Classes.of(NAMES[:2]), 0.75)
+        for i, p in enumerate(some.tolist())
+    ]
+    rows.insert(3, rejected_row(Rejection("torn.png", "missing", "")))
+    found = list(ranked(rows, confidences(rows)))
+    assert found.pop(3)["rank"] is None
+    for i, row in enumerate(found):
+        before = sum(p < some[i] or (p == some[i] and k < i) for k, p in enumerate(some))
+        assert row["rank"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        ({"scored_on": None}, "no label has checked them"),
+        ({"scored_on": TRAINING, "scored": 99, "calibration_error": 0.0}, "no label"),
+        ({"scored_on": UNSEEN, "scored": 29, "calibration_error": 0.0}, "fewer than 30 labels"),
+        ({"scored_on": UNSEEN, "scored": 30, "calibration_error": 0.11}, "off by 11%"),
+        ({"scored_on": CROSS_FITTED, "scored": 30, "calibration_error": 0.1}, ""),
+        ({"scored_on": None, "expected": {"accuracy": None}}, "no label has checked them"),
+        ({"scored_on": UNSEEN, "scored": 99, "expected": {"accuracy": None}}, "no label"),
+        ({"scored_on": None, "expected": {"accuracy": 0.5}}, ""),
+        ({"scored_on": None, "expected": {"accuracy": 0.5, "calibration_error": 0.2}}, "by 20%"),
+    ],
+)
+def test_order_only__until_enough_labels_agree(metrics: Any, why: str) -> None:
+    assert why in order_only(metrics)
+    assert bool(order_only(metrics)) == bool(why)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ Output = Literal["default", "pandas", "arrow"]
 
 ROWS = 10
 """Rows of a table that are printed."""
-SHOWN = ("file_name", "label", "score", "runner_up", "familiarity", "reason")
+SHOWN = ("file_name", "label", "score", "rank", "runner_up", "familiarity", "reason")
 """Columns that are printed, where there is anything in them."""
 
 

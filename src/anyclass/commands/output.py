@@ -10,7 +10,7 @@ from anyclass.files import Json
 from anyclass.report.next_steps import unused
 from anyclass.run.baselines import BEFORE, FITTED, on_screen
 from anyclass.run.columns import CROSS_FITTED, TRAINING
-from anyclass.run.sentences import basis, decision, expectation, rounds
+from anyclass.run.sentences import basis, decision, expectation, order_only, rounds
 
 ADAPTED = {CROSS_FITTED: "adapted, cross-fitted", TRAINING: "adapted, training labels"}
 """What is scored -> name of the score of the classifier, if it is not on other labels."""
@@ -30,6 +30,11 @@ def _labels(metrics: Json, out: Any) -> list[str]:
     lines = rounds(metrics)
     if words := expectation(metrics):
         lines.append(f"expected  {words}")
+    if why := order_only(metrics):
+        lines.append(
+            "scores    sort by them (column rank, 1 is the least sure), but do not read them as "
+            f"probabilities: {why}"
+        )
     if words := decision(metrics):
         lines.append(f"decision  {words}")
     if count := metrics.get("suspicious"):

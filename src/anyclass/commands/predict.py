@@ -24,12 +24,13 @@ from anyclass.data.image import Decoding
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import MANIFEST, Json, check_may_write, read_json, sha256
+from anyclass.log import Log, silent
 from anyclass.methods import METHODS
 from anyclass.run.columns import PREDICTION, REJECTED
 from anyclass.run.folder import check_finished
 from anyclass.run.progress import Callback, Progress
 from anyclass.run.row_journal import RowJournal
-from anyclass.run.tables import Row, prediction_rows, write_table
+from anyclass.run.tables import Row, confidences, prediction_rows, ranked, write_table
 
 
 def predict(
@@ -99,16 +100,18 @@ def predict(
         source = _source(classifier, images, features, extra, log)
         n = len(source.files)
         result: Json = {"n": n, "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
-        batches = partial(_batches, classifier.classes, source, min_score, log)
-        if source.dataset is None:
-            rows = _counted(chain.from_iterable(batches(0)), result)
-            write_table(Path(out), rows, PREDICTION)
+        batches = partial(_batches, classifier.classes, source, min_score)
+        if source.dataset is None:  # twice is cheap
+            confidence = confidences(chain.from_iterable(batches(log, 0)))
+            rows = ranked(chain.from_iterable(batches(silent, 0)), confidence)
+            write_table(Path(out), _counted(rows, result), PREDICTION)
         else:
             request = _checksum(run, source.dataset, [device, engine, min_score])
             stamp = partial(_stamp, source.dataset)
             with RowJournal(Path(out), request, source.files, stamp) as journal:
-                rows = _counted(journal.continued(batches), result)
-                write_table(Path(out), rows, PREDICTION)
+                confidence = confidences(journal.continued(partial(batches, log)))
+                rows = ranked(journal.finished(), confidence)
+                write_table(Path(out), _counted(rows, result), PREDICTION)
                 journal.remove()
     check_rejected(result["rejected"], n, out, max_rejected)
     return result
@@ -240,7 +243,7 @@ def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:
 
 
 def _batches(
-    classes: Classes, source: _Source, least: float, log: Progress, start: int
+    classes: Classes, source: _Source, least: float, log: Log, start: int
 ) -> Iterator[list[Row]]:
     """Rows of the images from `start` on, in order, as they are computed."""
     done = start

@@ -10,7 +10,15 @@ from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text
 
-NUMBERS = ("score", "margin", "familiarity", "zero_shot_score", "opinion_score", "label_quality")
+NUMBERS = (
+    "score",
+    "rank",
+    "margin",
+    "familiarity",
+    "zero_shot_score",
+    "opinion_score",
+    "label_quality",
+)
 """Columns of numbers; all others are text."""
 
 Row = dict[str, Any]

@@ -4,18 +4,13 @@ import numpy as np
 
 from anyclass.files import Json
 from anyclass.report.scored import Scored
+from anyclass.run.sentences import CALIBRATED, FEWEST
 
 BINS = 15
 """Intervals of the score."""
 
-FEWEST = 30
-"""Minimum number of labels for a diagram."""
-
 ENOUGH = 100
 """Minimum number of labels for an expected accuracy."""
-
-CALIBRATED = 0.1
-"""Largest calibration error at which the mean score is shown as the expected accuracy."""
 
 
 def calibration(scored: Scored) -> Json | None:

@@ -93,7 +93,10 @@ def _software(packages: Mapping[str, str]) -> str:
 def _limits(summary: Json) -> list[str]:
     """What the scores of this run can and cannot tell."""
     found = summary["calibration"]
-    limits = ["Nobody has compared its scores with labels: a high score may well be wrong."]
+    limits = [
+        "Nobody has compared its scores with labels: a high score may well be wrong. They sort "
+        "images by how sure the model is, and are no probabilities."
+    ]
     if found:
         limits = [
             f"Scores and the share that is right differ by {percent(found['error'])} on average "

@@ -29,10 +29,10 @@ from anyclass.report.scored import Scored, scored_labels
 from anyclass.report.scores import halves, headline, score_rows
 from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
 from anyclass.report.words import plain, setting, title
-from anyclass.run.columns import TRAINING, TRAINING_CAVEAT
+from anyclass.run.columns import COMPARED, TRAINING, TRAINING_CAVEAT
 from anyclass.run.content import read_parquet, read_rows
 from anyclass.run.embedding_map import read_map
-from anyclass.run.sentences import decision, rounds
+from anyclass.run.sentences import decision, order_only, rounds
 
 REQUEST = {
     "images": "images",
@@ -108,9 +108,10 @@ def _read(run: Path, thumbnails: bool, memory: Mapping[str, Any] | None) -> _Con
     config, environment, classes, metrics = (read_json(run / name) for name in needed)
     naming = read_json(run / "naming.json") if (run / "naming.json").is_file() else {"classes": []}
     everything = read_parquet(run / "predictions.parquet")
-    if "zero_shot_label" not in everything.column_names:  # of an earlier version
-        nothing = pa.nulls(len(everything), pa.string())
-        everything = everything.append_column("zero_shot_label", nothing)
+    for name in ("zero_shot_label", "rank"):
+        if name not in everything.column_names:  # of an earlier version
+            nothing = pa.nulls(len(everything), COMPARED.field(name).type)
+            everything = everything.append_column(name, nothing)
     rows = class_rows(classes, metrics, everything)
     thumbnail_of = thumbnails_of(config["images"], memory) if thumbnails else no_image
     return _Contents(
@@ -164,6 +165,7 @@ def _scores(run: _Contents) -> Json:
         "unknown": _what_is_not_known(metrics, run.discovered),
         "calibration": calibration(run.scored),
         "expected": _expected(run.scored, run.predicted, metrics, run.discovered),
+        "ranked": pc.max(run.everything["rank"]).as_py() or 0 if order_only(metrics) else 0,
         "rounds": list(map(_sentence, rounds(metrics))),
         "halves": halves(run.rows, metrics, run.predicted),
         "confusion": confusion_table(names, confused),

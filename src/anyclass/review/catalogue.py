@@ -19,6 +19,7 @@ from anyclass.run.columns import COMPARED, REJECTED
 from anyclass.run.content import read_classes, read_parquet, read_rows
 from anyclass.run.folder import check_finished
 from anyclass.run.predictions import confidence
+from anyclass.run.sentences import order_only
 
 Sort = Literal["least_confident", "most_confident", "changed", "suspicious", "file_name"]
 """Orders of the images."""
@@ -174,6 +175,13 @@ class Catalogue:
         return {file: i for i, file in enumerate(self.files)}
 
     @cached_property
+    def ranked(self) -> int:
+        """Number of ranked images, where scores are an order and no probabilities; else 0."""
+        if not order_only(read_json(self.run / "metrics.json")):
+            return 0
+        return max((rank for rank in self.columns["rank"] if rank), default=0)
+
+    @cached_property
     def num_usable(self) -> int:
         """Number of images that could be read."""
         return sum(self._uncorrected.values())
@@ -206,6 +214,7 @@ SHOWN = (
     "file_name",
     "label",
     "score",
+    "rank",
     "runner_up",
     "margin",
     "status",

@@ -73,6 +73,9 @@ function element(name, attributes = {}, ...children) {
 }
 
 const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(share > 0.9995 || share < 0.1 ? 1 : 0)} %`);
+const share = (row) => (page.state.ranked && row.rank ? row.rank / page.state.ranked : row.confidence);
+const sureness = (row) => (page.state.ranked && row.rank ? `rank ${row.rank}` : percent(row.confidence));
+const score = (probability) => (page.state.ranked ? "" : percent(probability)); // where it is an order alone, the bar shows it
 const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 const thumbnail = (id) => `thumbnails/${id}?v=${page.version}`;
 const labelOf = (row) => (row.correction !== null ? row.correction : row.label || "");
@@ -313,15 +316,15 @@ function fill(tile, position) {
   tile.classList.toggle("current", position === page.current);
   if (!row) return another && blank(tile);
   const label = labelOf(row) || "no label";
-  const score = isChecked(row) || row.status === "given" ? null : row.confidence;
+  const predicted = !isChecked(row) && row.status !== "given" && row.confidence !== null;
   const flag = isChecked(row) ? "checked" : row.suspicious ? "suspicious" : row.status === "given" ? "given" : "";
   tile.dataset.flag = flag;
   tile.title = `${row.file_name}\n${label}`;
   tile.setAttribute("aria-label", `${label}, ${row.file_name}`);
   tile.querySelector(".flag").textContent = { checked: "✓ yours", suspicious: "suspicious", given: "given" }[flag] || "";
   tile.querySelector("b").textContent = label;
-  tile.querySelector(".label span").textContent = score === null ? "" : percent(score);
-  tile.querySelector(".bar i").style.width = `${100 * (score === null ? 1 : score)}%`;
+  tile.querySelector(".label span").textContent = predicted ? sureness(row) : "";
+  tile.querySelector(".bar i").style.width = `${100 * (predicted ? share(row) : 1)}%`;
 }
 
 function blank(tile) {
@@ -398,20 +401,25 @@ function showDetail() {
   if (page.selected.size > 1) $("verdict").append(` · a label goes to all ${page.selected.size} selected images`);
   $("top").replaceChildren(...choices(row).map((one, at) => choice(one, at)));
   const facts = [
-    ["Confidence", row.status === "given" ? null : row.familiarity < 0.05 ? `${percent(row.confidence)}: unlike the training images` : percent(row.confidence)],
+    [page.state.ranked ? "Rank" : "Confidence", row.status === "given" ? null : confidenceOf(row)],
     ["Predicted", isChecked(row) ? row.label : null],
-    ["Zero-shot", row.zero_shot_label && `${row.zero_shot_label}, ${percent(row.zero_shot_score)}`],
+    ["Zero-shot", row.zero_shot_label && [row.zero_shot_label, score(row.zero_shot_score)].filter(Boolean).join(", ")],
     ["Other images say", row.opinion && `${row.opinion}, ${percent(row.opinion_score)}`],
     ["Familiarity", row.familiarity === null ? null : percent(row.familiarity)],
   ].filter(([, value]) => value);
   $("facts").replaceChildren(...facts.flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]));
 }
 
+function confidenceOf(row) {
+  const words = page.state.ranked && row.rank ? `${row.rank} of ${page.state.ranked}, 1 is the least sure` : percent(row.confidence);
+  return row.familiarity !== null && row.familiarity < 0.05 ? `${words}: unlike the training images` : words;
+}
+
 function choices(row) {
   if (row.top.length) return row.top;
   const names = new Set([row.label, row.runner_up, row.opinion, row.zero_shot_label].filter(Boolean));
-  const score = row.status === "given" ? null : row.score;
-  return [...names].map((label) => ({ label, probability: label === row.label ? score : null }));
+  const own = row.status === "given" ? null : row.score;
+  return [...names].map((label) => ({ label, probability: label === row.label ? own : null }));
 }
 
 function choice(one, at) {
@@ -419,7 +427,7 @@ function choice(one, at) {
   bar.firstChild.style.width = `${100 * (one.probability || 0)}%`;
   const button = element("button", { type: "button", onclick: () => assign(one.label) },
     element("kbd", {}, String(at + 1)), element("span", { class: "name" }, one.label),
-    element("span", { class: "value" }, one.probability === null ? "" : percent(one.probability)), bar);
+    element("span", { class: "value" }, one.probability === null ? "" : score(one.probability)), bar);
   return element("li", {}, button);
 }
 
@@ -796,7 +804,7 @@ function prediction(one, file) {
   const bars = one.top.map((top) => {
     const bar = element("i");
     bar.style.width = `${100 * top.probability}%`;
-    return element("li", {}, element("span", { class: "name" }, top.label), bar, element("span", { class: "soft" }, percent(top.probability)));
+    return element("li", {}, element("span", { class: "name" }, top.label), bar, element("span", { class: "soft" }, score(top.probability)));
   });
   about.append(element("ul", { class: "bars" }, ...bars));
   if (one.familiarity !== null && one.familiarity < 0.05) about.append(element("p", { class: "soft" }, "Unlike the images of the run: perhaps none of its classes."));

@@ -159,6 +159,8 @@ class Row(ResponseBody):
     """`given`, `ok` or `rejected`."""
     score: float | None
     """Probability of the label."""
+    rank: int | None
+    """Its place by confidence: 1 is the least sure; null where the label was given."""
     confidence: float | None
     """The score, reduced for an image that is unlike the training images."""
     margin: float | None
@@ -239,6 +241,8 @@ class SessionState(ResponseBody):
     """What undo takes back; null: nothing."""
     suspicious: int
     """Labels that other images contradict."""
+    ranked: int
+    """Images with a rank, if scores are an order and no probabilities; else 0."""
     model: str
     """What is being computed, or why it cannot be; empty when all is ready."""
     training: TrainingProgress

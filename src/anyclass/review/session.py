@@ -99,6 +99,7 @@ class Session:
             "classes": class_rows(catalogue, labels),
             "undo": None if last is None else last.title,
             "suspicious": len(catalogue.suspicious),
+            "ranked": catalogue.ranked,
             "model": self.index.message(),
             "training": self.training.progress(),
         }

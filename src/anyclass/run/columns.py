@@ -7,6 +7,7 @@ PREDICTION = pa.schema(
         ("file_name", pa.string()),
         ("label", pa.string()),
         ("score", pa.float32()),
+        ("rank", pa.int32()),
         ("runner_up", pa.string()),
         ("margin", pa.float32()),
         ("kind", pa.string()),
@@ -19,6 +20,7 @@ PREDICTION = pa.schema(
 )
 """Columns of every prediction table; one row per image, including rejected ones.
 
+`rank` orders the predictions of a table by confidence; 1 is the least sure.
 `predicted_label` repeats a `label` that was predicted, so that a change by hand can be seen; a
 person writes yes into `confirmed` where a prediction is right.
 """

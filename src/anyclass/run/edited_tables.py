@@ -18,7 +18,7 @@ from anyclass.data.label_tables import CONFIRMED, GIVEN, is_yes
 from anyclass.files import atomic_write, csv_cell, csv_text
 from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_rows
-from anyclass.run.tables import Row, prediction_row, text_cell
+from anyclass.run.tables import Row, confidences, prediction_row, ranked, text_cell
 
 NAME_COLUMNS = ("label", "runner_up", "predicted_label", "opinion", "true_label", "zero_shot_label")
 """Columns of tables that contain class names."""
@@ -95,8 +95,8 @@ def prediction_cells(run: EditedRun, table: pa.Table) -> dict[str, Row]:
     familiarities = dict.fromkeys(files)
     if "familiarity" in table.column_names:
         familiarities = dict(zip(files, table["familiarity"].to_pylist(), strict=True))
-    return {
-        file: prediction_row(
+    rows = [
+        prediction_row(
             file,
             probabilities[run.row_of[file]],
             run.after.classes,
@@ -104,7 +104,8 @@ def prediction_cells(run: EditedRun, table: pa.Table) -> dict[str, Row]:
         )
         for file, state in zip(files, status, strict=True)
         if state not in (GIVEN, REJECTED)
-    }
+    ]
+    return {row["file_name"]: row for row in ranked(rows, confidences(rows))}
 
 
 def edited_table(run: EditedRun, table: pa.Table) -> pa.Table:

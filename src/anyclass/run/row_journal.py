@@ -41,7 +41,7 @@ class RowJournal(AbstractContextManager["RowJournal"]):
             if not self._path.exists():
                 self._begin()
             self.done, end = self._valid()
-            """Number of rows of the earlier process."""
+            """Number of finished rows."""
             self._file = self._open_at(end)
 
     def continued(self, batches: Callable[[int], Iterator[list[Row]]]) -> Iterator[Row]:
@@ -50,15 +50,13 @@ class RowJournal(AbstractContextManager["RowJournal"]):
         Args:
             batches: rows of the images from an index on, batch by batch.
         """
-        yield from self._known()
-        done = self.done
-        for rows in batches(done):
-            self._add(done, rows)
-            done += len(rows)
+        yield from self.finished()
+        for rows in batches(self.done):
+            self._add(rows)
             yield from rows
 
-    def _known(self) -> Iterator[Row]:
-        """Rows of the earlier process, in order."""
+    def finished(self) -> Iterator[Row]:
+        """The finished rows, in order."""
         left = self.done
         with self._path.open(encoding="utf-8") as file:
             next(file)
@@ -67,12 +65,13 @@ class RowJournal(AbstractContextManager["RowJournal"]):
                 left -= len(rows)
                 yield from rows
 
-    def _add(self, start: int, rows: Sequence[Row]) -> None:
-        """Keep the rows of the images from `start` on."""
-        line = {"stamps": self._stamps(start, len(rows)), "rows": list(rows)}
+    def _add(self, rows: Sequence[Row]) -> None:
+        """Keep the rows of the next images."""
+        line = {"stamps": self._stamps(self.done, len(rows)), "rows": list(rows)}
         with storage(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+        self.done += len(rows)
 
     def __exit__(self, *_: object) -> None:
         """Close the file, and leave it for the next process."""

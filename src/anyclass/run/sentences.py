@@ -4,10 +4,17 @@ from collections.abc import Mapping
 
 from anyclass.data.classes import plural
 from anyclass.files import Json
-from anyclass.run.columns import CROSS_FITTED, TRAINING
+from anyclass.run.columns import CROSS_FITTED, TRAINING, UNSEEN
 
 EXPERTS = {"labels": "labels", "text": "class names", "images": "unlabelled images"}
 """Experts of the open-world estimator -> what they learn from."""
+
+
+FEWEST = 30
+"""Minimum number of labels to compare scores with."""
+
+CALIBRATED = 0.1
+"""Largest calibration error at which scores are read as probabilities."""
 
 
 def decision(metrics: Json) -> str:
@@ -50,6 +57,26 @@ def expectation(metrics: Json) -> str:
         f"right, as {found['classes']} labelled classes show that were treated as unknown "
         f"({found['images']} images, calibration error {found['calibration_error']:.0%}); {scores}"
     )
+
+
+def order_only(metrics: Json) -> str:
+    """Why the scores of a run are an order and no probabilities; empty if they can be read as such.
+
+    They can where at least `FEWEST` labels show a calibration error of at most `CALIBRATED`, and
+    where the mean score was set to the agreement of clusterings.
+    """
+    found = metrics.get("expected") or {}
+    if found.get("accuracy") is not None:
+        error = found.get("calibration_error") or 0.0
+    elif found or metrics.get("scored_on") not in (UNSEEN, CROSS_FITTED):
+        return "no label has checked them"
+    elif metrics["scored"] < FEWEST:
+        return f"fewer than {FEWEST} labels check them"
+    else:
+        error = metrics["calibration_error"]
+    if error <= CALIBRATED:
+        return ""
+    return f"on labels they are off by {error:.0%}"
 
 
 def rounds(metrics: Json) -> list[str]:

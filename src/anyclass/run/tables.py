@@ -1,6 +1,7 @@
 """Tables of predictions and of rejected images, as Parquet (exact) and CSV (for people)."""
 
 import csv
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ Row = dict[str, Any]
 
 UNSURE = {"label": None, "kind": None, "predicted_label": None, "status": "unsure"}
 """Cells of an image that gets no label."""
+
+PREDICTED = ("ok", UNSURE["status"])
+"""Status of the images that were predicted."""
 
 ROWS = 10_000
 """Rows of a Parquet group, which are held in memory while a table is written."""
@@ -103,6 +107,29 @@ def _trusted(probability: float, familiarity: float | None) -> float:
     return float(confidence(np.array([probability]), usual)[0])
 
 
+def confidences(rows: Iterable[Row]) -> Float[np.ndarray, " N"]:
+    """Confidence in each prediction, NaN where there is none: the label was given, or rejected."""
+    found = array("d")
+    for row in rows:
+        predicted = row["status"] in PREDICTED
+        found.append(_trusted(row["score"], row["familiarity"]) if predicted else np.nan)
+    return np.array(found)
+
+
+def ranked(rows: Iterable[Row], confidence: Float[np.ndarray, " N"]) -> Iterator[Row]:
+    """Rows with their `rank`: 1 for the prediction with the least confidence, equals in order.
+
+    Args:
+        rows: N rows.
+        confidence: their `confidences`.
+    """
+    order = np.argsort(confidence, kind="stable")  # NaN last
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(1, len(order) + 1, dtype=np.int32)
+    for row, value, place in zip(rows, confidence, rank, strict=True):
+        yield row | {"rank": None if np.isnan(value) else int(place)}
+
+
 def given_row(row: Row, name: str, kind: str) -> Row:
     """Row of an image whose label was trained on: it keeps this label, whatever is predicted."""
     kept = {"label": name, "kind": kind, "status": "given", "predicted_label": None}
@@ -145,7 +172,7 @@ def compared_rows(
                 row |= opinion_cells(i, opinions, names)
             i += 1
         rows.append(row | {"true_label": names[label] if label >= 0 else None})
-    return rows
+    return list(ranked(rows, confidences(rows)))
 
 
 def _compared_row(file: str, i: int, predictions: AllPredictions, classes: Classes) -> Row:
