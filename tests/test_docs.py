@@ -107,9 +107,9 @@ def test_methods__index_is_written_from_their_classes() -> None:
     assert set(re.findall(r"\((\w+)\.md\)", index)) == {key.replace("-", "_") for key in METHODS}
 
 
-def test_methods__equations_are_where_the_pages_say() -> None:
+def test_pages__equations_and_names_are_where_they_say() -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
-    for page in sorted((DOCS / "methods").glob("*.md")):
+    for page in [*sorted((DOCS / "methods").glob("*.md")), ROOT / "CONTRIBUTING.md"]:
         for file, name in re.findall(r"`([\w/]+\.py): ([\w.]+)`", page.read_text("utf-8")):
             found = [text for path, text in sources.items() if path.as_posix().endswith(f"/{file}")]
             assert found, f"{page.name}: there is no {file}"

@@ -102,15 +102,8 @@ def describe(
             log.say(sentence)
         store = FeatureStore(clip, all_images)
         data, rejections = embed_readable(store, "head", max_rejected, log)
-        how: Any = METHODS["latteclip"](
-            captioner=captioner,
-            domain=domain,
-            plural=plural,
-            groups=max(1, groups),
-            group_size=group_size,
-            texts=("image", "group") if groups else ("image",),
-        )
-        asked: CaptionRequests = how.caption_requests(data, log, seed)
+        method = _latteclip(captioner, domain, plural, groups, group_size)
+        asked: CaptionRequests = method.caption_requests(data, log, seed)
         rows = _described(captioner, asked, data, clip, log)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_text(Path(out), "".join(lines))
@@ -122,6 +115,20 @@ def describe(
         "out": str(out),
         "first": rows[:3],
     }
+
+
+def _latteclip(
+    captioner: AnyCaptioner, domain: str, plural: str, groups: int, group_size: int
+) -> Any:
+    """The method whose questions are asked."""
+    return METHODS["latteclip"](
+        captioner=captioner,
+        domain=domain,
+        plural=plural,
+        groups=max(1, groups),
+        group_size=group_size,
+        texts=("image", "group") if groups else ("image",),
+    )
 
 
 def _described(

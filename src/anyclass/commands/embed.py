@@ -113,13 +113,7 @@ def embed(
     rejected = 0
     with Progress(callback=callback) as log:
         if dataset is not None:
-            for sentence in dataset.skipped:
-                log.say(sentence)
-            data, rejections = embed_readable(
-                FeatureStore(clip, dataset), "head", max_rejected, log
-            )
-            rejected = len(rejections)
-            arrays |= _image_arrays(data, extra, log)
+            arrays, rejected = _embedded(clip, dataset, extra, max_rejected, log)
         if named and out.suffix in WITH_TEXTS:
             arrays |= _text_arrays(clip, named, template)
         elif named:
@@ -129,6 +123,20 @@ def embed(
     files = [str(file) for file in write_arrays(out, arrays)]
     width = clip.fingerprint().shape[1]
     return {"rejected": rejected, "width": width, **_counts(arrays), "files": files}
+
+
+def _embedded(
+    clip: Backbone, dataset: ImageDataset, extra: bool, max_rejected: float, log: Progress
+) -> tuple[dict[str, Any], int]:
+    """Arrays of the readable images, and the number of unreadable ones.
+
+    Raises:
+        AnyclassError: too many images are unreadable.
+    """
+    for sentence in dataset.skipped:
+        log.say(sentence)
+    data, rejections = embed_readable(FeatureStore(clip, dataset), "head", max_rejected, log)
+    return _image_arrays(data, extra, log), len(rejections)
 
 
 def _convert(arrays: dict[str, Any], kind: type[np.floating[Any]]) -> None:
