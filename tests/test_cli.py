@@ -603,6 +603,29 @@ def test_interrupt__exit_code_130(
     assert main(["fit", "zero-shot", *request(fitted), "--out", "new"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fit auto", "run the same command again: it goes on from the features and steps so far"),
+        ("embed", "run the same command again: what was computed so far is kept"),
+        ("describe", "run the same command again: what was computed so far is kept"),
+        ("predict", "no table was written yet: run the same command again, it goes on from there"),
+        ("predict --on ray", "run the same command again: it computes the parts that are missing"),
+        ("plan auto", "nothing was changed"),
+        ("export", "nothing was changed"),
+    ],
+)
+def test_interrupt__says_how_to_go_on(
+    capsys: Screen, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    """That it is so, `test_killed` and the tests of each command show."""
+    words = line.split()
+    monkeypatch.setitem(COMMANDS, words[0], Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("anyclass.commands.command_line.check_early", lambda line: None)
+    assert main([*words, "--images", "x"] if words[0] != "export" else words) == 130
+    assert capsys.readouterr().err.endswith(f"\nstopped; {said}\n")
+
+
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"} | more
 

@@ -32,7 +32,8 @@ CASES: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
 }
 """Number of images of each folder (negative: all alike), and what is known of them."""
 
-OTHERS = pytest.mark.slow
+SHORT = ("one image and its label", "nothing known", "equal images")
+"""What `make test` gives to `auto`; all methods get all of them in `make harden`."""
 
 
 def quick(name: str) -> Any:
@@ -47,8 +48,14 @@ def quick(name: str) -> Any:
     return replace(method, **short)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["auto", *(pytest.param(n, marks=OTHERS) for n in METHODS)])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        pytest.param(name, case, marks=[] if name == "auto" and case in SHORT else pytest.mark.slow)
+        for name in ("auto", *METHODS)
+        for case in CASES
+    ],
+)
 def test_fit__hardly_any_data(
     name: str, case: str, tiny_clip: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -75,6 +75,10 @@ HOSTILE = [
     "<script>",
     'a:b|c?d*e"f',
 ]
+
+
+FEW = settings(max_examples=30, deadline=None)
+"""Enough for functions of one line, whose hostile cases stand in a table."""
 
 
 def names(folder: Path) -> set[str]:
@@ -490,6 +494,7 @@ def test_slug__keeps_plain_names_and_changes_hostile_ones() -> None:
     assert len({slug(name) for name in HOSTILE}) == len(set(HOSTILE))
 
 
+@FEW
 @given(st.text() | st.sampled_from(HOSTILE))
 @example("")
 def test_slug__is_a_safe_file_name(name: str) -> None:
@@ -499,6 +504,7 @@ def test_slug__is_a_safe_file_name(name: str) -> None:
     assert not re.fullmatch(r"(com|lpt)\d", safe)
 
 
+@FEW
 @given(st.text(), st.text())
 def test_slug__differs_for_different_names(one: str, two: str) -> None:
     assert (slug(one) == slug(two)) == (one == two)
@@ -531,6 +537,7 @@ def test_csv_cell__leaves_plain_text(text: str) -> None:
     assert csv_cell(text) == text
 
 
+@FEW
 @given(st.text(alphabet="'=+-@\t\rab ") | st.text())
 def test_csv_text__gives_the_text_back(text: str) -> None:
     assert csv_text(csv_cell(text)) == text
