@@ -174,6 +174,11 @@ def shared_table() -> str:
     rows = ["| method | with torchrun |", "|---|---|"]
     for parts, methods in sorted(names.items(), key=lambda row: -len(row[0])):
         rows.append(f"| {', '.join(methods)} | `--tune {'` or `'.join(parts)}` |")
+    trained = {name for name, kind in METHODS.items() if kind().workload(1, 1).trains}
+    alone = [
+        f"`{name}`" for name in METHODS if name in trained and not METHODS[name].info.divisible
+    ]
+    rows.append(f"| {', '.join(alone)} | refused: the training is not shared |")
     why = "there is no encoder to train, and one process is enough"
     return "\n".join([*rows, f"| all others, and `--tune head` | refused: {why} |"])
 

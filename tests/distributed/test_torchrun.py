@@ -189,8 +189,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 REFUSED = {
     "predict --run RUN --images .": "torchrun shares the training of fit among processes",
-    "fit open-world --images {images} --classes {names}": "start it without torchrun",
-    "fit latteclip --tune head --images {images} --classes {names}": "start it without torchrun",
+    "fit open-world --images {images} --classes {names}": "open-world trains no encoder",
+    "fit latteclip --tune head --images {images} --classes {names}": "one process is enough",
+    "fit reclip --images {images} --classes {names}": "reclip does not share its training among",
 }
 
 

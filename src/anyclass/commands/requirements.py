@@ -42,21 +42,23 @@ def check_enough(
 
 
 def check_processes(choice: ChosenMethod, workload: Workload) -> None:
-    """Refuse several processes where they would all compute the same.
+    """Refuse several processes for a method that does not share its training among them.
 
     Args:
         choice: the method.
         workload: what the method trains.
 
     Raises:
-        RequestError: torchrun has started several processes for a method that needs one.
+        RequestError: torchrun has started several processes for it.
     """
     if launched() > 1 and not workload.divisible:
         divisible = {name: kind.info.divisible for name, kind in METHODS.items()}
         others = [f"{name} --tune {'|'.join(tunes)}" for name, tunes in divisible.items() if tunes]
+        why = "trains no encoder with these settings: one process is enough"
+        if workload.trains in ("tail", "all"):
+            why = "does not share its training among processes"
         raise RequestError(
-            f"{choice.name} trains no encoder with these settings: one process is enough, so start "
-            f"it without torchrun (several share {', '.join(others)})"
+            f"{choice.name} {why}, so start it without torchrun (several share {', '.join(others)})"
         )
 
 
