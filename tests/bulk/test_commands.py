@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 from anyclass.bulk import Bulk, cluster
@@ -306,6 +307,24 @@ def test_embed__parts_of_other_weights_are_not_kept(
     os.utime(folder / "open_clip_model.safetensors", ns=(1, 1))
     with pytest.raises(RequestError, match="the files of the model have changed"):
         embed(**asked)
+
+
+def test_embed__parts_of_another_decoding_are_not_kept(
+    tiny_clip: Any, tmp_path: Path, workers_here: list[int]
+) -> None:
+    (tmp_path / "photographs").mkdir()
+    small = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((400, 300)).save(tmp_path / "photographs" / "a.jpg")
+    asked = {"images": tmp_path / "photographs", "model": tiny_clip(), "engine": "torch"}
+    asked |= {"device": "cpu", "decoding": "reduced"}
+    embed(**asked, out=tmp_path / "a.npz")
+    embed(**asked, out=tmp_path / "bulk", bulk=FEW)
+    reduced = np.load(tmp_path / "a.npz")["x"]
+    assert vectors(tmp_path / "bulk")[1] == pytest.approx(reduced, abs=1e-6)
+    embed(**asked | {"decoding": "full"}, out=tmp_path / "full", bulk=FEW)
+    assert vectors(tmp_path / "full")[1] != pytest.approx(reduced, abs=1e-4)
+    with pytest.raises(RequestError, match="decoding"):
+        embed(**asked | {"decoding": "full"}, out=tmp_path / "bulk", bulk=FEW)
 
 
 def test_embed__refuses_what_parts_do_not_hold(images: Path, tmp_path: Path) -> None:
