@@ -83,10 +83,10 @@ def of_features(folder: Path, name: str, seed: int) -> Some:
     return Some(PrecomputedFeatures(read_features(x), dataset, texts, 100.0), task.data.train_y)
 
 
-def of_images(clip: Backbone, folder: Path, seed: int) -> Some:
-    """Class folders, at most 1,500 images, half of the classes labelled."""
+def of_images(clip: Backbone, folder: Path, most: int, seed: int) -> Some:
+    """Class folders, at most so many images, half of the classes labelled."""
     images = ImageDataset.read(folder / "train", labels="folders")
-    chosen = np.random.default_rng(seed).permutation(len(images))[:1500]
+    chosen = np.random.default_rng(seed).permutation(len(images))[:most]
     images = images[np.sort(chosen)]
     known = list(range((len(images.classes) + 1) // 2))
     dataset, truth = discovery_split(images, known)
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="*", default=[], help="feature files")
     parser.add_argument("--images", nargs="*", default=[], help="folders with train/CLASS/*.jpg")
+    parser.add_argument("--most", type=int, default=1500, help="images of a folder")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--epochs", type=int, default=10, help="of trained methods")
     parser.add_argument("--views", type=int, default=2, help="cached views of trained methods")
@@ -168,7 +169,7 @@ def main() -> None:
     clip = Backbone.load(asked.model)
     for name in asked.images:
         for row, method in (METHODS | trained(asked.epochs, asked.views)).items():
-            read = partial(of_images, clip, asked.data / name)
+            read = partial(of_images, clip, asked.data / name, asked.most)
             for line in show(name, row, read, method):
                 print(line, flush=True)
 
