@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from anyclass.estimators.class_quality import (
-    FEWEST,
+    MIN_IMAGES,
     ClassQuality,
     class_quality,
     separation,
@@ -61,7 +61,7 @@ def test_class_quality__two_classes_in_one_are_told() -> None:
 def test_class_quality__same_seed_same_values_and_few_images_none() -> None:
     x, true = blobs(noise=1.0)
     found = true.clone()
-    found[torch.nonzero(true == 6)[FEWEST - 1 :, 0]] = 5
+    found[torch.nonzero(true == 6)[MIN_IMAGES - 1 :, 0]] = 5
     first = judged(found, true, x, 8)
     assert first == judged(found, true, x, 8)
     assert first[6] is None, "two images"

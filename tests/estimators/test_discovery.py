@@ -170,7 +170,7 @@ def test_discover__classes_of_five_images_without_labels(monkeypatch: pytest.Mon
 
 def test_discover__a_sample_stands_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """80 of 120 images are clustered, from 30 groups."""
-    monkeypatch.setattr(discovery, "ROWS", 80)
+    monkeypatch.setattr(discovery, "MAX_IMAGES", 80)
     monkeypatch.setattr(ward, "GROUPS", 30)
     x, h, truth, labels = blobs()
     found = discover(x, labels, K, extra=h)

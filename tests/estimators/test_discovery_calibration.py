@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anyclass.estimators.discovery_calibration import (
-    FEWEST_IMAGES,
+    MIN_IMAGES,
     Hidden,
     calibrate,
     hide,
@@ -45,7 +45,7 @@ def test_hide__half_of_the_classes_and_half_of_the_other_labels() -> None:
 
 def test_hide__needs_labels_enough() -> None:
     assert hide(labels(3), 3, 0) is None
-    assert hide(labels(4, 6), 4, 0) is None, f"fewer than {FEWEST_IMAGES} are hidden"
+    assert hide(labels(4, 6), 4, 0) is None, f"fewer than {MIN_IMAGES} are hidden"
 
 
 def test_matched__against_all_assignments() -> None:
@@ -99,7 +99,7 @@ def test_open_world__calibration_changes_no_prediction() -> None:
     found = OpenWorldClassifier(unknown=4).fit(x, y)
     assert plain.calibration_ is None
     assert found.calibration_ is not None
-    assert found.calibration_.images >= FEWEST_IMAGES
+    assert found.calibration_.images >= MIN_IMAGES
     assert float(found.model_.temperature) >= 1
     assert torch.equal(found.predict(x), plain.predict(x))
     assert torch.equal(found.outlier_score(x), plain.outlier_score(x))

@@ -30,7 +30,7 @@ def test_linear_probe__needs_two_classes() -> None:
 
 
 def test_linear_probe__draws_rows_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 40)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 40)
     y = torch.arange(80) % 2
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(0)) + 5 * y[:, None]
     some = linear_probe(x, y, 2, seed=1)
@@ -44,7 +44,7 @@ def test_linear_probe__draws_rows_of_very_many(monkeypatch: pytest.MonkeyPatch) 
 def test_linear_probe__of_very_many_classes_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     y = torch.arange(40) % 4
-    monkeypatch.setattr(module, "MOST", 159)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 159)
     assert linear_probe(x, y, 4) is None
-    monkeypatch.setattr(module, "MOST", 160)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 160)
     assert linear_probe(x, y, 4) is not None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anyclass.estimators.gaussian_expert import Anchors
-from anyclass.estimators.mixture import FEW, Mixture, MixtureSettings
+from anyclass.estimators.mixture import HALF_WEIGHT, Mixture, MixtureSettings
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import GRID, stack
 from anyclass.estimators.text_expert import CentredTexts, text_anchors
@@ -187,7 +187,7 @@ class SlowEM:
         soft = softmax(self.l)
         g = np.stack([self.G[None, self.fold[i]](self.h[[i]])[0] for i in range(66)])
         losses = [-np.mean(np.sum(soft * np.log(softmax(w * g)), axis=1)) for w in GRID]
-        self.w["images"] = GRID[int(np.argmin(losses))] * 66 / (66 + FEW * 4)
+        self.w["images"] = GRID[int(np.argmin(losses))] * 66 / (66 + HALF_WEIGHT * 4)
 
     def fit(self, rounds: int) -> None:
         if self.has_labels:

@@ -77,7 +77,7 @@ def test_count_classes__without_pairs_the_silhouette_decides(labelled: int) -> N
 
 
 def test_count_classes__many_images_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(num_classes, "ROWS", 200)
+    monkeypatch.setattr(num_classes, "MAX_IMAGES", 200)
     draw = torch.Generator().manual_seed(0)
     truth = torch.arange(6).repeat_interleave(100)
     x = torch.randn(6, 16, generator=draw)[truth] + 0.3 * torch.randn(600, 16, generator=draw)

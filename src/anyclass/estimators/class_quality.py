@@ -33,9 +33,9 @@ RESAMPLES = 5
 """B."""
 SHARE = 0.6
 """Share of the images in a resample."""
-MOST = 3000
+MAX_IMAGES = 3000
 """Maximum number of images in a resample."""
-FEWEST = 3
+MIN_IMAGES = 3
 """Minimum number of images of a class that is judged."""
 SOUND = 0.85
 """Minimum agreement of a class that looks sound."""
@@ -62,7 +62,7 @@ class ClassQuality(NamedTuple):
     together: float
     """Chance of the two classes to stay together, relative to the smaller agreement of both."""
     separation: float | None
-    """d of the two classes; None if one has fewer than `FEWEST` images."""
+    """d of the two classes; None if one has fewer than `MIN_IMAGES` images."""
 
     @property
     def is_mixed(self) -> bool:
@@ -90,7 +90,7 @@ def class_quality(
     extra: Float[Tensor, "N H"] | None = None,
     seed: int = 0,
 ) -> list[ClassQuality | None]:
-    """Judge each of the K classes; None for one with fewer than `FEWEST` images.
+    """Judge each of the K classes; None for one with fewer than `MIN_IMAGES` images.
 
     Args:
         x: image features.
@@ -102,7 +102,7 @@ def class_quality(
     """
     u = DiscoverySpace.fit(x, labels, extra).transform(x, extra)
     sizes = found.bincount(minlength=classes)
-    judged = sizes >= FEWEST
+    judged = sizes >= MIN_IMAGES
     together = torch.zeros(classes, classes)
     second = torch.zeros(classes)
     for b in range(RESAMPLES):
@@ -121,7 +121,7 @@ def _resampled(
     u: Float[Tensor, "N R"], labels: Int[Tensor, " N"], k: int, seed: int, b: int
 ) -> Int[Tensor, " N"]:
     """Class of each image by a clustering of a random share of the images."""
-    n = min(MOST, max(k + 1, round(SHARE * len(u))), len(u))
+    n = min(MAX_IMAGES, max(k + 1, round(SHARE * len(u))), len(u))
     rows = torch.randperm(len(u), generator=seeded_rng(seed, b))[:n].sort().values
     v = average_neighbours(u[rows], neighbours(labels, k))
     of_rows = labels[rows]
@@ -164,7 +164,7 @@ def _quality(
 
 def separation(a: Float[Tensor, "n R"], b: Float[Tensor, "m R"]) -> float | None:
     """d of two groups of images; None if one is too small or nothing varies."""
-    if min(len(a), len(b)) < FEWEST:
+    if min(len(a), len(b)) < MIN_IMAGES:
         return None
     along: list[Tensor] = [a.new_zeros(0), a.new_zeros(0)]
     for half in (0, 1):

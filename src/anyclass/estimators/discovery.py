@@ -42,11 +42,11 @@ NEIGHBOURS = 10
 """Maximum of m."""
 AVERAGES = 3
 """T."""
-ROWS = 12000
+MAX_IMAGES = 12000
 """Maximum number of images that are clustered; all others go to the nearest class."""
 BLOCK = 2048
 """Images whose similarities are in memory at once."""
-ITERATIONS = 100
+MAX_ITERATIONS = 100
 """Maximum number of iterations of k-means."""
 
 
@@ -131,7 +131,7 @@ def discover(
         )
     space = DiscoverySpace.fit(x, pseudo_labels, extra)
     u = space.transform(x, extra)
-    rows = sample(pseudo_labels, max(ROWS, GROUPS_PER_CLASS * k), seed)
+    rows = sample(pseudo_labels, max(MAX_IMAGES, GROUPS_PER_CLASS * k), seed)
     v = average_neighbours(u[rows], neighbours(labels[rows], k))
     start = Hierarchy.fit(v, pseudo_labels[rows], k, seed).cut(k)
     z = refine(v, labels[rows], start, k)
@@ -237,7 +237,7 @@ def refine(
         z: initial clusters.
         k: K.
     """
-    for _ in range(ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         moved = torch.where(labels >= 0, labels, nearest_centre(v, class_means(v, z, k)))
         if len(moved.unique()) < len(z.unique()) or bool((moved == z).all()):
             break

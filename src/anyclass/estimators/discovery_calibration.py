@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float, Int
 
 from anyclass.estimators.metrics import assignment, calibration_gap
 
-FEWEST_CLASSES = 4
+MIN_CLASSES = 4
 """Minimum number of labelled classes of which some are hidden."""
-FEWEST_IMAGES = 30
+MIN_IMAGES = 30
 """Minimum number of images with a hidden label."""
-MOST_IMAGES = 12_000
+MAX_IMAGES = 12_000
 """Maximum number of images that are fitted again."""
 TEMPERATURES = np.geomspace(1, 10, 47)
 """T that are tried."""
@@ -102,12 +102,12 @@ def hide(labels: Int[np.ndarray, " N"], known: int, seed: int) -> Hidden | None:
         seed: random seed.
     """
     labelled = np.unique(labels[labels >= 0])
-    if len(labelled) < FEWEST_CLASSES:
+    if len(labelled) < MIN_CLASSES:
         return None
     rng = np.random.default_rng(seed)
     rows = np.arange(len(labels))
-    if len(rows) > MOST_IMAGES:
-        rows = np.sort(rng.permutation(rows)[:MOST_IMAGES])
+    if len(rows) > MAX_IMAGES:
+        rows = np.sort(rng.permutation(rows)[:MAX_IMAGES])
     away = rng.permutation(labelled)[: len(labelled) // 2]
     kept = np.setdiff1d(np.arange(known), away)
     number = np.full(known, -1)
@@ -120,7 +120,7 @@ def hide(labels: Int[np.ndarray, " N"], known: int, seed: int) -> Hidden | None:
         of_class = rng.permutation(np.flatnonzero(old == c))
         left[of_class[: len(of_class) // 2]] = -1
     truth = np.where(left < 0, new, -1)
-    if (truth >= 0).sum() < FEWEST_IMAGES:
+    if (truth >= 0).sum() < MIN_IMAGES:
         return None
     return Hidden(rows, left, truth, kept)
 

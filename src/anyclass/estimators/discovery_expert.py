@@ -16,7 +16,7 @@ from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import best_weight
 
-MOST = 20_000
+MAX_IMAGES = 20_000
 """Maximum number of images that choose v."""
 
 
@@ -44,7 +44,7 @@ def discovery_expert(
     anchors = Anchors(nothing, torch.zeros(classes, dtype=torch.bool), 0.0, level)
     judges = (labels if bool((labels >= 0).any()) else found) >= 0
     index = torch.nonzero(judges)[:, 0].numpy()
-    index = index[:: max(1, len(index) // MOST)]
+    index = index[:: max(1, len(index) // MAX_IMAGES)]
     _, h = rows.at(index)
     g = torch.empty(len(index), classes)
     for f, part in enumerate(parts):

@@ -20,10 +20,10 @@ from anyclass.estimators.metrics import assignment
 Search = Literal["brent", "grid", "binary"]
 """Search strategy for the number of classes."""
 
-MOST = 1000
+MAX_CLASSES = 1000
 """Largest number of classes (the official code's); at most a quarter of the images."""
 
-COARSE = 15
+GRID_POINTS = 15
 """Points of the coarse grid."""
 
 SAMPLE = 2000
@@ -67,7 +67,7 @@ def estimate_classes(
         raise RequestError("the number of classes is estimated from labels, but there are none")
     true = labels[known].cpu().numpy()
     least = len(labels[known].unique())
-    most = min(len(x), max(least + 1, min(MOST, len(x) // 4))) if most is None else most
+    most = min(len(x), max(least + 1, min(MAX_CLASSES, len(x) // 4))) if most is None else most
     check_clusters(max(least, most), len(x))
     curve: dict[int, float] = {}
     found: dict[int, Clusters] = {}
@@ -105,7 +105,7 @@ def _brent(score: Callable[[int], float], least: int, most: int) -> None:
 
 def _grid(score: Callable[[int], float], least: int, most: int) -> None:
     """A coarse grid, then Brent's search around its best point."""
-    grid = np.unique(np.geomspace(least, most, COARSE).round().astype(int)).tolist()
+    grid = np.unique(np.geomspace(least, most, GRID_POINTS).round().astype(int)).tolist()
     best = max(grid, key=score)
     around = [pair for pair in pairwise(grid) if best in pair]
     if around:

@@ -16,13 +16,13 @@ from anyclass.estimators.linear import Linear
 
 C = 10.0
 """C."""
-MOST = 2_000_000
+MAX_ENTRIES = 2_000_000
 """Maximum number of labelled rows times classes; more rows are drawn at random."""
-PER_CLASS = 10
+MIN_PER_CLASS = 10
 """Mean number of rows per class below which none are left out: there is no probe then."""
-ROUNDS = 300
+MAX_ITERATIONS = 300
 """Maximum number of steps of the solver."""
-NEVER = -1e4
+NEVER_PREDICTED = -1e4
 """Bias of a class without a label."""
 
 
@@ -43,20 +43,20 @@ def linear_probe(
     if len(present) < 2:
         return None
     rows = np.arange(len(x))
-    most = MOST // len(present)
+    most = MAX_ENTRIES // len(present)
     if len(rows) > most:
-        if most < PER_CLASS * len(present):
+        if most < MIN_PER_CLASS * len(present):
             return None
         rows = np.random.default_rng(seed).permutation(rows)[:most]
     fitted = x[rows].double().numpy()
     y = labels[rows].numpy()
     middle = fitted.mean(0)
     level = float(np.sqrt(np.square(fitted - middle).sum(1).mean())) or 1.0
-    model = LogisticRegression(C=C, max_iter=ROUNDS)
+    model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS)
     with threadpool_limits(1):  # several threads are slower on a busy machine
         model.fit((fitted - middle) / level, y)
     weights = torch.zeros(classes, x.shape[1])
-    bias = torch.full((classes,), NEVER)
+    bias = torch.full((classes,), NEVER_PREDICTED)
     found = np.asarray(model.coef_)
     shift = np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn stores the second of two classes alone

@@ -19,7 +19,7 @@ from anyclass.estimators.rows import Rows
 from anyclass.estimators.stacking import best_weight, stack
 from anyclass.log import Log
 
-MOST_HELD_OUT = 5000
+MAX_HELD_OUT = 5000
 """Maximum number of held-out images that choose the weights."""
 START_LABELS = 0.02
 """Weight of the label expert without evidence."""
@@ -30,9 +30,9 @@ ONE_BESIDE_NAMES = 0.005
 classes, so the names decide and the labels help."""
 START_IMAGES = 0.04
 """Weight of the image expert without evidence."""
-SPREAD = 2000
+SPREAD_IMAGES = 2000
 """Images over which the spread of the logits is averaged."""
-FEW = 10
+HALF_WEIGHT = 10
 """Images per class at which the image expert has half of its weight where there is no label."""
 LABEL_SHRINKAGE = 0.02
 """Smallest shrinkage of the covariance of labelled images."""
@@ -94,7 +94,7 @@ class Mixture:
         self.image_experts: list[list[Linear]] = []
         """G of each replica, without each fold and of all images; none before the first round."""
         self.held_out = [
-            self.replicas.held_out(r, MOST_HELD_OUT) for r in range(self.replicas.count)
+            self.replicas.held_out(r, MAX_HELD_OUT) for r in range(self.replicas.count)
         ]
 
     def fit(self, log: Log) -> None:
@@ -136,7 +136,7 @@ class Mixture:
         """Share of each expert in the mean spread of the logits over the classes."""
         if self.classes < 2:
             return {}
-        x, h = self.rows.at(self.rows.evenly_spaced(SPREAD))
+        x, h = self.rows.at(self.rows.evenly_spaced(SPREAD_IMAGES))
         spread = {name: float(part.std(1).mean()) for name, part in self.parts(x, h).items()}
         total = sum(spread.values()) or 1.0
         return {name: value / total for name, value in spread.items()}
@@ -276,12 +276,12 @@ class Mixture:
         """Choose w by the text expert where there is no label."""
         index = torch.nonzero(self.member)[:, 0].numpy()
         n = len(index)
-        index = index[:: max(1, n // MOST_HELD_OUT)]
+        index = index[:: max(1, n // MAX_HELD_OUT)]
         x, h = self.rows.at(index)
         soft = self.text.logits(x).softmax(1)
         g = self._cross_fitted(h, index, 0)
         w = best_weight(lambda w: -(soft * (w * g).log_softmax(1)).sum(1).mean())
-        self.weights.images = w * n / (n + FEW * self.classes)
+        self.weights.images = w * n / (n + HALF_WEIGHT * self.classes)
 
     def opinions(self) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
         """What the other folds predict for each labelled image.

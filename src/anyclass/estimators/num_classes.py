@@ -32,33 +32,33 @@ from anyclass.estimators.discovery import (
     average_neighbours,
     sample,
 )
-from anyclass.estimators.gcd_num_classes import MOST
+from anyclass.estimators.gcd_num_classes import MAX_CLASSES
 from anyclass.estimators.ward import Hierarchy, partitions
 from anyclass.log import Log
 from anyclass.rng import seeded_rng
 
-GOOD = 0.01
+TOLERANCE = 0.01
 """Tolerated loss of score for the estimate, as a share of min(b, 5 (1 - b)): the estimate is as
 large as the labels allow, but with a perfect score it must not lose anything."""
-UNCERTAIN = 0.2
+TOLERANCE_OF_FEW = 0.2
 """Further tolerated loss, divided by the number of labelled classes."""
-POSSIBLE = 0.1
+RANGE_TOLERANCE = 0.1
 """Tolerated loss for the upper end of the range, in addition to the standard error."""
 STEP = 1.05
 """Factor between two evaluated numbers."""
 DRAWS = 2
 """Random halvings of labelled classes, or of their images."""
-MANY = 16
+HALVES_FROM = 16
 """Labelled classes from which on halves of them are held out."""
 FOLDS = 5
 """Parts of fewer labelled classes that are held out in turn."""
-IMAGES = 1 / 3
+IMAGES_WEIGHT = 1 / 3
 """Weight of held-out images beside these parts."""
-ROWS = 4000
+MAX_IMAGES = 4000
 """Maximum number of images that are clustered."""
-LEAST = 4
+MIN_CLASSES = 4
 """Labelled classes below which only images are held out."""
-SILHOUETTE_ROWS = 2000
+SILHOUETTE_IMAGES = 2000
 """Maximum number of images for the silhouette."""
 
 
@@ -68,7 +68,7 @@ class Count(NamedTuple):
     classes: int
     """K^."""
     range: tuple[int, int]
-    """The smallest K within the tolerance `GOOD`, and the largest within `POSSIBLE`."""
+    """The smallest K within `TOLERANCE`, and the largest within `RANGE_TOLERANCE`."""
     curve: dict[int, float]
     """Score of every evaluated K, ascending."""
     margin: float
@@ -98,8 +98,8 @@ def count_classes(
     """
     known = len(labels[labels >= 0].unique())
     least = max(1, known)
-    rows = sample(labels, ROWS, seed)
-    most = max(least, min(MOST, len(rows) // 4) if most is None else most)
+    rows = sample(labels, MAX_IMAGES, seed)
+    most = max(least, min(MAX_CLASSES, len(rows) // 4) if most is None else most)
     x = x[rows]
     labels = labels[rows]
     extra = None if extra is None else extra[rows]
@@ -107,7 +107,7 @@ def count_classes(
     splits = list(_splits(labels, seed))
     if not splits:
         u = DiscoverySpace.fit(x, labels, extra).transform(x, extra)
-        count = _from_silhouette(u[:SILHOUETTE_ROWS], numbers, seed)
+        count = _from_silhouette(u[:SILHOUETTE_IMAGES], numbers, seed)
         log(stage="count", done=1, total=1)
         return count
     curve = dict.fromkeys(numbers, 0.0)
@@ -127,12 +127,13 @@ def estimate_from_curve(curve: Mapping[int, float], images: int, classes: int) -
         images: number of labelled images.
         classes: number of labelled classes.
     """
-    tolerance = GOOD + UNCERTAIN / classes
+    tolerance = TOLERANCE + TOLERANCE_OF_FEW / classes
     best = max(curve.values())
     loss = min(best, 5 * (1 - best))
     margin = sqrt((best * (1 - best) + 1 / images) / images)  # a score of 1 has an error as well
+    wide = max(tolerance, RANGE_TOLERANCE)
     good = [k for k in curve if curve[k] >= best - tolerance * loss]
-    possible = [k for k in curve if curve[k] >= best - max(tolerance, POSSIBLE) * loss - margin]
+    possible = [k for k in curve if curve[k] >= best - wide * loss - margin]
     return Count(max(good), (min(good), max(possible)), dict(sorted(curve.items())), margin)
 
 
@@ -213,7 +214,7 @@ def _from_silhouette(u: Float[Tensor, "n R"], numbers: list[int], seed: int) -> 
         for k, clusters in partitions(_hierarchy(u, numbers, seed), numbers)
     }
     best = max(curve.values())
-    good = [k for k in curve if curve[k] >= best - POSSIBLE * abs(best)]
+    good = [k for k in curve if curve[k] >= best - RANGE_TOLERANCE * abs(best)]
     return Count(max(curve, key=curve.__getitem__), (min(good), max(good)), curve, 0.0)
 
 
@@ -236,11 +237,11 @@ def _splits(labels: Int[Tensor, " N"], seed: int) -> list[_Split]:
     classes = (counts >= 2).nonzero()[:, 0]
     if len(classes) < 2:
         return []
-    half = _half_of_classes if len(classes) >= MANY else _half_of_images
+    half = _half_of_classes if len(classes) >= HALVES_FROM else _half_of_images
     parts = [half(labels, classes, seed, draw) for draw in range(DRAWS)]
-    if LEAST <= len(classes) < MANY:
+    if MIN_CLASSES <= len(classes) < HALVES_FROM:
         whole = _parts_of_classes(labels, classes, seed)
-        return [*whole, *_both_halves(labels, parts, IMAGES)]
+        return [*whole, *_both_halves(labels, parts, IMAGES_WEIGHT)]
     return _both_halves(labels, parts, 1.0)
 
 
@@ -254,7 +255,7 @@ def _parts_of_classes(
     for fold in range(count):
         away = order[fold::count]
         given = torch.where(torch.isin(labels, away), -1, labels)
-        splits.append(_Split(given, labels, away.cpu().numpy(), (1 - IMAGES) / count))
+        splits.append(_Split(given, labels, away.cpu().numpy(), (1 - IMAGES_WEIGHT) / count))
     return splits
 
 

@@ -20,7 +20,7 @@ from anyclass.estimators.open_world_model import OpenWorldModel, quantiles
 from anyclass.estimators.text_expert import confidence_temperature, text_anchors
 from anyclass.log import Log
 
-MOST_SCORES = 20_000
+MAX_SCORES = 20_000
 """Maximum number of images whose outlier scores are kept as quantiles."""
 
 
@@ -72,7 +72,7 @@ def fitted_model(given: Inputs, mixture: Mixture, found: Discovered | None) -> O
         model = OpenWorldModel(known, known[:0], torch.zeros(1))
     else:
         model = OpenWorldModel(_all_classes(mixture, found), known, torch.zeros(1))
-    sample = rows.raw().stacked(rows.evenly_spaced(MOST_SCORES))
+    sample = rows.raw().stacked(rows.evenly_spaced(MAX_SCORES))
     if given.negatives is not None:
         model = _with_nouns(model, given.negatives, sample[:, : rows.depth], found)
     return replace(model, scores=quantiles(model.outlier_score(sample)))

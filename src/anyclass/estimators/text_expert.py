@@ -27,7 +27,7 @@ from anyclass.estimators.gaussian_expert import Anchors
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.rows import Rows
 
-SAMPLE = 20_000
+MAX_IMAGES = 20_000
 """Maximum number of images that choose b and the temperature."""
 ROUNDS = 20
 """Rounds of the correction b."""
@@ -97,7 +97,7 @@ class CentredTexts:
             text: l without b.
             images: k.
         """
-        x, _ = rows.at(rows.evenly_spaced(SAMPLE))
+        x, _ = rows.at(rows.evenly_spaced(MAX_IMAGES))
         logits = text.logits(x)
         classes = logits.shape[1]
         z = logits.softmax(1)
@@ -155,7 +155,7 @@ def confidence_temperature(
         logits: of the fit, by x and h.
         zero_shot: s (t - mean t).
     """
-    x, h = rows.at(rows.evenly_spaced(SAMPLE))
+    x, h = rows.at(rows.evenly_spaced(MAX_IMAGES))
     target = (x @ zero_shot.T).softmax(1).amax(1).mean()
     fitted = logits(x, h)
     low = 1.0

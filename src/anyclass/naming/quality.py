@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anyclass.classifier.classifier import Classifier
 from anyclass.data import Classes
-from anyclass.estimators.class_quality import FEWEST, ClassQuality, class_quality
+from anyclass.estimators.class_quality import MIN_IMAGES, ClassQuality, class_quality
 from anyclass.features.cache import cached_part
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
@@ -17,7 +17,7 @@ from anyclass.files import Json
 from anyclass.log import Log
 from anyclass.naming.verdicts import FEW, SAME, SEVERAL, SOUND, UNSURE, with_hint
 
-TOO_FEW = f"fewer than {FEWEST} images: look at them, then merge or reject the class"
+TOO_FEW = f"fewer than {MIN_IMAGES} images: look at them, then merge or reject the class"
 """What to do with a class of so few images that nothing can be said of it."""
 
 
