@@ -22,14 +22,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from anyclass.data import Limits, open_bytes, open_image, read_bytes
-from anyclass.data.image import (
-    FORMATS,
-    MOST_READS,
-    MOST_SCANS,
-    longer_side,
-    readable_formats,
-    scans,
-)
+from anyclass.data.decode_limits import MOST_READS, MOST_SCANS, scans
+from anyclass.data.image import FORMATS, longer_side, readable_formats
 from anyclass.errors import ImageError
 
 WHITE = (255, 255, 255)
@@ -608,7 +602,7 @@ def test_open_bytes__a_jpeg_of_many_scans_is_rejected_before_it_is_decoded(
 
 
 def test_open_bytes__a_large_jpeg_may_have_fewer_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyclass.data.image.MOST_SCANNED", 640 * 480 * 20)
+    monkeypatch.setattr("anyclass.data.decode_limits.MOST_SCANNED", 640 * 480 * 20)
     usual = scans(WHOLE["progressive"])
     assert open_bytes(repeated_scans(20 - usual)).size == (640, 480)
     assert reason(repeated_scans(21 - usual)) == "too many scans"
@@ -645,7 +639,7 @@ def test_open_bytes__metadata_in_thousands_of_parts_is_rejected(
     """2 MB took 2 CPU seconds, 4 MB 7; 8 MB of empty segments took 4 and 300 MB of memory."""
     format, part, place = PARTS[name]
     for limit in ("MOST_HEADER_READS", "MOST_READS"):
-        monkeypatch.setattr(f"anyclass.data.image.{limit}", 1000)
+        monkeypatch.setattr(f"anyclass.data.decode_limits.{limit}", 1000)
     assert open_bytes(with_parts(format, part, 100, place)).size == (32, 24)
     many = with_parts(format, part, 1001, place)
     assert reason(many) == "too many parts"
@@ -657,7 +651,7 @@ def test_open_bytes__metadata_in_thousands_of_parts_is_rejected(
 
 def test_open_bytes__long_pieces_count_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is copied together with all before it."""
-    monkeypatch.setattr("anyclass.data.image.MOST_HEADER_READS", 1000)
+    monkeypatch.setattr("anyclass.data.decode_limits.MOST_HEADER_READS", 1000)
     short, long = (segment(0xE1, b"Exif\0\0" + b"x" * size) for size in (10, 60_000))
     assert open_bytes(with_parts("JPEG", short, 100, 2)).size == (32, 24)
     assert reason(with_parts("JPEG", long, 100, 2)) == "too many parts"
@@ -669,7 +663,7 @@ def test_open_bytes__a_png_in_small_chunks_is_read(monkeypatch: pytest.MonkeyPat
     rows = b"".join(b"\0" + row.tobytes() for row in noise)
     packed = zlib.compress(rows, 0)
     reads = MOST_READS * len(packed) // Limits().bytes
-    monkeypatch.setattr("anyclass.data.image.MOST_READS", reads)
+    monkeypatch.setattr("anyclass.data.decode_limits.MOST_READS", reads)
     pieces = [(b"IDAT", packed[i : i + 8192]) for i in range(0, len(packed), 8192)]
     header = struct.pack(">IIBBBBB", 1200, 200, 8, 2, 0, 0, 0)
     data = png(header, b"", *pieces)

@@ -7,7 +7,6 @@
 
 import io
 import os
-import re
 import stat
 import threading
 import warnings
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
+from anyclass.data.decode_limits import LimitedReads, check_scans
 from anyclass.data.links import FOLLOW, may_be_read
 from anyclass.errors import ImageError
 
@@ -34,26 +34,6 @@ pixels for the model."""
 INSTALL_HEIF = "pip install 'anyclass[heif]'"
 """What makes HEIC images readable."""
 
-MOST_SCANS = 100
-"""Maximum number of scans of a JPEG: a progressive one has about 10, libtiff stops at 100. A scan
-of a few bytes may refine all pixels again, so that the time to decode grows with their number."""
-
-MOST_SCANNED = 2_000_000_000
-"""Maximum number of scans times pixels, some two CPU seconds: 25 scans of 80 million pixels."""
-
-MOST_HEADER_READS = 10_000
-"""Maximum number of reads before the pixels, where 4 kB count as one more. Pillow makes about five
-for a segment of a JPEG and two for a block of a GIF, in Python, and may copy all earlier ones: 2 MB
-of EXIF in pieces took 2 CPU seconds, 4 MB 7. A photo takes some forty."""
-
-MOST_READS = 200_000
-"""The same of the rest: a PNG of 128 MiB in chunks of 8 kB takes 80,000."""
-
-_JPEG_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-"""A marker between compressed pixels, other than a restart: these hold ff only before 00."""
-_WITHOUT_LENGTH = {0x01, 0xD8}
-_END_OF_IMAGE = 0xD9
-_START_OF_SCAN = 0xDA
 _BITS_PER_SAMPLE = 258
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras, scanners and microscopes store in 16-bit files."""
@@ -113,7 +93,7 @@ def longer_side(path: Path, root: Path | None = None) -> int:
     with _regular_file(path, root) as file, _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(_Reads(file), formats=readable_formats()) as image:
+            with Image.open(LimitedReads(file), formats=readable_formats()) as image:
                 return max(image.size)
         except ImageError:
             raise
@@ -214,57 +194,12 @@ def _what_instead(data: bytes) -> str:
 
 def _opened(data: bytes) -> Image.Image:
     """Step 2: open an image of a known format."""
-    reads = _Reads(io.BytesIO(data))
+    reads = LimitedReads(io.BytesIO(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_decode` checks its size
         image = Image.open(reads, formats=readable_formats())
-    reads.left = MOST_READS
+    reads.header_ends()
     return image
-
-
-class _Reads:
-    """A file that can be read so many times and no more."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.left = MOST_HEADER_READS
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes.
-
-        Raises:
-            ImageError: the file was read too often.
-        """
-        self.left -= 1 + max(size, 0) // 4096
-        if self.left < 0:
-            raise ImageError("too many parts", "its metadata is in thousands of pieces")
-        return self._file.read(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-def scans(data: bytes) -> int:
-    """Number of scans of the first image in a JPEG, counted up to one more than `MOST_SCANS`.
-
-    Raises:
-        ImageError: there are too many other segments.
-    """
-    count = 0
-    place = 2  # after the start of the image
-    segments = 0
-    while count <= MOST_SCANS and (found := _JPEG_MARKER.search(data, place)):
-        segments += 1
-        if segments > MOST_HEADER_READS:
-            raise ImageError("too many parts", "it has thousands of segments")
-        marker = data[found.end() - 1]
-        place = found.end()
-        if marker == _END_OF_IMAGE:
-            break
-        count += marker == _START_OF_SCAN
-        if marker not in _WITHOUT_LENGTH:
-            place += max(2, int.from_bytes(data[place : place + 2], "big"))
-    return count
 
 
 def _decode(
@@ -278,7 +213,7 @@ def _decode(
             size = f"{width} x {height}, {_millions(width * height)} million"
             raise ImageError("too many pixels", f"{size}; at most {_millions(most)} million")
         if image.format in ("JPEG", "MPO"):
-            _check_scans(scans(data), width * height)
+            check_scans(data, width * height)
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))
         image.load()
@@ -286,13 +221,6 @@ def _decode(
         rgb = _rgb(image)
     rgb.info = {}
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def _check_scans(count: int, pixels: int) -> None:
-    """Refuse a JPEG of so many scans that it takes seconds."""
-    most = min(MOST_SCANS, MOST_SCANNED // pixels)
-    if count > most:
-        raise ImageError("too many scans", f"more than {most}")
 
 
 def _millions(pixels: int) -> str:
