@@ -134,7 +134,7 @@ def test_fit__the_csv_says_what_the_parquet_says(fitted: Any) -> None:
             if isinstance(value, float):
                 assert float(row[key]) == pytest.approx(value, rel=1e-5)
             else:
-                assert row[key] == (value or "")
+                assert row[key] == ("" if value is None else str(value))
 
 
 def test_fit__records_what_was_asked_and_how(fitted: Any) -> None:

@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     import anyclass.classifier.classifier
 
 
-STEPS = "steps"
-"""Metric of a fit: its number of training steps."""
-
-
 @runtime_checkable
 class Artefact(Protocol):
     """Additional file of a fitted model, not needed for prediction."""

@@ -33,7 +33,8 @@ from tyro.conf import arg
 from anyclass.backbone import Backbone, Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.heads import CosineHead
-from anyclass.classifier.record import STEPS, FitRecord
+from anyclass.classifier.metric_names import STEPS
+from anyclass.classifier.record import FitRecord
 from anyclass.classifier.representation import Representation
 from anyclass.classifier.settings import Space
 from anyclass.features.extract import map_rows

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Int64
 
-from anyclass.classifier.record import STEPS
+from anyclass.classifier.metric_names import STEPS
 from anyclass.data import Classes, ImageDataset
 from anyclass.estimators.metrics import (
     accuracy,
