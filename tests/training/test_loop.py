@@ -394,7 +394,8 @@ def test_optimise__without_memory_names_the_flag_and_the_size(error: Exception) 
         optimise(loss, given, Noise(5), SCHEDULE, quiet)
     assert str(caught.value) == (
         "step 3 needs more memory than there is: give a smaller --batch-size (6 rows of a batch "
-        "now). Saved states are intact"
+        "now), or, for a method that has it, a --micro-batch, which changes no result. Saved "
+        "states are intact"
     )
 
 

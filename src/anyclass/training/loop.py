@@ -1,6 +1,7 @@
 """The training loop of all methods: it minimises the sum of named loss terms."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import log as log_of
 from pathlib import Path
@@ -19,6 +20,7 @@ from anyclass.errors import RequestError, TrainingError, out_of_memory
 from anyclass.files import Pace, atomic_write
 from anyclass.log import Log
 from anyclass.training.batches import Batch, Batches
+from anyclass.training.memory import within_memory
 from anyclass.training.optim import Schedule
 
 SAVE_EVERY = 30.0
@@ -79,12 +81,13 @@ def optimise(
     optimiser = schedule.optimiser(parameters)
     state = _LoopState(optimiser, parameters, checkpoint)
     loop = {} if checkpoint is None else {"loop": checkpoint.name}
-    step = _first_step(state, log)
+    first = step = _first_step(state, log)
     size = 0
     try:
         for batch in batches.start(step):
             size = len(batch.index)
-            terms = loss(batch)
+            with within_memory() if step == first else nullcontext():
+                terms = loss(batch)
             _check(terms, step, batch)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
@@ -103,8 +106,9 @@ def optimise(
             raise
         rows = f" ({size} rows of a batch now)" if size else ""
         raise TrainingError(
-            f"step {step + 1} needs more memory than there is: give a smaller --batch-size{rows}. "
-            "Saved states are intact"
+            f"step {step + 1} needs more memory than there is: give a smaller --batch-size{rows}, "
+            "or, for a method that has it, a --micro-batch, which changes no result. Saved states "
+            "are intact"
         ) from error
     _check_parameters(parameters, step)
 
