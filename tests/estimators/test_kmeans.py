@@ -132,7 +132,7 @@ def test_semi_supervised__equal_images_and_few_of_them() -> None:
     assert torch.isfinite(semi_supervised_kmeans(x, y, 4, restarts=2).centres).all()
     with pytest.raises(RequestError, match="5 classes cannot be found in 4 images"):
         semi_supervised_kmeans(x, y, 7)
-    with pytest.raises(RequestError, match="8 classes cannot be found in 7 images"):
+    with pytest.raises(RequestError, match="8 classes cannot be found in 7 images; ask"):
         kmeans(x, 8)
 
 

@@ -6,6 +6,7 @@ from anyclass.commands.chosen_method import ChosenMethod
 from anyclass.commands.request import Request
 from anyclass.commands.second_round import training_labels
 from anyclass.data import ImageDataset
+from anyclass.data.classes import plural
 from anyclass.distributed import launched
 from anyclass.errors import RequestError
 from anyclass.methods import METHODS, Workload
@@ -80,6 +81,6 @@ def check_unknown(unknown: int, training_data: ImageDataset) -> None:
         )
     if unknown > free:
         raise RequestError(
-            f"{unknown} classes cannot be found in {free} images without a label; ask for fewer "
-            "(--unknown)"
+            f"{plural(unknown, 'class')} cannot be found in {plural(free, 'image')} without a "
+            "label; ask for fewer (--unknown)"
         )

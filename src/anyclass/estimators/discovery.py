@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from anyclass.data.classes import plural
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import centroid_bias, class_means, nearest_centre
 from anyclass.estimators.linear import Linear
@@ -127,7 +128,8 @@ def discover(
     missing = k - len(pseudo_labels[pseudo_labels >= 0].unique())
     if missing > int((pseudo_labels < 0).sum()):
         raise RequestError(
-            f"{k} classes cannot be found in {len(x)} images; ask for fewer (--unknown)"
+            f"{plural(k, 'class')} cannot be found in {plural(len(x), 'image')}; ask for fewer "
+            "(--unknown)"
         )
     space = DiscoverySpace.fit(x, pseudo_labels, extra)
     u = space.transform(x, extra)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from anyclass.data.classes import plural
 from anyclass.errors import RequestError
 
 AT_ONCE = 2**25
@@ -223,5 +224,6 @@ def check_clusters(clusters: int, images: int) -> None:
     """
     if clusters > images:
         raise RequestError(
-            f"{clusters} classes cannot be found in {images} images; ask for fewer (--unknown)"
+            f"{plural(clusters, 'class')} cannot be found in {plural(images, 'image')}; ask "
+            "for fewer (--unknown)"
         )

@@ -8,6 +8,7 @@ import numpy as np
 from anyclass.backbone import Part
 from anyclass.captioning import CostEstimate
 from anyclass.data import Classes, ImageDataset
+from anyclass.data.classes import plural
 from anyclass.errors import RequestError
 from anyclass.training.two_views import TwoViewTuning
 
@@ -106,9 +107,10 @@ class Workload:
         whole = self.clusters in ("all", "prototypes")
         images = len(dataset) if whole else free
         if wanted > images:
-            where = f"{images} images" + ("" if whole else " without a label")
+            where = plural(images, "image") + ("" if whole else " without a label")
             raise RequestError(
-                f"{wanted} classes cannot be found in {where}; ask for fewer (--unknown, --classes)"
+                f"{plural(wanted, 'class')} cannot be found in {where}; ask for fewer (--unknown, "
+                "--classes)"
             )
 
 
