@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 
 from anyclass.errors import AnyclassError, RequestError, StorageError
 from anyclass.files import (
@@ -327,30 +326,6 @@ def test_atomic_write__says_what_is_needed_and_free(tmp_path: Path) -> None:
         with atomic_write(tmp_path / "value"):
             raise full
     assert "run the same command again: what was computed so far is kept" in str(caught.value)
-
-
-def test_sort_metadata__equal_bytes_for_equal_content(tmp_path: Path) -> None:
-    """Its writer orders the keys anew in each process."""
-    about = {key: f"{key} ä\n\u2028" for key in "fedcba"}
-    code = f"""
-import sys
-from pathlib import Path
-import numpy as np
-from safetensors.numpy import save_file
-from anyclass.files import sort_metadata
-path = Path(sys.argv[1]) / "weights"
-save_file({{"x": np.arange(5.0)}}, path, {about!r})
-sort_metadata(path)
-"""
-    written = set()
-    for _ in range(2):
-        done = run(code, tmp_path)
-        assert done.returncode == 0, done.stderr
-        written.add((tmp_path / "weights").read_bytes())
-    assert len(written) == 1
-    with safe_open(tmp_path / "weights", "np") as file:
-        assert file.metadata() == about
-        assert file.get_tensor("x").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_write_text__holds_any_text_exactly_with_unix_line_ends(tmp_path: Path) -> None:

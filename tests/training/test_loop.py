@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anyclass.backbone.checkpointing import checkpointed
 from anyclass.errors import TrainingError
+from anyclass.files import write_tensors
 from anyclass.rng import seeded_rng
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.loop import Checkpoint, optimise
@@ -350,9 +350,9 @@ def test_checkpoint__takes_a_twentieth_of_the_time(
 
     def save(*given: Any) -> None:
         now[0] += cost
-        save_file(*given)
+        write_tensors(*given)
 
-    monkeypatch.setattr("anyclass.training.loop.save_file", save)
+    monkeypatch.setattr("anyclass.training.loop.write_tensors", save)
     path, given, steps = tmp_path / "training.safetensors", parameters(), []
 
     def loss(batch: Batch) -> dict[str, Tensor]:

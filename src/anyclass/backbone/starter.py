@@ -30,13 +30,13 @@ from torch import Tensor
 
 from anyclass.errors import ModelError, RequestError
 from anyclass.files import (
-    atomic_write,
     cache_folder,
     check_manifest,
     read_json,
     sha256,
     write_json,
     write_manifest,
+    write_tensors,
 )
 
 VERSION = "starter-2"
@@ -98,15 +98,12 @@ def assemble(folder: Path, bridge: Path = BRIDGE) -> None:
         RequestError: the weight packages are not installed.
         ModelError: a weight file is not the one that was reviewed.
     """
-    from safetensors.torch import save_file
-
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     model, _, rows, biases = towers(building)
     _fill_bridge(model, rows, biases, bridge)
-    with atomic_write(building / "open_clip_model.safetensors") as path:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    write_tensors(building / "open_clip_model.safetensors", model.state_dict())
     write_json(building / "open_clip_config.json", _config(folder))
     write_manifest(building)
     shutil.rmtree(folder, ignore_errors=True)

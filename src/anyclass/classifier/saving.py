@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import save_file
-
 from anyclass.classifier.class_edits import EditedClasses
 from anyclass.classifier.head_formats import HEAD, class_weights, head_parts, own_scale
 from anyclass.classifier.heads import FittedHead, Head, edits_of, fitted_head
@@ -29,7 +27,7 @@ from anyclass.classifier.saved_classes import class_settings
 from anyclass.classifier.settings import SETTINGS, FeatureSettings, Settings
 from anyclass.data import Classes
 from anyclass.estimators.linear import Linear
-from anyclass.files import atomic_write, write_json
+from anyclass.files import write_json, write_tensors
 
 TENSORS = "classifier.safetensors"
 PARAMETER = "parameter."
@@ -66,9 +64,7 @@ def write(folder: Path, saved: Saved) -> None:
         trained = representation.clip.parameters(part) if part else {}
         tensors |= {f"{PARAMETER}{name}": parameter for name, parameter in trained.items()}
         model = _model_of_images(representation, head)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(folder / TENSORS) as path:
-        save_file(tensors, path)
+    write_tensors(folder / TENSORS, tensors)
     settings = Settings(
         format=1,
         method=saved.method,

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from anyclass.errors import RequestError
-from anyclass.files import atomic_write, csv_cell, csv_text, sort_metadata
+from anyclass.files import atomic_write, csv_cell, csv_text, write_tensors
 
 Arrays = dict[str, Any]
 """Name -> numpy array; texts are arrays of `str`."""
@@ -166,15 +166,10 @@ def _numpy(tensor: Any) -> Any:
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, Any]) -> None:
-    from safetensors.numpy import save_file
-
     texts = {name: arrays[name].tolist() for name in TEXTS if name in arrays}
     metadata = {name: json.dumps(some, ensure_ascii=False) for name, some in texts.items()}
-    numbers = {name: np.ascontiguousarray(a) for name, a in arrays.items() if name not in TEXTS}
-    with atomic_write(path) as draft:
-        save_file(numbers, draft, metadata)
-        if metadata:
-            sort_metadata(draft)
+    numbers = {name: np.asarray(array) for name, array in arrays.items() if name not in TEXTS}
+    write_tensors(path, numbers, metadata)
 
 
 def _read_parts(folder: Path) -> Arrays:

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -49,7 +49,7 @@ from anyclass.estimators.open_world_fit import count_all, discover_all, fitted_m
 from anyclass.estimators.open_world_inputs import Inputs, Unknown, all_classes, check_parameters
 from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.estimators.rows import Rows
-from anyclass.files import atomic_write, read_json, write_json
+from anyclass.files import read_json, write_json, write_tensors
 from anyclass.log import Log, silent
 
 
@@ -261,9 +261,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Write `open_world.safetensors` and `open_world.json` into a folder, each atomically."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        tensors = {k: v.contiguous() for k, v in vars(self.model_).items()}
-        with atomic_write(path / "open_world.safetensors") as draft:
-            save_file(tensors, draft)
+        write_tensors(path / "open_world.safetensors", vars(self.model_))
         settings = {"parameters": self.get_params(), "classes": self.classes_.tolist()}
         write_json(path / "open_world.json", settings | {"features": self.n_features_in_})
 

@@ -17,7 +17,7 @@ from anyclass.backbone import Backbone
 from anyclass.backbone.loading import located
 from anyclass.classifier.classifier import Classifier
 from anyclass.errors import AnyclassError, RequestError
-from anyclass.files import atomic_write, storage, write_json
+from anyclass.files import storage, write_json, write_tensors
 from anyclass.methods import METHODS
 
 TOLERANCE = 1e-5
@@ -41,15 +41,12 @@ def write_checkpoint(classifier: Classifier, folder: Path) -> dict[str, Any]:
         RequestError: the run did not train the model.
         AnyclassError: the saved model gives other features.
     """
-    from safetensors.torch import save_file
-
     check_trained(classifier)
     clip = classifier.clip
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.clone().contiguous() for name, value in clip.model.state_dict().items()}
-    with atomic_write(folder / "open_clip_model.safetensors") as draft:
-        save_file(weights, draft, metadata={"format": "pt"})
+    weights = folder / "open_clip_model.safetensors"
+    write_tensors(weights, clip.model.state_dict(), {"format": "pt"})
     config = {"model_cfg": _model(clip, folder), "preprocess_cfg": _preprocessing(clip)}
     write_json(folder / "open_clip_config.json", config)
     differences = _compare(clip, folder, classifier.classes.prompts[:TEXTS])

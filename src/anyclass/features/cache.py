@@ -19,7 +19,6 @@ import PIL
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from anyclass.backbone import Backbone, Part
@@ -27,7 +26,7 @@ from anyclass.data import Augmentation, CropAndFlip, Rejection
 from anyclass.data.image import readable_formats
 from anyclass.errors import AnyclassError
 from anyclass.features.shard_index import ShardContent, ShardIndex
-from anyclass.files import atomic_write, cache_folder, check_space, write_json
+from anyclass.files import cache_folder, check_space, write_json, write_tensors
 from anyclass.log import Log
 
 SHARD = 512
@@ -254,8 +253,7 @@ class FeatureCache:
         about = json.dumps({"keys": content.keys, "refused": refused})
         name = f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
         path = self._folder / name
-        with atomic_write(path, rows.nbytes + len(about)) as draft:
-            save_file({"rows": rows}, draft, {"about": about})
+        write_tensors(path, {"rows": rows}, {"about": about})
         self._index.add(name, content, instead_of)
         self._opened[name] = _read_shard(path)
         self._rows |= {key: (name, row) for row, key in enumerate(content.keys)}

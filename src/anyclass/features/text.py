@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from pydantic import AfterValidator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anyclass.backbone import Backbone
 from anyclass.distributed.processes import first_process_first
 from anyclass.errors import RequestError
-from anyclass.files import atomic_write, cache_folder
+from anyclass.files import cache_folder, write_tensors
 from anyclass.log import Log, silent
 
 PLAIN = "a photo of a {}."
@@ -151,6 +151,5 @@ def _stored(
         return load_file(path)["features"].clone().to(clip.device)
     except (OSError, SafetensorError, KeyError):
         features = class_features(clip, prompts, templates, log)
-    with atomic_write(path) as draft:
-        save_file({"features": features.cpu().contiguous()}, draft)
+    write_tensors(path, {"features": features})
     return features

@@ -5,7 +5,6 @@ from anyclass.files.atomic import (
     atomic_write,
     read_json,
     regular,
-    sort_metadata,
     write_json,
     write_text,
 )
@@ -22,6 +21,7 @@ from anyclass.files.temporary import (
     temporary_folder,
     temporary_name,
 )
+from anyclass.files.tensors import write_tensors
 
 __all__ = [
     "CONTINUED",
@@ -43,12 +43,12 @@ __all__ = [
     "regular",
     "sha256",
     "slug",
-    "sort_metadata",
     "storage",
     "sweep",
     "temporary_folder",
     "temporary_name",
     "write_json",
     "write_manifest",
+    "write_tensors",
     "write_text",
 ]

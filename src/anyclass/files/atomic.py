@@ -99,18 +99,6 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-def sort_metadata(path: Path) -> None:
-    """Sort the metadata of a safetensors file, which its writer orders at random: equal bytes."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) <= size:
-            file.seek(8)
-            file.write(text.ljust(size))
-
-
 def _to_disk(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:

@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
@@ -29,7 +28,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.prompt_learner import AT_ONCE, PromptLearner
 from anyclass.data import Classes
 from anyclass.errors import ModelError
-from anyclass.files import atomic_write, sort_metadata
+from anyclass.files import write_tensors
 from anyclass.log import Log
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.ship_equations import class_means_and_variance, normal_like
@@ -195,13 +194,12 @@ class Generator(nn.Module):
 
     def save(self, path: Path, context: Float[Tensor, "L W"] | None = None) -> None:
         """Write the generator and, if given, the context vectors that CoOp trained with it."""
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
+        tensors = dict(self.state_dict())
         if context is not None:
-            tensors["context"] = context.detach().cpu().contiguous()
+            tensors["context"] = context
         settings = TypeAdapter(Vae).dump_json(self.settings).decode()
-        with atomic_write(path) as draft:
-            save_file(tensors, draft, {"vae": settings, "model": self._clip[0].weights_sha256})
-            sort_metadata(draft)
+        model = self._clip[0].weights_sha256
+        write_tensors(path, tensors, {"vae": settings, "model": model})
 
     @classmethod
     def load(

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from anyclass.classifier.class_edits import ClassEdits
 from anyclass.classifier.edited_probabilities import edited_probabilities
-from anyclass.files import atomic_write
+from anyclass.files import write_tensors
 
 MOST_NUMBERS = 2**26
 """Maximum number of numbers that are stored (256 MB)."""
@@ -45,9 +45,7 @@ def write_probabilities(path: Path, found: ImageProbabilities) -> bool:
     """Write the file, unless it would be too large; return whether it was written."""
     if found.fitted.numel() + found.gates.numel() > MOST_NUMBERS:
         return False
-    tensors = {"probabilities": found.fitted.contiguous(), "gates": found.gates.contiguous()}
-    with atomic_write(path) as draft:
-        save_file(tensors, draft)
+    write_tensors(path, {"probabilities": found.fitted, "gates": found.gates})
     return True
 
 

@@ -11,13 +11,12 @@ from types import MappingProxyType
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anyclass.distributed.gradients import average_gradients
 from anyclass.distributed.processes import agreed, rank
 from anyclass.errors import RequestError, TrainingError, out_of_memory
-from anyclass.files import Pace, atomic_write
+from anyclass.files import Pace, write_tensors
 from anyclass.log import Log
 from anyclass.training.batches import Batch, Batches
 from anyclass.training.memory import within_memory
@@ -201,9 +200,8 @@ class _LoopState:
             for key, value in self._optimiser.state[parameter].items():
                 if value is not None:  # SGD without momentum
                     tensors[f"{key}.{name}"] = value
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        with self._pace.saving(), atomic_write(self._checkpoint.path, size) as path:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"step": str(step)})
+        with self._pace.saving():
+            write_tensors(self._checkpoint.path, tensors, {"step": str(step)})
 
     def load(self, log: Log) -> int:
         """Restore a saved state and return the step to continue from.
