@@ -53,6 +53,7 @@ def test_write_tensors__takes_any_layout_arrays_and_parameters(tmp_path: Path) -
         "turned": x.T,
         "part": x[1:, ::2],
         "parameter": torch.nn.Parameter(x),
+        "one": x[:1, 2:3].as_strided((1,), (24,)),
         "array": np.asarray(x)[::2].T,
     }
     write_tensors(tmp_path / "x", tensors)
@@ -60,6 +61,7 @@ def test_write_tensors__takes_any_layout_arrays_and_parameters(tmp_path: Path) -
     assert torch.equal(found["turned"], x.T)
     assert torch.equal(found["part"], x[1:, ::2])
     assert torch.equal(found["parameter"], x)
+    assert found["one"].tolist() == [2]
     assert torch.equal(found["array"], x[::2].T)
 
 
