@@ -32,7 +32,7 @@ from anyclass.files import csv_text
 from anyclass.run.columns import PREDICTION
 from anyclass.run.tables import rejected_row, write_table
 from anyclass.training.tuning import Tuning
-from tests.conftest import Killed
+from tests.conftest import SHAPES, Killed, draw_shape
 
 ROWS = 1000
 COLUMNS = ["file_name", "label", "score", "rank", "runner_up", "margin", "kind", "status"]
@@ -181,6 +181,17 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(stream, "BATCH", 3)
     monkeypatch.setattr(stream, "run_halving", run_halving)
     return computed
+
+
+def test_predict__computes_images_in_memory_once(
+    run: Path, batches: list[int], tmp_path: Path
+) -> None:
+    drawn = [draw_shape(shape, 0) for shape in SHAPES.values()]
+    result = predict(run, drawn, tmp_path / "seen.csv", device="cpu", engine="torch")
+    with (tmp_path / "seen.csv").open(newline="") as file:
+        ranks = [int(row["rank"]) for row in csv.DictReader(file)]
+    assert result["n"] == sum(batches) == len(drawn)
+    assert sorted(ranks) == list(range(1, len(drawn) + 1))
 
 
 def stopped(run: Path, images: Path, out: Path, at: int) -> None:

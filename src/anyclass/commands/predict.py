@@ -101,9 +101,13 @@ def predict(
         n = len(source.files)
         result: Json = {"n": n, "rejected": 0, "unsure": 0, "out": str(out), "classes": {}}
         batches = partial(_batches, classifier.classes, source, min_score)
-        if source.dataset is None:  # twice is cheap
+        if images is None:  # from features twice is cheap
             confidence = confidences(chain.from_iterable(batches(log, 0)))
             rows = ranked(chain.from_iterable(batches(silent, 0)), confidence)
+            write_table(Path(out), _counted(rows, result), PREDICTION)
+        elif source.dataset is None:  # images in memory, which has room for their rows
+            known = list(chain.from_iterable(batches(log, 0)))
+            rows = ranked(known, confidences(known))
             write_table(Path(out), _counted(rows, result), PREDICTION)
         else:
             request = _checksum(run, source.dataset, [device, engine, min_score])
