@@ -165,6 +165,7 @@ def test_keys__type_ahead(page: Page, session: Session) -> None:
     expect(page.locator("#matches li")).to_have_text(["red square", "new class: squ"])
     page.keyboard.press("Enter")
     eventually(lambda: labels(session), {"kite-0.png": "red square"})
+    expect(page.locator("#status")).to_have_text("1 image: red square")  # the page knows it too
     page.keyboard.type("Bück dich")
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_contain_text("There is no such class")
