@@ -18,7 +18,7 @@ from anyclass.files import Json
 from anyclass.report.thumbnails import Thumbnail, no_image, thumbnails_of
 from anyclass.run.columns import PREDICTION
 from anyclass.run.progress import Progress
-from anyclass.run.tables import confidences, prediction_row, ranked, rejected_row
+from anyclass.run.tables import prediction_row, ranked, rejected_row
 
 QUIET = 64
 """Maximum number of images that are predicted without a sign of progress."""
@@ -53,7 +53,7 @@ def predict(
             done += len(part.rows) + len(part.rejections)
             if count > QUIET:
                 log(stage="predict", done=done, total=count)
-    rows = list(ranked(rows, confidences(rows)))
+    rows = list(ranked(rows))
     table = pa.Table.from_pylist(rows, schema=PREDICTION)
     names = list(classes.names)
     return Predictions(table, names, probabilities, batches.thumbnail_of, batches.index)

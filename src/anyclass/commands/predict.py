@@ -106,8 +106,7 @@ def predict(
             rows = ranked(chain.from_iterable(batches(silent, 0)), confidence)
             write_table(Path(out), _counted(rows, result), PREDICTION)
         elif source.dataset is None:  # images in memory, which has room for their rows
-            known = list(chain.from_iterable(batches(log, 0)))
-            rows = ranked(known, confidences(known))
+            rows = ranked(list(chain.from_iterable(batches(log, 0))))
             write_table(Path(out), _counted(rows, result), PREDICTION)
         else:
             request = _checksum(run, source.dataset, [device, engine, min_score])

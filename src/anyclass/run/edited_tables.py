@@ -18,7 +18,7 @@ from anyclass.data.label_tables import CONFIRMED, GIVEN, is_yes
 from anyclass.files import atomic_write, csv_cell, csv_text
 from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_rows
-from anyclass.run.tables import Row, confidences, prediction_row, ranked, text_cell
+from anyclass.run.tables import Row, prediction_row, ranked, text_cell
 
 NAME_COLUMNS = ("label", "runner_up", "predicted_label", "opinion", "true_label", "zero_shot_label")
 """Columns of tables that contain class names."""
@@ -105,7 +105,7 @@ def prediction_cells(run: EditedRun, table: pa.Table) -> dict[str, Row]:
         for file, state in zip(files, status, strict=True)
         if state not in (GIVEN, REJECTED)
     ]
-    return {row["file_name"]: row for row in ranked(rows, confidences(rows))}
+    return {row["file_name"]: row for row in ranked(rows)}
 
 
 def edited_table(run: EditedRun, table: pa.Table) -> pa.Table:

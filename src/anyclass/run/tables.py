@@ -116,13 +116,15 @@ def confidences(rows: Iterable[Row]) -> Float[np.ndarray, " N"]:
     return np.array(found)
 
 
-def ranked(rows: Iterable[Row], confidence: Float[np.ndarray, " N"]) -> Iterator[Row]:
+def ranked(rows: Iterable[Row], confidence: Float[np.ndarray, " N"] | None = None) -> Iterator[Row]:
     """Rows with their `rank`: 1 for the prediction with the least confidence, equals in order.
 
     Args:
         rows: N rows.
-        confidence: their `confidences`.
+        confidence: their `confidences`; None: of the rows, which must be a sequence.
     """
+    if confidence is None:
+        confidence = confidences(rows)
     order = np.argsort(confidence, kind="stable")  # NaN last
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(1, len(order) + 1, dtype=np.int32)
@@ -172,7 +174,7 @@ def compared_rows(
                 row |= opinion_cells(i, opinions, names)
             i += 1
         rows.append(row | {"true_label": names[label] if label >= 0 else None})
-    return list(ranked(rows, confidences(rows)))
+    return list(ranked(rows))
 
 
 def _compared_row(file: str, i: int, predictions: AllPredictions, classes: Classes) -> Row:
