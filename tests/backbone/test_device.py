@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from anyclass.backbone.device import trains_in_bf16
+from anyclass.backbone.device import training_dtype
 
 
 @pytest.mark.parametrize(
     ("capability", "native"),
     [((7, 0), False), ((7, 5), False), ((8, 0), True), ((8, 9), True), ((9, 0), True)],
 )
-def test_trains_in_bf16__on_a_gpu_that_computes_in_it(
+def test_training_dtype__on_gpus(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
 ) -> None:
     """V100, T4, A100, L4 and H100; a precision that was asked for holds on any."""
@@ -23,18 +23,19 @@ def test_trains_in_bf16__on_a_gpu_that_computes_in_it(
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", answer)
     gpu = torch.device("cuda:1")
-    assert trains_in_bf16(gpu, "auto") is native
+    assert training_dtype(gpu, "auto") == (torch.bfloat16 if native else torch.float32)
     assert asked_of == [gpu], "several GPUs may differ"
-    assert trains_in_bf16(gpu, "bf16")
-    assert not trains_in_bf16(gpu, "float32")
+    assert training_dtype(gpu, "bf16") == torch.bfloat16
+    assert training_dtype(gpu, "fp16") == torch.float16
+    assert training_dtype(gpu, "float32") == torch.float32
 
 
-def test_trains_in_bf16__on_amd_and_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_dtype__on_amd_and_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("cpu", "mps"):
-        asked = ("auto", "float32", "bf16")
-        found = [trains_in_bf16(torch.device(kind), precision) for precision in asked]
-        assert found == [False, False, True]
+        asked = ("auto", "float32", "bf16", "fp16")
+        found = [training_dtype(torch.device(kind), precision) for precision in asked]
+        assert found == [torch.float32, torch.float32, torch.bfloat16, torch.float16]
     monkeypatch.setattr(torch.version, "hip", "6.0")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert trains_in_bf16(torch.device("cuda"), "auto")
-    assert not trains_in_bf16(torch.device("cuda"), "float32")
+    assert training_dtype(torch.device("cuda"), "auto") == torch.bfloat16
+    assert training_dtype(torch.device("cuda"), "float32") == torch.float32

@@ -106,6 +106,13 @@ def test_notices__bf16_is_no_help_everywhere(monkeypatch: pytest.MonkeyPatch) ->
     assert said_of(some, Get(), "cuda", "bf16") == said_of(some, Get(), "cpu") == []
 
 
+def test_notices__fp16_is_for_gpus() -> None:
+    some = ImageDataset(Path("x"), ("a.png",), np.full(1, -1), Classes.of(()))
+    (said,) = said_of(some, Get(), "cpu", "fp16")
+    assert said.startswith("--precision fp16 is for GPUs without bfloat16")
+    assert said_of(some, Get(), "cuda", "fp16") == []
+
+
 def test_notices__texts_of_the_prompt_ensemble_where_there_are_many() -> None:
     names = [f"kind {i}" for i in range(1000)]
     many = ImageDataset(Path("x"), ("a.png",), np.full(1, 7), Classes.of(names))

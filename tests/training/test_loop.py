@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from anyclass.backbone.checkpointing import checkpointed
 from anyclass.errors import TrainingError
@@ -188,7 +189,7 @@ def test_optimise__stops_before_a_step_that_is_not_finite(value: str, text: str)
         optimise(loss, given, Noise(5), SCHEDULE, lambda **line: lines.append(line))
     assert str(caught.value) == (
         f"push became {text} at step 3 with 6 images, the first being 2-0.png, 2-1.png, 2-2.png. "
-        "Saved states are intact; try a smaller --lr"
+        "Saved states are intact; try a smaller --lr, and --precision float32 where it is fp16"
     )
     assert all(torch.equal(given[name].detach(), before[name]) for name in given)
     assert [line["done"] for line in lines] == [1, 2]
@@ -224,7 +225,8 @@ def test_optimise__stops_before_a_gradient_that_is_not_finite(tmp_path: Path, st
         optimise(loss, given, Noise(5), SCHEDULE, quiet, Checkpoint(path, {}, seconds=0.0))
     assert str(caught.value) == (
         f"the gradient of bias is not finite at step {step + 1} with 6 images, the first being "
-        f"{step}-0.png, {step}-1.png, {step}-2.png. Saved states are intact; try a smaller --lr"
+        f"{step}-0.png, {step}-1.png, {step}-2.png. Saved states are intact; try a smaller --lr, "
+        "and --precision float32 where it is fp16"
     )
     assert all(torch.equal(given[name].detach(), before[name]) for name in given)
     with safe_open(path, "pt") as file:
@@ -267,6 +269,50 @@ def test_optimise__an_error_counts_an_image_once_and_none_where_there_are_none()
             )
 
 
+def test_optimise__scales_losses_so_that_fp16_keeps_small_gradients() -> None:
+    """1e-9 is 0 in float16, 65536 times as much is not."""
+    for scaler, end in ((None, 1.0), (GradScaler("cpu"), 0.0)):
+        given = {"tau": nn.Parameter(torch.ones(2))}
+        optimise(
+            lambda _, given=given: {"pull": 1e-9 * given["tau"].half().float().sum()},
+            given,
+            Noise(1),
+            Sgd(LearningRate(1e9, min_lr=None), 0.0),
+            quiet,
+            scaler=scaler,
+        )
+        torch.testing.assert_close(given["tau"].detach(), torch.full((2,), end), rtol=0, atol=1e-3)
+
+
+def test_optimise__leaves_out_steps_beyond_the_range_of_fp16() -> None:
+    """2 x 65536 and 2 x 32768 are no float16: after two steps the scale fits, and two are taken."""
+    given, lines = {"tau": nn.Parameter(torch.ones(2))}, []
+    optimise(
+        lambda _: {"pull": 2 * given["tau"].half().float().sum()},
+        given,
+        Noise(4),
+        Sgd(LearningRate(0.125, min_lr=None), 0.0),
+        lambda **line: lines.append(line),
+        scaler=GradScaler("cpu"),
+    )
+    assert [line["loss_scale"] for line in lines] == [2**15, 2**14, 2**14, 2**14]
+    assert given["tau"].tolist() == [0.5, 0.5]
+
+
+def test_optimise__stops_where_no_loss_scale_helps() -> None:
+    given = {"tau": nn.Parameter(torch.ones(2))}
+    with pytest.raises(TrainingError, match=r"gradient of tau is not finite at step 17 with 6 ima"):
+        optimise(
+            lambda _: {"pull": Steep.apply(given["tau"].sum())},
+            given,
+            Noise(20),
+            SCHEDULE,
+            quiet,
+            scaler=GradScaler("cpu"),
+        )
+    assert given["tau"].tolist() == [1, 1]
+
+
 def interrupted(inner: Loss, step: int, error: type[BaseException]) -> Loss:
     """Ends in the middle of a step, after the state has been changed."""
 
@@ -283,6 +329,7 @@ def run(
     path: Path | None,
     stop: tuple[int, type[BaseException]] | None = None,
     schedule: Schedule = SCHEDULE,
+    scaler: GradScaler | None = None,
 ) -> dict[str, bytes]:
     """Train from what lies at `path`; the bytes of everything that training changes."""
     given, seen = parameters(), torch.zeros(C)
@@ -291,9 +338,9 @@ def run(
     loss = loss_of(given, seen)
     if stop:
         with pytest.raises(stop[1]):
-            optimise(interrupted(loss, *stop), given, Noise(8), schedule, quiet, keep)
+            optimise(interrupted(loss, *stop), given, Noise(8), schedule, quiet, keep, scaler)
     else:
-        optimise(loss, given, Noise(8), schedule, quiet, keep)
+        optimise(loss, given, Noise(8), schedule, quiet, keep, scaler)
     tensors = {name: p.detach() for name, p in given.items()} | {"seen": seen}
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
@@ -322,6 +369,15 @@ def test_checkpoint__continues_after_two_kills(tmp_path: Path) -> None:
     run(path, (3, KeyboardInterrupt))
     run(path, (6, KeyboardInterrupt))
     assert run(path) == run(None)
+
+
+def test_checkpoint__keeps_the_loss_scale_and_when_it_grows(tmp_path: Path) -> None:
+    """8 doubles after each three steps, of which a kill forgets none: 32 after eight."""
+    path = tmp_path / "training.safetensors"
+    first, second = (GradScaler("cpu", init_scale=8, growth_interval=3) for _ in range(2))
+    run(path, (4, KeyboardInterrupt), scaler=first)
+    assert run(path, scaler=second) == run(None), "a power of two changes no gradient"
+    assert (first.get_scale(), second.get_scale()) == (16, 32)
 
 
 def test_checkpoint__that_is_complete_trains_no_further(tmp_path: Path) -> None:

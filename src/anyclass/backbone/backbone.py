@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from anyclass.backbone.device import trains_in_bf16
+from anyclass.backbone.device import training_dtype
 from anyclass.backbone.folding import run
 from anyclass.backbone.loaded_model import LoadedModel
 from anyclass.backbone.loading import STARTER, absolute_id, cached_metadata, load_model, located
@@ -357,6 +357,11 @@ class Backbone:
         features: list[list[float]] = self.images(self.synthetic()).cpu().tolist()
         return features
 
+    def loss_scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling for training in fp16, whose small gradients would be 0; else none."""
+        on = training_dtype(self.device, self.precision) == torch.float16
+        return torch.amp.GradScaler(self.device.type, enabled=on)
+
     def synthetic(self) -> Float[Tensor, "3 3 H W"]:
         """Three synthetic images, preprocessed."""
         views = synthetic_views(self.preprocessing)
@@ -372,8 +377,9 @@ class Backbone:
 
     def _autocast(self) -> torch.autocast:
         """Mixed precision for training; the callers return float32."""
-        on = torch.is_grad_enabled() and trains_in_bf16(self.device, self.precision)
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
+        dtype = training_dtype(self.device, self.precision)
+        on = torch.is_grad_enabled() and dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=dtype, enabled=on)
 
     def _check(self, part: Part) -> None:
         if part == "head" and self._open.image.head is None:

@@ -10,17 +10,23 @@ NATIVE_BF16 = (8, 0)
 """Compute capability from which a GPU of NVIDIA computes in bfloat16 (Ampere; not T4 or V100)."""
 
 
-def trains_in_bf16(device: torch.device, precision: Precision) -> bool:
-    """Whether training uses bfloat16.
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-    An older GPU emulates bfloat16 slowly, and float16 would need its losses scaled: `auto` trains
-    in float32 there.
+
+def training_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """Type of numbers in which the encoders compute while they are trained.
+
+    An older GPU emulates bfloat16 slowly: `auto` is float32 there.
     """
-    if precision != "auto" or device.type != "cuda":
-        return precision == "bf16"
+    if precision != "auto":
+        return DTYPES[precision]
+    return torch.bfloat16 if device.type == "cuda" and _native_bf16(device) else torch.float32
+
+
+def _native_bf16(gpu: torch.device) -> bool:
     if torch.version.hip is not None:  # AMD's numbers are no compute capability
         return bool(torch.cuda.is_bf16_supported())
-    return torch.cuda.get_device_capability(device) >= NATIVE_BF16
+    return torch.cuda.get_device_capability(gpu) >= NATIVE_BF16
 
 
 def torch_device(name: str) -> str:

@@ -8,8 +8,8 @@ Part = Literal["head", "tail", "all"]
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
 """Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
 
-Precision = Literal["auto", "float32", "bf16"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
 """Precision of the encoders while they are trained; weights, losses and outputs are float32 in any
-case. auto: bfloat16 on a GPU that computes in it natively, else float32. On a CPU bf16 is twice as
-fast with AMX; on AMD's processors with AVX-512 BF16 transformers gain nearly as much. Elsewhere it
-is slower."""
+case. auto: bfloat16 on a GPU that computes in it natively, else float32. fp16 scales the losses; it
+is for GPUs without bfloat16 (T4, V100). On a CPU bf16 is twice as fast with AMX; on AMD's
+processors with AVX-512 BF16 transformers gain nearly as much. Elsewhere it is slower."""

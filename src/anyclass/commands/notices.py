@@ -44,6 +44,8 @@ def notices(
             "this processor has no AMX: --precision bf16 makes convolutions such as the starter's "
             "slower than float32"
         )
+    if precision == "fp16":
+        sentences.append("--precision fp16 is for GPUs without bfloat16: on a CPU it is slow")
     rate = pairs_per_minute(precision)
     faster = ", with --precision bf16 half of it" if amx and not bf16 else ""
     return [*sentences, *_long_training(len(dataset), workload, rate, faster)]

@@ -114,8 +114,9 @@ class Request:
     """Engine for the frozen image encoder on a CPU; auto takes the fastest that agrees with
     torch."""
     precision: Precision = "auto"
-    """Precision of training: auto is bf16 on a GPU that computes in it natively, else float32. On a
-    CPU bf16 is up to twice as fast with AMX, and for transformers on AMD's with AVX-512 BF16."""
+    """Precision of training: auto is bf16 on a GPU that computes in it natively, else float32; fp16
+    is for GPUs that do not (T4, V100). On a CPU bf16 is up to twice as fast with AMX, and for
+    transformers on AMD's with AVX-512 BF16."""
     decoding: Decoding = "full"
     """Decoding of JPEGs: reduced decodes large photographs at 1/2, 1/4 or 1/8 of their size, about
     twice as many in a second, with slightly other features."""

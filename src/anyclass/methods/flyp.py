@@ -109,7 +109,8 @@ class Flyp:
         state = {"agreement": agreement}
         checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", state)
         schedule = self.tuning.schedule(len(dataset))
-        optimise(loss, tuned.parameters(tune), batches, schedule, log, checkpoint)
+        parameters = tuned.parameters(tune)
+        optimise(loss, parameters, batches, schedule, log, checkpoint, tuned.loss_scaler())
         with torch.no_grad():
             w = class_features(tuned, prompts, [self.template])
         metrics = {"agreement_with_zero_shot": float(agreement)} if len(batches) else {}

@@ -117,7 +117,8 @@ class Gcd:
 
         checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors")
         parameters = task.parameters(head=head)
-        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint)
+        scaler = tuned.loss_scaler()
+        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint, scaler)
         x = pooled_features(tuned, task.test, part)  # (N, F)
         found = semi_supervised_kmeans(x, task.y, task.k, self.restarts, seed=seed % 2**32)
         record = FitRecord(

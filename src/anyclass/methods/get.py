@@ -203,7 +203,8 @@ class Get:
 
         checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
         parameters = task.parameters(**dict(net.named_children()))
-        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint)  # stage 2
+        scaler = task.tuned.loss_scaler()
+        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint, scaler)  # stage 2
         return self._classifier(task, net, texts, monitor.metrics())
 
     def workload(self, images: int, classes: int) -> Workload:

@@ -147,7 +147,8 @@ def synthesise(
     batches = tuning.pairs(clip, task.data.dataset, z_views, seed)
     checkpoint = Checkpoint.at(scratch and scratch / "synthesizer.safetensors")
     parameters = dict(synthesizer.named_parameters())
-    optimise(loss, parameters, batches, task.schedule, log_stage, checkpoint)
+    scaler = clip.loss_scaler()
+    optimise(loss, parameters, batches, task.schedule, log_stage, checkpoint, scaler)
     z_test = map_rows(project, clip.device, task.test)
     return PseudoTexts.of(synthesizer, project, z_views, z_test, settings.text_length)
 

@@ -174,7 +174,8 @@ class LatteClip:
         about = domain(self.domain)
         schedule = self.tuning.schedule(len(data), about.lr, about.weight_decay)
         checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", training.state)
-        optimise(training.loss, parameters, training.batches, schedule, log, checkpoint)
+        scaler = tuned.loss_scaler()
+        optimise(training.loss, parameters, training.batches, schedule, log, checkpoint, scaler)
         agreement = training.metrics.get("agreement_with_zero_shot", 1.0)
         if agreement < MIN_AGREEMENT:
             log(warning=f"{1 - agreement:.0%} of the last images have left their zero-shot class")

@@ -142,7 +142,7 @@ class Reclip:
         rate = LearningRate(self.lr, min_lr=None)
         sgd = Sgd(rate, self.momentum, self.weight_decay)  # the paper has two, with equal settings
         batches = self._batches(v, data.dataset, labels.test_views, seed)
-        optimise(loss, parameters, batches, sgd, log, checkpoint)
+        optimise(loss, parameters, batches, sgd, log, checkpoint, clip.loss_scaler())
         with torch.no_grad():
             weights = concat_towers([labels.q, class_texts.mean(t.texts(class_texts.texts))])
         representation = Representation((v, clip), self.tune)

@@ -141,7 +141,8 @@ class SimGcd:
 
         checkpoint = Checkpoint.at(scratch and scratch / "training.safetensors", monitor.state)
         parameters = task.parameters(head=head)
-        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint)
+        scaler = tuned.loss_scaler()
+        optimise(loss, parameters, task.batches, task.schedule, log, checkpoint, scaler)
         with torch.no_grad():
             weights = normalize(head.prototypes, dim=-1)
             predicted = (pooled_features(tuned, task.test, part) @ weights.T).argmax(1)

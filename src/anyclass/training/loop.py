@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from anyclass.distributed.gradients import average_gradients
 from anyclass.distributed.processes import agreed, rank
@@ -59,6 +60,7 @@ def optimise(
     schedule: Schedule,
     log: Log,
     checkpoint: Checkpoint | None = None,
+    scaler: GradScaler | None = None,
 ) -> None:
     """Minimise the sum of the named terms over all batches.
 
@@ -72,13 +74,17 @@ def optimise(
         schedule: optimiser and learning rate.
         log: gets every term of each step, and the name of the checkpoint as `loop`.
         checkpoint: file for the state; None saves nothing.
+        scaler: `Backbone.loss_scaler` of the trained encoders; None, or not enabled: losses are not
+            scaled. A step with gradients beyond the range of fp16 is left out, and the scale is
+            halved.
 
     Raises:
         TrainingError: a term, a gradient or a parameter is not finite, or a step needs more memory
             than there is; the message names it, the step and files, or the size of the batch.
     """
     optimiser = schedule.optimiser(parameters)
-    state = _LoopState(optimiser, parameters, checkpoint)
+    scaler = scaler or GradScaler(enabled=False)
+    state = _LoopState(optimiser, parameters, checkpoint, scaler)
     loop = {} if checkpoint is None else {"loop": checkpoint.name}
     first = step = _first_step(state, log)
     size = 0
@@ -89,15 +95,21 @@ def optimise(
                 terms = loss(batch)
             _check(terms, step, batch)
             optimiser.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward(inputs=list(parameters.values()))
+            total = torch.stack(list(terms.values())).sum()
+            scaler.scale(total).backward(inputs=list(parameters.values()))
             average_gradients(parameters.values())
-            _check_gradients(parameters, step, batch)
+            scaler.unscale_(optimiser)
+            if scaler.get_scale() <= 1:  # without scaling, and where it no longer helps
+                _check_gradients(parameters, step, batch)
             _set_rate(optimiser, schedule.rate.at(step, len(batches)))
-            optimiser.step()
+            scaler.step(optimiser)
+            scaler.update()
             if "logit_scale" in parameters:
                 parameters["logit_scale"].data.clamp_(0, log_of(100))
             step += 1
             numbers = {name: float(term.detach()) for name, term in terms.items()}
+            if scaler.is_enabled():
+                numbers["loss_scale"] = scaler.get_scale()
             log(stage="fit", **loop, done=step, total=len(batches), **numbers)
             state.save(step, last=step == len(batches))
     except (MemoryError, RuntimeError) as error:
@@ -167,7 +179,8 @@ def _stopped(what: str, step: int, batch: Batch) -> TrainingError:
     files = list(dict.fromkeys(batch.files))  # each once, however many views it has
     some = f" with {len(files)} images, the first being {', '.join(files[:3])}" if files else ""
     return TrainingError(
-        f"{what} at step {step + 1}{some}. Saved states are intact; try a smaller --lr"
+        f"{what} at step {step + 1}{some}. Saved states are intact; try a smaller --lr, "
+        "and --precision float32 where it is fp16"
     )
 
 
@@ -179,8 +192,10 @@ class _LoopState:
         optimiser: torch.optim.Optimizer,
         parameters: Mapping[str, nn.Parameter],
         checkpoint: Checkpoint | None,
+        scaler: GradScaler,
     ) -> None:
         self._optimiser = optimiser
+        self._scaler = scaler
         self._parameters = parameters
         self._checkpoint = checkpoint
         self._pace = Pace(checkpoint.seconds, checkpoint.clock) if checkpoint else Pace()
@@ -200,6 +215,8 @@ class _LoopState:
             for key, value in self._optimiser.state[parameter].items():
                 if value is not None:  # SGD without momentum
                     tensors[f"{key}.{name}"] = value
+        for key, value in self._scaler.state_dict().items():  # none if it is not enabled
+            tensors[f"scaler.{key}"] = torch.tensor(value)
         with self._pace.saving():
             write_tensors(self._checkpoint.path, tensors, {"step": str(step)})
 
@@ -222,6 +239,13 @@ class _LoopState:
             step = int(file.metadata()["step"])
             for name, tensor in self._checkpoint.state.items():
                 tensor.copy_(file.get_tensor(f"state.{name}"))
+            scale = {
+                key: file.get_tensor(f"scaler.{key}").item()
+                for key in self._scaler.state_dict()
+                if f"scaler.{key}" in names
+            }
+            if scale:
+                self._scaler.load_state_dict(scale)
             for name, parameter in self._parameters.items():
                 parameter.data.copy_(file.get_tensor(f"parameter.{name}"))
                 self._optimiser.state[parameter] = {
