@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from open_sets import available, paper_name
 from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
-from paper_sets import COOP_SETS, PLAIN, Splits, available
+from paper_sets import COOP_SETS, PLAIN, Splits
 from validation import TIP_ADAPTER
 
 from anyclass.backbone import Backbone
@@ -126,7 +127,7 @@ def main() -> None:
             asked,
             "base_to_new",
             name,
-            partial(scored_row, clip, split, name, shots),
+            partial(scored_row, clip, split, paper_name(name), shots),
         )
 
 

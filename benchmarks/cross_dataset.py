@@ -16,8 +16,9 @@ from typing import Any
 
 from base_to_new import coop, generator, views_of
 from latteclip import silent
+from open_sets import available
 from paper_runs import Run, arguments, backbone, chosen, fitted_scores, once, percent
-from paper_sets import Splits, available
+from paper_sets import Splits
 
 from anyclass.backbone import Backbone
 from anyclass.features.store import FeatureStore

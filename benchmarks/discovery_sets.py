@@ -16,15 +16,14 @@ of the images. Class lists: GCD (Vaze et al., CVPR 2022) and the Semantic Shift 
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from open_sets import torchvision_part
 from paper_sets import unique_classes
 
 from anyclass.data import ImageDataset
-from anyclass.data.inputs import ImageSource, image_source
 from anyclass.data.splits import discovery_split
 
 CLASS_LISTS = Path(__file__).with_name("discovery_classes.json")
@@ -75,18 +74,6 @@ def available(data: Path, suite: str) -> list[str]:
         path.name for path in sorted(data.iterdir()) if path.is_dir() and (path / "train").is_dir()
     ]
     return there + [name for name in own if name not in there]
-
-
-def _cifar(data: Path, classes: int) -> ImageDataset:
-    """CIFAR in torchvision's order, from memory."""
-    from torchvision import datasets
-
-    kind = datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
-    images = kind(str(data), train=True, download=False)
-    source = image_source(images.data)
-    assert isinstance(source, ImageSource)
-    labels = np.array(images.targets, dtype=np.int64)
-    return replace(source.dataset, labels=labels, classes=unique_classes(images.classes))
 
 
 def _folders(root: Path, kept: Sequence[int] | None = None) -> ImageDataset:
@@ -153,8 +140,8 @@ def _dataset(
 
 
 READERS: dict[str, Callable[[Path], ImageDataset]] = {
-    "cifar10": lambda data: _cifar(data, 10),
-    "cifar100": lambda data: _cifar(data, 100),
+    "cifar10": lambda data: torchvision_part(data, "CIFAR10", True),
+    "cifar100": lambda data: torchvision_part(data, "CIFAR100", True),
     "imagenet100": _imagenet100,
     "cub": _cub,
     "stanford_cars": _cars,

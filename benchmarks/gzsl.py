@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any
 
 from base_to_new import METHODS, method
+from open_sets import available
 from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
-from paper_sets import XIAN_IMAGES, Splits, available, xian_set
+from paper_sets import XIAN_IMAGES, Splits, xian_set
 from unsupervised import joined
 from validation import labelled_features
 

@@ -6,24 +6,21 @@
     DATA/imagenet                        images/train, images/val, `classnames.txt`
     DATA/xlsa17/data/CUB, AWA2, FLO      `res101.mat`, `att_splits.mat` (Xian et al., TPAMI 2018);
                                          the images in the folders of `XIAN_IMAGES`
-    DATA/NAME/train, DATA/NAME/test      any other set, a folder per class
-    DATA/NAME/dataset_dict.json          any set of Hugging Face, saved by `save_to_disk`
 
-A set that is not there is left out. Nothing is downloaded.
+Other sets: `open_sets.py`.
 """
 
 import json
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyclass.data import Classes, ImageDataset
-from anyclass.data.inputs import ImageSource, image_source
 
 
 class Splits(NamedTuple):
@@ -136,16 +133,33 @@ XIAN_IMAGES = {
 def coop_set(data: Path, name: str) -> Splits:
     """Read one of the eleven sets.
 
+    What differs from the published split is printed.
+
     Raises:
         FileNotFoundError: the set is not there.
-        ValueError: it has another number of classes or images than the published split.
     """
     if name == "imagenet":
-        return _imagenet(data)
+        found = _imagenet(data)
+    elif name == "fgvc_aircraft":
+        found = _aircraft(data)
+    else:
+        found = _listed(data, name)
+    for line in check_sizes(name, found):
+        print(line, file=sys.stderr)
+    return found
+
+
+def is_there(data: Path, name: str) -> bool:
+    """Whether the images of one of the eleven sets, and the file of its split, are below `data`."""
+    some = COOP_SETS[name]
+    folder = data / Path(some.images).parts[0]
+    return (data / some.images).is_dir() and (folder / some.split).exists()
+
+
+def _listed(data: Path, name: str) -> Splits:
+    """A set with a `split_zhou_*.json`."""
     some = COOP_SETS[name]
     root = data / some.images
-    if name == "fgvc_aircraft":
-        return _aircraft(root)
     folder = data / Path(some.images).parts[0]
     listed: dict[str, list[list[Any]]] = json.loads((folder / some.split).read_text())
     rows = [row for part in listed.values() for row in part]
@@ -213,83 +227,6 @@ def xian_set(data: Path, name: str) -> Splits:
     return Splits(*parts)
 
 
-def folder_set(data: Path, name: str) -> Splits:
-    """A set with `train` and `test`, a folder per class."""
-    train = ImageDataset.read(data / name / "train", labels="folders")
-    test = ImageDataset.read(data / name / "test", train.classes.names, "folders")
-    return Splits(train, test[np.arange(0)], test)
-
-
-class SplitImages(Mapping[str, Any]):
-    """Images of all splits in one place: `train/3` is the image 3 of train, read when asked for."""
-
-    def __init__(self, of_split: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the images of each split by their numbers."""
-        self._of_split = of_split
-
-    def __getitem__(self, name: str) -> Any:
-        split, _, number = name.partition("/")
-        return self._of_split[split][number]
-
-    def __iter__(self) -> Iterator[str]:
-        return (f"{split}/{number}" for split, some in self._of_split.items() for number in some)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._of_split.values()))
-
-
-def saved_set(data: Path, name: str) -> Splits:
-    """A set of Hugging Face as `DatasetDict.save_to_disk` writes it: train, test, validation.
-
-    Raises:
-        ValueError: it has no column of classes.
-    """
-    from datasets import ClassLabel, load_from_disk
-
-    found = load_from_disk(str(data / name))
-    columns = [key for key, kind in found["train"].features.items() if isinstance(kind, ClassLabel)]
-    if not columns:
-        raise ValueError(f"{data / name} has no column of classes (ClassLabel)")
-    names = found["train"].features[columns[0]].names
-    classes = unique_classes([prompt_name(name, folder) for folder in names])
-    images = SplitImages({split: in_memory(some) for split, some in found.items()})
-
-    def part(split: str) -> ImageDataset:
-        files = tuple(f"{split}/{i}" for i in range(len(found[split])))
-        labels = np.array(found[split][columns[0]], dtype=np.int64)
-        return ImageDataset(Path(), files, labels, classes, memory=images)
-
-    test = part("test")
-    val = part("validation") if "validation" in found else test[np.arange(0)]
-    return Splits(part("train"), val, test)
-
-
-def in_memory(split: Any) -> Mapping[str, Any]:
-    """Images of a split of Hugging Face by their numbers."""
-    source = image_source(split)
-    assert isinstance(source, ImageSource)
-    assert source.dataset.memory is not None
-    return source.dataset.memory
-
-
-def available(data: Path, suite: str) -> dict[str, Callable[[], Splits]]:
-    """Readers of the sets below `data`, by name.
-
-    `open`: also those in class folders, and those of Hugging Face.
-    """
-    found: dict[str, Callable[[], Splits]] = {}
-    for name, some in COOP_SETS.items():
-        if (data / some.images).is_dir():
-            found[name] = partial(coop_set, data, name)
-    if suite == "open":
-        for folder in sorted(path for path in data.iterdir() if path.is_dir()):
-            if (folder / "dataset_dict.json").is_file():
-                found.setdefault(folder.name, partial(saved_set, data, folder.name))
-            elif (folder / "train").is_dir() and (folder / "test").is_dir():
-                found.setdefault(folder.name, partial(folder_set, data, folder.name))
-    return found
-
-
 def _part(root: Path, rows: Iterable[Sequence[Any]], classes: Classes) -> ImageDataset:
     """Images of one list of a split file, in its order."""
     label_of = [(row[0], int(row[1])) for row in rows]
@@ -305,9 +242,9 @@ def _dataset(
     return ImageDataset(root.resolve(), tuple(files), known, classes)
 
 
-def _aircraft(root: Path) -> Splits:
+def _aircraft(data: Path) -> Splits:
     """FGVC-Aircraft by its own lists of variants."""
-    lists = root.parent
+    lists = data / "fgvc_aircraft"
     names = (lists / "variants.txt").read_text().split("\n")
     classes = unique_classes([name.strip() for name in names if name.strip()])
     parts = []
@@ -315,7 +252,8 @@ def _aircraft(root: Path) -> Splits:
         lines = (lists / f"images_variant_{part}.txt").read_text().splitlines()
         pairs = [line.split(" ", 1) for line in lines if line.strip()]
         labels = [classes.names.index(name.strip()) for _, name in pairs]
-        parts.append(_dataset(root, [f"{image}.jpg" for image, _ in pairs], labels, classes))
+        files = [f"{image}.jpg" for image, _ in pairs]
+        parts.append(_dataset(lists / "images", files, labels, classes))
     return Splits(*parts)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import language_model
 import numpy as np
+from open_sets import available, paper_name
 from paper_runs import arguments, backbone, chosen, fitted_scores, percent, run_rows
-from paper_sets import Splits, available
+from paper_sets import Splits
 from true_groups import TrueGroups
 
 from anyclass.backbone import Backbone
@@ -167,7 +168,7 @@ def main() -> None:
         parser.error(f'the row "{LANGUAGE_MODEL}" needs a server: add --endpoint URL')
     clip = backbone(asked)
     for name, read in chosen(asked.sets, available(asked.data, asked.suite)).items():
-        score_row = partial(run, clip, asked, name, read())
+        score_row = partial(run, clip, asked, paper_name(name), read())
         run_rows(asked, "unsupervised", name, score_row, partial(title, asked=asked))
 
 

@@ -112,28 +112,6 @@ def test_prompt_name(dataset: str, name: str, wanted: str) -> None:
     assert paper_sets.prompt_name(dataset, name) == wanted
 
 
-def test_saved_set__of_hugging_face_keeps_its_splits_and_classes(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    kinds = datasets.ClassLabel(names=["red_toy", "big_dog"])
-    features = datasets.Features({"label": kinds, "photo": datasets.Image()})
-    splits = {"train": [1, 0, 1], "validation": [0], "test": [1, 1]}
-    found = {}
-    for base, (split, labels) in enumerate(splits.items()):
-        photos = [Image.new("RGB", (10 + base, 5 + i), "red") for i in range(len(labels))]
-        rows = {"label": labels, "photo": photos}
-        found[split] = datasets.Dataset.from_dict(rows, features)
-    datasets.DatasetDict(found).save_to_disk(str(tmp_path / "toys"))
-    (name, read), *more = paper_sets.available(tmp_path, "open").items()
-    assert (name, more) == ("toys", [])
-    train, val, test = read()
-    assert train.classes.prompts == ("red toy", "big dog")
-    assert [part.labels.tolist() for part in (train, val, test)] == list(splits.values())
-    both = unsupervised.joined(train, val)
-    assert [both.open(i)[1].size for i in range(4)] == [(10, 5), (10, 6), (10, 7), (11, 5)]
-    assert test[np.array([1])].open(0)[1].size == (12, 6)
-    assert paper_sets.available(tmp_path, "paper") == {}
-
-
 def test_coop_set__aircraft_by_its_own_lists(tmp_path: Path) -> None:
     root = tmp_path / "fgvc_aircraft"
     (root / "images").mkdir(parents=True)
@@ -290,8 +268,8 @@ def test_discovery_set__aircraft_variants_by_name(
 
 def test_discovery_set__cifar_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Cifar10:
-        def __init__(self, root: str, train: bool, download: bool) -> None:
-            assert (root, train, download) == (str(tmp_path), True, False)
+        def __init__(self, root: str, train: bool) -> None:
+            assert (root, train) == (str(tmp_path), True)
             self.data = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
             self.targets = [7, 0, 2]
             self.classes = [f"class {c}" for c in range(10)]
@@ -300,9 +278,7 @@ def test_discovery_set__cifar_from_memory(tmp_path: Path, monkeypatch: pytest.Mo
     images = discovery_sets.READERS["cifar10"](tmp_path)
     assert images.labels.tolist() == [7, 0, 2]
     assert images.open(1)[1].size == (5, 4)
-    assert np.array_equal(
-        np.asarray(images.open(1)[1]), Cifar10(str(tmp_path), True, False).data[1]
-    )
+    assert np.array_equal(np.asarray(images.open(1)[1]), Cifar10(str(tmp_path), True).data[1])
 
 
 # --- runs and tables
