@@ -249,3 +249,22 @@ def test_cuda__takes_images_from_the_cpu(tiny_clip: Tiny) -> None:
     made = engine(clip, "head")
     assert made.name == "torch"
     assert made.run(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).device == clip.device
+    clip.engine = "bf16"
+    assert engine(clip, "head").name == "bf16", "it agrees"
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_cuda", "on_mps"),
+    [("auto", "torch", "torch"), ("bf16", "bf16", "torch"), ("onnx", "torch", "torch")],
+)
+def test_engine__on_a_gpu_is_torch_or_what_is_asked_for(
+    tiny_clip: Tiny, monkeypatch: pytest.MonkeyPatch, asked: Any, on_cuda: str, on_mps: str
+) -> None:
+    monkeypatch.setattr(
+        anyclass.backbone.engine, "_agreeing", lambda clip, part, name: Engine(name, clip.trunk)
+    )
+    for device, wanted in {"cuda": on_cuda, "mps": on_mps}.items():
+        clip = Backbone.load(tiny_clip("causal"), engine=asked)
+        clip.device = torch.device(device)
+        assert engine(clip, "head").name == wanted
+        assert engine(clip, "all").name == "torch"

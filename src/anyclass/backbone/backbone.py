@@ -51,7 +51,7 @@ class Backbone:
             load: returns an open_clip model and its tokenizer; called at the first use of either.
             model_id: name of the model, saved in runs.
             device: torch device of the model.
-            engine: engine of the frozen image encoder on a CPU.
+            engine: engine of the frozen image encoder.
             precision: precision of training.
             metadata: what is known of the model before it is loaded.
             decoding: how JPEGs are decoded for it.
@@ -102,7 +102,7 @@ class Backbone:
             device: torch device.
             allow_pickle: accept `.bin`, `.pt` and `.pth` weights from a folder (loaded with
                 `weights_only`).
-            engine: engine of the frozen image encoder on a CPU.
+            engine: engine of the frozen image encoder.
             precision: precision of the encoders while they are trained.
             decoding: how JPEGs are decoded; features of one decoding are not those of the other.
 

@@ -1,8 +1,9 @@
 """Engines for fast inference of the frozen image tower.
 
 On a CPU, a convolutional tower is several times faster in ONNX Runtime, and a transformer in
-bfloat16 if the processor computes in it natively. An engine is used only if it agrees with PyTorch:
-cosine above 0.999 on synthetic images. `benchmarks/speed.py` measures them.
+bfloat16 if the processor computes in it natively. On a GPU "auto" is PyTorch in float32, and
+bfloat16 if it is asked for. An engine is used only if it agrees with PyTorch: cosine above 0.999 on
+synthetic images. `benchmarks/speed.py` measures them.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from torch.nn.functional import cosine_similarity
 from anyclass.backbone import Backbone, EngineName, Part
 from anyclass.backbone.onnx_trunk import OnnxTrunk
 from anyclass.errors import RequestError
+
+DEVICES = {"bf16": ("cpu", "cuda"), "onnx": ("cpu",)}
+"""Engines that are not for every device, and the kinds of device they are for."""
 
 AGREEMENT = 0.999
 """Smallest cosine between the features of an engine and PyTorch's."""
@@ -40,9 +44,9 @@ def engine(clip: Backbone, part: Part) -> Engine:
     Raises:
         RequestError: the requested engine is not installed or does not agree.
     """
-    if part == "all" or clip.device.type != "cpu":
-        return _torch(clip, part)
     name = _fastest(clip) if clip.engine == "auto" else clip.engine
+    if part == "all" or clip.device.type not in DEVICES.get(name, (clip.device.type,)):
+        return _torch(clip, part)
     key = f"engine {clip.engine} {name} {part}"
     known = clip.metadata.known(key)
     if known in ENGINES:
@@ -92,6 +96,8 @@ class _LazyTrunk:
 
 def _fastest(clip: Backbone) -> EngineName:
     """The fastest installed engine, according to measurements of convolutions and attention."""
+    if clip.device.type != "cpu":
+        return "torch"
     if not clip.batch_normed and multiplies_bf16():
         return "bf16"
     return "onnx" if find_spec("onnxruntime") and find_spec("onnxscript") else "torch"
@@ -118,7 +124,7 @@ def _agrees(clip: Backbone, part: Part, candidate: Engine) -> bool:
     """Whether the engine's features agree with PyTorch's on three noise images."""
     noise = torch.Generator().manual_seed(0)
     shape = (3, 3, *clip.preprocessing.size)
-    pixels = torch.randint(256, shape, generator=noise, dtype=torch.uint8)
+    pixels = torch.randint(256, shape, generator=noise, dtype=torch.uint8).to(clip.device)
     features = clip.tail(candidate.run(pixels), part)
     wanted = clip.images(clip.preprocessing.normalise(pixels))
     return bool(cosine_similarity(features, wanted).min() > AGREEMENT)
@@ -133,8 +139,8 @@ def _torch(clip: Backbone, part: Part) -> Engine:
 
 def _bf16(clip: Backbone, part: Part) -> Engine:
     def run(pixels: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return clip.trunk(clip.preprocessing.normalise(pixels), part).float()
+        with torch.autocast(clip.device.type, dtype=torch.bfloat16):
+            return clip.trunk(clip.preprocessing.normalise(pixels.to(clip.device)), part).float()
 
     return Engine("bf16", run)
 

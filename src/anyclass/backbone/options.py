@@ -6,7 +6,8 @@ Part = Literal["head", "tail", "all"]
 """Trained part: the projections; also the image tower's last stage; or the whole model."""
 
 EngineName = Literal["auto", "torch", "bf16", "onnx"]
-"""Engine of a frozen image encoder on a CPU; auto: the fastest that agrees with torch."""
+"""Engine of a frozen image encoder; auto: on a CPU the fastest that agrees with torch, else torch.
+onnx is for CPUs, bf16 also for CUDA."""
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 """Precision of the encoders while they are trained; weights, losses and outputs are float32 in any

@@ -111,8 +111,8 @@ class Request:
     device: str = "auto"
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
     engine: EngineName = "auto"
-    """Engine for the frozen image encoder on a CPU; auto takes the fastest that agrees with
-    torch."""
+    """Engine of the frozen image encoder: auto takes the fastest on a CPU that agrees with torch;
+    on a GPU it is torch, and bf16 can be asked for."""
     precision: Precision = "auto"
     """Precision of training: auto is bf16 on a GPU that computes in it natively, else float32; fp16
     is for GPUs that do not (T4, V100). On a CPU bf16 is up to twice as fast with AMX, and for
