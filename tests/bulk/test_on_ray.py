@@ -262,9 +262,9 @@ def test_on_ray__a_cluster_by_its_address(fitted: Any, images: Path, tmp_path: P
     ("has", "bulk", "device", "workers", "gpus"),
     [
         ({"CPU": 12.0, "GPU": 3.0}, Bulk(), "auto", 3, 1),
-        ({"CPU": 12.0, "GPU": 3.0}, Bulk(workers=2), "cuda", 2, 1),
-        ({"CPU": 12.0, "GPU": 3.0}, Bulk(cpus=5), "cpu", 2, 0),
-        ({"CPU": 2.0}, Bulk(cpus=5), "auto", 1, 0),
+        ({"CPU": 12.0, "GPU": 3.0}, Bulk(on="ray", workers=2), "cuda", 2, 1),
+        ({"CPU": 12.0, "GPU": 3.0}, Bulk(on="ray", cpus=5), "cpu", 2, 0),
+        ({"CPU": 2.0}, Bulk(on="ray", cpus=5), "auto", 1, 0),
         ({"CPU": 7.0}, Bulk(), "auto", 7, 0),
     ],
 )

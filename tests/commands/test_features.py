@@ -408,7 +408,7 @@ def test_command_line__refuses_features_in_a_line(
         "fit auto --features torn.npy --unknown 2": "torn.npy is damaged or of another format",
         "fit auto --features nan.npy --unknown 2": "nan.npy: the features of 'row 3' have a value",
         "fit auto --features x.npy": "there is no information about the classes",
-        "fit auto --images images --class-text x.npy": "belong to --features FILE",
+        "fit auto --images images --class-text x.npy": "belongs to --features FILE",
         "plan --features gone.npy": "gone.npy cannot be read: there is no such file",
         f"predict --run {run.path} --features x.npy --out p.csv": "needs the features before the",
         f"evaluate --run {run.path} --features x.npy": "of x.npy has a label",

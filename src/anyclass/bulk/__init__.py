@@ -4,10 +4,13 @@
 what was asked for, `cluster` hands the missing parts to workers.
 """
 
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from anyclass.errors import RequestError
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -31,3 +34,14 @@ class Bulk:
     repeated if its worker is killed."""
     image_column: str | None = None
     """With ray: column of Parquet files that holds the images; by default the one of bytes."""
+
+    def __post_init__(self) -> None:
+        """Refuse options of Ray without it.
+
+        Raises:
+            RequestError: there is one.
+        """
+        for option in fields(self):
+            if self.on == "here" and getattr(self, option.name) != option.default:
+                flag = option.name.replace("_", "-")
+                raise RequestError(f"--{flag} belongs to --on ray: add it, or leave --{flag} out")

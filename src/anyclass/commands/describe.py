@@ -68,8 +68,8 @@ def describe(
         model: image-text model: starter, an open_clip name, hf-hub:OWNER/NAME or local-dir:FOLDER.
             The vocabulary captioner uses it; give the model of the later fit.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
-            with torch.
+        engine: engine of the frozen image encoder: auto takes the fastest on a CPU that agrees with
+            torch; on a GPU it is torch, and bf16 can be asked for.
         max_rejected: stop when a larger share of the images is unreadable.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.

@@ -76,8 +76,8 @@ def embed(
         half: write half-precision numbers: half the size, nearly the same classifier.
         template: class prompt; `{}` is the class name.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
-            with torch.
+        engine: engine of the frozen image encoder: auto takes the fastest on a CPU that agrees with
+            torch; on a GPU it is torch, and bf16 can be asked for.
         decoding: decoding of JPEGs: reduced decodes large photographs at 1/2, 1/4 or 1/8 of their
             size, about twice as many in a second, with slightly other features.
         max_rejected: stop when a larger share of the images is unreadable.
@@ -105,7 +105,7 @@ def embed(
         return embed_in_bulk(job, options)
     out = Path(out)
     check_out(out, overwrite, ENDINGS)
-    _check_format(out, images, classes, extra)
+    _check_format(out, images, classes, extra, template)
     dataset = None if images is None else ImageDataset.read(images, classes, labels)
     named = _classes(classes)
     clip = Backbone.load(model, torch_device(device), allow_pickle, engine, decoding=decoding)
@@ -164,8 +164,10 @@ def _check_images_alone(classes: Any, labels: Any) -> None:
         )
 
 
-def _check_format(out: Path, images: Any, classes: Any, extra: bool) -> None:
+def _check_format(out: Path, images: Any, classes: Any, extra: bool, template: str) -> None:
     """Refuse a file that cannot hold what is asked for, before anything is computed."""
+    if template != PLAIN and classes is None:
+        raise RequestError("--template is a prompt for class names: give --classes FILE")
     if images is None and classes is None:
         raise RequestError("give images (--images DIR), class names (--classes FILE), or both")
     if images is None and out.suffix not in WITH_TEXTS:

@@ -58,8 +58,8 @@ def evaluate(
             a table with the columns file_name and label: CSV, Parquet or JSONL. The default for
             features: the labels in their file.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
-            with torch.
+        engine: engine of the frozen image encoder: auto takes the fastest on a CPU that agrees with
+            torch; on a GPU it is torch, and bf16 can be asked for.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
         min_score: also score the images with a score of at least this, for a classifier that may
@@ -92,7 +92,7 @@ def evaluate(
     """
     check_share(min_score, "--min-score")
     check_finished(Path(run))
-    check_source(images, features)
+    check_source(images, features, extra)
     model = model_of(run, model)
     load = partial(Backbone.load, allow_pickle=allow_pickle, engine=engine)
     base = load(model, torch_device(device), decoding=decoding_of(run)) if model else None

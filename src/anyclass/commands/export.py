@@ -115,6 +115,9 @@ def export(
         raise RequestError(NOTHING)
     if hub is not None:
         check_name(hub)
+    elif revision is not None or public:
+        raise RequestError("--revision and --public belong to --hub OWNER/NAME: leave them out")
+    _check_tables(paths, labels, predictions)
     config = read_json(run / "config.json")
     used = config["images"] if images is None else images
     root = None if used is None else Path(used)
@@ -140,6 +143,16 @@ def export(
         result["hub"] = _upload(run, hub, revision, public)
         result["notes"] += _not_for_others(config["model"])
     return result
+
+
+def _check_tables(paths: dict[str, Path], labels: object, predictions: object) -> None:
+    """Refuse a table that no target reads."""
+    if labels is not None and "cleanlab" not in paths:
+        raise RequestError("--labels belongs to --cleanlab DIR: leave it out")
+    if predictions is not None and not TABLES & set(paths):
+        raise RequestError(
+            "--predictions belongs to --folders, --label-studio and --fiftyone: leave it out"
+        )
 
 
 def _upload(run: Path, hub: str, revision: str | None, public: bool) -> Json:

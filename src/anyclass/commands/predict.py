@@ -60,8 +60,8 @@ def predict(
             with --on ray a folder of such tables.
         overwrite: replace an existing file.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
-            with torch.
+        engine: engine of the frozen image encoder: auto takes the fastest on a CPU that agrees with
+            torch; on a GPU it is torch, and bf16 can be asked for.
         max_rejected: fail when a larger share of the images is unreadable.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
@@ -86,7 +86,7 @@ def predict(
     """
     check_share(max_rejected)
     check_share(min_score, "--min-score")
-    check_source(images, features)
+    check_source(images, features, extra)
     if bulk.on == "ray":
         from anyclass.commands.bulk import BulkOptions, predict_in_bulk
         from anyclass.commands.bulk_jobs import PredictJob

@@ -59,6 +59,13 @@ def split_names(classes: Any) -> Any:
     return classes
 
 
+OF_FEATURES = ("extra", "class_text", "logit_scale")
+"""Options without a meaning for images."""
+
+OF_MODEL = ("model", "engine", "precision", "decoding", "allow_pickle")
+"""Options without a meaning for features, with which no model is loaded."""
+
+
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
 class Request:
     """Images, known labels and classes, and settings of a run."""
@@ -278,9 +285,11 @@ def request_of(options: Mapping[str, Any]) -> Request:
     except ValidationError as error:
         raise RequestError(first_problem(error)) from error
     check_source(request.images, request.features)
-    of_features = ("extra", "class_text", "logit_scale")
-    if request.features is None and any(getattr(request, name) is not None for name in of_features):
-        raise RequestError("--extra, --class-text and --logit-scale belong to --features FILE")
+    other = OF_FEATURES if request.features is None else OF_MODEL
+    for name in other:
+        if getattr(request, name) != getattr(Request, name):
+            owner = "--features FILE" if request.features is None else "--images DIR"
+            raise RequestError(f"--{name.replace('_', '-')} belongs to {owner}: leave it out")
     if request.names is not None:
         read_words(request.names)  # fail before the training, not after it
     return request
@@ -295,12 +304,14 @@ def first_problem(error: ValidationError) -> str:
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
 
 
-def check_source(images: Any, features: Any) -> None:
+def check_source(images: Any, features: Any, extra: Any = None) -> None:
     """Require either images or features.
 
     Raises:
-        RequestError: there are none, or both.
+        RequestError: there are none, or both, or further features without features.
     """
+    if extra is not None and features is None:
+        raise RequestError("--extra belongs to --features FILE: leave it out")
     if images is None and features is None:
         raise RequestError("give images (--images DIR) or their features (--features FILE)")
     if images is not None and features is not None:

@@ -62,8 +62,8 @@ def serve(
             and change labels; the connection is not encrypted.
         browser: open the page in the browser, where there is one.
         device: device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        engine: engine for the frozen image encoder on a CPU; auto takes the fastest that agrees
-            with torch.
+        engine: engine of the frozen image encoder: auto takes the fastest on a CPU that agrees with
+            torch; on a GPU it is torch, and bf16 can be asked for.
         allow_pickle: accept weights from a local folder that are not safetensors. They can run
             code: use it for sources you trust.
         started: gets the address, with its token, when the server answers.
