@@ -161,9 +161,7 @@ def full_audit(
     features = None
     model: list[Finding] = []
     if model_checks:
-        store = FeatureStore(
-            request.backbone(), replace(dataset, classes=replace(dataset.classes, unknown=0))
-        )
+        store = FeatureStore(request.backbone(), dataset.with_unknown(0))
         usable, features = _features(store, images, distinct, log)
         if len(usable):
             model = _model_findings(usable, log)

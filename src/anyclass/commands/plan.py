@@ -188,7 +188,7 @@ def _estimate_unknown(
         data, _ = embed_readable(store, part, request.max_rejected, log)
         data = data.of(training_labels(request, data.dataset))
         estimate = estimate_unknown(data, part, request.seed, log)
-    workload.check_clusters(data.with_unknown(estimate["unknown"]).dataset)
+    workload.check_clusters(data.dataset.with_unknown(estimate["unknown"]))
     return estimate, [estimate["why"]]
 
 

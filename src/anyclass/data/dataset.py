@@ -201,6 +201,10 @@ class ImageDataset:
         """The same images and classes, without any label."""
         return replace(self, labels=np.full(len(self), -1))
 
+    def with_unknown(self, unknown: int) -> "ImageDataset":
+        """The same images and labels, with another number of unknown classes."""
+        return replace(self, classes=replace(self.classes, unknown=unknown))
+
     def with_kinds(self) -> "ImageDataset":
         """The same images; classes without a labelled one among them are only named."""
         used = set(self.labels.tolist())
