@@ -101,11 +101,11 @@ def read_for_audit(request: Request) -> ReadImages:
         RequestError: the request cannot be fulfilled for another reason.
     """
     try:
-        return ReadImages(request.dataset("fit"), None)
+        return ReadImages(request.dataset(), None)
     except RequestError as error:
         if request.classes is None or request.labels is None:
             raise
-        free = replace(request, classes=None).dataset("fit")
+        free = replace(request, classes=None).dataset()
         listed = _classes(request.classes).names
         names = free.classes.names
         labels = [names[c] if c >= 0 else None for c in free.labels]

@@ -191,7 +191,7 @@ def _metrics(
     held_out = fair.kind in (None, UNSEEN)
     metrics |= discovery_summary(labels, classifier.classes, metrics, held_out)
     metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
-    earlier = request.earlier()
+    earlier = request.earlier
     if earlier is not None:
         metrics["second_round"] = compare_rounds(
             earlier, data.dataset, trained_on, predictions.probabilities(), opinions
