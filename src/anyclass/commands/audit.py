@@ -16,7 +16,8 @@ from anyclass.auditing.labels import never_predicted, suspicious_labels, text_fi
 from anyclass.auditing.pixels import pixel_findings
 from anyclass.commands.request import Request, request_of
 from anyclass.commands.second_round import with_inherited
-from anyclass.data import Classes, ImageDataset
+from anyclass.data import ImageDataset
+from anyclass.data.class_files import class_names
 from anyclass.data.inspection import Inspection, inspect
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
@@ -62,8 +63,7 @@ def audit(
     if out is not None:
         check_writable(Path(out), overwrite)
     precomputed = request.precomputed()
-    check_evaluation(precomputed, evaluation)
-    read = ReadImages(precomputed.dataset, None) if precomputed else read_for_audit(request)
+    read = read_for_audit(request, precomputed, evaluation)
     with Progress(callback=callback) as log:
         found = full_audit(request, precomputed, read, evaluation, model_checks, log)
     if out is not None:
@@ -71,42 +71,42 @@ def audit(
     return found
 
 
-def check_evaluation(
-    precomputed: PrecomputedFeatures | None, evaluation: Path | str | None
-) -> None:
-    """Refuse to compare features with images.
-
-    Raises:
-        RequestError: there are features, and a folder of images for evaluation.
-    """
-    if precomputed is not None and evaluation is not None:
-        raise RequestError("--eval compares images: it needs --images, not --features")
-
-
 class ReadImages(NamedTuple):
     """Images, and labels that are not in the list of classes."""
 
     dataset: ImageDataset
     """The images; labels that are not in the list are left out."""
-    unlisted: Finding | None
+    unlisted: Finding | None = None
     """These labels."""
     error: RequestError | None = None
     """What `fit` says of them."""
 
 
-def read_for_audit(request: Request) -> ReadImages:
+def read_for_audit(
+    request: Request, precomputed: PrecomputedFeatures | None, evaluation: Path | str | None
+) -> ReadImages:
     """Read images also where labels are not in the list of classes, which `fit` refuses.
 
+    Args:
+        request: what is known.
+        precomputed: its features, if they were given in place of images.
+        evaluation: folder of images for evaluation.
+
     Raises:
-        RequestError: the request cannot be fulfilled for another reason.
+        RequestError: the request cannot be fulfilled for another reason, or features would have to
+            be compared with images.
     """
+    if precomputed is not None:
+        if evaluation is not None:
+            raise RequestError("--eval compares images: it needs --images, not --features")
+        return ReadImages(precomputed.dataset)
     try:
-        return ReadImages(request.dataset(), None)
+        return ReadImages(request.dataset())
     except RequestError as error:
         if request.classes is None or request.labels is None:
             raise
         free = replace(request, classes=None).dataset()
-        listed = _classes(request.classes).names
+        listed = class_names(request.classes).names
         names = free.classes.names
         labels = [names[c] if c >= 0 else None for c in free.labels]
         missing = {
@@ -201,11 +201,6 @@ ORDER = (
     "odd-aspect",
 )
 """All issues, the most severe first."""
-
-
-def _classes(classes: Any) -> Classes:
-    """Classes of names, or of a file of names."""
-    return Classes.read(classes) if isinstance(classes, Path) else Classes.of(classes)
 
 
 def _inspected(images: Images, distinct: Int[np.ndarray, " R"], log: Progress) -> Inspection:
