@@ -104,7 +104,6 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     if predicted.qualities:
         p = predicted.predictions.probabilities()
         naming = name_classes(training_data, classifier, p, predicted.qualities, request.names, log)
-    if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
     files = [data.dataset.files[i] for i in predicted.sample]
