@@ -18,7 +18,7 @@ from anyclass.commands.request import Request, request_of
 from anyclass.commands.second_round import with_inherited
 from anyclass.data import ImageDataset
 from anyclass.data.class_files import class_names
-from anyclass.data.inspection import Inspection, inspect
+from anyclass.data.inspection import Inspection, inspect, joined
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
@@ -206,10 +206,11 @@ ORDER = (
 def _inspected(images: Images, distinct: Int[np.ndarray, " R"], log: Progress) -> Inspection:
     """Measurements of the images with the indices `distinct`, of both folders."""
     size = len(images.fit)
-    parts = [inspect(images.fit[distinct[distinct < size]], log)]
-    if images.evaluation is not None and (distinct >= size).any():
-        parts.append(inspect(images.evaluation[distinct[distinct >= size] - size], log))
-    return parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+    inner = inspect(images.fit[distinct[distinct < size]], log)
+    outside = distinct[distinct >= size] - size
+    if images.evaluation is None or not len(outside):
+        return inner
+    return joined([inner, inspect(images.evaluation[outside], log)])
 
 
 def _features(
