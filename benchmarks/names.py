@@ -34,7 +34,6 @@ def rows(clip: Backbone, name: str, some: Task) -> list[dict[str, Any]]:
     probabilities = np.exp(predict_adapted(data, fitted, silent))
     unjudged = [None] * len(fitted.classes)  # how far a class can be trusted names none
     found = name_classes(data, fitted, probabilities, unjudged, None, silent)
-    assert found is not None
     guess = probabilities.argmax(1)
     result = []
     for row in found["classes"]:

@@ -11,7 +11,7 @@ from PIL import Image
 from anyclass.auditing.copies import Images, copies_in_words, exact_findings, near_findings
 from anyclass.auditing.findings import Finding
 from anyclass.data import ImageDataset, content_hashes
-from anyclass.data.inspection import inspect
+from anyclass.data.inspection import inspect, joined
 from anyclass.log import silent
 
 
@@ -96,7 +96,7 @@ def test_near_findings__across_and_within(images: Images, with_features: bool) -
     inner = inspect(images.fit[distinct[distinct < size]], silent)
     outer = inspect(images.evaluation[distinct[distinct >= size] - size], silent)
     features = torch.eye(len(distinct)) if with_features else None
-    found = by_issue(near_findings(images, inner.joined(outer), of, features, silent))
+    found = by_issue(near_findings(images, joined([inner, outer]), of, features, silent))
     (row,) = found["near-evaluation"].rows
     assert row["file_name"] in ("b/6.png", "a/5.png")
     assert (row["other"], row["value"] > 0.7) == ("8.png", True)

@@ -72,7 +72,8 @@ def test_audit__without_the_model(
 def test_audit__of_labels_that_are_not_listed(
     images: Path, shapes: dict[str, Any], tmp_path: Path, capsys: Screen
 ) -> None:
-    shapes |= {"classes": ("red square", "Blue Discs", "green diamond", "kite")}
+    repeated = ("kite", "kite")
+    shapes |= {"classes": ("red square", "Blue Discs", "green diamond", *repeated)}
     found = audit(model_checks=False, **shapes)
     rows = found["label-not-in-list"]
     assert {(row["label"], row["other"]) for row in rows} >= {("blue disc", "Blue Discs")}

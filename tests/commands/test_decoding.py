@@ -73,7 +73,7 @@ def test_decoding__of_a_run_is_that_of_all_that_uses_it(
     evaluate(run, photographs, prompt_ensemble=False, **used)
     base, classifier = _loader("cpu", "torch", False)(run)
     assert base.preprocessing == classifier.clip.preprocessing
-    rows = image_rows(run, read_json(run / "config.json"), FILES, silent).rows
+    rows = image_rows(run, FILES, silent).rows
     assert sides == [150] * 4, "the cache has rows of the same decoding"
     path = photographs / FILES[0]
     assert torch.allclose(next(classifier._rows([path], None)), rows[:1], atol=1e-6)

@@ -222,7 +222,7 @@ def test_estimate_unknown__uses_both_spaces_and_stores_the_estimate(
     for _ in range(2):
         data = FeatureStore(clip, dataset)
         about = estimate_unknown(data, part, 3, lambda **_: None, tmp_path)
-        assert data.with_unknown(about["unknown"]).dataset.classes.total == 5
+        assert data.dataset.with_unknown(about["unknown"]).classes.total == 5
         assert (about["classes"], about["unknown"], about["score"]) == (5, 3, 0.9)
     assert len(seen) == 1, "kept for a run that is continued"
     found_x, found_h, labels, seed = seen[0]

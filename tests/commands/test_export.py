@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -76,12 +77,17 @@ def test_export__cleanlab_of_other_labelled_images(
 
 @pytest.mark.parametrize("labels", [None, "folders"])
 def test_export__cleanlab_is_told_which_labels_were_trained_on(
-    fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: str | None
+    fitted: Any, tmp_path: Path, labels: str | None
 ) -> None:
     """Also where the folder of the run is given again."""
-    monkeypatch.setattr("anyclass.run.earlier.given_files", lambda _: frozenset({KNOWN}))
+    run = Path(shutil.copytree(fitted.run, tmp_path / "run"))
+    table = pq.read_table(run / "predictions.parquet")
+    known = pc.equal(table["file_name"], KNOWN)
+    status = pc.if_else(known, "given", table["status"])
+    table = table.set_column(table.column_names.index("status"), "status", status)
+    pq.write_table(table, run / "predictions.parquet")
     images = None if labels is None else fitted.images
-    said = export(fitted.run, cleanlab=tmp_path / "arrays", images=images, labels=labels)
+    said = export(run, cleanlab=tmp_path / "arrays", images=images, labels=labels)
     assert said["cleanlab"]["trained_on"] == 1
     assert np.load(tmp_path / "arrays" / "trained_on.npy").sum() == 1
     assert said["notes"][0].startswith("1 of 13 labels in")

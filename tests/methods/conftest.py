@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.captioning import CaptionContext, CaptionRequest, Vocabulary
@@ -19,6 +21,7 @@ from anyclass.estimators.metrics import clustering
 from anyclass.features.cache import Embedding, Features
 from anyclass.features.store import FeatureStore
 from anyclass.log import Log
+from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.latteclip import LatteClip
 from anyclass.training.tuning import Tuning
 
@@ -46,6 +49,18 @@ class Teller(Vocabulary):
             return "" if rows == (7,) else None
         kind = "a painting of" if len(rows) > 1 else "a sketch of"
         return f"{kind} {WORDS[(sum(rows) + 3 * variant) % len(WORDS)]}"
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    """Random unit rows."""
+    return normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.fixture
+def labelled() -> LabelledFeatures:
+    """Features of few-shot methods: n = 7 images of classes 1 and 3, K = 3 views, D = 24."""
+    c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
+    return LabelledFeatures(unit(7, 3, 24), c, tuple("abcdefg"))
 
 
 @pytest.fixture

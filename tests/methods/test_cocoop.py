@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
@@ -23,16 +21,6 @@ from anyclass.methods.few_shot import FewShotTask
 from anyclass.methods.labelled_features import LabelledFeatures
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
-
-
-def unit(*shape: int, seed: int) -> Tensor:
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
-@pytest.fixture
-def labelled() -> LabelledFeatures:
-    c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
 def learn(

@@ -30,6 +30,7 @@ from anyclass.methods.gda import Gda
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import TipAdapter
+from tests.methods.conftest import unit
 
 Fit = Callable[..., tuple[Classifier, list[dict[str, Any]]]]
 
@@ -49,21 +50,11 @@ trained = pytest.mark.parametrize("how", TRAINED.values(), ids=TRAINED)
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
 
 
-def unit(*shape: int, seed: int) -> Tensor:
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
 @pytest.fixture(scope="module")
 def known(dataset: ImageDataset) -> ImageDataset:
     """Class "image" has no image with a label."""
     labels = np.array([0, 1, -1, 2, 2, 0, 0, 2, 1, -1, 2, 0, -1])
     return replace(dataset, labels=labels)
-
-
-@pytest.fixture
-def labelled() -> LabelledFeatures:
-    c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
 def made_of(named: list[int], where: Tensor) -> SyntheticFeatures:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
-from torch.nn.functional import normalize
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
@@ -37,18 +36,9 @@ from anyclass.methods.gda import (
 )
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.synthetic_features import SyntheticFeatures
+from tests.methods.conftest import unit
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
-
-
-def unit(*shape: int, seed: int) -> Tensor:
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
-@pytest.fixture
-def labelled() -> LabelledFeatures:
-    c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
 def learn(how: Gda, clip: Backbone, labelled: LabelledFeatures, **more: Any) -> Classifier:

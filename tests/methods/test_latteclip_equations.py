@@ -27,13 +27,10 @@ from anyclass.methods.latteclip_equations import (
 )
 from anyclass.methods.latteclip_training import mixed_texts, moved_prototypes
 from anyclass.training.losses import contrastive
+from tests.methods.conftest import unit
 
 B, C, D, K = 6, 4, 9, 3
 ALPHA = 0.9
-
-
-def unit(*shape: int, seed: int = 0) -> Tensor:
-    return normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
 @pytest.fixture

@@ -42,16 +42,13 @@ from anyclass.methods.reclip_equations import (
 )
 from anyclass.methods.zero_shot import ZeroShot
 from anyclass.training.batches import TrainingBatches
+from tests.methods.conftest import unit
 
 C, N, D, B, EPOCHS = 4, 13, 9, 6, 3
 QUICK = Reclip(tune="tail", ensemble=False, neighbours=3, batch_size=B, epochs=EPOCHS, lr=3e-3)
 
 Fitted = tuple[Classifier, list[dict[str, Any]]]
 Fit = Callable[..., Fitted]
-
-
-def unit(*shape: int, seed: int = 0) -> Tensor:
-    return normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
 # --- projection

@@ -39,6 +39,7 @@ from anyclass.methods.ship_training import (
 )
 from anyclass.methods.ship_vae import Generator, Vae
 from anyclass.rng import seeded_rng
+from tests.methods.conftest import unit
 
 NAMES = ("big dog", "kite-7", "red_toy", "art", "soft paper b2")
 CLASSES = Classes.of(NAMES, labelled=("kite-7", "art"))
@@ -46,10 +47,6 @@ SMALL = Vae(
     epochs=3, batch_size=4, lr=0.02, length=3, latent=6, encoder_width=17, bias_width=19, slope=0.1
 )
 METRICS = {"reconstruction", "kl", "active", "collapsed", "spread", "cos_mean", "cos_text", "agree"}
-
-
-def unit(*shape: int, seed: int) -> Tensor:
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

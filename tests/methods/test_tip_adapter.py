@@ -24,18 +24,9 @@ from anyclass.methods.few_shot import FewShotTask
 from anyclass.methods.labelled_features import LabelledFeatures
 from anyclass.methods.synthetic_features import SyntheticFeatures
 from anyclass.methods.tip_adapter import GridBounds, TipAdapter, grid, grid_search, key_weights
+from tests.methods.conftest import unit
 
 CLASSES = Classes.of(("big dog", "kite-7", "red_toy", "art", "soft paper b2"))
-
-
-def unit(*shape: int, seed: int) -> Tensor:
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
-@pytest.fixture
-def labelled() -> LabelledFeatures:
-    c = torch.tensor([1, 3, 3, 1, 3, 3, 1])
-    return LabelledFeatures(unit(7, 3, 24, seed=0), c, tuple("abcdefg"))
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from anyclass.report.html import (
     number,
     percent,
     points,
-    summarise,
     to_html,
     to_markdown,
     write_report,
 )
+from anyclass.report.summary import summarise
 from anyclass.report.thumbnails import LARGEST, thumbnail
 from anyclass.report.words import plain
 from anyclass.run.embedding_map import EmbeddingMap, write_map

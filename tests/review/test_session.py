@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from anyclass.commands.edit_classes import edit_classes
+from anyclass.data import Classes
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.review.schema import ClassEdit
 from anyclass.review.second_round import before_after, class_options, next_run
@@ -189,9 +190,15 @@ def test_class_options__of_names_that_are_in_no_list(session: Session) -> None:
     session.correct([1], "a_kite")
     path = run / "review" / "classes.json"
     assert options(session) == ["--classes", str(path)]
-    expected = {"red square": "red square", HOSTILE_CLASS: HOSTILE_CLASS}
-    expected |= {"far away": "far_away", "a kite": "a_kite"}
-    assert json.loads(path.read_text("utf-8")) == expected
+    classes = Classes.read(path)
+    assert classes.names == (*names, "a_kite")
+    assert classes.prompts == ("red square", HOSTILE_CLASS, "far away", "a kite")
+    prompts = {"square": ["square", "box"], "far_away": "far"}
+    (run / "config.json").write_text(json.dumps(config | {"classes": prompts, "unknown": 0}))
+    assert options(session) == ["--classes", str(path)]
+    classes = Classes.read(path)
+    assert classes.names[:2] == ("square", "far_away")
+    assert classes.all_prompts[:2] == (("square", "box"), ("far",))
 
 
 def test_train__needs_a_label(session: Session) -> None:

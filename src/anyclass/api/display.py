@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from anyclass.api.predictions import ROWS, Predictions
 from anyclass.data.classes import plural
+from anyclass.report.gallery import evenly_spaced
 from anyclass.report.words import KINDS, plain
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def _by_label(predictions: Predictions) -> dict[str, list[str]]:
 
 def _spread(files: list[str]) -> list[str]:
     """At most `EACH` of the files, evenly, the first and the last among them."""
-    chosen = np.linspace(0, len(files) - 1, min(EACH, len(files))).round().astype(int)
-    return [files[i] for i in chosen]
+    return [files[i] for i in evenly_spaced(len(files), EACH)]
 
 
 @cache

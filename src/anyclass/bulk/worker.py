@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -130,7 +129,7 @@ class Worker:
         if not results.is_there(self._task.out):
             raise RequestError(_unseen("--out", self._task.out))
         images = storage.local(self._task.source.place)
-        if images is not None and not Path(images).is_dir():
+        if images is not None and not images.is_dir():
             raise RequestError(_unseen("--images", str(images)))
         return self._task.job.open(self._task.cpus, self._said.append)
 

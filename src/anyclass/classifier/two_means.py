@@ -15,7 +15,7 @@ SHARPEST = 1e-3
 means."""
 
 
-def two_means(rows: Float[Tensor, "n E"], seed: int = 0) -> Float[Tensor, " F"]:
+def two_means(rows: Float[Tensor, "n E"]) -> Float[Tensor, " F"]:
     """Gate [w | bias] that divides images by 2-means; g > 0 is the larger half.
 
     g is the log-odds of two Gaussians with the means of the halves and their variance along the
@@ -23,7 +23,6 @@ def two_means(rows: Float[Tensor, "n E"], seed: int = 0) -> Float[Tensor, " F"]:
 
     Args:
         rows: features of the images of a class.
-        seed: random seed of 2-means.
 
     Raises:
         RequestError: there are not two different images.
@@ -36,7 +35,7 @@ def two_means(rows: Float[Tensor, "n E"], seed: int = 0) -> Float[Tensor, " F"]:
     u = (x - centre) * scale
     if len(x) < 2 or not bool(usable.any()):
         raise RequestError("a class can only be split if it has two different images")
-    centres = kmeans(u.float(), 2, RESTARTS, seed).centres.double()
+    centres = kmeans(u.float(), 2, RESTARTS, seed=0).centres.double()
     side: Int[Tensor, " n"] = torch.cdist(u, centres).argmin(1)
     if int((side == 0).sum()) < int((side == 1).sum()):
         centres = centres.flip(0)

@@ -16,8 +16,9 @@ from anyclass.auditing.labels import never_predicted, suspicious_labels, text_fi
 from anyclass.auditing.pixels import pixel_findings
 from anyclass.commands.request import Request, request_of
 from anyclass.commands.second_round import with_inherited
-from anyclass.data import Classes, ImageDataset
-from anyclass.data.inspection import Inspection, inspect
+from anyclass.data import ImageDataset
+from anyclass.data.class_files import class_names
+from anyclass.data.inspection import Inspection, inspect, joined
 from anyclass.errors import RequestError
 from anyclass.features.cache import Embedding
 from anyclass.features.precomputed import AnyFeatures, PrecomputedFeatures
@@ -62,8 +63,7 @@ def audit(
     if out is not None:
         check_writable(Path(out), overwrite)
     precomputed = request.precomputed()
-    check_evaluation(precomputed, evaluation)
-    read = ReadImages(precomputed.dataset, None) if precomputed else read_for_audit(request)
+    read = read_for_audit(request, precomputed, evaluation)
     with Progress(callback=callback) as log:
         found = full_audit(request, precomputed, read, evaluation, model_checks, log)
     if out is not None:
@@ -71,42 +71,42 @@ def audit(
     return found
 
 
-def check_evaluation(
-    precomputed: PrecomputedFeatures | None, evaluation: Path | str | None
-) -> None:
-    """Refuse to compare features with images.
-
-    Raises:
-        RequestError: there are features, and a folder of images for evaluation.
-    """
-    if precomputed is not None and evaluation is not None:
-        raise RequestError("--eval compares images: it needs --images, not --features")
-
-
 class ReadImages(NamedTuple):
     """Images, and labels that are not in the list of classes."""
 
     dataset: ImageDataset
     """The images; labels that are not in the list are left out."""
-    unlisted: Finding | None
+    unlisted: Finding | None = None
     """These labels."""
     error: RequestError | None = None
     """What `fit` says of them."""
 
 
-def read_for_audit(request: Request) -> ReadImages:
+def read_for_audit(
+    request: Request, precomputed: PrecomputedFeatures | None, evaluation: Path | str | None
+) -> ReadImages:
     """Read images also where labels are not in the list of classes, which `fit` refuses.
 
+    Args:
+        request: what is known.
+        precomputed: its features, if they were given in place of images.
+        evaluation: folder of images for evaluation.
+
     Raises:
-        RequestError: the request cannot be fulfilled for another reason.
+        RequestError: the request cannot be fulfilled for another reason, or features would have to
+            be compared with images.
     """
+    if precomputed is not None:
+        if evaluation is not None:
+            raise RequestError("--eval compares images: it needs --images, not --features")
+        return ReadImages(precomputed.dataset)
     try:
-        return ReadImages(request.dataset("fit"), None)
+        return ReadImages(request.dataset())
     except RequestError as error:
         if request.classes is None or request.labels is None:
             raise
-        free = replace(request, classes=None).dataset("fit")
-        listed = _classes(request.classes).names
+        free = replace(request, classes=None).dataset()
+        listed = class_names(request.classes).names
         names = free.classes.names
         labels = [names[c] if c >= 0 else None for c in free.labels]
         missing = {
@@ -161,9 +161,7 @@ def full_audit(
     features = None
     model: list[Finding] = []
     if model_checks:
-        store = FeatureStore(
-            request.backbone(), replace(dataset, classes=replace(dataset.classes, unknown=0))
-        )
+        store = FeatureStore(request.backbone(), dataset.with_unknown(0))
         usable, features = _features(store, images, distinct, log)
         if len(usable):
             model = _model_findings(usable, log)
@@ -205,18 +203,14 @@ ORDER = (
 """All issues, the most severe first."""
 
 
-def _classes(classes: Any) -> Classes:
-    """Classes of names, or of a file of names."""
-    return Classes.read(classes) if isinstance(classes, Path) else Classes.of(classes)
-
-
 def _inspected(images: Images, distinct: Int[np.ndarray, " R"], log: Progress) -> Inspection:
     """Measurements of the images with the indices `distinct`, of both folders."""
     size = len(images.fit)
-    parts = [inspect(images.fit[distinct[distinct < size]], log)]
-    if images.evaluation is not None and (distinct >= size).any():
-        parts.append(inspect(images.evaluation[distinct[distinct >= size] - size], log))
-    return parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+    inner = inspect(images.fit[distinct[distinct < size]], log)
+    outside = distinct[distinct >= size] - size
+    if images.evaluation is None or not len(outside):
+        return inner
+    return joined([inner, inspect(images.evaluation[outside], log)])
 
 
 def _features(

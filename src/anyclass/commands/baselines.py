@@ -46,9 +46,7 @@ def fit_baselines(
     if not classes.discovered_names or not classes.labelled:
         return {}
     kmeans = METHODS["kmeans"]
-    given = data.dataset.classes
-    same_number = replace(given, unknown=len(classes) - len(given))
-    data = data.of(replace(data.dataset, classes=same_number))
+    data = data.of(data.dataset.with_unknown(len(classes) - len(data.dataset.classes)))
     methods: dict[str, Any] = {  # k-means takes features as well
         KMEANS: kmeans(),
         KMEANS_WITH_LABELS: kmeans(semi_supervised=True, restarts=RESTARTS),

@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from anyclass.classifier.class_edits import EditedClasses
-from anyclass.commands.class_table import unprintable
-from anyclass.data.classes import normal
+from anyclass.data.classes import has_invisible, normal
 from anyclass.errors import RequestError
 from anyclass.files import Json
 from anyclass.run.edited_tables import EditedRun
@@ -51,7 +50,7 @@ def applied(
         RequestError: a class does not exist or was given, or a name is unusable or taken.
     """
     for old, new in asked.rename.items():
-        if not normal(new) or unprintable(normal(new)):
+        if not normal(new) or has_invisible(normal(new)):
             raise RequestError(
                 f"{new!r:.80} cannot be the name of {old!r:.80}: it is empty, or has invisible "
                 "characters"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from anyclass.classifier.class_edits import is_placeholder
 from anyclass.data import Classes
-from anyclass.data.classes import normal
+from anyclass.data.classes import has_invisible, normal
 from anyclass.errors import RequestError
 from anyclass.files import csv_text
 from anyclass.run.content import read_rows
@@ -91,15 +91,10 @@ def _check(path: Path, table: ClassTable, classes: Classes) -> None:
             )
         if not name:
             raise RequestError(f"{path}: class {k} has no name; it had {classes.names[k]!r:.80}")
-        if unprintable(name):
+        if has_invisible(name):
             raise RequestError(
                 f"{path}: the name of class {k}, {name!r:.80}, has invisible characters"
             )
-
-
-def unprintable(name: str) -> bool:
-    """Whether a name has invisible characters other than joiners, as in Persian."""
-    return not re.sub("[\u200c\u200d]", "", name).isprintable()
 
 
 def accepted(table: ClassTable, suggestions: Mapping[int, str]) -> ClassTable:

@@ -140,7 +140,7 @@ class RunClasses:
         found = changes(edited)
         history = History.read(self.run)
         if any(found.values()):
-            corrected = labels_by_person(self.run / "predictions.csv", self.exact)
+            corrected = labels_by_person(edited, self.run / "predictions.csv")
             history = history.added(self.before, self.naming, corrected, found)
         elif naming is None:
             return self._result(self.before, found, history)
@@ -185,7 +185,7 @@ class RunClasses:
     def _edited(self, after: EditedClasses, names_only: bool) -> EditedRun:
         """The edit, with the probabilities of the classes afterwards if they change."""
         found = None if names_only else self._training_images.probabilities(after.edits)
-        return EditedRun(self.before, after, self.files, found)
+        return EditedRun(self.before, after, self.exact, self.files, found)
 
     def _write(
         self,
@@ -201,13 +201,13 @@ class RunClasses:
         write_json(new / "classes.json", classes.to_json())
         settings = with_classes(run / "model", edited.after)
         write_json(new / "model" / "classifier.json", settings)
-        metrics = edited_metrics(edited, read_metrics(run), self.exact)
+        metrics = edited_metrics(edited, read_metrics(run))
         write_json(new / "metrics.json", metrics)
         write_naming(new, naming, classes.rejected)
         with atomic_write(new / "predictions.parquet") as draft:
-            pq.write_table(edited_table(edited, self.exact), draft)
-        rows = edited_csv(edited, run / "predictions.csv", self.exact, remembered)
+            pq.write_table(edited_table(edited), draft)
         if (run / "predictions.csv").is_file():
+            rows = edited_csv(edited, run / "predictions.csv", remembered)
             write_csv(new / "predictions.csv", rows)
         if (run / "suspicious.csv").is_file():
             write_csv(new / "suspicious.csv", followed_csv(edited, run / "suspicious.csv"))

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from tyro.conf import Suppress, arg
 
 from anyclass.backbone import Backbone, EngineName
-from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.precomputed import NO_MODEL
 from anyclass.commands.baselines import load_baselines
 from anyclass.commands.precomputed import for_features, of_run
-from anyclass.commands.predict import decoding_of, load_classifier, model_of
+from anyclass.commands.predict import load_base, load_classifier, model_of
 from anyclass.commands.request import FILE, FOLDER, check_share, check_source
 from anyclass.commands.seen_images import hide_trained_labels, seen_images
 from anyclass.data import Classes, ImageDataset
@@ -94,11 +93,9 @@ def evaluate(
     check_finished(Path(run))
     check_source(images, features, extra)
     model = model_of(run, model)
-    load = partial(Backbone.load, allow_pickle=allow_pickle, engine=engine)
-    base = load(model, torch_device(device), decoding=decoding_of(run)) if model else None
+    base = load_base(run, model, device, allow_pickle, engine) if model else None
     classifier = load_classifier(run, device, allow_pickle, engine, base, model)
     baselines = load_baselines(run, base, device, allow_pickle, engine)
-    caveats: list[str] = []
     with Progress(callback=callback) as log, _run_knows_the_labels(run):
         if images is None:
             data = _of_features(read_features(features, extra), labels, classifier, base)

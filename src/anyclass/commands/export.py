@@ -9,8 +9,8 @@ from tyro.conf import Suppress, arg
 
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.hub import CARD, check_name, upload
-from anyclass.classifier.precomputed import NO_MODEL, Precomputed
 from anyclass.commands.label_next import LABEL_NEXT, rows_to_label
+from anyclass.commands.precomputed import check_images
 from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, open_image
 from anyclass.data.classes import plural
@@ -128,11 +128,12 @@ def export(
     with new_paths(_all_files(paths)):
         if TABLES & set(paths):
             table = run / "predictions.parquet" if predictions is None else Path(predictions)
-            _write_tables(run, paths, LabelledPredictions.read(table, root), result)
+            found = LabelledPredictions.read(table, root)
+            _write_tables(run, config["method"], paths, found, result)
         if "label_next" in paths:
             result["label_next"] = _write_label_next(run, paths["label_next"])
         if classifier is not None:
-            _write_models(classifier, paths, _examples(run, config), result)
+            _write_models(run, config, classifier, paths, result)
         if classifier is not None and root is not None and "cleanlab" in paths:
             dataset, known = _labelled(run, classifier, root, labels)
             with Progress(callback=callback) as log:
@@ -195,12 +196,11 @@ def _all_files(paths: dict[str, Path]) -> list[Path]:
 
 
 def _write_tables(
-    run: Path, paths: dict[str, Path], found: LabelledPredictions, result: Json
+    run: Path, method: str, paths: dict[str, Path], found: LabelledPredictions, result: Json
 ) -> None:
     """Write what needs predictions alone."""
     result["notes"] += found.left_out()
     classes = read_json(run / "classes.json")["names"]
-    method = read_json(run / "config.json")["method"]
     if "folders" in paths:
         result["folders"] = write_folders(paths["folders"], found)
         result["notes"] += _not_for_torchvision(result["folders"])
@@ -225,8 +225,7 @@ def _check_model(classifier: Classifier, paths: dict[str, Path], images: Path | 
         RequestError: it has no model, did not train it, or does not fit into one graph; or there
             are no images to predict.
     """
-    if isinstance(classifier.representation, Precomputed):
-        raise RequestError(NO_MODEL)
+    check_images(classifier)
     if "cleanlab" in paths and images is None:
         raise RequestError(
             "--cleanlab predicts the labelled images, and the run does not say where they are: "
@@ -239,11 +238,11 @@ def _check_model(classifier: Classifier, paths: dict[str, Path], images: Path | 
 
 
 def _write_models(
-    classifier: Classifier, paths: dict[str, Path], examples: list[Image.Image], result: Json
+    run: Path, config: Json, classifier: Classifier, paths: dict[str, Path], result: Json
 ) -> None:
     """Write the model in other formats."""
     if "onnx" in paths:
-        check = write_onnx(classifier, paths["onnx"], examples)
+        check = write_onnx(classifier, paths["onnx"], _examples(run, config))
         result["onnx"] = {"file": str(paths["onnx"]), **check._asdict()}
     if "open_clip" in paths:
         result["open_clip"] = write_checkpoint(classifier, paths["open_clip"])

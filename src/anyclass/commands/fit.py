@@ -68,7 +68,7 @@ def fit(
     """
     request = request_of(with_inherited(options))
     precomputed = request.precomputed(method)
-    dataset = precomputed.dataset if precomputed else request.dataset("fit")
+    dataset = precomputed.dataset if precomputed else request.dataset()
     choice = choose_method(method, dataset, request.unknown)
     workload = choice.method.workload(len(dataset), len(dataset.classes))
     check_enough(request, choice, dataset, workload)

@@ -11,7 +11,6 @@ from anyclass.commands.run_images import image_rows
 from anyclass.data import ImageDataset
 from anyclass.errors import RequestError
 from anyclass.estimators.active_learning import most_useful
-from anyclass.files import read_json
 from anyclass.run.columns import REJECTED
 from anyclass.run.content import read_parquet
 from anyclass.run.progress import Progress
@@ -47,7 +46,7 @@ def rows_to_label(run: Path, count: int = COUNT, given: ImageDataset | None = No
         raise RequestError(f"every image of {run} has a label: there is none to label next")
     files = table["file_name"].to_pylist()
     with Progress() as log:
-        images = image_rows(run, read_json(run / "config.json"), files, log, given)
+        images = image_rows(run, files, log, given)
     x = unit_features(images.rows, images.classifier.representation.comparable_width)
     margin = pc.fill_null(table["margin"], 0).to_numpy().astype(np.float64)
     chosen = table.take(most_useful(x, margin, free, count))

@@ -31,8 +31,8 @@ def estimate_unknown(
         estimate: Json = read_json(stored)
     else:
         estimate = _estimate(data, part, seed, log)
-    if stored:
-        write_json(stored, estimate)
+        if stored:
+            write_json(stored, estimate)
     if estimate["unknown"] == 0:
         log(warning="no class without a name was found; if there are some, set --unknown N")
     return estimate

@@ -8,13 +8,7 @@ import numpy as np
 
 from anyclass.auditing.classes import class_findings
 from anyclass.auditing.findings import Audit, check_writable
-from anyclass.commands.audit import (
-    ReadImages,
-    check_evaluation,
-    full_audit,
-    quick_audit,
-    read_for_audit,
-)
+from anyclass.commands.audit import ReadImages, full_audit, quick_audit, read_for_audit
 from anyclass.commands.chosen_method import choose_method
 from anyclass.commands.duration import minutes, pairs_per_minute, texts, trained_texts
 from anyclass.commands.num_classes import estimate_unknown
@@ -70,8 +64,7 @@ def plan(
     if audit is not None:
         check_writable(Path(audit), overwrite)
     precomputed = request.precomputed(method)
-    check_evaluation(precomputed, evaluation)
-    read = ReadImages(precomputed.dataset, None) if precomputed else read_for_audit(request)
+    read = read_for_audit(request, precomputed, evaluation)
     dataset = read.dataset
 
     def full(log: Progress) -> Audit:
@@ -188,7 +181,7 @@ def _estimate_unknown(
         data, _ = embed_readable(store, part, request.max_rejected, log)
         data = data.of(training_labels(request, data.dataset))
         estimate = estimate_unknown(data, part, request.seed, log)
-    workload.check_clusters(data.with_unknown(estimate["unknown"]).dataset)
+    workload.check_clusters(data.dataset.with_unknown(estimate["unknown"]))
     return estimate, [estimate["why"]]
 
 

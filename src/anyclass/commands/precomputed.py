@@ -28,7 +28,7 @@ from anyclass.features.store import FeatureStore
 
 
 class ClassKnowledge(NamedTuple):
-    """What the user knows of the classes of precomputed features."""
+    """What the user knows of the classes."""
 
     classes: ClassSource | None
     """Names, or a file of names."""

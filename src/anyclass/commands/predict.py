@@ -227,10 +227,23 @@ def model_of(run: Path | str, model: str | None = None) -> str | None:
     return known
 
 
-def decoding_of(run: Path | str) -> Decoding:
-    """How JPEGs were decoded for a finished run."""
-    found: Decoding = read_json(Path(run) / "config.json").get("decoding", "full")
-    return found
+def load_base(
+    run: Path | str, model: str, device: str, allow_pickle: bool, engine: EngineName
+) -> Backbone:
+    """Load the model of a finished run as it was before the fit, decoding JPEGs as the fit did.
+
+    Args:
+        run: a run folder.
+        model: where the model is, as of `model_of`.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        allow_pickle: accept weights that are not safetensors.
+        engine: engine of the frozen image encoder on a CPU.
+
+    Raises:
+        ModelError: the model is damaged, or not there.
+    """
+    decoding: Decoding = read_json(Path(run) / "config.json").get("decoding", "full")
+    return Backbone.load(model, torch_device(device), allow_pickle, engine, decoding=decoding)
 
 
 def check_out(out: Path, overwrite: bool, endings: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,19 +137,19 @@ class Request:
     """Accept weights from a local folder that are not safetensors. They can run code: use it for
     sources you trust."""
 
-    def dataset(self, split: Literal["fit", "all"] = "fit") -> ImageDataset:
-        """Read the images with the known labels and classes."""
+    def dataset(self) -> ImageDataset:
+        """Read the images with the known labels and classes, without those of a test split."""
         if self.images is None:
             raise RequestError("give images (--images DIR)")
-        earlier = self.earlier()
+        given = self._knowledge()
         return read_images(
             self.images,
-            self.classes,
-            self.labels,
-            0 if self.unknown == "auto" else self.unknown,
-            split,
-            (self.file_column, self.label_column),
-            None if earlier is None else earlier.known,
+            given.classes,
+            given.labels,
+            given.unknown,
+            "fit",
+            given.columns,
+            given.known,
         )
 
     def precomputed(self, method: Method | str = "auto") -> PrecomputedFeatures | None:
@@ -164,16 +165,19 @@ class Request:
         if asked not in takers:
             raise RequestError(f"{asked} needs --images: with --features use {' or '.join(takers)}")
         texts = None if self.class_text is None else read_class_texts(self.class_text)
+        table = read_features(self.features, self.extra)
+        return precomputed(table, texts, self._knowledge(), self.logit_scale)
+
+    def _knowledge(self) -> ClassKnowledge:
+        """What is known of the classes, by the options and by the earlier run."""
         unknown = 0 if self.unknown == "auto" else self.unknown
         columns = (self.file_column, self.label_column)
-        earlier = self.earlier()
-        before = None if earlier is None else earlier.known
-        known = ClassKnowledge(self.classes, self.labels, unknown, columns, before)
-        table = read_features(self.features, self.extra)
-        return precomputed(table, texts, known, self.logit_scale)
+        before = None if self.earlier is None else self.earlier.known
+        return ClassKnowledge(self.classes, self.labels, unknown, columns, before)
 
+    @cached_property
     def earlier(self) -> EarlierRun | None:
-        """Read the run to start from; None if there is none.
+        """The run to start from, read once; None if there is none.
 
         Raises:
             RequestError: it is no finished run.
@@ -208,7 +212,7 @@ class Request:
 
     def _named_since(self, dataset: ImageDataset) -> list[str]:
         """What to say if classes have a name that the earlier run did not know."""
-        earlier = self.earlier()
+        earlier = self.earlier
         if earlier is None or not self.unknown or self.unknown != earlier.config.get("unknown"):
             return []
         new = earlier.named_since(dataset.classes)

@@ -1,24 +1,20 @@
 """The training images of a finished run: their rows and probabilities, without a new fit."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyclass.backbone import Backbone
-from anyclass.backbone.device import torch_device
 from anyclass.classifier.class_edits import ClassEdits
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.edited_probabilities import gate_logits
 from anyclass.classifier.heads import fitted_head
 from anyclass.classifier.precomputed import feature_rows
 from anyclass.commands.precomputed import of_run
-from anyclass.commands.predict import decoding_of, load_classifier
+from anyclass.commands.predict import load_base, load_classifier
 from anyclass.commands.request import was_array
 from anyclass.data import ImageDataset
 from anyclass.data.feature_dataset import feature_dataset
@@ -26,7 +22,7 @@ from anyclass.data.feature_tables import read_features
 from anyclass.errors import RequestError
 from anyclass.features.precomputed import AnyFeatures
 from anyclass.features.store import FeatureStore
-from anyclass.files import Json
+from anyclass.files import Json, read_json
 from anyclass.log import Log
 from anyclass.run.probabilities import ImageProbabilities
 
@@ -50,17 +46,12 @@ class ImageRows(NamedTuple):
 
 @torch.no_grad()
 def image_rows(
-    run: Path,
-    config: Json,
-    files: Sequence[str],
-    log: Log,
-    images: ImageDataset | None = None,
+    run: Path, files: Sequence[str], log: Log, images: ImageDataset | None = None
 ) -> ImageRows:
     """Rows of the training images; features that are in the cache are not computed again.
 
     Args:
         run: the run folder.
-        config: the content of its `config.json`.
         files: the images.
         log: gets the progress.
         images: the images of the run, if they are not to be read from where it found them.
@@ -69,11 +60,11 @@ def image_rows(
         RequestError: images or features of the run are no longer there.
         ModelError: its model is damaged, or not there.
     """
+    config = read_json(run / "config.json")
     model = config["model"]
     device = config["device"]
     engine = config["engine"]
-    load = partial(Backbone.load, engine=engine, decoding=decoding_of(run))
-    base = load(model, torch_device(device)) if model else None
+    base = load_base(run, model, device, False, engine) if model else None
     classifier = load_classifier(run, device, engine=engine, base=base)
     data: AnyFeatures
     if base is None:
@@ -94,14 +85,14 @@ def image_rows(
     wanted = [order[file] for file in files]
     if isinstance(data, FeatureStore):
         data = data.of(data.dataset[wanted])
-        return ImageRows(classifier, torch.cat(list(_rows(classifier, data, log))))
-    everything = torch.cat(list(_rows(classifier, data, log)))
-    return ImageRows(classifier, everything[torch.from_numpy(np.array(wanted))])
+        return ImageRows(classifier, _rows(classifier, data, log))
+    return ImageRows(classifier, _rows(classifier, data, log)[torch.tensor(wanted)])
 
 
-def _rows(classifier: Classifier, data: AnyFeatures, log: Log) -> list[Float[Tensor, "n E"]]:
-    """Rows on the CPU, in blocks."""
-    return [rows.cpu() for rows in feature_rows(classifier.representation, data, log)]
+def _rows(classifier: Classifier, data: AnyFeatures, log: Log) -> Float[Tensor, "N E"]:
+    """Rows of all images, on the CPU."""
+    blocks = feature_rows(classifier.representation, data, log)
+    return torch.cat([rows.cpu() for rows in blocks])
 
 
 def _features(config: Json, classifier: Classifier) -> AnyFeatures:

@@ -104,7 +104,6 @@ def score(request: Request, trained: Trained, log: Progress) -> Learned:
     if predicted.qualities:
         p = predicted.predictions.probabilities()
         naming = name_classes(training_data, classifier, p, predicted.qualities, request.names, log)
-    if naming:
         metrics["naming"] = {key: value for key, value in naming.items() if key != "classes"}
         clock("name")
     files = [data.dataset.files[i] for i in predicted.sample]
@@ -191,7 +190,7 @@ def _metrics(
     held_out = fair.kind in (None, UNSEEN)
     metrics |= discovery_summary(labels, classifier.classes, metrics, held_out)
     metrics["warnings"] = [*log.warnings, *fair.caveats, *metrics["warnings"]]
-    earlier = request.earlier()
+    earlier = request.earlier
     if earlier is not None:
         metrics["second_round"] = compare_rounds(
             earlier, data.dataset, trained_on, predictions.probabilities(), opinions

@@ -69,7 +69,7 @@ def training_labels(request: Request, dataset: ImageDataset) -> ImageDataset:
 
     With `--from`, labels that the earlier run held out stay held out, if `--holdout` is the same.
     """
-    earlier = request.earlier()
+    earlier = request.earlier
     if earlier is None or earlier.config["holdout"] != request.holdout:
         return hold_out(dataset, request.holdout, request.seed)
     out = np.isin(dataset.files, list(earlier.held_out)) & earlier.unchanged(dataset)

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Suppress
 
 from anyclass.backbone import Backbone, EngineName
-from anyclass.backbone.device import torch_device
 from anyclass.classifier.classifier import Classifier
-from anyclass.commands.predict import decoding_of, load_classifier
+from anyclass.commands.predict import load_base, load_classifier
 from anyclass.errors import RequestError, printable
 from anyclass.files import Json, read_json
 from anyclass.run.folder import check_finished, check_no_links
@@ -118,8 +117,7 @@ def _loader(
 
     def loaded(run: Path) -> tuple[Backbone, Classifier]:
         model = read_json(run / "config.json")["model"]
-        decoding = decoding_of(run)
-        base = Backbone.load(model, torch_device(device), allow_pickle, engine, decoding=decoding)
+        base = load_base(run, model, device, allow_pickle, engine)
         return base, load_classifier(run, device, allow_pickle, engine, base)
 
     return loaded

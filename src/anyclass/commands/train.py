@@ -79,7 +79,7 @@ def train(
             partial(estimate_unknown, training_data, part, request.seed, log, scratch)
         )
         log.say(estimate["why"])
-        training_data = training_data.with_unknown(estimate["unknown"])
+        training_data = training_data.of(training_data.dataset.with_unknown(estimate["unknown"]))
         clock("count")
     fit_method: Callable[..., Classifier] = method.fit  # it takes features where there are any
     classifier = fit_method(training_data, log, scratch, request.seed)

@@ -12,7 +12,6 @@ from anyclass.classifier.class_edits import ClassEdits, EditedClasses
 from anyclass.classifier.two_means import two_means
 from anyclass.commands.run_images import ImageRows, image_rows
 from anyclass.data import ImageDataset
-from anyclass.files import read_json
 from anyclass.run.folder import PROBABILITIES
 from anyclass.run.probabilities import ImageProbabilities, read_probabilities, write_probabilities
 from anyclass.run.progress import Progress
@@ -42,9 +41,8 @@ class TrainingImages:
     @cached_property
     def _rows(self) -> ImageRows:
         """Rows of the images, by the model of the run."""
-        config = read_json(self._run / "config.json")
         with Progress() as log:
-            return image_rows(self._run, config, self._files, log, self._images)
+            return image_rows(self._run, self._files, log, self._images)
 
     def _fitted(self) -> ImageProbabilities:
         """Stored probabilities; else those of the classifier, which are then stored."""

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyclass.data.classes import Classes, listed, normal
-from anyclass.data.table_files import DELIMITED, EXCEL, Table, read_table, read_text
+from anyclass.data.table_files import (
+    DELIMITED,
+    EXCEL,
+    Table,
+    read_table,
+    read_text,
+    usual_column,
+)
 from anyclass.data.taxonomy import taxonomy_of, taxonomy_of_rows
 from anyclass.errors import RequestError
 
@@ -144,16 +151,13 @@ def _of_lines(
 def _counts(numbers: Sequence[str]) -> bool:
     """Whether numbers go up by one from 0 or 1."""
     first = int(numbers[0])
-    return first in (0, 1) and [int(n) for n in numbers] == [
-        *range(first, first + len(numbers)),
-    ]
+    return first in (0, 1) and [*map(int, numbers)] == [*range(first, first + len(numbers))]
 
 
 def _of_table(path: Path, table: Table) -> tuple[list[Pair], tuple[str, ...]]:
     """Names, and prompts if there is a column of them."""
-    plain = {_plain(column): column for column in reversed(table.columns)}
-    name = next((plain[key] for key in _NAME_COLUMNS if key in plain), None)
-    prompt = next((plain[key] for key in _PROMPT_COLUMNS if key in plain), None)
+    name = usual_column(table.columns, _NAME_COLUMNS)
+    prompt = usual_column(table.columns, _PROMPT_COLUMNS)
     if name is not None:
         prompts = [_cell(row.get(prompt)) if prompt else "" for row in table.rows]
         phrases = [_between_bars(cell) for cell in prompts]
@@ -166,8 +170,7 @@ def _without_groups(
     path: Path, table: Table, pairs: list[Pair]
 ) -> tuple[list[Pair], tuple[str, ...]]:
     """The pairs without those whose name another row has as its parent."""
-    plain = {_plain(column): column for column in reversed(table.columns)}
-    parent = next((plain[key] for key in _PARENT_COLUMNS if key in plain), None)
+    parent = usual_column(table.columns, _PARENT_COLUMNS)
     if parent is None:
         return pairs, table.messages
     parents = [_cell(row.get(parent)) for row in table.rows]
@@ -178,11 +181,6 @@ def _without_groups(
     groups = {*tree.groups}
     kept = [pair for pair in pairs if pair[0] not in groups]
     return kept, (*table.messages, tree.message(path.name))
-
-
-def _plain(column: str) -> str:
-    """A column without case, spaces and marks."""
-    return re.sub(r"[\W_]", "", column).casefold()
 
 
 def _between_bars(cell: str) -> list[str]:

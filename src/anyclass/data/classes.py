@@ -246,6 +246,11 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
+def has_invisible(name: str) -> bool:
+    """Whether a name has invisible characters other than joiners, as in Persian."""
+    return not re.sub("[\u200c\u200d]", "", name).isprintable()
+
+
 def listed(items: Iterable[str], most: int = 5) -> str:
     """The first `most` items, quoted for a message, and how many more there are."""
     items = list(items)

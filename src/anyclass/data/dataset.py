@@ -201,6 +201,10 @@ class ImageDataset:
         """The same images and classes, without any label."""
         return replace(self, labels=np.full(len(self), -1))
 
+    def with_unknown(self, unknown: int) -> "ImageDataset":
+        """The same images and labels, with another number of unknown classes."""
+        return replace(self, classes=replace(self.classes, unknown=unknown))
+
     def with_kinds(self) -> "ImageDataset":
         """The same images; classes without a labelled one among them are only named."""
         used = set(self.labels.tolist())
@@ -258,8 +262,8 @@ def _with_kinds(
     return checked, listed_classes.messages
 
 
-def _slips(labels: Sequence[str], names: Sequence[str], most: int = 5) -> str:
+def _slips(labels: Sequence[str], names: Sequence[str]) -> str:
     """Ask whether labels that look like a class name are that class; nothing where none does."""
-    near = {label: get_close_matches(label, names, n=1, cutoff=0.75) for label in labels[:most]}
+    near = {label: get_close_matches(label, names, n=1, cutoff=0.75) for label in labels[:5]}
     slips = [f"{found[0]!r} by {label!r}" for label, found in near.items() if found]
     return f"Did you mean {', '.join(slips)}? " if slips else ""

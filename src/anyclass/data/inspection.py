@@ -69,10 +69,6 @@ class Inspection:
         """Whether each image can be read."""
         return self.width > 0
 
-    def joined(self, other: "Inspection") -> "Inspection":
-        """Measurements of these images and of others behind them."""
-        return _joined([self, other])
-
 
 def inspect(dataset: ImageDataset, log: Log, workers: int | None = None) -> Inspection:
     """Measure all images, in processes that read ahead.
@@ -90,10 +86,10 @@ def inspect(dataset: ImageDataset, log: Log, workers: int | None = None) -> Insp
         parts.append(part)
         done += len(part.width)
         log(stage="inspect", done=done, total=len(dataset))
-    return _joined(parts)
+    return joined(parts)
 
 
-def _joined(parts: Sequence[Inspection]) -> Inspection:
+def joined(parts: Sequence[Inspection]) -> Inspection:
     """Measurements of several sets of images as one."""
     arrays: dict[str, Any] = {}
     for name in _ARRAYS:

@@ -1,12 +1,11 @@
 """Columns of a label table: those that are asked for, or those that look like them."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from anyclass.data.classes import listed
 from anyclass.data.image_names import ImageNames
-from anyclass.data.table_files import Table
+from anyclass.data.table_files import Table, plain_column, same_column, usual_column
 from anyclass.errors import RequestError
 
 FILE, LABEL = "file_name", "label"
@@ -59,12 +58,12 @@ def choose_columns(
             f"{name} has a header ({listed(table.columns)}) and no row: add a row per labelled "
             f"image, such as {images.example},CLASS"
         )
-    file = _same(table.columns, asked[0]) or _guess_file(table, asked[0], images)
+    file = same_column(table.columns, asked[0]) or _guess_file(table, asked[0], images)
     if file is None:
         raise RequestError(
             f"{name} has no column {asked[0]!r}, see --file-column; found: {listed(table.columns)}."
         )
-    label = _same(table.columns, asked[1]) or _guess_label(table, asked[1], file)
+    label = same_column(table.columns, asked[1]) or _guess_label(table, asked[1], file)
     if label is None:
         raise RequestError(
             f"{name} has no column {asked[1]!r}, see --label-column; "
@@ -81,16 +80,9 @@ def _said(name: str, asked: tuple[str, str], taken: tuple[str, str]) -> tuple[st
             (taken[0], asked[0], "--file-column"),
             (taken[1], asked[1], "--label-column"),
         )
-        if _plain(column) != _plain(usual) and column != "image_path"
+        if plain_column(column) != plain_column(usual) and column != "image_path"
     ]
     return (f"{name}: took the column {' and '.join(guessed)}.",) if guessed else ()
-
-
-def _same(columns: Sequence[str], asked: str) -> str | None:
-    """The column that is called so, if need be in other letters: `File Name` for `file_name`."""
-    if asked in columns:
-        return asked
-    return next((column for column in columns if _plain(column) == _plain(asked)), None)
 
 
 def _guess_file(table: Table, asked: str, images: ImageNames) -> str | None:
@@ -107,7 +99,7 @@ def _guess_file(table: Table, asked: str, images: ImageNames) -> str | None:
 
 def usual_file(columns: Sequence[str]) -> str | None:
     """The column with a usual name of paths, in any letters: `Dateiname`, `Image Path`."""
-    return next(filter(None, (_same(columns, usual) for usual in _FILES)), None)
+    return usual_column(columns, _FILES)
 
 
 def _guess_label(table: Table, asked: str, file: str) -> str | None:
@@ -115,7 +107,7 @@ def _guess_label(table: Table, asked: str, file: str) -> str | None:
     if asked != LABEL:
         return None
     for usual in _LABELS:
-        found = _same(table.columns, usual)
+        found = same_column(table.columns, usual)
         if found is not None and found != file:
             return found
     others = [column for column in table.columns if column != file]
@@ -146,8 +138,3 @@ def _headless(table: Table, name: str, images: ImageNames) -> LabelColumns:
     rows = [{file: file, others[0]: others[0]}, *table.rows]
     said = f"{name} has no header: took {file!r} as the name of an image, {others[0]!r} as a label."
     return LabelColumns(file, others[0], rows, (said,))
-
-
-def _plain(column: str) -> str:
-    """A column's name without case, spaces and marks."""
-    return re.sub(r"[\W_]", "", column).casefold()

@@ -45,6 +45,23 @@ class Table(NamedTuple):
     """What was guessed of the table, one sentence each."""
 
 
+def plain_column(column: str) -> str:
+    """A column's name without case, spaces and marks."""
+    return re.sub(r"[\W_]", "", column).casefold()
+
+
+def same_column(columns: Sequence[str], asked: str) -> str | None:
+    """The column that is called so, if need be in other letters: `File Name` for `file_name`."""
+    if asked in columns:
+        return asked
+    return next((column for column in columns if plain_column(column) == plain_column(asked)), None)
+
+
+def usual_column(columns: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The column that is called as the first of some usual names that there is, in any letters."""
+    return next(filter(None, (same_column(columns, name) for name in usual)), None)
+
+
 def read_table(path: Path, binary: Iterable[str] = ()) -> Table:
     """Read a table; its ending decides the format.
 

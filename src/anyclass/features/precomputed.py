@@ -52,11 +52,6 @@ class PrecomputedFeatures:
         """The same features with other labels or classes."""
         return replace(self, dataset=dataset)
 
-    def with_unknown(self, unknown: int) -> "PrecomputedFeatures":
-        """The same features with another number of unknown classes."""
-        classes = replace(self.dataset.classes, unknown=unknown)
-        return self.of(replace(self.dataset, classes=classes))
-
     def checked(self) -> "PrecomputedFeatures":
         """The same features with a checksum; every value is read.
 

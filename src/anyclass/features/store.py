@@ -1,7 +1,6 @@
 """`FeatureStore`: features of the images of a run, computed once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -59,11 +58,6 @@ class FeatureStore:
         store = FeatureStore(self.clip, dataset)
         store._shared = self._shared
         return store
-
-    def with_unknown(self, unknown: int) -> "FeatureStore":
-        """Store for the same images with another number of unknown classes."""
-        classes = replace(self.dataset.classes, unknown=unknown)
-        return self.of(replace(self.dataset, classes=classes))
 
     @property
     def device(self) -> torch.device:

@@ -20,7 +20,7 @@ from anyclass.features.store import FeatureStore
 from anyclass.files import Json, read_json
 from anyclass.log import Log
 from anyclass.naming.naming_files import TOP
-from anyclass.naming.suggest import ALPHA, ClassifiedImages, word_scores
+from anyclass.naming.suggest import ClassifiedImages, word_scores
 from anyclass.naming.words import read_words, word_encoder
 from anyclass.run.content import read_naming
 
@@ -74,7 +74,7 @@ def suggest_with_captioner(run: Path, captioner: AnyCaptioner, log: Log) -> Json
     if names:
         texts = torch.cat([texts, encode(list(names.values()))])
     found = ClassifiedImages(z, typical.predicted, torch.zeros(len(dataset)))
-    scores = word_scores(found, len(naming["classes"]), texts, ALPHA)
+    scores = word_scores(found, len(naming["classes"]), texts)
     for k, name in names.items():
         row = naming["classes"][k]
         row |= _renamed(row, name) | {"source": captioner.kind}

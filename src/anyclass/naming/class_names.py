@@ -28,8 +28,8 @@ def name_classes(
     qualities: Sequence[ClassQuality | None],
     words: Path | None,
     log: Log,
-) -> Json | None:
-    """Suggest names for discovered classes; None if there are none.
+) -> Json:
+    """Suggest names for discovered classes, of which there is one at least.
 
     Args:
         data: the model before training, and the N training images with the given classes. With
@@ -44,8 +44,6 @@ def name_classes(
         RequestError: the file is not a usable list of words.
     """
     classes = classifier.classes
-    if "unknown" not in classes.kinds:
-        return None
     dataset = data.dataset
     z = data.image_features(cached_part(classifier.representation.part), log).cpu()
     top = torch.from_numpy(probabilities).topk(min(2, len(classes)), dim=1)

@@ -20,14 +20,18 @@ def edited_naming(run: EditedRun, naming: Json) -> Json:
         naming: the content before.
     """
     origins = _origins(run)
+    predicted = None if run.probabilities is None else run.probabilities.argmax(1)
     rows = []
     for c, before in enumerate(origins):
         parts = [naming["classes"][b] for b in before]
         same = len(before) == 1 and len(run.successors[parts[0]["name"]]) == 1
         row = dict(parts[0]) if same else _combined(parts)
-        row |= _identity(run.after.classes, c) | _quality(run, row.get("quality"))
+        row |= _identity(run.after.classes, c) | _quality(run, origins, row.get("quality"))
         if run.probabilities is not None:
-            row |= _images(run, c, row if same else None)
+            members = np.flatnonzero(predicted == c)
+            row["images"] = len(members)
+            if not same:
+                row |= _examples(run.files, run.probabilities, members, c)
         rows.append(row)
     return naming | {"classes": rows}
 
@@ -71,35 +75,31 @@ def _identity(classes: Classes, c: int) -> Json:
     return cells
 
 
-def _quality(run: EditedRun, quality: Json | None) -> Json:
+def _quality(run: EditedRun, origins: Sequence[Sequence[int]], quality: Json | None) -> Json:
     """Quality of a class that is as before; the nearest class may be another one now."""
     if quality is None or quality["nearest"] is None:
         return {"quality": quality}
     now = run.renamed.get(quality["nearest"])
-    if now is None or len(_origins(run)[run.after.classes.index(now)]) > 1:
+    if now is None or len(origins[run.after.classes.index(now)]) > 1:
         verdict = UNSURE if quality["verdict"] == SAME else quality["verdict"]
         nothing: Json = {"nearest": None, "separation": None, "verdict": verdict}
         return {"quality": with_hint(quality | nothing)}
     return {"quality": with_hint(quality | {"nearest": now})}
 
 
-def _images(run: EditedRun, c: int, before: Json | None) -> Json:
-    """Number of images and examples of a class; a class that is as before keeps its examples."""
-    probabilities = run.probabilities
-    if probabilities is None:
-        return {}
-    rows = np.flatnonzero(probabilities.argmax(1) == c)
-    if before is not None:
-        return {"images": len(rows)}
-    top = probabilities[rows, c]
-    typical = rows[np.argsort(-top, kind="stable")][:TYPICAL]
+def _examples(
+    files: Sequence[str],
+    probabilities: Float[np.ndarray, "M C"],
+    rows: Int[np.ndarray, " m"],
+    c: int,
+) -> Json:
+    """Typical and borderline images of class c, whose images are in `rows`."""
+    typical = rows[np.argsort(-probabilities[rows, c], kind="stable")][:TYPICAL]
     rest = rows[~np.isin(rows, typical)]
     borderline = rest[np.argsort(_margin(probabilities[rest]), kind="stable")][:BORDERLINE]
-
-    def files(some: Int[np.ndarray, " m"]) -> list[str]:
-        return [run.files[i] for i in some]
-
-    return {"images": len(rows), "typical": files(typical), "borderline": files(borderline)}
+    typical_files = [files[i] for i in typical]
+    borderline_files = [files[i] for i in borderline]
+    return {"typical": typical_files, "borderline": borderline_files}
 
 
 def _margin(probabilities: Float[np.ndarray, "n C"]) -> Float[np.ndarray, " n"]:

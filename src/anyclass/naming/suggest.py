@@ -108,7 +108,6 @@ def suggest_names(
     given: Sequence[str],
     words: Sequence[str],
     encode: Encode,
-    alpha: float = ALPHA,
 ) -> Naming:
     """Suggest a name for every class whose kind is unknown.
 
@@ -118,7 +117,6 @@ def suggest_names(
         given: class names without labelled images: some of the unknown classes have them.
         words: the vocabulary, further candidates.
         encode: computes the features of words.
-        alpha: weight of the images if there are pseudo-texts as well.
     """
     sizes = found.predicted.bincount(minlength=classes.total).tolist()
     own = [classes.names[k] for k in (*classes.labelled, *classes.named)]
@@ -128,7 +126,7 @@ def suggest_names(
     spellings = [*listed_names, *words]
     kept = first_spellings(spellings)
     words = [spellings[i] for i in kept]
-    scores = word_scores(found, classes.total, texts[kept], alpha)
+    scores = word_scores(found, classes.total, texts[kept])
     index_of = {normal_form(word): w for w, word in enumerate(words)}
     known = [k for k in classes.labelled if sizes[k]]
     own_words = [index_of[normal_form(classes.names[k])] for k in known]
@@ -142,14 +140,13 @@ def suggest_names(
     words = words[taken:]
 
     def name(k: int) -> NameSuggestion:
-        typical, borderline = example_images(found, k)
+        unnamed = _without_words(found, classes, k, sizes[k])
         if k not in ranked_of or not ranked_of[k].words:
-            fixed = [] if classes.kind(k) == "unknown" else [classes.names[k]]
-            return NameSuggestion(k, sizes[k], fixed, None, bool(fixed), typical, borderline)
+            return unnamed
         margin = ranked_of[k].margin
         likely = check.threshold is not None and margin >= check.threshold
         suggested = [words[w] for w in ranked_of[k].words]
-        return NameSuggestion(k, sizes[k], suggested, margin, likely, typical, borderline)
+        return unnamed._replace(words=suggested, margin=margin, likely=likely)
 
     return Naming([name(k) for k in range(classes.total)], check, len(words))
 
@@ -157,16 +154,17 @@ def suggest_names(
 def only_examples(found: ClassifiedImages, classes: Classes) -> list[NameSuggestion]:
     """All classes with example images; those without a name get no suggestion."""
     sizes = found.predicted.bincount(minlength=classes.total).tolist()
-    rows = []
-    for k in range(classes.total):
-        fixed = [] if classes.kind(k) == "unknown" else [classes.names[k]]
-        examples = example_images(found, k)
-        rows.append(NameSuggestion(k, sizes[k], fixed, None, bool(fixed), *examples))
-    return rows
+    return [_without_words(found, classes, k, size) for k, size in enumerate(sizes)]
+
+
+def _without_words(found: ClassifiedImages, classes: Classes, k: int, size: int) -> NameSuggestion:
+    """Class k with example images, and its name if it has one."""
+    fixed = [] if classes.kind(k) == "unknown" else [classes.names[k]]
+    return NameSuggestion(k, size, fixed, None, bool(fixed), *example_images(found, k))
 
 
 def word_scores(
-    found: ClassifiedImages, classes: int, texts: Float[Tensor, "V D"], alpha: float
+    found: ClassifiedImages, classes: int, texts: Float[Tensor, "V D"], alpha: float = ALPHA
 ) -> Float[Tensor, "K V"]:
     """score(k, w): similarity of centred class means and centred word features."""
     t = normalize(texts - texts.mean(0), dim=-1)

@@ -48,7 +48,7 @@ def gallery(rows: Sequence[Json], table: pa.Table, thumbnail_of: Thumbnail) -> l
     found = []
     for row in shown:
         some = table.filter(pc.field("label") == row["label"]).sort_by([("score", "descending")])
-        sample = image_tiles(some.take(_evenly_spaced(len(some), each)), thumbnail_of)
+        sample = image_tiles(some.take(evenly_spaced(len(some), each)), thumbnail_of)
         found.append({"row": row, "images": sample, "compact": each <= COMPACT})
     return found
 
@@ -80,14 +80,18 @@ def descriptions(path: Path, names: Sequence[str], thumbnail_of: Thumbnail) -> l
     most = max((weight for texts in kinds.values() for weight in _weights(texts)), default=None)
     found = []
     for kind, texts in sorted(kinds.items(), key=lambda row: row[0] == "class"):
-        instructions = [line for line in texts if INSTRUCTION.search(line["text"])]
+        instructions: list[Json] = []
+        others: list[Json] = []
+        for line in texts:
+            (instructions if INSTRUCTION.search(line["text"]) else others).append(line)
+        sample = _sample(instructions, others)
         row = {
             "kind": plain(kind),
             "count": len(texts),
             "instructions": len(instructions),
             "weight": _mean(_weights(texts)),
             "most": most,
-            "lines": [_description(line, names, thumbnail_of) for line in _sample(texts)],
+            "lines": [_description(line, names, thumbnail_of) for line in sample],
         }
         found.append(row)
     return found
@@ -102,16 +106,14 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _sample(texts: Sequence[Json]) -> list[Json]:
+def _sample(instructions: Sequence[Json], others: Sequence[Json]) -> list[Json]:
     """At most `LISTED` descriptions: some that read like instructions, and others by weight."""
-    instructions = [line for line in texts if INSTRUCTION.search(line["text"])]
-    others = [line for line in texts if not INSTRUCTION.search(line["text"])]
-    others.sort(key=lambda line: -line.get("weight", 0.0))
     first = instructions[: LISTED // 4]
-    return [*first, *(others[i] for i in _evenly_spaced(len(others), LISTED - len(first)))]
+    others = sorted(others, key=lambda line: -line.get("weight", 0.0))
+    return [*first, *(others[i] for i in evenly_spaced(len(others), LISTED - len(first)))]
 
 
-def _evenly_spaced(count: int, most: int) -> Int64[np.ndarray, " n"]:
+def evenly_spaced(count: int, most: int) -> Int64[np.ndarray, " n"]:
     """At most `most` of the indices 0 ... count - 1, evenly spaced, both ends included."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 

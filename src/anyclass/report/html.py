@@ -17,8 +17,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from anyclass.files import Json, write_text
 from anyclass.report.summary import summarise
 
-__all__ = ["summarise", "to_html", "to_markdown", "write_report"]
-
 
 def write_report(run: Path, memory: Mapping[str, Any] | None = None) -> Path:
     """Write `run/report.html` atomically and return its path.

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from anyclass.backbone.recommended import RECOMMENDED
 from anyclass.files import Json, read_json
-from anyclass.report.html import literal, markdown_table, percent, summarise, to_markdown
+from anyclass.report.html import literal, markdown_table, percent, to_markdown
+from anyclass.report.summary import summarise
 
 LIMITS = """## Limits
 

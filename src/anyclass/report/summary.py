@@ -158,13 +158,14 @@ def _scores(run: _Contents) -> Json:
     confused = {} if metrics.get("scored_on") == TRAINING else metrics
     names = [row["name"] for row in run.rows]
     warnings = [text for text in metrics["warnings"] if text != TRAINING_CAVEAT]
+    found = calibration(run.scored)
     return {
         "warnings": list(map(_sentence, warnings)),
         "scores": score_rows(metrics),
         "headline": headline(metrics, run.scored),
         "unknown": _what_is_not_known(metrics, run.discovered),
-        "calibration": calibration(run.scored),
-        "expected": _expected(run.scored, run.predicted, metrics, run.discovered),
+        "calibration": found,
+        "expected": _expected(run, found),
         "ranked": pc.max(run.everything["rank"]).as_py() or 0 if order_only(metrics) else 0,
         "rounds": list(map(_sentence, rounds(metrics))),
         "halves": halves(run.rows, metrics, run.predicted),
@@ -260,16 +261,16 @@ def _what_is_not_known(metrics: Json, found: Sequence[Json]) -> list[str]:
     return sentences
 
 
-def _expected(scored: Scored, table: pa.Table, metrics: Json, found: Sequence[Json]) -> Json | None:
-    """Expected accuracy on the images without a label, where the scores are calibrated.
+def _expected(run: _Contents, found: Json | None) -> Json | None:
+    """Expected accuracy on the images without a label, where the scores are calibrated (`found`).
 
     With discovered classes it is that of the metrics, if they tell: labels alone say nothing of the
     scores of these.
     """
-    if found:
-        return expected_of_discovery(metrics.get("expected"))
-    rows = table.filter(pc.field("true_label").is_null())
-    return expected(calibration(scored), pc.mean(rows["score"]).as_py(), len(rows))
+    if run.discovered:
+        return expected_of_discovery(run.metrics.get("expected"))
+    rows = run.predicted.filter(pc.field("true_label").is_null())
+    return expected(found, pc.mean(rows["score"]).as_py(), len(rows))
 
 
 def _rejected(path: Path) -> Json:

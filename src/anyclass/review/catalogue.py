@@ -109,6 +109,7 @@ class Catalogue:
         """Label of image i, corrected, given or predicted; empty where there is none."""
         return corrections.get(self.files[i], self.columns["label"][i] or "")
 
+    @cached_property
     def confidence(self) -> Float[np.ndarray, " N"]:
         """Confidence in each predicted label, 1 where it was given."""
         score = _numbers(self.columns["score"], 0.0)
@@ -148,7 +149,7 @@ class Catalogue:
             return _sorted(quality, np.isfinite(quality))
         if sort == "changed":
             return _sorted(-self._change(), self._change() > 0)
-        found = self.confidence()
+        found = self.confidence
         return _sorted(found if sort == "least_confident" else -found, np.ones(len(self), bool))
 
     def _change(self) -> Float[np.ndarray, " N"]:
@@ -197,17 +198,9 @@ class Catalogue:
         file = self.files[i]
         return cells | {
             "id": i,
-            "confidence": None if cells["score"] is None else float(self.confidence_of(i)),
+            "confidence": None if cells["score"] is None else float(self.confidence[i]),
             "suspicious": file in self.suspicious,
         }
-
-    def confidence_of(self, i: int) -> float:
-        """Confidence in the label of image i."""
-        score = self.columns["score"][i] or 0.0
-        usual = self.columns["familiarity"][i]
-        if usual is None or self.given(i):
-            return float(score)
-        return float(confidence(np.array([score]), np.array([usual]))[0])
 
 
 SHOWN = (

@@ -28,21 +28,15 @@ def class_options(catalogue: Catalogue, corrections: Mapping[str, str]) -> list[
         options += ["--unknown", str(len(unknown - used - set(classes.rejected)))]
     given = config.get("classes")
     if given is not None:
-        listed = Classes.read(Path(given)) if isinstance(given, str) else Classes.of(given)
+        listed = Classes.read(given)
         more = sorted(used - set(listed.names))
         if more:
             path = catalogue.run / REVIEW / "classes.json"
-            write_json(path, _names(listed, more))
+            prompts = zip(listed.names, listed.all_prompts, strict=True)
+            rows: list[Json] = [{"name": name, "prompts": some} for name, some in prompts]
+            write_json(path, [*rows, *({"name": name} for name in more)])
             options += ["--classes", str(path)]
     return options
-
-
-def _names(classes: Classes, more: Sequence[str]) -> Json | list[str]:
-    """Class names with their prompts, and further names, as `--classes` reads them."""
-    prompts = {prompt: name for name, prompt in zip(classes.names, classes.prompts, strict=True)}
-    prompts |= {name.replace("_", " "): name for name in more}
-    names = [*classes.names, *more]
-    return prompts if len(prompts) == len(names) else names
 
 
 def next_run(run: Path) -> Path:
@@ -86,9 +80,9 @@ def before_after(old: Path, new: Path) -> Json:
     }
 
 
-def is_finished(run: Path | None) -> bool:
+def is_finished(run: Path) -> bool:
     """Whether a run folder is complete."""
-    return run is not None and (run / MANIFEST).is_file()
+    return (run / MANIFEST).is_file()
 
 
 def _predicted(run: Path) -> dict[str, tuple[str, float]]:

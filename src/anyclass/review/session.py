@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
-from anyclass.data.classes import normal, plural
+from anyclass.data.classes import has_invisible, normal, plural
 from anyclass.errors import RequestError
 from anyclass.files import Json
 from anyclass.review.catalogue import Catalogue, Show, Sort
@@ -20,12 +20,6 @@ from anyclass.review.second_round import before_after, class_options, is_finishe
 from anyclass.review.thumbnails import Thumbnails
 from anyclass.review.training import Training
 from anyclass.run.folder import REVIEW
-
-FOLDER = REVIEW
-"""Folder inside a run for what is done on the review page."""
-
-USEFUL = 30
-"""Images of "most useful next"."""
 
 
 class Tools(NamedTuple):
@@ -54,7 +48,7 @@ class Session:
 
     def _open(self, run: Path) -> None:
         self.catalogue = Catalogue.read(run)
-        self.corrections = Corrections(run / FOLDER / "corrections.sqlite")
+        self.corrections = Corrections(run / REVIEW / "corrections.sqlite")
         self.index = self._new_index()
 
     def _new_index(self) -> ImageIndex:
@@ -76,7 +70,7 @@ class Session:
     @property
     def table(self) -> Path:
         """RUN/review/corrections.csv, which `fit --labels` takes."""
-        return self.catalogue.run / FOLDER / "corrections.csv"
+        return self.catalogue.run / REVIEW / "corrections.csv"
 
     @property
     def checked(self) -> int:
@@ -133,7 +127,7 @@ class Session:
         if not 0 <= i < len(self.catalogue):
             raise RequestError(f"there is no image {i}: the run has {len(self.catalogue)}")
 
-    def useful(self, count: int = USEFUL, label: str | None = None) -> list[int]:
+    def useful(self, count: int, label: str | None = None) -> list[int]:
         """Rows of the images whose label would teach most, perhaps of one class only."""
         labels = self.corrections.labels
         catalogue = self.catalogue
@@ -296,6 +290,6 @@ def checked_name(name: str) -> str:
         raise RequestError("a class needs a name")
     if len(name) > LONGEST_NAME:
         raise RequestError(f"a class name has at most {LONGEST_NAME} characters")
-    if not name.replace("\u200c", "").replace("\u200d", "").isprintable():
+    if has_invisible(name):
         raise RequestError(f"the class name {name!r:.80} has invisible characters")
     return name

@@ -13,9 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from anyclass.data import Classes
 from anyclass.errors import AnyclassError, FileError, RequestError
@@ -24,7 +22,6 @@ from anyclass.run.schemas import FORMERLY, SCHEMAS, Description, Schema
 
 INTERRUPTED = "unfinished/ready.json"
 """File of an edit that was interrupted: until it is completed, files may disagree."""
-
 
 OPTIONAL = {"naming.json", "images.parquet", "map.parquet"}
 """Files that some runs do not have."""

@@ -1,10 +1,12 @@
 """An earlier run as the start of a second round: its labels, its predictions, what it held out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool
 
 from anyclass.data import Classes, ImageDataset
@@ -38,14 +40,16 @@ class EarlierRun:
             RequestError: the folder contains no finished run.
         """
         check_finished(run)
-        columns = read_parquet(run / "predictions.parquet").to_pydict()
-        files = columns["file_name"]
-        labels = {f: name for f, name in zip(files, columns["true_label"], strict=True) if name}
-        written = columns.get(PREDICTED, columns["label"])
-        predicted = {f: name for f, name in zip(files, written, strict=True) if name}
-        trained_on = given_files(run) if PREDICTED in columns else frozenset(labels)
-        config = read_json(run / "config.json")
-        return cls(config, KnownLabels(labels, predicted), trained_on, read_classes(run))
+        table = read_parquet(run / "predictions.parquet")
+        files = table["file_name"].to_pylist()
+        labels = _filled(files, table["true_label"])
+        trained_on = frozenset(labels)
+        written = "label"
+        if PREDICTED in table.column_names:
+            trained_on = _given(files, table["status"])
+            written = PREDICTED
+        known = KnownLabels(labels, _filled(files, table[written]))
+        return cls(read_json(run / "config.json"), known, trained_on, read_classes(run))
 
     @property
     def held_out(self) -> frozenset[str]:
@@ -71,8 +75,18 @@ class EarlierRun:
 def given_files(run: Path) -> frozenset[str]:
     """Files whose labels a run was trained on, as its predictions tell; none in runs of 0.1."""
     table = read_parquet(run / "predictions.parquet", ["file_name", "status"])
-    rows = zip(table["file_name"].to_pylist(), table["status"].to_pylist(), strict=True)
-    return frozenset(file for file, status in rows if status == GIVEN)
+    return _given(table["file_name"].to_pylist(), table["status"])
+
+
+def _given(files: Sequence[str], status: pa.ChunkedArray) -> frozenset[str]:
+    """Files whose labels were trained on."""
+    pairs = zip(files, status.to_pylist(), strict=True)
+    return frozenset(file for file, found in pairs if found == GIVEN)
+
+
+def _filled(files: Sequence[str], cells: pa.ChunkedArray) -> dict[str, str]:
+    """Cells of a column by file, without empty ones."""
+    return {file: cell for file, cell in zip(files, cells.to_pylist(), strict=True) if cell}
 
 
 def compare_rounds(

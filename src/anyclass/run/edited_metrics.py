@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int
 
 from anyclass.data import Classes
@@ -29,7 +29,7 @@ def read_metrics(run: Path) -> Json:
     return content
 
 
-def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
+def edited_metrics(run: EditedRun, metrics: Json) -> Json:
     """The content of `metrics.json` with the classes as they are now.
 
     Scores of the classifier are computed again from the stored predictions; those of zero-shot and
@@ -38,7 +38,6 @@ def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
     Args:
         run: the edit.
         metrics: the metrics before.
-        exact: the exact table of predictions before.
     """
     classes = run.after.classes
     metrics = {key: _renamed(value, run) for key, value in metrics.items()}
@@ -47,12 +46,13 @@ def edited_metrics(run: EditedRun, metrics: Json, exact: pa.Table) -> Json:
         metrics["discovery"] = found | {"empty": [run.renamed.get(n, n) for n in found["empty"]]}
     for key in ("zero_shot", "zero_shot_ensemble"):
         metrics[key] = _with_classes(metrics.get(key), classes)
-    if run.probabilities is None:
+    probabilities = run.probabilities
+    if probabilities is None:
         return metrics
-    table = exact.filter(pa.compute.field("status") != REJECTED).to_pydict()
+    table = run.exact.filter(pc.field("status") != REJECTED).to_pydict()
     labels = _labels(table["true_label"], run)
-    labels, scored = _scored(run, metrics.get("scored_on"), labels, table)
-    predicted = run.probabilities.argmax(1)
+    labels, scored = _scored(run, probabilities, metrics.get("scored_on"), labels, table)
+    predicted = probabilities.argmax(1)
     metrics["adapted"] = all_scores(labels, scored, classes)
     key = "calibration_error_known" if "expected" in metrics else "calibration_error"
     metrics[key] = expected_calibration_error(labels, scored)
@@ -82,12 +82,13 @@ def _given(table: Json) -> Bool[np.ndarray, " M"]:
 
 
 def _scored(
-    run: EditedRun, kind: str | None, labels: Int[np.ndarray, " M"], table: Json
+    run: EditedRun,
+    probabilities: Float[np.ndarray, "M C"],
+    kind: str | None,
+    labels: Int[np.ndarray, " M"],
+    table: Json,
 ) -> tuple[Int[np.ndarray, " M"], Float[np.ndarray, "M C"]]:
     """Labels that are scored, and the probabilities that they are compared with."""
-    probabilities = run.probabilities
-    if probabilities is None:
-        raise ValueError("there are no probabilities to score")
     if kind == UNSEEN:
         return np.where(_given(table), -1, labels), probabilities
     if kind == CROSS_FITTED:

@@ -32,6 +32,8 @@ class EditedRun:
     """The C classes before."""
     after: EditedClasses
     """The C' classes now."""
+    exact: pa.Table
+    """The exact table of predictions before."""
     files: tuple[str, ...]
     """The M readable images."""
     probabilities: Float[np.ndarray, "M K"] | None
@@ -73,6 +75,35 @@ class EditedRun:
         names = self.after.classes.names
         return {old: names[now[0]] for old, now in self.successors.items() if len(now) == 1}
 
+    @cached_property
+    def written(self) -> dict[str, str | None]:
+        """Label that the run wrote for each of the N images."""
+        columns = (self.exact[name].to_pylist() for name in ("file_name", "label"))
+        return dict(zip(*columns, strict=True))
+
+    @cached_property
+    def cells(self) -> dict[str, Row]:
+        """New cells of the predicted images in a table of predictions, by file name."""
+        probabilities = self.probabilities
+        if probabilities is None:
+            return {}
+        status = self.exact["status"].to_pylist()
+        files = self.exact["file_name"].to_pylist()
+        familiarities = dict.fromkeys(files)
+        if "familiarity" in self.exact.column_names:
+            familiarities = dict(zip(files, self.exact["familiarity"].to_pylist(), strict=True))
+        rows = [
+            prediction_row(
+                file,
+                probabilities[self.row_of[file]],
+                self.after.classes,
+                familiarity=familiarities[file],
+            )
+            for file, state in zip(files, status, strict=True)
+            if state not in (GIVEN, REJECTED)
+        ]
+        return {row["file_name"]: row for row in ranked(rows)}
+
 
 def _parts(of: EditedClasses, other: EditedClasses) -> list[set[int]]:
     """Parts of each class, divided by the splits of both; one has made all splits of the other."""
@@ -85,44 +116,18 @@ def _parts(of: EditedClasses, other: EditedClasses) -> list[set[int]]:
     return found
 
 
-def prediction_cells(run: EditedRun, table: pa.Table) -> dict[str, Row]:
-    """New cells of the predicted images in a table of predictions, by file name."""
-    probabilities = run.probabilities
-    if probabilities is None:
-        return {}
-    status = table["status"].to_pylist()
-    files = table["file_name"].to_pylist()
-    familiarities = dict.fromkeys(files)
-    if "familiarity" in table.column_names:
-        familiarities = dict(zip(files, table["familiarity"].to_pylist(), strict=True))
-    rows = [
-        prediction_row(
-            file,
-            probabilities[run.row_of[file]],
-            run.after.classes,
-            familiarity=familiarities[file],
-        )
-        for file, state in zip(files, status, strict=True)
-        if state not in (GIVEN, REJECTED)
-    ]
-    return {row["file_name"]: row for row in ranked(rows)}
-
-
-def edited_table(run: EditedRun, table: pa.Table) -> pa.Table:
+def edited_table(run: EditedRun) -> pa.Table:
     """The exact table of predictions with the classes as they are now."""
-    cells = prediction_cells(run, table)
     rows = []
-    for row in table.to_pylist():
-        new = cells.get(row["file_name"], {})
+    for row in run.exact.to_pylist():
+        new = run.cells.get(row["file_name"], {})
         names = {key: row[key] for key in NAME_COLUMNS if row.get(key)}
         row |= {key: run.renamed.get(name, name) for key, name in names.items()}
         rows.append(row | {key: value for key, value in new.items() if key in row})
-    return pa.Table.from_pylist(rows, schema=table.schema)
+    return pa.Table.from_pylist(rows, schema=run.exact.schema)
 
 
-def edited_csv(
-    run: EditedRun, source: Path, exact: pa.Table, remembered: Mapping[str, str]
-) -> Iterator[Row]:
+def edited_csv(run: EditedRun, source: Path, remembered: Mapping[str, str]) -> Iterator[Row]:
     """Rows of a CSV table of predictions with the classes as they are now.
 
     A label that a person changed or confirmed stays, under the name that its class has now.
@@ -130,17 +135,13 @@ def edited_csv(
     Args:
         run: the edit.
         source: the table.
-        exact: the exact table as it was before.
         remembered: labels that persons gave before an edit that is taken back, by file name.
     """
-    cells = prediction_cells(run, exact)
-    written = dict(zip(exact["file_name"].to_pylist(), exact["label"].to_pylist(), strict=True))
-    for row in read_rows(source, ("label",)):
-        file = csv_text(row.get("file_name", ""))
-        new = dict(cells.get(file, {}))
+    for file, row in _rows_by_file(source):
+        new = dict(run.cells.get(file, {}))
         names = {key: csv_text(row[key]) for key in NAME_COLUMNS if row.get(key)}
         renamed = {key: run.renamed.get(name, name) for key, name in names.items()}
-        if is_by_person(row, written.get(file)):
+        if _is_by_person(row, run.written.get(file)):
             label = run.follow(csv_text(row["label"]), file) or ""
             before = remembered.get(file)
             if before is not None and run.after.classes.names.count(before):
@@ -153,33 +154,32 @@ def edited_csv(
 
 def followed_csv(run: EditedRun, source: Path) -> Iterator[Row]:
     """Rows of a CSV table of labels, whose classes are called what they are called now."""
-    for row in read_rows(source, ("label",)):
-        file = csv_text(row.get("file_name", ""))
+    for file, row in _rows_by_file(source):
         names = {key: csv_text(row[key]) for key in NAME_COLUMNS if row.get(key)}
         now = {key: run.follow(name, file) or "" for key, name in names.items()}
         yield row | {key: csv_cell(name) for key, name in now.items()}
 
 
-def is_by_person(row: Mapping[str, str], written: str | None) -> bool:
-    """Whether a person changed or confirmed the label of a row.
-
-    Args:
-        row: a row of a CSV table of predictions.
-        written: the label that the run wrote.
-    """
-    return csv_text(row["label"]) != (written or "") or is_yes(row.get(CONFIRMED, ""))
-
-
-def labels_by_person(source: Path, exact: pa.Table) -> dict[str, str]:
+def labels_by_person(run: EditedRun, source: Path) -> dict[str, str]:
     """Labels that a person changed or confirmed in a CSV table of predictions, by file name."""
     if not source.is_file():
         return {}
-    written = dict(zip(exact["file_name"].to_pylist(), exact["label"].to_pylist(), strict=True))
-    rows = read_rows(source, ("label",))
-    files = ((csv_text(row.get("file_name", "")), row) for row in rows)
     return {
-        file: csv_text(row["label"]) for file, row in files if is_by_person(row, written.get(file))
+        file: csv_text(row["label"])
+        for file, row in _rows_by_file(source)
+        if _is_by_person(row, run.written.get(file))
     }
+
+
+def _rows_by_file(source: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """File name and cells of each row of a CSV table of labels."""
+    for row in read_rows(source, ("label",)):
+        yield csv_text(row.get("file_name", "")), row
+
+
+def _is_by_person(row: Mapping[str, str], written: str | None) -> bool:
+    """Whether a person changed or confirmed a label that the run wrote as `written`."""
+    return csv_text(row["label"]) != (written or "") or is_yes(row.get(CONFIRMED, ""))
 
 
 def write_csv(path: Path, rows: Iterator[Row]) -> None:

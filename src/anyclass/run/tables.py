@@ -102,7 +102,7 @@ def prediction_rows(
 
 
 def _trusted(probability: float, familiarity: float | None) -> float:
-    """Confidence in one image; arguments as of `scoring.confidence`."""
+    """Confidence in one image; arguments as of `confidence`."""
     usual = None if familiarity is None else np.array([familiarity])
     return float(confidence(np.array([probability]), usual)[0])
 

@@ -35,16 +35,14 @@ def contrastive(
             "mask" removes the other samples of the class from the denominator.
     """
     logits = scale * images @ texts.T
-    if collisions == "ignore" or labels is None:
-        target: Tensor = torch.arange(len(images), device=images.device)
-        return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-    same: Bool[Tensor, "B B"] = labels[:, None] == labels[None, :]
-    if collisions == "multi_positive":
-        target = same.to(logits.dtype) / same.sum(1, keepdim=True)
-    else:
-        others = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        logits = logits.masked_fill(others, float("-inf"))
-        target = torch.arange(len(images), device=images.device)
+    target: Tensor = torch.arange(len(images), device=images.device)
+    if labels is not None and collisions != "ignore":
+        same: Bool[Tensor, "B B"] = labels[:, None] == labels[None, :]
+        if collisions == "multi_positive":
+            target = same.to(logits.dtype) / same.sum(1, keepdim=True)
+        else:
+            others = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+            logits = logits.masked_fill(others, float("-inf"))
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
 
 
