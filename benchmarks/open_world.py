@@ -19,6 +19,8 @@ baseline.
     8  expected calibration error                of those above that are measured as well
     9  half of the classes left out at fit       AUROC of the score "none of the classes"
     10 seconds and memory                        of fits in fresh processes (open_world_speed.py)
+    11 names only, few unlabelled rows           accuracy; `max_unlabelled` a half, 1/4, 1/8
+    12 half unknown, few unlabelled rows         clustering accuracy: all, old, new
 
 In 4 to 6, "all" matches predicted to true classes one to one over all test images. In 7, labelled
 and named classes keep their identity, and clusters are matched to unknown classes. In 3 and 7 the
@@ -104,6 +106,7 @@ def estimator(
     given: bool = False,
     text: bool = True,
     nouns: bool = True,
+    part: int | None = None,
 ) -> Any:
     """The fitted estimator.
 
@@ -113,6 +116,7 @@ def estimator(
         given: fit on the labelled rows alone.
         text: use the names of the known classes, if the set has any.
         nouns: use the texts of other nouns, if the set has any.
+        part: learn from one in so many unlabelled rows; None: from all.
     """
     from anyclass.estimators.open_world import OpenWorldClassifier
 
@@ -122,7 +126,8 @@ def estimator(
     if text and task.text is not None:
         class_text = task.text
     h = None if data.train_h is None else data.train_h[rows]
-    classifier = OpenWorldClassifier(unknown=unknown, random_state=task.seed)
+    most = None if part is None else int((task.y < 0).sum()) // part
+    classifier = OpenWorldClassifier(unknown, random_state=task.seed, max_unlabelled=most)
     return classifier.fit(
         data.train_x[rows],
         task.y[rows],
@@ -133,7 +138,7 @@ def estimator(
     )
 
 
-def probabilities(task: Task, unknown: Count | None = None, **how: bool) -> np.ndarray:
+def probabilities(task: Task, unknown: Count | None = None, **how: Any) -> np.ndarray:
     """Probabilities of the test images; as many unknown classes as there are, unless given."""
     count = task.unknown if unknown is None else unknown
     fitted = estimator(task, count, **how)
@@ -148,6 +153,9 @@ def outlier_score(task: Task, nouns: bool = True) -> np.ndarray:
     fitted = estimator(task, nouns=nouns)
     return np.asarray(fitted.outlier_score(task.data.test_x, extra=task.data.test_h))
 
+
+PARTS = {f"{OURS}, 1/{n} of the unlabelled rows": n for n in (2, 4, 8)}
+"""Variants that learn from one in so many unlabelled rows."""
 
 SITUATIONS = {
     1: Situation(
@@ -239,6 +247,26 @@ SITUATIONS = {
         },
         auroc,
         ("auroc",),
+    ),
+    11: Situation(
+        "Names only, few of the unlabelled rows",
+        ("caltech72", "dogs"),
+        lambda data, k, seed: sets.names_only(data, seed),
+        {},
+        {OURS: Method(probabilities)}
+        | {name: Method(partial(probabilities, part=n)) for name, n in PARTS.items()},
+        accuracy,
+        ("accuracy",),
+    ),
+    12: Situation(
+        "Labels for half of the classes, the rest unknown, few of the unlabelled rows",
+        ("flowers102", "dtd47"),
+        lambda data, k, seed: sets.gcd_labels(data, seed),
+        {},
+        {OURS: Method(partial(probabilities, text=False))}
+        | {name: Method(partial(probabilities, text=False, part=n)) for name, n in PARTS.items()},
+        clusters,
+        ("all", "old", "new"),
     ),
 }
 """What is measured, by number."""

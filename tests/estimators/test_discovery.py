@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from anyclass.errors import RequestError
 from anyclass.estimators import discovery, ward
 from anyclass.estimators.discovery import (
+    Confident,
     DiscoverySpace,
     average_neighbours,
     discover,
@@ -21,6 +22,7 @@ from anyclass.estimators.discovery import (
 )
 from anyclass.estimators.kmeans import class_means
 from anyclass.estimators.metrics import clustering
+from anyclass.estimators.rows import Rows
 
 K = 6
 KNOWN = [0, 2, 3]
@@ -48,7 +50,7 @@ def accuracy(truth: Tensor, found: Tensor) -> float:
 @pytest.mark.parametrize("extra", [False, True])
 def test_discover__finds_labelled_and_new_classes(extra: bool) -> None:
     x, h, truth, labels = blobs()
-    found = discover(x, labels, K, extra=h if extra else None)
+    found = discover(Rows(x, h if extra else None), labels, K)
     assert torch.equal(found.labels[labels >= 0], labels[labels >= 0])
     assert accuracy(truth, found.labels) > 0.95
     old = torch.isin(truth, torch.tensor(KNOWN))
@@ -61,14 +63,14 @@ def test_discover__finds_labelled_and_new_classes(extra: bool) -> None:
 
 def test_discover__without_labels_clusters() -> None:
     x, h, truth, labels = blobs()
-    found = discover(x, torch.full_like(labels, -1), K, extra=h)
+    found = discover(Rows(x, h), torch.full_like(labels, -1), K)
     assert accuracy(truth, found.labels) > 0.95
 
 
 def test_discover__is_deterministic_whatever_the_seed_if_all_images_fit() -> None:
     x, h, _, labels = blobs()
-    first = discover(x, labels, K, extra=h, seed=0)
-    again = discover(x, labels, K, extra=h, seed=5)
+    first = discover(Rows(x, h), labels, K, seed=0)
+    again = discover(Rows(x, h), labels, K, seed=5)
     assert torch.equal(first.labels, again.labels)
     assert torch.equal(first.linear.weights, again.linear.weights)
 
@@ -76,8 +78,8 @@ def test_discover__is_deterministic_whatever_the_seed_if_all_images_fit() -> Non
 def test_discover__order_of_images_means_nothing() -> None:
     x, h, _, labels = blobs()
     order = torch.randperm(120, generator=torch.Generator().manual_seed(3))
-    first = discover(x, labels, K, extra=h).labels
-    other = discover(x[order], labels[order], K, extra=h[order]).labels
+    first = discover(Rows(x, h), labels, K).labels
+    other = discover(Rows(x[order], h[order]), labels[order], K).labels
     assert accuracy(first[order], other) == 1
 
 
@@ -85,8 +87,8 @@ def test_discover__numbers_of_labelled_classes_mean_nothing() -> None:
     x, h, _, labels = blobs()
     names = torch.tensor([5, 0, 1, 4, 2, 3])
     other = torch.where(labels >= 0, names[labels.clamp_min(0)], -1)
-    first = discover(x, labels, K, extra=h).labels
-    second = discover(x, other, K, extra=h).labels
+    first = discover(Rows(x, h), labels, K).labels
+    second = discover(Rows(x, h), other, K).labels
     assert accuracy(first, second) == 1
     known = torch.isin(first, torch.tensor(KNOWN))
     assert torch.equal(names[first[known]], second[known])
@@ -94,12 +96,12 @@ def test_discover__numbers_of_labelled_classes_mean_nothing() -> None:
 
 def test_discover__equal_images_and_one_image_per_class() -> None:
     x, _, _, labels = blobs()
-    twice = discover(x.repeat(2, 1), labels.repeat(2), K).labels
+    twice = discover(Rows(x.repeat(2, 1)), labels.repeat(2), K).labels
     assert torch.equal(twice[:120], twice[120:])
-    same = discover(torch.ones(9, 4), torch.tensor([0] + [-1] * 8), 3)
+    same = discover(Rows(torch.ones(9, 4)), torch.tensor([0] + [-1] * 8), 3)
     assert int(same.labels[0]) == 0
     assert sorted(same.labels.unique().tolist()) == [0, 1, 2]
-    each = discover(torch.eye(5, 7), torch.tensor([-1, 2, -1, -1, 0]), 5).labels
+    each = discover(Rows(torch.eye(5, 7)), torch.tensor([-1, 2, -1, -1, 0]), 5).labels
     assert sorted(each.tolist()) == [0, 1, 2, 3, 4]
     assert each[1] == 2
     assert each[4] == 0
@@ -109,7 +111,7 @@ def test_discover__one_label_per_class() -> None:
     x, h, truth, _ = blobs()
     first = torch.tensor([int((truth == c).nonzero()[0]) for c in KNOWN])
     labels = torch.full_like(truth, -1).index_put((first,), torch.tensor(KNOWN))
-    found = discover(x, labels, K, extra=h)
+    found = discover(Rows(x, h), labels, K)
     assert accuracy(truth, found.labels) > 0.95
     assert torch.equal(found.labels[first], torch.tensor(KNOWN))
 
@@ -124,7 +126,7 @@ def test_discover__one_label_per_class() -> None:
 )
 def test_discover__impossible_requests(labels: list[int], k: int, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        discover(torch.eye(3, 5), torch.tensor(labels), k)
+        discover(Rows(torch.eye(3, 5)), torch.tensor(labels), k)
 
 
 def test_discover__names_stand_in_for_labels() -> None:
@@ -133,14 +135,14 @@ def test_discover__names_stand_in_for_labels() -> None:
     probabilities = torch.full((120, 5), 0.02)
     named = (truth == 1) | (truth == 4)
     probabilities[named, truth[named]] = 0.9
-    found = discover(x, labels, K, extra=h, confidences=probabilities)
+    found = discover(Rows(x, h), labels, K, confidences=lambda _: probabilities)
     assert float((found.labels == truth).float().mean()) > 0.95, "each class has its own index"
 
 
 def test_with_pseudo_labels__takes_the_most_confident_of_classes_without_labels() -> None:
     labels = torch.tensor([0, -1, -1, -1, -1, -1, -1, -1])
     p = torch.tensor([0.9, 0.9, 0.2, 0.4, 0.3, 0.1, 0.5, 0.45])
-    p = torch.stack([p, 1 - p], dim=1)
+    p = Confident(*torch.stack([p, 1 - p], dim=1).max(1), classes=2)
     # 7 free images, 1 named class of K = 2 or 4: 7 / 1.5 or 7 / 3.5 candidates, 8 / 2 K at most
     assert with_pseudo_labels(labels, p, 2).tolist() == [0, -1, 1, -1, -1, 1, -1, -1]
     assert with_pseudo_labels(labels, p, 4).tolist() == [0, -1, -1, -1, -1, 1, -1, -1]
@@ -160,7 +162,7 @@ def test_discover__classes_of_five_images_without_labels(monkeypatch: pytest.Mon
         truth = torch.arange(100) % 20
         middle = torch.randn(20, 24, generator=draw)
         x = normalize(middle[truth] + 0.7 * torch.randn(100, 24, generator=draw), dim=1)
-        return accuracy(truth, discover(x, torch.full((100,), -1), 20).labels)
+        return accuracy(truth, discover(Rows(x), torch.full((100,), -1), 20).labels)
 
     few = sum(found(seed) for seed in range(4)) / 4
     assert few > 0.9
@@ -168,12 +170,31 @@ def test_discover__classes_of_five_images_without_labels(monkeypatch: pytest.Mon
     assert few > sum(found(seed) for seed in range(4)) / 4 + 0.02
 
 
+@pytest.mark.parametrize("extra", [False, True])
+def test_discover__blocks_of_any_size_divide_images_alike(
+    monkeypatch: pytest.MonkeyPatch, extra: bool
+) -> None:
+    x, h, truth, labels = blobs()
+    texts = class_means(x, truth, K)[:5]
+    rows = Rows(x, h if extra else None)
+
+    def confidences(some: Tensor) -> Tensor:
+        return (20 * some @ texts.T).softmax(1)
+
+    whole = discover(rows, labels, K, confidences=confidences)
+    monkeypatch.setattr(discovery, "READ", 7)
+    monkeypatch.setattr(discovery, "MAX_IMAGES", 110)
+    blocks = discover(rows, labels, K, confidences=confidences)
+    assert float((blocks.labels == whole.labels).float().mean()) > 0.95
+    assert accuracy(truth, blocks.labels) > 0.95
+
+
 def test_discover__a_sample_stands_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """80 of 120 images are clustered, from 30 groups."""
     monkeypatch.setattr(discovery, "MAX_IMAGES", 80)
     monkeypatch.setattr(ward, "GROUPS", 30)
     x, h, truth, labels = blobs()
-    found = discover(x, labels, K, extra=h)
+    found = discover(Rows(x, h), labels, K)
     assert torch.equal(found.labels[labels >= 0], labels[labels >= 0])
     assert accuracy(truth, found.labels) > 0.95
 

@@ -1,5 +1,6 @@
 """OpenWorldClassifier on a toy: N = 66, D = 9, H = 13, C = 4 (`conftest.py`): what it promises."""
 
+import tracemalloc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,10 +10,20 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from torch.overrides import TorchFunctionMode
 
+from anyclass.errors import RequestError
+from anyclass.estimators import (
+    discovery,
+    discovery_expert,
+    mixture,
+    open_world_fit,
+    text_expert,
+)
 from anyclass.estimators import rows as rows_module
 from anyclass.estimators.metrics import clustering
 from anyclass.estimators.open_world import OpenWorldClassifier
+from anyclass.estimators.open_world_inputs import draw_rows
 
 KINDS = (
     "names|labels|labels and names|labels or names|names for some|unknown|unknown and labels|"
@@ -267,3 +278,111 @@ def test_fit__wide_features_are_reduced(
     same = whole.predict(toy().x, given) == reduced.predict(toy().x, given)
     assert whole.model_.weights.shape == reduced.model_.weights.shape
     assert same.mean() > 0.9 or kind == "unknown"  # new classes have no order
+
+
+@every_kind
+def test_max_unlabelled__as_many_as_there_are_changes_nothing(
+    toy: Callable[..., Any], fitted: Callable[..., OpenWorldClassifier], kind: str
+) -> None:
+    parameters, data = toy().given(kind)
+    found = small(**parameters, max_unlabelled=66).fit(toy().x, **data)
+    for name, value in vars(fitted(kind, False).model_).items():
+        assert torch.equal(getattr(found.model_, name), value), name
+    assert found.transduction_.tolist() == fitted(kind, False).transduction_.tolist()
+
+
+@pytest.mark.parametrize("kind", ["names", "labels and names", "unknown and labels"])
+def test_max_unlabelled__learns_from_the_drawn_rows_and_predicts_all(
+    toy: Callable[..., Any], kind: str
+) -> None:
+    parameters, data = toy(noise=1.0).given(kind)
+    x, extra = toy(noise=1.0).x, toy(noise=1.0).extra
+    rows = draw_rows(data["y"], 66, 40, 2)
+    assert rows is not None
+    found = small(**parameters, max_unlabelled=40, random_state=2).fit(x, extra=extra, **data)
+    y = None if data["y"] is None else data["y"][rows]
+    alone = small(**parameters, random_state=2).fit(x[rows], extra=extra[rows], **data | {"y": y})
+    for name, value in vars(alone.model_).items():
+        assert torch.equal(getattr(found.model_, name), value), name
+    given = np.full(66, -1) if data["y"] is None else data["y"]
+    assert found.transduction_[given >= 0].tolist() == given[given >= 0].tolist()
+    assert found.transduction_[given < 0].tolist() == found.predict(x, extra)[given < 0].tolist()
+    others = np.setdiff1d(np.arange(66), rows)
+    for name, nothing in {"opinion_": -1, "suspicious_": False, "label_quality_": np.nan}.items():
+        assert np.array_equal(getattr(found, name)[rows], getattr(alone, name), equal_nan=True)
+        wanted = np.full(len(others), nothing)
+        assert np.array_equal(getattr(found, name)[others], wanted, equal_nan=True)
+
+
+def test_max_unlabelled__errors_name_the_row_that_was_given(toy: Callable[..., Any]) -> None:
+    rows = draw_rows(None, 66, 5, 0)
+    assert rows is not None
+    x = toy().x.copy()
+    x[rows[3], 2] = np.nan
+    with pytest.raises(RequestError, match=f"row {rows[3]} of X has a value that is NaN"):
+        small(max_unlabelled=5).fit(x, class_text=toy().texts)
+    with pytest.raises(RequestError, match="max_unlabelled is 0, but at least 1 row"):
+        small(max_unlabelled=0).fit(toy().x, class_text=toy().texts)
+
+
+class LargestTensor(TorchFunctionMode):
+    """Bytes of the largest tensor that any call of torch returns."""
+
+    bytes = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor):
+            self.bytes = max(self.bytes, result.numel() * result.element_size())
+        return result
+
+
+SAMPLES = [
+    (rows_module, "BLOCK"),
+    (discovery, "READ"),
+    (discovery, "MAX_IMAGES"),
+    (discovery_expert, "MAX_IMAGES"),
+    (mixture, "MAX_HELD_OUT"),
+    (mixture, "SPREAD_IMAGES"),
+    (open_world_fit, "MAX_SCORES"),
+    (text_expert, "MAX_IMAGES"),
+]
+"""Numbers of rows that are in memory at once."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "bytes_per_row"),
+    [
+        ("names", None, 60),
+        ("unknown and names", None, 60),
+        ("labels or names", 300, 40),
+        ("unknown and names", 300, 40),
+    ],
+)
+def test_fit__memory_of_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+    toy: Callable[..., Any],
+    kind: str,
+    most: int | None,
+    bytes_per_row: int,
+) -> None:
+    """A row of 9 float32 has 36 bytes: none of torch's tensors holds all of them."""
+    for module, name in SAMPLES:
+        monkeypatch.setattr(module, name, 128)
+    parameters, data = toy().given(kind)
+    peaks = []
+    largest = []
+    for times in (15, 30):
+        x = np.tile(toy().x, (times, 1))
+        x += 0.1 * np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
+        y = None if data["y"] is None else np.pad(data["y"], (0, len(x) - 66), constant_values=-1)
+        tracemalloc.start()
+        with LargestTensor() as found:
+            small(**parameters, max_unlabelled=most).fit(x, **data | {"y": y})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        largest.append(found.bytes)
+        tracemalloc.stop()
+    assert (largest[1] - largest[0]) / (15 * 66) <= 8, "a number for each row, and no more"
+    assert (peaks[1] - peaks[0]) / (15 * 66) < bytes_per_row

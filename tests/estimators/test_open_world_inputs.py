@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from anyclass.errors import RequestError
 from anyclass.estimators.metrics import clustering
 from anyclass.estimators.open_world import OpenWorldClassifier
+from anyclass.estimators.open_world_inputs import draw_rows
 
 
 def small(unknown: Any = 0, **parameters: Any) -> OpenWorldClassifier:
@@ -311,3 +312,28 @@ def test_fit__one_image_per_class_leaves_the_decision_to_the_names(copies: int) 
         zero_shot = ((x @ text.T).argmax(1) == truth).float().mean()
         gain.append(float(right - zero_shot))
     assert np.mean(gain) > -0.05
+
+
+def test_draw_rows__keeps_every_label_and_so_many_other_rows() -> None:
+    y = np.where(np.arange(50) % 7 == 3, np.arange(50) % 2, -1)
+    rows = draw_rows(y, 50, 20, seed=3)
+    assert rows is not None
+    assert (np.diff(rows) > 0).all()
+    assert np.isin(np.flatnonzero(y >= 0), rows).all()
+    assert (y[rows] < 0).sum() == 20
+    words = np.where(y >= 0, np.array(["hen", "owl"])[y], "-1")
+    assert draw_rows(words, 50, 20, seed=3).tolist() == rows.tolist()
+    assert draw_rows(y, 50, 20, seed=4).tolist() != rows.tolist()
+    assert draw_rows(y, 50, int((y < 0).sum()), seed=3) is None
+
+
+def test_draw_rows__without_labels_every_row_is_as_likely() -> None:
+    counts = np.zeros(10)
+    for seed in range(600):
+        rows = draw_rows(None, 10, 3, seed)
+        assert rows is not None
+        assert len(np.unique(rows)) == 3
+        counts[rows] += 1
+    assert np.abs(counts / 600 - 0.3).max() < 0.075, "four standard errors"
+    assert draw_rows(None, 10, 10, 0) is None
+    assert draw_rows(None, 10, None, 0) is None

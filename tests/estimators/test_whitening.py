@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from anyclass.estimators.whitening import WhitenedPCA, fit_whitened_pca
+from anyclass.estimators.whitening import WhitenedPCA, fit_in_blocks, fit_whitened_pca
 
 
 def test_sharpened__is_lda_whitening_and_principal_components(
@@ -42,3 +42,15 @@ def test_transform__joins_the_unit_coordinates_of_both_spaces(
     u = torch.cat([r_h, 0.3 * r_x], dim=1) / 1.09**0.5
     torch.testing.assert_close(found.transform(rows), u)
     assert found.width == 6
+
+
+def test_fit_in_blocks__is_the_fit_of_all_rows_at_once() -> None:
+    draw = torch.Generator().manual_seed(2)
+    truth = torch.randint(5, (61,), generator=draw)
+    h = torch.randn(5, 7, generator=draw)[truth] + 0.3 * torch.randn(61, 7, generator=draw)
+    labels = torch.where(torch.rand(61, generator=draw) < 0.6, truth, -1)
+    whole = fit_whitened_pca(h, labels, 3, 0.6)
+    found = fit_in_blocks(lambda: iter(h.split(8)), labels, 3, 0.6)
+    r = whole.transform(h)
+    torch.testing.assert_close(found.transform(h) @ found.transform(h).T, r @ r.T)
+    torch.testing.assert_close(found.centre, whole.centre)

@@ -37,17 +37,18 @@ def some(dataset: ImageDataset) -> ImageDataset:
     return replace(dataset, labels=LABELS.copy(), classes=classes)
 
 
-@pytest.mark.parametrize("nouns", [0, 30])
-@pytest.mark.parametrize("unknown", [0, 2])
+@pytest.mark.parametrize(
+    ("unknown", "nouns", "most"), [(0, 0, None), (0, 30, 4), (2, 0, 5), (2, 30, None)]
+)
 def test_fit__is_the_estimator_on_features_of_the_tower(
-    fit: Fit, clip: Backbone, some: ImageDataset, unknown: int, nouns: int
+    fit: Fit, clip: Backbone, some: ImageDataset, unknown: int, nouns: int, most: int | None
 ) -> None:
     some = replace(some, classes=replace(some.classes, unknown=unknown))
-    found = fit(OpenWorld(rounds=2, nouns=nouns), some, seed=5)[0]
+    found = fit(OpenWorld(rounds=2, nouns=nouns, max_unlabelled=most), some, seed=5)[0]
     data = FeatureStore(clip, some)
     x = data.image_features("head", silent).cpu()
     h = data.backbone_features("head", silent).to(x)
-    estimator = OpenWorldClassifier(unknown, rounds=2, random_state=5)
+    estimator = OpenWorldClassifier(unknown, rounds=2, random_state=5, max_unlabelled=most)
     texts = data.class_features([OpenWorld().template])
     words = [f"a photo of a {noun}." for noun in some_nouns(nouns)] if nouns else None
     others = clip.texts(words) if words else None

@@ -102,19 +102,23 @@ def assign_folds(
     """
     key = _content_key(rows).numpy()
     order = np.lexsort((key, labels.numpy()))
-    y = labels.numpy()[order]
-    new_class = np.diff(y, prepend=y[:1] - 1) != 0
-    new_image = new_class | (np.diff(key[order], prepend=np.nan) != 0)
-    rank = np.cumsum(new_image) - 1
+    y = labels.numpy()[order].astype(np.int32)
+    key = key[order]
+    new_class = np.ones(len(y), bool)
+    new_class[1:] = y[1:] != y[:-1]
+    new_image = new_class.copy()
+    new_image[1:] |= key[1:] != key[:-1]
     starts = np.flatnonzero(new_class)
-    within = rank - np.repeat(rank[starts], np.diff([*starts, len(y)]))
-    first = dict(zip(y[starts].tolist(), key[order][starts].tolist(), strict=True))
+    first = dict(zip(y[starts].tolist(), key[starts].tolist(), strict=True))
     ranked = sorted((c for c in first if c >= 0), key=first.__getitem__)
     group = torch.zeros(classes, dtype=torch.long)
     group[ranked] = torch.arange(len(ranked)) % count
-    shift = np.where(y >= 0, group.numpy()[y], 0) if classes else 0
-    fold = torch.empty(len(y), dtype=torch.long)
-    fold[torch.from_numpy(order)] = torch.from_numpy((within + shift) % count)
+    place = np.cumsum(new_image, dtype=np.int32)  # of an image in its class, 0 for the first
+    place -= np.repeat(place[starts], np.diff([*starts, len(y)]))
+    if classes:
+        place += np.where(y >= 0, group.numpy().astype(np.int32)[y], 0)
+    fold = torch.empty(len(y), dtype=torch.int32)
+    fold[torch.from_numpy(order)] = torch.from_numpy(place % np.int32(count))
     return fold, group
 
 

@@ -18,7 +18,9 @@ replace the random restarts of k-means and yield the partitions for all K at onc
 Letters: N images, K classes, x (N, D) features, h (N, H) further features, u (N, R), M groups.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -29,8 +31,9 @@ from anyclass.data.classes import plural
 from anyclass.errors import RequestError
 from anyclass.estimators.kmeans import centroid_bias, class_means, nearest_centre
 from anyclass.estimators.linear import Linear
+from anyclass.estimators.rows import Rows
 from anyclass.estimators.ward import GROUPS_PER_CLASS, Hierarchy
-from anyclass.estimators.whitening import Whitening, fit_whitened_pca
+from anyclass.estimators.whitening import Whitening, fit_in_blocks, fit_whitened_pca
 from anyclass.rng import seeded_rng
 
 SHARPEN = 0.6
@@ -47,6 +50,8 @@ MAX_IMAGES = 12000
 """Maximum number of images that are clustered; all others go to the nearest class."""
 BLOCK = 2048
 """Images whose similarities are in memory at once."""
+READ = 16384
+"""Images whose features are in memory at once, beside those that are clustered."""
 MAX_ITERATIONS = 100
 """Maximum number of iterations of k-means."""
 
@@ -68,6 +73,19 @@ class DiscoverySpace:
         """Fit whitening and PCA of both spaces; without two labels of a class, only PCA."""
         spaces = [x] if extra is None else [extra, x]
         return cls(tuple(fit_whitened_pca(f, labels, COMPONENTS, SHARPEN) for f in spaces))
+
+    @classmethod
+    def fit_rows(cls, rows: Rows, labels: Int[Tensor, " N"]) -> "DiscoverySpace":
+        """The same, with rows that are read in blocks."""
+
+        def h_blocks() -> Iterator[Float[Tensor, "n H"]]:
+            return (h for _, _, h in rows.blocks(READ))
+
+        def x_blocks() -> Iterator[Float[Tensor, "n D"]]:
+            return (x for _, x, _ in rows.blocks(READ))
+
+        spaces = [x_blocks] if rows.extra is None else [h_blocks, x_blocks]
+        return cls(tuple(fit_in_blocks(f, labels, COMPONENTS, SHARPEN) for f in spaces))
 
     def transform(
         self, x: Float[Tensor, "n D"], extra: Float[Tensor, "n H"] | None = None
@@ -100,23 +118,21 @@ class Discovered:
 
 
 def discover(
-    x: Float[Tensor, "N D"],
+    rows: Rows,
     labels: Int[Tensor, " N"],
     k: int,
     *,
-    extra: Float[Tensor, "N H"] | None = None,
-    confidences: Float[Tensor, "N C"] | None = None,
+    confidences: Callable[[Float[Tensor, "n D"]], Float[Tensor, "n C"]] | None = None,
     seed: int = 0,
 ) -> Discovered:
     """Divide images into K classes; a labelled class keeps its index.
 
     Args:
-        x: features; those of CLIP have unit length.
+        rows: features of the images, read in blocks.
         labels: class of each labelled image, -1 otherwise.
         k: K, more than the largest label; indices without a label are new classes.
-        extra: h, further features of the same images.
-        confidences: that an image is of each of the first C classes: the most confident images of
-            each class that has no label stand in for labels of it.
+        confidences: by x, that an image is of each of the first C classes: the most confident
+            images of each class that has no label stand in for labels of it.
         seed: random seed of the sample and the groups of many images; few are all used.
 
     Raises:
@@ -124,29 +140,58 @@ def discover(
     """
     if len(labels) and int(labels.max()) >= k:
         raise RequestError(f"there are labels of {int(labels.max()) + 1} classes, but K is {k}")
-    pseudo_labels = labels if confidences is None else with_pseudo_labels(labels, confidences, k)
+    pseudo_labels = labels
+    if confidences is not None:
+        pseudo_labels = with_pseudo_labels(labels, _most_confident(rows, confidences), k)
     missing = k - len(pseudo_labels[pseudo_labels >= 0].unique())
     if missing > int((pseudo_labels < 0).sum()):
         raise RequestError(
-            f"{plural(k, 'class')} cannot be found in {plural(len(x), 'image')}; ask for fewer "
+            f"{plural(k, 'class')} cannot be found in {plural(len(rows), 'image')}; ask for fewer "
             "(--unknown)"
         )
-    space = DiscoverySpace.fit(x, pseudo_labels, extra)
-    u = space.transform(x, extra)
-    rows = sample(pseudo_labels, max(MAX_IMAGES, GROUPS_PER_CLASS * k), seed)
-    v = average_neighbours(u[rows], neighbours(labels[rows], k))
-    start = Hierarchy.fit(v, pseudo_labels[rows], k, seed).cut(k)
-    z = refine(v, labels[rows], start, k)
-    mu = class_means(u[rows], z, k)
-    everyone = nearest_centre(u, mu)
-    everyone[rows] = z
-    found = torch.where(labels >= 0, labels, everyone)
+    space = DiscoverySpace.fit_rows(rows, pseudo_labels)
+    chosen = sample(pseudo_labels, max(MAX_IMAGES, GROUPS_PER_CLASS * k), seed)
+    u = space.transform(*rows.x_and_extra(chosen.numpy()))
+    v = average_neighbours(u, neighbours(labels[chosen], k))
+    start = Hierarchy.fit(v, pseudo_labels[chosen], k, seed).cut(k)
+    z = refine(v, labels[chosen], start, k)
+    mu = class_means(u, z, k)
+    found = labels.clone()
+    if len(chosen) < len(rows):
+        for block, x, h in rows.blocks(READ):
+            extra = None if rows.extra is None else h
+            found[block] = nearest_centre(space.transform(x, extra), mu)
+    found[chosen] = z
+    found = torch.where(labels >= 0, labels, found)
     return Discovered(found, space, Linear(mu, centroid_bias(mu)))
 
 
-def with_pseudo_labels(
-    labels: Int[Tensor, " N"], confidences: Float[Tensor, "N C"], k: int
-) -> Int[Tensor, " N"]:
+class Confident(NamedTuple):
+    """The class that each image is most likely of, by names."""
+
+    confidence: Float[Tensor, " N"]
+    """That it is of this class; only the order counts."""
+    predicted: Int[Tensor, " N"]
+    """The class."""
+    classes: int
+    """C, the number of classes that it is chosen from."""
+
+
+def _most_confident(
+    rows: Rows, confidences: Callable[[Float[Tensor, "n D"]], Float[Tensor, "n C"]]
+) -> Confident:
+    """Maximum over the classes, block by block."""
+    confidence = torch.empty(len(rows))
+    predicted = torch.empty(len(rows), dtype=torch.int32)
+    classes = 0
+    for block, x, _ in rows.blocks(READ):
+        p = confidences(x)
+        classes = p.shape[1]
+        confidence[block], predicted[block] = p.max(1)
+    return Confident(confidence, predicted, classes)
+
+
+def with_pseudo_labels(labels: Int[Tensor, " N"], by_names: Confident, k: int) -> Int[Tensor, " N"]:
     """Label the most confident images of each named class that has no label.
 
     As many images count as these classes would have if all K were equally frequent, and at most
@@ -154,13 +199,13 @@ def with_pseudo_labels(
 
     Args:
         labels: class of each labelled image, -1 otherwise.
-        confidences: that an image is of each of the first C classes; only their order counts.
+        by_names: the class that each image is most likely of, among the first C.
         k: K.
     """
     found = labels.clone()
-    confidence, predicted = confidences.max(1)
+    confidence, predicted, classes = by_names
     labelled = labels[labels >= 0].unique()
-    named = [c for c in range(confidences.shape[1]) if not bool((labelled == c).any())]
+    named = [c for c in range(classes) if not bool((labelled == c).any())]
     free = labels < 0
     if not bool(free.any()):
         return found

@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -46,7 +46,14 @@ from anyclass.estimators.discovery_calibration import Calibration, Hidden, calib
 from anyclass.estimators.label_errors import suspicious_labels
 from anyclass.estimators.mixture import Mixture, MixtureSettings
 from anyclass.estimators.open_world_fit import count_all, discover_all, fitted_model, mixture_of
-from anyclass.estimators.open_world_inputs import Inputs, Unknown, all_classes, check_parameters
+from anyclass.estimators.open_world_inputs import (
+    Inputs,
+    Unknown,
+    all_classes,
+    check_parameters,
+    draw_rows,
+    label_array,
+)
 from anyclass.estimators.open_world_model import OpenWorldModel
 from anyclass.estimators.rows import Rows
 from anyclass.files import read_json, write_json, write_tensors
@@ -86,6 +93,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         prior: float = 10.0,
         random_state: int = 0,
         calibrate: bool = True,
+        max_unlabelled: int | None = None,
     ) -> None:
         """Set the hyper-parameters.
 
@@ -98,9 +106,13 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             shrinkage: smallest shrinkage of the covariance of all rows.
             prior: rows per class at which half of the differences between predicted class
                 frequencies are taken for an error of the texts, if zero-shot is unsure; 0: none.
-            random_state: seed of the sample that discovery clusters, if there are many rows.
+            random_state: seed of the sample that discovery clusters, if there are many rows, and of
+                the unlabelled rows that take part.
             calibrate: fit once more without the labels of some classes, to calibrate the
                 probabilities of unknown classes; no prediction changes.
+            max_unlabelled: maximum number of unlabelled rows to learn from, drawn at random; all
+                labelled rows take part, and every row is predicted. None: all. Memory and time
+                then hardly grow with the other rows, which may lie in a memory-mapped file.
         """
         self.unknown = unknown
         self.rounds = rounds
@@ -111,6 +123,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.prior = prior
         self.random_state = random_state
         self.calibrate = calibrate
+        self.max_unlabelled = max_unlabelled
 
     @torch.no_grad()
     def fit(
@@ -142,8 +155,14 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 class.
         """
         scale = float(logit_scale)
-        check_parameters(self.unknown, self.folds, scale)
-        given = Inputs.checked(X, y, class_text, scale, extra, negative_text, self.unknown)
+        check_parameters(self.unknown, self.folds, scale, self.max_unlabelled)
+        everyone = Rows.checked(X, extra)
+        labels = label_array(y, len(everyone))
+        drawn = draw_rows(labels, len(everyone), self.max_unlabelled, self.random_state)
+        rows = everyone if drawn is None else everyone.only(drawn)
+        if drawn is not None and labels is not None:
+            labels = labels[drawn]
+        given = Inputs.checked(rows, labels, class_text, scale, negative_text, self.unknown)
         found = self._discover(given, log)
         settings = MixtureSettings(self.rounds, self.folds, self.sharpness, self.shrinkage)
         mixture = mixture_of(given, found, settings, self.anchor, self.prior)
@@ -156,8 +175,10 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.calibration_: Calibration | None = None
         if found is not None and self.calibrate:
             self._calibrate(given, class_text, negative_text)
-        self._keep_opinions(mixture)
-        self._keep_transduction(given)
+        labelled = np.flatnonzero(given.labels.numpy() >= 0)
+        where = labelled if drawn is None else drawn[labelled]
+        self._keep_opinions(mixture, where, len(everyone))
+        self._keep_transduction(given.labels, where, everyone)
         return self
 
     def _discover(self, given: Inputs, log: Log) -> Discovered | None:
@@ -182,8 +203,9 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 text = torch.full((known, given.rows.depth), torch.nan)
                 text[: len(class_text)] = torch.as_tensor(class_text, dtype=torch.float32)
                 text = text[torch.from_numpy(hidden.kept)]
-            settings = {"unknown": total - len(hidden.kept), "calibrate": False}
-            again = OpenWorldClassifier(**self.get_params() | settings)
+            again = clone(self).set_params(
+                unknown=total - len(hidden.kept), calibrate=False, max_unlabelled=None
+            )
             again.fit(x, hidden.labels, text, given.logit_scale, extra, negative_text)
             return np.asarray(again.predict_proba(x, extra))
 
@@ -192,24 +214,42 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             temperature = torch.tensor(self.calibration_.temperature)
             self.model_ = replace(self.model_, temperature=temperature)
 
-    def _keep_opinions(self, mixture: Mixture) -> None:
-        """Store what the other rows say of each label."""
-        best, top, quality = mixture.opinions()
-        self.label_quality_ = quality.numpy()
-        self.opinion_score_ = top.numpy()
-        self.suspicious_ = suspicious_labels(mixture.labels, best, top, quality).numpy()
-        numbers = np.issubdtype(self.classes_.dtype, np.integer)
-        self.opinion_ = self.classes_[best.numpy()].astype(int if numbers else object)
-        self.opinion_[best.numpy() < 0] = -1
+    def _keep_opinions(self, mixture: Mixture, where: Int[np.ndarray, " n"], count: int) -> None:
+        """Store what the other rows say of each label.
 
-    def _keep_transduction(self, given: Inputs) -> None:
-        """Store the class of each row, its label if it has one."""
-        labels = given.labels.numpy()
-        predicted = self.predict(given.rows.x, given.rows.extra)
-        if isinstance(predicted, Tensor):
-            predicted = predicted.numpy()
-        predicted[labels >= 0] = self.classes_[labels[labels >= 0]]
-        self.transduction_ = predicted
+        Args:
+            mixture: the fitted experts.
+            where: the labelled rows among all.
+            count: N.
+        """
+        best, top, quality = mixture.opinions()
+        suspicious = suspicious_labels(mixture.labels, best, top, quality)
+        labelled = mixture.labels >= 0
+        self.label_quality_ = np.full(count, np.nan, np.float32)
+        self.label_quality_[where] = quality[labelled]
+        self.opinion_score_ = np.full(count, np.nan, np.float32)
+        self.opinion_score_[where] = top[labelled]
+        self.suspicious_ = np.zeros(count, bool)
+        self.suspicious_[where] = suspicious[labelled]
+        numbers = np.issubdtype(self.classes_.dtype, np.integer)
+        opinion = best[labelled].numpy()
+        self.opinion_ = np.full(count, -1, int if numbers else object)
+        self.opinion_[where] = np.where(opinion < 0, self.opinion_[where], self.classes_[opinion])
+
+    def _keep_transduction(
+        self, labels: Int[Tensor, " n"], where: Int[np.ndarray, " m"], everyone: Rows
+    ) -> None:
+        """Store the class of each row, its label if it has one.
+
+        Args:
+            labels: class of each row that took part, -1 without a label.
+            where: the labelled rows among all.
+            everyone: all rows.
+        """
+        predicted = self.predict(everyone.x, everyone.extra)
+        found = predicted.cpu().numpy() if isinstance(predicted, Tensor) else predicted
+        found[where] = self.classes_[labels[labels >= 0].numpy()]
+        self.transduction_ = found
 
     @torch.no_grad()
     def decision_function(self, X: Any, extra: Any = None) -> Any:
@@ -224,7 +264,7 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @torch.no_grad()
     def predict(self, X: Any, extra: Any = None) -> Any:
         """Most probable class (n,) of each row; an array if classes are strings."""
-        best = self._map(lambda rows: self.model_.logits(rows).argmax(1), X, extra)
+        best = self._map(lambda rows: self.model_.logits(rows).argmax(1).int(), X, extra)
         if isinstance(best, Tensor) and np.issubdtype(self.classes_.dtype, np.integer):
             return torch.from_numpy(self.classes_)[best.cpu()].to(best.device)
         return self.classes_[best.cpu().numpy() if isinstance(best, Tensor) else best]

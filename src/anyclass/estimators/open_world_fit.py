@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyclass.estimators.discovery import Discovered, discover
+from anyclass.estimators import num_classes
+from anyclass.estimators.discovery import Discovered, discover, sample
 from anyclass.estimators.discovery_expert import discovery_expert
 from anyclass.estimators.linear import Linear
 from anyclass.estimators.mixture import Mixture, MixtureSettings
 from anyclass.estimators.negative_texts import NegativeTexts
-from anyclass.estimators.num_classes import Count, count_classes
 from anyclass.estimators.open_world_inputs import Inputs
 from anyclass.estimators.open_world_model import OpenWorldModel, quantiles
 from anyclass.estimators.text_expert import confidence_temperature, text_anchors
@@ -24,17 +24,17 @@ MAX_SCORES = 20_000
 """Maximum number of images whose outlier scores are kept as quantiles."""
 
 
-def count_all(given: Inputs, seed: int, log: Log) -> Count:
+def count_all(given: Inputs, seed: int, log: Log) -> num_classes.Count:
     """Estimate the number of all classes, from features that are not centred."""
-    x, extra = given.rows.raw().x_and_extra()
-    return count_classes(x, given.labels, log, extra=extra, seed=seed)
+    chosen = sample(given.labels, num_classes.MAX_IMAGES, seed)
+    x, extra = given.rows.raw().x_and_extra(chosen.numpy())
+    return num_classes.count_classes(x, given.labels[chosen], log, extra=extra, seed=seed)
 
 
 def discover_all(given: Inputs, total: int, seed: int) -> Discovered:
     """Divide all images into `total` classes, the known ones first."""
-    x, extra = given.rows.x_and_extra()
-    confidences = given.confidences(x)
-    return discover(x, given.labels, total, extra=extra, confidences=confidences, seed=seed)
+    confidences = given.confidences if bool(given.texts.named.any()) else None
+    return discover(given.rows, given.labels, total, confidences=confidences, seed=seed)
 
 
 def mixture_of(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anyclass.errors import ArrayError
@@ -42,21 +42,28 @@ class Inputs:
     @classmethod
     def checked(
         cls,
-        X: Any,
-        y: Any,
+        rows: Rows,
+        y: np.ndarray | None,
         class_text: Any,
         logit_scale: float,
-        extra: Any,
         negative_text: Any,
         unknown: Unknown,
     ) -> "Inputs":
         """Check the arguments of `OpenWorldClassifier.fit`, which describes them.
 
+        Args:
+            rows: features, as they were given.
+            y: labels of these rows, see `label_array`.
+            class_text: text features of classes, or None.
+            logit_scale: s.
+            negative_text: text features of nouns, or None.
+            unknown: number of classes without name and label.
+
         Raises:
             ArrayError: the shapes do not fit, a value is not finite, or nothing is known of a
                 class.
         """
-        rows = Rows.checked(X, extra).centred()
+        rows = rows.centred()
         texts = CentredTexts.of(class_text, rows.depth)
         labels, known = encode_labels(y, len(rows), texts)
         texts = texts.padded(len(known))
@@ -71,11 +78,9 @@ class Inputs:
         """Zero-shot logits l of x, without the correction b."""
         return self.texts.expert(self.logit_scale)
 
-    def confidences(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n C"] | None:
-        """How likely each image is of each class by the names; None if no class has a name."""
+    def confidences(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
+        """How likely each image is of each class by the names; 0 for a class without a name."""
         named = self.texts.named
-        if not bool(named.any()):
-            return None
         found = torch.zeros(len(x), len(named))
         found[:, named] = self.text_expert.logits(x)[:, named].softmax(1)
         if self.negatives is not None:
@@ -83,7 +88,9 @@ class Inputs:
         return found
 
 
-def check_parameters(unknown: Any, folds: int, logit_scale: float) -> None:
+def check_parameters(
+    unknown: Any, folds: int, logit_scale: float, max_unlabelled: int | None
+) -> None:
     """Refuse unusable parameters.
 
     Raises:
@@ -93,21 +100,22 @@ def check_parameters(unknown: Any, folds: int, logit_scale: float) -> None:
         raise ArrayError(f"folds is {folds}, but at least 2 are needed")
     if unknown != "auto" and not (isinstance(unknown, int | np.integer) and unknown >= 0):
         raise ArrayError(f"unknown is {unknown!r}, not a number of classes or 'auto'")
+    if max_unlabelled is not None and max_unlabelled < 1:
+        raise ArrayError(
+            f"max_unlabelled is {max_unlabelled}, but at least 1 row is needed; None: all"
+        )
     if not 0 < logit_scale < inf:
         raise ArrayError(f"logit_scale is {logit_scale}, but must be positive")
 
 
-def encode_labels(
-    y: Any, count: int, texts: CentredTexts
-) -> tuple[Int[Tensor, " N"], Int[np.ndarray, " C"] | np.ndarray]:
-    """Index of the class of each row, -1 without a label, and the known classes.
+def label_array(y: Any, count: int) -> np.ndarray | None:
+    """Labels as an array of integers or strings; None: no label.
 
     Raises:
-        ArrayError: y has another length than X, or classes of a wrong kind.
+        ArrayError: they have another length than X, or are not whole numbers.
     """
-    named = len(texts.named)
     if y is None:
-        return torch.full((count,), -1), np.arange(named)
+        return None
     given = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if given.shape != (count,):
         raise ArrayError(f"y has the shape {given.shape}, but X has {count} rows")
@@ -115,15 +123,58 @@ def encode_labels(
         if not np.isfinite(given).all() or (given != given.round()).any():
             raise ArrayError("y is continuous (Unknown label type: not integers), or not finite")
         given = given.astype(np.int64)
-    numbers = np.issubdtype(given.dtype, np.integer)
+    return given
+
+
+def without_label(y: np.ndarray) -> Bool[np.ndarray, " N"]:
+    """Rows that have no label."""
+    found: Bool[np.ndarray, " N"] = y == ("-1" if y.dtype.kind == "U" else -1)
+    return found
+
+
+def draw_rows(
+    y: np.ndarray | None, count: int, most: int | None, seed: int
+) -> Int[np.ndarray, " n"] | None:
+    """All labelled rows and at most so many of the others, ascending; None: every row.
+
+    Args:
+        y: labels of the rows, see `label_array`.
+        count: N.
+        most: largest number of unlabelled rows; None: all.
+        seed: random seed of the draw.
+    """
+    if most is None:
+        return None
+    draw = np.random.default_rng(seed)
+    if y is None:
+        return np.sort(draw.choice(count, most, replace=False)) if most < count else None
+    free = np.flatnonzero(without_label(y))
+    if most >= len(free):
+        return None
+    labelled = np.flatnonzero(~without_label(y))
+    return np.sort(np.concatenate([labelled, draw.choice(free, most, replace=False)]))
+
+
+def encode_labels(
+    y: np.ndarray | None, count: int, texts: CentredTexts
+) -> tuple[Int[Tensor, " N"], Int[np.ndarray, " C"] | np.ndarray]:
+    """Index of the class of each row, -1 without a label, and the known classes.
+
+    Raises:
+        ArrayError: y has classes of a wrong kind.
+    """
+    named = len(texts.named)
+    if y is None:
+        return torch.full((count,), -1), np.arange(named)
+    numbers = np.issubdtype(y.dtype, np.integer)
     if named:
-        if not numbers or int(given.min()) < -1 or int(given.max()) >= named + count:
+        if not numbers or int(y.min()) < -1 or int(y.max()) >= named + count:
             raise ArrayError("y must have integer classes, rows of class_text, or -1")
-        known = np.arange(max(named, int(given.max()) + 1))
-        return torch.tensor(given.astype(np.int64)), known
-    unlabelled = given == ("-1" if given.dtype.kind == "U" else -1)
+        known = np.arange(max(named, int(y.max()) + 1))
+        return torch.tensor(y.astype(np.int64)), known
+    unlabelled = without_label(y)
     try:
-        known, index = np.unique(given[~unlabelled], return_inverse=True)
+        known, index = np.unique(y[~unlabelled], return_inverse=True)
     except TypeError as error:
         raise ArrayError("y must have classes of one kind: integers or strings") from error
     labels = torch.full((count,), -1)

@@ -34,6 +34,8 @@ class Rows:
     """Principal axes of wide h, which becomes (n, Q); None: h stays as it is."""
     scale: float = 1.0
     """h is divided by it."""
+    numbers: Int[np.ndarray, " N"] | None = None
+    """Numbers of the rows in messages; None: 0 ... N - 1."""
 
     @classmethod
     def checked(cls, x: Any, extra: Any | None) -> "Rows":
@@ -70,7 +72,12 @@ class Rows:
 
     def raw(self) -> "Rows":
         """The same, with h as given."""
-        return Rows(self.x, self.extra)
+        return Rows(self.x, self.extra, numbers=self.numbers)
+
+    def only(self, index: Int[np.ndarray, " n"]) -> "Rows":
+        """Some of the rows, in memory, as they were given."""
+        extra = None if self.extra is None else self.extra[index]
+        return replace(self, x=self.x[index], extra=extra, numbers=index)
 
     def stacked(self, rows: slice | Int[np.ndarray, " n"]) -> Float[Tensor, "n E"]:
         """[x | h | 1] of some rows, or [x | 1] without further features."""
@@ -102,29 +109,28 @@ class Rows:
         Raises:
             ArrayError: a value is not finite, or a row of x has no direction.
         """
-        x = _float(self.x, rows, "X")
+        x = self._float(self.x, rows, "X")
         lengths = x.norm(dim=1)
         bad = (lengths == 0) | lengths.isinf()
         if bool(bad.any()):
-            row = _row(rows, int(bad.nonzero()[0, 0]))
+            row = self._number(rows, int(bad.nonzero()[0, 0]))
             raise ArrayError(f"row {row} of X is zero or too large: it has no direction")
         x = normalize(x, dim=1)
-        h = x if self.extra is None else _float(self.extra, rows, "extra")
+        h = x if self.extra is None else self._float(self.extra, rows, "extra")
         h = h if self.mean is None else h - self.mean
         h = h if self.axes is None else h @ self.axes
         return x, h / self.scale
 
-    def x_and_extra(
-        self, rows: slice | Int[np.ndarray, " n"] = slice(None)
-    ) -> tuple[Tensor, Tensor | None]:
+    def x_and_extra(self, rows: Int[np.ndarray, " n"]) -> tuple[Tensor, Tensor | None]:
         """x of some rows, and h if there are further features."""
         x, h = self.at(rows)
         return x, None if self.extra is None else h
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Slices of consecutive rows, with their x and h."""
-        for start in range(0, len(self), BLOCK):
-            rows = slice(start, min(start + BLOCK, len(self)))
+    def blocks(self, size: int | None = None) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Slices of `size` consecutive rows, by default `BLOCK`, with their x and h."""
+        size = size or BLOCK
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
             yield (rows, *self.at(rows))
 
     def centred(self) -> "Rows":
@@ -150,6 +156,22 @@ class Rows:
         axes: Tensor = torch.linalg.eigh(scatter.double()).eigenvectors.flip(1)[:, :WIDEST]
         return axes.float().contiguous()
 
+    def _float(self, array: Any, rows: slice | Int[np.ndarray, " n"], name: str) -> Tensor:
+        """Rows of an array as a float32 tensor on the CPU."""
+        part = array[rows]
+        given = part.detach().cpu() if isinstance(part, Tensor) else np.array(part)
+        tensor = torch.as_tensor(given).float()
+        if not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).any(1).nonzero()[0, 0])
+            row = self._number(rows, bad)
+            raise ArrayError(f"row {row} of {name} has a value that is NaN or infinite")
+        return tensor
+
+    def _number(self, rows: slice | Int[np.ndarray, " n"], i: int) -> int:
+        """Number of the i-th of these rows in a message."""
+        row = rows.start + i if isinstance(rows, slice) else int(rows[i])
+        return row if self.numbers is None else int(self.numbers[row])
+
 
 def _table(array: Any, name: str) -> Any:
     """An array or tensor of two axes; lists become arrays.
@@ -172,19 +194,3 @@ def _table(array: Any, name: str) -> Any:
     if isinstance(table, np.ndarray) and table.dtype.kind not in "fiub":
         raise ArrayError(f"{name} contains {table.dtype}, not numbers")
     return table
-
-
-def _float(array: Any, rows: slice | Int[np.ndarray, " n"], name: str) -> Tensor:
-    """Rows as a float32 tensor on the CPU."""
-    part = array[rows]
-    tensor = part.detach().cpu() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-    tensor = tensor.float()
-    if not bool(tensor.isfinite().all()):
-        bad = int((~tensor.isfinite()).any(1).nonzero()[0, 0])
-        raise ArrayError(f"row {_row(rows, bad)} of {name} has a value that is NaN or infinite")
-    return tensor
-
-
-def _row(rows: slice | Int[np.ndarray, " n"], i: int) -> int:
-    """Index of the i-th of the rows."""
-    return rows.start + i if isinstance(rows, slice) else int(rows[i])

@@ -13,6 +13,7 @@ Letters: N images, D dimensions, x (N, D) unit features, h (N, H) features of th
 before its projection, u (N, R).
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.linalg import eigh
 from torch.nn.functional import normalize, one_hot
+
+Blocks = Callable[[], Iterator[Float[Tensor, "n H"]]]
+"""Reads all rows in their order, some at a time, from the first on at each call."""
 
 
 class Whitening(NamedTuple):
@@ -86,20 +90,53 @@ def fit_whitened_pca(
         sharpen: weight of the covariance within labelled classes in Sigma; the rest is a multiple
             of the identity.
     """
-    centre = h.mean(0)
-    known = labels >= 0
-    z = one_hot(labels[known], max(1, int(labels.max()) + 1)).to(h)
-    means = torch.einsum("nk,nh,k->kh", z, h[known], 1 / z.sum(0).clamp_min(1))
-    residuals = h[known] - z @ means
-    within = residuals.T @ residuals / max(1, len(residuals))
+    return fit_in_blocks(lambda: iter([h]), labels, q, sharpen)
+
+
+def fit_in_blocks(blocks: Blocks, labels: Int[Tensor, " N"], q: int, sharpen: float) -> Whitening:
+    """The same, with features that are read in blocks; `fit_whitened_pca` has the arguments."""
+    n = len(labels)
+    centre = _mean(blocks(), n)
+    within = _within(blocks, labels)
     width = len(within)
     level = (within.trace() / width).clamp_min(1e-12)
-    sigma = sharpen * within + (1 - sharpen) * level * torch.eye(width).to(h)
-    values, vectors = (part.to(h) for part in eigh(sigma.double()))  # float32 may not converge
+    sigma = sharpen * within + (1 - sharpen) * level * torch.eye(width).to(within)
+    values, vectors = (part.to(within) for part in eigh(sigma.double()))  # float32 may not converge
     whiten = vectors * values.clamp_min(1e-12).rsqrt()
-    a = normalize((h - centre) @ whiten, dim=1)
-    middle = a.mean(0)
-    scatter = (a - middle).T @ (a - middle)
-    axes = eigh(scatter.double()).eigenvectors.flip(1).to(h)
-    components = min(q, width, len(h) - 1)
+
+    def whitened() -> Iterator[Float[Tensor, "n H"]]:
+        for h in blocks():
+            yield normalize((h - centre) @ whiten, dim=1)
+
+    middle = _mean(whitened(), n)
+    scatter = torch.zeros_like(within)
+    for a in whitened():
+        scatter += (a - middle).T @ (a - middle)
+    axes = eigh(scatter.double()).eigenvectors.flip(1).to(within)
+    components = min(q, width, n - 1)
     return Whitening(centre, whiten, middle, axes[:, :components].contiguous())
+
+
+def _mean(blocks: Iterator[Float[Tensor, "n H"]], n: int) -> Float[Tensor, " H"]:
+    """Mean of n rows."""
+    return torch.as_tensor(sum(h.sum(0) for h in blocks) / n)
+
+
+def _within(blocks: Blocks, labels: Int[Tensor, " N"]) -> Float[Tensor, "H H"]:
+    """Covariance within the labelled classes."""
+    classes = max(1, int(labels.max()) + 1)
+    counts = labels[labels >= 0].bincount(minlength=classes).clamp_min(1)
+    means = sum(z.T @ h for h, z in _labelled(blocks, labels, classes)) / counts[:, None]
+    total = sum((h - z @ means).T @ (h - z @ means) for h, z in _labelled(blocks, labels, classes))
+    return torch.as_tensor(total / max(1, int((labels >= 0).sum())))
+
+
+def _labelled(
+    blocks: Blocks, labels: Int[Tensor, " N"], classes: int
+) -> Iterator[tuple[Float[Tensor, "n H"], Float[Tensor, "n K"]]]:
+    """Features and one-hot labels of the labelled rows of each block."""
+    start = 0
+    for h in blocks():
+        y = labels[start : start + len(h)]
+        yield h[y >= 0], one_hot(y[y >= 0], classes).to(h)
+        start += len(h)

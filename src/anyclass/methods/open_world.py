@@ -68,6 +68,10 @@ class OpenWorld:
     prior: Annotated[float, Field(ge=0)] = 10.0
     """Images per class at which half of the class-prior correction of the text logits applies, less
     where the predictions are confident; 0: no correction."""
+    max_unlabelled: Annotated[int, Field(ge=1)] | None = None
+    """Maximum number of unlabelled images to learn from, drawn at random by the seed; all labelled
+    ones take part, and every image is labelled. Bounds memory and time of a fit on millions of
+    features; None: all."""
     nouns: Annotated[int, Field(ge=0, le=4000)] = 1000
     """M, approximate number of common nouns used as negative texts, for images of none of the
     classes; 0: none. Encoding them takes seconds to a minute, once per model."""
@@ -82,7 +86,8 @@ class OpenWorld:
             data: the model, which is not changed, and readable images; or precomputed features.
             log: receives the progress.
             scratch: not used; features are cached.
-            seed: random seed of the discovery of unknown classes.
+            seed: random seed of the discovery of unknown classes, and of the unlabelled images that
+                take part.
 
         Raises:
             RequestError: nothing is known of the classes.
@@ -100,6 +105,7 @@ class OpenWorld:
             shrinkage=self.shrinkage,
             prior=self.prior,
             random_state=seed,
+            max_unlabelled=self.max_unlabelled,
         )
         nouns = self._nouns(data, log)
         estimator.fit(
