@@ -17,6 +17,8 @@ import anyclass
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.methods import METHODS
 
+CLASSES = ["red square", "blue disc", "yellow kite"]
+
 FIXED = ("adapted", "zero_shot")
 
 
@@ -247,3 +249,14 @@ def test_fit__a_script_without_a_guard_where_processes_are_spawned(
     done = subprocess.run([sys.executable, script, pictures], capture_output=True, text=True)
     assert done.stdout == "130 130 130\n", done.stderr
     assert "killed" not in done.stderr
+
+
+def test_fit__images_in_memory_keep_the_labels_of_their_own_content(fit: Any) -> None:
+    good = [image for image in fit.images if image is not None]
+    labels = [CLASSES[0], CLASSES[1], *[None] * (len(good) - 2)]
+    first = anyclass.fit(good, labels=labels, **fit.options)
+    again = anyclass.fit(good, from_run=first, labels={"2": CLASSES[2]}, **fit.options)
+    truth = again.predictions.table["true_label"].to_pylist()
+    assert truth[:4] == [*CLASSES[:3], None]
+    with pytest.raises(RequestError, match="image '0' is another one than image '0' of .*/run"):
+        anyclass.fit(good[::-1], from_run=first, **fit.options)

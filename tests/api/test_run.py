@@ -1,6 +1,7 @@
 """`Run`: what it predicts, keeps, saves and says."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,29 @@ def test_run__edits_of_images_in_memory(fit: Any) -> None:
     assert {f"{first}a", f"{first}b"} <= set(run.split(first).classes_)
     assert run.undo().undo().report.read_text("utf-8").count("data:image/webp") == count
     assert len(run.label_next(2)) == 2
+
+
+def test_predict__a_file_that_is_given_twice(fit: Any, tmp_path: Path) -> None:
+    good = tmp_path / "good.png"
+    Image.new("RGB", (9, 8), "red").save(good)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    found = fit.run.predict([bad, good, bad, good])
+    assert found.names == ["bad.png", "good.png"] * 2
+    assert found.labels[0] is None
+    assert found.labels[2] is None
+    assert found.labels[1] == found.labels[3] is not None
+    anyclass.predict(fit.run.folder, [bad, good, bad, good], tmp_path / "p.csv", max_rejected=1)
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == found.names
+
+
+def test_run__is_pickled_without_its_classifier(fit: Any) -> None:
+    copy = pickle.loads(pickle.dumps(fit.run))  # noqa: S301 (written here)
+    assert "classifier" not in vars(copy)
+    assert copy.predict(fit.images[0]).labels == fit.run.predict(fit.images[0]).labels
+    kept = pickle.loads(pickle.dumps(fit.run.predictions))  # noqa: S301 (written here)
+    assert kept.labels == fit.run.predictions.labels
+    alone = anyclass.load(fit.run.folder / "model", device="cpu")
+    with pytest.raises(RequestError, match="cannot be pickled: load the run folder"):
+        pickle.dumps(alone)

@@ -269,3 +269,22 @@ def test_align_texts__refuses_what_does_not_fit() -> None:
             align_texts(read_class_texts(bad), three, 5)
     with pytest.raises(RequestError, match="the text of 'c' is zero"):
         align_texts(read_class_texts(T * [[1], [1], [0]]), three, 5)
+
+
+def test_feature_dataset__labels_of_python() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"label": ["a", None, "b", "a", None, "b", None]})
+    nothing = float("nan")
+    for labels in (
+        ["a", nothing, "b", "a", None, "b", pandas.NA],
+        frame["label"],
+        frame["label"].astype("category"),
+        frame["label"].astype("string"),
+        {"row 0": "a", "row 2": "b", "row 3": "a", "row 5": "b"},
+        frame["label"].set_axis([f"row {i}" for i in range(7)])[::-1],
+        frame.assign(file_name=[f"row {i}" for i in range(7)])[::-1],
+        [0, None, 1, 0, nothing, 1, -1],
+        pandas.Series([0, None, 1, 0, None, 1, -1], dtype="Int64"),
+    ):
+        found = dataset(labels=labels, classes=["a", "b"])
+        assert found.labels.tolist() == [0, -1, 1, 0, -1, 1, -1], labels

@@ -54,6 +54,7 @@ def test_image_source__files(files: list[Path]) -> None:
     assert source(files).dataset.files == ("b/2.png", "a/1.png", "b/0.png")
     assert heights(files) == [12, 13, 14]
     assert heights(map(str, files)) == [12, 13, 14]
+    assert heights(np.array([str(file) for file in files])) == [12, 13, 14]
     assert source(files[1]).dataset.files == ("1.png",)
     assert heights(str(files[1])) == [13]
 

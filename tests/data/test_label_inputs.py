@@ -145,6 +145,7 @@ def test_read_images__prompts_of_classes() -> None:
         ([0, 1, 1], None, r"labels holds numbers such as 0: .*classes=\[\.\.\.\]"),
         ([0, 1, 3], NAMES, "labels holds 3, no index of the 3 classes; -1 is no label"),
         ([0.5, 1, 1], NAMES, "labels holds 0.5: a label is a class name or its index"),
+        ([float("inf"), 1, 1], NAMES, "labels holds inf: a label is a class name or its index"),
         ([["a"], "b", "c"], None, r"labels holds \['a'\]"),
         (["kite", "ring", None], NAMES, "these labels are not in the list of classes: 'ring'"),
         (
@@ -178,3 +179,20 @@ def test_labels__a_misspelt_column_is_told_with_the_columns_of_the_images(root: 
         given(table, "Klass")
     with pytest.raises(RequestError, match="'path', 'Klasse', and no file"):
         given(table, "Klass")
+
+
+def test_read_images__a_series_of_labels_goes_by_the_index_of_the_images(root: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    files = [root / "x/0.png", root / "y/1.png", root / "y/2.png"]
+    for index in ([10, 5, 7], ["k", "l", "m"]):
+        frame = pandas.DataFrame({"path": files, "class": ["disc", None, "arc"]}, index=index)
+        for labels in (frame["class"], frame["class"].iloc[::-1]):
+            assert given(frame, labels, NAMES) == ["disc", None, "arc"]
+            assert given(frame["path"], labels, NAMES) == ["disc", None, "arc"]
+    other = pandas.Series(["disc", None, "arc"], index=[0, 1, 2])
+    assert given(frame, other, NAMES) == ["disc", None, "arc"]
+
+
+def test_read_images__a_set_of_classes_is_sorted() -> None:
+    names = {f"class {letter}" for letter in "zyxwvutsrq"}
+    assert read_images(arrays(), names).classes.names == tuple(sorted(names))

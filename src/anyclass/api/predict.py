@@ -39,11 +39,14 @@ def predict(
         count = len(batches.names)
         probabilities = np.full((count, len(classes)), np.nan, np.float32)
         rows: list[Json] = [{}] * count
-        position = {name: i for i, name in enumerate(batches.names)}
+        positions: dict[str, list[int]] = {}
+        for i, name in enumerate(batches.names):
+            positions.setdefault(name, []).append(i)
         done = 0
         for part in batches.parts:
             for rejection in part.rejections:
-                rows[position[rejection.file_name]] = rejected_row(rejection)
+                for i in positions[rejection.file_name]:  # a file may be given twice
+                    rows[i] = rejected_row(rejection)
             familiarities = part.familiarity
             for k, i in enumerate(part.rows):
                 probabilities[i] = part.probabilities[k].numpy()

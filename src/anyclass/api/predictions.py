@@ -108,6 +108,10 @@ class Predictions(Sequence[str | None]):
             raise RequestError(f"output={output!r}: use {', '.join(map(repr, kinds))}")
         return kinds[output]()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: without thumbnails, which are made of the images."""
+        return vars(self) | {"thumbnail_of": no_image}
+
     def __len__(self) -> int:
         return len(self.table)
 

@@ -292,6 +292,14 @@ class Run:
         """
         return self._edited(undo=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: without the classifier, which its folder holds."""
+        if self.folder is None:
+            raise RequestError(
+                "this is a classifier without its run, which cannot be pickled: load the run folder"
+            )
+        return {name: value for name, value in vars(self).items() if name != "classifier"}
+
     def __repr__(self) -> str:
         return "\n".join(self.lines())
 

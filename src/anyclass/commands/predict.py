@@ -266,8 +266,9 @@ def _batches(
     log(stage="predict", done=done, total=len(source.files))
     for part in source.parts(start):
         rows = prediction_rows(part, source.files, classes, least, start)
-        names = source.files[done : done + len(rows)]
-        done += len(rows)
+        count = len(part.rows) + len(part.rejections)  # a file may be given twice
+        names = source.files[done : done + count]
+        done += count
         yield [rows[name] for name in names]
         log(stage="predict", done=done, total=len(source.files))
 

@@ -11,7 +11,9 @@ from anyclass.commands.command_words import flag_words
 from anyclass.commands.request import Request, was_array
 from anyclass.data import ImageDataset
 from anyclass.data.splits import hold_out
+from anyclass.errors import RequestError
 from anyclass.run.earlier import EarlierRun
+from anyclass.run.fitted_images import fitted_contents
 
 OWN = {"labels", "from_run", "file_column", "label_column"}
 """Options that a second round does not inherit."""
@@ -62,6 +64,28 @@ def value_of(words: Sequence[str], flag: str) -> str | None:
         if name == flag and i + 1 < len(words):
             return words[i + 1]
     return None
+
+
+def check_same_images(
+    run: Path | None, dataset: ImageDataset, hashes: Sequence[str | None]
+) -> None:
+    """Refuse images in memory that are called like other images of the earlier run.
+
+    Args:
+        run: the earlier run; None: there is none.
+        dataset: the images, whose names in memory are their numbers.
+        hashes: SHA-256 of each.
+
+    Raises:
+        RequestError: they would get the labels of those images.
+    """
+    before = fitted_contents(run) if run is not None and dataset.memory is not None else None
+    for name, content in zip(dataset.files, hashes, strict=True):
+        if before and before.get(name, content) != content:
+            raise RequestError(
+                f"image {name!r} is another one than image {name!r} of {run}, whose labels it "
+                "would get: give the images of that run in their order, and others after them"
+            )
 
 
 def training_labels(request: Request, dataset: ImageDataset) -> ImageDataset:

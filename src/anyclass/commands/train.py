@@ -14,7 +14,7 @@ from anyclass.backbone import Part
 from anyclass.classifier.classifier import Classifier
 from anyclass.commands.num_classes import estimate_unknown
 from anyclass.commands.request import Request
-from anyclass.commands.second_round import training_labels
+from anyclass.commands.second_round import check_same_images, training_labels
 from anyclass.data import ImageDataset, Rejection
 from anyclass.data.classes import listed
 from anyclass.distributed.processes import from_first, rank
@@ -71,6 +71,7 @@ def train(
     clock("embed")
     if not isinstance(data, PrecomputedFeatures):
         log_copies(data.dataset, data.hashes(), log)
+        check_same_images(request.from_run, data.dataset, data.hashes())
     scratch = _scratch_folder(data, scratch)
     training_data = data.of(training_labels(request, data.dataset))
     estimate = None

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from anyclass.data.class_files import ClassSource
+from anyclass.data.class_files import ClassSource, class_names
 from anyclass.data.classes import Classes, normal
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.feature_tables import ClassTextTable, FeatureTable, Source, arrays_of
+from anyclass.data.inputs import missing
+from anyclass.data.label_inputs import label_rows
 from anyclass.data.label_tables import KnownLabels, read_labels
+from anyclass.data.table_files import Table
 from anyclass.errors import RequestError
 
 
@@ -31,7 +34,8 @@ def feature_dataset(
         texts: class texts, whose names are the classes by default.
         classes: names, or a file of names.
         labels: "folders" (the parent folder in the name of a row), a label table, or an array of
-            names or class indices; by default the labels of the features' file.
+            names or class indices; in Python also a mapping, Series or table by the names of the
+            rows; by default the labels of the features' file.
         unknown: number of further classes to discover.
         columns: columns of a label table.
         known: what an earlier run knew; its labels stay, if a label table does not change them.
@@ -41,8 +45,9 @@ def feature_dataset(
     """
     messages: tuple[str, ...] = ()
     array = table.labels
-    if isinstance(labels, str | Path) and not str(labels).endswith(".npy"):
-        label_of, messages = _labels_by_name(table.names, labels, columns, known)
+    by_name = _by_name(labels, classes, columns)
+    if by_name is not None:
+        label_of, messages = _labels_by_name(table.names, by_name, columns, known)
         array = np.array([label_of.get(name, "") for name in table.names])
     elif labels is None and known is not None:
         array = np.array([known.labels.get(name, "") for name in table.names])
@@ -58,9 +63,22 @@ def feature_dataset(
     return ImageDataset.with_labels(root, table.names, given, names, unknown, messages)
 
 
+def _by_name(
+    labels: Any, classes: ClassSource | None, columns: tuple[str, str]
+) -> str | Path | Table | None:
+    """Labels that go by the names of the rows; None: they are in the order of the rows."""
+    if isinstance(labels, str | Path):
+        return None if str(labels).endswith(".npy") else labels
+    is_series = hasattr(labels, "iloc") and not hasattr(labels, "columns")
+    if is_series and not all(isinstance(key, str) for key in labels.index):
+        return None
+    names = None if labels is None or classes is None else class_names(classes).names
+    return label_rows(labels, names, columns)
+
+
 def _labels_by_name(
     names: Sequence[str],
-    labels: str | Path,
+    labels: str | Path | Table,
     columns: tuple[str, str],
     known: KnownLabels | None,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -68,7 +86,8 @@ def _labels_by_name(
     if labels == "folders":
         parents = {name: PurePosixPath(name).parent.name for name in names}
         return {name: normal(parent) for name, parent in parents.items() if parent}, ()
-    found = read_labels(Path(labels), None, names, columns, known)
+    source = labels if isinstance(labels, Table) else Path(labels)
+    found = read_labels(source, None, names, columns, known)
     return found.added_to(known.labels if known else {}), found.messages
 
 
@@ -78,7 +97,13 @@ def _label_array(labels: Source) -> Shaped[np.ndarray, " N"]:
         return np.asarray(arrays_of(labels, "labels")[0]["x"])
     if hasattr(labels, "detach"):
         return np.asarray(labels.detach().cpu())
-    return np.array(["" if label is None else label for label in labels])
+    if isinstance(labels, np.ndarray) and labels.dtype != object:
+        return labels
+    values = list(labels)
+    given = [label for label in values if not missing(label)]
+    if given and not any(isinstance(label, str | bool) for label in given):
+        return np.array([-1 if missing(label) else label for label in values])
+    return np.array(["" if missing(label) else str(label) for label in values])
 
 
 def _class_names(

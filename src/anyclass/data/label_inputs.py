@@ -1,6 +1,6 @@
 """What Python takes for labels: a list, a mapping, a Series, a table, a column, a file, folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +50,7 @@ def read_images(
         names = class_names(classes).names
     if isinstance(source, Path):
         if labels is not None and not isinstance(labels, str | Path):
-            labels = _rows(labels, names, columns, None)
+            labels = label_rows(labels, names, columns)
             if labels is None:
                 raise RequestError(
                     "labels is a list and images is a folder, which has no order: give a mapping "
@@ -77,7 +77,7 @@ def class_source(classes: Any) -> ClassSource | None:
     if wrong:
         kind = type(wrong[0]).__name__
         raise RequestError(f"class names must be text, not {kind} ({wrong[0]!r:.80})")
-    return names
+    return tuple(sorted(names)) if isinstance(classes, Set) else names  # a set has no order
 
 
 def _with_labels(
@@ -106,7 +106,9 @@ def _with_labels(
         rows = Path(labels)
         _check_file(rows, source.table)
     elif labels is not None:
-        rows = _rows(labels, names, columns, source)
+        if source.index is not None and hasattr(labels, "iloc") and not hasattr(labels, "columns"):
+            labels = _as_indexed(labels, source.index)
+        rows = label_rows(labels, names, columns, source)
         if rows is None:
             given = _texts(_listed(labels, len(dataset)), names)
     if rows is not None:
@@ -144,26 +146,49 @@ def _folders(dataset: ImageDataset) -> Labels:
     return [normal(dataset.path(i).parent.name) for i in range(len(dataset))]
 
 
-def _rows(
+def label_rows(
     labels: Any,
     names: Sequence[str] | None,
     columns: tuple[str, str],
-    source: ImageSource | None,
+    source: ImageSource | None = None,
 ) -> Table | None:
-    """Labels by path or name as rows of a table; None: they are in the order of the images."""
+    """Labels by path or name as rows of a table; None: they are in the order of the images.
+
+    Args:
+        labels: a mapping, Series or table; anything else is in the order of the images.
+        names: names of the classes, if they are known.
+        columns: names of the columns of paths and labels.
+        source: the images, if they have an order.
+
+    Raises:
+        RequestError: there is no label, or one that is none of the classes.
+    """
     if hasattr(labels, "column_names"):
         table = labels.to_pylist() if hasattr(labels, "to_pylist") else list(labels)
         return _checked(table, names, columns)
     if hasattr(labels, "columns"):
         return _checked(labels.to_dict("records"), names, columns)
     if hasattr(labels, "iloc"):
-        if source is not None and not all(isinstance(key, str | Path) for key in labels.index):
+        if source is not None and _in_order(labels, source):
             return None
         labels = dict(zip(labels.index, labels, strict=True))
     if not isinstance(labels, Mapping):
         return None
     pairs = [{columns[0]: str(file), columns[1]: label} for file, label in labels.items()]
     return _checked(pairs, names, columns)
+
+
+def _as_indexed(labels: Any, index: Any) -> Any:
+    """A Series of labels in the order of the images' index, where it has the same keys."""
+    alike = index.is_unique and labels.index.is_unique and len(index) == len(labels)
+    return labels.loc[index] if alike and index.isin(labels.index).all() else labels
+
+
+def _in_order(labels: Any, source: ImageSource) -> bool:
+    """Whether a Series of labels is in the order of the images; else its index has their names."""
+    if source.index is not None and labels.index.equals(source.index):
+        return True
+    return not all(isinstance(key, str | Path) for key in labels.index)
 
 
 def _checked(
@@ -209,7 +234,8 @@ def _text(label: Any, names: Sequence[str] | None) -> str | None:
         return None
     if isinstance(label, bool | np.bool_ | str | bytes):
         return normal(label.decode() if isinstance(label, bytes) else str(label)) or None
-    if not isinstance(label, int | float | np.integer | np.floating) or label != int(label):
+    number = isinstance(label, int | float | np.integer | np.floating)
+    if not number or not float(label).is_integer():
         raise RequestError(f"labels holds {label!r:.80}: a label is a class name or its index")
     if label == -1:
         return None

@@ -64,7 +64,7 @@ def is_image(value: Any) -> bool:
 
 def is_array(value: Any) -> bool:
     """Whether a value is a numpy array or a torch tensor of numbers."""
-    numeric = isinstance(value, np.ndarray) and value.dtype != object
+    numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
     return numeric or (hasattr(value, "detach") and hasattr(value, "shape"))
 
 

@@ -35,14 +35,9 @@ class FittedImages:
             run: a run folder.
             trained_on: names of the images whose labels it was trained on.
         """
-        path = run / FITTED_IMAGES
-        if not path.is_file():
+        contents = fitted_contents(run)
+        if contents is None:
             return None
-        columns = read_parquet(path).to_pydict()
-        contents = {
-            name: digest.hex()
-            for name, digest in zip(columns["file_name"], columns["sha256"], strict=True)
-        }
         contents_trained_on = (contents[name] for name in trained_on if name in contents)
         return cls(frozenset(contents.values()), frozenset(contents_trained_on))
 
@@ -53,6 +48,16 @@ class FittedImages:
     def trained_on_among(self, hashes: Sequence[str | None]) -> Bool[np.ndarray, " N"]:
         """Whether the label of each image was trained on, by the checksums of N images."""
         return np.array([key in self.trained_on for key in hashes], bool)
+
+
+def fitted_contents(run: Path) -> dict[str, str] | None:
+    """SHA-256 of each image of a run by its name; None: features, or an older run."""
+    path = run / FITTED_IMAGES
+    if not path.is_file():
+        return None
+    columns = read_parquet(path).to_pydict()
+    pairs = zip(columns["file_name"], columns["sha256"], strict=True)
+    return {name: digest.hex() for name, digest in pairs}
 
 
 def write_fitted_images(run: Path, dataset: ImageDataset, hashes: Iterable[str | None]) -> None:
