@@ -124,8 +124,8 @@ def assign_folds(
 
 def _content_key(rows: Rows) -> Float[Tensor, " N"]:
     """A number for each image that only its features decide: their product with a fixed vector."""
-    parts = []
-    for _, x, _ in rows.blocks():
+    found = torch.empty(len(rows))
+    for block, x, _ in rows.blocks():
         axis = torch.cos(1.7 * torch.arange(x.shape[1]) + 0.3)  # as good as random
-        parts.append((x * axis).sum(1))
-    return torch.cat(parts)
+        found[block] = (x * axis).sum(1)
+    return found

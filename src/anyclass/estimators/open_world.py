@@ -294,7 +294,14 @@ class OpenWorldClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     f"{name} has {width} features, but OpenWorldClassifier is expecting "
                     f"{expected} features as input"
                 )
-        result = torch.cat([function(block) for block in rows.stacked_blocks()])
+        result = torch.empty(0)
+        start = 0
+        for block in rows.stacked_blocks():
+            part = function(block)
+            if not start:  # small results between freed blocks would fragment the memory
+                result = part.new_empty(len(rows), *part.shape[1:])
+            result[start : start + len(part)] = part
+            start += len(part)
         return result.to(X.device) if isinstance(X, Tensor) else result.numpy()
 
     def save(self, folder: Path | str) -> None:
