@@ -12,6 +12,14 @@ LINES = {
     "fit auto --images IMAGES --class-text x.npy": "--class-text belongs to --features FILE",
     "fit auto --features x.npy --classes a,b --model starter-2": "--model belongs to --images DIR",
     "plan --features x.npy --classes a,b --decoding reduced": "--decoding belongs to --images DIR",
+    "fit auto --images IMAGES --classes a,b --label-column x": "--label-column belongs to",
+    "fit auto --images IMAGES --labels folders --file-column x": "--file-column belongs to",
+    "fit auto --images IMAGES --classes a,b --names n.txt": "--names belongs to --unknown N",
+    "plan --images IMAGES --classes a,b --holdout 0.5": "--holdout needs labels",
+    "fit open-world --features x.npy --classes a,b --template {}!": "--template belongs to",
+    "fit latteclip --images IMAGES --classes a,b --domain food101 --plural x --tune head": (
+        "--plural belongs to a noun in --domain"
+    ),
     "predict --run RUN --images IMAGES --extra x.npy --out p.csv": "--extra belongs to --features",
     "predict --run RUN --images IMAGES --workers 2 --out p.csv": "--workers belongs to --on ray",
     "evaluate --run RUN --images IMAGES --extra x.npy": "--extra belongs to --features FILE",

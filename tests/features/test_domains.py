@@ -58,3 +58,8 @@ def test_domain_name__a_noun_stays(noun: str) -> None:
         f"Describe the {noun} in the photo concisely, less than 20 words."
     )
     assert (domain(noun).lr, domain(noun).class_in_prompt) == (None, False)
+
+
+def test_domain_name__a_blank_is_none() -> None:
+    with pytest.raises(RequestError, match="--domain is empty: give a noun"):
+        domain_name(" ")

@@ -538,10 +538,16 @@ def test_transfer__of_a_run_without_coop_starts_from_its_words(
 ) -> None:
     found = fit(replace(SHIP, then=THEN["clip-adapter"]), known)[0]
     found.record.write_artefacts(tmp_path / "model")
-    how = Ship(then=Gda(), source=str(tmp_path), transfer_steps=0)  # the generator has 3 places
+    how = Ship(source=str(tmp_path), transfer_steps=0)  # the generator has 3 places
     learner = PromptLearner(clip, target.classes.prompts, 4)
     usual = learner.all_features(learner.embed_words("a photo of a"))
     assert torch.allclose(fit(how, target)[0].head.weights, usual, atol=1e-6)
+
+
+def test_transfer__is_of_coop_alone(fit: Fit, target: ImageDataset, source: Any) -> None:
+    how = Ship(then=Gda(), source=str(source[0]))
+    with pytest.raises(RequestError, match="then SHIP trains CoOp alone: leave --then gda out"):
+        fit(how, target)
 
 
 def test_transfer__to_the_same_names(fit: Fit, dataset: ImageDataset, source: Any) -> None:

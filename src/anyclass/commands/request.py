@@ -26,6 +26,7 @@ from anyclass.data.inputs import ImageSource
 from anyclass.data.label_inputs import read_images
 from anyclass.errors import AnyclassError, RequestError
 from anyclass.features.precomputed import PrecomputedFeatures
+from anyclass.features.text import PLAIN
 from anyclass.methods import METHODS, Method, Workload
 from anyclass.naming.words import read_words
 from anyclass.run.earlier import EarlierRun
@@ -164,6 +165,11 @@ class Request:
         takers = ["auto", *(name for name, kind in METHODS.items() if kind.info.takes_features)]
         if asked not in takers:
             raise RequestError(f"{asked} needs --images: with --features use {' or '.join(takers)}")
+        if getattr(method, "template", PLAIN) != PLAIN:
+            raise RequestError(
+                "--template belongs to --images DIR: with --features the texts of the classes are "
+                "given (--class-text FILE); leave it out"
+            )
         texts = None if self.class_text is None else read_class_texts(self.class_text)
         table = read_features(self.features, self.extra)
         return precomputed(table, texts, self._knowledge(), self.logit_scale)
@@ -294,9 +300,21 @@ def request_of(options: Mapping[str, Any]) -> Request:
         if getattr(request, name) != getattr(Request, name):
             owner = "--features FILE" if request.features is None else "--images DIR"
             raise RequestError(f"--{name.replace('_', '-')} belongs to {owner}: leave it out")
+    _check_owners(request)
     if request.names is not None:
         read_words(request.names)  # fail before the training, not after it
     return request
+
+
+def _check_owners(request: Request) -> None:
+    """Refuse options of a label table, or of unknown classes, where there are none."""
+    if request.labels is None or str(request.labels) == "folders":
+        for name in ("file_column", "label_column"):
+            if getattr(request, name) != getattr(Request, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise RequestError(f"{flag} belongs to --labels FILE: leave it out")
+    if request.names is not None and not request.unknown and request.from_run is None:
+        raise RequestError("--names belongs to --unknown N: leave it out")
 
 
 def first_problem(error: ValidationError) -> str:

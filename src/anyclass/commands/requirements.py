@@ -32,6 +32,8 @@ def check_enough(
             f"no image has a label, and {choice.name} needs some: give labels (--labels "
             "folders|FILE), or use auto, which does without"
         )
+    if request.holdout and not (dataset.labels >= 0).any():
+        raise RequestError("--holdout needs labels (--labels folders|FILE), and there are none")
     if len(dataset.classes) < workload.least_names:
         raise RequestError(f"{choice.name} needs two or more class names (--classes FILE)")
     if workload.pairs is not None:

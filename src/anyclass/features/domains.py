@@ -114,8 +114,10 @@ def domain_name(name: str) -> str:
     """The name of a data set of the paper, however it is written; any other noun as it is.
 
     Raises:
-        RequestError: it is nearly the name of a data set.
+        RequestError: it is blank, or nearly the name of a data set.
     """
+    if not name.strip():
+        raise RequestError("--domain is empty: give a noun, such as flower")
     bare = re.sub(r"[^a-z0-9]", "", name.lower())
     known = {re.sub(r"[^a-z0-9]", "", own): own for own in DOMAINS} | ALIASES
     if bare in known:
@@ -142,7 +144,7 @@ def domain(name: str, plural: str = "") -> Domain:
         plural: plural of the noun, if irregular.
 
     Raises:
-        RequestError: the name is nearly that of a data set.
+        RequestError: the name is blank, or nearly that of a data set.
     """
     name = domain_name(name)
     plural = plural or f"{name}s"

@@ -148,8 +148,12 @@ class LatteClip:
     def _with_preset(cls, given: ArgsKwargs) -> ArgsKwargs:
         """Add template and `class_in_prompt` of a data set in `domain`, unless given."""
         values = dict(given.kwargs or {})
-        about = DOMAINS.get(domain_name(str(values.get("domain", ""))))
+        about = DOMAINS.get(domain_name(str(values.get("domain", "object"))))
         preset = {name: getattr(about, name) for name in PRESET} if about else {}
+        if about and values.get("plural"):
+            raise RequestError(
+                "--plural belongs to a noun in --domain, not to a data set of the paper"
+            )
         return ArgsKwargs(given.args, preset | values)
 
     def fit(

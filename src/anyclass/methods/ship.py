@@ -28,6 +28,7 @@ from anyclass.backbone import Backbone
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.prompt_learner import PromptLearner
 from anyclass.data import Classes
+from anyclass.errors import RequestError
 from anyclass.features.store import FeatureStore
 from anyclass.features.text import PLAIN, Template
 from anyclass.log import Log
@@ -147,14 +148,19 @@ class Ship:
             seed: random seed.
 
         Raises:
-            RequestError: fewer than two classes, no label and no source, or `words` of CoOp that
-                are not `length` words of the model.
+            RequestError: fewer than two classes, no label and no source, no label and another
+                method than CoOp, or `words` of CoOp that are not `length` words of the model.
             ModelError: the source has no generator for this model.
         """
         clip = data.clip
         classes = data.dataset.classes
         refuse_one_class(classes, "SHIP")
         labelled = set(data.dataset.labelled.labels.tolist())
+        if self.source is not None and not labelled and not isinstance(self.then, CoOp):
+            raise RequestError(
+                f"no image has a label, and then SHIP trains CoOp alone: leave --then "
+                f"{self.then.kind} out, or label images (--labels folders|FILE)"
+            )
         if len(labelled) == len(classes):
             log(warning=NOTHING_NAMED)
         self._check_prompts(clip, classes, log)
