@@ -147,6 +147,10 @@ def test_export__hub_gets_the_files_of_the_run(
         ({"label_studio": "half.json"}, "half.xml exists already"),
         ({"folders": "full"}, "--folders full: give a new folder, or an empty one"),
         ({"cleanlab": "there.json"}, "--cleanlab there.json: give a new folder"),
+        (
+            {"fiftyone": "a.json", "label_studio": "a.json"},
+            "--label-studio and --fiftyone are both a.json: give each its own path",
+        ),
         ({"hub": "no-owner"}, "'no-owner' is no repository of the hub: give OWNER/NAME"),
     ],
 )

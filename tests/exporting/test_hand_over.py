@@ -84,6 +84,47 @@ def test_read__csv_says_the_same(
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        'file_name,label,score\nred square/0.jpg,x,"0,75"\n',
+        "file_name;label;score\nred square/0.jpg;x;0,75\n",
+        "file_name,label,score\nred square/0.jpg,x,0.75,more\n",
+        "file_name,label,score\n,x,0.5\nred square/0.jpg,x,0.75\n",
+    ],
+    ids=["decimal comma", "semicolons", "a cell too many", "no file name"],
+)
+def test_read__csv_that_a_spreadsheet_saved(images: Path, tmp_path: Path, text: str) -> None:
+    table = tmp_path / "edited.csv"
+    table.write_text(text, encoding="utf-8")
+    found = LabelledPredictions.read(table, images).rows
+    assert found == [{"file_name": "red square/0.jpg", "label": "x", "score": 0.75}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file_name,label,score\na,x,high\n", r"row 1: score is 'high', which is no num"),
+        ("file_name,label,score\na,é,1\n".encode("latin-1"), "is not UTF-8: save it again"),
+    ],
+)
+def test_read__csv_that_is_damaged(
+    images: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "edited.csv").write_bytes(content)
+    with pytest.raises(RequestError, match=message):
+        LabelledPredictions.read(tmp_path / "edited.csv", images)
+
+
+def test_folders__an_image_that_is_listed_twice(images: Path, tmp_path: Path) -> None:
+    twice = 2 * [row("red square/0.jpg", "x", 0.5)]
+    write_table(tmp_path / "twice.csv", twice, COMPARED)
+    found = LabelledPredictions.read(tmp_path / "twice.csv", images)
+    said = write_folders(tmp_path / "out", found)
+    assert said["hard_links"] + said["symbolic_links"] == 1
+    assert (tmp_path / "out" / "x" / "0.jpg").samefile(images / "red square" / "0.jpg")
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("none.csv", "does not exist"),

@@ -163,11 +163,26 @@ def _upload(run: Path, hub: str, revision: str | None, public: bool) -> Json:
 
 
 def _new_targets(**targets: Path | str | None) -> dict[str, Path]:
-    """Paths of the targets that were given; errors as for `_check_new`."""
+    """Paths of the targets that were given.
+
+    Raises:
+        RequestError: as for `_check_new`, or two targets have one path.
+    """
     paths = {name: Path(path) for name, path in targets.items() if path is not None}
+    used: dict[Path, str] = {}
     for name, path in paths.items():
         _check_new(name, path)
+        first = used.setdefault(path.absolute(), name)
+        if first != name:
+            raise RequestError(
+                f"{_flag(first)} and {_flag(name)} are both {path}: give each its own path"
+            )
     return paths
+
+
+def _flag(target: str) -> str:
+    """Flag of a target."""
+    return f"--{target.replace('_', '-')}"
 
 
 def _check_new(target: str, path: Path) -> None:
@@ -176,7 +191,7 @@ def _check_new(target: str, path: Path) -> None:
     Raises:
         RequestError: the file exists, the folder is not empty, or the ending is another one.
     """
-    flag = f"--{target.replace('_', '-')}"
+    flag = _flag(target)
     ending = ENDINGS.get(target)
     if ending is None:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):

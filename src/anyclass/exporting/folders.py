@@ -42,9 +42,9 @@ def write_folders(folder: Path, predictions: LabelledPredictions) -> dict[str, A
         `folder`, the numbers of `hard_links` and `symbolic_links`, and `other_endings`: how many
         images have an ending that torchvision's ImageFolder leaves out, by ending.
     """
-    rows_of = defaultdict(list)
+    rows_of: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in predictions.rows:
-        rows_of[str(row["label"])].append(row)
+        rows_of[str(row["label"])][row["file_name"]] = row  # a file may be listed twice
     names = sorted(rows_of)
     kept = _kept([*names, FOLDERS])
     folder_of = {name: name if name in kept else slug(name) for name in names}
@@ -52,15 +52,15 @@ def write_folders(folder: Path, predictions: LabelledPredictions) -> dict[str, A
     with storage(folder):
         for name in names:
             (folder / folder_of[name]).mkdir(parents=True)
-            links = _link_names(rows_of[name])
-            for row, link in zip(rows_of[name], links, strict=True):
+            rows = list(rows_of[name].values())
+            for row, link in zip(rows, _link_names(rows), strict=True):
                 hard += _link(predictions.path(row).resolve(), folder / folder_of[name] / link)
     table = [{"folder": folder_of[name], "class": name} for name in names]
     write_table(folder / FOLDERS, table, _COLUMNS)
     return {
         "folder": str(folder),
         "hard_links": hard,
-        "symbolic_links": len(predictions.rows) - hard,
+        "symbolic_links": sum(map(len, rows_of.values())) - hard,
         "other_endings": _other_endings(predictions.rows),
     }
 

@@ -1,6 +1,5 @@
 """Predictions of a run, with the images they belong to: what other tools are handed."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from anyclass.data.classes import plural
 from anyclass.data.label_tables import GIVEN
 from anyclass.errors import RequestError
 from anyclass.files import csv_text
+from anyclass.run.content import read_rows
 
 NUMBERS = (
     "score",
@@ -101,26 +101,34 @@ def _rows(table: Path) -> list[Row]:
         except ArrowException as error:
             raise RequestError(f"{table} cannot be read as Parquet: {error!s:.100}") from error
     else:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = [_typed(row) for row in csv.DictReader(file)]
+        rows = [_typed(row, f"{table}, row {n}") for n, row in enumerate(read_rows(table, ()), 1)]
     if rows and not {"file_name", "label", "score"} <= set(rows[0]):
         raise RequestError(f"{table} is no table of predictions: it has no file_name, label, score")
     return rows
 
 
-def _typed(row: dict[str, str]) -> Row:
-    """Cells of a CSV with their types."""
+def _typed(row: dict[str, str], place: str) -> Row:
+    """Cells of a CSV with their types; `place` names the row in messages."""
     cells: Row = {}
     for name, cell in row.items():
-        text = csv_text(cell or "")
-        cells[name] = (float(text) if name in NUMBERS else text) if text else None
+        text = csv_text(cell)
+        value = _number(text, f"{place}: {name}") if name in NUMBERS else text
+        cells[name] = value if text else None
     return cells
 
 
-def _is_inside(root: Path, name: str) -> bool:
+def _number(text: str, place: str) -> float:
+    """A number, also with the comma that some spreadsheets write; 0 for an empty cell."""
+    try:
+        return float(text.replace(",", ".") or 0)
+    except ValueError as error:
+        raise RequestError(f"{place} is {text!r:.40}, which is no number") from error
+
+
+def _is_inside(root: Path, name: str | None) -> bool:
     """Whether a file name leads to a regular file below `root`."""
     try:
-        path = (root / name).resolve()
+        path = (root / (name or "")).resolve()
         return path.is_relative_to(root) and path.is_file()
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL in the name
         return False
