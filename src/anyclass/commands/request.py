@@ -308,7 +308,7 @@ def request_of(options: Mapping[str, Any]) -> Request:
 
 def _check_owners(request: Request) -> None:
     """Refuse options of a label table, or of unknown classes, where there are none."""
-    if request.labels is None or str(request.labels) == "folders":
+    if request.labels is None or (isinstance(request.labels, str) and request.labels == "folders"):
         for name in ("file_column", "label_column"):
             if getattr(request, name) != getattr(Request, name):
                 flag = f"--{name.replace('_', '-')}"
