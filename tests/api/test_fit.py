@@ -138,7 +138,8 @@ def test_fit__a_list_of_files_keeps_their_place(
     assert "data:image/webp;base64" in run.report.read_text()
     labels = {"blue disc/0.jpg": "blue disc"}
     with pytest.raises(RequestError, match=r"give images \(images=\.\.\.\)"):
-        anyclass.fit(from_run=run, labels=labels)
+        anyclass.fit(from_run=tmp_path / "run", labels=labels)
+    assert anyclass.fit(from_run=run, labels=labels).metrics["n"] == 9
     second = anyclass.fit(files, from_run=run, labels=labels)
     assert second.metrics["second_round"]["new"] == 1
 
@@ -258,5 +259,9 @@ def test_fit__images_in_memory_keep_the_labels_of_their_own_content(fit: Any) ->
     again = anyclass.fit(good, from_run=first, labels={"2": CLASSES[2]}, **fit.options)
     truth = again.predictions.table["true_label"].to_pylist()
     assert truth[:4] == [*CLASSES[:3], None]
+    table = first.label_next(1).to_pandas().assign(label=CLASSES[2])
+    more = anyclass.fit(from_run=first, labels=table, **fit.options)
+    assert more.metrics["second_round"]["kept"] == 2
+    assert more.metrics["second_round"]["new"] == 1
     with pytest.raises(RequestError, match="image '0' is another one than image '0' of .*/run"):
         anyclass.fit(good[::-1], from_run=first, **fit.options)

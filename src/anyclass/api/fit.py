@@ -108,9 +108,11 @@ def fit(
     """
     given = {"classes": class_source(classes), "labels": labels, "unknown": unknown, "model": model}
     given |= {"device": device, "seed": seed, "from_run": from_run}
+    source = None if images is None else image_source(images, image_column)
     if isinstance(from_run, Run):
         given["from_run"] = from_run.folder
-    source = None if images is None else image_source(images, image_column)
+        if images is None and "features" not in options:
+            source = from_run.source
     given["images"] = source
     chosen = _checked(options) | {name: v for name, v in given.items() if v is not None}
     listed = source if isinstance(source, ImageSource) else None

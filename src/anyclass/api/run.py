@@ -55,7 +55,7 @@ class Run:
         self.folder = folder
         self._device = device
         self._allow_pickle = allow_pickle
-        self._source = source
+        self.source = source
         if classifier is not None:
             self.classifier = classifier
 
@@ -84,7 +84,7 @@ class Run:
         """Labels of the images that it was fitted on."""
         folder = self._run_folder()
         table = read_parquet(folder / "predictions.parquet")
-        index = None if self._source is None else self._source.index
+        index = None if self.source is None else self.source.index
         thumbnail_of = self._thumbnails(folder)
         return Predictions(table, self.classes_, thumbnail_of=thumbnail_of, index=index)
 
@@ -341,7 +341,7 @@ class Run:
     @property
     def _images(self) -> ImageDataset | None:
         """The images that it was fitted on, unless they are a folder."""
-        return None if self._source is None else self._source.dataset
+        return None if self.source is None else self.source.dataset
 
     def _thumbnails(self, folder: Path) -> Thumbnail:
         memory = None if self._images is None else self._images.memory
