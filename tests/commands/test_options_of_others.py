@@ -23,6 +23,8 @@ LINES = {
     "predict --run RUN --images IMAGES --extra x.npy --out p.csv": "--extra belongs to --features",
     "predict --run RUN --images IMAGES --workers 2 --out p.csv": "--workers belongs to --on ray",
     "evaluate --run RUN --images IMAGES --extra x.npy": "--extra belongs to --features FILE",
+    "predict --run RUN --features x.npy --engine torch --out p.csv": "--engine belongs to --images",
+    "evaluate --run RUN --features x.npy --engine onnx": "--engine belongs to --images DIR",
     "embed --images IMAGES --part-size 9 --out x.npz": "--part-size belongs to --on ray",
     "embed --images IMAGES --template {}! --out x.npz": "--template is a prompt for class names",
     "describe --images IMAGES --address auto --out x.jsonl": "--address belongs to --on ray",

@@ -26,6 +26,7 @@ def names_of(path: Path, content: str | bytes) -> list[str]:
         ("n.txt", "1. rose\n2. daisy\n3. tulip, red\n"),
         ("n.txt", "0 rose\n1 daisy\n2 tulip, red\n"),
         ("n.txt", "1) rose\r\n2) daisy\r\n3) tulip, red"),
+        ("mac.txt", "rose\rdaisy\rtulip, red\r"),
         ("n.txt", "- rose\n- daisy\n- tulip, red\n"),
         ("n.csv", 'rose\ndaisy\n"tulip, red"\n'),
         ("n.csv", 'name\nrose\ndaisy\n"tulip, red"\n'),

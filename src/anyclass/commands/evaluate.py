@@ -91,7 +91,7 @@ def evaluate(
     """
     check_share(min_score, "--min-score")
     check_finished(Path(run))
-    check_source(images, features, extra)
+    check_source(images, features, extra, engine)
     model = model_of(run, model)
     base = load_base(run, model, device, allow_pickle, engine) if model else None
     classifier = load_classifier(run, device, allow_pickle, engine, base, model)

@@ -86,7 +86,7 @@ def predict(
     """
     check_share(max_rejected)
     check_share(min_score, "--min-score")
-    check_source(images, features, extra)
+    check_source(images, features, extra, engine)
     if bulk.on == "ray":
         from anyclass.commands.bulk import BulkOptions, predict_in_bulk
         from anyclass.commands.bulk_jobs import PredictJob

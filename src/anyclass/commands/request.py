@@ -326,14 +326,18 @@ def first_problem(error: ValidationError) -> str:
     return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}"
 
 
-def check_source(images: Any, features: Any, extra: Any = None) -> None:
+def check_source(
+    images: Any, features: Any, extra: Any = None, engine: EngineName = "auto"
+) -> None:
     """Require either images or features.
 
     Raises:
-        RequestError: there are none, or both, or further features without features.
+        RequestError: there are none, or both, or an option belongs to the other one.
     """
     if extra is not None and features is None:
         raise RequestError("--extra belongs to --features FILE: leave it out")
+    if engine != "auto" and features is not None:
+        raise RequestError("--engine belongs to --images DIR: leave it out")
     if images is None and features is None:
         raise RequestError("give images (--images DIR) or their features (--features FILE)")
     if images is not None and features is not None:

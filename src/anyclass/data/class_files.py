@@ -120,7 +120,7 @@ def _read(path: Path) -> tuple[list[Pair], tuple[str, ...]]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not a list of class names: {error}.") from error
-    return _of_lines(path, text.split("\n"), messages)
+    return _of_lines(path, re.split("\r\n?|\n", text), messages)
 
 
 def _yaml(text: str) -> Any:
