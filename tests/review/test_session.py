@@ -111,6 +111,7 @@ def test_edit__that_is_refused_leaves_nothing(session: Session) -> None:
         ClassEdit(),
         ClassEdit(split=["x"]),
         ClassEdit(rename={"discovered 1": "red square"}),
+        ClassEdit(rename={"discovered 1": "discovered 1"}),  # undo would find nothing to take back
     ):
         with pytest.raises(RequestError):
             session.edit(edit)

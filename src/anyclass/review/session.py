@@ -21,6 +21,9 @@ from anyclass.review.thumbnails import Thumbnails
 from anyclass.review.training import Training
 from anyclass.run.folder import REVIEW
 
+CHANGES = ("renamed", "merged", "split", "rejected", "restored")
+"""What `edit_classes` says of the classes that it changed."""
+
 
 class Tools(NamedTuple):
     """What the page takes from the commands."""
@@ -194,6 +197,8 @@ class Session:
                     rename=dict(edit.rename),
                     restore=list(edit.restore),
                 )
+            if not any(done[kind] for kind in CHANGES):
+                raise RequestError("the classes are as before: this changes nothing")
             now: dict[str, str | None] = dict(done["renamed"])
             now |= {old: new for new, olds in done["merged"].items() for old in olds}
             now |= dict.fromkeys((*done["split"], *done["rejected"]))
