@@ -386,9 +386,9 @@ def test_describe__a_server_that_says_nothing(
     said = capsys.readouterr()
     last = said.err[said.err.index("anyclass: ") :]
     assert last == (
-        "anyclass: 12 consecutive questions had no answer; the last because it was empty. No more "
-        "questions are asked. The answers so far are kept: fix the cause and run the same command "
-        "again.\n"
+        "anyclass: 12 consecutive questions had no answer; the last because it was empty (a model "
+        "that thinks first needs a larger --captioner.max-tokens). No more questions are asked. "
+        "The answers so far are kept: fix the cause and run the same command again.\n"
     )
     assert len(server.questions) == 12
     assert not Path("descriptions.jsonl").exists()

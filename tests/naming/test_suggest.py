@@ -236,6 +236,9 @@ def test_asked__once_more_where_names_are_alike_then_numbers() -> None:
     [
         ("A Golden Retriever.", "golden retriever"),
         ('"the owl"', "owl"),
+        ("**Red fox.**", "red fox"),
+        ("红狐。", "红狐"),
+        ("<think>A dog? Its ears are those of a fox.</think>\n\nA red fox", "red fox"),
         ("  an\n owl\x1b[2J ", "owl[2j"),
         ("gpj\u202eowl", "gpjowl"),
         ("{0.__class__} <b>", "{0.__class__} <b>"),

@@ -83,7 +83,7 @@ def tools(reviewed: Reviewed, edits: list[dict[str, Any]]) -> Tools:
 
     def edit_classes(run: Path, **edit: Any) -> dict[str, Any]:
         edits.append(edit)
-        return {"renamed": {}, "merged": {}, "split": {}, "rejected": []}
+        return {"renamed": {"a": "b"}, "merged": {}, "split": {}, "rejected": [], "restored": []}
 
     return Tools(load, edit_classes)
 

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from starlette.types import ASGIApp
 
+from anyclass.commands.edit_classes import edit_classes
 from anyclass.data import open_bytes
-from anyclass.review import uploads
+from anyclass.review import schema, uploads
 from anyclass.review.app import create_app
 from anyclass.review.session import Session
 from tests.conftest import SHAPES, draw_shape
@@ -202,6 +203,26 @@ def test_predict__agrees_with_the_run(session: Session) -> None:
     scores = [catalogue.columns["score"][i] for i in rows]
     assert [row["score"] for row in answer] == pytest.approx(scores, abs=1e-4)
     assert all(row["nearest"] == [] for row in answer)
+
+
+def test_predict__while_the_classes_are_edited(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are those of the classifier that predicted; it has one class more than the run now."""
+    file = ("images", ("a.png", SQUARE))
+    expected = ask(session, "POST", "/predict", files=[file]).json()["predictions"][0]
+    session._tools = session._tools._replace(edit_classes=edit_classes)
+    predict = session.index.predict
+
+    def edited_meanwhile(*arguments: Any) -> Any:
+        found = predict(*arguments)
+        session.edit(schema.ClassEdit(merge=[("discovered 1", "red square")]))
+        return found
+
+    monkeypatch.setattr(session.index, "predict", edited_meanwhile)
+    answer = ask(session, "POST", "/predict", files=[file])
+    assert answer.status_code == 200
+    assert answer.json()["predictions"][0]["top"] == expected["top"]
 
 
 FIELD = "give 1 to 64 images as the multipart field `images`: see /docs"

@@ -49,7 +49,7 @@ def api(reviewed: Reviewed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         return base, Classifier.load(run / "model", "cpu", engine="torch", base=base)
 
     def edit_classes(run: Path, **edit: Any) -> dict[str, Any]:
-        return {"renamed": {}, "merged": {}, "split": {}, "rejected": []}
+        return {"renamed": {"a": "b"}, "merged": {}, "split": {}, "rejected": [], "restored": []}
 
     session = Session(run, Tools(load, edit_classes), Thumbnails(folder / "thumbnails"))
     session.index.wait()

@@ -87,6 +87,14 @@ def test_edit__and_the_labels_of_the_classes(session: Session) -> None:
     assert session.index.message() == ""
 
 
+def test_correct__a_class_that_another_page_renamed(session: Session) -> None:
+    session._tools = session._tools._replace(edit_classes=edit_classes)
+    session.edit(ClassEdit(rename={"discovered 1": "kite"}))
+    with pytest.raises(RequestError, match="no class 'discovered 1' now.*: reload the page"):
+        session.correct([0], "discovered 1")
+    assert labels(session) == {}
+
+
 def test_edit__split_and_restore(session: Session) -> None:
     session._tools = session._tools._replace(edit_classes=edit_classes)
     counts = session.catalogue.counts({})
@@ -111,6 +119,7 @@ def test_edit__that_is_refused_leaves_nothing(session: Session) -> None:
         ClassEdit(),
         ClassEdit(split=["x"]),
         ClassEdit(rename={"discovered 1": "red square"}),
+        ClassEdit(rename={"discovered 1": "discovered 1"}),  # undo would find nothing to take back
     ):
         with pytest.raises(RequestError):
             session.edit(edit)

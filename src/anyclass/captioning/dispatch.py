@@ -20,7 +20,7 @@ MAX_FAILURES = 0.1
 """Share of the questions that may have no answer."""
 IN_A_ROW = 12
 """Consecutive failures after which no more questions are asked."""
-EMPTY = "it was empty"
+EMPTY = "it was empty (a model that thinks first needs a larger --captioner.max-tokens)"
 """Reason of an answer without a visible character."""
 _READERS = 4
 

@@ -165,8 +165,11 @@ def ask_names(
 
 
 def answer_to_name(text: str | None) -> str | None:
-    """Convert an answer to a name: one line, lower case, no article; None if it is too long."""
-    line = (cleaned(text) or "").lower().rstrip(".!,;: ")
+    """Convert an answer to a name: one line, lower case, no article, no marks of Markdown.
+
+    None if it is too long.
+    """
+    line = (cleaned(text) or "").lower().lstrip("*_#` ").rstrip(".!,;:。*_` ")
     name = re.sub(r"^(an?|the)\s+", "", line)
     short = len(name) <= LONGEST and len(name.split()) <= WORDS
     return name if name and short else None

@@ -59,8 +59,10 @@ class IndexedImages(NamedTuple):
 class ImagePrediction(NamedTuple):
     """Prediction of a new image."""
 
-    classes: list[int]
-    """The most probable classes."""
+    label: str | None
+    """The most probable class; None if it was rejected."""
+    classes: list[str]
+    """Names of the most probable classes."""
     probabilities: list[float]
     """Their probabilities."""
     familiarity: float | None
@@ -179,15 +181,21 @@ class ImageIndex:
         self, predictor: "_Predictor", rows: Float[Tensor, "n E"], top: int, nearest: int
     ) -> list[ImagePrediction]:
         classifier = predictor.classifier
-        best = classifier.probabilities(rows).cpu().topk(min(top, len(classifier.classes)))
+        classes = classifier.classes  # those of the page may be edited meanwhile
+        best = classifier.probabilities(rows).cpu().topk(min(top, len(classes)))
         familiarity = classifier.familiarity(rows)
         usual = [None] * len(rows) if familiarity is None else familiarity.tolist()
         near, similar = self._nearest(predictor.comparable(rows), nearest)
         return [
             ImagePrediction(
-                best.indices[i].tolist(), best.values[i].tolist(), usual[i], near[i], similar[i]
+                classes.label(indices[0]),
+                [classes.names[c] for c in indices],
+                best.values[i].tolist(),
+                usual[i],
+                near[i],
+                similar[i],
             )
-            for i in range(len(rows))
+            for i, indices in enumerate(best.indices.tolist())
         ]
 
     def _nearest(

@@ -7,6 +7,7 @@ from threading import RLock
 from typing import Any, NamedTuple
 
 from anyclass.backbone import Backbone
+from anyclass.classifier.class_edits import is_placeholder
 from anyclass.classifier.classifier import Classifier
 from anyclass.data.classes import has_invisible, normal, plural
 from anyclass.errors import RequestError
@@ -20,6 +21,9 @@ from anyclass.review.second_round import before_after, class_options, is_finishe
 from anyclass.review.thumbnails import Thumbnails
 from anyclass.review.training import Training
 from anyclass.run.folder import REVIEW
+
+CHANGES = ("renamed", "merged", "split", "rejected", "restored")
+"""What `edit_classes` says of the classes that it changed."""
 
 
 class Tools(NamedTuple):
@@ -144,12 +148,17 @@ class Session:
         """Give images a label, at once on disk; None takes the label back.
 
         Raises:
-            RequestError: there is no such image, or the label is no name.
+            RequestError: there is no such image, or the label is no name, or that of a discovered
+                class that is called otherwise now.
         """
         with self._lock:
             for i in ids:
                 self.check(i)
             name = None if label is None else checked_name(label)
+            if name and is_placeholder(name) and name not in self.catalogue.classes.names:
+                raise RequestError(
+                    f"there is no class {name!r} now, it was renamed or merged: reload the page"
+                )
             files = self.catalogue.files
             nothing = {files[i]: "" if self.catalogue.given(i) else None for i in ids}
             after = nothing if name is None else dict.fromkeys(nothing, name)
@@ -194,6 +203,8 @@ class Session:
                     rename=dict(edit.rename),
                     restore=list(edit.restore),
                 )
+            if not any(done[kind] for kind in CHANGES):
+                raise RequestError("the classes are as before: this changes nothing")
             now: dict[str, str | None] = dict(done["renamed"])
             now |= {old: new for new, olds in done["merged"].items() for old in olds}
             now |= dict.fromkeys((*done["split"], *done["rejected"]))

@@ -45,10 +45,9 @@ def _prediction(
 ) -> schema.UploadPrediction:
     """The most probable classes of an image, and the images of the run that are nearest."""
     catalogue = session.catalogue
-    names = catalogue.classes.names
     labels = session.corrections.labels
     pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-    top = [schema.Probability(label=names[c], probability=p) for c, p in pairs]
+    top = [schema.Probability(label=name, probability=p) for name, p in pairs]
     near = [
         schema.Near(
             id=i,
@@ -62,7 +61,7 @@ def _prediction(
     return schema.UploadPrediction(
         file_name=_name(upload),
         status="ok",
-        label=catalogue.classes.label(prediction.classes[0]),
+        label=prediction.label,
         score=top[0].probability,
         familiarity=prediction.familiarity,
         top=top,
