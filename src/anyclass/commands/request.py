@@ -17,6 +17,7 @@ from anyclass.backbone.loading import absolute_id
 from anyclass.captioning import CAPTIONERS
 from anyclass.commands.chosen_method import name_of
 from anyclass.commands.notices import notices
+from anyclass.commands.option_owners import check_owners
 from anyclass.commands.precomputed import ClassKnowledge, precomputed
 from anyclass.data import ImageDataset
 from anyclass.data.classes import listed
@@ -59,13 +60,6 @@ def split_names(classes: Any) -> Any:
     if is_list and not os.path.exists(classes):  # noqa: PTH110 (never raises: a list may be long)
         return tuple(name.strip() for name in str(classes).split(",") if name.strip())
     return classes
-
-
-OF_FEATURES = ("extra", "class_text", "logit_scale")
-"""Options without a meaning for images."""
-
-OF_MODEL = ("model", "engine", "precision", "decoding", "allow_pickle")
-"""Options without a meaning for features, with which no model is loaded."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "use_attribute_docstrings": True})
@@ -295,26 +289,10 @@ def request_of(options: Mapping[str, Any]) -> Request:
     except ValidationError as error:
         raise RequestError(first_problem(error)) from error
     check_source(request.images, request.features)
-    other = OF_FEATURES if request.features is None else OF_MODEL
-    for name in other:
-        if getattr(request, name) != getattr(Request, name):
-            owner = "--features FILE" if request.features is None else "--images DIR"
-            raise RequestError(f"--{name.replace('_', '-')} belongs to {owner}: leave it out")
-    _check_owners(request)
+    check_owners(request)
     if request.names is not None:
         read_words(request.names)  # fail before the training, not after it
     return request
-
-
-def _check_owners(request: Request) -> None:
-    """Refuse options of a label table, or of unknown classes, where there are none."""
-    if request.labels is None or (isinstance(request.labels, str) and request.labels == "folders"):
-        for name in ("file_column", "label_column"):
-            if getattr(request, name) != getattr(Request, name):
-                flag = f"--{name.replace('_', '-')}"
-                raise RequestError(f"{flag} belongs to --labels FILE: leave it out")
-    if request.names is not None and not request.unknown and request.from_run is None:
-        raise RequestError("--names belongs to --unknown N: leave it out")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -49,6 +49,7 @@ class OpenWorld:
         takes_features=True,
         settings={
             "anchor": "weight of a class name, in images",
+            "max_unlabelled": "most unlabelled images to learn from",
         },
     )
     """Facts for lists, planning and the report."""

@@ -186,17 +186,14 @@ class ImageIndex:
         familiarity = classifier.familiarity(rows)
         usual = [None] * len(rows) if familiarity is None else familiarity.tolist()
         near, similar = self._nearest(predictor.comparable(rows), nearest)
-        return [
-            ImagePrediction(
-                classes.label(indices[0]),
-                [classes.names[c] for c in indices],
-                best.values[i].tolist(),
-                usual[i],
-                near[i],
-                similar[i],
-            )
-            for i, indices in enumerate(best.indices.tolist())
-        ]
+        found = []
+        for i, indices in enumerate(best.indices.tolist()):
+            names = [classes.names[c] for c in indices]
+            probabilities = best.values[i].tolist()
+            label = classes.label(indices[0])
+            row = ImagePrediction(label, names, probabilities, usual[i], near[i], similar[i])
+            found.append(row)
+        return found
 
     def _nearest(
         self, x: Float[np.ndarray, "n D"], count: int
