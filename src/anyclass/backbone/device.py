@@ -9,8 +9,8 @@ from anyclass.errors import RequestError
 NATIVE_BF16 = (8, 0)
 """Compute capability from which a GPU of NVIDIA computes in bfloat16 (Ampere; not T4 or V100)."""
 
-
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Type of numbers of each precision but `auto`."""
 
 
 def training_dtype(device: torch.device, precision: Precision) -> torch.dtype:

@@ -285,7 +285,7 @@ class Classifier:
             folder: folder `model` of a run, or `hf-hub:OWNER/NAME`.
             device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
             allow_pickle: accept weights of the base model that are not safetensors.
-            engine: engine of the frozen image tower on a CPU.
+            engine: engine of the frozen image tower.
             base: the untrained base model, if it is loaded already; another model is ignored.
             revision: branch, tag or commit on the hub.
             model: where the base model is now, as for `fit`, if it has moved. Its weights must be

@@ -120,7 +120,7 @@ def load_baselines(
         base: the untrained model that all of them share; None: they were fitted on features.
         device: auto, cpu, cuda, cuda:1 or mps.
         allow_pickle: accept weights that are not safetensors.
-        engine: engine of the frozen image encoder on a CPU.
+        engine: engine of the frozen image encoder.
     """
     folders = sorted(path.parent for path in Path(run).glob(f"{BASELINES}/*/classifier.json"))
     target = torch_device(device)

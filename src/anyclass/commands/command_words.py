@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from anyclass.commands.chosen_method import ChosenMethod
 from anyclass.commands.command_line import PARTS
+from anyclass.commands.option_owners import flag_of
 from anyclass.commands.request import SOURCES, Request, recorded, was_array
 from anyclass.features.domains import DOMAINS, PRESET
 
@@ -60,7 +61,7 @@ def _option_words(options: dict[str, Any]) -> Iterator[str]:
         value = options[declared.name]
         if value != _default(declared):
             name = "from" if declared.name == "from_run" else declared.name
-            yield from flag_words(_flag(name), value)
+            yield from flag_words(flag_of(name), value)
 
 
 def _method_words(method: Any) -> Iterator[str]:
@@ -77,7 +78,7 @@ def _method_words(method: Any) -> Iterator[str]:
         elif value != default:
             if value.kind != default.kind:
                 default = _Defaults(type(value))
-            yield from (_flag(name), value.kind)
+            yield from (flag_of(name), value.kind)
             yield from _inner_words(value, default, name)
 
 
@@ -99,7 +100,7 @@ def _field_words(owner: type[Any], name: str, pair: tuple[Any, Any], prefix: str
     if is_dataclass(value):
         yield from _inner_words(value, default, path)
     else:
-        yield from flag_words(_flag(path), value)
+        yield from flag_words(flag_of(path), value)
 
 
 class _Defaults:
@@ -108,10 +109,6 @@ class _Defaults:
     def __init__(self, kind: type[Any]) -> None:
         for declared in fields(kind):
             setattr(self, declared.name, _default(declared))
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _flag_name(owner: type[Any], name: str) -> tuple[str, bool]:

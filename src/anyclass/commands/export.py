@@ -10,6 +10,7 @@ from tyro.conf import Suppress, arg
 from anyclass.classifier.classifier import Classifier
 from anyclass.classifier.hub import CARD, check_name, upload
 from anyclass.commands.label_next import LABEL_NEXT, rows_to_label
+from anyclass.commands.option_owners import check_owner, flag_of
 from anyclass.commands.precomputed import check_images
 from anyclass.commands.predict import load_classifier
 from anyclass.data import ImageDataset, open_image
@@ -148,12 +149,9 @@ def export(
 
 def _check_tables(paths: dict[str, Path], labels: object, predictions: object) -> None:
     """Refuse a table that no target reads."""
-    if labels is not None and "cleanlab" not in paths:
-        raise RequestError("--labels belongs to --cleanlab DIR: leave it out")
-    if predictions is not None and not TABLES & set(paths):
-        raise RequestError(
-            "--predictions belongs to --folders, --label-studio and --fiftyone: leave it out"
-        )
+    check_owner("labels", labels is not None, "cleanlab" in paths, "--cleanlab DIR")
+    tables = "--folders, --label-studio and --fiftyone"
+    check_owner("predictions", predictions is not None, bool(TABLES & set(paths)), tables)
 
 
 def _upload(run: Path, hub: str, revision: str | None, public: bool) -> Json:
@@ -175,14 +173,9 @@ def _new_targets(**targets: Path | str | None) -> dict[str, Path]:
         first = used.setdefault(path.absolute(), name)
         if first != name:
             raise RequestError(
-                f"{_flag(first)} and {_flag(name)} are both {path}: give each its own path"
+                f"{flag_of(first)} and {flag_of(name)} are both {path}: give each its own path"
             )
     return paths
-
-
-def _flag(target: str) -> str:
-    """Flag of a target."""
-    return f"--{target.replace('_', '-')}"
 
 
 def _check_new(target: str, path: Path) -> None:
@@ -191,7 +184,7 @@ def _check_new(target: str, path: Path) -> None:
     Raises:
         RequestError: the file exists, the folder is not empty, or the ending is another one.
     """
-    flag = _flag(target)
+    flag = flag_of(target)
     ending = ENDINGS.get(target)
     if ending is None:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):

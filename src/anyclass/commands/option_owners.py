@@ -40,5 +40,25 @@ def check_owners(request: "Request") -> None:
         value = getattr(request, name)
         default = getattr(type(request), name)
         given = value is not None if default is None else value != default
-        if given and not there[owner]:
-            raise RequestError(f"--{name.replace('_', '-')} belongs to {owner}: leave it out")
+        check_owner(name, given, there[owner])
+
+
+def check_owner(name: str, given: bool, there: bool, owner: str | None = None) -> None:
+    """Refuse an option that is given without the one that it belongs to.
+
+    Args:
+        name: field or argument of the option.
+        given: whether it is given.
+        there: whether its owner is.
+        owner: that, as in the message; None: as in `OWNER_OF`.
+
+    Raises:
+        RequestError: it is given alone.
+    """
+    if given and not there:
+        raise RequestError(f"{flag_of(name)} belongs to {owner or OWNER_OF[name]}: leave it out")
+
+
+def flag_of(name: str) -> str:
+    """Flag of a field or an argument."""
+    return f"--{name.replace('_', '-')}"

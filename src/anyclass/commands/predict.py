@@ -181,7 +181,7 @@ def load_classifier(
         run: a run folder.
         device: auto, cpu, cuda, cuda:1 or mps.
         allow_pickle: accept weights that are not safetensors.
-        engine: engine of the frozen image encoder on a CPU.
+        engine: engine of the frozen image encoder.
         base: the untrained model, if it is loaded already.
         model: where the model is now, if it has moved.
 
@@ -237,7 +237,7 @@ def load_base(
         model: where the model is, as of `model_of`.
         device: auto, cpu, cuda, cuda:1 or mps.
         allow_pickle: accept weights that are not safetensors.
-        engine: engine of the frozen image encoder on a CPU.
+        engine: engine of the frozen image encoder.
 
     Raises:
         ModelError: the model is damaged, or not there.

@@ -17,7 +17,7 @@ from anyclass.backbone.loading import absolute_id
 from anyclass.captioning import CAPTIONERS
 from anyclass.commands.chosen_method import name_of
 from anyclass.commands.notices import notices
-from anyclass.commands.option_owners import check_owners
+from anyclass.commands.option_owners import check_owner, check_owners
 from anyclass.commands.precomputed import ClassKnowledge, precomputed
 from anyclass.data import ImageDataset
 from anyclass.data.classes import listed
@@ -312,10 +312,8 @@ def check_source(
     Raises:
         RequestError: there are none, or both, or an option belongs to the other one.
     """
-    if extra is not None and features is None:
-        raise RequestError("--extra belongs to --features FILE: leave it out")
-    if engine != "auto" and features is not None:
-        raise RequestError("--engine belongs to --images DIR: leave it out")
+    check_owner("extra", extra is not None, features is not None)
+    check_owner("engine", engine != "auto", features is None)
     if images is None and features is None:
         raise RequestError("give images (--images DIR) or their features (--features FILE)")
     if images is not None and features is not None:

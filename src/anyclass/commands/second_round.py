@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyclass.commands.command_words import flag_words
+from anyclass.commands.option_owners import flag_of
 from anyclass.commands.request import Request, was_array
 from anyclass.data import ImageDataset
 from anyclass.data.splits import hold_out
@@ -49,7 +50,7 @@ def inherited_flags(flags: Sequence[str]) -> list[str]:
     for name, value in inherited(run).items():
         if isinstance(value, dict):  # names with prompts, from Python: no flag takes them
             value = Path(run) / "classes.json"
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_of(name)
         if flag not in given:
             words += flag_words(flag, value)
     return words
@@ -79,9 +80,11 @@ def check_same_images(
     Raises:
         RequestError: they would get the labels of those images.
     """
-    before = fitted_contents(run) if run is not None and dataset.memory is not None else None
+    if run is None or dataset.memory is None:
+        return
+    before = fitted_contents(run) or {}
     for name, content in zip(dataset.files, hashes, strict=True):
-        if before and before.get(name, content) != content:
+        if before.get(name, content) != content:
             raise RequestError(
                 f"image {name!r} is another one than image {name!r} of {run}, whose labels it "
                 "would get: give the images of that run in their order, and others after them"

@@ -11,7 +11,7 @@ from anyclass.data.class_files import ClassSource, class_names
 from anyclass.data.classes import Classes, normal
 from anyclass.data.dataset import ImageDataset
 from anyclass.data.feature_tables import ClassTextTable, FeatureTable, Source, arrays_of
-from anyclass.data.inputs import missing
+from anyclass.data.inputs import is_series, missing
 from anyclass.data.label_inputs import label_rows
 from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.table_files import Table
@@ -69,8 +69,7 @@ def _by_name(
     """Labels that go by the names of the rows; None: they are in the order of the rows."""
     if isinstance(labels, str | Path):
         return None if str(labels).endswith(".npy") else labels
-    is_series = hasattr(labels, "iloc") and not hasattr(labels, "columns")
-    if is_series and not all(isinstance(key, str) for key in labels.index):
+    if is_series(labels) and not all(isinstance(key, str) for key in labels.index):
         return None
     names = None if labels is None or classes is None else class_names(classes).names
     return label_rows(labels, names, columns)

@@ -82,6 +82,11 @@ def image_source(images: Any, column: str | None = None) -> Path | ImageSource:
     return replace(source, index=images.index) if hasattr(images, "iloc") else source
 
 
+def is_series(value: Any) -> bool:
+    """Whether a value is a Series of pandas, or the like: an index, and no columns."""
+    return hasattr(value, "iloc") and not hasattr(value, "columns")
+
+
 def _path(path: Path) -> Path | ImageSource:
     """A folder, or a single image."""
     if path.suffix.lower() not in OTHER and path.is_file():

@@ -9,7 +9,14 @@ import numpy as np
 from anyclass.data.class_files import ClassSource, class_names
 from anyclass.data.classes import Classes, listed, normal
 from anyclass.data.dataset import ImageDataset
-from anyclass.data.inputs import ImageSource, column_names, image_source, missing, table_column
+from anyclass.data.inputs import (
+    ImageSource,
+    column_names,
+    image_source,
+    is_series,
+    missing,
+    table_column,
+)
 from anyclass.data.label_tables import KnownLabels, read_labels
 from anyclass.data.table_files import Table
 from anyclass.errors import RequestError
@@ -106,7 +113,7 @@ def _with_labels(
         rows = Path(labels)
         _check_file(rows, source.table)
     elif labels is not None:
-        if source.index is not None and hasattr(labels, "iloc") and not hasattr(labels, "columns"):
+        if source.index is not None and is_series(labels):
             labels = _as_indexed(labels, source.index)
         rows = label_rows(labels, names, columns, source)
         if rows is None:
@@ -168,7 +175,7 @@ def label_rows(
         return _checked(table, names, columns)
     if hasattr(labels, "columns"):
         return _checked(labels.to_dict("records"), names, columns)
-    if hasattr(labels, "iloc"):
+    if is_series(labels):
         if source is not None and _in_order(labels, source):
             return None
         labels = dict(zip(labels.index, labels, strict=True))
